@@ -1,0 +1,87 @@
+"""The parameters of one QUIC-LB configuration: an instance that exists is a legal one.
+
+Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from qlb.errors import CidError
+
+MAX_CONFIG_ID: Final = 6
+"""The largest config ID of a configuration; the three bits 0b111 are reserved."""
+RESERVED_CONFIG_ID: Final = 7
+"""0b111: the ID is unroutable by design. Spec: section "Configuration Failover"."""
+KEY_BYTES: Final = 16
+MIN_SERVER_ID_BYTES: Final = 1
+MAX_SERVER_ID_BYTES: Final = 15
+MIN_NONCE_BYTES: Final = 4
+MAX_NONCE_BYTES: Final = 18
+MAX_PLAINTEXT_BYTES: Final = 19
+MAX_CID_BYTES: Final = 20
+"""The longest connection ID that QUIC versions 1 and 2 allow, first octet included."""
+SINGLE_PASS_BYTES: Final = 16
+
+PLAINTEXT: Final = "plaintext"
+SINGLE_PASS: Final = "single-pass"
+FOUR_PASS: Final = "four-pass"
+
+
+@dataclass(frozen=True, slots=True)
+class CidParams:
+    """One configuration, the same on the balancers and on the servers.
+
+    config_id: 0 to 6, the first three bits of every connection ID.
+    server_id_length: 1 to 15 octets. nonce_length: 4 to 18 octets. The two sum to 19 at most.
+    key: 16 octets, or None: the server ID is then readable in every packet.
+    length_self_encoded: the low five bits of the first octet hold the length of what follows it.
+    cid_length: octets of a whole connection ID, first octet included; the default is 1 + server ID +
+    nonce, the most is 20. What exceeds the default is filled with random octets.
+
+    Raises CidError, naming the parameter, where a value is out of its range.
+    """
+
+    config_id: int
+    server_id_length: int
+    nonce_length: int
+    key: bytes | None = field(default=None, repr=False)
+    length_self_encoded: bool = False
+    cid_length: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse whatever the draft refuses."""
+        _require_range("config_id", self.config_id, 0, MAX_CONFIG_ID)
+        _require_range("server_id_length", self.server_id_length, MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES)
+        _require_range("nonce_length", self.nonce_length, MIN_NONCE_BYTES, MAX_NONCE_BYTES)
+        if self.plaintext_len > MAX_PLAINTEXT_BYTES:
+            raise CidError(
+                f"server_id_length + nonce_length is {self.plaintext_len} octets; "
+                f"the two may sum to {MAX_PLAINTEXT_BYTES} at most"
+            )
+        if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_BYTES):
+            raise CidError(f"key must be {KEY_BYTES} octets (AES-128)")
+        if self.cid_length == 0:
+            object.__setattr__(self, "cid_length", self.block_end)
+        _require_range("cid_length", self.cid_length, self.block_end, MAX_CID_BYTES)
+
+    @property
+    def plaintext_len(self) -> int:
+        """Octets of server ID and nonce together: 5 to 19."""
+        return self.server_id_length + self.nonce_length
+
+    @property
+    def block_end(self) -> int:
+        """Octets that decoding needs, first octet included: 6 to 20."""
+        return 1 + self.plaintext_len
+
+    @property
+    def algorithm(self) -> str:
+        """``plaintext``, ``single-pass`` (16 octets and a key) or ``four-pass`` (any other sum and a key)."""
+        if self.key is None:
+            return PLAINTEXT
+        return SINGLE_PASS if self.plaintext_len == SINGLE_PASS_BYTES else FOUR_PASS
+
+
+def _require_range(name: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise CidError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
