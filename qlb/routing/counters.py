@@ -1,0 +1,116 @@
+"""The counters of one worker: a flat array of unsigned 64-bit integers in memory that two processes share.
+
+The worker that handled a packet counts it here, one writer each and no locks; the supervisor reads. The
+layout is written down in this file alone. Sizes are in 64-bit slots. The memory is sparse: slots that
+were never touched take no room.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from qlb.routing.backends import MAX_BACKENDS
+from qlb.routing.outcomes import CONFIGS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
+
+PACKETS_RECEIVED: Final = 0
+BYTES_RECEIVED: Final = 1
+SESSIONS: Final = 2
+"""A gauge: sockets for the way back that are open."""
+SESSIONS_EVICTED: Final = 3
+RETURN_DROPPED: Final = 4
+"""Packets from backends that could not be sent on to their clients."""
+
+OUTCOME: Final = 16
+"""First of one counter for each outcome."""
+CONFIG_LAST_SEEN_MS: Final = 80
+"""First of one time for each config ID: milliseconds of the monotonic clock, 0 = never."""
+BACKEND: Final = 96
+"""First of BACKEND_SLOTS for each backend index."""
+
+FORWARDED: Final = 0
+"""First of three in a backend's slots: by cid, flow, fallback."""
+RETURNED: Final = 3
+LAST_SEEN_MS: Final = 4
+BACKEND_SLOTS: Final = 8
+
+SLOTS: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
+SIZE_BYTES: Final = 8 * SLOTS
+"""4 MiB of addresses a worker, a few pages of memory."""
+
+assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
+
+
+class BackendCounts(NamedTuple):
+    """Packets of one backend. last_seen_ms: of the monotonic clock, 0 = never."""
+
+    forwarded: tuple[int, int, int]
+    returned: int
+    last_seen_ms: int
+
+
+class Counters:
+    """Count on behalf of one worker.
+
+    Public slots are written directly by planes; the methods count what happens once per packet.
+    """
+
+    __slots__ = ("slots",)
+
+    def __init__(self, memory: bytearray | memoryview) -> None:
+        """Lay the counters over writable memory of SIZE_BYTES octets; what it holds is gone on with."""
+        self.slots = memoryview(memory).cast("B").cast("Q")
+
+    def count(self, outcome: int, index: int, now_ms: int) -> None:
+        """Count a packet that was handled. index: of its backend, -1 for a drop. now_ms: monotonic clock."""
+        slots = self.slots
+        slots[OUTCOME + outcome] += 1
+        route = ROUTE_OF[outcome]
+        if route >= 0:
+            at = BACKEND + BACKEND_SLOTS * index
+            slots[at + route] += 1
+            slots[at + LAST_SEEN_MS] = now_ms
+            if not route:
+                slots[CONFIG_LAST_SEEN_MS + outcome] = now_ms
+
+    def count_received(self, packets: int, size_bytes: int) -> None:
+        """Count what came from clients, before anything is decided."""
+        self.slots[PACKETS_RECEIVED] += packets
+        self.slots[BYTES_RECEIVED] += size_bytes
+
+    def count_returned(self, index: int) -> None:
+        """Count a packet that went from a backend to its client."""
+        self.slots[BACKEND + BACKEND_SLOTS * index + RETURNED] += 1
+
+    def settle(self) -> int:
+        """After the worker was killed: count what it received and never accounted for as drops; return how many.
+
+        Its sessions are gone with it.
+        """
+        missing = self.slots[PACKETS_RECEIVED] - sum(self.slots[OUTCOME : OUTCOME + len(OUTCOMES)])
+        if missing > 0:
+            self.slots[OUTCOME + DROP_WORKER_DIED] += missing
+        self.slots[SESSIONS] = 0
+        return max(missing, 0)
+
+
+def total(workers: Sequence[Counters], slot: int) -> int:
+    """Return one slot, summed over workers."""
+    return sum(counters.slots[slot] for counters in workers)
+
+
+def total_outcomes(workers: Sequence[Counters]) -> tuple[int, ...]:
+    """Return packets by outcome, in the order of OUTCOMES."""
+    return tuple(total(workers, OUTCOME + outcome) for outcome in range(len(OUTCOMES)))
+
+
+def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:
+    """Return one backend's counts."""
+    at = BACKEND + BACKEND_SLOTS * index
+    by_cid, by_flow, by_fallback = (total(workers, at + route) for route in range(3))
+    last_seen_ms = max((counters.slots[at + LAST_SEEN_MS] for counters in workers), default=0)
+    return BackendCounts((by_cid, by_flow, by_fallback), total(workers, at + RETURNED), last_seen_ms)
+
+
+def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
+    """Return when an ID under a config was last routed: milliseconds of the monotonic clock, 0 = never."""
+    assert 0 <= config_id < CONFIGS
+    return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)

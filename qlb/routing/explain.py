@@ -1,0 +1,133 @@
+"""Tell, step by step, what the router decides for one datagram and why. For people; never on the packet path.
+
+It walks through the very functions that decide, and compares its end with the router's own decision.
+"""
+
+from typing import NamedTuple
+
+from qlb.routing.maglev import FourTuple
+from qlb.routing.outcomes import OUTCOMES, REASONS, STEPS
+from qlb.routing.router import Decision, Router, find, look_up_long
+from qlb.routing.snapshot import Snapshot
+from qlb.wire.invariants import LONG, SHORT, parse
+from qlb.wire.versions import version_name
+
+_DRAFT = "draft-ietf-quic-load-balancers"
+
+
+class Step(NamedTuple):
+    """One line of an explanation. section: the document and section that it follows."""
+
+    section: str
+    text: str
+
+
+class Explanation(NamedTuple):
+    """All steps, and the decision that they lead to."""
+
+    steps: tuple[Step, ...]
+    decision: Decision
+
+    @property
+    def outcome(self) -> str:
+        """The name of the decision's outcome."""
+        return OUTCOMES[self.decision[0]].name
+
+
+def explain(router: Router, datagram: bytes, four_tuple: FourTuple, now_s: float) -> Explanation:
+    """Explain one datagram as the router would decide it now. Changes the flow tables just as deciding does."""
+    snapshot = router.snapshot
+    form, version, dcid, scid = parse(datagram)
+    steps = [_parsed(datagram, form, version, dcid, scid)]
+    if form == SHORT or (form == LONG and version):
+        steps += _identified(snapshot, form, dcid)
+        if find(snapshot, form, dcid) < 0:
+            steps += _looked_up(router, form, four_tuple, dcid, scid, now_s)
+    decision = router.decide(datagram, four_tuple, now_s)
+    steps.append(_decided(snapshot, decision))
+    return Explanation(tuple(steps), decision)
+
+
+def _parsed(datagram: bytes, form: int, version: int, dcid: bytes, scid: bytes) -> Step:
+    if form == LONG:
+        text = (
+            f"long header, version {version_name(version)}, destination ID {_hex(dcid)} ({len(dcid)} octets), "
+            f"source ID {_hex(scid)} ({len(scid)} octets)"
+        )
+        return Step("RFC 8999, section 5.1", text)
+    if form == SHORT:
+        return Step("RFC 8999, section 5.2", f"short header; the destination ID begins {_hex(dcid[:20])}")
+    text = f"{len(datagram)} octets: " + (
+        "a long header that ends before its IDs do" if datagram else "nothing to read"
+    )
+    return Step("RFC 8999, section 5", text)
+
+
+def _identified(snapshot: Snapshot, form: int, dcid: bytes) -> list[Step]:
+    steps = []
+    config = snapshot.configs[dcid[0] >> 5] if dcid else None
+    if dcid:
+        known = "which is configured" if config else "which is not configured"
+        steps.append(
+            Step(
+                f"{_DRAFT}, First CID octet",
+                f"config bits {dcid[0] >> 5:03b}: config {dcid[0] >> 5}, {known}",
+            )
+        )
+    if config:
+        params, server_id = config.codec.params, config.codec.decode(dcid)
+        if server_id is not None:
+            text = f"{params.algorithm}, server ID {params.server_id_length} and nonce {params.nonce_length} octets"
+            steps.append(Step(f"{_DRAFT}, Load Balancer Actions", f"{text}: server ID {server_id.hex()}"))
+    index = find(snapshot, form, dcid)
+    if index >= 0:
+        verdict = f"step 1: routable, the ID is {_name(snapshot, index)}'s"
+    else:
+        verdict = f"step 1: unroutable, {REASONS[~index]}"
+    return [*steps, Step(f"{_DRAFT}, Load Balancer Forwarding", verdict)]
+
+
+def _looked_up(router: Router, form: int, four_tuple: FourTuple, dcid: bytes, scid: bytes, now_s: float) -> list[Step]:
+    snapshot, section = router.snapshot, f"{_DRAFT}, Load Balancer Forwarding"
+    if form == LONG:
+        step, index = look_up_long(snapshot, router.flows, four_tuple, dcid, scid, now_s)
+        if index >= 0:
+            return [
+                Step(
+                    section,
+                    f"steps 2 to 4: the {STEPS[step]} table knows this flow: {_name(snapshot, index)}",
+                )
+            ]
+        missed = "steps 2 to 4: no table knows the source ID, the destination ID or the 4-tuple"
+    else:
+        index = router.flows.by_four_tuple.get(four_tuple, now_s)
+        if index >= 0:
+            return [Step(section, "step 4: the four_tuple table knows this flow")]
+        missed = "step 4: no table knows the 4-tuple"
+    index = snapshot.fallback_backend(four_tuple)
+    client = f"{four_tuple[0]} port {four_tuple[1]} to {four_tuple[2]} port {four_tuple[3]}"
+    chosen = _name(snapshot, index) if index >= 0 else "nobody: no backend takes new connections"
+    return [
+        Step(section, missed),
+        Step(f"{_DRAFT}, Baseline Fallback Algorithm", f"step 5: {client} hashes to {chosen}"),
+    ]
+
+
+def _decided(snapshot: Snapshot, decision: Decision) -> Step:
+    outcome, index = decision
+    name = OUTCOMES[outcome].name
+    if index < 0:
+        return Step("outcome", f"{name}: dropped")
+    backend = snapshot.backends[index]
+    assert backend is not None, "a decision names a backend that is there"
+    health = "healthy" if backend.healthy else "unhealthy"
+    return Step("outcome", f"{name}: to {backend.name} at {backend.endpoint} ({backend.state}, {health})")
+
+
+def _name(snapshot: Snapshot, index: int) -> str:
+    backend = snapshot.backends[index]
+    return backend.name if backend else f"backend {index}, which has left"
+
+
+def _hex(octets: bytes) -> str:
+    return octets.hex() or "(none)"

@@ -1,0 +1,96 @@
+"""Bounded tables of decisions for packets whose IDs are unroutable. Losing one loses no routable connection.
+
+A packet is here only after its connection ID told nothing. An entry that is used stays; one that is idle
+for the timeout goes, and so does the least recently used one when a table is full.
+
+Spec: draft-ietf-quic-load-balancers, sections "Load Balancer Forwarding" (steps 2 to 4) and "Baseline
+Fallback Algorithm".
+"""
+
+from collections.abc import Hashable
+from typing import Final
+
+from qlb.routing.maglev import FourTuple
+
+MISS: Final = -1
+
+_EXPIRED_PER_INSERT: Final = 2
+"""Entries dropped on each insert: more than are added, so idle entries drain without a sweep of everything."""
+
+MIN_DESTINATION_ID_BYTES: Final = 8
+"""Shorter destination IDs are not remembered: they are not unique enough. Clients begin with 8 or more octets
+(RFC 9000, section 7.2)."""
+
+
+class FlowTable:
+    """Key → backend index, at most ``size`` entries, each for ``timeout_s`` after its last use.
+
+    The dict keeps its entries in the order of last use, so the oldest is always the first. size 0: remembers
+    nothing.
+    """
+
+    __slots__ = ("_entries", "size", "timeout_s")
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        """Start empty. size: entries. timeout_s: seconds."""
+        self.size = size
+        self.timeout_s = timeout_s
+        self._entries: dict[Hashable, tuple[int, float]] = {}
+
+    def __len__(self) -> int:
+        """Entries that are held, expired ones that nobody has asked for included."""
+        return len(self._entries)
+
+    def get(self, key: Hashable, now_s: float) -> int:
+        """Return the backend index, or MISS. Does not count as a use: remember() does."""
+        entry = self._entries.get(key)
+        return MISS if entry is None or entry[1] <= now_s else entry[0]
+
+    def remember(self, key: Hashable, index: int, now_s: float) -> None:
+        """Set or renew an entry; makes room where there is none."""
+        entries = self._entries
+        if entries.pop(key, None) is None:
+            self._make_room(now_s)
+        if self.size:
+            entries[key] = (index, now_s + self.timeout_s)
+
+    def resize(self, size: int, timeout_s: float) -> None:
+        """Apply new bounds to what is there: the least recently used entries go first."""
+        self.size, self.timeout_s = size, timeout_s
+        while len(self._entries) > size:
+            self._drop_oldest()
+
+    def _make_room(self, now_s: float) -> None:
+        entries = self._entries
+        for _ in range(_EXPIRED_PER_INSERT):
+            if entries and next(iter(entries.values()))[1] <= now_s:
+                self._drop_oldest()
+        if entries and len(entries) >= self.size:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        del self._entries[next(iter(self._entries))]
+
+
+class FlowTables:
+    """The three tables of the draft's forwarding steps 2, 3 and 4, of equal bounds."""
+
+    __slots__ = ("by_destination_id", "by_four_tuple", "by_source_id")
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        """Start empty. size: entries of each table. timeout_s: seconds after the last use."""
+        self.by_source_id = FlowTable(size, timeout_s)
+        self.by_destination_id = FlowTable(size, timeout_s)
+        self.by_four_tuple = FlowTable(size, timeout_s)
+
+    def remember_long(self, four_tuple: FourTuple, dcid: bytes, scid: bytes, index: int, now_s: float) -> None:
+        """Remember a long header's flow under all that the flow can be known by later."""
+        self.by_source_id.remember((four_tuple, scid), index, now_s)
+        if len(dcid) >= MIN_DESTINATION_ID_BYTES:
+            self.by_destination_id.remember(dcid, index, now_s)
+        self.by_four_tuple.remember(four_tuple, index, now_s)
+
+    def resize(self, size: int, timeout_s: float) -> None:
+        """Apply new bounds to all three."""
+        for table in (self.by_source_id, self.by_destination_id, self.by_four_tuple):
+            table.resize(size, timeout_s)

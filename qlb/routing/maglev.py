@@ -1,0 +1,156 @@
+"""The fallback: a pure function of the 4-tuple, equal on every balancer and in every process.
+
+A packet is here when its ID is unroutable and no table knows its flow. The 4-tuple is hashed under a key
+(AES as a CBC-MAC, since the packet path has AES anyway) onto a Maglev ring, which spreads new connections
+by weight and moves about 1/N of them when one of N backends comes or goes. The ring is made of names and
+weights alone; a backend that takes no new connections for now keeps its place, and only its own slots are
+lent to others meanwhile, so that nobody else's connections move and all come back.
+
+Spec: draft-ietf-quic-load-balancers, section "Baseline Fallback Algorithm"; the ring is that of "Maglev:
+A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from array import array
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+FourTuple = tuple[str, int, str, int]
+"""(client host, client port, service host, service port); hosts are IP literals."""
+
+DEFAULT_KEY: Final = bytes.fromhex("716c62206d61676c65762066616c6c62")
+"""Used where the configuration names no key: public, so balancers agree without being told anything."""
+
+RING_SIZES: Final = (65_537, 1_048_583)
+"""Slots of a ring, all prime; the first that has SLOTS_PER_BACKEND for each backend is taken."""
+SLOTS_PER_BACKEND: Final = 16
+
+_RELOCATIONS: Final = 16
+"""Other slots that are tried for a slot whose owner takes nobody, before one is picked from a list."""
+
+
+class Member(NamedTuple):
+    """A place on the ring. weight: 1 to 65535."""
+
+    name: str
+    weight: int
+
+
+class Ring(NamedTuple):
+    """Maglev's table. slots: for each slot the position in members of its owner."""
+
+    key: bytes
+    members: tuple[Member, ...]
+    slots: array[int]
+
+
+def build_ring(members: Sequence[Member], key: bytes) -> Ring:
+    """Fill a ring. members: of weight 1 or more, in any order. Without members it has no slots."""
+    ordered = tuple(sorted(members))
+    if not ordered:
+        return Ring(key, (), array("i"))
+    size = next((size for size in RING_SIZES if size >= SLOTS_PER_BACKEND * len(ordered)), RING_SIZES[-1])
+    slots = array("i", [-1]) * size
+    places = [_permutation(member.name, key, size) for member in ordered]
+    at = [offset for offset, _ in places]
+    strides = [stride for _, stride in places]
+    heaviest = max(member.weight for member in ordered)
+    shares = [member.weight / heaviest for member in ordered]
+    credit = [0.0] * len(ordered)
+    everyone = range(len(ordered))
+    left = size
+    while True:
+        for position in everyone:
+            credit[position] += shares[position]
+            if credit[position] < 1:
+                continue
+            credit[position] -= 1
+            slot, stride = at[position], strides[position]
+            while slots[slot] >= 0:
+                slot += stride
+                if slot >= size:
+                    slot -= size
+            slots[slot] = position
+            at[position] = slot
+            left -= 1
+            if not left:
+                return Ring(key, ordered, slots)
+
+
+def assign(ring: Ring, indexes: Sequence[int]) -> array[int]:
+    """Return the backend index of each slot.
+
+    indexes: for each member of the ring its backend index, or -1 where it takes no new connections: its
+    slots are lent to the owners of other slots, chosen by the slot alone. Empty where nobody takes any.
+    """
+    takers = [index for index in indexes if index >= 0]
+    if not takers:
+        return array("i")
+    slots, size = ring.slots, len(ring.slots)
+    assigned = array("i", [indexes[owner] for owner in slots])
+    if len(takers) == len(indexes):
+        return assigned
+    for slot in range(size):
+        if assigned[slot] < 0:
+            assigned[slot] = _relocate(slot, slots, indexes, takers)
+    return assigned
+
+
+def _relocate(slot: int, slots: array[int], indexes: Sequence[int], takers: list[int]) -> int:
+    seed = slot
+    for _ in range(_RELOCATIONS):
+        seed = (seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF  # a full-period walk: nearby slots part at once
+        index = indexes[slots[(seed >> 8) % len(slots)]]
+        if index >= 0:
+            return index
+    return takers[seed % len(takers)]
+
+
+def _permutation(name: str, key: bytes, size: int) -> tuple[int, int]:
+    digest = hashlib.blake2b(name.encode(), key=key, digest_size=16).digest()
+    offset = int.from_bytes(digest[:8], "big") % size
+    stride = int.from_bytes(digest[8:], "big") % (size - 1) + 1
+    return offset, stride
+
+
+class FourTupleHash:
+    """A keyed hash of 4-tuples; 32 bits."""
+
+    __slots__ = ("_encrypt",)
+
+    def __init__(self, key: bytes) -> None:
+        """Keep the AES context. key: 16 octets."""
+        # ECB one block at a time with the chaining done here: a CBC-MAC with a context that can be kept.
+        self._encrypt = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
+
+    def hash(self, four_tuple: FourTuple) -> int:
+        """Return 32 bits, big-endian from the first octets of the MAC.
+
+        IPv4: one block of client address, service address, client port, service port and 00000004. IPv6: a
+        block of client port, service port, eight zero octets and 00000006, then the addresses, a block each.
+        An IPv4-mapped IPv6 address counts as IPv4. The marker makes no message a prefix of another.
+        """
+        client_host, client_port, service_host, service_port = four_tuple
+        client, service = _packed(client_host), _packed(service_host)
+        ports = client_port.to_bytes(2, "big") + service_port.to_bytes(2, "big")
+        if len(client) == len(service) == 4:
+            return int.from_bytes(self._encrypt(client + service + ports + b"\0\0\0\x04")[:4], "big")
+        mac = self._encrypt(ports + b"\0\0\0\0\0\0\0\0\0\0\0\x06")
+        for address in (client, service):
+            mac = self._encrypt(_xor(mac, address.rjust(16, b"\0")))
+        return int.from_bytes(mac[:4], "big")
+
+
+def _packed(host: str) -> bytes:
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped.packed if mapped else address.packed
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).to_bytes(16, "big")

@@ -1,0 +1,139 @@
+"""The draft's five forwarding steps, in order: a datagram and its 4-tuple become an outcome and a backend.
+
+1. An ID that decodes to a backend goes there, whatever the backend's state: only it has the keys.
+2. A long header whose 4-tuple and source ID are known. 3. One whose destination ID is known.
+4. A known 4-tuple. 5. The fallback on the 4-tuple, which is then remembered under all of these.
+
+A backend that takes no new connections keeps those that the tables know, with two exceptions, both for
+long headers, which may begin a connection: an unhealthy backend is not tried again while another could
+answer, and a draining one is not given a new connection just because an old one had its 4-tuple.
+
+The packet path raises nothing and logs nothing; time is an argument.
+
+Spec: draft-ietf-quic-load-balancers, section "Load Balancer Forwarding".
+"""
+
+from typing import Final
+
+from qlb.routing.backends import Backend
+from qlb.routing.flows import MISS, FlowTables
+from qlb.routing.maglev import FourTuple
+from qlb.routing.outcomes import (
+    BY_DESTINATION_ID,
+    BY_FALLBACK,
+    BY_FOUR_TUPLE,
+    BY_SOURCE_ID,
+    DROP_EMPTY,
+    DROP_NO_BACKEND,
+    DROP_TRUNCATED,
+    DROP_VERSION_NEGOTIATION,
+    LENGTH_MISMATCH,
+    NO_CONFIG,
+    RESERVED_CONFIG,
+    TOO_SHORT,
+    unroutable,
+)
+from qlb.routing.snapshot import Snapshot
+from qlb.wire.invariants import EMPTY, LONG, TRUNCATED, parse
+from qlb.wire.versions import VERSION_NEGOTIATION
+
+Decision = tuple[int, int]
+"""(outcome, backend index); the index is -1 for a drop."""
+
+_LENGTH_MASK: Final = 0x1F
+_RESERVED: Final = 7
+
+
+class Router:
+    """Decide for one data plane. Holds the current snapshot and the flow tables, both its own."""
+
+    __slots__ = ("flows", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, flows: FlowTables) -> None:
+        """Start with a snapshot. Assign ``snapshot`` to swap it: decisions in progress keep the old one."""
+        self.snapshot = snapshot
+        self.flows = flows
+
+    def decide(self, datagram: bytes, four_tuple: FourTuple, now_s: float) -> Decision:
+        """Return (outcome, backend index) of one datagram.
+
+        datagram: 0 to 65,527 octets, any. now_s: seconds of a clock that never goes back.
+        """
+        form, version, dcid, scid = parse(datagram)
+        if form == LONG:
+            if version == VERSION_NEGOTIATION:
+                return DROP_VERSION_NEGOTIATION, -1
+        elif form == EMPTY:
+            return DROP_EMPTY, -1
+        elif form == TRUNCATED:
+            return DROP_TRUNCATED, -1
+        snapshot = self.snapshot
+        index = find(snapshot, form, dcid)
+        if index >= 0:
+            return dcid[0] >> 5, index
+        if form == LONG:
+            return self._unroutable_long(snapshot, ~index, four_tuple, dcid, scid, now_s)
+        return self._unroutable_short(snapshot, ~index, four_tuple, now_s)
+
+    def _unroutable_long(
+        self, snapshot: Snapshot, reason: int, four_tuple: FourTuple, dcid: bytes, scid: bytes, now_s: float
+    ) -> Decision:
+        step, index = look_up_long(snapshot, self.flows, four_tuple, dcid, scid, now_s)
+        if index < 0:
+            step, index = BY_FALLBACK, snapshot.fallback_backend(four_tuple)
+            if index < 0:
+                return DROP_NO_BACKEND, -1
+        self.flows.remember_long(four_tuple, dcid, scid, index, now_s)
+        return unroutable(step, reason), index
+
+    def _unroutable_short(self, snapshot: Snapshot, reason: int, four_tuple: FourTuple, now_s: float) -> Decision:
+        step, index = BY_FOUR_TUPLE, self.flows.by_four_tuple.get(four_tuple, now_s)
+        if _present(snapshot, index) is None:
+            step, index = BY_FALLBACK, snapshot.fallback_backend(four_tuple)
+            if index < 0:
+                return DROP_NO_BACKEND, -1
+        self.flows.by_four_tuple.remember(four_tuple, index, now_s)
+        return unroutable(step, reason), index
+
+
+def find(snapshot: Snapshot, form: int, dcid: bytes) -> int:
+    """Step 1: return the backend index that a destination ID decodes to, or ~reason where it is unroutable.
+
+    dcid: first octet included; of a short header, everything that follows the header's first octet.
+    """
+    if not dcid:
+        return ~TOO_SHORT
+    first = dcid[0]
+    config = snapshot.configs[first >> 5]
+    if config is None:
+        return ~RESERVED_CONFIG if first >> 5 == _RESERVED else ~NO_CONFIG
+    # Only a long header states the length that the first octet must agree with, and only servers that
+    # encode it strictly can be checked: Envoy counts its block without the octet that it appends.
+    if form == LONG and config.codec.params.length_self_encoded and (first & _LENGTH_MASK) + 1 != len(dcid):
+        return ~LENGTH_MISMATCH
+    return config.find(dcid)
+
+
+def look_up_long(
+    snapshot: Snapshot, flows: FlowTables, four_tuple: FourTuple, dcid: bytes, scid: bytes, now_s: float
+) -> Decision:
+    """Steps 2 to 4 for a long header: return (step, backend index), or the last step and MISS."""
+    index = flows.by_source_id.get((four_tuple, scid), now_s)
+    if _may_continue(snapshot, index):
+        return BY_SOURCE_ID, index
+    index = flows.by_destination_id.get(dcid, now_s)
+    if _may_continue(snapshot, index):
+        return BY_DESTINATION_ID, index
+    index = flows.by_four_tuple.get(four_tuple, now_s)
+    backend = _present(snapshot, index)
+    return BY_FOUR_TUPLE, index if backend is not None and backend.accepts_new else MISS
+
+
+def _may_continue(snapshot: Snapshot, index: int) -> bool:
+    backend = _present(snapshot, index)
+    return backend is not None and backend.healthy
+
+
+def _present(snapshot: Snapshot, index: int) -> Backend | None:
+    """The backend that a table entry names, unless there is none or it has left the configuration."""
+    return snapshot.backends[index] if 0 <= index < len(snapshot.backends) else None

@@ -1,0 +1,138 @@
+"""The snapshot: configuration and health compiled into what the packet path reads. Immutable; swapped whole.
+
+One place compiles it (here); the supervisor sends it to the workers, and every plane reads the same one.
+Each config owns a bounded memo of IDs that it has decoded: a cache, not state, and gone with the snapshot.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from qlb.cid import CidCodec, CidParams
+from qlb.routing.backends import Backend
+from qlb.routing.maglev import FourTuple, FourTupleHash, Member, Ring, assign, build_ring
+from qlb.routing.outcomes import TOO_SHORT, UNKNOWN_SERVER_ID
+
+MEMO_ENTRIES: Final = 65_536
+"""IDs that a config remembers; when it is full it starts again. About 10 MB a config at the most."""
+
+
+class RoutableConfig:
+    """One QUIC-LB configuration on the balancer: connection ID → backend index."""
+
+    __slots__ = ("_block_end", "_decode", "_memo", "_server_ids", "codec")
+
+    def __init__(self, codec: CidCodec, server_ids: Mapping[bytes | None, int]) -> None:
+        """Keep the codec's decode at hand. server_ids: server ID → backend index."""
+        self.codec = codec
+        self._decode = codec.decode
+        self._block_end = codec.params.block_end
+        self._server_ids: dict[bytes | None, int] = dict(server_ids)
+        self._memo: dict[bytes, int] = {}
+
+    def __reduce__(self) -> tuple[type[RoutableConfig], tuple[CidCodec, Mapping[bytes | None, int]]]:
+        """Pickle without the memo."""
+        return RoutableConfig, (self.codec, self._server_ids)
+
+    def find(self, cid: bytes) -> int:
+        """Return the backend index that the ID decodes to, or the complement (~) of an unroutable reason.
+
+        cid: first octet included; what follows the block is ignored.
+        """
+        end = self._block_end
+        if len(cid) < end:
+            return ~TOO_SHORT
+        block = cid[1:end]
+        index = self._memo.get(block)
+        if index is None:
+            index = self._server_ids.get(self._decode(cid), ~UNKNOWN_SERVER_ID)
+            # Only what routes is kept, so that noise cannot push out the IDs of live connections.
+            if index >= 0:
+                if len(self._memo) >= MEMO_ENTRIES:
+                    self.forget()
+                self._memo[block] = index
+        return index
+
+    def forget(self) -> None:
+        """Empty the memo: every ID is new again."""
+        self._memo.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one generation of the configuration says.
+
+    configs: by the three config bits, 0 to 7; None where no such config is (7 never is).
+    backends: by index; None where a name has left. ring: Maglev's table over names and weights.
+    fallback: slot of the ring → index of a backend that takes new connections; empty where none does.
+    """
+
+    generation: int
+    configs: tuple[RoutableConfig | None, ...]
+    backends: tuple[Backend | None, ...]
+    ring: Ring = field(repr=False)
+    fallback: array[int] = field(repr=False)
+    _hash: FourTupleHash = field(repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle all but the AES context of the hash."""
+        return _restore, (self.generation, self.configs, self.backends, self.ring, self.fallback)
+
+    def fallback_backend(self, four_tuple: FourTuple) -> int:
+        """Return the backend index for a new connection, or -1 where no backend takes any."""
+        slots = self.fallback
+        return slots[self._hash.hash(four_tuple) % len(slots)] if slots else -1
+
+
+def compile_snapshot(
+    generation: int,
+    cid_params: Sequence[CidParams],
+    backends: Sequence[Backend | None],
+    *,
+    fallback_key: bytes,
+    previous: Snapshot | None = None,
+) -> Snapshot:
+    """Compile a snapshot.
+
+    cid_params: of different config IDs. backends: by index, as BackendIndexes.arrange() returns them.
+    fallback_key: 16 octets. previous: its ring is taken over where names, weights and key are the same,
+    since filling one takes tens of milliseconds.
+    """
+    by_name = {backend.name: index for index, backend in enumerate(backends) if backend is not None}
+    present = [backend for backend in backends if backend is not None]
+    members = tuple(sorted(Member(backend.name, backend.weight) for backend in present if backend.weight > 0))
+    ring = previous.ring if previous is not None else build_ring((), fallback_key)
+    if ring.members != members or ring.key != fallback_key:
+        ring = build_ring(members, fallback_key)
+    takers = {backend.name for backend in present if backend.accepts_new}
+    owners = [by_name[member.name] if member.name in takers else -1 for member in members]
+    configs = tuple(_routable_config(config_id, cid_params, backends) for config_id in range(8))
+    return _restore(generation, configs, tuple(backends), ring, assign(ring, owners))
+
+
+def _routable_config(
+    config_id: int, cid_params: Sequence[CidParams], backends: Sequence[Backend | None]
+) -> RoutableConfig | None:
+    params = next((params for params in cid_params if params.config_id == config_id), None)
+    if params is None:
+        return None
+    server_ids: dict[bytes | None, int] = {
+        server_id: index
+        for index, backend in enumerate(backends)
+        if backend is not None
+        for server_id in backend.server_ids.get(config_id, ())
+    }
+    return RoutableConfig(CidCodec(params), server_ids)
+
+
+def _restore(
+    generation: int,
+    configs: tuple[RoutableConfig | None, ...],
+    backends: tuple[Backend | None, ...],
+    ring: Ring,
+    fallback: array[int],
+) -> Snapshot:
+    return Snapshot(generation, configs, backends, ring, fallback, FourTupleHash(ring.key))
