@@ -1,0 +1,213 @@
+"""Warnings: a configuration that holds and that its operator would probably want otherwise.
+
+Each says what happens and what to do. One that fires on a sound configuration is a bug here.
+
+Spec: draft-ietf-quic-load-balancers, sections "Security Considerations", "Server ID Allocation",
+"Connection ID Entropy" and "Distinguishing Attacks".
+"""
+
+import ipaddress
+import math
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from qlb.config.build import cid_params
+from qlb.config.model import BackendConfig, Config
+from qlb.config.problems import Problems
+from qlb.config.scalars import duration_text
+from qlb.config.tree import MappingNode, locate
+from qlb.routing.backends import BackendState, Endpoint
+
+DEMO_KEY: Final = bytes.fromhex("716c62207075626c69632064656d6f21")
+"""The key of configs/quickstart.yaml, which everybody knows."""
+MIN_SERVER_ID_BYTES: Final = 3
+"""From here on, clients' random IDs are taken for a server's less often than once in a million."""
+MIN_PLAIN_NONCE_BYTES: Final = 6
+"""Plaintext nonces are random to an observer. From here on, even odds of a repetition need 19 million IDs."""
+
+Advice = Iterator[tuple[tuple[int | str, ...], str]]
+"""Where (keys and indexes) and what."""
+
+
+def advise(config: Config, root: MappingNode, warnings: Problems, *, exposed: bool) -> None:
+    """Add the warnings. root: the tree that config was made of. exposed: everybody can read the file."""
+    for rule in (*_RULES, *((_exposed_key,) if exposed else ())):
+        for steps, text in rule(config):
+            warnings.add(locate(root, steps)[2], text)
+
+
+def _short_server_ids(config: Config) -> Advice:
+    for index, one in enumerate(config.cid_configs):
+        servers = len(_server_ids(config, one.config_id))
+        if one.server_id_length < MIN_SERVER_ID_BYTES and servers:
+            odds = 8 * 256**one.server_id_length / servers
+            yield (
+                ("cid_configs", index, "server_id_length"),
+                f"server IDs of config {one.config_id} are shorter than {MIN_SERVER_ID_BYTES} octets: a client's "
+                f"random first ID is taken for one with odds of 1 in {odds:,.0f} ({servers} server IDs / "
+                f"(8 x 256^{one.server_id_length})), whatever its backend's weight and state; use "
+                f"{MIN_SERVER_ID_BYTES} octets or more",
+            )
+
+
+def _plaintext(config: Config) -> Advice:
+    for index, one in enumerate(config.cid_configs):
+        if one.key is not None:
+            continue
+        yield (
+            ("cid_configs", index, "config_id"),
+            f"config {one.config_id} has no key: everybody on the path reads from each packet which server it goes "
+            "to; add key_file (`qlb keygen` makes a key)",
+        )
+        if one.nonce_length < MIN_PLAIN_NONCE_BYTES:
+            repeat = math.sqrt(2 * math.log(2) * 256**one.nonce_length)
+            yield (
+                ("cid_configs", index, "nonce_length"),
+                f"config {one.config_id} has no key, so servers must draw nonces that look random; of "
+                f"{one.nonce_length} octets two are equal with even odds after {repeat:,.0f} connection IDs; use "
+                f"{MIN_PLAIN_NONCE_BYTES} octets or more",
+            )
+
+
+def _unused_configs(config: Config) -> Advice:
+    for index, one in enumerate(config.cid_configs):
+        if not _server_ids(config, one.config_id):
+            yield (
+                ("cid_configs", index, "config_id"),
+                f"no backend has a server ID under config {one.config_id}: every such ID is unroutable; give the "
+                "backends server_ids, or remove the config",
+            )
+
+
+def _backends_without_ids(config: Config) -> Advice:
+    """Warn of backends that are out of reach by ID where others are not."""
+    without = [index for index, backend in enumerate(config.backends) if not backend.server_ids]
+    if not config.cid_configs or not without or len(without) == len(config.backends):
+        return
+    name = config.backends[without[0]].name
+    others = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+    yield (
+        ("backends", without[0]),
+        f"backend {name!r}{others} has no server_ids: its connections are lost when their addresses change; add "
+        "them if the server speaks QUIC-LB",
+    )
+    for index, one in enumerate(config.cid_configs):
+        if one.config_id == 0:
+            yield (
+                ("cid_configs", index, "config_id"),
+                f"config 0 beside a backend without server_ids ({name!r}): some servers that do not speak QUIC-LB "
+                "begin their IDs with zeros, which config 0 then decodes; use 1 to 6",
+            )
+
+
+def _shared_keys(config: Config) -> Advice:
+    first: dict[bytes, int] = {}
+    for index, one in enumerate(config.cid_configs):
+        if one.key is not None and first.setdefault(one.key, one.config_id) != one.config_id:
+            yield (
+                ("cid_configs", index, "key" if one.key_file is None else "key_file"),
+                f"config {one.config_id} has the key of config {first[one.key]}: a new config ID without a new key "
+                "starts no new nonces and hides nothing; make one with `qlb keygen`",
+            )
+
+
+def _demo_key(config: Config) -> Advice:
+    public = [address for address in config.listen if not ipaddress.ip_address(address.host).is_loopback]
+    for index, one in enumerate(config.cid_configs):
+        if one.key == DEMO_KEY and public:
+            yield (
+                ("cid_configs", index, "key" if one.key_file is None else "key_file"),
+                f"config {one.config_id} has the published demo key and listens on {public[0]}: everybody knows it; "
+                "make another with `qlb keygen`",
+            )
+
+
+def _mixed_encryption(config: Config) -> Advice:
+    for index, one in enumerate(config.cid_configs):
+        for other in config.cid_configs[:index]:
+            shared = _server_ids(config, one.config_id) & _server_ids(config, other.config_id)
+            if (one.key is None) != (other.key is None) and shared:
+                yield (
+                    ("cid_configs", index, "config_id"),
+                    f"configs {other.config_id} and {one.config_id} share server IDs (such as {min(shared).hex()}), "
+                    "and only one of the two encrypts them: knowing the clear ones helps to attack the encrypted "
+                    "ones; give each config its own server IDs",
+                )
+
+
+def _cid_lengths(config: Config) -> Advice:
+    """Warn where one server issues, or accepts, connection IDs of several lengths."""
+    lengths = {params.config_id: params.cid_length for params in cid_params(config)}
+    for index, one in enumerate(config.cid_configs):
+        for other in config.cid_configs[:index]:
+            pool = [b for b in config.backends if {one.config_id, other.config_id} <= b.server_ids.keys()]
+            if pool and lengths[one.config_id] != lengths[other.config_id]:
+                yield (
+                    ("cid_configs", index, "cid_length"),
+                    f"connection IDs of config {one.config_id} have {lengths[one.config_id]} octets, those of config "
+                    f"{other.config_id} {lengths[other.config_id]}, and backend {pool[0].name!r} has both: servers "
+                    "that read short headers with one fixed length (aioquic) lose one of them; set cid_length: "
+                    f"{max(lengths[one.config_id], lengths[other.config_id])} in both",
+                )
+                break
+
+
+def _takers(config: Config) -> Advice:
+    if not config.backends:
+        yield ("backends",), "backends is empty: every packet is dropped"
+    elif not any(b.state is BackendState.ACTIVE and b.weight for b in config.backends):
+        yield ("backends",), "no backend is active with a weight above 0: new connections are dropped"
+
+
+def _same_addresses(config: Config) -> Advice:
+    first: dict[Endpoint, BackendConfig] = {}
+    for index, backend in enumerate(config.backends):
+        other = first.setdefault(backend.address, backend)
+        if other is not backend:
+            yield (
+                ("backends", index, "address"),
+                f"backends {other.name!r} and {backend.name!r} have the same address {backend.address}: list all "
+                "server_ids under one of them, unless they stand for several processes behind it",
+            )
+
+
+def _slow_probes(config: Config) -> Advice:
+    health = config.health
+    if health.probe != "none" and health.timeout > health.interval:
+        yield (
+            ("health", "timeout"),
+            f"health.timeout ({duration_text(health.timeout)}) is longer than health.interval "
+            f"({duration_text(health.interval)}): a silent backend is probed less often than interval says",
+        )
+
+
+def _exposed_key(config: Config) -> Advice:
+    """Warn of a secret in a file that everybody can read; a key file of that mode would be refused."""
+    for index, one in enumerate(config.cid_configs):
+        if one.key not in (None, DEMO_KEY) and one.key_file is None:
+            yield ("cid_configs", index, "key"), _EXPOSED
+            return
+    if config.fallback.hash_key is not None and config.fallback.hash_key_file is None:
+        yield ("fallback", "hash_key"), _EXPOSED
+
+
+def _server_ids(config: Config, config_id: int) -> set[bytes]:
+    return {server_id for backend in config.backends for server_id in backend.server_ids.get(config_id, ())}
+
+
+_EXPOSED: Final = (
+    "this file holds a key and everybody on this machine can read it: chmod o-rwx it, or move the key to a key file"
+)
+_RULES: Final[tuple[Callable[[Config], Advice], ...]] = (
+    _short_server_ids,
+    _plaintext,
+    _unused_configs,
+    _backends_without_ids,
+    _shared_keys,
+    _demo_key,
+    _mixed_encryption,
+    _cid_lengths,
+    _takers,
+    _same_addresses,
+    _slow_probes,
+)

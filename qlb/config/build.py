@@ -1,0 +1,47 @@
+"""From the configuration to what the floors below take: CID parameters, backends, a snapshot."""
+
+from qlb.cid.params import CidParams
+from qlb.config.model import CidConfig, Config
+from qlb.routing.backends import Backend, BackendIndexes
+from qlb.routing.maglev import DEFAULT_KEY
+from qlb.routing.snapshot import Snapshot, compile_snapshot
+
+
+def cid_params(config: Config) -> tuple[CidParams, ...]:
+    """Return the parameters of every entry of cid_configs, in their order."""
+    return tuple(_cid_params(one) for one in config.cid_configs)
+
+
+def _cid_params(one: CidConfig) -> CidParams:
+    return CidParams(
+        config_id=one.config_id,
+        server_id_length=one.server_id_length,
+        nonce_length=one.nonce_length,
+        key=one.key,
+        length_self_encoded=one.length_self_encoded,
+        cid_length=one.cid_length or 0,
+    )
+
+
+def backends(config: Config) -> tuple[Backend, ...]:
+    """Return every backend, in the order of the file; all healthy until a probe says otherwise."""
+    return tuple(
+        # A plain dict: snapshots are pickled on their way to the workers.
+        Backend(one.name, one.address, dict(one.server_ids), one.weight, one.state)
+        for one in config.backends
+    )
+
+
+def fallback_key(config: Config) -> bytes:
+    """Return the 16 octets that the fallback hashes 4-tuples under."""
+    return config.fallback.hash_key or DEFAULT_KEY
+
+
+def snapshot(config: Config, generation: int = 1) -> Snapshot:
+    """Compile a snapshot for a command that runs once; the supervisor compiles its own, with health."""
+    return compile_snapshot(
+        generation,
+        cid_params(config),
+        BackendIndexes().arrange(backends(config)),
+        fallback_key=fallback_key(config),
+    )

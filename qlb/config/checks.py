@@ -1,0 +1,101 @@
+"""The rules between fields of one section, and between addresses. Each looks at what could be read.
+
+Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Final
+
+from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
+from qlb.config.draft import CidDraft, Draft
+from qlb.config.problems import Problems
+from qlb.routing.backends import Endpoint
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""What fits into sockaddr_un on Linux, with the final zero."""
+
+
+def check(draft: Draft, folder: Path, problems: Problems) -> None:
+    """Add a problem for each rule that is broken. folder: of the configuration, for relative paths."""
+    for config in draft.cid_configs:
+        _check_lengths(config, problems)
+    _check_keys(draft, problems)
+    _check_listen(draft, problems)
+    _check_loops(draft, problems)
+    _check_socket(draft, folder, problems)
+
+
+def socket_path(folder: Path, socket: Path) -> Path:
+    """Return where the control socket is. Relative to the configuration's folder, with .. as the kernel takes it."""
+    return Path(os.path.realpath(folder / socket))
+
+
+def _check_lengths(config: CidDraft, problems: Problems) -> None:
+    if config.server_id_length is None or config.nonce_length is None:
+        return
+    plaintext_len = config.server_id_length.value + config.nonce_length.value
+    if plaintext_len > MAX_PLAINTEXT_BYTES:
+        problems.add(
+            config.nonce_length.mark,
+            f"{config.path}.nonce_length: server_id_length {config.server_id_length.value} and nonce_length "
+            f"{config.nonce_length.value} sum to {plaintext_len} octets, and {MAX_PLAINTEXT_BYTES} is the most; "
+            "shorten one",
+        )
+    elif config.cid_length is not None and config.cid_length.value < 1 + plaintext_len:
+        problems.add(
+            config.cid_length.mark,
+            f"{config.path}.cid_length must be from {1 + plaintext_len} (1 + server_id_length + nonce_length) "
+            f"to {MAX_CID_BYTES} octets, not {config.cid_length.value}",
+        )
+
+
+def _check_keys(draft: Draft, problems: Problems) -> None:
+    for key in draft.keys:
+        if key.inline is not None and key.file is not None:
+            text = f"{key.path} has both {key.name} and {key.name}_file: remove one"
+            problems.add(max(key.inline, key.file.mark), text)
+
+
+def _check_listen(draft: Draft, problems: Problems) -> None:
+    lines: dict[Endpoint, int] = {}
+    for address in draft.listen:
+        # Port 0 twice is two different ports.
+        if address.value.port and address.value in lines:
+            text = f"listen has {address.value} already in line {lines[address.value]}; remove one"
+            problems.add(address.mark, text)
+        lines.setdefault(address.value, address.mark.line)
+
+
+def _check_loops(draft: Draft, problems: Problems) -> None:
+    for backend in draft.backends:
+        for service in draft.listen:
+            if backend.address is not None and _is_loop(backend.address.value, service.value):
+                problems.add(
+                    backend.address.mark,
+                    f"{backend.path}.address {backend.address.value} is the balancer itself (listen "
+                    f"{service.value}): packets would go round in a loop; give the server another port",
+                )
+                break
+
+
+def _is_loop(backend: Endpoint, service: Endpoint) -> bool:
+    """Whether the balancer would send to itself: the same address, or its wildcard and the loopback."""
+    if backend.port != service.port:
+        return False
+    to, at = ipaddress.ip_address(backend.host), ipaddress.ip_address(service.host)
+    return to == at or (at.is_unspecified and to.is_loopback and to.version == at.version)
+
+
+def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
+    if draft.socket is None:
+        return
+    path = socket_path(folder, draft.socket.value)
+    length = len(bytes(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        problems.add(
+            draft.socket.mark,
+            f"admin.socket has {length} octets when complete ({path}), and a Unix socket's name "
+            f"{MAX_SOCKET_PATH_BYTES} at most; put it into a shorter folder",
+        )

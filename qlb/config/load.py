@@ -1,0 +1,128 @@
+"""Load a configuration: every problem at once, or the whole of it with its warnings.
+
+The way: octets → text → tree (qlb.config.tree) → known keys (vocabulary) → each field (validate) → the rules
+between fields (checks, references) → key files → Config → advice. Up to the last step problems are collected,
+not raised; only what is not YAML stops earlier.
+"""
+
+import codecs
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qlb.config.advice import advise
+from qlb.config.checks import check, socket_path
+from qlb.config.draft import read_draft
+from qlb.config.key_files import read_keys
+from qlb.config.model import Config
+from qlb.config.problems import START, Problems
+from qlb.config.references import check_references
+from qlb.config.restart import check_restart
+from qlb.config.tree import parse, place
+from qlb.config.validate import validate
+from qlb.config.vocabulary import known_keys
+
+MAX_FILE_BYTES: Final = 64 << 20
+"""65,536 backends with everything said about each are a quarter of it; /dev/zero is more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that holds, and what is doubtful about it.
+
+    warnings: each ``FILE:LINE:COLUMN: message``, in the order of the file.
+    """
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load(path: Path, *, running: Config | None = None) -> Loaded:
+    """Read and check a configuration file. Key files that it names are read too.
+
+    running: the configuration of a daemon that is to take this one over; what only a restart can change is
+    then a problem too.
+    Raises ConfigError with all problems.
+    """
+    problems = Problems(path)
+    content, mode = _read(path, problems)
+    return _load(decode(content, path), problems, exposed=bool(mode & stat.S_IROTH), running=running)
+
+
+def load_text(text: str, path: Path) -> Loaded:
+    """Check the text of a configuration. path: its name in messages; relative paths start in its folder.
+
+    Raises ConfigError with all problems.
+    """
+    return _load(text, Problems(path), exposed=False)
+
+
+def decode(content: bytes, path: Path) -> str:
+    """Return the text of a file: UTF-8, with or without a byte order mark.
+
+    Raises ConfigError at the first octet that is none.
+    """
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        start = error.start
+    before = content[:start].decode()
+    text = f"not UTF-8 text (octet 0x{content[start]:02x}): save the file as UTF-8"
+    raise Problems(path).failure(place(before, len(before)), text)
+
+
+def _read(path: Path, problems: Problems) -> tuple[bytes, int]:
+    """Return the content of the file and its mode."""
+    try:
+        with path.open("rb") as file:
+            content, mode = file.read(MAX_FILE_BYTES + 1), os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:
+        reason = str(error)
+    else:
+        if len(content) <= MAX_FILE_BYTES:
+            return content, mode
+        reason = f"more than {MAX_FILE_BYTES >> 20} MiB, this is no configuration"
+    raise problems.failure(START, f"cannot be read: {reason}")
+
+
+def _load(text: str, problems: Problems, *, exposed: bool, running: Config | None = None) -> Loaded:
+    """Go all the way. exposed: everybody on this machine can read the file."""
+    folder = problems.path.parent
+    root = known_keys(parse(text, problems), problems)
+    config = validate(root, problems)
+    draft = read_draft(root)
+    check(draft, folder, problems)
+    check_references(draft, problems)
+    keys = read_keys(draft, folder, problems)
+    problems.raise_if_any()
+    assert config is not None, "no configuration means a problem"
+    config = _complete(config, folder, keys)
+    if running is not None:
+        check_restart(config, running, root, problems)
+        problems.raise_if_any()
+    warnings = Problems(problems.path)
+    advise(config, root, warnings, exposed=exposed)
+    return Loaded(config, warnings.lines())
+
+
+def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
+    """Put the keys of key files in their places, and make paths independent of the working directory."""
+    cid_configs = tuple(
+        one if one.key_file is None else one.model_copy(update=_key("key", folder, one.key_file, keys))
+        for one in config.cid_configs
+    )
+    fallback, admin = config.fallback, config.admin
+    if fallback.hash_key_file is not None:
+        fallback = fallback.model_copy(update=_key("hash_key", folder, fallback.hash_key_file, keys))
+    if admin.socket is not None:
+        admin = admin.model_copy(update={"socket": socket_path(folder, admin.socket)})
+    return config.model_copy(update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin})
+
+
+def _key(name: str, folder: Path, file: Path, keys: dict[Path, bytes]) -> dict[str, object]:
+    return {name: keys[file], f"{name}_file": (folder / file).absolute()}

@@ -1,0 +1,285 @@
+"""The configuration as the YAML has it: frozen models, one attribute for each key, described for the schema.
+
+The models are filled from text alone (qlb.config.scalars reads each value), so only load() and load_text()
+make a whole one; the rules between fields are in qlb.config.checks. A null is the same as leaving the key out.
+Every docstring below a field is its text in `qlb schema`: meaning, unit, range, default, effect of a change.
+A change takes effect with a reload unless the text says otherwise.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+
+from qlb.cid.params import (
+    MAX_CID_BYTES,
+    MAX_CONFIG_ID,
+    MAX_NONCE_BYTES,
+    MAX_SERVER_ID_BYTES,
+    MIN_NONCE_BYTES,
+    MIN_SERVER_ID_BYTES,
+)
+from qlb.config.scalars import (
+    BOOLEAN,
+    HEX_KEY,
+    NAME,
+    PATH,
+    SERVER_ID,
+    choice,
+    duration,
+    endpoint,
+    or_word,
+    whole_number,
+)
+from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
+
+Plane = Literal["auto", "batch", "asyncio", "xdp"]
+Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
+Probe = Literal["quic", "handshake", "none"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+CONFIG_ID: Final = whole_number(0, MAX_CONFIG_ID)
+SERVER_ID_LENGTH: Final = whole_number(MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES, "octets")
+NONCE_LENGTH: Final = whole_number(MIN_NONCE_BYTES, MAX_NONCE_BYTES, "octets")
+CID_LENGTH: Final = whole_number(1 + MIN_SERVER_ID_BYTES + MIN_NONCE_BYTES, MAX_CID_BYTES, "octets")
+LISTEN_ADDRESS: Final = endpoint(service=True)
+BACKEND_ADDRESS: Final = endpoint(service=False)
+ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
+WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
+
+
+class Section(BaseModel):
+    """A mapping of the YAML: no key but its own, nothing to change afterwards, no input in its errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: object) -> object:
+        """Leave out keys without a value: ``health:`` with every line below it commented out is no mistake."""
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}
+
+
+def section_of(model: type[Section], name: str) -> type[Section] | None:
+    """Return the model of a field that is a mapping or a list of mappings; None for every other field."""
+    annotation = model.model_fields[name].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _listed(value: object) -> object:
+    """Accept one server ID where a list of them may stand."""
+    return [value] if isinstance(value, str) else value
+
+
+def _no_server_ids() -> Mapping[int, tuple[bytes, ...]]:
+    return MappingProxyType({})
+
+
+# pydantic before 2.8 asks for signatures, which MappingProxyType and dict do not have.
+def _read_only(value: Mapping[int, tuple[bytes, ...]]) -> Mapping[int, tuple[bytes, ...]]:
+    return MappingProxyType(value)
+
+
+def _copied(value: Mapping[int, tuple[bytes, ...]]) -> dict[int, tuple[bytes, ...]]:
+    return dict(value)
+
+
+ServerIds = Annotated[
+    Mapping[
+        Annotated[int, CONFIG_ID],
+        Annotated[tuple[Annotated[bytes, SERVER_ID], ...], BeforeValidator(_listed), Field(min_length=1)],
+    ],
+    AfterValidator(_read_only),
+    PlainSerializer(_copied),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": f"^0*[0-{MAX_CONFIG_ID}]$"},
+            "additionalProperties": {
+                "anyOf": [
+                    dict(SERVER_ID.schema),
+                    {"type": "array", "items": dict(SERVER_ID.schema), "minItems": 1},
+                ]
+            },
+        }
+    ),
+]
+
+
+class CidConfig(Section):
+    """One QUIC-LB configuration, the same on every balancer and on the servers that issue from it.
+
+    Rotation: add the new one here first, then give it to the servers; remove the old one when no packet
+    carries its ID any more (`qlb status` says when it was last seen). Never change the key or the lengths
+    under a config ID that live connections hold: they would be lost at their next change of address.
+    """
+
+    config_id: Annotated[int, CONFIG_ID] = Field(examples=[1])
+    """The first three bits of every connection ID of this configuration. 0 to 6 (7 is reserved), each once.
+    Required. 0 is best left free beside servers that do not speak QUIC-LB: some stacks (nginx) begin their IDs
+    with zeros, and those would be decoded under it."""
+    server_id_length: Annotated[int, SERVER_ID_LENGTH] = Field(examples=[4])
+    """Octets of a server ID. 1 to 15; with nonce_length 19 at most. Required. Below three, clients' random
+    first IDs are taken for a server's too often."""
+    nonce_length: Annotated[int, NONCE_LENGTH] = Field(examples=[12])
+    """Octets of the nonce, which makes each ID unique. 4 to 18; with server_id_length 19 at most. Required.
+    A sum of 16 means one AES block per ID instead of four. A server can issue 256^nonce_length IDs."""
+    key: Annotated[bytes | None, HEX_KEY] = Field(default=None, repr=False, exclude=True)
+    """The AES-128 key, 32 hex digits (`qlb keygen`). A secret: prefer key_file. Default: none, and then
+    everybody on the path reads the server ID of every packet. Not together with key_file. In a loaded
+    configuration this holds the key wherever it came from."""
+    key_file: Annotated[Path | None, PATH] = None
+    """A file that holds the key as 32 hex digits. Relative to this file; others must have no access to it
+    (chmod o-rwx). It is read again at each reload. Default: none."""
+    cid_length: Annotated[int | None, CID_LENGTH] = None
+    """Octets of the connection IDs that servers issue, first octet included. 1 + server_id_length +
+    nonce_length, which is the default, to 20; what exceeds it is random. The balancer itself decodes longer IDs
+    too. Stacks that read short headers with one fixed length (aioquic) need the same value in all cid_configs."""
+    length_self_encoded: Annotated[bool, BOOLEAN] = False
+    """true: the low five bits of the first octet hold the ID's length, and a long header that says otherwise is
+    unroutable. Only for servers that all do so; IDs with octets appended by the server are then refused.
+    Default: false."""
+
+
+class BackendConfig(Section):
+    """One server."""
+
+    name: Annotated[str, NAME] = Field(examples=["agent-a"])
+    """What it is called in metrics, logs and `qlb drain`: 1 to 64 letters, digits and . _ : -, each once.
+    Required. The fallback hashes names: a renamed backend is a new one to connections with unroutable IDs."""
+    address: Annotated[Endpoint, BACKEND_ADDRESS] = Field(examples=["127.0.0.1:5001"])
+    """Where packets go: an IP literal and a port from 1 to 65535, 10.0.0.1:4433 or [2001:db8::1]:4433. Required.
+    A changed address moves the live connections of this backend to it at once."""
+    server_ids: ServerIds = Field(default_factory=_no_server_ids, examples=[{1: "c0ffee01"}])
+    """Config ID → this server's ID in hex, or a list of several; exactly server_id_length octets, and no other
+    backend's under that config. Default: none, for a server that does not speak QUIC-LB; it is reached by flow
+    table and fallback alone."""
+    weight: Annotated[int, whole_number(0, 65535)] = 1
+    """Its share of new connections (the fallback) relative to the others'. 0 to 65535; 0 = none. Default: 1.
+    A change moves about its share of connections whose IDs are unroutable, and no others."""
+    state: Annotated[BackendState, choice(BackendState)] = BackendState.ACTIVE
+    """active, or draining: it keeps its connections and gets no new ones. Default: active."""
+
+
+class Forwarding(Section):
+    """How packets are moved. Every value here is legal to write anywhere: whether this machine can run the
+    plane and mode is found out at the start, by the plane itself.
+    """
+
+    plane: Annotated[Plane, choice(get_args(Plane))] = "auto"
+    """What moves packets: batch (Linux, compiled), asyncio (everywhere), xdp (Linux, in the kernel, needs
+    privileges), or auto, the fastest that works here unprivileged. Default: auto. A change needs a restart."""
+    mode: Annotated[Mode, choice(get_args(Mode))] = "proxy"
+    """What backends get: proxy (plain packets from the balancer, replies through it), proxy-protocol (the same
+    with the client's address before the packet), ipip, gue or l2 (the client's own packet, replies directly).
+    Default: proxy. A change needs a restart."""
+    workers: Annotated[int | Literal["auto"], WORKERS] = 1
+    """Worker processes, each with its own socket on each address. 1 to 1024, or auto: one per core. Default: 1.
+    A change needs a restart."""
+    session_timeout: Annotated[float, duration("1ms", "168h")] = 120.0
+    """proxy mode: how long a client's way back stays open without packets. 1ms to 168h. Default: 120s. When it
+    has closed, the next packet opens another; the server sees a new path and the connection lives on."""
+    max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
+    """proxy mode: ways back (one socket each) that a worker keeps open; beyond it the one idle for longest is
+    closed. 1 to 1000000. Default: 65536."""
+
+
+class Fallback(Section):
+    """Packets whose connection ID is unroutable: new connections, and servers that do not speak QUIC-LB."""
+
+    flow_table_size: Annotated[int, whole_number(0, 16_777_216, "entries")] = 65_536
+    """4-tuples of unroutable IDs that each worker remembers with their backend; the oldest goes first. 0 to
+    16777216; 0 = purely stateless: they move when backends come and go. Default: 65536."""
+    flow_timeout: Annotated[float, duration("1ms", "168h")] = 30.0
+    """How long such a 4-tuple is remembered without packets. 1ms to 168h. Default: 30s."""
+    hash_key: Annotated[bytes | None, HEX_KEY] = Field(default=None, repr=False, exclude=True)
+    """The key of the 4-tuple hash, 32 hex digits, the same on all balancers of a service; with a secret one
+    nobody can aim connections at one backend. Default: a published one. Not together with hash_key_file. A
+    change moves connections with unroutable IDs that no table remembers."""
+    hash_key_file: Annotated[Path | None, PATH] = None
+    """A file that holds hash_key as 32 hex digits; the rules of key_file. Default: none."""
+
+
+class Health(Section):
+    """How backends are checked. An unhealthy one gets no new connections; packets with its ID still go to it."""
+
+    probe: Annotated[Probe, choice(get_args(Probe))] = "quic"
+    """quic: one packet of an unknown version, which any QUIC server answers with Version Negotiation and
+    forgets; handshake: a complete one (needs the aioquic extra); none: all are healthy. Default: quic."""
+    interval: Annotated[float, duration("10ms", "24h")] = 2.0
+    """From one probe of a backend to the next. 10ms to 24h. Default: 2s."""
+    timeout: Annotated[float, duration("1ms", "1h")] = 1.0
+    """How long an answer may take. 1ms to 1h. Default: 1s. Above interval, probes come more slowly."""
+    rise: Annotated[int, whole_number(1, 1000)] = 2
+    """Answers in a row that make an unhealthy backend healthy. 1 to 1000. Default: 2. The first answer or
+    silence after the start decides alone."""
+    fall: Annotated[int, whole_number(1, 1000)] = 3
+    """Probes in a row without an answer that make a healthy backend unhealthy. 1 to 1000. Default: 3."""
+
+
+class Admin(Section):
+    """The ways to look at and steer the daemon."""
+
+    listen: Annotated[Endpoint | None, ADMIN_ADDRESS] = Endpoint("127.0.0.1", 9464)
+    """TCP address of the read-only HTTP server (/metrics, /healthz, /readyz, /status); port 0 takes a free one,
+    none turns it off. Default: 127.0.0.1:9464. It knows no users: keep it off public addresses. A change needs
+    a restart."""
+    socket: Annotated[Path | None, PATH] = None
+    """Unix socket for reload, drain and undrain, mode 0600. Relative to this file; 107 octets at most when
+    complete. Its folder is made at the start. Default: none; SIGHUP still reloads. A change needs a restart."""
+
+
+class Logging(Section):
+    """What the daemon writes to stderr. Packets are counted, never logged."""
+
+    level: Annotated[LogLevel, choice(get_args(LogLevel))] = "info"
+    """The least that is written: debug, info, warning or error. Default: info."""
+    format: Annotated[LogFormat, choice(get_args(LogFormat))] = "text"
+    """text, or json: one object a line. Default: text."""
+
+
+class Config(Section):
+    """One qlb daemon. Balancers of one service share cid_configs, backends and the fallback's hash_key."""
+
+    listen: tuple[Annotated[Endpoint, LISTEN_ADDRESS], ...] = Field(
+        min_length=1, examples=[["127.0.0.1:4433", "[::1]:4433"]]
+    )
+    """The UDP addresses of the service: a list of one or more IP literals with ports, each once; 0.0.0.0 and
+    [::] are every address of the machine, and port 0 takes a free one (for tests). Required. A change needs a
+    restart."""
+    cid_configs: tuple[CidConfig, ...] = ()
+    """QUIC-LB configurations, up to seven; all are decoded at once. Default: none: every ID is unroutable."""
+    backends: tuple[BackendConfig, ...] = Field(
+        max_length=MAX_BACKENDS, examples=[[{"name": "agent-a", "address": "127.0.0.1:5001"}]]
+    )
+    """The servers, up to 65536. Required; an empty list is allowed and drops every packet."""
+    forwarding: Forwarding = Forwarding()
+    """How packets are moved."""
+    fallback: Fallback = Fallback()
+    """Where packets with unroutable IDs go."""
+    health: Health = Health()
+    """How backends are checked."""
+    admin: Admin = Admin()
+    """HTTP for looking, a Unix socket for steering."""
+    logging: Logging = Logging()
+    """What is written to stderr."""
+    shutdown_delay: Annotated[float, duration("0s", "24h")] = 0.0
+    """From SIGTERM, when /readyz turns 503, to the end: the time for routers and other balancers to take the
+    traffic away. 0s to 24h. Default: 0s."""

@@ -1,0 +1,262 @@
+"""The kinds of scalars: from the text in the file to a typed value, and how JSON Schema describes that text.
+
+Each kind reads one string strictly: no rounding, no clamping, no "close enough". A kind is put on a field of
+the model with Annotated; pydantic then asks it for its validator and for its schema. An editor that checks
+the file with the schema sees YAML's own types (4, true, and 1e3 as a number) where qlb sees text, so a schema
+here allows each type that the text can be taken for.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from qlb.cid.params import KEY_BYTES, MAX_SERVER_ID_BYTES
+from qlb.config.problems import shown
+from qlb.routing.backends import Endpoint
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+MAX_WHOLE_DIGITS: Final = 18
+MAX_PORT: Final = 65535
+MAX_NAME_CHARACTERS: Final = 64
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([A-Za-z0-9._-]{1,15}))?\]|([^\[\]:]+)):([0-9]{1,5})")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
+_HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+_PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
+"""Unit → seconds as a fraction, so that 300ms is exactly the float 0.3."""
+
+
+class ScalarError(ValueError):
+    """A text that a kind cannot read. The message goes on after the key's name: "must be …, not …"."""
+
+
+@dataclass(frozen=True)
+class Scalar(Generic[T]):
+    """One kind. parse: text → value, or raises ScalarError. schema: the JSON Schema of the text."""
+
+    parse: Callable[[str], T]
+    schema: Mapping[str, object]
+
+    def read(self, text: str) -> T | None:
+        """Return the value, or None where the text cannot be read."""
+        try:
+            return self.parse(text)
+        except ScalarError:
+            return None
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Give pydantic the validator."""
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Give pydantic the JSON Schema."""
+        return dict(self.schema)
+
+    def _validate(self, value: object) -> T:
+        if value is None:
+            text = "is empty: write a value or remove it"
+        elif not isinstance(value, str):
+            text = f"must be a single value, not a {'list' if isinstance(value, list) else 'mapping'}"
+        else:
+            try:
+                return self.parse(value)
+            except ScalarError as error:
+                text = str(error)
+        raise PydanticCustomError("scalar", "see ctx", {"text": text})
+
+
+def whole_number(low: int, high: int, unit: str = "") -> Scalar[int]:
+    """Decimal digits; ``01`` is one. Both bounds are allowed."""
+    wanted = f"must be a whole number from {low} to {high}{f' ({unit})' if unit else ''}"
+
+    def parse(text: str) -> int:
+        digits = text.isascii() and text.isdecimal() and len(text) <= MAX_WHOLE_DIGITS
+        if not digits or not low <= int(text) <= high:
+            raise ScalarError(f"{wanted}, not {shown(text)}")
+        return int(text)
+
+    return Scalar(parse, {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": "^[0-9]{1,18}$"})
+
+
+def duration(low: str, high: str) -> Scalar[float]:
+    """``500ms``, ``30s``, ``5m``, ``1h``, ``1.5s``: a float of seconds. Both bounds are allowed."""
+
+    def parse(text: str) -> float:
+        seconds = _seconds(text)
+        if not _seconds(low) <= seconds <= _seconds(high):
+            raise ScalarError(f"must be a duration from {low} to {high}, not {shown(text)}")
+        return seconds
+
+    return Scalar(parse, {"type": "string", "pattern": rf"^{_DURATION.pattern}$"})
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        hint = f", for example {text}s" if text.isascii() and text.isdecimal() and len(text) < 10 else ""
+        raise ScalarError(
+            f"must be a number and a unit (500ms, 30s, 5m, 1h), not {shown(text)}" + (hint and f": add the unit{hint}")
+        )
+    times, parts = _PER_SECOND[match[2]]
+    return float(match[1]) * times / parts
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration the way a configuration does: in seconds where they are whole, else in milliseconds."""
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds * 1000:.10g}ms"
+
+
+def choice(values: type[StrEnum] | tuple[str, ...]) -> Scalar[str]:
+    """One of a few words, spelt exactly. An enum gives its member."""
+    words = tuple(str(value) for value in values)
+
+    def parse(text: str) -> str:
+        if text not in words:
+            close = get_close_matches(text.lower(), words, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ScalarError(f"must be one of {', '.join(words)}, not {shown(text)}{hint}")
+        return text if isinstance(values, tuple) else values(text)
+
+    return Scalar(parse, {"type": "string", "enum": list(words)})
+
+
+def or_word(word: str, value: W, kind: Scalar[T]) -> Scalar[T | W]:
+    """Either the word, which stands for the value, or what the kind reads."""
+
+    def parse(text: str) -> T | W:
+        if text == word:
+            return value
+        try:
+            return kind.parse(text)
+        except ScalarError as error:
+            raise ScalarError(f"{error} (or the word {word})") from None
+
+    return Scalar(parse, {"anyOf": [{"const": word}, dict(kind.schema)]})
+
+
+def endpoint(*, service: bool) -> Scalar[Endpoint]:
+    """``127.0.0.1:4433``, ``[::1]:4433``, ``[fe80::1%eth0]:4433``: IP literals only.
+
+    service: an address to bind, so 0.0.0.0, :: and port 0 (any free one) are allowed; else one to send to.
+    """
+
+    def parse(text: str) -> Endpoint:
+        found = _endpoint(text)
+        if not service and found.port == 0:
+            raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
+        address = ipaddress.ip_address(found.host)
+        if not service and (address.is_unspecified or address.is_multicast):
+            raise ScalarError(f"must be the address of one host, not {shown(text)}")
+        return found
+
+    return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$"})
+
+
+def _endpoint(text: str) -> Endpoint:
+    match = _ADDRESS.fullmatch(text)
+    host = "" if match is None else match[1] or match[3]
+    address = _ip_address(host)
+    if match is None or address is None:
+        raise ScalarError(_endpoint_hint(text))
+    if int(match[4]) > MAX_PORT:
+        raise ScalarError(f"must have a port from 0 to {MAX_PORT}, not {shown(text)}")
+    scope = match[2] or ""
+    if bool(scope) != (address.version == 6 and address.is_link_local):
+        raise ScalarError(
+            f"must have an interface if it is link-local ([fe80::1%eth0]:4433), and none else, not {shown(text)}"
+        )
+    return Endpoint(f"{address}%{scope}" if scope else str(address), int(match[4]))
+
+
+def _endpoint_hint(text: str) -> str:
+    """Say what an address must be, and what this one probably lacks."""
+    wanted = f"must be an IP address and a port (127.0.0.1:4433 or [::1]:4433), not {shown(text)}"
+    host, _, port = text.rpartition(":")
+    if (bare := _ip_address(text.strip("[]"))) is not None:
+        return f"{wanted}: add the port" if bare.version == 4 else f"{wanted}: add [] and the port"
+    if _ip_address(host) is not None and ":" in host:
+        return f"{wanted}: write [{host}]:{port}"
+    if re.fullmatch(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_.-]*", host or text):
+        return f"{wanted}: names are not looked up, since qlb has no discovery yet; write the IP address"
+    return wanted
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _boolean(text: str) -> bool:
+    """Read true, yes, false or no, in small letters, in capitals or with a first capital. on, off and 1 are none."""
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise ScalarError(f"must be true or false (or yes or no), not {shown(text)}")
+
+
+def _hex_key(text: str) -> bytes:
+    """Read a key. What is wrong is said without the key."""
+    if len(text) == 2 * KEY_BYTES and _HEX_OCTETS.fullmatch(text):
+        return bytes.fromhex(text)
+    found = f"{len(text)} characters" if len(text) != 2 * KEY_BYTES else "one that is no hex digit"
+    raise ScalarError(
+        f"must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} octets), as `qlb keygen` prints them; "
+        f"it has {found} (value not shown)"
+    )
+
+
+def _server_id(text: str) -> bytes:
+    if _HEX_OCTETS.fullmatch(text) and len(text) <= 2 * MAX_SERVER_ID_BYTES:
+        return bytes.fromhex(text)
+    hint = "; drop the 0x" if text.lower().startswith("0x") else ""
+    raise ScalarError(
+        f"must be hex digits, two for each octet, 1 to {MAX_SERVER_ID_BYTES} octets (c0ffee01), not {shown(text)}{hint}"
+    )
+
+
+def _name(text: str) -> str:
+    if _NAME.fullmatch(text):
+        return text
+    raise ScalarError(
+        f"must be 1 to {MAX_NAME_CHARACTERS} letters, digits or . _ : - and begin with a letter or a digit, "
+        f"not {shown(text)}"
+    )
+
+
+def _path(text: str) -> Path:
+    # A control character or half of a surrogate pair is legal in a quoted YAML string and in no file name.
+    if text and text.isprintable():
+        return Path(text)
+    raise ScalarError(f"must be the name of a file, not {shown(text)}")
+
+
+def _spellings(*words: str) -> frozenset[str]:
+    return frozenset(spelling for word in words for spelling in (word, word.capitalize(), word.upper()))
+
+
+_TRUE: Final = _spellings("true", "yes")
+_FALSE: Final = _spellings("false", "no")
+
+BOOLEAN: Final = Scalar(_boolean, {"type": ["boolean", "string"], "enum": [True, False, *sorted(_TRUE | _FALSE)]})
+HEX_KEY: Final = Scalar(
+    _hex_key, {"type": ["string", "number"], "pattern": f"^[0-9A-Fa-f]{{{2 * KEY_BYTES}}}$", "writeOnly": True}
+)
+SERVER_ID: Final = Scalar(
+    _server_id,
+    {"type": ["string", "number"], "pattern": f"^([0-9A-Fa-f]{{2}}){{1,{MAX_SERVER_ID_BYTES}}}$"},
+)
+NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
+PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})

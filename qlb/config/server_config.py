@@ -1,0 +1,112 @@
+"""What one backend must load so that its connection IDs lead to it: `qlb server-config`.
+
+This is the one place where keys are written out, on purpose: the server needs them.
+
+Spec: draft-ietf-quic-load-balancers, appendix "QUIC-LB YANG Model", module ietf-quic-lb-server; RFC 7951 (YANG
+as JSON); RFC 6991 (yang:hex-string).
+"""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Final
+
+import yaml
+
+from qlb.cid.params import CidParams
+from qlb.config.build import cid_params
+from qlb.config.model import BackendConfig, Config
+from qlb.errors import ConfigError
+
+YANG_TOP: Final = "ietf-quic-lb-server:quic-lb"
+
+
+class _Text(str):
+    """A string that YAML gets in quotes, unlike the keys."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """A dumper of our own, so that the library's is left as it is."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: _Text) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+_Dumper.add_representer(_Text, _represent_text)
+
+
+def server_config(config: Config, backend_name: str) -> dict[str, object]:
+    """Return what a backend must load, every config under which it has a server ID, in the order of the file.
+
+    Keys: backend, cid_configs[]: config_id, algorithm, server_ids, server_id_length, nonce_length, cid_length
+    (octets, first one included), length_self_encoded, key (32 hex digits; absent for plaintext).
+    Raises ConfigError where there is no such backend, or it has no server IDs.
+    """
+    backend = _backend(config, backend_name)
+    return {
+        "backend": _Text(backend.name),
+        "cid_configs": [_cid_config(params, server_ids) for params, server_ids in _issued(config, backend)],
+    }
+
+
+def server_config_yaml(config: Config, backend_name: str) -> str:
+    """Return server_config() as YAML. Texts are quoted, since `010203` and `1e3` are numbers to many readers."""
+    return yaml.dump(server_config(config, backend_name), Dumper=_Dumper, sort_keys=False)
+
+
+def yang_server_configs(config: Config, backend_name: str) -> tuple[dict[str, object], ...]:
+    """Return the draft's YANG model of the server as JSON data, ready for json.dumps.
+
+    The model holds one config and one server ID, so there is one document for each that the backend has.
+    It has no word for cid_length: a server that appends octets must be told so by other means.
+    Raises ConfigError like server_config().
+    """
+    return tuple(
+        {YANG_TOP: _yang(params, server_id)}
+        for params, server_ids in _issued(config, _backend(config, backend_name))
+        for server_id in server_ids
+    )
+
+
+def _backend(config: Config, name: str) -> BackendConfig:
+    names = {backend.name: backend for backend in config.backends}
+    if name not in names:
+        close = get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names) or 'none'}"
+        raise ConfigError(f"no backend is called {name!r}; {hint}")
+    if not names[name].server_ids:
+        raise ConfigError(f"backend {name!r} has no server_ids: there is nothing for it to load")
+    return names[name]
+
+
+def _issued(config: Config, backend: BackendConfig) -> Iterator[tuple[CidParams, tuple[bytes, ...]]]:
+    for params in cid_params(config):
+        if params.config_id in backend.server_ids:
+            yield params, backend.server_ids[params.config_id]
+
+
+def _cid_config(params: CidParams, server_ids: tuple[bytes, ...]) -> dict[str, object]:
+    loaded: dict[str, object] = {
+        "config_id": params.config_id,
+        "algorithm": _Text(params.algorithm),
+        "server_ids": [_Text(server_id.hex()) for server_id in server_ids],
+        "server_id_length": params.server_id_length,
+        "nonce_length": params.nonce_length,
+        "cid_length": params.cid_length,
+        "length_self_encoded": params.length_self_encoded,
+    }
+    return loaded if params.key is None else loaded | {"key": _Text(params.key.hex())}
+
+
+def _yang(params: CidParams, server_id: bytes) -> dict[str, object]:
+    leaves: dict[str, object] = {
+        "config-id": params.config_id,
+        "first-octet-encodes-cid-length": params.length_self_encoded,
+        "server-id-length": params.server_id_length,
+        "nonce-length": params.nonce_length,
+    }
+    if params.key is not None:
+        leaves["cid-key"] = params.key.hex(":")
+    return leaves | {"server-id": server_id.hex(":")}

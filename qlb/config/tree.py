@@ -1,0 +1,237 @@
+"""YAML text to a tree of nodes that know their place. Nothing has a type yet: every scalar is its text.
+
+So ``010203``, ``01``, ``1e3`` and ``12:30`` mean what they look like; only a plain ``null``, ``~`` or nothing
+at all is special. The tree is built from PyYAML's events on a stack of our own and not by its composer, which
+recurses: nesting is bounded, duplicate keys are found, and no text raises anything but ConfigError.
+
+Refused, each with its place: anchors and aliases (in this schema nothing can rightly be the same twice, and
+a value that stands elsewhere has two places), tags, merge keys, a second document, keys that are not scalars.
+PyYAML's Python scanner is used even where its C one is there: 0.2 ms a backend instead of 0.01, but the same
+messages and columns on every machine.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import yaml
+
+from qlb.config.problems import START, Mark, Problems, masked, shown
+
+MAX_DEPTH: Final = 16
+"""Collections inside one another; the schema needs five."""
+
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_WORD: Final = re.compile(r"[A-Za-z0-9_]{1,20}")
+_HINTS: Final = (
+    ("mapping values are not allowed", "indent keys of one mapping alike, and quote a value that holds ': '"),
+    ("'\\t'", "indent with spaces, not with tabs"),
+    ("could not find expected ':'", "write `key: value`, with a space after the colon"),
+    ("but found ':'", 'quote the whole value: "[::1]:4433"'),
+    ("but found '<scalar>'", 'quote the whole value: "[::1]:4433"'),
+    ("special characters are not allowed", "remove the character; the file must be plain text"),
+)
+
+
+class _YamlMark(Protocol):
+    """PyYAML's marks, from 0; its Python and its C scanner have different ones."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarNode:
+    """A single value. text: what was written, without quotes; maybe a secret. is_null: nothing, ~ or null."""
+
+    mark: Mark
+    text: str = field(repr=False)
+    is_null: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNode:
+    """A list."""
+
+    mark: Mark
+    items: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class MappingNode:
+    """Keys and values in the order of the file, each key once."""
+
+    mark: Mark
+    entries: "tuple[tuple[ScalarNode, Node], ...]"
+
+    def get(self, key: str) -> "Node | None":
+        """Return the value of a key, or None where it is absent or null."""
+        value = next((value for name, value in self.entries if name.text == key), None)
+        return None if isinstance(value, ScalarNode) and value.is_null else value
+
+
+Node = ScalarNode | SequenceNode | MappingNode
+
+
+def parse(text: str, problems: Problems) -> MappingNode:
+    """Read one YAML document whose top is a mapping.
+
+    What YAML allows and we refuse is added to problems and the rest is read on.
+    Raises ConfigError where reading cannot go on: not YAML, nested too deeply, empty, not a mapping.
+    """
+    builder = _Builder(problems)
+    for event in _events(text, problems):
+        builder.take(event)
+    root = builder.root
+    if root is None or (isinstance(root, ScalarNode) and root.is_null):
+        raise problems.failure(START, "the file is empty: it needs at least `listen` and `backends`")
+    if not isinstance(root, MappingNode):
+        raise problems.failure(root.mark, "the file must be a mapping of keys such as `listen:` and `backends:`")
+    return root
+
+
+def to_data(node: Node) -> object:
+    """Return the tree as dicts, lists, strings and None, as pydantic takes it."""
+    if isinstance(node, ScalarNode):
+        return None if node.is_null else node.text
+    if isinstance(node, SequenceNode):
+        return [to_data(item) for item in node.items]
+    return {key.text: to_data(value) for key, value in node.entries}
+
+
+def locate(root: Node, steps: tuple[int | str, ...]) -> tuple[str, Node, Mark]:
+    """Follow keys and indexes; return the path as a message writes it, the last node reached, and its place.
+
+    A last step "[key]" stands for the key itself. Steps that lead nowhere end the way where they are.
+    """
+    node, path, mark = root, "", root.mark
+    for at, step in enumerate(steps):
+        if isinstance(node, SequenceNode) and isinstance(step, int):
+            node, path = node.items[step], f"{path}[{step}]"
+            mark = node.mark
+        elif isinstance(node, MappingNode) and (entry := _entry(node, str(step))) is not None:
+            key, node = entry
+            path = f"{path}.{_word(key.text)}".lstrip(".")
+            mark = key.mark if steps[at + 1 :] == ("[key]",) else node.mark
+    return path, node, mark
+
+
+def _word(key: str) -> str:
+    """Return a key as a path has it. In server_ids anything may have been written as a key, even a secret."""
+    return key if _WORD.fullmatch(key) else shown(key)
+
+
+def _entry(node: MappingNode, key: str) -> tuple[ScalarNode, Node] | None:
+    return next((entry for entry in node.entries if entry[0].text == key), None)
+
+
+def _events(text: str, problems: Problems) -> Iterator[yaml.Event]:
+    """Yield PyYAML's events; turn whatever it raises into a problem with a place."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        while loader.check_event():
+            yield loader.get_event()  # type: ignore[no-untyped-call]
+        return
+    except yaml.MarkedYAMLError as error:
+        mark = _mark(error.problem_mark or error.context_mark)
+        reason = masked(error.problem or "unreadable")
+    except yaml.reader.ReaderError as error:
+        mark = place(text, error.position)
+        reason = f"character U+{error.character:04X}: {error.reason}"
+    except (ValueError, OverflowError):
+        # PyYAML lets its own int() and chr() fail: a directive of 5,000 digits, an escape above U+10FFFF.
+        mark = _mark(loader.get_mark() if loader else None)
+        reason = "a number here is too large"
+    raise problems.failure(mark, _syntax(reason))
+
+
+def place(text: str, index: int) -> Mark:
+    """Return line and column of the character at an index."""
+    before = text[:index]
+    return Mark(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
+
+
+def _mark(mark: _YamlMark | None) -> Mark:
+    return START if mark is None else Mark(mark.line + 1, mark.column + 1)
+
+
+def _syntax(text: str) -> str:
+    hint = next((hint for sign, hint in _HINTS if sign in text), "")
+    return f"not valid YAML: {text}" + (f" ({hint})" if hint else "")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection that has not ended yet. In a mapping, keys and values alternate."""
+
+    mark: Mark
+    is_mapping: bool
+    children: list[Node] = field(default_factory=list)
+
+
+class _Builder:
+    """Events in, one node out."""
+
+    def __init__(self, problems: Problems) -> None:
+        self.root: Node | None = None
+        self._problems = problems
+        self._open: list[_Open] = []
+        self._documents = 0
+
+    def take(self, event: yaml.Event) -> None:
+        """Handle one event."""
+        mark = _mark(event.start_mark)
+        match event:
+            case yaml.DocumentStartEvent():
+                self._start_document(mark)
+            case yaml.AliasEvent():
+                self._problems.add(mark, "aliases (*name) are not supported: write the value out")
+                self._problems.silence(mark)
+                self._add(ScalarNode(mark, ""))
+            case yaml.ScalarEvent():
+                self._refuse_extras(event, mark)
+                self._add(ScalarNode(mark, event.value, event.style is None and event.value in _NULLS))
+            case yaml.CollectionStartEvent():
+                self._refuse_extras(event, mark)
+                self._start_collection(mark, is_mapping=isinstance(event, yaml.MappingStartEvent))
+            case yaml.CollectionEndEvent():
+                self._add(self._end_collection())
+
+    def _start_document(self, mark: Mark) -> None:
+        self._documents += 1
+        if self._documents > 1:
+            raise self._problems.failure(mark, "a second YAML document starts here: one file is one configuration")
+
+    def _start_collection(self, mark: Mark, *, is_mapping: bool) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            raise self._problems.failure(mark, f"nested more than {MAX_DEPTH} deep: no key of qlb needs that")
+        self._open.append(_Open(mark, is_mapping))
+
+    def _end_collection(self) -> Node:
+        ended = self._open.pop()
+        if not ended.is_mapping:
+            return SequenceNode(ended.mark, tuple(ended.children))
+        entries: dict[str, tuple[ScalarNode, Node]] = {}
+        for key, value in zip(ended.children[::2], ended.children[1::2], strict=True):
+            if not isinstance(key, ScalarNode):
+                self._problems.add(key.mark, "a key must be a single word, not a list or a mapping")
+            elif key.text in entries:
+                line = entries[key.text][0].mark.line
+                self._problems.add(key.mark, f"duplicate key {shown(key.text)}: already in line {line}; keep one")
+            else:
+                entries[key.text] = (key, value)
+        return MappingNode(ended.mark, tuple(entries.values()))
+
+    def _add(self, node: Node) -> None:
+        if self._open:
+            self._open[-1].children.append(node)
+        else:
+            self.root = node
+
+    def _refuse_extras(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, mark: Mark) -> None:
+        if event.anchor is not None:
+            self._problems.add(mark, "anchors (&name) are not supported: write the value where it is used")
+        if event.tag is not None:
+            self._problems.add(mark, "tags (!name) are not supported: every value is typed by its key")

@@ -1,0 +1,86 @@
+"""Which keys a mapping may have: the model's. An unknown one is a problem, and mostly a misspelt known one.
+
+A misspelt key is reported and then read as the known key that it resembles, so that what stands below it is
+checked too and nothing is said to be missing because of it. A scalar of its own is read in silence, and only
+where it is needed, since the guess may be wrong.
+"""
+
+from difflib import get_close_matches
+from typing import Final
+
+from qlb.config.model import Config, Section, section_of
+from qlb.config.problems import Problems, shown
+from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
+
+ALIKE: Final = 0.6
+"""difflib's ratio from which an unknown key is taken for a known one."""
+
+
+def known_keys(root: MappingNode, problems: Problems) -> MappingNode:
+    """Return the tree with known keys only: misspelt ones renamed, others reported and left out."""
+    return _Vocabulary(problems).known(root, Config, "")
+
+
+class _Vocabulary:
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+
+    def known(self, node: MappingNode, model: type[Section], path: str) -> MappingNode:
+        """Return one mapping, and those below it, with the keys of its model."""
+        fields = model.model_fields
+        present = {key.text for key, _ in node.entries}
+        entries: list[tuple[ScalarNode, Node]] = []
+        for key, value in node.entries:
+            name = key.text
+            if name not in fields:
+                name = self._report(key, model, path)
+                is_scalar = isinstance(value, ScalarNode)
+                if not name or name in present or (is_scalar and not fields[name].is_required()):
+                    continue
+                present.add(name)
+                if is_scalar:
+                    self._problems.silence(value.mark)
+            below = self._below(value, section_of(model, name), f"{path}.{name}".lstrip("."))
+            entries.append((ScalarNode(key.mark, name), below))
+        return MappingNode(node.mark, tuple(entries))
+
+    def _below(self, value: Node, section: type[Section] | None, path: str) -> Node:
+        match value:
+            case MappingNode() if section is not None:
+                return self.known(value, section, path)
+            case SequenceNode() if section is not None:
+                items = (self._below(item, section, f"{path}[{at}]") for at, item in enumerate(value.items))
+                return SequenceNode(value.mark, tuple(items))
+            case _:
+                return value
+
+    def _report(self, key: ScalarNode, model: type[Section], path: str) -> str:
+        """Say that a key is unknown; return the one that it resembles, or "".
+
+        Its value is not shown, and neither is a key that looks like a secret: to YAML, `{key:00ff…}` without
+        the space is one word.
+        """
+        home = _home(key.text)
+        close = [] if home else get_close_matches(key.text.lower(), model.model_fields, 1, ALIKE)
+        if key.text == "<<":
+            advice = ": merge keys are not supported, write the keys out"
+        elif home:
+            advice = f": it belongs {home}"
+        elif close:
+            advice = f"; did you mean {close[0]!r}?"
+        else:
+            advice = f"; the keys here are {', '.join(model.model_fields)}"
+        where = f" in {path}" if path else ""
+        self._problems.add(key.mark, f"unknown key {shown(key.text)}{where}{advice}")
+        return close[0] if close else ""
+
+
+def _home(key: str) -> str | None:
+    """Return where a key that is known elsewhere belongs."""
+    if key in Config.model_fields:
+        return "at the top of the file"
+    for name in Config.model_fields:
+        section = section_of(Config, name)
+        if section is not None and key in section.model_fields:
+            return f"under {name!r}"
+    return None

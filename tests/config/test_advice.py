@@ -1,0 +1,195 @@
+"""Warnings: each fires where it should, at the right place, and a sound configuration has none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qlb.config import load
+from qlb.config.advice import DEMO_KEY
+
+Lines = Callable[[str], tuple[str, ...]]
+
+INLINE = 'key: "00112233445566778899aabbccddeeff"'
+
+
+def test_a_sound_configuration_has_none(sound: str, warnings: Lines) -> None:
+    """Silence means that nothing is doubtful."""
+    assert warnings(sound) == ()
+
+
+def test_short_server_ids(sound: str, warnings: Lines) -> None:
+    """The odds are servers / (8 x 256^length): two in 2,048, or in 524,288."""
+    one = sound.replace("server_id_length: 4", "server_id_length: 1").replace("c0ffee", "")
+    (line,) = warnings(one)
+    assert line.startswith(
+        "4:23: server IDs of config 1 are shorter than 3 octets: a client's random first ID is taken"
+    )
+    assert "with odds of 1 in 1,024 (2 server IDs / (8 x 256^1))" in line
+    two = sound.replace("server_id_length: 4", "server_id_length: 2").replace("c0ffee", "c0")
+    assert "with odds of 1 in 262,144 (2 server IDs / (8 x 256^2))" in warnings(two)[0]
+    assert warnings(sound.replace("server_id_length: 4", "server_id_length: 3").replace("c0ffee", "c0ff")) == ()
+
+
+def test_plaintext(sound: str, warnings: Lines) -> None:
+    """No key, and short nonces without a key; with one, four octets are a counter and enough."""
+    plain = sound.replace(f"    {INLINE}\n", "")
+    (line,) = warnings(plain)
+    assert line.startswith("3:16: config 1 has no key: everybody on the path reads from each packet which server")
+    key, nonce = warnings(plain.replace("nonce_length: 8", "nonce_length: 4"))
+    assert key == line
+    assert nonce.startswith("5:19: config 1 has no key, so servers must draw nonces that look random; of 4 octets two")
+    assert "with even odds after 77,163 connection IDs" in nonce
+    assert warnings(sound.replace("nonce_length: 8", "nonce_length: 4")) == ()
+
+
+def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:
+    """No ID of it can be routed. Short IDs of no server hit nobody."""
+    second = (
+        "  - {config_id: 2, server_id_length: 1, nonce_length: 11, key: 8f95f09245765f80256934e50c66207f}\nbackends:"
+    )
+    (line,) = warnings(sound.replace("backends:", second))
+    assert line.startswith("7:17: no backend has a server ID under config 2: every such ID is unroutable")
+    (line,) = warnings(
+        sound.replace('    server_ids: {1: "c0ffee01"}\n', "").replace('    server_ids: {1: "c0ffee02"}\n', "")
+    )
+    assert line.startswith("3:16: no backend has a server ID under config 1")
+
+
+def test_backends_without_server_ids(sound: str, warnings: Lines) -> None:
+    """One warning for all of them, and another where config 0 may catch their IDs."""
+    text = sound + "  - {name: c, address: 127.0.0.1:5003}\n"
+    (line,) = warnings(text)
+    assert line.startswith("14:5: backend 'c' has no server_ids: its connections are lost when their addresses change")
+    (line,) = warnings(text + "  - {name: d, address: 127.0.0.1:5004}\n")
+    assert line.startswith("14:5: backend 'c' (and 1 more) has no server_ids")
+    zero, _ = warnings(text.replace("config_id: 1", "config_id: 0").replace("{1:", "{0:"))
+    assert zero.startswith("3:16: config 0 beside a backend without server_ids ('c'): some servers that do not speak")
+    assert warnings(sound.replace("config_id: 1", "config_id: 0").replace("{1:", "{0:")) == ()
+
+
+SECOND = """\
+  - config_id: 2
+    server_id_length: 4
+    nonce_length: 8
+    key: "8f95f09245765f80256934e50c66207f"
+backends:"""
+
+
+def two_configs(sound: str) -> str:
+    """A sound configuration with two configs that share server IDs."""
+    return (
+        sound.replace("backends:", SECOND)
+        .replace('{1: "c0ffee01"}', "{1: c0ffee01, 2: c0ffee01}")
+        .replace('{1: "c0ffee02"}', "{1: c0ffee02, 2: c0ffee02}")
+    )
+
+
+def test_two_encrypted_configs_may_share_server_ids(sound: str, warnings: Lines) -> None:
+    """That is a rotation."""
+    assert warnings(two_configs(sound)) == ()
+
+
+def test_a_plaintext_and_an_encrypted_config_that_share_server_ids(sound: str, warnings: Lines) -> None:
+    """The draft says that such deployments MUST use different ones."""
+    text = two_configs(sound).replace(f"    {INLINE}\n", "")
+    plain, mixed = warnings(text)
+    assert plain.startswith("3:16: config 1 has no key")
+    assert mixed.startswith(
+        "6:16: configs 1 and 2 share server IDs (such as c0ffee01), and only one of the two encrypts"
+    )
+    assert len(warnings(text.replace("2: c0ffee", "2: decade"))) == 1
+
+
+def test_one_key_for_two_configs(sound: str, warnings: Lines) -> None:
+    """A rotation that rotates nothing; the key is not shown."""
+    (line,) = warnings(
+        two_configs(sound).replace("8f95f09245765f80256934e50c66207f", "00112233445566778899AABBCCDDEEFF")
+    )
+    assert line.startswith("10:10: config 2 has the key of config 1: a new config ID without a new key")
+    assert "0011" not in line
+
+
+def test_connection_ids_of_two_lengths_on_one_server(sound: str, warnings: Lines) -> None:
+    """At cid_length where it is given, else at the config; not where no server has both."""
+    text = two_configs(sound)
+    longer = text.replace(
+        "config_id: 2\n    server_id_length: 4\n    nonce_length: 8",
+        "config_id: 2\n    server_id_length: 4\n    nonce_length: 9",
+    )
+    (line,) = warnings(longer)
+    assert line.startswith(
+        "7:5: connection IDs of config 2 have 14 octets, those of config 1 13, and backend 'agent-a'"
+    )
+    assert line.endswith("set cid_length: 14 in both")
+    (line,) = warnings(text.replace('    key: "8f95', '    cid_length: 20\n    key: "8f95'))
+    assert line.startswith("10:17: connection IDs of config 2 have 20 octets")
+    assert (
+        warnings(
+            longer.replace("{1: c0ffee01, 2: c0ffee01}", "{1: c0ffee01}").replace(
+                "{1: c0ffee02, 2: c0ffee02}", "{2: c0ffee02}"
+            )
+        )
+        == ()
+    )
+
+
+def test_the_demo_key_in_public(sound: str, warnings: Lines) -> None:
+    """It is fine on the loopback and nowhere else."""
+    demo = sound.replace("00112233445566778899aabbccddeeff", DEMO_KEY.hex())
+    assert warnings(demo) == ()
+    (line,) = warnings(demo.replace('["127.0.0.1:4433"]', '["[::1]:1", "[::]:443"]'))
+    assert line.startswith("6:10: config 1 has the published demo key and listens on [::]:443: everybody knows it")
+    assert DEMO_KEY.hex() not in line
+
+
+def test_nobody_takes_new_connections(warnings: Lines, sound: str) -> None:
+    """No backend, or all draining or without weight."""
+    assert warnings("listen: ['127.0.0.1:1']\nbackends: []\n") == ("2:11: backends is empty: every packet is dropped",)
+    text = sound.replace("5001\n", "5001\n    state: draining\n").replace("5002\n", "5002\n    weight: 0\n")
+    assert warnings(text) == ("8:3: no backend is active with a weight above 0: new connections are dropped",)
+    assert warnings(text.replace("weight: 0", "weight: 1")) == ()
+
+
+def test_two_backends_with_one_address(sound: str, warnings: Lines) -> None:
+    """Legal, for processes behind one socket; mostly a slip."""
+    (line,) = warnings(sound.replace("5002", "5001"))
+    assert line.startswith("12:14: backends 'agent-a' and 'agent-b' have the same address 127.0.0.1:5001")
+
+
+def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None:
+    """At the timeout, or where it would be; not where nothing is probed."""
+    (line,) = warnings(sound + "health: {interval: 200ms, timeout: 2s}\n")
+    assert line.startswith("14:36: health.timeout (2s) is longer than health.interval (200ms)")
+    (line,) = warnings(sound + "health: {interval: 200ms}\n")
+    assert line.startswith("14:9: health.timeout (1s)")
+    assert warnings(sound + "health: {interval: 200ms, probe: none}\n") == ()
+
+
+@pytest.mark.parametrize(("mode", "count"), [(0o644, 1), (0o604, 1), (0o640, 0), (0o600, 0)])
+def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mode: int, count: int) -> None:
+    """A key file of that mode would be refused. One warning, at the first secret."""
+    path = tmp_path / "qlb.yaml"
+    for text, at in (
+        (sound + 'fallback: {hash_key: "00112233445566778899aabbccddeeff"}\n', "6:10"),
+        (sound.replace(f"    {INLINE}\n", "") + 'fallback: {hash_key: "00112233445566778899aabbccddeeff"}\n', "13:22"),
+    ):
+        path.write_text(text)
+        path.chmod(mode)
+        told = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
+        assert len(told) == count
+        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in told)
+
+
+def test_a_file_without_secrets_may_be_read_by_everybody(tmp_path: Path, sound: str) -> None:
+    """Neither the demo key nor a key file makes it secret."""
+    path = tmp_path / "qlb.yaml"
+    (tmp_path / "k").write_text("8f95f09245765f80256934e50c66207f")
+    (tmp_path / "k").chmod(0o600)
+    for text in (
+        sound.replace("00112233445566778899aabbccddeeff", DEMO_KEY.hex()),
+        sound.replace(INLINE, "key_file: k") + "fallback: {hash_key_file: k}\n",
+    ):
+        path.write_text(text)
+        path.chmod(0o644)
+        assert load(path).warnings == ()

@@ -1,0 +1,189 @@
+"""The files in configs/, and the schema that an editor checks them with."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from qlb.config import json_schema, load
+from qlb.config.advice import DEMO_KEY
+from qlb.config.build import cid_params
+from qlb.config.model import Config, Section, section_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXAMPLES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+WARNED = {"plaintext.yaml": 1}
+"""Warnings that belong to what the example shows; all others have none."""
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    """A validator for the schema, which is a legal one."""
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def as_editor(node: object) -> object:
+    """Return YAML the way a JSON Schema validator of an editor sees it: typed, keys as strings."""
+    if isinstance(node, dict):
+        return {str(key): as_editor(value) for key, value in node.items()}
+    return [as_editor(item) for item in node] if isinstance(node, list) else node
+
+
+def placed(name: str, folder: Path) -> Path:
+    """Copy an example to a folder with the key files that it names."""
+    text = (CONFIGS / name).read_text()
+    path = folder / name
+    path.write_text(text)
+    (folder / "keys").mkdir()
+    for number, key_file in enumerate(re.findall(r"key_file: (\S+)", text)):
+        (folder / key_file).write_text(f"{number + 1:032x}\n")
+        (folder / key_file).chmod(0o600)
+    return path
+
+
+def test_the_examples_are_there() -> None:
+    """The one that `make run` uses, and those that the documentation names."""
+    assert set(EXAMPLES) == {
+        "minimal.yaml",
+        "plaintext.yaml",
+        "production.yaml",
+        "quickstart.yaml",
+        "rotation.yaml",
+        "without-quic-lb.yaml",
+    }
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_loads(name: str, tmp_path: Path) -> None:
+    """Without a problem, and without a warning that is not its point."""
+    assert len(load(placed(name, tmp_path)).warnings) == WARNED.get(name, 0)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_follows_the_schema(name: str, validator: Draft202012Validator) -> None:
+    """Read with YAML's own types, and read as text."""
+    text = (CONFIGS / name).read_text()
+    validator.validate(as_editor(yaml.safe_load(text)))
+    validator.validate(as_editor(yaml.load(text, yaml.BaseLoader)))
+
+
+def test_the_quickstart() -> None:
+    """Exactly what `make run` promises."""
+    loaded = load(CONFIGS / "quickstart.yaml")
+    config = loaded.config
+    assert loaded.warnings == ()
+    assert [str(address) for address in config.listen] == ["127.0.0.1:4433"]
+    assert [(one.name, str(one.address)) for one in config.backends] == [
+        ("agent-a", "127.0.0.1:5001"),
+        ("agent-b", "127.0.0.1:5002"),
+        ("agent-c", "127.0.0.1:5003"),
+    ]
+    (params,) = cid_params(config)
+    assert (params.algorithm, params.key) == ("four-pass", DEMO_KEY)
+    assert str(config.admin.listen) == "127.0.0.1:9464"
+    assert config.admin.socket == CONFIGS.resolve().parent / ".qlb/quickstart.sock"
+
+
+def test_production_names_every_key() -> None:
+    """A key that is added to the model is explained there too, in its own line or commented out."""
+    text = (CONFIGS / "production.yaml").read_text()
+    sections = [section_of(Config, name) for name in Config.model_fields]
+    models: list[type[Section]] = [Config, *(section for section in sections if section is not None)]
+    missing = [name for model in models for name in model.model_fields if not re.search(rf"^[ #-]*{name}:", text, re.M)]
+    assert missing == []
+
+
+def comments(text: str) -> dict[str, str]:
+    """Return key → the comment beside it and in the lines below it, as running text."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        code, _, comment = line.partition("#")
+        if ":" in code:
+            name = code.split(":")[0].strip(" -")
+        found[name] = f"{found.get(name, '')} {' '.join(comment.split())}" if comment else found.get(name, "")
+    return found
+
+
+def test_production_states_every_default() -> None:
+    """What the comments call the default is the model's."""
+    beside = comments((CONFIGS / "production.yaml").read_text())
+    defaults = {name: schema["default"] for name, schema in _properties(json_schema()) if "default" in schema}
+    for name, default in defaults.items():
+        assert f"Default: {written(default)}" in beside[name], name
+    assert len(defaults) == 19
+
+
+def written(default: object) -> str:
+    """Return a default as text has it."""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _properties(schema: dict[str, object]) -> list[tuple[str, dict[str, object]]]:
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    return [entry for one in (schema, *definitions.values()) for entry in one["properties"].items()]
+
+
+def test_every_key_is_described() -> None:
+    """Meaning, range and default stand in one text, without line breaks in the middle of it."""
+    for name, schema in _properties(json_schema()):
+        description = schema["description"]
+        assert isinstance(description, str)
+        assert len(description) > 15, name
+        assert "\n" not in description, name
+        assert "title" not in schema, name
+        if "default" in schema:
+            assert f"Default: {written(schema['default'])}" in description, name
+
+
+MINIMAL: dict[str, object] = {"listen": ["127.0.0.1:1"], "backends": [{"name": "a", "address": "127.0.0.1:2"}]}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"health": None, "admin": {"listen": "none", "socket": None}},
+        {"shutdown_delay": "1.5s", "forwarding": {"workers": "auto"}},
+        {"forwarding": {"workers": 4}},
+        {"forwarding": {"workers": "4"}},
+        {"backends": [{"name": 7, "address": "[::1]:2", "server_ids": {"01": 10203, "2": ["aa", 11]}, "weight": 0}]},
+        {"cid_configs": [{"config_id": 1, "server_id_length": 1, "nonce_length": 4, "key": None, "key_file": "a"}]},
+        {"cid_configs": [{"config_id": 1, "server_id_length": 1, "nonce_length": 4, "length_self_encoded": True}]},
+    ],
+)
+def test_the_schema_accepts(validator: Draft202012Validator, more: dict[str, object]) -> None:
+    """What qlb accepts, in each type that an editor may see."""
+    validator.validate(MINIMAL | more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lisen": []},
+        {"listen": []},
+        {"listen": None},
+        {"listen": ["a"]},
+        {"backends": [{"name": "a"}]},
+        {"backends": [{"name": "a b", "address": "127.0.0.1:2"}]},
+        {"backends": [{"name": "a", "address": "127.0.0.1:2", "server_ids": {"7": "aa"}}]},
+        {"backends": [{"name": "a", "address": "127.0.0.1:2", "server_ids": {"1": "abc"}}]},
+        {"shutdown_delay": 5},
+        {"shutdown_delay": "5"},
+        {"forwarding": {"workers": 0}},
+        {"forwarding": {"mode": "nat"}},
+        {"health": []},
+        {"cid_configs": [{"config_id": 7, "server_id_length": 1, "nonce_length": 4}]},
+        {"cid_configs": [{"config_id": 1.5, "server_id_length": 1, "nonce_length": 4}]},
+        {"cid_configs": [{"config_id": 1, "server_id_length": 1, "nonce_length": 4, "key": "a" * 32, "key_file": "a"}]},
+        {"fallback": {"hash_key": "0" * 31}},
+    ],
+)
+def test_the_schema_refuses(validator: Draft202012Validator, more: dict[str, object]) -> None:
+    """What qlb refuses, as far as one field tells."""
+    assert not validator.is_valid(MINIMAL | more)

@@ -1,0 +1,72 @@
+"""The collection of problems: order, silence, and what a message may show."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qlb.config.problems import Mark, Problems, shown
+from qlb.errors import ConfigError
+
+
+def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
+    """By line, then column; equal ones are one; none raises nothing."""
+    problems = Problems(Path("a.yaml"))
+    problems.raise_if_any()
+    for mark, text in [(Mark(10, 2), "c"), (Mark(9, 9), "b"), (Mark(9, 1), "a"), (Mark(9, 9), "b")]:
+        problems.add(mark, text)
+    with pytest.raises(ConfigError) as caught:
+        problems.raise_if_any()
+    assert caught.value.problems == ("a.yaml:9:1: a", "a.yaml:9:9: b", "a.yaml:10:2: c")
+    assert str(caught.value) == "a.yaml:9:1: a\na.yaml:9:9: b\na.yaml:10:2: c"
+
+
+def test_a_silenced_place_has_no_further_problems() -> None:
+    """What was said before stays."""
+    problems = Problems(Path("a"))
+    problems.add(Mark(1, 1), "first")
+    problems.silence(Mark(1, 1))
+    problems.add(Mark(1, 1), "second")
+    assert problems.lines() == ("a:1:1: first",)
+
+
+KEY = "8f95f09245765f80256934e50c66207f"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        KEY,
+        KEY.upper(),
+        KEY[:-1],
+        f"keys/{KEY}.hex",
+        bytes.fromhex(KEY).hex(":"),
+        bytes.fromhex(KEY).hex(" "),
+        f"key:{KEY}",
+    ],
+)
+def test_what_looks_like_a_key_is_not_shown(text: str) -> None:
+    """Not even in part, wherever it was written by mistake."""
+    assert shown(text) == f"<{len(text)} characters that look like a key, not shown>"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("c0ffee01", "'c0ffee01'"),
+        ("[2001:0db8:0000:0000:0000:0000:0000:0001]:4433", "'[2001:0db8:0000:0000:0000:0000:0000:0001]:4433'"),
+        ("a\nb", r"'a\nb'"),
+        ("x" * 61, f"'{'x' * 60}…'"),
+    ],
+)
+def test_what_is_shown(text: str, written: str) -> None:
+    """Quoted, on one line, cut; server IDs and IPv6 addresses are no keys."""
+    assert shown(text) == written
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_anything_shown_is_one_printable_line(text: str) -> None:
+    """No value can break a line or steer a terminal."""
+    assert shown(text).isprintable()

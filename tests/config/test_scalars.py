@@ -1,0 +1,245 @@
+"""Each kind of scalar: what it reads, to what, and what it says of the rest."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qlb.config.model import ADMIN_ADDRESS, BACKEND_ADDRESS, CONFIG_ID, LISTEN_ADDRESS, WORKERS
+from qlb.config.scalars import (
+    BOOLEAN,
+    HEX_KEY,
+    NAME,
+    PATH,
+    SERVER_ID,
+    Scalar,
+    ScalarError,
+    choice,
+    duration,
+    duration_text,
+    whole_number,
+)
+from qlb.routing.backends import BackendState, Endpoint
+
+KINDS: tuple[Scalar[Any], ...] = (
+    BOOLEAN,
+    HEX_KEY,
+    NAME,
+    PATH,
+    SERVER_ID,
+    CONFIG_ID,
+    LISTEN_ADDRESS,
+    BACKEND_ADDRESS,
+    ADMIN_ADDRESS,
+    WORKERS,
+    duration("0s", "1h"),
+    choice(BackendState),
+)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("6", 6), ("01", 1), ("000", 0)])
+def test_whole_numbers(text: str, value: int) -> None:
+    """Decimal digits, leading zeros included: 01 is one, as it looks."""
+    assert CONFIG_ID.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "-1", "+1", "1.0", "1e0", "0x1", "1_0", " 1", "²", "\u0661", "one", "9" * 5000, "true"]
+)
+def test_what_is_no_whole_number(text: str) -> None:
+    """Nothing is rounded, cut or clamped, and no other script's digits are taken."""
+    with pytest.raises(ScalarError, match=r"^must be a whole number from 0 to 6, not "):
+        CONFIG_ID.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0.0), ("500ms", 0.5), ("300ms", 0.3), ("30s", 30.0), ("1.5s", 1.5), ("5m", 300.0), ("1h", 3600.0)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Seconds as a float, exactly."""
+    assert duration("0s", "1h").parse(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("30", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30': add the unit, for example 30s"),
+        ("", "must be a number and a unit (500ms, 30s, 5m, 1h), not ''"),
+        ("1d", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1d'"),
+        ("-1s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '-1s'"),
+        ("1e3s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1e3s'"),
+        ("30 s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30 s'"),
+        ("0s", "must be a duration from 1ms to 1h, not '0s'"),
+        ("61m", "must be a duration from 1ms to 1h, not '61m'"),
+    ],
+)
+def test_what_is_no_duration(text: str, says: str) -> None:
+    """A number alone is told its unit; both bounds are named."""
+    with pytest.raises(ScalarError) as caught:
+        duration("1ms", "1h").parse(text)
+    assert str(caught.value) == says
+
+
+@settings(deadline=None)
+@given(st.one_of(st.integers(0, 10**6).map(lambda n: n / 1000), st.integers(0, 10**5).map(float)))
+def test_duration_text_reads_back(seconds: float) -> None:
+    """What is written as a duration is read as the same one, for whole milliseconds."""
+    assert duration("0s", "999999h").parse(duration_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("127.0.0.1:4433", Endpoint("127.0.0.1", 4433)),
+        ("[::1]:4433", Endpoint("::1", 4433)),
+        ("[2001:DB8:0::1]:65535", Endpoint("2001:db8::1", 65535)),
+        ("[::ffff:10.0.0.1]:1", Endpoint(str(ip_address("::ffff:10.0.0.1")), 1)),
+        ("[fe80::1%eth0]:4433", Endpoint("fe80::1%eth0", 4433)),
+    ],
+)
+def test_endpoints(text: str, endpoint: Endpoint) -> None:
+    """IP literals in their canonical form, so that two spellings of one address are equal."""
+    assert BACKEND_ADDRESS.parse(text) == endpoint
+    assert LISTEN_ADDRESS.parse(text) == endpoint
+    assert BACKEND_ADDRESS.parse(str(endpoint)) == endpoint
+
+
+def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
+    """A socket can be bound there; nothing can be sent there."""
+    for text in ("0.0.0.0:4433", "[::]:4433", "127.0.0.1:0", "224.0.0.1:4433"):
+        LISTEN_ADDRESS.parse(text)
+        with pytest.raises(ScalarError):
+            BACKEND_ADDRESS.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("web-1.example.net:443", "names are not looked up, since qlb has no discovery yet; write the IP address"),
+        ("localhost:443", "names are not looked up, since qlb has no discovery yet; write the IP address"),
+        ("localhost", "names are not looked up, since qlb has no discovery yet; write the IP address"),
+        ("10.0.0.1", "add the port"),
+        ("2001:db8::1", "add [] and the port"),
+        ("[2001:db8::1]", "add [] and the port"),
+        ("2001:db8:0:0:0:0:0:1:443", "write [2001:db8:0:0:0:0:0:1]:443"),
+        ("300.0.0.1:443", "not '300.0.0.1:443'"),
+        ("010.0.0.1:443", "not '010.0.0.1:443'"),
+        ("10.0.0.1:65536", "must have a port from 0 to 65535, not '10.0.0.1:65536'"),
+        ("10.0.0.1:https", "not '10.0.0.1:https'"),
+        ("10.0.0.1:", "not '10.0.0.1:'"),
+        (":4433", "not ':4433'"),
+        ("", "not ''"),
+        ("[fe80::1]:443", "must have an interface if it is link-local"),
+        ("[2001:db8::1%eth0]:443", "must have an interface if it is link-local"),
+        ("[fe80::1%e th]:443", "not '[fe80::1%e th]:443'"),
+    ],
+)
+def test_what_is_no_endpoint(text: str, hint: str) -> None:
+    """What is probably meant is said."""
+    with pytest.raises(ScalarError, match=r"^must (be|have) ") as caught:
+        BACKEND_ADDRESS.parse(text)
+    assert str(caught.value).endswith(hint) or hint in str(caught.value)
+
+
+def test_words_beside_values() -> None:
+    """`workers: auto` and `listen: none`; what is neither is told of both."""
+    assert WORKERS.parse("auto") == "auto"
+    assert WORKERS.parse("4") == 4
+    assert ADMIN_ADDRESS.parse("none") is None
+    with pytest.raises(ScalarError, match=r"from 1 to 1024, not 'all' \(or the word auto\)$"):
+        WORKERS.parse("all")
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "yes", "Yes", "YES"])
+def test_true(text: str) -> None:
+    """Six spellings."""
+    assert BOOLEAN.parse(text) is True
+
+
+@pytest.mark.parametrize("text", ["false", "False", "FALSE", "no", "No", "NO"])
+def test_false(text: str) -> None:
+    """Six spellings."""
+    assert BOOLEAN.parse(text) is False
+
+
+@pytest.mark.parametrize("text", ["on", "off", "1", "0", "y", "n", "tRUE", ""])
+def test_what_is_no_boolean(text: str) -> None:
+    """YAML 1.1's other spellings are refused."""
+    with pytest.raises(ScalarError, match="must be true or false"):
+        BOOLEAN.parse(text)
+
+
+def test_choices() -> None:
+    """The words as they are spelt; a near miss is told the right one."""
+    planes = choice(("auto", "batch"))
+    assert planes.parse("batch") == "batch"
+    assert choice(BackendState).parse("draining") is BackendState.DRAINING
+    with pytest.raises(ScalarError, match=r"must be one of auto, batch, not 'Batch'; did you mean batch\?$"):
+        planes.parse("Batch")
+    with pytest.raises(ScalarError, match=r"must be one of auto, batch, not 'zzz'$"):
+        planes.parse("zzz")
+
+
+@pytest.mark.parametrize("text", ["00", "010203", "1e3f", "C0FFEE01", "00" * 15])
+def test_server_ids(text: str) -> None:
+    """Hex in either case, one to fifteen octets."""
+    assert SERVER_ID.parse(text) == bytes.fromhex(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1e3", "0x01", "zz", "00 11", "00:11", "00" * 16, "é0"])
+def test_what_is_no_server_id(text: str) -> None:
+    """Odd digits, other characters, too many octets."""
+    with pytest.raises(ScalarError, match="must be hex digits, two for each octet"):
+        SERVER_ID.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0" * 31, "31 characters"), ("0" * 31 + "g", "one that is no hex digit"), ("", "0 characters")],
+)
+def test_what_is_no_key_is_said_without_it(text: str, found: str) -> None:
+    """How long it is, or that a character is wrong, and nothing of the value."""
+    with pytest.raises(ScalarError) as caught:
+        HEX_KEY.parse(text)
+    assert found in str(caught.value)
+    assert len(text) < 2 or text not in str(caught.value)
+
+
+def test_names_and_paths() -> None:
+    """Names are safe in a label, a URL and a command; paths in a system call."""
+    for name in ("a", "agent-a", "10.0.0.1:4433", "A" * 64):
+        assert NAME.parse(name) == name
+    for name in ("", "-a", "a b", "a/b", "é", "A" * 65, "a\n"):
+        with pytest.raises(ScalarError):
+            NAME.parse(name)
+    assert PATH.parse("keys/ü 1.hex") == Path("keys/ü 1.hex")
+    for path in ("", "a\0b", "\ud800", "a\nb"):
+        with pytest.raises(ScalarError):
+            PATH.parse(path)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(KINDS), st.text())
+def test_any_text_is_read_or_refused(kind: Scalar[Any], text: str) -> None:
+    """Only ScalarError, always one printable line; read() is parse() without it."""
+    value = kind.read(text)
+    try:
+        assert kind.parse(text) == value
+    except ScalarError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert message.isprintable()
+    assert message == "" or value is None
+
+
+@settings(deadline=None)
+@given(st.integers(), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_number_is_never_clamped(value: int, low: int, high: int) -> None:
+    """In range: itself. Else: refused."""
+    kind = whole_number(low, high)
+    assert kind.read(str(value)) == (value if low <= value <= high and value >= 0 else None)

@@ -1,0 +1,143 @@
+"""YAML to a tree: what YAML allows and we do not, and where each complaint points."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qlb.config.problems import Mark, Problems
+from qlb.config.tree import MAX_DEPTH, MappingNode, ScalarNode, SequenceNode, locate, parse, to_data
+from qlb.errors import ConfigError
+
+Lines = Callable[[str], tuple[str, ...]]
+
+
+def tree(text: str) -> tuple[MappingNode, tuple[str, ...]]:
+    """Parse, and return what was found wrong besides."""
+    problems = Problems(Path("x"))
+    return parse(text, problems), problems.lines()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("010203", "010203"),
+        ("01", "01"),
+        ("1e3", "1e3"),
+        ("12:30", "12:30"),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("yes", "yes"),
+        ("2024-01-01", "2024-01-01"),
+        ("!!", None),
+        (".inf", ".inf"),
+        ("'null'", "null"),
+        ('"~"', "~"),
+        ("''", ""),
+    ],
+)
+def test_scalars_are_their_text(written: str, read: str | None) -> None:
+    """Nothing that YAML 1.1 would turn into a number, a time or a date is anything but its text."""
+    if read is None:
+        with pytest.raises(ConfigError):
+            tree(f"a: {written}")
+    else:
+        assert to_data(tree(f"a: {written}")[0]) == {"a": read}
+
+
+@pytest.mark.parametrize("written", ["", "~", "null", "Null", "NULL"])
+def test_plain_null_is_nothing(written: str) -> None:
+    """YAML's five spellings of null, unquoted, are None; get() calls them absent."""
+    root, _ = tree(f"a: {written}\nb: [{written or '~'}]")
+    assert to_data(root) == {"a": None, "b": [None]}
+    assert root.get("a") is None
+    assert root.get("c") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "x:1:1: the file is empty"),
+        ("# only a comment\n", "x:1:1: the file is empty"),
+        ("---\n...\n", "x:1:1: the file is empty"),
+        ("~", "x:1:1: the file is empty"),
+        ("- a\n", "x:1:1: the file must be a mapping"),
+        ("\n  hello", "x:2:3: the file must be a mapping"),
+        ("a: 1\n---\nb: 2\n", "x:2:1: a second YAML document starts here"),
+        ("a: [1, 2\n", "x:2:1: not valid YAML: expected ',' or ']'"),
+        ("a: b: c", "x:1:5: not valid YAML: mapping values are not allowed here (indent"),
+        ("a:\n\t- b", "x:2:1: not valid YAML: found character '\\t' that cannot start any token (indent with spaces"),
+        ("a: 1\nkey:00ff\nb: 2", "x:3:1: not valid YAML: could not find expected ':' (write `key: value`"),
+        ("a: [::1]:5001", "x:1:5: not valid YAML: expected the node content, but found ':' (quote the whole value"),
+        ("a: [1::1]:5001", "x:1:10: not valid YAML: expected <block end>, but found '<scalar>' (quote the whole"),
+        ("a: 'x", "x:1:6: not valid YAML: found unexpected end of stream"),
+        ("a: 1\nb: \x07", "x:2:4: not valid YAML: character U+0007: special characters are not allowed"),
+        ('a: "\\UFFFFFFFF"', "x:1:"),
+        ("%YAML 1." + "9" * 5000 + "\n---\na: 1", "x:1:"),
+        ("a: " + "[" * 100_000, f"x:1:{4 + MAX_DEPTH - 1}: nested more than {MAX_DEPTH} deep"),
+        ("? " * 5_000, "x:1:"),
+        ("a: " + "{b: " * 50, "x:1:"),
+    ],
+)
+def test_what_cannot_be_read_is_one_problem_with_a_place(text: str, line: str) -> None:
+    """Where reading cannot go on, the error says where it stopped and what to do."""
+    with pytest.raises(ConfigError) as caught:
+        tree(text)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "data"),
+    [
+        ("a: 1\nb: 2\na: 3", "x:3:1: duplicate key 'a': already in line 1; keep one", {"a": "1", "b": "2"}),
+        ("b: {c: 1, 'c': 2}", "x:1:11: duplicate key 'c': already in line 1; keep one", {"b": {"c": "1"}}),
+        ("[a]: b\nc: d", "x:1:1: a key must be a single word, not a list or a mapping", {"c": "d"}),
+        ("a: &name b", "x:1:4: anchors (&name) are not supported: write the value where it is used", {"a": "b"}),
+        ("a: *name", "x:1:4: aliases (*name) are not supported: write the value out", {"a": ""}),
+        ("a: !!int 1", "x:1:4: tags (!name) are not supported: every value is typed by its key", {"a": "1"}),
+        ("a: ! [b]", "x:1:4: tags (!name) are not supported: every value is typed by its key", {"a": ["b"]}),
+    ],
+)
+def test_what_is_refused_does_not_stop_the_reading(text: str, line: str, data: object) -> None:
+    """Duplicates, anchors, aliases, tags and keys that are no scalars are told, and the rest is read on."""
+    root, lines = tree(text)
+    assert lines == (line,)
+    assert to_data(root) == data
+
+
+def test_an_alias_bomb_is_only_refused() -> None:
+    """Nine levels of nine references each stay nine lists: an alias is never expanded."""
+    text = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+    root, lines = tree(text)
+    assert len(lines) == 10 + 81
+    assert len(root.entries) == 10
+
+
+def test_an_anchor_inside_itself_is_only_refused() -> None:
+    """A node that contains itself cannot come about."""
+    assert to_data(tree("a: &a [*a]")[0]) == {"a": [""]}
+
+
+def test_marks_count_characters_from_one() -> None:
+    """Columns are characters, not octets, and a byte order mark is none."""
+    root, _ = tree("é: {ü: x}")
+    (_, inner) = root.entries[0]
+    assert isinstance(inner, MappingNode)
+    assert (inner.mark, inner.entries[0][1].mark) == (Mark(1, 4), Mark(1, 8))
+
+
+def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
+    """Path, node and place of a value, of a key, and of the last thing reached."""
+    root, _ = tree("a:\n  - b: {1: c}\n")
+    path, node, mark = locate(root, ("a", 0, "b", "1"))
+    assert (path, mark) == ("a[0].b.1", Mark(2, 12))
+    assert isinstance(node, ScalarNode)
+    assert locate(root, ("a", 0, "b", "1", "[key]"))[2] == Mark(2, 9)
+    assert locate(root, ("a", 0, "b", "1", 0))[0] == "a[0].b.1"
+    assert isinstance(locate(root, ("a", "x"))[1], SequenceNode)
+
+
+def test_a_node_keeps_its_text_out_of_its_repr() -> None:
+    """Any scalar may be a key."""
+    assert "00ff" not in repr(ScalarNode(Mark(1, 1), "00ff"))
