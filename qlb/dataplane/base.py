@@ -1,0 +1,53 @@
+"""What every data plane is: started once, given new snapshots while it runs, stopped once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from qlb.routing.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSettings:
+    """The bounds of a plane's own, disposable state; may change with every reload.
+
+    session_timeout_s: seconds after which an idle way back is closed. max_sessions: ways back of one
+    worker. flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: seconds of an entry.
+    """
+
+    session_timeout_s: float = 120.0
+    max_sessions: int = 65_536
+    flow_table_size: int = 65_536
+    flow_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a plane is to do from now on: a snapshot and the bounds that came with it."""
+
+    snapshot: Snapshot
+    settings: PlaneSettings
+
+
+class Plane(Protocol):
+    """One data plane, in the process of one worker."""
+
+    def start(self) -> None:
+        """Begin to forward."""
+        ...
+
+    def apply(self, orders: Orders) -> None:
+        """Swap the snapshot between two packets; nothing that is in flight is dropped."""
+        ...
+
+    def stop(self) -> None:
+        """Stop forwarding and close what the plane itself has opened."""
+        ...
+
+
+class PlaneFactory(Protocol):
+    """How a plane is made; called in the worker's process, inside its event loop."""
+
+    def __call__(self, listeners: Sequence[int], orders: Orders, counters_memory: memoryview) -> Plane:
+        """listeners: descriptors of bound UDP sockets. counters_memory: of counters.SIZE_BYTES octets."""
+        ...

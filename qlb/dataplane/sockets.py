@@ -1,0 +1,92 @@
+"""UDP sockets as QUIC wants them: never fragmenting, keeping ECN, and shared by the workers of a port.
+
+The supervisor opens listeners and passes them down; a plane opens sockets towards backends. Nothing here
+is on the packet path.
+"""
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from qlb.dataplane import ancillary
+from qlb.routing.backends import Endpoint
+
+RECEIVE_BUFFER_BYTES: Final = 4 << 20
+"""Asked for on listeners; the system may grant less (net.core.rmem_max) and the daemon runs all the same."""
+
+# Linux: always set "don't fragment", and do not let a forged ICMP message shrink what may be sent.
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+_PMTUDISC_PROBE: Final = 3
+
+
+def open_listener(endpoint: Endpoint) -> socket.socket:
+    """Bind a non-blocking UDP socket that other workers may bind too. Port 0 takes any free one.
+
+    Raises OSError where the address is not this machine's, the port is taken or needs privileges.
+    """
+    sock = _open(endpoint)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if ipaddress.ip_address(endpoint.host).is_unspecified:
+            ancillary.receive_destination(sock)
+        sock.bind(address_of(endpoint))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def open_upstream(endpoint: Endpoint) -> socket.socket:
+    """Open a non-blocking UDP socket connected to a backend, on a port that the system picks at random.
+
+    Raises OSError where there are no descriptors or ports left, or no route.
+    """
+    sock = _open(endpoint)
+    try:
+        sock.connect(address_of(endpoint))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def address_of(endpoint: Endpoint) -> tuple[str, int]:
+    """Return the address in the form of the socket calls; a ``%scope`` stays in the host."""
+    return endpoint.host, endpoint.port
+
+
+def bound_endpoint(sock: socket.socket) -> Endpoint:
+    """Return the address that a socket is bound to."""
+    host, port = sock.getsockname()[:2]
+    return Endpoint(host, port)
+
+
+def _open(endpoint: Endpoint) -> socket.socket:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    for option in (ancillary.receive_ecn, _never_fragment):
+        _where_supported(option, sock)
+    return sock
+
+
+def _never_fragment(sock: socket.socket) -> None:
+    if sys.platform == "linux":
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+
+
+def _where_supported(option: Callable[[socket.socket], None], sock: socket.socket) -> None:
+    """Set an option that forwarding can do without on systems that lack it."""
+    try:
+        option(sock)
+    except OSError:
+        return
