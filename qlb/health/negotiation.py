@@ -1,0 +1,110 @@
+"""The probe ``quic``: a packet of a version that nobody speaks, which every QUIC server answers and forgets.
+
+Each probe has its own connected socket and fresh connection IDs, so that only an answer to this very packet
+counts, from the address that it was sent to. All else is ignored until the time is over.
+
+Spec: RFC 8999, section 6; RFC 9000, sections 5.2.2 and 6.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Final
+
+from qlb.health.probes import ProbeResult
+from qlb.routing.backends import Endpoint
+from qlb.wire.negotiation import PROBE_VERSION, build_probe, parse_version_negotiation
+from qlb.wire.versions import version_name
+
+_CID_BYTES: Final = 8
+"""The shortest first destination connection ID (RFC 9000, section 7.2); 64 bits that nobody off the path guesses."""
+
+_VERSIONS_SHOWN: Final = 4
+
+
+class _Exchange(asyncio.DatagramProtocol):
+    """One question and the wait for its answer."""
+
+    def __init__(self, endpoint: Endpoint, dcid: bytes, scid: bytes) -> None:
+        self.verdict: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
+        self.ignored = 0
+        self._transport: asyncio.BaseTransport | None = None
+        self._endpoint = endpoint
+        self._dcid = dcid
+        self._scid = scid
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def end(self) -> None:
+        """Close the socket. Known here, not to the caller: a task can be cancelled while it waits for its transport."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 (asyncio's name)
+        versions = self._answered(data)
+        if not versions:
+            self.ignored += 1
+            return
+        shown = ", ".join(version_name(version) for version in versions[:_VERSIONS_SHOWN])
+        more = ", …" if len(versions) > _VERSIONS_SHOWN else ""
+        self._decide(ok=True, detail=f"it answers; it speaks {shown}{more}")
+
+    def error_received(self, exc: Exception) -> None:
+        self._decide(ok=False, detail=explain_error(self._endpoint, exc))
+
+    def _answered(self, datagram: bytes) -> tuple[int, ...]:
+        """Return the versions of an answer to our packet; none where it answers something else.
+
+        An answer that lists the version that we sent is not to be believed (RFC 9000, section 6.2).
+        """
+        found = parse_version_negotiation(datagram)
+        if found is None or found[:2] != (self._scid, self._dcid) or PROBE_VERSION in found[2]:
+            return ()
+        return found[2]
+
+    def _decide(self, *, ok: bool, detail: str) -> None:
+        if not self.verdict.done():
+            self.verdict.set_result(ProbeResult(ok, detail))
+
+
+async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> ProbeResult:
+    """Ask a server which versions it speaks."""
+    dcid, scid = os.urandom(_CID_BYTES), os.urandom(_CID_BYTES)
+    exchange = _Exchange(endpoint, dcid, scid)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            transport, _ = await loop.create_datagram_endpoint(lambda: exchange, sock=_connected(endpoint))
+            transport.sendto(build_probe(dcid, scid))
+            return await exchange.verdict
+    except TimeoutError:
+        return ProbeResult(ok=False, detail=_silence(endpoint, timeout_s, exchange.ignored))
+    except OSError as error:
+        return ProbeResult(ok=False, detail=explain_error(endpoint, error))
+    finally:
+        exchange.end()
+
+
+def _connected(endpoint: Endpoint) -> socket.socket:
+    """Open a socket to an address. Not left to the loop: uvloop leaks the socket where connect() fails."""
+    sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(endpoint)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def explain_error(endpoint: Endpoint, error: Exception) -> str:
+    """Say why the operating system did not deliver a packet."""
+    if isinstance(error, ConnectionRefusedError):
+        return f"connection refused (ECONNREFUSED): nothing listens on UDP {endpoint}"
+    return f"UDP {endpoint} cannot be reached: {error}"
+
+
+def _silence(endpoint: Endpoint, timeout_s: float, ignored: int) -> str:
+    text = f"no answer from UDP {endpoint} within {timeout_s:g} s"
+    return f"{text}; {ignored} datagrams came that were none" if ignored else text

@@ -1,0 +1,369 @@
+"""The health monitor, driven probe by probe: nothing here waits for a clock."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from qlb.errors import ConfigError
+from qlb.health.monitor import BackendHealth, HealthMonitor
+from qlb.health.pace import Pace
+from qlb.health.probes import Probe, ProbeResult, assume_healthy, find_probe
+from qlb.routing.backends import Endpoint
+
+A = Endpoint("192.0.2.1", 443)
+B = Endpoint("192.0.2.2", 443)
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a configuration's ``health`` says."""
+
+    probe: str = "asked"
+    interval: float = 2.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 3
+
+
+class Asked:
+    """A probe that is under way."""
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+        """Not answered yet."""
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self.result: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
+
+
+class Stage:
+    """A monitor with a probe that the test answers, a clock that stands, and rests that take no time."""
+
+    def __init__(self) -> None:
+        """Nothing is watched yet."""
+        self.asked: asyncio.Queue[Asked] = asyncio.Queue()
+        self.changes: list[tuple[str, bool, str]] = []
+        self.rests: list[float] = []
+        self.unix_time = 1000.0
+        self.listener: Callable[[str, bool, str], None] = lambda *_: None
+        self.monitor = HealthMonitor(
+            self._on_change,
+            find=self._find,
+            pace=Pace(now=lambda: 0.0, sleep=self._sleep, draw=lambda: 0.5),
+            unix_time=lambda: self.unix_time,
+        )
+
+    def watch(self, settings: Settings | None = None, **endpoints: Endpoint) -> None:
+        """Apply settings to backends."""
+        self.monitor.apply(settings or Settings(), endpoints)
+
+    async def next(self) -> Asked:
+        """Return the next probe that the monitor begins."""
+        return await asyncio.wait_for(self.asked.get(), PATIENCE_S)
+
+    async def answer(self, results: str, detail: str = "said so") -> Asked:
+        """Answer as many probes as there are signs, ``+`` or ``-``; return the one that comes after them."""
+        asked = await self.next()
+        for sign in results:
+            asked.result.set_result(ProbeResult(sign == "+", detail))
+            asked = await self.next()
+        self.asked.put_nowait(asked)
+        return asked
+
+    async def _probe(self, endpoint: Endpoint, timeout_s: float) -> ProbeResult:
+        asked = Asked(endpoint, timeout_s)
+        self.asked.put_nowait(asked)
+        return await asked.result
+
+    def _find(self, name: str) -> Probe:
+        return self._probe if name == "asked" else find_probe(name)
+
+    async def _sleep(self, delay_s: float) -> None:
+        self.rests.append(delay_s)
+        await asyncio.sleep(0)
+
+    def _on_change(self, name: str, healthy: bool, detail: str) -> None:
+        self.changes.append((name, healthy, detail))
+        self.listener(name, healthy, detail)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    """A stage whose monitor is stopped in the end, with nothing left running."""
+    found = Stage()
+    yield found
+    await found.monitor.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_healthy_until_the_first_result(stage: Stage) -> None:
+    """Before the start and before an answer a backend counts as healthy, and nobody is told anything."""
+    stage.watch(a=A)
+    assert stage.monitor.states == {"a": BackendHealth(True, "not probed yet: taken to be healthy", 1000.0)}
+    stage.monitor.start()
+    await stage.next()
+    assert stage.monitor.states["a"].healthy
+    assert stage.changes == []
+
+
+async def test_the_first_result_decides_at_once(stage: Stage) -> None:
+    """One bad answer makes it unhealthy, whatever ``fall`` says; the change and its reason are told once."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    stage.unix_time = 1234.5
+    await stage.answer("-", "it is gone")
+    assert stage.changes == [("a", False, "it is gone")]
+    assert stage.monitor.states == {"a": BackendHealth(False, "it is gone", 1234.5)}
+
+
+async def test_a_good_first_result_is_no_change(stage: Stage) -> None:
+    """It was taken to be healthy: only the detail is new."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    stage.unix_time = 1234.5
+    await stage.answer("+")
+    assert stage.changes == []
+    assert stage.monitor.states == {"a": BackendHealth(True, "said so", 1000.0)}
+
+
+async def test_rise_and_fall(stage: Stage) -> None:
+    """Afterwards three bad ones or two good ones in a row turn it; only turns are told."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    await stage.answer("+--+--")
+    assert stage.changes == []
+    await stage.answer("--+-+")
+    assert stage.changes == [("a", False, "said so; 3 times in a row")]
+    await stage.answer("++")
+    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+
+
+async def test_settings_reach_the_probe(stage: Stage) -> None:
+    """The address, the timeout, and the interval between probes are the configured ones."""
+    stage.watch(Settings(interval=7.0, timeout=0.5), a=A)
+    stage.monitor.start()
+    asked = await stage.answer("+-")
+    assert (asked.endpoint, asked.timeout_s) == (A, 0.5)
+    assert stage.rests == [7.0, 7.0]
+
+
+async def test_backends_are_independent(stage: Stage) -> None:
+    """A probe that hangs holds up nobody else."""
+    stage.watch(a=A, b=B)
+    stage.monitor.start()
+    hanging = await stage.next()
+    assert hanging.endpoint == A
+    await stage.answer("+---")
+    assert [(name, healthy) for name, healthy, _ in stage.changes] == [("b", False)]
+    assert not hanging.result.done()
+
+
+async def test_a_backend_added_later_is_probed_at_once(stage: Stage) -> None:
+    """Its first result decides; the others are not asked again for it."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    first = await stage.next()
+    stage.watch(a=A, b=B)
+    added = await stage.next()
+    assert added.endpoint == B
+    added.result.set_result(ProbeResult(False, "new and dead"))
+    assert (await stage.next()).endpoint == B
+    assert stage.changes == [("b", False, "new and dead")]
+    assert not first.result.cancelled()
+
+
+async def test_a_removed_backend_is_forgotten(stage: Stage) -> None:
+    """Its probe stops, it is told of no more, and if it comes back it begins as a new one."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    asked = await stage.answer("-")
+    stage.watch()
+    assert stage.monitor.states == {}
+    assert stage.monitor.detail("a") == ""
+    await asyncio.sleep(0)
+    assert asked.result.cancelled()
+    stage.watch(a=A)
+    assert stage.monitor.states["a"].healthy
+    assert [healthy for _, healthy, _ in stage.changes] == [False]
+
+
+async def test_an_applied_reload_without_changes_disturbs_nothing(stage: Stage) -> None:
+    """Neither a probe under way nor the results so far are lost."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    asked = await stage.answer("+--")
+    stage.watch(a=A)
+    asked.result.set_result(ProbeResult(False, "third"))
+    await stage.asked.get()
+    await stage.next()
+    assert stage.changes == [("a", False, "third; 3 times in a row")]
+
+
+@pytest.mark.parametrize("first", ["+", "-"])
+async def test_new_rise_and_fall_keep_the_health(stage: Stage, first: str) -> None:
+    """New thresholds count from the next result on, and what was found stays."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    asked = await stage.answer(first)
+    before = stage.monitor.states
+    stage.watch(Settings(rise=1, fall=1), a=A)
+    assert stage.monitor.states == before
+    asked.result.set_result(ProbeResult(first == "-", "turned"))
+    await stage.asked.get()
+    await stage.next()
+    assert stage.changes[-1] == ("a", first == "-", "turned")
+
+
+async def test_a_new_interval_begins_at_once(stage: Stage) -> None:
+    """Nobody waits out an old interval of a day; the health stays and still needs a row of results to turn."""
+    stage.watch(Settings(interval=86400.0), a=A)
+    stage.monitor.start()
+    old = await stage.answer("+")
+    await stage.asked.get()
+    stage.watch(Settings(interval=1.0), a=A)
+    await stage.answer("--")
+    assert old.result.cancelled()
+    assert stage.changes == []
+    assert stage.rests == [86400.0, 1.0, 1.0]
+
+
+async def test_a_new_address_is_probed_at_once(stage: Stage) -> None:
+    """The old probe ends; the health stays until the first result from there, which decides."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    old = await stage.answer("-")
+    await stage.asked.get()
+    stage.watch(a=B)
+    assert not stage.monitor.states["a"].healthy
+    asked = await stage.answer("+")
+    assert asked.endpoint == B
+    assert old.result.cancelled()
+    assert [healthy for _, healthy, _ in stage.changes] == [False, True]
+
+
+async def test_another_kind_of_probe_decides_anew(stage: Stage) -> None:
+    """Turning probing off makes everything healthy, without traffic; each is asked once and no more."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    await stage.answer("-")
+    await stage.asked.get()
+    told = asyncio.Event()
+    stage.listener = lambda *_: told.set()
+    stage.watch(Settings(probe="none"), a=A)
+    await asyncio.wait_for(told.wait(), PATIENCE_S)
+    await asyncio.sleep(0)
+    assert stage.changes[1:] == [("a", True, "not probed: health.probe is none")]
+    assert stage.asked.empty()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    stage.watch(Settings(probe="none", timeout=9.0), a=A)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_unknown_probe_changes_nothing(stage: Stage) -> None:
+    """A refused configuration leaves the old one at work."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    asked = await stage.next()
+    with pytest.raises(ConfigError, match="handshake"):
+        stage.watch(Settings(probe="handshake"), b=B)
+    asked.result.set_result(ProbeResult(False, "gone"))
+    assert (await stage.next()).endpoint == A
+    assert list(stage.monitor.states) == ["a"]
+    assert stage.changes == [("a", False, "gone")]
+
+
+async def test_a_probe_that_raises_is_a_bad_result(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The fault is logged, the backend is unhealthy, and the monitor goes on."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    (await stage.next()).result.set_exception(ZeroDivisionError("oh"))
+    await stage.answer("++")
+    assert [(healthy, detail) for _, healthy, detail in stage.changes] == [
+        (False, "the probe itself failed: ZeroDivisionError('oh')"),
+        (True, "said so; 2 times in a row"),
+    ]
+    assert [record.getMessage() for record in caplog.records] == ["probe failed"]
+
+
+async def test_a_listener_that_raises_does_not_end_the_monitor(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The fault is logged, and the next change is told again."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("not listening")
+
+    stage.listener = broken
+    stage.watch(a=A)
+    stage.monitor.start()
+    await stage.answer("-++")
+    assert [healthy for _, healthy, _ in stage.changes] == [False, True]
+    assert {record.getMessage() for record in caplog.records} == {"cannot tell of a change of health"}
+
+
+async def test_a_listener_may_remove_the_backend(stage: Stage) -> None:
+    """What the listener does with the news may include a reload."""
+    stage.listener = lambda *_: stage.watch(b=B)
+    stage.watch(a=A)
+    stage.monitor.start()
+    (await stage.next()).result.set_result(ProbeResult(False, "gone"))
+    assert (await stage.next()).endpoint == B
+    assert list(stage.monitor.states) == ["b"]
+
+
+async def test_probes_at_once_are_bounded(stage: Stage) -> None:
+    """Thousands of silent backends take turns: no more sockets than that are open."""
+    stage.monitor.apply(Settings(), {f"n{port}": Endpoint("192.0.2.1", port) for port in range(1, 301)})
+    stage.monitor.start()
+    first = [await stage.next() for _ in range(256)]
+    await asyncio.sleep(0)
+    assert stage.asked.empty()
+    first[0].result.set_result(ProbeResult(True, "one done"))
+    assert (await stage.next()).endpoint == Endpoint("192.0.2.1", 257)
+
+
+async def test_stopped_means_quiet(stage: Stage) -> None:
+    """After stop() no probe is under way; the last state can still be read, and it can start again."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    asked = await stage.answer("-")
+    await stage.asked.get()
+    await stage.monitor.stop()
+    assert asked.result.cancelled()
+    assert not stage.monitor.states["a"].healthy
+    stage.watch(Settings(interval=1.0), a=B)
+    await asyncio.sleep(0)
+    assert stage.asked.empty()
+    stage.monitor.start()
+    assert (await stage.next()).endpoint == B
+
+
+async def test_with_the_real_probe() -> None:
+    """A server that is there is healthy; when it goes, the monitor tells; nothing is injected but the listener."""
+    told: asyncio.Queue[tuple[str, bool, str]] = asyncio.Queue()
+    monitor = HealthMonitor(lambda *change: told.put_nowait(change))
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+    endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
+    transport.close()
+    await asyncio.sleep(0)
+    monitor.apply(Settings(probe="quic", interval=0.01, timeout=0.5), {"a": endpoint})
+    monitor.start()
+    try:
+        name, healthy, detail = await asyncio.wait_for(told.get(), PATIENCE_S)
+        assert (name, healthy) == ("a", False)
+        assert "ECONNREFUSED" in detail
+        assert monitor.detail("a") == detail
+    finally:
+        await monitor.stop()
+
+
+def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
+    """The configuration's own section fits the protocol that the monitor reads."""
+    from qlb.config.model import Health
+
+    health = Health()
+    settings: Any = replace(Settings(), probe="quic")
+    assert {name: getattr(health, name) for name in Settings.__dataclass_fields__} == vars(settings)
+    assert find_probe("none") is assume_healthy
