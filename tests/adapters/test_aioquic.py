@@ -1,0 +1,407 @@
+"""The aioquic adapter: every connection ID that an unmodified aioquic server issues is routable."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve as aioquic_serve
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
+
+from qlb.adapters import aioquic as adapter
+from qlb.cid import CidCodec, CidGenerator, CidParams, reserved_cid
+from qlb.demo.certificate import make_certificate
+from qlb.errors import CidError, NonceExhausted, QlbError
+
+KEY = bytes(range(16))
+SERVER_ID = bytes.fromhex("c0ffee01")
+FOUR_PASS = CidParams(config_id=2, server_id_length=4, nonce_length=7, key=KEY)
+SHAPES = {
+    "plaintext": CidParams(config_id=0, server_id_length=4, nonce_length=6),
+    "single-pass": CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY),
+    "four-pass, odd": FOUR_PASS,
+    "four-pass, even, longest": CidParams(config_id=3, server_id_length=4, nonce_length=14, key=KEY),
+    "four-pass, short": CidParams(config_id=5, server_id_length=4, nonce_length=4, key=KEY),
+    "padded, self-encoding": CidParams(4, 4, 8, KEY, length_self_encoded=True, cid_length=20),
+}
+TIMEOUT_S = 5.0
+
+
+class ShortSource:
+    """An ID source with few nonces, that then raises or goes on with reserved IDs."""
+
+    def __init__(self, count: int, *, params: CidParams = FOUR_PASS, reserved: bool = False) -> None:
+        """Begin with this many nonces."""
+        self.params = params
+        self.left = count
+        self._generator = CidGenerator(params, bytes(SERVER_ID[: params.server_id_length]))
+        self._reserved = reserved
+
+    def generate(self) -> bytes:
+        """Count down, then be exhausted."""
+        if self.left:
+            self.left -= 1
+            return self._generator.generate()
+        if self._reserved:
+            return reserved_cid(max(self.params.cid_length, 8))
+        raise NonceExhausted("all 3 nonces are used")
+
+
+class WatchingClient(QuicConnectionProtocol):
+    """A client that keeps the event that ended its connection."""
+
+    ended: ConnectionTerminated | None = None
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Keep the end."""
+        if isinstance(event, ConnectionTerminated):
+            self.ended = event
+
+
+class FakeTransport(asyncio.DatagramTransport):
+    """A transport that keeps what is sent."""
+
+    def __init__(self) -> None:
+        """Begin with nothing sent."""
+        super().__init__()
+        self.sent: list[tuple[bytes, Any]] = []
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Keep it."""
+        self.sent.append((bytes(data), addr))
+
+
+@pytest.fixture(scope="module")
+def server_configuration() -> QuicConfiguration:
+    """A server configuration as users write it: connection_id_length not mentioned."""
+    made = make_certificate()
+    return QuicConfiguration(
+        is_client=False, alpn_protocols=["test"], certificate=made.certificate, private_key=made.private_key
+    )
+
+
+@pytest.fixture(autouse=True)
+async def loop_errors() -> AsyncIterator[None]:
+    """Fail any test in which a callback of the event loop raised."""
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
+    yield
+    assert errors == []
+
+
+def client_configuration() -> QuicConfiguration:
+    """A client that trusts anybody; its guess of the round trip keeps the end of a connection short."""
+    return QuicConfiguration(alpn_protocols=["test"], verify_mode=ssl.CERT_NONE, initial_rtt=0.005)
+
+
+@asynccontextmanager
+async def connected(
+    configuration: QuicConfiguration, source: adapter.IdSource, *, host: str = "127.0.0.1", retry: bool = False
+) -> AsyncIterator[tuple[QuicConnectionProtocol, adapter.RoutableServer]]:
+    """An unmodified client, connected and past one round trip, and the server it reached."""
+    server = await adapter.serve(host, 0, configuration=configuration, generator=source, retry=retry)
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            connect(host, server.address[1], configuration=client_configuration()) as client,
+        ):
+            await client.ping()
+            yield client, server
+    finally:
+        server.close()
+
+
+async def refused(port: int) -> WatchingClient:
+    """Connect to where no connection can be made; return the client after its end."""
+    clients: list[WatchingClient] = []
+
+    def create(connection: QuicConnection, **arguments: Any) -> WatchingClient:
+        clients.append(WatchingClient(connection, **arguments))
+        return clients[0]
+
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(ConnectionError):
+            async with connect("127.0.0.1", port, configuration=client_configuration(), create_protocol=create):
+                pytest.fail("connected")
+    return clients[0]
+
+
+def current_id(client: QuicConnectionProtocol) -> bytes:
+    """The ID that the client writes to."""
+    return client._quic._peer_cid.cid
+
+
+def spare_ids(client: QuicConnectionProtocol) -> list[bytes]:
+    """The IDs that the client got in NEW_CONNECTION_ID frames and has not used yet."""
+    return [spare.cid for spare in client._quic._peer_cid_available]
+
+
+def server_connection(configuration: QuicConfiguration) -> QuicConnection:
+    """A connection as aioquic's server makes it on a first Initial."""
+    return QuicConnection(configuration=configuration, original_destination_connection_id=bytes(8))
+
+
+@pytest.mark.parametrize("name", adapter.RELIES_ON)
+def test_canary_aioquic_still_has(name: str) -> None:
+    """Each private attribute of aioquic that the adapter relies on is there."""
+    assert name not in adapter.missing_attributes(), f"this aioquic has no {name}: qlb.adapters.aioquic must be adapted"
+
+
+def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that renamed an attribute would ignore our IDs in silence; it is refused by name instead."""
+    monkeypatch.setattr(adapter, "RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
+    with pytest.raises(QlbError, match=r"has no QuicConnection\._gone;"):
+        adapter.routable(QuicConnectionProtocol, ShortSource(1))
+
+
+@pytest.mark.parametrize("params", SHAPES.values(), ids=SHAPES.keys())
+async def test_every_id_of_a_connection_is_routable(params: CidParams, server_configuration: QuicConfiguration) -> None:
+    """The first SCID and all seven NEW_CONNECTION_IDs decode to the server ID, have its length, and differ."""
+    async with connected(server_configuration, CidGenerator(params, SERVER_ID)) as (client, _):
+        ids = [current_id(client), *spare_ids(client)]
+    assert len(set(ids)) == 8
+    assert {len(cid) for cid in ids} == {params.cid_length}
+    assert CidCodec(params).decode_batch(ids) == [SERVER_ID] * 8
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_both_address_families(host: str, server_configuration: QuicConfiguration) -> None:
+    """The adapter's server answers over IPv4 and over IPv6."""
+    if not can_bind(host):
+        pytest.skip(f"this machine cannot bind {host}")
+    async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID), host=host) as (client, server):
+        assert CidCodec(FOUR_PASS).decode(current_id(client)) == SERVER_ID
+        assert server.address[0] == host
+
+
+async def test_changing_the_id_again_and_again(server_configuration: QuicConfiguration) -> None:
+    """A client that uses up its IDs gets new routable ones, and the server knows each."""
+    seen = []
+    async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID)) as (client, _):
+        for _ in range(12):
+            seen.append(current_id(client))
+            client.change_connection_id()
+            await client.ping()
+    assert len(set(seen)) == 12
+    assert CidCodec(FOUR_PASS).decode_batch(seen) == [SERVER_ID] * 12
+
+
+async def test_the_server_knows_an_id_before_the_client_does(server_configuration: QuicConfiguration) -> None:
+    """The first packet on a new ID is not dropped: the ID is registered by the time it is on the wire."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    server = await adapter.serve("127.0.0.1", 0, configuration=server_configuration, generator=source)
+    unknown: list[bytes] = []
+
+    class EagerClient(QuicConnectionProtocol):
+        def datagram_received(self, data: Any, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            unknown.extend(cid for cid in spare_ids(self) if cid not in server._protocols)
+
+    arguments: dict[str, Any] = {"configuration": client_configuration(), "create_protocol": EagerClient}
+    try:
+        async with asyncio.timeout(TIMEOUT_S), connect("127.0.0.1", server.address[1], **arguments) as client:
+            await client.ping()
+            assert len(spare_ids(client)) == 7
+    finally:
+        server.close()
+    assert unknown == []
+
+
+async def test_retry_is_routable(server_configuration: QuicConfiguration) -> None:
+    """The SCID of a Retry decodes too, and so does the ID of the connection that follows."""
+    codec = CidCodec(FOUR_PASS)
+    async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID), retry=True) as (client, _):
+        retry_scid = client._quic._retry_source_connection_id
+        assert retry_scid is not None
+        assert codec.decode(retry_scid) == codec.decode(current_id(client)) == SERVER_ID
+        assert len(retry_scid) == FOUR_PASS.cid_length
+        assert retry_scid != current_id(client)
+
+
+@pytest.mark.parametrize(("second_port", "accepted"), [(1000, True), (1001, False)])
+async def test_a_retry_token_holds_for_one_address(
+    second_port: int, accepted: bool, server_configuration: QuicConfiguration
+) -> None:
+    """The token that one address was given is worth nothing at another."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    configuration = adapter.routable_configuration(server_configuration, source)
+    server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
+    transport = FakeTransport()
+    server.connection_made(transport)
+    client = QuicConnection(configuration=client_configuration())
+    client.connect(("192.0.2.1", 4433), now=0.0)
+    server.datagram_received(client.datagrams_to_send(now=0.0)[0][0], ("198.51.100.1", 1000))
+    client.receive_datagram(transport.sent[-1][0], ("192.0.2.1", 4433), now=0.0)
+    server.datagram_received(client.datagrams_to_send(now=0.0)[0][0], ("198.51.100.1", second_port))
+    assert bool(server._protocols) is accepted
+    for protocol in set(server._protocols.values()):
+        assert protocol._timer is not None
+        protocol._timer.cancel()
+
+
+@pytest.mark.parametrize("datagram", [b"", b"\xc0", b"\x40" * 1200, b"\xc0\x00\x00\x00\x01\xff" + bytes(1200)])
+async def test_retry_ignores_what_is_no_initial(datagram: bytes, server_configuration: QuicConfiguration) -> None:
+    """Garbage gets no Retry, no connection and no exception."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    configuration = adapter.routable_configuration(server_configuration, source)
+    server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
+    transport = FakeTransport()
+    server.connection_made(transport)
+    server.datagram_received(datagram, ("198.51.100.1", 1000))
+    assert (transport.sent, server._protocols) == ([], {})
+
+
+def test_the_default_length_is_set_on_a_copy(server_configuration: QuicConfiguration) -> None:
+    """A configuration that says nothing about the length is copied, and the user's object stays as it was."""
+    fitting = adapter.routable_configuration(server_configuration, ShortSource(0))
+    assert fitting.connection_id_length == FOUR_PASS.cid_length
+    assert server_configuration.connection_id_length == 8
+    assert fitting.certificate is server_configuration.certificate
+
+
+def test_a_fitting_configuration_is_used_as_it_is() -> None:
+    """The same object: certificates loaded into it later still take effect."""
+    configuration = QuicConfiguration(is_client=False, connection_id_length=FOUR_PASS.cid_length)
+    assert adapter.routable_configuration(configuration, ShortSource(0)) is configuration
+
+
+async def test_another_length_is_refused(server_configuration: QuicConfiguration) -> None:
+    """A length that somebody chose is not overridden: CidError, before a socket is opened."""
+    chosen = QuicConfiguration(is_client=False, connection_id_length=11)
+    with pytest.raises(CidError, match=r"connection_id_length is 11, .* have 12 octets"):
+        await adapter.serve("127.0.0.1", 0, configuration=chosen, generator=ShortSource(0))
+    with pytest.raises(CidError, match="connection_id_length is 8"):
+        adapter.RoutableServer(configuration=server_configuration, generator=ShortSource(0))
+    with pytest.raises(CidError, match="connection_id_length is 8"):
+        adapter.routable(QuicConnectionProtocol, ShortSource(1))(server_connection(server_configuration))
+
+
+async def test_routable_in_aioquics_own_serve(server_configuration: QuicConfiguration) -> None:
+    """Those who call aioquic's serve wrap their create_protocol."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    server = await aioquic_serve(
+        "127.0.0.1",
+        0,
+        configuration=adapter.routable_configuration(server_configuration, source),
+        create_protocol=adapter.routable(QuicConnectionProtocol, source),
+    )
+    assert server._transport is not None
+    port = server._transport.get_extra_info("sockname")[1]
+    configuration = client_configuration()
+    try:
+        async with asyncio.timeout(TIMEOUT_S), connect("127.0.0.1", port, configuration=configuration) as client:
+            await client.ping()
+            ids = [current_id(client), *spare_ids(client)]
+    finally:
+        server.close()
+    assert CidCodec(FOUR_PASS).decode_batch(ids) == [SERVER_ID] * 8
+
+
+@pytest.mark.parametrize("retry", [False, True])
+async def test_without_nonces_new_connections_are_refused(
+    retry: bool, server_configuration: QuicConfiguration, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CONNECTION_REFUSED to each client, one line in the log, the user's protocol never called."""
+    created: list[QuicConnection] = []
+
+    def create(connection: QuicConnection, **arguments: Any) -> QuicConnectionProtocol:
+        created.append(connection)
+        return QuicConnectionProtocol(connection, **arguments)
+
+    server = await adapter.serve(
+        "127.0.0.1",
+        0,
+        configuration=server_configuration,
+        generator=ShortSource(0),
+        create_protocol=create,
+        retry=retry,
+    )
+    try:
+        with caplog.at_level(logging.WARNING, logger=adapter.__name__):
+            for _ in range(2):
+                client = await refused(server.address[1])
+                assert client.ended is not None
+                assert client.ended.error_code == QuicErrorCode.CONNECTION_REFUSED
+    finally:
+        server.close()
+    assert created == []
+    assert [record.message for record in caplog.records if record.name == adapter.__name__] == [
+        "refusing new connections from now on: all 3 nonces are used"
+    ]
+
+
+@pytest.mark.parametrize("reserved", [False, True], ids=["raises", "falls over to the reserved config"])
+async def test_without_nonces_live_connections_go_on(reserved: bool, server_configuration: QuicConfiguration) -> None:
+    """A connection keeps the IDs that it has, is offered no unroutable ones, and survives using them up."""
+    async with connected(server_configuration, ShortSource(3, reserved=reserved)) as (client, _):
+        ids = [current_id(client), *spare_ids(client)]
+        assert CidCodec(FOUR_PASS).decode_batch(ids) == [SERVER_ID] * 3
+        for _ in range(4):
+            client.change_connection_id()
+            await client.ping()
+        assert current_id(client) == ids[-1]
+        assert spare_ids(client) == []
+
+
+async def test_ids_that_could_not_be_issued_leave_no_gap(server_configuration: QuicConfiguration) -> None:
+    """They take no sequence number: RFC 9000 wants the numbers to rise by one."""
+    source = ShortSource(2)
+    async with connected(server_configuration, source) as (client, _):
+        source.left = 5
+        client.change_connection_id()
+        await client.ping()
+        await client.ping()
+        assert [spare.sequence_number for spare in client._quic._peer_cid_available] == [2, 3, 4, 5, 6]
+
+
+async def test_a_first_id_of_the_reserved_config(server_configuration: QuicConfiguration) -> None:
+    """The connection works; it has one ID, of the usual length that the ID itself says, and no more."""
+    async with connected(server_configuration, ShortSource(0, reserved=True)) as (client, _):
+        cid = current_id(client)
+        assert cid[0] >> 5 == 7
+        assert len(cid) == FOUR_PASS.cid_length == (cid[0] & 0x1F) + 1
+        assert spare_ids(client) == []
+
+
+@pytest.mark.parametrize(("nonces", "stays"), [(0, True), (1, False)])
+def test_the_reserved_config_asks_clients_to_stay(
+    nonces: int, stays: bool, server_configuration: QuicConfiguration
+) -> None:
+    """disable_active_migration is sent where the ID is unroutable, and only there."""
+    source = ShortSource(nonces, reserved=True)
+    connection = server_connection(adapter.routable_configuration(server_configuration, source))
+    adapter.install(connection, source)
+    connection._version = 1
+    sent = pull_quic_transport_parameters(Buffer(data=connection._serialize_transport_parameters()))
+    assert bool(sent.disable_active_migration) is stays
+    assert sent.initial_source_connection_id == connection.host_cid
+
+
+def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfiguration) -> None:
+    """An aioquic server reads one ID length only: where no reserved ID has it, the connection is refused instead."""
+    params = CidParams(config_id=0, server_id_length=1, nonce_length=4, key=KEY)
+    source = ShortSource(0, params=params, reserved=True)
+    connection = server_connection(adapter.routable_configuration(server_configuration, source))
+    with pytest.raises(NonceExhausted, match="8 or more"):
+        adapter.install(connection, source)
+
+
+def can_bind(host: str) -> bool:
+    """Whether this machine has the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
