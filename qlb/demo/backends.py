@@ -1,0 +1,136 @@
+"""Demo backends: every backend of a configuration, served by one process on this machine.
+
+``python -m qlb.demo.backends CONFIG`` reads the same YAML as the daemon, binds each backend's address, writes
+one line ``ready`` to stdout, and ends, with 0, at the end of its stdin (its parent is gone), on SIGTERM or on SIGINT.
+Exit codes: 1, an address could not be bound; 2, the command line or the configuration is wrong.
+
+A backend that has a server ID under several configurations issues from the one that is listed last: rotation
+appends, so that one is the newest. Of several server IDs it takes the first. A backend without any is a plain
+aioquic server, whose IDs mean nothing to the balancer.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aioquic.asyncio.server import QuicServer
+from aioquic.asyncio.server import serve as serve_plain
+
+from qlb.adapters.aioquic import serve
+from qlb.cid import CidGenerator, CidParams
+from qlb.config.build import backends as configured_backends
+from qlb.config.build import cid_params
+from qlb.config.load import load
+from qlb.demo.certificate import Certificate, make_certificate
+from qlb.demo.http3 import answering_as, backend_configuration
+from qlb.errors import BackendError, ConfigError
+from qlb.routing.backends import Backend, Endpoint
+
+_STDIN: Final = 0
+
+
+class DemoBackend(NamedTuple):
+    """A backend that is being served. endpoint: where it is bound, with the real port where 0 was asked for."""
+
+    name: str
+    endpoint: Endpoint
+    server: QuicServer
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    backends: Sequence[Backend], configs: Sequence[CidParams], certificate: Certificate | None = None
+) -> AsyncIterator[list[DemoBackend]]:
+    """Serve all backends on the running loop until the end of the block.
+
+    configs: in the order of the configuration, the newest last. certificate: made anew where it is None.
+    Raises BackendError, naming the backend, where an address cannot be bound.
+    """
+    certificate = certificate or make_certificate()
+    started: list[DemoBackend] = []
+    try:
+        for backend in backends:
+            started.append(await _start(backend, configs, certificate))  # noqa: PERF401, what runs must be known
+        yield started
+    finally:
+        for running in started:
+            running.server.close()
+
+
+def id_source(backend: Backend, configs: Sequence[CidParams]) -> CidGenerator | None:
+    """Return what a backend issues its connection IDs from: its newest configuration; None where it has none."""
+    for params in reversed(configs):
+        server_ids = backend.server_ids.get(params.config_id)
+        if server_ids:
+            return CidGenerator(params, server_ids[0], on_exhaustion="reserved")
+    return None
+
+
+async def _start(backend: Backend, configs: Sequence[CidParams], certificate: Certificate) -> DemoBackend:
+    host, port = backend.endpoint
+    configuration, create_protocol = backend_configuration(certificate), answering_as(backend.name)
+    source = id_source(backend, configs)
+    try:
+        server = (
+            await serve_plain(host, port, configuration=configuration, create_protocol=create_protocol)
+            if source is None
+            else await serve(host, port, configuration=configuration, create_protocol=create_protocol, generator=source)
+        )
+    except OSError as error:
+        raise BackendError(f"cannot serve {backend.name} on {backend.endpoint}: {error.strerror}") from error
+    assert server._transport is not None
+    bound = server._transport.get_extra_info("sockname")
+    return DemoBackend(backend.name, Endpoint(bound[0], bound[1]), server)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve the backends of the configuration file that is the only argument; return the exit code."""
+    if len(arguments) != 1:
+        return _fail(2, "usage: python -m qlb.demo.backends CONFIG")
+    try:
+        config = load(Path(arguments[0])).config
+    except ConfigError as error:
+        return _fail(2, str(error))
+    logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
+    try:
+        asyncio.run(_serve_until_stopped(configured_backends(config), cid_params(config)))
+    except BackendError as error:
+        return _fail(1, f"demo backends: {error}")
+    return 0
+
+
+async def _serve_until_stopped(backends: Sequence[Backend], configs: Sequence[CidParams]) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # A thread, for stdin may be anything: event loops wait for pipes and sockets only.
+    threading.Thread(target=_await_end_of_stdin, args=(loop, stop), daemon=True).start()
+    async with serving(backends, configs):
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+        await stop.wait()
+
+
+def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(_STDIN, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended already
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _fail(code: int, text: str) -> int:
+    sys.stderr.write(f"{text}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,211 @@
+"""A demo HTTP/3 client that can change its address in mid-connection, in both ways that the world knows.
+
+A NAT rebinding: the packets come from another port, and the client itself knows nothing of it, so that it goes on
+with the same connection ID. A migration: the client moves on purpose, and takes a fresh connection ID with it.
+
+It says which backend answered (the header ``x-backend``). It trusts every server unless it is given a certificate.
+Whatever goes wrong is a BackendError, within a bounded time.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    HandshakeCompleted,
+    PingAcknowledged,
+    QuicEvent,
+    StreamReset,
+)
+
+from qlb.demo.exchange import Answer, Exchange, Waits
+from qlb.errors import BackendError
+from qlb.routing.backends import Endpoint
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+_KEEP_ALIVE_PING: Final = 0
+_ANY_ADDRESS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+
+
+class DemoClient(QuicConnectionProtocol):
+    """One connection; made by ``connect``."""
+
+    def __init__(
+        self,
+        quic: QuicConnection,
+        stream_handler: QuicStreamHandler | None = None,
+        *,
+        authority: str,
+        timeout_s: float,
+    ) -> None:
+        """Send requests to ``authority``, host and port; bound every wait by timeout_s."""
+        super().__init__(quic, stream_handler)
+        self._authority = authority
+        self._timeout_s = timeout_s
+        self._http = H3Connection(quic)
+        self._exchanges: dict[int, Exchange] = {}
+        self._waits = Waits(timeout_s, self._keep_alive)
+        self._is_established = False
+        self._pings_sent = 0
+        self._pings_answered: set[int] = set()
+
+    @property
+    def local_port(self) -> int:
+        """The UDP port that the client sends from."""
+        assert self._transport is not None
+        port: int = self._transport.get_extra_info("sockname")[1]
+        return port
+
+    @property
+    def server_connection_id(self) -> bytes:
+        """The destination connection ID of the client's packets: what the balancer routes by."""
+        return self._quic._peer_cid.cid
+
+    def request(self, path: str, *, method: str = "GET", body: bytes = b"") -> Exchange:
+        """Send a request and return at once."""
+        exchange = Exchange(f"{method} {path}", Waits(self._timeout_s, self._keep_alive))
+        if self._waits.failure is not None:
+            exchange.fail(self._waits.failure)
+            return exchange
+        stream_id = self._quic.get_next_available_stream_id()
+        self._exchanges[stream_id] = exchange
+        headers = {":method": method, ":scheme": "https", ":authority": self._authority, ":path": path}
+        self._http.send_headers(
+            stream_id, [(name.encode(), value.encode()) for name, value in headers.items()], end_stream=not body
+        )
+        if body:
+            self._http.send_data(stream_id, body, end_stream=True)
+        self.transmit()
+        return exchange
+
+    async def get(self, path: str = "/") -> Answer:
+        """Send a GET and wait for the whole answer. Raises BackendError."""
+        return await self.request(path).answer()
+
+    async def ping(self) -> None:
+        """Wait for one round trip. Raises BackendError."""
+        self._pings_sent += 1
+        number = self._pings_sent
+        self._quic.send_ping(number)
+        self.transmit()
+        await self._waits.until(lambda: number in self._pings_answered, "no answer to a ping")
+        self._pings_answered.remove(number)
+
+    async def rebind(self, *, new_connection_id: bool) -> None:
+        """Go on from another local port; return when the server has answered there.
+
+        new_connection_id: move on purpose, to a fresh ID; else silently, as behind a NAT that rebinds.
+        Raises BackendError where no answer comes, or the server has issued no ID to move to.
+        """
+        if new_connection_id and not self._quic._peer_cid_available:
+            raise BackendError("the server has issued no connection ID to move to")
+        assert self._transport is not None
+        old = self._transport
+        family = old.get_extra_info("socket").family
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(lambda: self, local_addr=(_ANY_ADDRESS[family], 0))
+        old.close()
+        if new_connection_id:
+            self.change_connection_id()
+        await self.ping()
+
+    async def established(self) -> None:
+        """Wait for the end of the handshake. Raises BackendError."""
+        await self._waits.until(lambda: self._is_established, "no connection")
+
+    def shut(self) -> None:
+        """Tell the server that it is over, and close the socket without waiting for what it says to that."""
+        self.close()
+        if self._transport is not None:
+            self._transport.close()
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Hand streams to HTTP/3, and whatever happens to those that wait for it."""
+        for http_event in self._http.handle_event(event):
+            if isinstance(http_event, HeadersReceived | DataReceived):
+                self._receive(http_event)
+        if isinstance(event, HandshakeCompleted):
+            self._is_established = True
+        elif isinstance(event, PingAcknowledged) and event.uid != _KEEP_ALIVE_PING:
+            self._pings_answered.add(event.uid)
+        elif isinstance(event, StreamReset):
+            if event.stream_id in self._exchanges:
+                self._exchanges.pop(event.stream_id).fail(f"the server reset the stream with code {event.error_code}")
+        elif isinstance(event, ConnectionTerminated):
+            self._fail(f"the connection ended with code {event.error_code} {event.reason_phrase}".rstrip())
+        self._waits.wake()
+
+    def _keep_alive(self) -> None:
+        """Send something, for a server that sends to where the client was can only learn from a packet where it is.
+
+        aioquic's server goes back to the old address when the one PATH_RESPONSE of a new one is lost.
+        """
+        self._quic.send_ping(_KEEP_ALIVE_PING)
+        self.transmit()
+
+    def _receive(self, event: HeadersReceived | DataReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is not None:
+            exchange.receive(event)
+            if exchange.ended:
+                del self._exchanges[event.stream_id]
+
+    def _fail(self, reason: str) -> None:
+        self._waits.fail(reason)
+        for exchange in self._exchanges.values():
+            exchange.fail(reason)
+        self._exchanges.clear()
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    host: str, port: int, *, trust: bytes | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> AsyncIterator[DemoClient]:
+    """Yield a connected client, closed at the end of the block.
+
+    host: a name, of which the first address counts, or an IP literal. trust: certificates in PEM that the server's
+    must be among or signed by; None trusts anybody. timeout_s: the longest that any one wait takes.
+    Raises BackendError.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0]
+    except OSError as error:
+        raise BackendError(f"no address for {host}: {error.strerror}") from error
+    connection = QuicConnection(configuration=_configuration(host, trust))
+    _, client = await loop.create_datagram_endpoint(
+        lambda: DemoClient(connection, authority=str(Endpoint(host, port)), timeout_s=timeout_s),
+        local_addr=(_ANY_ADDRESS[family], 0),
+    )
+    try:
+        client.connect(address)
+        await client.established()
+        yield client
+    finally:
+        client.shut()
+
+
+async def get(
+    host: str, port: int, path: str = "/", *, trust: bytes | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Answer:
+    """GET one path over a connection of its own; the arguments are those of ``connect``. Raises BackendError."""
+    async with connect(host, port, trust=trust, timeout_s=timeout_s) as client:
+        return await client.get(path)
+
+
+def _configuration(host: str, trust: bytes | None) -> QuicConfiguration:
+    return QuicConfiguration(
+        alpn_protocols=H3_ALPN,
+        server_name=host,
+        cadata=trust,
+        verify_mode=ssl.CERT_NONE if trust is None else ssl.CERT_REQUIRED,
+    )

@@ -1,0 +1,193 @@
+"""The HTTP/3 server of a demo backend: it tells every client its own name.
+
+GET /bytes/N    N octets, 100 MiB at most, produced as the client takes them
+GET anything    the backend's name and a newline
+POST anything   the body again, 64 KiB at most
+
+Every answer bears ``x-backend: NAME``. What a client can make it keep is bounded: by aioquic's limit on open
+streams, by the sizes below, and by writing a long answer only as fast as it leaves.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
+from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    ProtocolNegotiated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+from aioquic.quic.stream import QuicStreamSender
+
+from qlb.adapters.aioquic import CreateProtocol
+from qlb.demo.certificate import Certificate
+
+MAX_BODY_BYTES: Final = 100 * 2**20
+"""The longest answer of /bytes/N."""
+MAX_ECHO_BYTES: Final = 64 * 2**10
+"""The longest body of a request."""
+MAX_UNPARSED_BYTES: Final = 64 * 2**10
+"""The longest incomplete HTTP/3 frame; aioquic itself would keep any."""
+
+_CHUNK: Final = bytes(range(256)) * 256
+"""A piece of a long answer, 64 KiB: written when aioquic has put the one before it into packets."""
+_SIZED_PATH: Final = re.compile(rb"/bytes/([0-9]{1,9})")
+
+
+def backend_configuration(certificate: Certificate) -> QuicConfiguration:
+    """Return what a demo backend's aioquic server is configured with."""
+    return QuicConfiguration(
+        is_client=False,
+        alpn_protocols=H3_ALPN,
+        certificate=certificate.certificate,
+        private_key=certificate.private_key,
+    )
+
+
+def answering_as(name: str) -> CreateProtocol:
+    """Return the create_protocol of a backend that calls itself ``name``."""
+    return partial(BackendProtocol, name=name)
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request that is still arriving."""
+
+    method: bytes
+    path: bytes
+    body: bytearray = field(default_factory=bytearray)
+
+
+class BackendProtocol(QuicConnectionProtocol):
+    """One client's connection to a demo backend."""
+
+    def __init__(self, quic: QuicConnection, stream_handler: QuicStreamHandler | None = None, *, name: str) -> None:
+        """Answer as ``name``."""
+        super().__init__(quic, stream_handler)
+        self._name = name.encode()
+        self._http: H3Connection | None = None
+        self._requests: dict[int, _Request] = {}
+        self._octets_to_write: dict[int, int] = {}
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Hand streams to HTTP/3, and drop what the client gave up."""
+        if isinstance(event, ProtocolNegotiated) and event.alpn_protocol in H3_ALPN:
+            self._http = H3Connection(self._quic)
+        elif isinstance(event, StopSendingReceived | StreamReset):
+            self._abandon(event.stream_id)
+        elif isinstance(event, ConnectionTerminated):
+            self._requests.clear()
+            self._octets_to_write.clear()
+        if self._http is not None:
+            for http_event in self._http.handle_event(event):
+                self._http_event_received(self._http, http_event)
+            if isinstance(event, StreamDataReceived):
+                self._limit_unparsed(self._http, event.stream_id)
+
+    def transmit(self) -> None:
+        """Send what is pending, and go on with long answers whose last piece is out."""
+        super().transmit()
+        if self._octets_to_write and self._write_on():
+            super().transmit()
+
+    def _http_event_received(self, http: H3Connection, event: H3Event) -> None:
+        if isinstance(event, HeadersReceived):
+            self._begin(event)
+        if isinstance(event, DataReceived):
+            self._take_body(http, event.stream_id, event.data)
+        if isinstance(event, HeadersReceived | DataReceived) and event.stream_ended:
+            request = self._requests.pop(event.stream_id, None)
+            if request is not None:
+                self._answer(http, event.stream_id, request)
+
+    def _begin(self, event: HeadersReceived) -> None:
+        headers = dict(event.headers)
+        if b":method" in headers:  # trailers have none
+            self._requests[event.stream_id] = _Request(headers[b":method"], headers.get(b":path", b"/"))
+
+    def _take_body(self, http: H3Connection, stream_id: int, data: bytes) -> None:
+        request = self._requests.get(stream_id)
+        if request is None:
+            return
+        request.body += data
+        if len(request.body) > MAX_ECHO_BYTES:
+            del self._requests[stream_id]
+            self._quic.stop_stream(stream_id, ErrorCode.H3_NO_ERROR)
+            self._respond(http, stream_id, 413, b"a body may have %d octets\n" % MAX_ECHO_BYTES)
+
+    def _answer(self, http: H3Connection, stream_id: int, request: _Request) -> None:
+        sized = _SIZED_PATH.fullmatch(request.path.partition(b"?")[0])
+        if request.method in (b"POST", b"PUT"):
+            self._respond(http, stream_id, 200, bytes(request.body))
+        elif request.method == b"HEAD":
+            self._send_headers(http, stream_id, 200, None)
+        elif request.method != b"GET":
+            self._respond(http, stream_id, 405, b"GET, HEAD, POST or PUT\n")
+        elif sized is None:
+            self._respond(http, stream_id, 200, self._name + b"\n")
+        elif int(sized[1]) > MAX_BODY_BYTES:
+            self._respond(http, stream_id, 400, b"N may be %d at most\n" % MAX_BODY_BYTES)
+        elif self._send_headers(http, stream_id, 200, int(sized[1])):
+            self._octets_to_write[stream_id] = int(sized[1])
+
+    def _respond(self, http: H3Connection, stream_id: int, status: int, body: bytes) -> None:
+        if self._send_headers(http, stream_id, status, len(body)):
+            http.send_data(stream_id, body, end_stream=True)
+
+    def _send_headers(self, http: H3Connection, stream_id: int, status: int, length: int | None) -> bool:
+        """Write the head of an answer and return whether to write a body: there is one, and it is wanted still.
+
+        length: octets of the body; None where it is not said, in an answer to HEAD: aioquic's own client takes a
+        length without a body for an error.
+        """
+        if self._sender(stream_id) is None:
+            return False
+        headers = [(b":status", b"%d" % status), (b"x-backend", self._name)]
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        http.send_headers(stream_id, headers, end_stream=not length)
+        return bool(length)
+
+    def _write_on(self) -> bool:
+        """Give aioquic the next piece of each long answer that it has sent all of; return whether there was one."""
+        drained = [
+            stream_id
+            for stream_id in self._octets_to_write
+            if (sender := self._sender(stream_id)) is not None and sender.buffer_is_empty
+        ]
+        for stream_id in drained:
+            self._write_piece(stream_id)
+        return bool(drained)
+
+    def _write_piece(self, stream_id: int) -> None:
+        assert self._http is not None
+        left = self._octets_to_write.pop(stream_id)
+        piece = _CHUNK[:left]
+        if left > len(piece):
+            self._octets_to_write[stream_id] = left - len(piece)
+        self._http.send_data(stream_id, piece, end_stream=left == len(piece))
+
+    def _sender(self, stream_id: int) -> QuicStreamSender | None:
+        """Return what a stream is written through; None once the client has given it up, when writing would raise."""
+        stream = self._quic._streams.get(stream_id)
+        return None if stream is None or stream.sender._reset_error_code is not None else stream.sender
+
+    def _abandon(self, stream_id: int) -> None:
+        """Drop a request that will not be completed, or an answer that is not wanted any more."""
+        self._octets_to_write.pop(stream_id, None)
+        if self._requests.pop(stream_id, None) is not None:
+            self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
+
+    def _limit_unparsed(self, http: H3Connection, stream_id: int) -> None:
+        stream = http._stream.get(stream_id)
+        if stream is not None and len(stream.buffer) > MAX_UNPARSED_BYTES:
+            self._quic.close(error_code=ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase="frame too long")

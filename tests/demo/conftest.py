@@ -1,0 +1,151 @@
+"""What the demo tests share: backends, a watch over the event loop, and small forwarders that stand for balancers."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qlb.cid import CidCodec, CidParams
+from qlb.demo.backends import DemoBackend, serving
+from qlb.demo.certificate import Certificate, make_certificate
+from qlb.routing.backends import Backend, Endpoint
+from qlb.wire.invariants import parse
+
+PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(range(16)))
+Address = tuple[str, int]
+Route = Callable[[bytes, Address], Address]
+
+
+class Relay:
+    """A UDP forwarder on loopback: each client address has its own socket towards each backend that it reaches."""
+
+    def __init__(self, route: Route, *, drop_every: int = 0) -> None:
+        """Listen. route: (datagram, client's address) -> backend's address. drop_every: lose each so many-th."""
+        self._route = route
+        self._drop_every = drop_every
+        self._seen = 0
+        self._loop = asyncio.get_running_loop()
+        self._upstreams: dict[tuple[Address, Address], socket.socket] = {}
+        self._listener = self._open(self._from_client)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Close every socket."""
+        for sock in (self._listener, *self._upstreams.values()):
+            self._loop.remove_reader(sock)
+            sock.close()
+
+    def _open(self, reader: Callable[[socket.socket], None]) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        self._loop.add_reader(sock, reader, sock)
+        return sock
+
+    def _from_client(self, listener: socket.socket) -> None:
+        datagram, client = listener.recvfrom(65535)
+        backend = self._route(datagram, client)
+        if (client, backend) not in self._upstreams:
+
+            def back(upstream: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    self._send(listener, upstream.recv(65535), client)
+
+            self._upstreams[client, backend] = self._open(back)
+        self._send(self._upstreams[client, backend], datagram, backend)
+
+    def _send(self, sock: socket.socket, datagram: bytes, address: Address) -> None:
+        self._seen += 1
+        if not self._drop_every or self._seen % self._drop_every:
+            with contextlib.suppress(OSError):
+                sock.sendto(datagram, address)
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Certificate:
+    """One certificate for all tests."""
+    return make_certificate()
+
+
+@pytest.fixture(autouse=True)
+async def loop_errors() -> AsyncIterator[None]:
+    """Fail any test in which a callback of the event loop raised."""
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
+    yield
+    assert errors == []
+
+
+@pytest.fixture
+async def backends(certificate: Certificate) -> AsyncIterator[list[DemoBackend]]:
+    """Three running backends on free ports of loopback; the server IDs are ida, idb and idc."""
+    wanted = [Backend(f"agent-{letter}", Endpoint("127.0.0.1", 0), {1: (b"id" + letter.encode(),)}) for letter in "abc"]
+    async with serving(wanted, [PARAMS], certificate) as running:
+        yield running
+
+
+def by_connection_id(backends: list[DemoBackend]) -> Route:
+    """Route as qlb does: by the server ID in the packet, and where there is none by the client's port."""
+    codec = CidCodec(PARAMS)
+    owners = {b"id" + backend.name[-1:].encode(): backend.endpoint for backend in backends}
+
+    def route(datagram: bytes, client: Address) -> Address:
+        owner = owners.get(codec.decode(parse(datagram)[2]) or b"")
+        return owner or backends[client[1] % len(backends)].endpoint
+
+    return route
+
+
+@pytest.fixture
+async def steered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
+    """A forwarder that routes by connection ID."""
+    with contextlib.closing(Relay(by_connection_id(backends))) as relay:
+        yield relay.port
+
+
+@pytest.fixture
+async def lossy_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
+    """The same on a bad network: every 20th datagram is lost."""
+    with contextlib.closing(Relay(by_connection_id(backends), drop_every=20)) as relay:
+        yield relay.port
+
+
+@pytest.fixture
+async def scattered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
+    """A forwarder that knows addresses only: each new one goes to the next backend."""
+    seen: dict[Address, int] = {}
+
+    def route(_: bytes, client: Address) -> Address:
+        return backends[seen.setdefault(client, len(seen)) % len(backends)].endpoint
+
+    with contextlib.closing(Relay(route)) as relay:
+        yield relay.port
+
+
+@pytest.fixture
+def taken() -> Iterator[socket.socket]:
+    """A UDP socket on a port of loopback; close it and the port is free again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, taken: socket.socket) -> Path:
+    """A configuration whose one backend is on the port of ``taken``."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "listen: ['127.0.0.1:4433']\n"
+        "cid_configs: [{config_id: 1, server_id_length: 3, nonce_length: 9}]\n"
+        "backends:\n"
+        f"  - {{name: agent-a, address: '127.0.0.1:{taken.getsockname()[1]}', server_ids: {{1: '696461'}}}}\n"
+    )
+    return path

@@ -1,0 +1,107 @@
+"""The demo backends: which configuration they issue from, and the life of their process."""
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from qlb.cid import CidCodec, CidParams
+from qlb.demo.backends import id_source, main, serving
+from qlb.demo.certificate import Certificate
+from qlb.demo.client import connect, get
+from qlb.errors import BackendError
+from qlb.routing.backends import Backend, Endpoint
+
+OLD = CidParams(config_id=5, server_id_length=3, nonce_length=9, key=bytes(16))
+NEW = CidParams(config_id=2, server_id_length=3, nonce_length=9, key=bytes(range(16)))
+ANYWHERE = Endpoint("127.0.0.1", 0)
+TIMEOUT_S = 10.0
+
+
+def test_the_last_listed_configuration_is_issued_from() -> None:
+    """Of the configurations under which a backend has an ID, the newest; of its IDs there, the first."""
+    both = id_source(Backend("both", ANYWHERE, {5: (b"old",), 2: (b"new", b"alt")}), [OLD, NEW])
+    assert both is not None
+    assert (both.params, both.server_id) == (NEW, b"new")
+    only_old = id_source(Backend("only old", ANYWHERE, {5: (b"old",)}), [OLD, NEW])
+    assert only_old is not None
+    assert only_old.params == OLD
+    assert id_source(Backend("neither", ANYWHERE), [OLD, NEW]) is None
+
+
+async def test_with_and_without_server_ids(certificate: Certificate) -> None:
+    """One issues routable IDs; the other is a plain aioquic server with its 8 random octets."""
+    wanted = [Backend("routable", ANYWHERE, {2: (b"new",)}), Backend("plain", ANYWHERE)]
+    async with serving(wanted, [OLD, NEW], certificate) as running:
+        assert [backend.name for backend in running] == ["routable", "plain"]
+        ids = {}
+        for backend in running:
+            async with connect("127.0.0.1", backend.endpoint.port, timeout_s=TIMEOUT_S) as client:
+                assert (await client.get("/")).backend == backend.name
+                ids[backend.name] = client.server_connection_id
+    assert CidCodec(NEW).decode(ids["routable"]) == b"new"
+    assert len(ids["plain"]) == 8
+
+
+async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.socket) -> None:
+    """The error names the backend, and those that had started are closed."""
+    port = taken.getsockname()[1]
+    with pytest.raises(BackendError, match=f"cannot serve second on 127.0.0.1:{port}: "):
+        async with serving(
+            [Backend("first", ANYWHERE), Backend("second", Endpoint("127.0.0.1", port))], [], certificate
+        ):
+            pytest.fail("bound")
+
+
+@pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT"])
+async def test_the_process(end: str, config_file: Path, taken: socket.socket) -> None:
+    """It says ready when it can be reached, and ends with 0 when its stdin does or on a signal, in silence."""
+    port = taken.getsockname()[1]
+    taken.close()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qlb.demo.backends", str(config_file)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await process.stdout.readline() == b"ready\n"
+            assert (await get("127.0.0.1", port, timeout_s=TIMEOUT_S)).backend == "agent-a"
+            if end == "stdin":
+                process.stdin.close()
+            else:
+                process.send_signal(signal.Signals[end])
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        rest = await process.communicate()
+    assert rest == (b"", b"")
+
+
+def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and the problems on stderr."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("listen: []\n")
+    assert main([str(path)]) == 2
+    assert f"{path}:1:" in capsys.readouterr().err
+
+
+def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and how it is called."""
+    assert main([]) == 2
+    assert capsys.readouterr().err == "usage: python -m qlb.demo.backends CONFIG\n"
+
+
+def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, the backend named, and never ready."""
+    assert main([str(config_file)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")

@@ -1,0 +1,30 @@
+"""The demo certificate."""
+
+import ipaddress
+import stat
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from qlb.demo.certificate import make_certificate
+
+
+def test_it_names_localhost_in_every_form() -> None:
+    """By default it holds for the name and both loopback addresses."""
+    names = make_certificate().certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address("127.0.0.1"),
+        ipaddress.ip_address("::1"),
+    ]
+
+
+def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None:
+    """Certificate and key as PEM; nobody else may read the key."""
+    made = make_certificate(["example.test"])
+    certificate_path, key_path = made.write(tmp_path)
+    assert x509.load_pem_x509_certificate(certificate_path.read_bytes()) == made.certificate
+    key = load_pem_private_key(key_path.read_bytes(), password=None)
+    assert key.public_key() == made.certificate.public_key()
+    assert stat.S_IMODE(key_path.stat().st_mode) == 0o600

@@ -1,0 +1,183 @@
+"""The demo client: it reaches a backend, changes its address in both ways, and fails in bounded time."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+
+from qlb.cid import CidCodec, CidParams
+from qlb.demo import exchange
+from qlb.demo.backends import DemoBackend, serving
+from qlb.demo.certificate import Certificate, make_certificate
+from qlb.demo.client import connect, get
+from qlb.demo.http3 import BackendProtocol
+from qlb.errors import BackendError
+from qlb.routing.backends import Backend, Endpoint
+
+TIMEOUT_S = 5.0
+PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(range(16)))
+
+
+@pytest.mark.parametrize("name", ["_peer_cid", "_peer_cid_available"])
+def test_canary_aioquic_still_has(name: str) -> None:
+    """What the client needs to know about its server's connection IDs."""
+    connection = QuicConnection(configuration=QuicConfiguration())
+    assert hasattr(connection, name), f"this aioquic has no QuicConnection.{name}: qlb.demo.client must be adapted"
+
+
+async def test_get_in_one_call(backends: list[DemoBackend]) -> None:
+    """A connection of its own, one answer, closed."""
+    answer = await get("127.0.0.1", backends[1].endpoint.port, "/", timeout_s=TIMEOUT_S)
+    assert answer == (200, "agent-b", b"agent-b\n", 8)
+
+
+async def test_over_ipv6(certificate: Certificate) -> None:
+    """Both sides and both kinds of rebinding over ::1."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine cannot bind ::1")
+    backend = Backend("six", Endpoint("::1", 0), {1: (b"six",)})
+    async with (
+        serving([backend], [PARAMS], certificate) as (running,),
+        connect("::1", running.endpoint.port, timeout_s=TIMEOUT_S) as client,
+    ):
+        for new_connection_id in (False, True):
+            await client.get("/")
+            await client.rebind(new_connection_id=new_connection_id)
+            assert (await client.get("/")).backend == "six"
+
+
+async def test_a_silent_rebinding_keeps_the_connection_id(backends: list[DemoBackend]) -> None:
+    """Another port, the same destination connection ID, as behind a NAT."""
+    async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
+        await client.get("/")
+        port, cid = client.local_port, client.server_connection_id
+        await client.rebind(new_connection_id=False)
+        assert client.local_port != port
+        assert client.server_connection_id == cid
+        assert (await client.get("/")).backend == "agent-a"
+
+
+async def test_a_migration_takes_a_new_connection_id(backends: list[DemoBackend]) -> None:
+    """Another port and another destination connection ID, which decodes to the same server ID."""
+    async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
+        await client.get("/")
+        port, cid = client.local_port, client.server_connection_id
+        await client.rebind(new_connection_id=True)
+        assert client.local_port != port
+        assert client.server_connection_id != cid
+        assert CidCodec(PARAMS).decode_batch([cid, client.server_connection_id]) == [b"ida", b"ida"]
+        assert (await client.get("/")).backend == "agent-a"
+
+
+async def test_a_rebinding_in_mid_transfer(backends: list[DemoBackend]) -> None:
+    """The rest of the answer follows to the new address."""
+    async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
+        transfer = client.request("/bytes/300000")
+        await transfer.at_least(1)
+        assert not transfer.ended
+        await client.rebind(new_connection_id=False)
+        assert (await transfer.answer()).length == 300_000
+
+
+async def test_no_id_to_move_to(backends: list[DemoBackend]) -> None:
+    """A migration without a spare ID is an error, not a silent rebinding in disguise."""
+    async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
+        await client.get("/")
+        client._quic._peer_cid_available.clear()
+        with pytest.raises(BackendError, match="no connection ID to move to"):
+            await client.rebind(new_connection_id=True)
+
+
+async def test_trust_in_the_right_certificate(backends: list[DemoBackend], certificate: Certificate) -> None:
+    """With a certificate to trust, the server must have it, and for this name."""
+    port = backends[0].endpoint.port
+    for host in ("127.0.0.1", "localhost"):
+        if host == "localhost" and (await _first_address(host)) != "127.0.0.1":
+            continue
+        assert (await get(host, port, "/", trust=certificate.pem, timeout_s=TIMEOUT_S)).status == 200
+
+
+async def test_trust_in_another_certificate(backends: list[DemoBackend]) -> None:
+    """A server with another certificate is not spoken to."""
+    with pytest.raises(BackendError, match="no connection"):
+        await get("127.0.0.1", backends[0].endpoint.port, trust=make_certificate().pem, timeout_s=TIMEOUT_S)
+
+
+async def test_nobody_there(taken: socket.socket) -> None:
+    """Silence is an error within the timeout."""
+    with pytest.raises(BackendError, match=r"no connection within 0\.1 s"):
+        await get("127.0.0.1", taken.getsockname()[1], timeout_s=0.1)
+
+
+async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name without an address is an error that says so."""
+
+    async def resolve(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    with pytest.raises(BackendError, match=r"no address for nowhere\.invalid: Name or service"):
+        await get("nowhere.invalid", 443)
+
+
+async def test_a_server_that_goes_away(certificate: Certificate) -> None:
+    """Requests under way fail at once with the reason, and so do those that come later."""
+    async with (
+        serving([Backend("brief", Endpoint("127.0.0.1", 0))], [], certificate) as (running,),
+        connect("127.0.0.1", running.endpoint.port, timeout_s=TIMEOUT_S) as client,
+    ):
+        transfer = client.request("/bytes/50000000")
+        await transfer.at_least(1)
+        running.server.close()
+        with pytest.raises(BackendError, match=r"GET /bytes/50000000 not .* the connection ended with code 0"):
+            await transfer.answer()
+        with pytest.raises(BackendError, match="GET / not answered in full: the connection ended"):
+            await client.get("/")
+        with pytest.raises(BackendError, match="no answer to a ping: the connection ended"):
+            await client.rebind(new_connection_id=False)
+
+
+async def test_a_stream_that_the_server_resets(backends: list[DemoBackend]) -> None:
+    """One request fails, the connection goes on."""
+    async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
+        transfer = client.request("/bytes/50000000")
+        await transfer.at_least(1)
+        (protocol,) = set(backends[0].server._protocols.values())
+        assert isinstance(protocol, BackendProtocol)
+        protocol._octets_to_write.clear()
+        protocol._quic.reset_stream(0, 7)
+        protocol.transmit()
+        with pytest.raises(BackendError, match="reset the stream with code 7"):
+            await transfer.answer()
+        assert (await client.get("/")).status == 200
+
+
+async def test_an_answer_that_stops(steered_port: int, backends: list[DemoBackend]) -> None:
+    """A wait for the rest is bounded too, and says how much was wanted."""
+    async with connect("127.0.0.1", steered_port, timeout_s=TIMEOUT_S) as client:
+        transfer = client.request("/bytes/50000000")
+        await transfer.at_least(1)
+        transfer._waits._timeout_s = 0.3
+        (protocol,) = {protocol for backend in backends for protocol in backend.server._protocols.values()}
+        assert isinstance(protocol, BackendProtocol)
+        protocol._octets_to_write.clear()
+        with pytest.raises(BackendError, match=r"not answered with 49999999 octets within 0\.3 s"):
+            await transfer.at_least(49_999_999)
+
+
+async def test_a_client_that_waits_keeps_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing happens it sends something, so that a server that took a wrong turn learns where it is."""
+    monkeypatch.setattr(exchange, "KEEP_ALIVE_S", 0.001)
+    nudges: list[None] = []
+    await exchange.Waits(TIMEOUT_S, lambda: nudges.append(None)).until(lambda: len(nudges) == 3, "nothing")
+
+
+async def _first_address(host: str) -> str:
+    infos = await asyncio.get_running_loop().getaddrinfo(host, 1, type=socket.SOCK_DGRAM)
+    return str(infos[0][4][0])
