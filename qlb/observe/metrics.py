@@ -1,0 +1,156 @@
+"""Prometheus metrics, made from a reading at the moment of a scrape. No packet ever touches a metrics library.
+
+The sums hold: received = forwarded + dropped, forwarded = by every route to every backend, those that have
+left included. Rows of what is known (backends × routes, reasons, config IDs) are there from the start with 0,
+so that a rate exists from the first packet on.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from qlb.observe.reading import REMOVED, Reading
+from qlb.routing.outcomes import OUTCOMES, REASONS
+
+_DROP_REASONS: Final = tuple(outcome.reason for outcome in OUTCOMES if outcome.route == "drop")
+_RETURNING_MODES: Final = ("proxy", "proxy-protocol")
+"""Modes in which replies come back through the balancer."""
+_ODD_VERSION: Final = re.compile(r"version=(?!\d{1,3}\.\d{1,3}\.\d{1,3}\s*(?:[,;]|$))")
+
+
+class QlbCollector(Collector):
+    """All of qlb's own metrics, read anew at each scrape."""
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        """read: takes a reading."""
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric as it is now."""
+        reading = self._read()
+        yield from _packets(reading)
+        yield from _backends(reading)
+        yield from _daemon(reading)
+
+
+class Metrics:
+    """The metrics page: qlb's metrics and its process's, in a registry of their own."""
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        """read: takes a reading."""
+        self._registry = CollectorRegistry()
+        self._registry.register(QlbCollector(read))
+        ProcessCollector(registry=self._registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the page and its content type.
+
+        accept: an HTTP Accept header. It chooses OpenMetrics or the Prometheus text format, the latter in
+        version 0.0.4 if it asks for nothing newer or is malformed (the library compares versions unchecked).
+        """
+        sound = accept.isascii() and not _ODD_VERSION.search(accept)
+        encode, content_type = choose_encoder(accept if sound else "")
+        return encode(self._registry), content_type
+
+
+def _packets(reading: Reading) -> Iterator[Metric]:
+    yield _counter("qlb_packets_received", "Datagrams that came from clients.", reading.received_packets)
+    yield _counter("qlb_bytes_received", "Octets of UDP payload that came from clients.", reading.received_bytes)
+    yield _counters(
+        "qlb_packets_dropped",
+        "Datagrams from clients that went nowhere.",
+        "reason",
+        {**dict.fromkeys(_DROP_REASONS, 0), **reading.dropped},
+    )
+    yield _counters(
+        "qlb_unroutable_packets",
+        "Datagrams with an unroutable connection ID that were forwarded by flow or fallback.",
+        "reason",
+        {**dict.fromkeys(REASONS, 0), **reading.unroutable},
+    )
+    yield _counters(
+        "qlb_cid_config_packets",
+        "Datagrams forwarded by a connection ID that decoded under a QUIC-LB configuration.",
+        "config_id",
+        _by_config(reading),
+    )
+    yield _counter(
+        "qlb_return_packets_dropped", "Datagrams from backends that went to no client.", reading.return_dropped
+    )
+
+
+def _by_config(reading: Reading) -> dict[str, int]:
+    """Packets by config ID: those that are configured, and those that were and still have counts."""
+    counts = {config.config_id: config.packets for config in reading.cid_configs}
+    for outcome in OUTCOMES:
+        packets = reading.outcomes.get(outcome.name, 0)
+        if outcome.config_id >= 0 and packets:
+            counts.setdefault(outcome.config_id, packets)
+    return {str(config_id): counts[config_id] for config_id in sorted(counts)}
+
+
+def _backends(reading: Reading) -> Iterator[Metric]:
+    forwarded = CounterMetricFamily(
+        "qlb_packets_forwarded", "Datagrams sent to a backend.", labels=("backend", "route")
+    )
+    returned = CounterMetricFamily(
+        "qlb_packets_returned", "Datagrams from a backend sent on to its client.", labels=("backend",)
+    )
+    up = GaugeMetricFamily("qlb_backend_up", "Whether the health probe finds the backend alive.", labels=("backend",))
+    draining = GaugeMetricFamily(
+        "qlb_backend_draining", "Whether the backend gets no new connections.", labels=("backend",)
+    )
+    for backend in reading.backends:
+        for route, packets in backend.forwarded.items():
+            forwarded.add_metric((backend.name, route), packets)
+        if reading.mode in _RETURNING_MODES:
+            returned.add_metric((backend.name,), backend.returned)
+        if backend.state != REMOVED:
+            up.add_metric((backend.name,), backend.healthy)
+            draining.add_metric((backend.name,), backend.state == "draining")
+    yield from (forwarded, returned, up, draining)
+
+
+def _daemon(reading: Reading) -> Iterator[Metric]:
+    yield _gauge("qlb_sessions", "Ways back to clients that are open.", reading.sessions)
+    yield _counter("qlb_sessions_evicted", "Ways back closed before their time to make room.", reading.sessions_evicted)
+    yield _gauge("qlb_config_last_reload_successful", "Whether the last reload took effect.", reading.last_reload_ok)
+    yield _gauge(
+        "qlb_config_last_reload_success_timestamp_seconds",
+        "Unix time at which the configuration took effect.",
+        reading.loaded_at,
+    )
+    yield _gauge("qlb_config_generation", "Configurations that took effect, the first included.", reading.generation)
+    yield _counter("qlb_worker_restarts", "Workers that died and were started again.", reading.worker_restarts)
+    yield InfoMetricFamily(
+        "qlb_build",
+        "What runs here.",
+        {
+            "version": reading.version,
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "plane": reading.plane,
+            "mode": reading.mode,
+        },
+    )
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    """name: without ``_total``, which the library adds."""
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for row, value in values.items():
+        family.add_metric((row,), value)
+    return family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

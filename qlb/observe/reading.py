@@ -1,0 +1,75 @@
+"""A reading: every figure of a daemon at one moment, as plain data. The supervisor takes it.
+
+Times that end in _s are seconds. A last_seen_s is the time since the last packet, None if there was none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+REMOVED: Final = "removed"
+"""The state of a backend that has left the configuration; its counts stay, so that sums hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendReading:
+    """One backend. state: ``active``, ``draining``, or ``removed`` where only its counts are left.
+
+    detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
+    """
+
+    name: str
+    address: str
+    state: str
+    healthy: bool
+    detail: str
+    weight: int
+    forwarded: Mapping[str, int]
+    returned: int
+    last_seen_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CidConfigReading:
+    """One QUIC-LB configuration. packets: routed by an ID that decoded under it."""
+
+    config_id: int
+    algorithm: str
+    packets: int
+    last_seen_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReading:
+    """One worker's place, and the process in it."""
+
+    index: int
+    pid: int
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets."""
+
+    version: str
+    uptime_s: float
+    plane: str
+    mode: str
+    listen: tuple[str, ...]
+    ready: bool
+    generation: int
+    loaded_at: float
+    last_reload_ok: bool
+    backends: tuple[BackendReading, ...]
+    cid_configs: tuple[CidConfigReading, ...]
+    outcomes: Mapping[str, int]
+    received_packets: int
+    received_bytes: int
+    dropped: Mapping[str, int]
+    unroutable: Mapping[str, int]
+    return_dropped: int
+    sessions: int
+    sessions_evicted: int
+    workers: tuple[WorkerReading, ...]
+    worker_restarts: int

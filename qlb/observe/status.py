@@ -1,0 +1,71 @@
+"""The status of a daemon as plain data for JSON: what ``/status`` answers and ``qlb status --json`` prints.
+
+Names and meanings are a contract. Nothing in it is secret. Durations end in _s; ``loaded_at`` is RFC 3339.
+"""
+
+from datetime import UTC, datetime
+
+from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading
+
+_DECIMALS = 3
+
+
+def build_status(reading: Reading) -> dict[str, object]:
+    """Return the status that a reading makes. Backends that have left are apart, under ``removed_backends``."""
+    return {
+        "version": reading.version,
+        "ready": reading.ready,
+        "uptime_s": round(reading.uptime_s, _DECIMALS),
+        "plane": reading.plane,
+        "mode": reading.mode,
+        "listen": list(reading.listen),
+        "config": {
+            "generation": reading.generation,
+            "loaded_at": datetime.fromtimestamp(reading.loaded_at, UTC).isoformat(timespec="milliseconds"),
+            "last_reload_ok": reading.last_reload_ok,
+        },
+        "backends": [_backend(row) for row in reading.backends if row.state != REMOVED],
+        "removed_backends": [_counts(row) for row in reading.backends if row.state == REMOVED],
+        "cid_configs": [_cid_config(row) for row in reading.cid_configs],
+        "outcomes": dict(reading.outcomes),
+        "received_packets": reading.received_packets,
+        "received_bytes": reading.received_bytes,
+        "sessions": reading.sessions,
+        "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
+        "worker_restarts": reading.worker_restarts,
+    }
+
+
+def _backend(row: BackendReading) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "address": row.address,
+        "state": row.state,
+        "healthy": row.healthy,
+        "detail": row.detail,
+        "weight": row.weight,
+        **_counts(row),
+    }
+
+
+def _counts(row: BackendReading) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "forwarded_packets": sum(row.forwarded.values()),
+        "forwarded_by_route": dict(row.forwarded),
+        "returned_packets": row.returned,
+        "last_seen_s": _rounded(row.last_seen_s),
+    }
+
+
+def _cid_config(row: CidConfigReading) -> dict[str, object]:
+    return {
+        "config_id": row.config_id,
+        "algorithm": row.algorithm,
+        "packets": row.packets,
+        "last_seen_s": _rounded(row.last_seen_s),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, _DECIMALS)

@@ -1,0 +1,212 @@
+"""The metrics page, read back by Prometheus's own parsers."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from qlb.observe.metrics import Metrics
+from qlb.observe.reading import Reading
+from qlb.routing.outcomes import OUTCOMES, REASONS
+
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+DROP_REASONS = {outcome.reason for outcome in OUTCOMES if outcome.route == "drop"}
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(families: Iterable[Metric]) -> Samples:
+    """Return (name, labels) → value of qlb's own samples; none may be there twice."""
+    rows = [
+        (sample(row.name, **row.labels), row.value)
+        for family in families
+        for row in family.samples
+        if row.name.startswith("qlb_")
+    ]
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+def scrape(reading: Reading) -> Samples:
+    """Return what a scraper finds."""
+    return samples(parse_text(Metrics(lambda: reading).render()[0].decode()))
+
+
+def sample(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the key of a sample."""
+    return name, tuple(sorted(labels.items()))
+
+
+def total(found: Samples, name: str) -> float:
+    """Return the sum of a metric's samples."""
+    return sum(value for (found_name, _), value in found.items() if found_name == name)
+
+
+CONTRACT = {
+    ("qlb_packets_received_total", ""),
+    ("qlb_bytes_received_total", ""),
+    ("qlb_packets_forwarded_total", "backend route"),
+    ("qlb_packets_dropped_total", "reason"),
+    ("qlb_packets_returned_total", "backend"),
+    ("qlb_unroutable_packets_total", "reason"),
+    ("qlb_cid_config_packets_total", "config_id"),
+    ("qlb_backend_up", "backend"),
+    ("qlb_backend_draining", "backend"),
+    ("qlb_sessions", ""),
+    ("qlb_config_last_reload_successful", ""),
+    ("qlb_config_last_reload_success_timestamp_seconds", ""),
+    ("qlb_config_generation", ""),
+    ("qlb_worker_restarts_total", ""),
+    ("qlb_build_info", "mode plane python version"),
+    ("qlb_return_packets_dropped_total", ""),
+    ("qlb_sessions_evicted_total", ""),
+}
+
+
+def test_names_and_labels_are_the_contract(reading: Reading) -> None:
+    """Exactly these, each with exactly its labels: people have written queries against them."""
+    found = {(name, " ".join(label for label, _ in labels)) for name, labels in scrape(reading)}
+    assert found == CONTRACT
+
+
+def test_types(reading: Reading) -> None:
+    """What ends in _total is a counter, all else a gauge."""
+    families = parse_text(Metrics(lambda: reading).render()[0].decode())
+    types = {row.name: family.type for family in families for row in family.samples}
+    for name, _ in CONTRACT:
+        assert types[name] == ("counter" if name.endswith("_total") else "gauge"), name
+
+
+def test_values(reading: Reading) -> None:
+    """Every figure of the reading is where it belongs."""
+    found = scrape(reading)
+    expected: Samples = {
+        sample("qlb_packets_received_total"): 22,
+        sample("qlb_bytes_received_total"): 22_000,
+        sample("qlb_packets_forwarded_total", backend="a", route="cid"): 10,
+        sample("qlb_packets_forwarded_total", backend="a", route="flow"): 2,
+        sample("qlb_packets_forwarded_total", backend="a", route="fallback"): 1,
+        sample("qlb_packets_forwarded_total", backend="b:2", route="cid"): 0,
+        sample("qlb_packets_dropped_total", reason="empty"): 5,
+        sample("qlb_packets_dropped_total", reason="no_backend"): 0,
+        sample("qlb_packets_returned_total", backend="a"): 9,
+        sample("qlb_unroutable_packets_total", reason="no_config"): 2,
+        sample("qlb_unroutable_packets_total", reason="unknown_server_id"): 0,
+        sample("qlb_cid_config_packets_total", config_id="1"): 12,
+        sample("qlb_backend_up", backend="a"): 1,
+        sample("qlb_backend_up", backend="b:2"): 0,
+        sample("qlb_backend_draining", backend="a"): 0,
+        sample("qlb_backend_draining", backend="b:2"): 1,
+        sample("qlb_sessions"): 8,
+        sample("qlb_config_last_reload_successful"): 0,
+        sample("qlb_config_last_reload_success_timestamp_seconds"): 1_700_000_000.25,
+        sample("qlb_config_generation"): 3,
+        sample("qlb_worker_restarts_total"): 4,
+    }
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_sums_hold(reading: Reading) -> None:
+    """What came in = forwarded + dropped, and forwarded = by ID + unroutable, with all that has left included."""
+    found = scrape(reading)
+    forwarded = total(found, "qlb_packets_forwarded_total")
+    assert total(found, "qlb_packets_received_total") == forwarded + total(found, "qlb_packets_dropped_total")
+    by_id = total(found, "qlb_cid_config_packets_total")
+    assert forwarded == by_id + total(found, "qlb_unroutable_packets_total")
+
+
+def test_a_removed_backend_keeps_its_counts_only(reading: Reading) -> None:
+    """It is neither up nor down any more."""
+    names = {name for name, labels in scrape(reading) if ("backend", "gone") in labels}
+    assert names == {"qlb_packets_forwarded_total", "qlb_packets_returned_total"}
+
+
+def test_a_removed_config_keeps_its_counts(reading: Reading) -> None:
+    """Config 0 is not configured any more, and its packets were forwarded all the same."""
+    found = scrape(reading)
+    assert found[sample("qlb_cid_config_packets_total", config_id="0")] == 2
+    assert sample("qlb_cid_config_packets_total", config_id="2") not in found
+
+
+def test_known_rows_are_there_from_the_start(reading: Reading) -> None:
+    """A fresh daemon shows zeros, so that a rate exists from the first packet on."""
+    fresh = dataclasses.replace(reading, dropped={}, unroutable={}, outcomes={})
+    found = scrape(fresh)
+    assert {row for name, ((_, row),) in rows_of(found, "qlb_packets_dropped_total")} == DROP_REASONS
+    assert {row for name, ((_, row),) in rows_of(found, "qlb_unroutable_packets_total")} == set(REASONS)
+
+
+def rows_of(found: Samples, wanted: str) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Return the keys of one metric."""
+    return [(name, labels) for name, labels in found if name == wanted]
+
+
+@pytest.mark.parametrize(("mode", "returns"), [("proxy", True), ("proxy-protocol", True), ("ipip", False)])
+def test_returned_only_where_replies_come_back(reading: Reading, mode: str, returns: bool) -> None:
+    """With direct server return there is nothing to count, and a row of zeros would say that nothing is sent."""
+    found = scrape(dataclasses.replace(reading, mode=mode))
+    assert bool(rows_of(found, "qlb_packets_returned_total")) is returns
+
+
+def test_each_scrape_takes_a_reading(reading: Reading) -> None:
+    """Nothing is remembered between scrapes, and making the page takes one reading only."""
+    taken: list[Reading] = []
+
+    def read() -> Reading:
+        taken.append(dataclasses.replace(reading, generation=len(taken)))
+        return taken[-1]
+
+    metrics = Metrics(read)
+    assert taken == []
+    for generation in range(2):
+        found = samples(parse_text(metrics.render()[0].decode()))
+        assert found["qlb_config_generation", ()] == generation
+    assert len(taken) == 2
+
+
+def test_the_process_is_there_too(reading: Reading) -> None:
+    """CPU time and memory of the supervisor, where the system tells them."""
+    assert b"process_cpu_seconds_total" in Metrics(lambda: reading).render()[0]
+
+
+def test_text_by_default(reading: Reading) -> None:
+    """Without a wish it is the format that everything reads; each name ends in _total once."""
+    body, content_type = Metrics(lambda: reading).render("*/*")
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"_total_total" not in body
+    assert b"_created" not in body
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text", PROMETHEUS_3])
+def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
+    """The same figures in the other format, which ends with its mark."""
+    body, content_type = Metrics(lambda: reading).render(accept)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert body.endswith(b"# EOF\n")
+    assert samples(cast(Any, parse_openmetrics)(body.decode())) == scrape(reading)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=abc",
+        "application/openmetrics-text; version=1.0.0x",
+        "application/openmetrics-text; version=1.0",
+        "application/openmetrics-text; version=" + "9" * 5000 + ".0.0",
+        "text/plain;version=1.\xff",
+        "text/plain;version=",
+        ",;,=;q=,",
+        "\x00",
+    ],
+)
+def test_a_hostile_wish_is_no_wish(reading: Reading, accept: str) -> None:
+    """A malformed Accept header gets the default and never an exception."""
+    assert Metrics(lambda: reading).render(accept)[1] == "text/plain; version=0.0.4; charset=utf-8"

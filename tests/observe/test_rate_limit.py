@@ -1,0 +1,96 @@
+"""The filter that keeps a flood of log lines small."""
+
+import logging
+from typing import Any
+
+from qlb.observe.rate_limit import RateLimit
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        """It begins somewhere."""
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+def line(
+    message: object = "oh %s", *, name: str = "qlb", level: int = logging.INFO, args: Any = ()
+) -> logging.LogRecord:
+    """Return a log line."""
+    return logging.LogRecord(name, level, __file__, 1, message, args, None)
+
+
+def marks(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what the filter has written on a line."""
+    return {key: value for key, value in vars(record).items() if "suppressed" in key or "limited" in key}
+
+
+def test_a_burst_passes_and_the_rest_is_counted() -> None:
+    """The last that passes announces it; the first of the next window says how many are missing."""
+    clock = Clock()
+    limit = RateLimit(burst=3, window_s=10.0, now=clock)
+    lines = [line(args=(number,)) for number in range(8)]
+    clock.now_s += 4.0
+    assert [limit.filter(record) for record in lines] == [True] * 3 + [False] * 5
+    assert [marks(record) for record in lines[:3]] == [{}, {}, {"limited_for_s": 10.0}]
+    clock.now_s += 10.0
+    late = [line(), line()]
+    assert all(limit.filter(record) for record in late)
+    assert [marks(record) for record in late] == [{"suppressed": 5}, {}]
+
+
+def test_the_window_begins_with_its_first_line() -> None:
+    """What is announced is what is left of it."""
+    clock = Clock()
+    limit = RateLimit(burst=2, window_s=10.0, now=clock)
+    assert limit.filter(line())
+    clock.now_s += 7.5
+    last = line()
+    assert limit.filter(last)
+    assert marks(last) == {"limited_for_s": 2.5}
+
+
+def test_kinds_do_not_limit_each_other() -> None:
+    """Another logger, level or message has a window of its own; other arguments have not."""
+    limit = RateLimit(burst=1)
+    assert limit.filter(line())
+    assert not limit.filter(line(args=("else",)))
+    assert limit.filter(line(name="qlb.health"))
+    assert limit.filter(line(level=logging.ERROR))
+    assert limit.filter(line("another"))
+
+
+def test_any_message_object_is_a_kind() -> None:
+    """Even one that cannot be hashed."""
+    limit = RateLimit(burst=1)
+    assert [limit.filter(line(["unhashable"])) for _ in range(2)] == [True, False]
+
+
+def test_memory_is_bounded_and_nothing_goes_uncounted() -> None:
+    """Kinds begun long ago are forgotten; what was left out of them is told by the next line of all."""
+    limit = RateLimit(burst=1, kinds=3)
+    limit.filter(line("first"))
+    assert not limit.filter(line("first"))
+    assert not limit.filter(line("first"))
+    others = [line(f"kind {number}") for number in range(50)]
+    assert all(limit.filter(record) for record in others)
+    assert [marks(record).get("suppressed_others") for record in others] == [None, None, 2] + [None] * 47
+    assert limit.filter(line("first"))
+
+
+def test_a_new_window_is_young_again() -> None:
+    """A kind that goes on is not the first to be forgotten."""
+    clock = Clock()
+    limit = RateLimit(burst=1, window_s=1.0, kinds=2, now=clock)
+    limit.filter(line("a"))
+    limit.filter(line("b"))
+    clock.now_s += 1.0
+    limit.filter(line("a"))
+    limit.filter(line("c"))
+    assert not limit.filter(line("a"))
+    assert limit.filter(line("b"))

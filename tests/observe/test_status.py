@@ -1,0 +1,67 @@
+"""The status: names and values that programs read."""
+
+import dataclasses
+import json
+from typing import Any
+
+from qlb.observe.reading import Reading
+from qlb.observe.status import build_status
+
+
+def as_read(reading: Reading) -> Any:
+    """Return the status as a program gets it."""
+    return json.loads(json.dumps(build_status(reading), allow_nan=False))
+
+
+def test_the_contract(reading: Reading) -> None:
+    """Every name of the contract is there, with what it should be."""
+    status = as_read(reading)
+    assert status["version"] == "1.2.3"
+    assert status["ready"] is True
+    assert status["uptime_s"] == 12.346
+    assert (status["plane"], status["mode"]) == ("asyncio", "proxy")
+    assert status["listen"] == ["127.0.0.1:4433", "[::1]:4433"]
+    assert status["config"] == {
+        "generation": 3,
+        "loaded_at": "2023-11-14T22:13:20.250+00:00",
+        "last_reload_ok": False,
+    }
+    assert status["cid_configs"] == [{"config_id": 1, "algorithm": "single-pass", "packets": 12, "last_seen_s": 1.0}]
+    assert status["outcomes"] == dict(reading.outcomes)
+    assert status["workers"] == [{"index": 0, "pid": 123, "alive": True}, {"index": 1, "pid": 124, "alive": False}]
+    assert (status["worker_restarts"], status["sessions"]) == (4, 8)
+    assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
+
+
+def test_a_backend(reading: Reading) -> None:
+    """One row, in full."""
+    assert as_read(reading)["backends"][0] == {
+        "name": "a",
+        "address": "192.0.2.1:443",
+        "state": "active",
+        "healthy": True,
+        "detail": "it answers",
+        "weight": 2,
+        "forwarded_packets": 13,
+        "forwarded_by_route": {"cid": 10, "flow": 2, "fallback": 1},
+        "returned_packets": 9,
+        "last_seen_s": 0.123,
+    }
+
+
+def test_never_seen_is_null(reading: Reading) -> None:
+    """No packet yet is not the same as one just now."""
+    assert as_read(reading)["backends"][1]["last_seen_s"] is None
+
+
+def test_removed_backends_are_apart(reading: Reading) -> None:
+    """Whoever looks through the backends finds those that are configured; the others' counts are not lost."""
+    status = as_read(reading)
+    assert [row["name"] for row in status["backends"]] == ["a", "b:2"]
+    assert [(row["name"], row["forwarded_packets"]) for row in status["removed_backends"]] == [("gone", 4)]
+
+
+def test_an_empty_daemon(reading: Reading) -> None:
+    """Before the first worker and without a backend there is a status too."""
+    status = as_read(dataclasses.replace(reading, backends=(), cid_configs=(), workers=(), outcomes={}, listen=()))
+    assert [status[name] for name in ("backends", "removed_backends", "cid_configs", "workers", "listen")] == [[]] * 5
