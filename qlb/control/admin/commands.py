@@ -1,0 +1,88 @@
+"""What the control socket can be told: reload, drain, undrain. Answers are JSON.
+
+200: done. 404: no backend of that name (the answer lists those that there are). 422: the configuration is wrong
+and nothing has changed; ``problems`` says why.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+
+from aiohttp import web
+
+from qlb.control.admin.http import json_response
+from qlb.errors import ConfigError, QlbError
+from qlb.observe.reading import REMOVED, Reading
+
+Command = Callable[[], Awaitable[web.Response]]
+
+
+class ReloadOutcome(NamedTuple):
+    """What became of a reload. generation: the one in force now. problems: why it was refused, one a line."""
+
+    ok: bool
+    generation: int
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Control(Protocol):
+    """What can be asked of a daemon."""
+
+    async def reload(self) -> ReloadOutcome:
+        """Read the configuration again; a wrong one changes nothing."""
+
+    async def drain(self, name: str) -> None:
+        """Give a backend no new connections. Raises KeyError where there is none of that name."""
+
+    async def undrain(self, name: str) -> None:
+        """Give a backend new connections again. Raises KeyError where there is none of that name."""
+
+
+class Commands:
+    """The commands of one daemon."""
+
+    def __init__(self, control: Control, read: Callable[[], Reading]) -> None:
+        """read: takes a reading, for the names of the backends."""
+        self._control = control
+        self._read = read
+
+    def find(self, path: Sequence[str]) -> Command | None:
+        """Return what a path stands for. path: its parts, decoded."""
+        match path:
+            case ["reload"]:
+                return self._reload
+            case ["drain", name]:
+                return lambda: self._set_state(name, "draining", self._control.drain)
+            case ["undrain", name]:
+                return lambda: self._set_state(name, "active", self._control.undrain)
+            case _:
+                return None
+
+    async def _reload(self) -> web.Response:
+        try:
+            outcome = await self._control.reload()
+        except QlbError as error:
+            return _refused(error)
+        status = HTTPStatus.OK if outcome.ok else HTTPStatus.UNPROCESSABLE_ENTITY
+        return json_response(status, outcome._asdict())
+
+    async def _set_state(self, name: str, state: str, change: Callable[[str], Awaitable[None]]) -> web.Response:
+        try:
+            await change(name)
+        except KeyError:
+            return self._unknown(name)
+        except QlbError as error:
+            return _refused(error)
+        return json_response(HTTPStatus.OK, {"ok": True, "backend": name, "state": state})
+
+    def _unknown(self, name: str) -> web.Response:
+        names = [row.name for row in self._read().backends if row.state != REMOVED]
+        error = f"no backend {name!r}; there is: {', '.join(names) or 'none'}"
+        return json_response(HTTPStatus.NOT_FOUND, {"ok": False, "error": error, "backends": names})
+
+
+def _refused(error: QlbError) -> web.Response:
+    problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+    answer = {"ok": False, "error": str(error), "problems": problems}
+    return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, answer)

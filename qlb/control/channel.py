@@ -1,0 +1,71 @@
+"""Between the supervisor and a worker: frames over a pair of Unix sockets that only these two hold.
+
+A frame is a length (32 bits, big-endian) and a pickle. Pickle is safe here: the peer is the process that
+this one started, or was started by, and no byte of a packet ever travels this way. The first frame to a
+worker carries descriptors: its listeners and the memory of its counters.
+"""
+
+import asyncio
+import pickle
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from qlb.dataplane.base import Orders
+
+_LENGTH: Final = struct.Struct(">I")
+_MAX_DESCRIPTORS: Final = 250
+"""The kernel passes 253 at once: listeners of one worker, and one for the counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory."""
+
+    plane: str
+    orders: Orders
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A worker's answer to an assignment, or to new orders: it forwards by this generation now."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker's answer when it could not begin; it ends after it."""
+
+    reason: str
+
+
+Message = Assignment | Orders | Applied | Failed
+
+
+def pack(message: Message) -> bytes:
+    """Return the frame of a message."""
+    octets = pickle.dumps(message)
+    return _LENGTH.pack(len(octets)) + octets
+
+
+def send_descriptors(sock: socket.socket, descriptors: Sequence[int]) -> None:
+    """Send descriptors, ahead of the first frame. Raises OSError where the peer is gone."""
+    socket.send_fds(sock, [bytes([len(descriptors)])], descriptors)
+
+
+def receive_descriptors(sock: socket.socket) -> list[int]:
+    """Wait for the descriptors that come ahead of the first frame. Raises EOFError where the peer is gone."""
+    octets, descriptors, _, _ = socket.recv_fds(sock, 1, _MAX_DESCRIPTORS)
+    if not octets:
+        raise EOFError("the supervisor is gone")
+    return descriptors
+
+
+async def receive(reader: asyncio.StreamReader) -> Message:
+    """Wait for a message. Raises asyncio.IncompleteReadError (an EOFError) where the peer is gone."""
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    message: Message = pickle.loads(await reader.readexactly(length))  # noqa: S301 (see the module's docstring)
+    return message

@@ -1,0 +1,119 @@
+"""Take a reading: shared counters, wanted state and health become one plain object for metrics and status."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import qlb
+from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, WorkerReading
+from qlb.routing import counters as layout
+from qlb.routing.counters import Counters, config_last_seen_ms, total, total_backend, total_outcomes
+from qlb.routing.outcomes import OUTCOMES, ROUTES
+
+if TYPE_CHECKING:
+    from qlb.control.supervisor import Supervisor
+
+
+class History:
+    """When the daemon began and when its configuration last changed."""
+
+    def __init__(self) -> None:
+        """Everything begins now."""
+        self.started_s = time.monotonic()
+        self.loaded_at_s = time.time()
+        self.last_reload_ok = True
+
+    def reloaded(self) -> None:
+        """Note that a configuration has taken effect."""
+        self.loaded_at_s = time.time()
+        self.last_reload_ok = True
+
+    def reload_failed(self) -> None:
+        """Note that a configuration was refused."""
+        self.last_reload_ok = False
+
+
+def take_reading(supervisor: Supervisor) -> Reading:
+    """Return every figure of a daemon as it is now."""
+    desired, history = supervisor.desired, supervisor.history
+    places = supervisor.workers.places if supervisor.workers is not None else ()
+    workers = [place.counters for place in places]
+    packets = total_outcomes(workers)
+    now_s = time.monotonic()
+    return Reading(
+        version=qlb.__version__,
+        uptime_s=now_s - history.started_s,
+        plane=supervisor.plane,
+        mode=desired.config.forwarding.mode,
+        listen=tuple(map(str, supervisor.listen)),
+        ready=supervisor.is_ready(),
+        generation=desired.generation,
+        loaded_at=history.loaded_at_s,
+        last_reload_ok=history.last_reload_ok,
+        backends=_backends(supervisor, workers, now_s),
+        cid_configs=_cid_configs(supervisor, workers, packets, now_s),
+        outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
+        received_packets=total(workers, layout.PACKETS_RECEIVED),
+        received_bytes=total(workers, layout.BYTES_RECEIVED),
+        dropped=_by_reason(packets, dropped=True),
+        unroutable=_by_reason(packets, dropped=False),
+        return_dropped=total(workers, layout.RETURN_DROPPED),
+        sessions=total(workers, layout.SESSIONS),
+        sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
+        workers=tuple(
+            WorkerReading(index=place.number, pid=place.process.pid, alive=place.process.alive)
+            for place in places
+            if place.process is not None
+        ),
+        worker_restarts=sum(place.restarts for place in places),
+    )
+
+
+def _backends(supervisor: Supervisor, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
+    rows = []
+    for index, (name, backend) in enumerate(zip(supervisor.desired.names, supervisor.desired.backends, strict=True)):
+        counts = total_backend(workers, index)
+        rows.append(
+            BackendReading(
+                name=name,
+                address=str(backend.endpoint) if backend else "",
+                state=str(backend.state) if backend else REMOVED,
+                healthy=backend.healthy if backend else False,
+                detail=supervisor.health.detail(name) if backend else "",
+                weight=backend.weight if backend else 0,
+                forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
+                returned=counts.returned,
+                last_seen_s=_since(counts.last_seen_ms, now_s),
+            )
+        )
+    return tuple(rows)
+
+
+def _cid_configs(
+    supervisor: Supervisor, workers: Sequence[Counters], packets: Sequence[int], now_s: float
+) -> tuple[CidConfigReading, ...]:
+    return tuple(
+        CidConfigReading(
+            config_id=config_id,
+            algorithm=config.codec.params.algorithm,
+            packets=packets[config_id],
+            last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
+        )
+        for config_id, config in enumerate(supervisor.desired.orders.snapshot.configs)
+        if config is not None
+    )
+
+
+def _by_reason(packets: Sequence[int], *, dropped: bool) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for outcome, count in zip(OUTCOMES, packets, strict=True):
+        if outcome.reason and (outcome.route == "drop") is dropped:
+            counts[outcome.reason] += count
+    return dict(counts)
+
+
+def _since(moment_ms: int, now_s: float) -> float | None:
+    return max(now_s - moment_ms / 1000, 0.0) if moment_ms else None

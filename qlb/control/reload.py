@@ -1,0 +1,116 @@
+"""What the daemon should be doing now: the configuration, what operators said since, and what health found.
+
+Every change, whatever it came from, compiles one new snapshot here; a configuration that is wrong changes
+nothing. Counting time and telling the workers is the supervisor's part.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from qlb.config import build
+from qlb.config.load import Loaded, load
+from qlb.config.model import Config
+from qlb.control.preflight import preflight
+from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.routing.backends import Backend, BackendIndexes, BackendState, Endpoint
+from qlb.routing.snapshot import Snapshot, compile_snapshot
+
+
+class Desired:
+    """The wanted state of one daemon."""
+
+    def __init__(self, path: Path, loaded: Loaded) -> None:
+        """Begin with a configuration that was read from path; all backends count as healthy until probed."""
+        self._path = path
+        self._indexes = BackendIndexes()
+        self._states: dict[str, BackendState] = {}
+        self._healthy: dict[str, bool] = {}
+        self._compiled = 0
+        self.config: Config = loaded.config
+        self.warnings: tuple[str, ...] = loaded.warnings
+        self.generation = 1
+        """Configurations that have taken effect, the first included."""
+        self._previous: Snapshot | None = None
+        self._orders: Orders | None = self._compile(self.config)
+
+    @property
+    def orders(self) -> Orders:
+        """What every worker is to do. Compiled when it is asked for: verdicts that come together cost one."""
+        if self._orders is None:
+            self._orders = self._compile(self.config)
+        return self._orders
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every backend name since the start, by index; some may have left."""
+        return self._indexes.names
+
+    @property
+    def backends(self) -> tuple[Backend | None, ...]:
+        """The backends by index, with operators' and health's word applied."""
+        return self.orders.snapshot.backends
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Backend name → address: what health watches."""
+        return {backend.name: backend.endpoint for backend in self.backends if backend is not None}
+
+    def reload(self) -> None:
+        """Read the file again and take it over.
+
+        Raises QlbError, changing nothing, where it is wrong or cannot be run here.
+        """
+        loaded = load(self._path, running=self.config)
+        preflight(loaded.config)
+        self._orders = self._compile(loaded.config)
+        self.config, self.warnings = loaded.config, loaded.warnings
+        self.generation += 1
+        present = self.endpoints
+        self._states = {name: state for name, state in self._states.items() if name in present}
+        self._healthy = {name: healthy for name, healthy in self._healthy.items() if name in present}
+
+    def set_state(self, name: str, state: BackendState) -> None:
+        """Drain or undrain a backend until the daemon ends or the backend leaves; outlives reloads.
+
+        Raises KeyError where no backend has that name.
+        """
+        if name not in self.endpoints:
+            raise KeyError(name)
+        self._states[name] = state
+        self._orders = None
+
+    def set_health(self, name: str, healthy: bool) -> None:
+        """Take over a verdict of the health monitor."""
+        self._healthy[name] = healthy
+        self._orders = None
+
+    def _compile(self, config: Config) -> Orders:
+        backends = self._indexes.arrange(self._judged(backend) for backend in build.backends(config))
+        snapshot = compile_snapshot(
+            self._compiled + 1,
+            build.cid_params(config),
+            backends,
+            fallback_key=build.fallback_key(config),
+            previous=self._previous,
+        )
+        self._previous = snapshot
+        self._compiled += 1
+        return Orders(snapshot, plane_settings(config))
+
+    def _judged(self, backend: Backend) -> Backend:
+        return dataclasses.replace(
+            backend,
+            state=self._states.get(backend.name, backend.state),
+            healthy=self._healthy.get(backend.name, True),
+        )
+
+
+def plane_settings(config: Config) -> PlaneSettings:
+    """Return the bounds that a configuration sets for a plane's own state."""
+    return PlaneSettings(
+        session_timeout_s=config.forwarding.session_timeout,
+        max_sessions=config.forwarding.max_sessions,
+        flow_table_size=config.fallback.flow_table_size,
+        flow_timeout_s=config.fallback.flow_timeout,
+    )

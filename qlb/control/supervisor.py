@@ -1,0 +1,206 @@
+"""The supervisor: owns the configuration, the sockets, health, the admin server and the workers' lives.
+
+It is off the packet path: while it restarts a worker, reloads or answers a scrape, the workers forward. It
+ends on SIGTERM or SIGINT, after being unready for shutdown_delay so that routers can look elsewhere.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from qlb.config.load import Loaded
+from qlb.config.model import Config
+from qlb.control.admin import AdminServer, ReloadOutcome
+from qlb.control.preflight import preflight
+from qlb.control.reading import History, take_reading
+from qlb.control.reload import Desired
+from qlb.control.workers import Place, Workers
+from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.errors import ConfigError, QlbError
+from qlb.health.monitor import HealthMonitor
+from qlb.observe import logs
+from qlb.observe.reading import Reading
+from qlb.routing.backends import BackendState, Endpoint
+
+log = logging.getLogger("qlb")
+
+
+class Supervisor:
+    """One daemon."""
+
+    def __init__(self, path: Path, loaded: Loaded, on_ready: Callable[["Supervisor"], None] | None = None) -> None:
+        """path: of the configuration, read again on reload. on_ready: called once, when packets are forwarded.
+
+        Raises what preflight() raises.
+        """
+        self.plane = preflight(loaded.config)
+        self.desired = Desired(path, loaded)
+        self.history = History()
+        self.listen: tuple[Endpoint, ...] = ()
+        self.health = HealthMonitor(self._on_health)
+        self.admin = AdminServer(self.read, self.is_ready, self)
+        self.workers: Workers | None = None
+        self._on_ready = on_ready
+        self._ending: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._verdicts = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Run until told to stop. Returns the exit code."""
+        config = self.desired.config
+        logs.configure(config.logging.level, config.logging.format)
+        self._log_warnings()
+        try:
+            await self._start(config)
+        except (OSError, QlbError) as error:
+            log.error("cannot start: %s", error)
+            await self._stop()
+            return 1
+        log.info("ready", extra={"listen": ", ".join(map(str, self.listen)), "plane": self.plane})
+        if self._on_ready is not None:
+            self._on_ready(self)
+        await self._ended.wait()
+        await self._stop()
+        log.info("stopped")
+        return 0
+
+    def end(self) -> None:
+        """Begin to end: unready at once, gone after shutdown_delay. A second call does not wait."""
+        delay_s = self.desired.config.shutdown_delay
+        if self._ending is not None or not delay_s:
+            self._ended.set()
+            return
+        log.info("ending", extra={"delay_s": delay_s})
+        self._ending = asyncio.get_running_loop().call_later(delay_s, self._ended.set)
+
+    def is_ready(self) -> bool:
+        """Whether this node should be sent traffic: it forwards, is not ending, and some backend is healthy."""
+        if self.workers is None or self._ending is not None or self._ended.is_set():
+            return False
+        return any(backend is not None and backend.healthy for backend in self.desired.backends)
+
+    def read(self) -> Reading:
+        """Return every figure as it is now."""
+        return take_reading(self)
+
+    async def reload(self) -> ReloadOutcome:
+        """Read the configuration again. A wrong one changes nothing and is told, here and in the log."""
+        async with self._changing:
+            try:
+                self.desired.reload()
+            except QlbError as error:
+                self.history.reload_failed()
+                problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+                log.error("reload refused: %s", "; ".join(problems))
+                return ReloadOutcome(ok=False, generation=self.desired.generation, problems=problems, warnings=())
+            config = self.desired.config
+            self.history.reloaded()
+            logs.configure(config.logging.level, config.logging.format)
+            self.health.apply(config.health, self.desired.endpoints)
+            await self._tell_workers()
+        self._log_warnings()
+        log.info("reloaded", extra={"generation": self.desired.generation})
+        return ReloadOutcome(ok=True, generation=self.desired.generation, problems=(), warnings=self.desired.warnings)
+
+    async def drain(self, name: str) -> None:
+        """Give a backend no new connections. Raises KeyError where there is none of that name."""
+        await self._set_state(name, BackendState.DRAINING)
+
+    async def undrain(self, name: str) -> None:
+        """Give a backend new connections again. Raises KeyError where there is none of that name."""
+        await self._set_state(name, BackendState.ACTIVE)
+
+    async def _set_state(self, name: str, state: BackendState) -> None:
+        async with self._changing:
+            self.desired.set_state(name, state)
+            await self._tell_workers()
+        log.info("backend state set", extra={"backend": name, "state": str(state)})
+
+    def _on_health(self, name: str, healthy: bool, detail: str) -> None:
+        self.desired.set_health(name, healthy)
+        log.log(
+            logging.INFO if healthy else logging.WARNING,
+            "backend healthy" if healthy else "backend unhealthy",
+            extra={"backend": name, "detail": detail},
+        )
+        self._verdicts.set()
+
+    async def _follow_verdicts(self) -> None:
+        """Tell the workers of health's verdicts; those that come together are told together."""
+        while True:
+            await self._verdicts.wait()
+            self._verdicts.clear()
+            async with self._changing:
+                await self._tell_workers()
+
+    async def _tell_workers(self) -> None:
+        if self.workers is not None:  # else they will ask for their orders when they start
+            await self.workers.apply(self.desired.orders)
+
+    async def _start(self, config: Config) -> None:
+        await self.admin.start(config.admin.listen, config.admin.socket)
+        places = open_places(config)
+        self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        self.workers = Workers(places, self.plane, lambda: self.desired.orders)
+        self._handle_signals()
+        await self.workers.start()
+        self.health.apply(config.health, self.desired.endpoints)
+        self.health.start()
+        self._begin(self._follow_verdicts())
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.end)
+        loop.add_signal_handler(signal.SIGINT, self.end)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload_once()))
+
+    async def _reload_once(self) -> None:
+        await self.reload()
+
+    def _begin(self, work: Coroutine[object, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.health.stop()
+        if self.workers is not None:
+            await self.workers.stop()
+        await self.admin.stop()
+
+    def _log_warnings(self) -> None:
+        for warning in self.desired.warnings:
+            log.warning(warning)
+
+
+def open_places(config: Config) -> list[Place]:
+    """Bind every service address once for each worker. Raises OSError where one cannot be bound."""
+    wanted = config.forwarding.workers
+    count = _cores() if wanted == "auto" else wanted
+    rows: list[list[socket.socket]] = []
+    try:
+        endpoints = list(config.listen)
+        for _ in range(count):
+            rows.append([])
+            for endpoint in endpoints:
+                rows[-1].append(open_listener(endpoint))
+            endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
+    except OSError as error:
+        for sock in [sock for row in rows for sock in row]:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
+    return [Place(number, row) for number, row in enumerate(rows)]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,63 @@
+"""A worker's process: one data plane, started by the supervisor as ``python -m qlb.control.worker``.
+
+It waits, with everything imported, until it is told what to be; so a spare takes a dead worker's place in
+milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign.
+"""
+
+import asyncio
+import mmap
+import os
+import signal
+import socket
+import sys
+
+from qlb.control import channel
+from qlb.control.channel import Applied, Assignment, Failed
+from qlb.control.loop import run_on_fast_loop
+from qlb.dataplane import probe
+from qlb.dataplane.base import Orders, Plane
+from qlb.errors import QlbError
+from qlb.routing.counters import SIZE_BYTES
+
+
+def main() -> int:
+    """Serve the supervisor at the other end of descriptor argv[1]. Returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C and systemd reach the whole group; the supervisor decides
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        *listeners, memory = channel.receive_descriptors(sock)
+    except (EOFError, ConnectionError):
+        return 0
+    sock.setblocking(False)
+    return run_on_fast_loop(_serve(sock, listeners, memory))
+
+
+async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    counters = mmap.mmap(memory, SIZE_BYTES)
+    os.close(memory)
+    plane: Plane | None = None
+    try:
+        while True:
+            message = await channel.receive(reader)
+            if isinstance(message, Assignment):
+                plane = probe.factory(message.plane)(listeners, message.orders, memoryview(counters))
+                plane.start()
+                writer.write(channel.pack(Applied(message.orders.snapshot.generation)))
+            elif isinstance(message, Orders) and plane is not None:
+                plane.apply(message)
+                writer.write(channel.pack(Applied(message.snapshot.generation)))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return 0
+    except (QlbError, OSError) as error:
+        writer.write(channel.pack(Failed(str(error))))
+        return 1
+    finally:
+        if plane is not None:
+            plane.stop()
+        writer.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

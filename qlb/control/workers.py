@@ -1,0 +1,243 @@
+"""The workers as the supervisor sees them: start, give orders, replace.
+
+Each place (worker 0, 1, …) owns its sockets and its counters for the daemon's life; the process in it may
+change. One spare process waits for the next place that falls empty, so the sockets of a killed worker are
+read again within milliseconds, and nothing that waits in them is lost.
+"""
+
+import asyncio
+import logging
+import mmap
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from qlb.control import channel
+from qlb.control.channel import Applied, Assignment, Failed
+from qlb.dataplane.base import Orders
+from qlb.routing.counters import SIZE_BYTES, Counters
+
+log = logging.getLogger("qlb.workers")
+
+_QUICK_DEATHS: Final = 5
+"""Deaths of one place in a row, each before its worker had forwarded for _STEADY_S, until starts are spaced."""
+_STEADY_S: Final = 5.0
+_PAUSE_S: Final = 1.0
+_APPLY_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 5.0
+
+
+class WorkerProcess:
+    """One process; a spare until it is assigned a place."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        """Use start() instead."""
+        self._process = process
+        self._sock = sock
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.StreamReader | None = None
+
+    @classmethod
+    async def start(cls) -> "WorkerProcess":
+        """Start a process that imports everything and waits."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        return cls(process, ours)
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return self._process.returncode is None
+
+    async def assign(self, assignment: Assignment, descriptors: Sequence[int]) -> None:
+        """Tell it what to be. Raises OSError where it is gone already."""
+        channel.send_descriptors(self._sock, descriptors)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+        self._writer.write(channel.pack(assignment))
+
+    def order(self, orders: Orders) -> None:
+        """Send new orders; a dead process is not an error here, wait() tells."""
+        assert self._writer is not None, "orders go to assigned workers"
+        self._writer.write(channel.pack(orders))
+
+    async def receive(self) -> Applied | Failed:
+        """Wait for its next answer. Raises EOFError or OSError where it is gone."""
+        assert self._reader is not None, "answers come from assigned workers"
+        message = await channel.receive(self._reader)
+        assert isinstance(message, Applied | Failed), "workers only answer"
+        return message
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; return its exit code, negative for a signal."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: close its channel, and kill it if that does not do."""
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(OSError):
+                await self._writer.wait_closed()
+        self._sock.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+class Place:
+    """Where a worker works: its sockets, its counters, and whoever is there now."""
+
+    def __init__(self, number: int, listeners: Sequence[socket.socket]) -> None:
+        """listeners: bound sockets, one for each service address; owned by the place from now on."""
+        self.number = number
+        self.listeners = tuple(listeners)
+        self._memory_file = _open_memory()
+        self.counters = Counters(memoryview(mmap.mmap(self._memory_file, SIZE_BYTES)))
+        self.process: WorkerProcess | None = None
+        self.applied = 0
+        self.restarts = 0
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What a process needs to work here."""
+        return [*(sock.fileno() for sock in self.listeners), self._memory_file]
+
+    def close(self) -> None:
+        """Close the sockets and the memory."""
+        for sock in self.listeners:
+            sock.close()
+        os.close(self._memory_file)
+
+
+class Workers:
+    """All places, and the spare."""
+
+    def __init__(self, places: Sequence[Place], plane: str, orders: Callable[[], Orders]) -> None:
+        """plane: what every worker runs. orders: asked for the current ones at any time."""
+        self.places = tuple(places)
+        self._plane = plane
+        self._orders = orders
+        self.spare: WorkerProcess | None = None
+        self._keepers: list[asyncio.Task[None]] = []
+        self._progress = asyncio.Condition()
+
+    async def start(self) -> None:
+        """Start every worker and return when all of them forward. Raises OSError where one cannot be started."""
+        for place in self.places:
+            place.process = await self._fill(place)
+        self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
+        await self._wait_applied(self._orders().snapshot.generation)
+        self.spare = await WorkerProcess.start()
+
+    async def apply(self, orders: Orders) -> None:
+        """Give new orders to all workers and wait, within bounds, until all forward by them."""
+        for place in self.places:
+            if place.process is not None:
+                place.process.order(orders)
+        await self._wait_applied(orders.snapshot.generation)
+
+    async def stop(self) -> None:
+        """End every worker, then close the sockets."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        processes = [place.process for place in self.places if place.process] + ([self.spare] if self.spare else [])
+        await asyncio.gather(*(process.stop() for process in processes))
+        for place in self.places:
+            place.close()
+
+    async def _fill(self, place: Place) -> WorkerProcess:
+        """Put a process into a place: the spare if there is one."""
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            with suppress(OSError):  # it was killed too: start another
+                return await self._assign(spare, place)
+            await spare.stop()
+        return await self._assign(await WorkerProcess.start(), place)
+
+    async def _assign(self, process: WorkerProcess, place: Place) -> WorkerProcess:
+        await process.assign(Assignment(self._plane, self._orders()), place.descriptors)
+        return process
+
+    async def _keep(self, place: Place) -> None:
+        """Listen to a place's worker; when it has died, replace it. Runs as long as the daemon."""
+        loop = asyncio.get_running_loop()
+        quick_deaths = 0
+        while True:
+            since_s = loop.time()
+            await self._listen(place)
+            assert place.process is not None, "start() has filled the place"
+            code = await place.process.wait()
+            await place.process.stop()
+            lost = place.counters.settle()
+            place.restarts += 1
+            quick_deaths = quick_deaths + 1 if loop.time() - since_s < _STEADY_S else 0
+            log.warning(
+                "worker replaced",
+                extra={"worker": place.number, "pid": place.process.pid, "exit": code, "packets_lost": lost},
+            )
+            if quick_deaths > _QUICK_DEATHS:
+                await asyncio.sleep(_PAUSE_S)
+            await self._replace(place)
+
+    async def _replace(self, place: Place) -> None:
+        while True:
+            try:
+                place.process = await self._fill(place)
+                self.spare = self.spare or await WorkerProcess.start()
+            except OSError as error:
+                log.error("no worker could be started", extra={"worker": place.number, "reason": str(error)})
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
+
+    async def _listen(self, place: Place) -> None:
+        """Take a worker's answers until it is gone."""
+        assert place.process is not None, "start() has filled the place"
+        with suppress(EOFError, OSError):
+            while True:
+                answer = await place.process.receive()
+                if isinstance(answer, Failed):
+                    log.error("worker failed", extra={"worker": place.number, "reason": answer.reason})
+                    return
+                async with self._progress:
+                    place.applied = answer.generation
+                    self._progress.notify_all()
+
+    async def _wait_applied(self, generation: int) -> None:
+        def everywhere() -> bool:
+            return all(place.applied >= generation for place in self.places)
+
+        async with self._progress:
+            try:
+                await asyncio.wait_for(self._progress.wait_for(everywhere), _APPLY_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("a worker is slow to take its orders", extra={"generation": generation})
+
+
+def _open_memory() -> int:
+    """Open zeroed memory that can be shared by its descriptor."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("qlb-counters", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, SIZE_BYTES)
+    return descriptor

@@ -1,0 +1,91 @@
+"""What the control socket can be told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from qlb.control.admin import ReloadOutcome
+from qlb.errors import ConfigError, QlbError
+from tests.control.admin.conftest import Stage
+
+
+async def post(stage: Stage, target: str) -> tuple[int, Any]:
+    """POST to the control socket; return (status, decoded JSON)."""
+    answer = await stage.ask("POST", target, "Content-Length: 0", control=True)
+    assert answer.headers["content-type"].startswith("application/json")
+    return answer.status, json.loads(answer.body)
+
+
+async def test_reload(stage: Stage) -> None:
+    """It says which generation is in force, and what to look at."""
+    assert await post(stage, "/reload") == (
+        200,
+        {"ok": True, "generation": 4, "problems": [], "warnings": ["a warning"]},
+    )
+    assert stage.daemon.calls == ["reload"]
+
+
+async def test_reload_refused(stage: Stage) -> None:
+    """Every problem is told, and the generation that goes on serving."""
+    problems = ("x.yaml:1:1: bad", "x.yaml:2:1: worse")
+    stage.daemon.outcome = ReloadOutcome(ok=False, generation=3, problems=problems)
+    assert await post(stage, "/reload") == (
+        422,
+        {"ok": False, "generation": 3, "problems": list(problems), "warnings": []},
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "problems"),
+    [(ConfigError("x:1:1: a", "x:2:1: b"), ["x:1:1: a", "x:2:1: b"]), (QlbError("too many names"), ["too many names"])],
+)
+@pytest.mark.parametrize("target", ["/reload", "/drain/a"])
+async def test_what_the_daemon_refuses(stage: Stage, error: QlbError, problems: list[str], target: str) -> None:
+    """An error of ours is an answer, not a fault of the server."""
+    stage.daemon.error = error
+    assert await post(stage, target) == (422, {"ok": False, "error": str(error), "problems": problems})
+
+
+async def test_drain_and_undrain(stage: Stage) -> None:
+    """The answer says what the backend is now."""
+    assert await post(stage, "/drain/a") == (200, {"ok": True, "backend": "a", "state": "draining"})
+    assert await post(stage, "/undrain/a") == (200, {"ok": True, "backend": "a", "state": "active"})
+    assert stage.daemon.calls == ["drain a", "undrain a"]
+
+
+async def test_unknown_backend(stage: Stage) -> None:
+    """The answer lists the names that there are; one that has left is none of them."""
+    assert await post(stage, "/drain/z") == (
+        404,
+        {"ok": False, "error": "no backend 'z'; there is: a, b:2", "backends": ["a", "b:2"]},
+    )
+    stage.daemon.set(backends=())
+    status, answer = await post(stage, "/undrain/z")
+    assert (status, answer["error"]) == (404, "no backend 'z'; there is: none")
+
+
+@pytest.mark.parametrize(
+    ("encoded", "name"),
+    [
+        ("b%3A2", "b:2"),
+        ("b:2", "b:2"),
+        ("a%2Fb", "a/b"),
+        ("..", ".."),
+        (".", "."),
+        ("%2e%2e", ".."),
+        ("", ""),
+        ("%00", "\0"),
+        ("%C3%A9", "é"),
+        ("%FF", "\ufffd"),
+        ("100%", "100%"),
+        ("a+b", "a+b"),
+        ("a%3Fb%23c", "a?b#c"),
+        ("%253A", "%3A"),
+    ],
+)
+async def test_names_are_decoded_once(stage: Stage, encoded: str, name: str) -> None:
+    """The daemon gets the very name, and a strange one is just unknown."""
+    status, _ = await post(stage, f"/drain/{encoded}")
+    assert status == (200 if name == "b:2" else 404)
+    assert stage.daemon.calls == [f"drain {name}"]

@@ -1,0 +1,145 @@
+"""The wanted state: a file, what operators said since, and health, compiled into one snapshot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qlb.config.load import load
+from qlb.config.restart import NEEDS_RESTART
+from qlb.control.reload import Desired
+from qlb.errors import ConfigError
+from qlb.routing.backends import BackendState
+
+TEXT = """
+listen: ["127.0.0.1:4433"]
+cid_configs:
+  - {config_id: 1, server_id_length: 3, nonce_length: 13, key: 000102030405060708090a0b0c0d0e0f}
+backends:
+  - {name: a, address: "127.0.0.1:5001", server_ids: {1: "0a0a0a"}}
+  - {name: b, address: "127.0.0.1:5002", server_ids: {1: "0b0b0b"}}
+admin: {listen: "127.0.0.1:9464"}
+"""
+
+Write = Callable[[str], None]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A configuration file."""
+    file = tmp_path / "qlb.yaml"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def desired(path: Path) -> Desired:
+    """The wanted state right after the start."""
+    return Desired(path, load(path))
+
+
+def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
+    return {b.name: (b.state, b.healthy) for b in desired.backends if b is not None}
+
+
+def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
+    """Operators' and health's words compile a snapshot each; the configuration's generation stays."""
+    numbers = [desired.orders.snapshot.generation]
+    desired.set_state("a", BackendState.DRAINING)
+    numbers.append(desired.orders.snapshot.generation)
+    desired.set_health("b", False)
+    numbers.append(desired.orders.snapshot.generation)
+    assert numbers == [1, 2, 3]
+    assert desired.generation == 1
+    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+
+
+def test_reload_keeps_what_was_said_since(desired: Desired) -> None:
+    """A drain by command and a verdict of health outlive a reload."""
+    desired.set_state("a", BackendState.DRAINING)
+    desired.set_health("b", False)
+    desired.reload()
+    assert desired.generation == 2
+    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+
+
+def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
+    """What an operator says by command counts more than the file's state."""
+    path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
+    desired.reload()
+    assert _states(desired)["a"][0] == "draining"
+    desired.set_state("a", BackendState.ACTIVE)
+    desired.reload()
+    assert _states(desired)["a"][0] == "active"
+
+
+def test_indexes_are_stable(desired: Desired, path: Path) -> None:
+    """A backend that leaves leaves a hole, one that comes gets a new index, one that returns its old one."""
+    without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
+    path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
+    desired.reload()
+    assert [b and b.name for b in desired.backends] == [None, "b", "c"]
+    path.write_text(TEXT)
+    desired.reload()
+    assert [b and b.name for b in desired.backends] == ["a", "b", None]
+
+
+def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
+    """A drained, unhealthy backend that leaves and returns is active and healthy until probed."""
+    desired.set_state("a", BackendState.DRAINING)
+    desired.set_health("a", False)
+    path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
+    desired.reload()
+    path.write_text(TEXT)
+    desired.reload()
+    assert _states(desired)["a"] == ("active", True)
+
+
+def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
+    """ConfigError, and the same orders object as before."""
+    before = desired.orders
+    path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
+    with pytest.raises(ConfigError, match="nonce_length"):
+        desired.reload()
+    assert desired.orders is before
+    assert desired.generation == 1
+
+
+def test_what_this_release_cannot_run_changes_nothing(desired: Desired, path: Path) -> None:
+    """A probe that is not built is refused before anything is taken over."""
+    path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
+    with pytest.raises(ConfigError, match="handshake"):
+        desired.reload()
+    assert desired.generation == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("listen", "127.0.0.1:4433", "127.0.0.1:4434"),
+        ("admin.listen", "127.0.0.1:9464", "127.0.0.1:9465"),
+        ("admin.socket", "admin: {", "admin: {socket: x.sock, "),
+        ("forwarding.plane", "admin:", "forwarding: {plane: asyncio}\nadmin:"),
+        ("forwarding.mode", "admin:", "forwarding: {mode: l2}\nadmin:"),
+        ("forwarding.workers", "admin:", "forwarding: {workers: 2}\nadmin:"),
+    ],
+)
+def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:
+    """Sockets and processes cannot change under way; the refusal names the key and where it is."""
+    assert tuple(key.split(".")) in NEEDS_RESTART
+    path.write_text(TEXT.replace(old, new))
+    with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
+        desired.reload()
+
+
+def test_unknown_names_are_told(desired: Desired) -> None:
+    """Draining what is not there is a KeyError."""
+    with pytest.raises(KeyError):
+        desired.set_state("nobody", BackendState.DRAINING)
+
+
+def test_the_ring_is_taken_over(desired: Desired) -> None:
+    """Health and drain do not fill the ring anew."""
+    ring = desired.orders.snapshot.ring
+    desired.set_health("a", False)
+    assert desired.orders.snapshot.ring is ring

@@ -1,0 +1,135 @@
+"""Worker processes: started, told, killed, replaced; what they counted stays true."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from qlb.control.workers import Place, Workers
+from qlb.dataplane.base import Orders
+from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.routing.backends import Endpoint
+from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
+from qlb.routing.outcomes import OUTCOMES
+from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+
+TO_B0 = short_header(cid_of(FOUR_PASS, 0))
+
+
+@dataclass
+class Desk:
+    """Holds the orders that workers ask for."""
+
+    wanted: Orders
+
+    def __call__(self) -> Orders:
+        """Return the current ones."""
+        return self.wanted
+
+
+@asynccontextmanager
+async def working(desk: Desk, count: int = 1) -> AsyncIterator[tuple[Workers, Endpoint]]:
+    """Run workers on one address until the end of the block."""
+    first = open_listener(Endpoint("127.0.0.1", 0))
+    service = bound_endpoint(first)
+    listeners = [first, *(open_listener(service) for _ in range(count - 1))]
+    workers = Workers([Place(n, [sock]) for n, sock in enumerate(listeners)], "asyncio", desk)
+    try:
+        await workers.start()
+        yield workers, service
+    finally:
+        await workers.stop()
+
+
+async def _send(client: socket.socket, service: Endpoint) -> None:
+    await asyncio.get_running_loop().sock_sendto(client, TO_B0, service)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_two_workers_forward(network: Network) -> None:
+    """Packets of many clients reach their backend, whichever worker's socket the system picks."""
+    sockets, backends = network.pool()
+    async with working(Desk(orders(backends)), 2) as (workers, service):
+        for _ in range(30):
+            await _send(network.socket(), service)
+            assert (await receive(sockets[0]))[0] == TO_B0
+        await _until(lambda: sum(place.counters.slots[OUTCOME + 1] for place in workers.places) == 30)
+        assert all(place.counters.slots[PACKETS_RECEIVED] for place in workers.places)
+
+
+async def test_new_orders_reach_every_worker(network: Network) -> None:
+    """apply() returns when all workers forward by the new snapshot."""
+    _, backends = network.pool()
+    elsewhere = network.socket()
+    desk = Desk(orders(backends))
+    async with working(desk, 2) as (workers, service):
+        desk.wanted = orders([backend(0, Endpoint(*elsewhere.getsockname())), *backends[1:]], generation=2)
+        await workers.apply(desk.wanted)
+        for _ in range(10):
+            await _send(network.socket(), service)
+            assert (await receive(elsewhere))[0] == TO_B0
+
+
+async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None:
+    """Kill -9: packets sent meanwhile wait in the socket and arrive; counts go on; the sums hold."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with working(Desk(orders(backends))) as (workers, service):
+        (place,) = workers.places
+        for round_number in range(1, 4):
+            assert place.process is not None
+            pid = place.process.pid
+            os.kill(pid, signal.SIGKILL)
+            await _send(client, service)
+            assert (await receive(sockets[0]))[0] == TO_B0
+            await _until(lambda n=round_number: place.restarts == n)
+            assert place.process.pid != pid
+        slots = place.counters.slots
+        await _until(lambda: slots[PACKETS_RECEIVED] == 3)
+        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
+
+
+async def test_killed_spare_is_no_obstacle(network: Network) -> None:
+    """A worker that dies after its spare was killed too is replaced all the same."""
+    sockets, backends = network.pool()
+    async with working(Desk(orders(backends))) as (workers, service):
+        (place,) = workers.places
+        assert workers.spare is not None
+        assert place.process is not None
+        os.kill(workers.spare.pid, signal.SIGKILL)
+        await workers.spare.wait()
+        os.kill(place.process.pid, signal.SIGKILL)
+        await _send(network.socket(), service)
+        assert (await receive(sockets[0]))[0] == TO_B0
+
+
+async def test_workers_end_with_their_supervisor(network: Network) -> None:
+    """A worker whose channel closes ends by itself, with code 0: no orphan holds the port."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends))) as (workers, _):
+        process = workers.places[0].process
+        assert process is not None
+    assert await process.wait() == 0
+
+
+async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that cannot begin says why; stop() ends everything all the same."""
+    _, backends = network.pool()
+    place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
+    workers = Workers([place], "no-such-plane", Desk(orders(backends)))
+    starting = asyncio.create_task(workers.start())
+    await _until(lambda: place.restarts > 0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await workers.stop()
+    assert "worker" in caplog.text
