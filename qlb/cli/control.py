@@ -1,0 +1,136 @@
+"""Commands that speak to a running daemon over its Unix socket."""
+
+import http.client
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+
+from qlb.errors import QlbError
+
+_TIMEOUT_S: Final = 30.0
+_DEFAULT_SOCKET: Final = "/run/qlb/qlb.sock"
+
+_socket = click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    default=_DEFAULT_SOCKET,
+    envvar="QLB_SOCKET",
+    show_default=True,
+    show_envvar=True,
+    help="The daemon's control socket.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, method: str, target: str) -> tuple[int, Any]:
+    """Send a request and return (HTTP status, decoded JSON). Raises QlbError where no daemon answers."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise QlbError(f"no daemon answers at {path}: {error}; name its admin.socket with --socket") from error
+    finally:
+        connection.close()
+
+
+@click.command("status")
+@_socket
+@_json
+def status(path: Path, as_json: bool) -> None:
+    """Show what the daemon is doing."""
+    _, answer = ask(path, "GET", "/status")
+    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(_table(answer)))
+
+
+@click.command("reload")
+@_socket
+@_json
+def reload(path: Path, as_json: bool) -> None:
+    """Read the configuration file again; a bad one changes nothing."""
+    code, answer = ask(path, "POST", "/reload")
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        for problem in (*answer.get("warnings", ()), *answer.get("problems", ())):
+            click.echo(problem, err=True)
+        if code == http.HTTPStatus.OK:
+            click.echo(f"reloaded; generation {answer['generation']}")
+    sys.exit(0 if code == http.HTTPStatus.OK else 2)
+
+
+@click.command("drain")
+@click.argument("name")
+@_socket
+@_json
+def drain(name: str, path: Path, as_json: bool) -> None:
+    """Give the backend NAME no new connections; it keeps those that it has."""
+    _set_state("drain", name, path, as_json)
+
+
+@click.command("undrain")
+@click.argument("name")
+@_socket
+@_json
+def undrain(name: str, path: Path, as_json: bool) -> None:
+    """Give the backend NAME new connections again."""
+    _set_state("undrain", name, path, as_json)
+
+
+def _set_state(verb: str, name: str, path: Path, as_json: bool) -> None:
+    code, answer = ask(path, "POST", f"/{verb}/{quote(name, safe='')}")
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif code == http.HTTPStatus.OK:
+        click.echo(f"{name}: {answer.get('state', verb)}")
+    else:
+        click.echo(f"qlb: {answer.get('error', answer)}", err=True)
+    sys.exit(0 if code == http.HTTPStatus.OK else 1)
+
+
+def _table(answer: dict[str, Any]) -> list[str]:
+    head = (
+        f"qlb {answer['version']}, plane {answer['plane']}, mode {answer['mode']}, "
+        f"generation {answer['config']['generation']}, up {answer['uptime_s']:.0f} s, "
+        f"listening on {', '.join(answer['listen'])}"
+    )
+    rows = [("BACKEND", "ADDRESS", "STATE", "HEALTHY", "FORWARDED", "LAST SEEN")]
+    for backend in answer["backends"]:
+        last_seen_s = backend["last_seen_s"]
+        rows.append(
+            (
+                backend["name"],
+                backend["address"],
+                backend["state"],
+                "yes" if backend["healthy"] else "no",
+                str(backend["forwarded_packets"]),
+                "never" if last_seen_s is None else f"{last_seen_s:.1f} s ago",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    counts = [f"{name} {count}" for name, count in answer["outcomes"].items() if count]
+    return [head, "", *lines, "", "outcomes: " + (", ".join(counts) or "no packets yet")]
+
+
+COMMANDS = (status, reload, drain, undrain)

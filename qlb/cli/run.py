@@ -1,0 +1,82 @@
+"""``qlb run``: the daemon, alone or with demo servers behind it."""
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from qlb.config.load import Loaded, load
+from qlb.errors import BackendError
+
+if TYPE_CHECKING:
+    from qlb.control.supervisor import Supervisor
+
+CONFIG: Final = click.Path(path_type=Path)
+_DEMO_START_TIMEOUT_S: Final = 30.0
+
+
+@click.command("run")
+@click.argument("config", type=CONFIG)
+@click.option("--demo-backends", is_flag=True, help="Also run a QUIC/HTTP/3 server at each backend's address.")
+def run(config: Path, demo_backends: bool) -> None:
+    """Forward QUIC by the configuration CONFIG until SIGTERM or Ctrl-C."""
+    loaded = load(config)
+    # The daemon's own libraries are imported only once the configuration is known to be good.
+    from qlb.control.loop import run_on_fast_loop
+
+    sys.exit(run_on_fast_loop(_run(config, loaded, demo_backends)))
+
+
+async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
+    from qlb.control.supervisor import Supervisor
+
+    if not demo_backends:
+        return await Supervisor(config, loaded).run()
+    servers = await _start_demo_backends(config)
+    try:
+        return await Supervisor(config, loaded, on_ready=_say_what_to_try).run()
+    finally:
+        assert servers.stdin is not None, "it was started with a pipe"
+        servers.stdin.close()  # the sign to end
+        with suppress(ProcessLookupError):
+            servers.terminate()
+        await servers.wait()
+
+
+async def _start_demo_backends(config: Path) -> asyncio.subprocess.Process:
+    """Start the demo servers in a process of their own; they end when this one does."""
+    servers = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qlb.demo.backends", str(config)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert servers.stdout is not None, "it was started with a pipe"
+    line = await asyncio.wait_for(servers.stdout.readline(), _DEMO_START_TIMEOUT_S)
+    if not line:
+        await servers.wait()
+        raise BackendError("the demo servers could not start; is the aioquic extra installed, are their ports free?")
+    return servers
+
+
+def _say_what_to_try(supervisor: "Supervisor") -> None:
+    service = supervisor.listen[0]
+    admin = supervisor.admin.address
+    control = supervisor.desired.config.admin.socket
+    lines = [f"qlb forwards QUIC on {service}; three servers behind it answer with their own names. Try:", ""]
+    lines.append(f"  qlb get https://{service}/                # which server am I on?")
+    lines.append(f"  qlb get https://{service}/ --rebind 3     # the same connection from three more addresses")
+    if admin is not None:
+        lines.append(
+            f"  curl http://{admin}/status                 # backends, outcomes; also /metrics, and a page at /"
+        )
+    if control is not None:
+        lines.append(f"  qlb status --socket {control}")
+        lines.append(f"  qlb drain {supervisor.desired.config.backends[0].name} --socket {control}")
+    lines += ["", "qlb itself is in .venv/bin after `make run`. Ctrl-C ends it."]
+    click.echo("\n".join(lines))
+
+
+COMMANDS = (run,)
