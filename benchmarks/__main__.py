@@ -1,0 +1,10 @@
+"""Run every benchmark: ``python -m benchmarks``."""
+
+import platform
+import sys
+
+from benchmarks import decide, decode, forward
+
+print(f"Python {sys.version.split()[0]}, {platform.machine()}, {platform.system()} {platform.release()}")
+for benchmark in (decode, decide, forward):
+    benchmark.main()

@@ -1,0 +1,54 @@
+"""µs of one routing decision, and of counting it."""
+
+import itertools
+import os
+
+from benchmarks.table import Row, cost_us, print_table
+from qlb.cid import CidGenerator, CidParams
+from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.flows import FlowTables
+from qlb.routing.maglev import DEFAULT_KEY
+from qlb.routing.router import Router
+from qlb.routing.snapshot import compile_snapshot
+
+BACKENDS = 30
+FLOW = ("192.0.2.1", 50000, "198.51.100.1", 443)
+FRESH = 50_000
+
+
+def main() -> None:
+    """Print one table of decisions."""
+    params = [CidParams(0, 4, 10), CidParams(1, 4, 12, os.urandom(16)), CidParams(2, 4, 10, os.urandom(16))]
+    backends = [
+        Backend(f"b{n}", Endpoint("127.0.0.1", 5000 + n), {p.config_id: (n.to_bytes(4, "big"),) for p in params})
+        for n in range(BACKENDS)
+    ]
+    snapshot = compile_snapshot(1, params, BackendIndexes().arrange(backends), fallback_key=DEFAULT_KEY)
+    router = Router(snapshot, FlowTables(65_536, 30.0))
+    stateless = Router(snapshot, FlowTables(0, 30.0))
+    rows = []
+    for p in params:
+        generator = CidGenerator(p, (7).to_bytes(4, "big"))
+        repeated = b"\x40" + generator.generate() + bytes(60)
+        rows.append(Row(f"{p.algorithm}, repeated ID", cost_us(lambda d=repeated: router.decide(d, FLOW, 1.0))))
+        fresh = itertools.cycle([b"\x40" + generator.generate() + bytes(60) for _ in range(FRESH)])
+        rows.append(Row(f"{p.algorithm}, fresh ID", cost_us(lambda it=fresh: _forgetful(router, next(it)))))
+    unknown = b"\x40\xff" + bytes(60)
+    rows.append(Row("unroutable, known 4-tuple", cost_us(lambda: router.decide(unknown, FLOW, 1.0))))
+    rows.append(Row("unroutable, fallback", cost_us(lambda: stateless.decide(unknown, FLOW, 1.0))))
+    counters = Counters(bytearray(SIZE_BYTES))
+    rows.append(Row("counting it", cost_us(lambda: counters.count(1, 7, 1))))
+    print_table(f"One decision, {BACKENDS} backends", rows)
+
+
+def _forgetful(router: Router, datagram: bytes) -> None:
+    """Decide as if the ID had never been seen: the memo is emptied, which is part of the figure."""
+    config = router.snapshot.configs[datagram[1] >> 5]
+    assert config is not None
+    config.forget()
+    router.decide(datagram, FLOW, 1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Measure calls and print figures as a table with ratios to the first row."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+ROUNDS = 5
+ROUND_S = 0.2
+
+
+class Row(NamedTuple):
+    """One figure. cost_us: microseconds of one operation."""
+
+    name: str
+    cost_us: float
+
+
+def cost_us(operation: Callable[[], object], operations: int = 1) -> float:
+    """Return the least µs of one operation over several rounds. operations: how many one call makes."""
+    calls, elapsed_s = 1, 0.0
+    while elapsed_s < ROUND_S / 10:
+        calls *= 2
+        elapsed_s = _timed(operation, calls)
+    calls = max(1, int(calls * ROUND_S / elapsed_s))
+    return min(_timed(operation, calls) for _ in range(ROUNDS)) / calls / operations * 1e6
+
+
+def print_table(title: str, rows: list[Row]) -> None:
+    """Print the rows, each with its ratio to the first."""
+    width = max(len(row.name) for row in rows)
+    print(f"\n{title}\n")
+    print(f"| {'':{width}} | µs | ratio |\n| {'-' * width} | --- | --- |")
+    for row in rows:
+        print(f"| {row.name:{width}} | {row.cost_us:.2f} | {row.cost_us / rows[0].cost_us:.2f} |")
+
+
+def _timed(operation: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        operation()
+    return time.perf_counter() - start
