@@ -1,13 +1,13 @@
 """Tell, step by step, what the router decides for one datagram and why. For people; never on the packet path.
 
-It walks through the very functions that decide, and compares its end with the router's own decision.
+It walks through the very functions that decide, and ends with the router's own decision.
 """
 
 from typing import NamedTuple
 
 from qlb.routing.maglev import FourTuple
 from qlb.routing.outcomes import OUTCOMES, REASONS, STEPS
-from qlb.routing.router import Decision, Router, find, look_up_long
+from qlb.routing.router import Decision, Router, backend_of, find, look_up_long
 from qlb.routing.snapshot import Snapshot
 from qlb.wire.invariants import LONG, SHORT, parse
 from qlb.wire.versions import version_name
@@ -101,8 +101,8 @@ def _looked_up(router: Router, form: int, four_tuple: FourTuple, dcid: bytes, sc
         missed = "steps 2 to 4: no table knows the source ID, the destination ID or the 4-tuple"
     else:
         index = router.flows.by_four_tuple.get(four_tuple, now_s)
-        if index >= 0:
-            return [Step(section, "step 4: the four_tuple table knows this flow")]
+        if backend_of(snapshot, index) is not None:
+            return [Step(section, f"step 4: the four_tuple table knows this flow: {_name(snapshot, index)}")]
         missed = "step 4: no table knows the 4-tuple"
     index = snapshot.fallback_backend(four_tuple)
     client = f"{four_tuple[0]} port {four_tuple[1]} to {four_tuple[2]} port {four_tuple[3]}"
@@ -126,7 +126,8 @@ def _decided(snapshot: Snapshot, decision: Decision) -> Step:
 
 def _name(snapshot: Snapshot, index: int) -> str:
     backend = snapshot.backends[index]
-    return backend.name if backend else f"backend {index}, which has left"
+    assert backend is not None, "a decision names a backend that is there"
+    return backend.name
 
 
 def _hex(octets: bytes) -> str:

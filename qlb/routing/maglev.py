@@ -16,6 +16,7 @@ import hashlib
 import ipaddress
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -41,12 +42,13 @@ class Member(NamedTuple):
     weight: int
 
 
-class Ring(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ring:
     """Maglev's table. slots: for each slot the position in members of its owner."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     members: tuple[Member, ...]
-    slots: array[int]
+    slots: array[int] = field(repr=False)
 
 
 def build_ring(members: Sequence[Member], key: bytes) -> Ring:

@@ -88,7 +88,7 @@ class Router:
 
     def _unroutable_short(self, snapshot: Snapshot, reason: int, four_tuple: FourTuple, now_s: float) -> Decision:
         step, index = BY_FOUR_TUPLE, self.flows.by_four_tuple.get(four_tuple, now_s)
-        if _present(snapshot, index) is None:
+        if backend_of(snapshot, index) is None:
             step, index = BY_FALLBACK, snapshot.fallback_backend(four_tuple)
             if index < 0:
                 return DROP_NO_BACKEND, -1
@@ -119,21 +119,28 @@ def look_up_long(
 ) -> Decision:
     """Steps 2 to 4 for a long header: return (step, backend index), or the last step and MISS."""
     index = flows.by_source_id.get((four_tuple, scid), now_s)
-    if _may_continue(snapshot, index):
+    # An empty source ID tells no connections apart: then the entry says no more than the 4-tuple's.
+    if _may_continue(snapshot, index) if scid else _may_begin(snapshot, index):
         return BY_SOURCE_ID, index
     index = flows.by_destination_id.get(dcid, now_s)
     if _may_continue(snapshot, index):
         return BY_DESTINATION_ID, index
     index = flows.by_four_tuple.get(four_tuple, now_s)
-    backend = _present(snapshot, index)
-    return BY_FOUR_TUPLE, index if backend is not None and backend.accepts_new else MISS
+    return BY_FOUR_TUPLE, index if _may_begin(snapshot, index) else MISS
 
 
 def _may_continue(snapshot: Snapshot, index: int) -> bool:
-    backend = _present(snapshot, index)
-    return backend is not None and backend.healthy
+    """Whether a handshake that is under way stays: with a healthy backend, or with any where no other takes it."""
+    backend = backend_of(snapshot, index)
+    return backend is not None and (backend.healthy or not snapshot.fallback)
 
 
-def _present(snapshot: Snapshot, index: int) -> Backend | None:
-    """The backend that a table entry names, unless there is none or it has left the configuration."""
+def _may_begin(snapshot: Snapshot, index: int) -> bool:
+    """Whether what may be a new connection goes where its 4-tuple went before."""
+    backend = backend_of(snapshot, index)
+    return backend is not None and backend.accepts_new
+
+
+def backend_of(snapshot: Snapshot, index: int) -> Backend | None:
+    """Return the backend that a table entry names; None for a miss, and where the backend has left since."""
     return snapshot.backends[index] if 0 <= index < len(snapshot.backends) else None

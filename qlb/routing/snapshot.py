@@ -56,6 +56,11 @@ class RoutableConfig:
                 self._memo[block] = index
         return index
 
+    @property
+    def remembered(self) -> int:
+        """IDs that the memo holds."""
+        return len(self._memo)
+
     def forget(self) -> None:
         """Empty the memo: every ID is new again."""
         self._memo.clear()

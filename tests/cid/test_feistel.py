@@ -1,0 +1,140 @@
+"""The four-pass network, pass by pass, against the draft's worked example and its misprints."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from qlb.cid import CidCodec, CidParams, codec
+from qlb.cid.feistel import LANE_BYTES, EncryptBlocks, Feistel
+from tests.cid import oracle
+from tests.cid.test_vectors import VECTORS
+
+EXAMPLE = VECTORS["worked_example"]
+KEY = bytes.fromhex(EXAMPLE["key"])
+PLAINTEXT = bytes.fromhex(EXAMPLE["server_id"] + EXAMPLE["nonce"])
+CIPHERTEXT = bytes.fromhex(EXAMPLE["cid"])[1:]
+
+
+def _aes(key: bytes) -> EncryptBlocks:
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
+
+
+def _watched(blocks: list[bytes], key: bytes = KEY) -> EncryptBlocks:
+    """Return an AES that notes the blocks that it is given."""
+
+    def encrypt(octets: bytes) -> bytes:
+        blocks.extend(octets[at : at + LANE_BYTES] for at in range(0, len(octets), LANE_BYTES))
+        return _aes(key)(octets)
+
+    return encrypt
+
+
+def _lane(half: str) -> int:
+    """A half as the draft prints it, left-aligned in a lane as expand() has it."""
+    return int.from_bytes(bytes.fromhex(half).ljust(LANE_BYTES, b"\0"), "big")
+
+
+def test_split_of_the_worked_example() -> None:
+    """Step 2: an odd plaintext parts in the middle of its middle octet; join undoes it."""
+    feistel = Feistel(len(PLAINTEXT), _aes(KEY))
+    assert feistel.split(PLAINTEXT) == (_lane("31441a90"), _lane("0c69c275"))
+    assert feistel.join(*feistel.split(PLAINTEXT)) == PLAINTEXT
+
+
+@pytest.mark.parametrize("row", EXAMPLE["passes"], ids=lambda row: f"pass {row['pass']}")
+def test_round_of_the_worked_example(row: dict[str, str | int]) -> None:
+    """Each pass hands AES the printed input and gets the printed output."""
+    blocks: list[bytes] = []
+    feistel = Feistel(len(PLAINTEXT), _watched(blocks))
+    aes_input, aes_output = bytes.fromhex(str(row["aes_input"])), bytes.fromhex(str(row["aes_output"]))
+    half = _lane(aes_input[:4].hex())
+    assert feistel.round(half, int(row["pass"])) == int.from_bytes(aes_output, "big")
+    assert blocks == [aes_input]
+
+
+def test_passes_chain_into_the_worked_example() -> None:
+    """Split, four rounds with the printed halves in between, and join: the printed connection ID."""
+    feistel = Feistel(len(PLAINTEXT), _aes(KEY))
+    left, right = feistel.split(PLAINTEXT)
+    ours = {"left": _lane("fffffff0"), "right": _lane("0fffffff")}
+    for row in EXAMPLE["passes"]:
+        if "right" in row:
+            right ^= feistel.round(left, row["pass"]) & ours["right"]
+            assert right == _lane(row["right"])
+        else:
+            left ^= feistel.round(right, row["pass"]) & ours["left"]
+            assert left == _lane(row["left"])
+    assert feistel.join(left, right) == CIPHERTEXT
+
+
+def test_encrypt_asks_aes_for_the_printed_blocks() -> None:
+    """encrypt() is those four passes in order, and nothing else."""
+    blocks: list[bytes] = []
+    assert Feistel(len(PLAINTEXT), _watched(blocks)).encrypt(PLAINTEXT) == CIPHERTEXT
+    assert [block.hex() for block in blocks] == [row["aes_input"] for row in EXAMPLE["passes"]]
+
+
+@pytest.mark.parametrize(
+    ("decrypt", "passes"),
+    [
+        (lambda network: network.decrypt(CIPHERTEXT), (4, 3, 2, 1)),
+        (lambda network: network.decrypt_left(CIPHERTEXT), (4, 3, 2)),
+        (lambda network: network.decrypt_batch([CIPHERTEXT])[0], (4, 3, 2, 1)),
+        (lambda network: network.decrypt_left_batch([CIPHERTEXT])[0], (4, 3, 2)),
+    ],
+    ids=["decrypt", "decrypt_left", "decrypt_batch", "decrypt_left_batch"],
+)
+def test_decryption_walks_the_passes_back(decrypt: Callable[[Feistel], bytes], passes: tuple[int, ...]) -> None:
+    """The very blocks of encryption, last pass first; three of them where the left half is enough."""
+    blocks: list[bytes] = []
+    found = decrypt(Feistel(len(PLAINTEXT), _watched(blocks)))
+    inputs = {row["pass"]: row["aes_input"] for row in EXAMPLE["passes"]}
+    assert [block.hex() for block in blocks] == [inputs[number] for number in passes]
+    assert found in (PLAINTEXT, bytes.fromhex("31441a90").ljust(LANE_BYTES, b"\0"))
+
+
+@pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.LEGAL_PAIRS)
+def test_three_passes_unless_the_server_id_is_longer(
+    server_id_length: int, nonce_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """left_0 holds the whole server ID unless that is longer than the nonce; only then is a fourth pass paid."""
+    blocks: list[bytes] = []
+    monkeypatch.setattr(codec, "Feistel", lambda length, _aes: Feistel(length, _watched(blocks)))
+    params = CidParams(0, server_id_length, nonce_length, KEY)
+    CidCodec(params).decode(bytes(20))
+    passes = 4 if server_id_length > nonce_length else 3
+    assert len(blocks) == (0 if server_id_length + nonce_length == 16 else passes)
+
+
+@pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.ODD_PAIRS)
+def test_decryption_pseudocode_erratum(server_id_length: int, nonce_length: int) -> None:
+    """The second block must clear the first bits of right_1: with left_1, as printed, no odd ID comes back."""
+    dice = random.Random(server_id_length * 100 + nonce_length)
+    plaintexts = [list(dice.randbytes(server_id_length + nonce_length)) for _ in range(8)]
+    printed = []
+    for plaintext in plaintexts:
+        ciphertext = oracle.four_pass_encrypt(KEY, plaintext)
+        assert oracle.four_pass_decrypt(KEY, ciphertext) == plaintext
+        feistel = Feistel(len(plaintext), _aes(KEY))
+        assert feistel.decrypt(bytes(ciphertext)) == bytes(plaintext)
+        printed.append(oracle.four_pass_decrypt(KEY, ciphertext, as_printed=True) == plaintext)
+    assert not all(printed)
+
+
+@pytest.mark.parametrize("length", range(2, 20))
+def test_network_is_a_permutation_of_every_length(length: int) -> None:
+    """From 2 octets: generators permute nonces with it, and those may be shorter than any connection ID."""
+    dice = random.Random(length)
+    feistel = Feistel(length, _aes(KEY))
+    blocks = [dice.randbytes(length) for _ in range(20)]
+    assert [feistel.decrypt(feistel.encrypt(block)) for block in blocks] == blocks
+    assert feistel.decrypt_batch([feistel.encrypt(block) for block in blocks]) == blocks
+    assert len({feistel.encrypt(block) for block in blocks}) == len(set(blocks))
+
+
+def test_smallest_network_is_a_permutation_of_its_whole_space() -> None:
+    """All 65,536 blocks of two octets come out once each."""
+    feistel = Feistel(2, _aes(KEY))
+    assert len({feistel.encrypt(number.to_bytes(2, "big")) for number in range(65536)}) == 65536

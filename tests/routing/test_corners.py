@@ -1,0 +1,42 @@
+"""Corners of the forwarding steps that were wrong once."""
+
+from qlb.routing.backends import BackendState
+from qlb.routing.explain import explain
+from qlb.routing.maglev import DEFAULT_KEY, build_ring
+from qlb.routing.snapshot import compile_snapshot
+from tests.routing.pool import CONFIGS, FLOW, backends, changed, long, router, short, snapshot
+
+UNKNOWN = b"\xe1" + b"\x55" * 7
+
+
+def test_unhealthy_is_left_only_while_another_could_answer() -> None:
+    """router.py: "an unhealthy backend is not tried again while another could answer". Here no other could."""
+    r = router(backends(1))
+    assert r.decide(long(UNKNOWN), FLOW, 0.0)[1] == 0
+    r.snapshot = snapshot(changed(backends(1), 0, healthy=False))
+    assert r.decide(long(UNKNOWN), FLOW, 1.0)[1] == 0
+
+
+def test_draining_gets_no_new_connection_by_an_empty_source_id() -> None:
+    """router.py: a draining backend is not given a new connection just because an old one had its 4-tuple."""
+    r = router()
+    _, index = r.decide(long(UNKNOWN, b""), FLOW, 0.0)
+    r.snapshot = snapshot(changed(backends(), index, state=BackendState.DRAINING))
+    assert r.decide(long(b"\xe2" + b"\x66" * 7, b""), FLOW, 1.0)[1] != index
+
+
+def test_ring_does_not_show_the_fallback_key() -> None:
+    """Secrets never appear in repr: fallback.hash_key may be one."""
+    key = b"sixteen secrets!"
+    assert repr(key) not in repr(build_ring([], key))
+
+
+def test_a_backend_that_left_is_told_as_a_miss() -> None:
+    """A short header whose entry names a removed backend: the text says what the decision does."""
+    r = router(backends(2))
+    _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
+    holed = [None if n == index else b for n, b in enumerate(backends(2))]
+    r.snapshot = compile_snapshot(2, CONFIGS, holed, fallback_key=DEFAULT_KEY)
+    told = explain(r, short(UNKNOWN), FLOW, 1.0)
+    assert told.outcome == "fallback_reserved_config"
+    assert any("step 5" in step.text for step in told.steps)

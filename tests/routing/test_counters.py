@@ -1,0 +1,75 @@
+"""Counters: one layout, sums over workers, and the truth after a worker was killed."""
+
+from qlb.routing import counters as c
+from qlb.routing.counters import SIZE_BYTES, Counters, config_last_seen_ms, total, total_backend, total_outcomes
+from qlb.routing.outcomes import (
+    BY_FALLBACK,
+    BY_FOUR_TUPLE,
+    DROP_EMPTY,
+    DROP_WORKER_DIED,
+    NO_CONFIG,
+    OUTCOMES,
+    unroutable,
+)
+
+
+def test_outcomes_have_names_of_their_own() -> None:
+    """No two ways share a name, and routes and reasons are what the metrics say."""
+    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES)
+    assert {outcome.route for outcome in OUTCOMES} == {"cid", "flow", "fallback", "drop"}
+    assert all(bool(outcome.reason) == (outcome.route != "cid") for outcome in OUTCOMES)
+    assert [outcome.config_id for outcome in OUTCOMES[:8]] == [0, 1, 2, 3, 4, 5, 6, -1]
+
+
+def test_a_packet_is_counted_by_outcome_backend_and_config() -> None:
+    """Each route in its own column; last seen moves; a drop touches no backend."""
+    counters = Counters(bytearray(SIZE_BYTES))
+    counters.count(3, 7, 1000)
+    counters.count(unroutable(BY_FOUR_TUPLE, NO_CONFIG), 7, 2000)
+    counters.count(unroutable(BY_FALLBACK, NO_CONFIG), 7, 3000)
+    counters.count(DROP_EMPTY, -1, 4000)
+    counters.count_returned(7)
+    assert total_backend([counters], 7) == ((1, 1, 1), 1, 3000)
+    assert total_backend([counters], 6) == ((0, 0, 0), 0, 0)
+    assert config_last_seen_ms([counters], 3) == 1000
+    assert sum(total_outcomes([counters])) == 4
+
+
+def test_sums_over_workers() -> None:
+    """Counts add up, times are the latest."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(3)]
+    for number, counters in enumerate(workers):
+        counters.count_received(1, 100)
+        counters.count(3, 7, number)
+    assert total(workers, c.PACKETS_RECEIVED) == 3
+    assert total(workers, c.BYTES_RECEIVED) == 300
+    assert total_backend(workers, 7) == ((3, 0, 0), 0, 2)
+    assert total_backend([], 7) == ((0, 0, 0), 0, 0)
+    assert config_last_seen_ms([], 3) == 0
+
+
+def test_the_last_backend_fits() -> None:
+    """The layout has room for every index."""
+    counters = Counters(bytearray(SIZE_BYTES))
+    counters.count(0, c.MAX_BACKENDS - 1, 1)
+    assert total_backend([counters], c.MAX_BACKENDS - 1).forwarded == (1, 0, 0)
+
+
+def test_settle_accounts_for_what_a_killed_worker_held() -> None:
+    """Received but not accounted for: dropped with the worker; its sessions are gone; a second call adds nothing."""
+    counters = Counters(bytearray(SIZE_BYTES))
+    counters.count_received(3, 30)
+    counters.count(3, 7, 1)
+    counters.slots[c.SESSIONS] = 5
+    assert counters.settle() == 2
+    assert total_outcomes([counters])[DROP_WORKER_DIED] == 2
+    assert counters.slots[c.SESSIONS] == 0
+    assert counters.settle() == 0
+
+
+def test_counting_goes_on_in_the_same_memory() -> None:
+    """A new worker on old memory adds to what is there."""
+    memory = bytearray(SIZE_BYTES)
+    Counters(memory).count_received(2, 20)
+    Counters(memoryview(memory)).count_received(1, 10)
+    assert Counters(memory).slots[c.PACKETS_RECEIVED] == 3

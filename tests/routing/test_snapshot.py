@@ -1,0 +1,98 @@
+"""Snapshots: compiled once, sent to other processes, deciding the same there; indexes; bounded memos."""
+
+import pickle
+
+import pytest
+
+from qlb.errors import QlbError
+from qlb.routing import backends as backends_module
+from qlb.routing import snapshot as snapshot_module
+from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.routing.flows import FlowTables
+from qlb.routing.router import Router
+from tests.routing.pool import FLOW, FOUR_PASS, KEY, backends, changed, cid, draining, long, router, short, snapshot
+
+
+def test_pickle() -> None:
+    """A snapshot that was sent to a worker decides as before."""
+    here = router()
+    there = Router(pickle.loads(pickle.dumps(here.snapshot)), FlowTables(10, 30.0))
+    for datagram in (short(cid(FOUR_PASS, 1)), long(b"\xff" * 8), long(cid(FOUR_PASS, 2))):
+        assert here.decide(datagram, FLOW, 0.0) == there.decide(datagram, FLOW, 0.0)
+    assert there.snapshot.backends == here.snapshot.backends
+
+
+def test_no_key_is_shown() -> None:
+    """A snapshot's repr holds no key."""
+    assert KEY.hex() not in repr(snapshot())
+    assert repr(KEY)[2:-1] not in repr(snapshot())
+
+
+def test_the_ring_is_taken_over_where_it_fits() -> None:
+    """Health and drain leave the ring; another weight or name fills a new one."""
+    first = snapshot()
+    assert snapshot(draining(backends(), 1), first).ring is first.ring
+    assert snapshot(changed(backends(), 1, healthy=False), first).ring is first.ring
+    assert snapshot(changed(backends(), 1, weight=2), first).ring is not first.ring
+    assert snapshot(backends(2), first).ring is not first.ring
+
+
+def test_a_drain_moves_nobody_else() -> None:
+    """Only the drained backend's share of the fallback changes."""
+    before, after = snapshot(), snapshot(draining(backends(), 1))
+    pairs = list(zip(before.fallback, after.fallback, strict=True))
+    assert all(new == old for old, new in pairs if old != 1)
+    assert {new for old, new in pairs if old == 1} == {0, 2}
+
+
+def test_a_backend_may_have_several_server_ids() -> None:
+    """Each of them leads to it."""
+    ids = (b"\1\1\1", b"\2\2\2")
+    r = router([Backend("b", Endpoint("::1", 1), {FOUR_PASS.config_id: ids})])
+    for server_id in ids:
+        packet = short(r.snapshot.configs[2].codec.encode(server_id, bytes(8)))  # type: ignore[union-attr]
+        assert r.decide(packet, FLOW, 0.0) == (2, 0)
+
+
+def test_the_memo_is_bounded_and_holds_only_what_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise does not enter it; when it is full it starts again; what is routed never changes."""
+    monkeypatch.setattr(snapshot_module, "MEMO_ENTRIES", 10)
+    config = snapshot().configs[2]
+    assert config is not None
+    for number in range(200):
+        config.find(b"\x40" + number.to_bytes(11, "big"))
+    assert config.remembered == 0
+    for _ in range(25):
+        assert config.find(cid(FOUR_PASS, 1)) == 1
+        assert config.remembered <= 10
+    config.forget()
+    assert config.remembered == 0
+
+
+def test_indexes_stay_and_leave_holes() -> None:
+    """A name has one index for the daemon's life."""
+    indexes = BackendIndexes()
+    a, b, c = backends()
+    assert indexes.arrange([a, b]) == (a, b)
+    assert indexes.arrange([c, b]) == (None, b, c)
+    assert indexes.arrange([a, c]) == (a, None, c)
+    assert indexes.names == ("b0", "b1", "b2")
+
+
+def test_indexes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many names are told, not counted into each other; those that are known go on."""
+    monkeypatch.setattr(backends_module, "MAX_BACKENDS", 2)
+    indexes = BackendIndexes()
+    a, b, c = backends()
+    indexes.arrange([a, b])
+    with pytest.raises(QlbError, match="restart"):
+        indexes.arrange([c])
+    assert indexes.arrange([b]) == (None, b)
+
+
+@pytest.mark.parametrize(
+    ("host", "text"), [("127.0.0.1", "127.0.0.1:5"), ("::1", "[::1]:5"), ("fe80::1%lo", "[fe80::1%lo]:5")]
+)
+def test_endpoints_are_written_as_in_the_configuration(host: str, text: str) -> None:
+    """IPv6 in brackets."""
+    assert str(Endpoint(host, 5)) == text

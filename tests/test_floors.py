@@ -1,0 +1,276 @@
+"""The floors: imports only go down, rooms of floor 3 stay apart, floors 0 to 2 are pure, nothing global is mutable.
+
+The sources are read with ast, imports inside functions and under TYPE_CHECKING included; strings that name a module
+of qlb count too, since tables of names are imported from.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+SOURCES: Final = tuple(sorted((ROOT / "qlb").rglob("*.py")))
+
+FLOORS: Final = {
+    "qlb": 0,
+    "qlb.errors": 0,
+    "qlb.wire": 0,
+    "qlb.cid": 1,
+    "qlb.routing": 2,
+    "qlb.config": 3,
+    "qlb.dataplane": 3,
+    "qlb.health": 3,
+    "qlb.observe": 3,
+    "qlb.adapters": 3,
+    "qlb.control": 4,
+    "qlb.demo": 4,
+    "qlb.cli": 5,
+    "qlb.__main__": 5,
+}
+
+IMPURE: Final = frozenset(
+    [
+        "aiohttp",
+        "asyncio",
+        "click",
+        "concurrent",
+        "datetime",
+        "http",
+        "logging",
+        "multiprocessing",
+        "pathlib",
+        "prometheus_client",
+        "pydantic",
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "ssl",
+        "subprocess",
+        "tempfile",
+        "threading",
+        "time",
+        "urllib",
+        "uvloop",
+        "yaml",
+    ]
+)
+"""What floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and who brings them."""
+
+HEAVY: Final = ("asyncio", "yaml", "uvloop", "pydantic", "prometheus_client", "aiohttp", "click")
+"""What a server that embeds qlb.cid must not be made to load."""
+
+MUTABLE_CALLS: Final = frozenset({"dict", "list", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter"})
+MUTATORS: Final = frozenset(
+    [
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "popleft",
+        "remove",
+        "setdefault",
+        "sort",
+        "update",
+    ]
+)
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES: Final = frozenset(map(_module, SOURCES))
+
+
+def _room(module: str) -> str:
+    """The part of a module's name that stands in FLOORS: ``qlb.cid`` of ``qlb.cid.codec``."""
+    return ".".join(module.split(".")[:2])
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    if not node.level:
+        return node.module or ""
+    package = [*path.relative_to(ROOT).parent.parts]
+    base = package[: len(package) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the name of every module that a file imports or names in a string."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, path)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}" in MODULES)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES - {"qlb"}:
+            yield node.value
+
+
+def _below(top: int) -> list[Path]:
+    return [path for path in SOURCES if FLOORS[_room(_module(path))] <= top]
+
+
+def _by_name(path: Path) -> str:
+    return _module(path)
+
+
+def test_every_room_has_a_floor() -> None:
+    """A new room is put on a floor before it is built, and the table names no room that is gone."""
+    assert {_room(module) for module in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_by_name)
+def test_imports_only_go_down(path: Path) -> None:
+    """A module imports from its own room or from a floor below: so rooms of one floor never import each other."""
+    room = _room(_module(path))
+    wrong = {
+        name
+        for name in imports(path)
+        if name.split(".")[0] == "qlb" and _room(name) != room and FLOORS[_room(name)] >= FLOORS[room]
+        # The package itself and its errors are beneath everything; on floor 0 they are the neighbours of wire.
+        if name not in ("qlb", "qlb.errors")
+        # The two halves of the top floor are one room: `python -m qlb` is the command line.
+        if FLOORS[room] != 5
+    }
+    assert not wrong, f"{_module(path)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", _below(2), ids=_by_name)
+def test_floors_0_to_2_are_pure(path: Path) -> None:
+    """No socket, loop, clock, file, log or metric; of other people's packages only cryptography, above floor 0."""
+    tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
+    foreign = tops - sys.stdlib_module_names
+    assert not tops & IMPURE
+    assert foreign <= ({"cryptography"} if FLOORS[_room(_module(path))] else set())
+
+
+@pytest.mark.parametrize("path", _below(2), ids=_by_name)
+def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
+    """The builtins that need no import are not used either."""
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+@pytest.mark.parametrize("module", ["qlb.cid", "qlb.routing.router", "qlb.routing.counters", "qlb.wire.negotiation"])
+def test_embedding_brings_nothing_heavy(module: str) -> None:
+    """In a fresh interpreter, floors 0 to 2 load no loop, no parser, no metrics and no command line."""
+    program = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    """``import qlb`` tells the version and loads no room."""
+    program = "import sys, qlb; print(*(name for name in sys.modules if name.startswith('qlb.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def _is_mutable(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Call):
+        function = value.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        return name in MUTABLE_CALLS
+    return isinstance(value, ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp)
+
+
+def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
+    """Names at the top of a module that are bound to something mutable → whether they are declared Final."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and _is_mutable(node.value) and isinstance(node.target, ast.Name):
+            found[node.target.id] = "Final" in ast.unparse(node.annotation)
+        elif isinstance(node, ast.Assign) and _is_mutable(node.value):
+            found |= {target.id: False for target in node.targets if isinstance(target, ast.Name)}
+    found.pop("__all__", None)
+    return found
+
+
+def _mutated(tree: ast.Module) -> set[str]:
+    """Names that something in the file stores into, deletes from, or calls a changing method of."""
+    changed: set[str] = set()
+    for node in ast.walk(tree):
+        target: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            target = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            target = node.func.value
+        elif isinstance(node, ast.AugAssign):
+            target = node.target
+        if isinstance(target, ast.Name):
+            changed.add(target.id)
+    return changed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_by_name)
+def test_no_mutable_globals(path: Path) -> None:
+    """Tables at the top of a module are Final and nothing in the file changes them; nobody says ``global``.
+
+    As good as a reader of one file can know: a table that is handed out and changed elsewhere is not found.
+    """
+    tree = ast.parse(path.read_text())
+    tables = _mutable_globals(tree)
+    assert [name for name, final in tables.items() if not final] == []
+    assert not set(tables) & _mutated(tree)
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import a.b", {"a.b"}),
+        ("from qlb import cid", {"qlb", "qlb.cid"}),
+        ("from qlb.cid import CidCodec", {"qlb.cid"}),
+        (
+            "from . import codec\nfrom ..wire import versions",
+            {"qlb.cid", "qlb.cid.codec", "qlb.wire", "qlb.wire.versions"},
+        ),
+        ("def f():\n    import time", {"time"}),
+        ("if TYPE_CHECKING:\n    from qlb.control import x", {"qlb.control"}),
+        ("NAMES = {'asyncio': 'qlb.dataplane.asyncio'}", {"qlb.dataplane.asyncio"}),
+    ],
+)
+def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check itself sees every way to import that it claims to see."""
+    monkeypatch.setattr(Path, "read_text", lambda _path: source)
+    assert set(imports(ROOT / "qlb" / "cid" / "some.py")) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "tables", "mutated"),
+    [
+        ("A = {}", {"A": False}, set()),
+        ("A: Final = {}\nA['x'] = 1", {"A": True}, {"A"}),
+        ("A: list[int] = list()\ndef f(): A.append(1)", {"A": False}, {"A"}),
+        ("A: Final[dict[str, int]] = {n: n for n in ()}\nprint(A['x'])", {"A": True}, set()),
+        ("__all__ = ['A']\nA = (1, 2)", {}, set()),
+        ("A: Final = [1]\nA += [2]", {"A": True}, {"A"}),
+    ],
+)
+def test_the_reader_of_globals(source: str, tables: dict[str, bool], mutated: set[str]) -> None:
+    """The check itself tells a table from a constant, and reading from changing."""
+    assert (_mutable_globals(ast.parse(source)), _mutated(ast.parse(source))) == (tables, mutated)
