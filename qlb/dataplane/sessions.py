@@ -7,6 +7,7 @@ its last visit), so that a flood of spoofed addresses, each seen once, pushes ou
 """
 
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -52,9 +53,9 @@ class SessionTable:
         self.limit = limit
         self.evicted = 0
         self._close = close
-        self._sessions: dict[SessionKey, Session] = {}
+        self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
         self.get = self._sessions.get
-        """Return the session of a key, or None: the dict's own method, once per packet."""
+        """Return the session of a key, or None: the table's own method, once per packet."""
 
     def __len__(self) -> int:
         """Sessions that are open."""
@@ -70,15 +71,14 @@ class SessionTable:
         """Close the session that has been idle longest, approximately. Returns whether there was one."""
         sessions = self._sessions
         for _ in range(min(_HAND_STEPS, len(sessions))):
-            key = next(iter(sessions))
-            session = sessions.pop(key)
+            key, session = sessions.popitem(last=False)
             if not session.renewed:
                 return self._leave(session)
             session.renewed = False
             sessions[key] = session
         if not sessions:
             return False
-        return self._leave(sessions.pop(next(iter(sessions))))
+        return self._leave(sessions.popitem(last=False)[1])
 
     def close_where(self, leaves: Callable[[Session], bool]) -> None:
         """Close every session of which this is true."""
