@@ -25,9 +25,11 @@ class History:
         self.started_s = time.monotonic()
         self.loaded_at_s = time.time()
         self.last_reload_ok = True
+        self.generation = 1
 
-    def reloaded(self) -> None:
-        """Note that a configuration has taken effect."""
+    def reloaded(self, generation: int) -> None:
+        """Note that a configuration has taken effect in every worker."""
+        self.generation = generation
         self.loaded_at_s = time.time()
         self.last_reload_ok = True
 
@@ -50,7 +52,7 @@ def take_reading(supervisor: Supervisor) -> Reading:
         mode=desired.config.forwarding.mode,
         listen=tuple(map(str, supervisor.listen)),
         ready=supervisor.is_ready(),
-        generation=desired.generation,
+        generation=history.generation,
         loaded_at=history.loaded_at_s,
         last_reload_ok=history.last_reload_ok,
         backends=_backends(supervisor, workers, now_s),

@@ -56,8 +56,10 @@ class Supervisor:
         config = self.desired.config
         logs.configure(config.logging.level, config.logging.format)
         self._log_warnings()
+        self._handle_signals()
         try:
-            await self._start(config)
+            async with self._changing:  # a reload that comes meanwhile waits
+                await self._start(config)
         except (OSError, QlbError) as error:
             log.error("cannot start: %s", error)
             await self._stop()
@@ -80,10 +82,12 @@ class Supervisor:
         self._ending = asyncio.get_running_loop().call_later(delay_s, self._ended.set)
 
     def is_ready(self) -> bool:
-        """Whether this node should be sent traffic: it forwards, is not ending, and some backend is healthy."""
+        """Whether this node should be sent traffic: it forwards, is not ending, and some backend was found healthy."""
         if self.workers is None or self._ending is not None or self._ended.is_set():
             return False
-        return any(backend is not None and backend.healthy for backend in self.desired.backends)
+        if not any(place.forwards for place in self.workers.places):
+            return False
+        return any(b is not None and b.healthy and self.health.has_judged(b.name) for b in self.desired.backends)
 
     def read(self) -> Reading:
         """Return every figure as it is now."""
@@ -100,10 +104,10 @@ class Supervisor:
                 log.error("reload refused: %s", "; ".join(problems))
                 return ReloadOutcome(ok=False, generation=self.desired.generation, problems=problems, warnings=())
             config = self.desired.config
-            self.history.reloaded()
             logs.configure(config.logging.level, config.logging.format)
             self.health.apply(config.health, self.desired.endpoints)
             await self._tell_workers()
+            self.history.reloaded(self.desired.generation)
         self._log_warnings()
         log.info("reloaded", extra={"generation": self.desired.generation})
         return ReloadOutcome(ok=True, generation=self.desired.generation, problems=(), warnings=self.desired.warnings)
@@ -148,7 +152,6 @@ class Supervisor:
         places = open_places(config)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
         self.workers = Workers(places, self.plane, lambda: self.desired.orders)
-        self._handle_signals()
         await self.workers.start()
         self.health.apply(config.health, self.desired.endpoints)
         self.health.start()

@@ -73,7 +73,8 @@ class WorkerProcess:
     def order(self, orders: Orders) -> None:
         """Send new orders; a dead process is not an error here, wait() tells."""
         assert self._writer is not None, "orders go to assigned workers"
-        self._writer.write(channel.pack(orders))
+        if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
+            self._writer.write(channel.pack(orders))
 
     async def receive(self) -> Applied | Failed:
         """Wait for its next answer. Raises EOFError or OSError where it is gone."""
@@ -115,6 +116,11 @@ class Place:
         self.restarts = 0
 
     @property
+    def forwards(self) -> bool:
+        """Whether a process is here that has taken its orders."""
+        return self.process is not None and self.process.alive and self.applied > 0
+
+    @property
     def descriptors(self) -> list[int]:
         """What a process needs to work here."""
         return [*(sock.fileno() for sock in self.listeners), self._memory_file]
@@ -141,10 +147,10 @@ class Workers:
     async def start(self) -> None:
         """Start every worker and return when all of them forward. Raises OSError where one cannot be started."""
         for place in self.places:
-            place.process = await self._fill(place)
+            await self._fill(place)
         self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
         await self._wait_applied(self._orders().snapshot.generation)
-        self.spare = await WorkerProcess.start()
+        await self._refill_spare()
 
     async def apply(self, orders: Orders) -> None:
         """Give new orders to all workers and wait, within bounds, until all forward by them."""
@@ -163,18 +169,35 @@ class Workers:
         for place in self.places:
             place.close()
 
-    async def _fill(self, place: Place) -> WorkerProcess:
-        """Put a process into a place: the spare if there is one."""
+    async def _fill(self, place: Place) -> None:
+        """Put a process into a place: the spare if there is one. Raises OSError where none can be started."""
         spare, self.spare = self.spare, None
         if spare is not None:
-            with suppress(OSError):  # it was killed too: start another
+            try:
                 return await self._assign(spare, place)
-            await spare.stop()
+            except OSError:
+                await spare.stop()  # it was killed too: start another
         return await self._assign(await WorkerProcess.start(), place)
 
-    async def _assign(self, process: WorkerProcess, place: Place) -> WorkerProcess:
-        await process.assign(Assignment(self._plane, self._orders()), place.descriptors)
-        return process
+    async def _assign(self, process: WorkerProcess, place: Place) -> None:
+        orders = self._orders()
+        await process.assign(Assignment(self._plane, orders), place.descriptors)
+        place.process = process
+        if self._orders() is not orders:  # they changed while this place had nobody to tell
+            process.order(self._orders())
+
+    async def _refill_spare(self) -> None:
+        if self.spare is not None:
+            return
+        try:
+            process = await WorkerProcess.start()
+        except OSError as error:
+            log.warning("no spare worker could be started", extra={"reason": str(error)})
+            return
+        if self.spare is None:
+            self.spare = process
+        else:  # another place's worker died meanwhile, and its keeper was quicker
+            await process.stop()
 
     async def _keep(self, place: Place) -> None:
         """Listen to a place's worker; when it has died, replace it. Runs as long as the daemon."""
@@ -200,13 +223,12 @@ class Workers:
     async def _replace(self, place: Place) -> None:
         while True:
             try:
-                place.process = await self._fill(place)
-                self.spare = self.spare or await WorkerProcess.start()
+                await self._fill(place)
             except OSError as error:
                 log.error("no worker could be started", extra={"worker": place.number, "reason": str(error)})
                 await asyncio.sleep(_PAUSE_S)
             else:
-                return
+                return await self._refill_spare()
 
     async def _listen(self, place: Place) -> None:
         """Take a worker's answers until it is gone."""

@@ -69,11 +69,12 @@ class _Settings(NamedTuple):
 class _Watch:
     """One backend under watch."""
 
-    __slots__ = ("changed_at", "detail", "endpoint", "judgement", "task")
+    __slots__ = ("changed_at", "detail", "endpoint", "judged", "judgement", "task")
 
     def __init__(self, endpoint: Endpoint, now: float) -> None:
         self.endpoint = endpoint
         self.judgement = Judgement()
+        self.judged = False
         self.detail = "not probed yet: taken to be healthy"
         self.changed_at = now
         self.task: asyncio.Task[None] | None = None
@@ -109,6 +110,11 @@ class HealthMonitor:
             name: BackendHealth(watch.judgement.healthy, watch.detail, watch.changed_at)
             for name, watch in self._watches.items()
         }
+
+    def has_judged(self, name: str) -> bool:
+        """Say whether a backend's health was found out, rather than taken for granted."""
+        watch = self._watches.get(name)
+        return watch is not None and watch.judged
 
     def detail(self, name: str) -> str:
         """Return what the last probe of a backend found; empty where there is no such backend."""
@@ -173,7 +179,7 @@ class HealthMonitor:
             return ProbeResult(ok=False, detail=f"the probe itself failed: {error!r}")
 
     def _take(self, name: str, watch: _Watch, result: ProbeResult) -> None:
-        watch.detail = result.detail
+        watch.detail, watch.judged = result.detail, True
         settings = self._settings
         results = watch.judgement.take(result.ok, rise=settings.rise, fall=settings.fall)
         if not results:

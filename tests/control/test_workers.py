@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from qlb.control.workers import Place, Workers
+from qlb.control.workers import Place, WorkerProcess, Workers
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
@@ -111,6 +111,46 @@ async def test_killed_spare_is_no_obstacle(network: Network) -> None:
         os.kill(place.process.pid, signal.SIGKILL)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
+
+
+async def test_orders_that_come_during_a_replacement_are_not_lost(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload between a worker's death and its successor's first orders reaches the successor."""
+    sockets, backends = network.pool()
+    desk = Desk(orders(backends))
+    async with working(desk) as (workers, service):
+        (place,) = workers.places
+        assert place.process is not None
+        assign = WorkerProcess.assign
+        reloads: list[asyncio.Task[None]] = []
+
+        async def interrupted(*arguments: object) -> None:
+            desk.wanted = orders(backends, generation=2)
+            reloads.append(asyncio.create_task(workers.apply(desk.wanted)))
+            await asyncio.sleep(0)
+            await assign(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(WorkerProcess, "assign", interrupted)
+        os.kill(place.process.pid, signal.SIGKILL)
+        await _until(lambda: place.applied == 2)
+        await asyncio.gather(*reloads)
+        await _send(network.socket(), service)
+        assert (await receive(sockets[0]))[0] == TO_B0
+
+
+async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
+    """Telling a worker that has just been killed neither raises nor keeps the others waiting."""
+    _, backends = network.pool()
+    desk = Desk(orders(backends))
+    async with working(desk, 2) as (workers, _):
+        victim = workers.places[0].process
+        assert victim is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        await victim.wait()
+        desk.wanted = orders(backends, generation=2)
+        await workers.apply(desk.wanted)
+        assert [place.applied for place in workers.places] == [2, 2]
 
 
 async def test_workers_end_with_their_supervisor(network: Network) -> None:

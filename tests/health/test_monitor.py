@@ -367,3 +367,17 @@ def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
     settings: Any = replace(Settings(), probe="quic")
     assert {name: getattr(health, name) for name in Settings.__dataclass_fields__} == vars(settings)
     assert find_probe("none") is assume_healthy
+
+
+async def test_what_was_found_out_is_told_from_what_is_taken_for_granted() -> None:
+    """A backend is judged from its first result on, whatever that was; a name that nobody watches never is."""
+    stage = Stage()
+    stage.watch(a=A)
+    stage.monitor.start()
+    try:
+        assert not stage.monitor.has_judged("a")
+        await stage.answer("+")
+        assert stage.monitor.has_judged("a")
+        assert not stage.monitor.has_judged("nobody")
+    finally:
+        await stage.monitor.stop()

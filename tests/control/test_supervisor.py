@@ -1,0 +1,123 @@
+"""The supervisor in this process: start, change, end, in any order, and what it says of itself meanwhile."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from qlb.config.load import load
+from qlb.control.supervisor import Supervisor
+
+CONFIG = {
+    "listen": ["127.0.0.1:0", "[::1]:0"],
+    "backends": [{"name": "a", "address": "127.0.0.1:9"}],
+    "health": {"probe": "none"},
+    "admin": {"listen": "127.0.0.1:0"},
+}
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Give the logger back the way it was: the supervisor configures it for a whole process."""
+    logger = logging.getLogger("qlb")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def _supervisor(folder: Path, **changes: object) -> Supervisor:
+    path = folder / "qlb.yaml"
+    path.write_text(json.dumps(CONFIG | changes))
+    return Supervisor(path, load(path))
+
+
+@asynccontextmanager
+async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
+    """Run until the end of the block; the exit code must be 0."""
+    ready = asyncio.Event()
+    supervisor._on_ready = lambda _: ready.set()
+    running = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(20):
+        await ready.wait()
+        try:
+            yield
+        finally:
+            supervisor.end()
+            assert await running == 0
+
+
+async def test_ready_while_it_runs(tmp_path: Path) -> None:
+    """Unready before, ready once workers forward to a backend that was judged, unready afterwards."""
+    supervisor = _supervisor(tmp_path)
+    assert not supervisor.is_ready()
+    async with _running(supervisor):
+        async with asyncio.timeout(10):
+            while not supervisor.is_ready():
+                await asyncio.sleep(0)
+        assert [endpoint.host for endpoint in supervisor.listen] == ["127.0.0.1", "::1"]
+        assert all(endpoint.port for endpoint in supervisor.listen)
+    assert not supervisor.is_ready()
+
+
+async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
+    """A signal that comes first is obeyed."""
+    supervisor = _supervisor(tmp_path)
+    supervisor.end()
+    async with asyncio.timeout(20):
+        assert await supervisor.run() == 0
+
+
+async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
+    """A reload and a drain that come while workers start are carried out, and nothing hangs."""
+    supervisor = _supervisor(tmp_path)
+    ready = asyncio.Event()
+    supervisor._on_ready = lambda _: ready.set()
+    running = asyncio.create_task(supervisor.run())
+    await asyncio.sleep(0)  # it has begun
+    async with asyncio.timeout(20):
+        outcome, _ = await asyncio.gather(supervisor.reload(), supervisor.drain("a"))
+        assert outcome.ok
+        assert outcome.generation == supervisor.read().generation == 2
+        assert supervisor.read().backends[0].state == "draining"
+        await ready.wait()
+        supervisor.end()
+        assert await running == 0
+
+
+async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_path: Path) -> None:
+    """It goes on forwarding while routers look elsewhere; whoever cannot wait asks again."""
+    supervisor = _supervisor(tmp_path, shutdown_delay="1h")
+    async with _running(supervisor):
+        supervisor.end()
+        assert not supervisor.is_ready()
+        assert supervisor.read().workers[0].alive
+
+
+@pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
+async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, and one line that names the address."""
+    async with asyncio.timeout(20):
+        assert await _supervisor(tmp_path, **changes).run() == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "192.0.2.1" in lines[0]
+
+
+async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
+    """The old configuration goes on; the reading says that the last reload failed until one succeeds."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        good = path.read_text()
+        path.write_text(good.replace("127.0.0.1:9", "nowhere"))
+        outcome = await supervisor.reload()
+        assert not outcome.ok
+        assert any("nowhere" in problem for problem in outcome.problems)
+        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (False, 1)
+        path.write_text(good)
+        assert (await supervisor.reload()).ok
+        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (True, 2)
