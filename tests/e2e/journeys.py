@@ -1,0 +1,142 @@
+"""One client's journey: a transfer that is held in its middle while its address changes, and then may end.
+
+Every client has something of its own to send all the time. One that only listens, and whose packets a change of
+address has cut off, falls silent, and the server cannot know where it is: no balancer could help it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qlb.demo.client import DemoClient, connect
+from qlb.errors import BackendError
+from tests.e2e import ngtcp2
+from tests.e2e.nat import NatPort
+from tests.e2e.stories import BrokenStory, Gates, read_receipt, read_story, split
+
+TIMEOUT_S: Final = 40.0
+SLOW_DATAGRAMS_PER_S: Final = 40.0
+UPLOAD_BYTES: Final = 120_000
+"""At that speed it lasts four seconds and more, unless the link is made fast again."""
+_CHANGE_AFTER: Final = "200ms"
+_PING_S: Final = 0.05
+
+
+@dataclass
+class Journey:
+    """How it went. backend: who served all of it. changes: of address, in mid-transfer. lost: why, or None."""
+
+    backend: str = ""
+    changes: int = 0
+    lost: str | None = None
+
+
+Change = Callable[[NatPort], Awaitable[None]]
+"""Change the address of a client whose transfer is under way, and return when its datagrams flow again."""
+
+
+async def rebound_twice(port: NatPort) -> None:
+    """Behind a NAT that forgets: first another port, then another port and address."""
+    for host in (None, "127.0.0.9" if ":" not in port.address[0] else None):
+        port.rebind(host=host)
+        await port.until_flowing()
+
+
+async def aioquic_journey(port: NatPort, gates: Gates, change: Change, *, migrations: int = 0) -> Journey:
+    """Let aioquic download a story. migrations: times that it moves to a fresh connection ID, after the change."""
+    gate = str(port.address[1])
+    journey = Journey()
+    try:
+        async with asyncio.timeout(TIMEOUT_S), connect(*port.address, timeout_s=TIMEOUT_S) as client:
+            pings = asyncio.create_task(_ping(client))
+            try:
+                exchange = client.request(f"/story/{gate}")
+                await port.until_flowing()
+                await change(port)
+                for _ in range(migrations):
+                    await client.rebind(new_connection_id=True)
+                    await port.until_flowing()
+                journey.changes = port.changes
+                gates.open(gate)
+                journey.backend = read_story((await exchange.answer()).body)
+            finally:
+                pings.cancel()
+    except (TimeoutError, BackendError, BrokenStory) as error:
+        journey.lost = f"{error!r}: {port}"
+    return journey
+
+
+async def ngtcp2_journey(port: NatPort, gates: Gates, change: Change, folder: Path, mode: ngtcp2.Mode) -> Journey:
+    """Let ngtcp2 send a file over a slow link and download a story meanwhile. mode: what it does to its address."""
+    gate, body, sent = str(port.address[1]), *_body(port, folder, UPLOAD_BYTES)
+
+    def finish() -> None:
+        port.speed_up()
+        gates.open(gate)
+
+    def read(answer: bytes) -> str:
+        story, receipt = split(answer)
+        backend = read_story(story)
+        if read_receipt(receipt, sent) != backend:
+            raise BrokenStory(f"the story is {backend}'s, the receipt {receipt!r}")
+        return backend
+
+    port.slow_down(SLOW_DATAGRAMS_PER_S)
+    transfer = ngtcp2.download(
+        port.address, f"/story/{gate}", folder / gate, mode=mode, change_after=_CHANGE_AFTER, upload=body
+    )
+    return await _ngtcp2(transfer, port, change, mode, finish, read)
+
+
+async def ngtcp2_rush(port: NatPort, change: Change, folder: Path, size: int) -> Journey:
+    """Let ngtcp2 send a file of this size as fast as it can."""
+    mode, body, sent = ngtcp2.Mode.STAY, *_body(port, folder, size)
+    transfer = ngtcp2.download(port.address, "/receipt", folder / str(port.address[1]), mode=mode, upload=body)
+    return await _ngtcp2(transfer, port, change, mode, lambda: None, lambda answer: read_receipt(answer, sent))
+
+
+def _body(port: NatPort, folder: Path, size: int) -> tuple[Path, bytes]:
+    """Write what a client shall send; return the file and its octets."""
+    body, octets = folder / f"{port.address[1]}.body", secrets.token_bytes(size)
+    body.write_bytes(octets)
+    return body, octets
+
+
+async def _ping(client: DemoClient) -> None:
+    while True:
+        await client.ping()
+        await asyncio.sleep(_PING_S)
+
+
+async def _ngtcp2(
+    transfer: Awaitable[ngtcp2.Download],
+    port: NatPort,
+    change: Change,
+    mode: ngtcp2.Mode,
+    finish: Callable[[], None],
+    read: Callable[[bytes], str],
+) -> Journey:
+    journey = Journey()
+    running = asyncio.ensure_future(transfer)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            if mode is not ngtcp2.Mode.STAY:
+                await port.until_clients(2)
+            await port.until_flowing()
+            await change(port)
+            journey.changes = port.changes
+            finish()
+            found = await running
+        if found.exit_code:
+            journey.lost = f"exit code {found.exit_code}: {found.output}"
+        else:
+            journey.backend = read(found.body or b"")
+    except (TimeoutError, BrokenStory) as error:
+        journey.lost = f"{error!r}: {port}"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return journey

@@ -1,0 +1,246 @@
+"""A NAT between clients and balancers: addresses change here, in mid-connection, when a test says so.
+
+Each client gets a port of its own to talk to, so everything that comes from there is one client, whatever
+address it uses by then. Each of its addresses is mapped to one outside socket. A rebound client leaves from
+a new outside socket; the old one still delivers replies for a grace period, as real NATs do.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Self
+
+Address = tuple[str, int]
+"""(host, port); the rest of an IPv6 socket address is cut off."""
+
+GRACE_S: Final = 0.5
+_MAX_DATAGRAM_BYTES: Final = 65_535
+_BATCH: Final = 32
+_BUFFER_BYTES: Final = 1 << 20
+_SLOW_QUEUE: Final = 8
+_HEADER_BYTES: Final = 64
+
+
+class Mapping:
+    """One address of a client and the outside socket that stands for it.
+
+    up: datagrams that were sent. down: datagrams that came back from the balancer that is sent to now.
+    """
+
+    def __init__(self, client: Address, sock: socket.socket) -> None:
+        """client: where replies go. sock: bound, not connected."""
+        self.client = client
+        self.sock = sock
+        self.outside: Address = sock.getsockname()[:2]
+        self.up = 0
+        self.down = 0
+
+
+class NatPort:
+    """One client's way through the NAT.
+
+    address: what the client sends to. clients: addresses that it has sent from. outsides: addresses that the
+    balancer has seen for it. headers: how each of its datagrams began. strays: where answers came from that it
+    was never sent to. lost: datagrams that a slow link or the system did not take.
+    """
+
+    def __init__(self, target: Address, *, grace_s: float = GRACE_S) -> None:
+        """target: the balancer's address. Must be made while a loop runs."""
+        self._loop = asyncio.get_running_loop()
+        self._target = target
+        self._targets = {target}
+        self._grace_s = grace_s
+        self._family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        self._outside_host = "::1" if ":" in target[0] else "127.0.0.1"
+        self._inside = self._open(self._outside_host)
+        self._mappings: dict[Address, Mapping] = {}
+        self._open_mappings: set[Mapping] = set()
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self.address: Address = self._inside.getsockname()[:2]
+        self.newest: Mapping | None = None
+        self.clients: list[Address] = []
+        self.outsides: list[Address] = []
+        self.strays: list[Address] = []
+        self.headers: list[bytes] = []
+        self.lost = 0
+        self._interval_s = 0.0
+        self._queue: deque[tuple[Address, bytes]] = deque()
+        self._loop.add_reader(self._inside, self._on_client)
+
+    def __str__(self) -> str:
+        """Say how far its client has come."""
+        newest = f"{self.newest.up} up, {self.newest.down} down" if self.newest else "nothing"
+        return f"{len(self.clients)} addresses of the client, {len(self.outsides)} outside; at the last one {newest}"
+
+    @property
+    def changes(self) -> int:
+        """Times that the balancer has seen this client leave one address for another."""
+        return max(len(self.outsides) - 1, 0)
+
+    def rebind(self, *, host: str | None = None) -> None:
+        """Leave from a new port from now on. host: another source address too, such as 127.0.0.9."""
+        self._outside_host = host or self._outside_host
+        for mapping in self._mappings.values():
+            self._loop.call_later(self._grace_s, self._close, mapping)
+        self._mappings.clear()
+
+    def move(self, target: Address) -> None:
+        """Send to another balancer from now on, from the same port: what a change of routes does."""
+        self._target = target
+        self._targets.add(target)
+
+    def slow_down(self, datagrams_per_s: float) -> None:
+        """Make the way up a slow link: one datagram at a time, a short queue, and the rest is lost."""
+        self._interval_s = 1 / datagrams_per_s
+
+    def speed_up(self) -> None:
+        """Let the rest of an upload go as fast as it can."""
+        self._interval_s = 0.0
+
+    async def until_flowing(self, up: int = 3, down: int = 3) -> None:
+        """Wait until so many more datagrams have gone each way through a mapping that is the newest by then."""
+        base: dict[Mapping | None, tuple[int, int]] = {}
+        if self.newest is not None and self.newest in self._mappings.values():
+            base[self.newest] = (self.newest.up, self.newest.down)
+        stale = self.newest if self.newest not in base else None
+
+        def flowing() -> bool:
+            mapping = self.newest
+            if mapping is None or mapping is stale:
+                return False
+            up_before, down_before = base.get(mapping, (0, 0))
+            return mapping.up - up_before >= up and mapping.down - down_before >= down
+
+        await self._until(flowing)
+
+    async def until_clients(self, count: int) -> None:
+        """Wait until the client itself has used this many addresses."""
+        await self._until(lambda: len(self.clients) >= count)
+
+    def close(self) -> None:
+        """Close every socket."""
+        for mapping in list(self._open_mappings):
+            self._close(mapping)
+        if self._inside.fileno() >= 0:
+            self._loop.remove_reader(self._inside)
+            self._inside.close()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        if not holds():
+            waiter = self._loop.create_future()
+            self._waiters.append((holds, waiter))
+            await waiter
+
+    def _wake(self) -> None:
+        for entry in [entry for entry in self._waiters if entry[1].done() or entry[0]()]:
+            self._waiters.remove(entry)
+            if not entry[1].done():
+                entry[1].set_result(None)
+
+    def _on_client(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                datagram, client = self._inside.recvfrom(_MAX_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            self._queue.append((client[:2], datagram))
+            if not self._interval_s:
+                self._empty_queue()
+            elif len(self._queue) == 1:
+                self._loop.call_later(self._interval_s, self._serve_queue)
+            elif len(self._queue) > _SLOW_QUEUE:
+                self._queue.pop()
+                self.lost += 1
+
+    def _empty_queue(self) -> None:
+        while self._queue:
+            self._forward(*self._queue.popleft())
+
+    def _serve_queue(self) -> None:
+        if not self._interval_s:
+            self._empty_queue()
+        elif self._queue:
+            self._forward(*self._queue.popleft())
+        if self._queue:
+            self._loop.call_later(self._interval_s, self._serve_queue)
+
+    def _forward(self, client: Address, datagram: bytes) -> None:
+        mapping = self._mappings.get(client) or self._map(client)
+        mapping.up += self._send(mapping.sock, datagram, self._target)
+        self.headers.append(datagram[:_HEADER_BYTES])
+        self._wake()
+
+    def _on_balancer(self, mapping: Mapping) -> None:
+        for _ in range(_BATCH):
+            try:
+                datagram, source = mapping.sock.recvfrom(_MAX_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            if source[:2] not in self._targets:
+                self.strays.append(source[:2])
+                continue
+            delivered = self._send(self._inside, datagram, mapping.client)
+            if source[:2] == self._target:
+                mapping.down += delivered
+            self._wake()
+
+    def _send(self, sock: socket.socket, datagram: bytes, address: Address) -> int:
+        try:
+            sock.sendto(datagram, address)
+        except OSError:
+            self.lost += 1
+            return 0
+        return 1
+
+    def _map(self, client: Address) -> Mapping:
+        mapping = Mapping(client, self._open(self._outside_host))
+        self._mappings[client] = mapping
+        self._open_mappings.add(mapping)
+        self.newest = mapping
+        self.outsides.append(mapping.outside)
+        if client not in self.clients:
+            self.clients.append(client)
+        self._loop.add_reader(mapping.sock, self._on_balancer, mapping)
+        return mapping
+
+    def _open(self, host: str) -> socket.socket:
+        sock = socket.socket(self._family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        sock.bind((host, 0))
+        return sock
+
+    def _close(self, mapping: Mapping) -> None:
+        if mapping in self._open_mappings:
+            self._open_mappings.remove(mapping)
+            self._loop.remove_reader(mapping.sock)
+            mapping.sock.close()
+
+
+class Nat:
+    """All ports of one NAT; closes them in the end."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.ports: list[NatPort] = []
+
+    def port(self, target: Address, *, grace_s: float = GRACE_S) -> NatPort:
+        """Open a port for one client towards a balancer."""
+        port = NatPort(target, grace_s=grace_s)
+        self.ports.append(port)
+        return port
+
+    def rebind_all(self) -> None:
+        """Give every client a new outside port: the NAT has lost its table."""
+        for port in self.ports:
+            port.rebind()
+
+    def __enter__(self) -> Self:
+        """Enter."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all."""
+        for port in self.ports:
+            port.close()

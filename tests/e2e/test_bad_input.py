@@ -1,0 +1,129 @@
+"""Garbage at full rate: the daemon stays up, keeps quiet, and accounts for every datagram."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.e2e import datagrams
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.nat import Address
+from tests.e2e.ports import free_port
+from tests.e2e.quic_servers import quic_servers
+from tests.e2e.scrape import Metrics
+from tests.e2e.stage import LIMIT_S, PARAMS
+from tests.e2e.stories import Gates
+from tests.e2e.udp_servers import open_socket, udp_servers
+
+pytestmark = pytest.mark.e2e
+
+SEED: Final = 2026
+CLIENTS: Final = 8
+MAX_PAYLOAD_BYTES: Final = 65_507
+WINDOW_DATAGRAMS: Final = 256
+WINDOW_BYTES: Final = 512 << 10
+"""What is under way at once: below what the sockets' buffers hold, so that the kernel drops nothing uncounted."""
+_SIZES: Final = (*range(2_001), *range(2_001, MAX_PAYLOAD_BYTES, 1_999), MAX_PAYLOAD_BYTES)
+
+
+def every_size(chance: random.Random) -> Iterator[bytes]:
+    """Random octets of every size to 2,000, of some beyond, and of the largest that UDP carries."""
+    return (chance.randbytes(size) for size in _SIZES)
+
+
+def every_first_octet(chance: random.Random) -> Iterator[bytes]:
+    """All 256 first octets, each before little, some and much."""
+    return (bytes([first]) + chance.randbytes(size) for first in range(256) for size in (0, 1, 7, 20, 60, 1_199))
+
+
+def every_id_length(chance: random.Random) -> Iterator[bytes]:
+    """Long headers with all 256 lengths of a destination ID, in known, unknown and no version."""
+    versions = (datagrams.V1, datagrams.UNKNOWN_VERSION, 0)
+    return (
+        datagrams.long(chance.randbytes(length), chance.randbytes(8), chance.randbytes(20), version=version)
+        for length in range(256)
+        for version in versions
+    )
+
+
+def every_truncation(chance: random.Random) -> Iterator[bytes]:
+    """Every beginning of a long header with long IDs."""
+    whole = datagrams.long(chance.randbytes(255), chance.randbytes(255))
+    return (whole[:size] for size in range(len(whole)))
+
+
+def every_config(chance: random.Random) -> Iterator[bytes]:
+    """Short headers under each config ID, of all lengths up to what a whole ID needs and a little more."""
+    return (
+        datagrams.short(bytes([config_id << 5]) + chance.randbytes(size))
+        for config_id in range(8)
+        for size in range(24)
+    )
+
+
+FLOODS: Final = (every_size, every_first_octet, every_id_length, every_truncation, every_config)
+
+
+async def test_garbage_is_counted_and_nothing_else(tmp_path: Path) -> None:
+    """All of it, from several clients through two workers: no crash, no line per packet, the sums hold, calls work."""
+    chance, gates, service = random.Random(SEED), Gates(), ("127.0.0.1", free_port())
+    async with (
+        asyncio.timeout(LIMIT_S),
+        udp_servers(["sink-a", "sink-b"], PARAMS, silent=True) as sinks,
+        quic_servers(["agent-a"], PARAMS, gates) as (agent,),
+    ):
+        sections = {"health": {"probe": "none"}, "forwarding": {"workers": "2"}}
+        config = configuration([service], [PARAMS], [*sinks, agent], **sections)
+        config["backends"][-1]["weight"] = "0"  # the garbage goes to the sinks
+        async with running(tmp_path / "daemon", config) as daemon:
+            before = await daemon.status()
+            lines = len(daemon.log.splitlines())
+            garbage = list(chain.from_iterable(kind(chance) for kind in FLOODS))
+            with ExitStack() as stack:
+                clients = [stack.enter_context(open_socket(("127.0.0.1", 0))) for _ in range(CLIENTS)]
+                await flood(garbage, clients, service, daemon)
+
+            found = await daemon.settled()
+            assert found.received == len(garbage)
+            assert found.total("qlb_bytes_received_total") == sum(map(len, garbage))
+            assert found.forwarded == sum(sink.packets for sink in sinks)
+            dropped = found.by("qlb_packets_dropped_total", "reason")
+            assert dropped.keys() == {"empty", "truncated", "version_negotiation"}
+            reasons = found.by("qlb_unroutable_packets_total", "reason")
+            assert reasons.keys() == {"no_config", "reserved_config", "too_short", "unknown_server_id"}
+            after = await daemon.status()
+            assert after["workers"] == before["workers"], "nobody has died"
+            assert len(daemon.log.splitlines()) == lines, "nothing was logged"
+
+            config["backends"][-1]["weight"] = "1"
+            config["backends"][:-1] = []
+            daemon.write(config)
+            assert (await daemon.command("reload"))[0] == 0
+            async with in_progress([service] * 3) as calls:
+                await calls.until_more()
+            assert (calls.lost, set(calls.backends)) == ([], {"agent-a"})
+
+
+async def flood(garbage: Iterable[bytes], clients: Sequence[socket.socket], service: Address, daemon: Daemon) -> None:
+    """Send it as fast as it is taken: a window at once, and the next one when the daemon has counted that."""
+    sent = under_way = size_bytes = 0
+    for datagram in garbage:
+        clients[sent % len(clients)].sendto(datagram, service)
+        sent, under_way, size_bytes = sent + 1, under_way + 1, size_bytes + len(datagram)
+        if under_way >= WINDOW_DATAGRAMS or size_bytes >= WINDOW_BYTES:
+            await daemon.until(partial(has_received, sent))
+            under_way = size_bytes = 0
+    await daemon.until(partial(has_received, sent))
+
+
+def has_received(packets: int, found: Metrics) -> bool:
+    """Whether the daemon has counted so many."""
+    return found.received >= packets

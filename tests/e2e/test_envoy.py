@@ -1,0 +1,117 @@
+"""Envoy, whose QUIC-LB codec is nobody's here, issues the connection IDs that the daemon routes by."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from qlb.cid import CidCodec, CidParams
+from qlb.wire.invariants import LONG, parse
+from tests.cid import oracle
+from tests.e2e import envoy, ngtcp2
+from tests.e2e.daemon import configuration, running
+from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey, rebound_twice
+from tests.e2e.nat import Nat, NatPort
+from tests.e2e.origin import origin
+from tests.e2e.ports import free_port
+from tests.e2e.server import Server
+from tests.e2e.stage import KEY, LIMIT_S, NAMES
+from tests.e2e.stories import Gates
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(envoy.program() is None, reason=envoy.MISSING)]
+
+CONNECTIONS: Final = 10
+SHAPES: Final = {
+    "four-pass-even": CidParams(config_id=0, server_id_length=4, nonce_length=10, key=KEY),
+    "four-pass-odd": CidParams(config_id=2, server_id_length=3, nonce_length=8, key=KEY),
+    "four-pass-long-server-id": CidParams(config_id=5, server_id_length=10, nonce_length=5, key=KEY),
+    "four-pass-longest": CidParams(config_id=6, server_id_length=4, nonce_length=14, key=KEY),
+    "single-pass": CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY),
+}
+
+Travel = Callable[[NatPort, Gates, Path], Coroutine[object, None, Journey]]
+
+every_shape = pytest.mark.parametrize("params", list(SHAPES.values()), ids=list(SHAPES))
+
+
+@asynccontextmanager
+async def envoys(folder: Path, params: CidParams, gates: Gates, count: int) -> AsyncIterator[list[Server]]:
+    """Run some Envoys with their origin, within the limit of a test."""
+    async with (
+        asyncio.timeout(LIMIT_S),
+        origin(gates) as address,
+        envoy.envoys(NAMES[:count], params, address, folder / "envoy") as servers,
+    ):
+        yield servers
+
+
+@every_shape
+async def test_ids_decode_as_the_draft_says(tmp_path: Path, params: CidParams) -> None:
+    """With no balancer between: each ID that Envoy issues decodes to its server ID, by the book and by our codec."""
+    gates, codec = Gates(), CidCodec(params)
+    async with envoys(tmp_path, params, gates, 1) as (server,):
+        with Nat() as nat:
+            port = nat.port(server.address)
+            journey = await aioquic_journey(port, gates, rebound_twice, migrations=1)
+    assert (journey.backend, journey.lost) == (server.name, None)
+
+    found = issued_ids(port, params)
+    assert len(found) >= 2, "the first ID, and the one that the client has moved to"
+    assert {cid[0] >> 5 for cid in found} == {params.config_id}
+    by_the_book = [oracle.decode(params.key, params.server_id_length, params.nonce_length, cid) for cid in found]
+    assert {decoded[0] for decoded in by_the_book if decoded is not None} == {server.server_id}
+    assert codec.decode_batch(list(found)) == [server.server_id] * len(found)
+
+
+async def aioquic(port: NatPort, gates: Gates, _: Path) -> Journey:
+    """An aioquic client: two rebindings by the NAT, then it migrates."""
+    return await aioquic_journey(port, gates, rebound_twice, migrations=1)
+
+
+async def ngtcp2_migrating(port: NatPort, gates: Gates, folder: Path) -> Journey:
+    """An ngtcp2 client: it migrates, then the NAT rebinds twice."""
+    return await ngtcp2_journey(port, gates, rebound_twice, folder, ngtcp2.Mode.MIGRATE)
+
+
+async def ngtcp2_nat_rebinding(port: NatPort, gates: Gates, folder: Path) -> Journey:
+    """An ngtcp2 client: it leaves from another port without telling, then the NAT rebinds twice."""
+    return await ngtcp2_journey(port, gates, rebound_twice, folder, ngtcp2.Mode.NAT_REBINDING)
+
+
+@pytest.mark.parametrize(
+    "travels",
+    [
+        pytest.param((aioquic,), id="aioquic"),
+        pytest.param((ngtcp2_migrating, ngtcp2_nat_rebinding), id="ngtcp2", marks=ngtcp2.needed),
+    ],
+)
+@every_shape
+async def test_no_connection_is_lost(tmp_path: Path, params: CidParams, travels: tuple[Travel, ...]) -> None:
+    """Through the daemon, clients change their addresses in mid-transfer: 0 lost, and each is routed by its ID."""
+    gates, service = Gates(), ("127.0.0.1", free_port())
+    async with (
+        envoys(tmp_path, params, gates, len(NAMES)) as servers,
+        running(tmp_path / "daemon", configuration([service], [params], servers)) as daemon,
+    ):
+        with Nat() as nat:
+            journeys = await asyncio.gather(
+                *(travel(nat.port(service), gates, tmp_path) for travel in travels for _ in range(CONNECTIONS))
+            )
+        assert [journey.lost for journey in journeys if journey.lost] == []
+        assert {journey.changes for journey in journeys} == {3}
+        found = await daemon.settled()
+        by_id = found.total("qlb_cid_config_packets_total", config_id=str(params.config_id))
+        assert by_id > 5 * len(journeys)
+
+
+def issued_ids(port: NatPort, params: CidParams) -> set[bytes]:
+    """Return the IDs that the server has issued, from what the client wrote to: all but its own first choice."""
+    length = 1 + params.plaintext_len + envoy.APPENDED_BYTES
+    _, _, own_choice, _ = parse(port.headers[0])
+    parsed = [parse(header) for header in port.headers]
+    found = {dcid if form == LONG else dcid[:length] for form, _, dcid, _ in parsed} - {own_choice}
+    assert {len(cid) for cid in found} == {length}
+    return found

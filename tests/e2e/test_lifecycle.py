@@ -1,0 +1,30 @@
+"""The end of a daemon: it says so before it goes, and serves until then."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.e2e import scrape
+from tests.e2e.clients import in_progress
+from tests.e2e.stage import stage
+
+pytestmark = pytest.mark.e2e
+
+CALLS: Final = 6
+PAGES: Final = ("/healthz", "/readyz")
+
+
+async def test_it_is_unready_before_it_ends(tmp_path: Path) -> None:
+    """SIGTERM with a shutdown_delay: /readyz turns 503 at once, calls go on; a second SIGTERM ends it, exit 0."""
+    async with stage(tmp_path, shutdown_delay="1h") as scene, in_progress(scene.addresses(CALLS)) as calls:
+        admin = scene.daemon.admin
+        assert [(await scrape.get(admin, page))[0] for page in PAGES] == [200, 200]
+        scene.daemon.terminate()
+        while (await scrape.get(admin, "/readyz"))[0] == 200:
+            await asyncio.sleep(scrape.POLL_S)
+        assert [(await scrape.get(admin, page))[0] for page in PAGES] == [200, 503]
+        scene.nat.rebind_all()
+        await calls.until_more()
+        assert calls.lost == []

@@ -1,0 +1,117 @@
+"""Balancers share nothing but their configuration: any of them, or a new one, goes on with any connection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.e2e import ngtcp2
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import running, written
+from tests.e2e.journeys import ngtcp2_journey, rebound_twice
+from tests.e2e.nat import NatPort
+from tests.e2e.ports import free_port, until_free
+from tests.e2e.stage import Stage, stage
+
+pytestmark = pytest.mark.e2e
+
+CALLS: Final = 15
+TRANSFERS: Final = 10
+
+Survive = Callable[[Stage, Path, Callable[[], Awaitable[None]]], Coroutine[object, None, None]]
+"""Have connections under way, let the disaster come, change all their addresses, and find that none is lost."""
+
+
+async def calls_survive(scene: Stage, _: Path, disaster: Callable[[], Awaitable[None]]) -> None:
+    """aioquic clients that talk."""  # noqa: D403 (that is its name)
+    async with in_progress(scene.addresses(CALLS)) as calls:
+        await disaster()
+        await calls.until_more()
+        scene.nat.rebind_all()
+        await calls.until_more()
+    assert calls.lost == []
+
+
+async def transfers_survive(scene: Stage, folder: Path, disaster: Callable[[], Awaitable[None]]) -> None:
+    """ngtcp2 clients in mid-transfer."""
+    over, ports = asyncio.Event(), scene.ports(TRANSFERS)
+
+    async def wait_and_move(port: NatPort) -> None:
+        await over.wait()
+        await rebound_twice(port)
+
+    transfers = asyncio.gather(
+        *(ngtcp2_journey(port, scene.gates, wait_and_move, folder, ngtcp2.Mode.STAY) for port in ports)
+    )
+    try:
+        await asyncio.gather(*(port.until_flowing() for port in ports))
+        await disaster()
+        over.set()
+        assert [journey.lost for journey in await transfers if journey.lost] == []
+    finally:
+        transfers.cancel()
+
+
+every_stack = pytest.mark.parametrize(
+    "survive",
+    [
+        pytest.param(calls_survive, id="aioquic"),
+        pytest.param(transfers_survive, id="ngtcp2", marks=ngtcp2.needed),
+    ],
+)
+
+
+@every_stack
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_worker_is_killed(tmp_path: Path, survive: Survive, workers: int) -> None:
+    """``kill -9`` of each worker in mid-connection: another takes its place on its sockets. 0 lost."""
+    async with stage(tmp_path, forwarding={"workers": str(workers)}) as scene:
+
+        async def disaster() -> None:
+            for index in range(workers):
+                await scene.daemon.kill_worker(index)
+
+        await survive(scene, tmp_path, disaster)
+        assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+        found = await scene.daemon.settled()
+        assert found.total("qlb_worker_restarts_total") == workers
+
+
+@every_stack
+async def test_a_daemon_is_killed_and_started_again(tmp_path: Path, survive: Survive) -> None:
+    """``kill -9`` of the whole daemon in mid-connection; a new one knows nothing and needs nothing. 0 lost."""
+    async with stage(tmp_path) as scene:
+
+        async def disaster() -> None:
+            await scene.daemon.kill()
+            await until_free(*scene.service)  # its workers have noticed
+            await scene.daemon.start()
+
+        await survive(scene, tmp_path, disaster)
+        assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+        found = await scene.daemon.settled()
+        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, "none began under the new daemon"
+
+
+@every_stack
+async def test_connections_move_to_another_balancer_and_back(tmp_path: Path, survive: Survive) -> None:
+    """Routes change: live connections go to another daemon with the same YAML, and back. 0 lost."""
+    async with stage(tmp_path) as scene:
+        here, there = scene.service, ("127.0.0.1", free_port())
+        async with running(tmp_path / "twin", {**scene.config(), "listen": [written(there)]}) as twin:
+
+            async def detour() -> None:
+                for target in (there, here):
+                    for port in scene.nat.ports:
+                        port.move(target)
+                    await asyncio.gather(*(port.until_flowing() for port in scene.nat.ports))
+
+            await survive(scene, tmp_path, detour)
+            assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+            await scene.daemon.settled()
+            found = await twin.settled()
+            assert found.received >= 3 * len(scene.nat.ports)
+            routes = found.by("qlb_packets_forwarded_total", "route")
+            assert routes.keys() == {"cid"}, "the twin has seen no connection begin"

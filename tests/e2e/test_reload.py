@@ -1,0 +1,184 @@
+"""Reloads under load: backends come, go and drain, keys rotate, files are broken. No connection is lost."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+from unittest import mock
+
+import pytest
+
+from qlb.cid import CidParams
+from tests.e2e import datagrams
+from tests.e2e.clients import Calls, in_progress
+from tests.e2e.daemon import Daemon, Yaml, backend_config, cid_config, configuration
+from tests.e2e.echoes import echoes
+from tests.e2e.quic_servers import quic_servers
+from tests.e2e.stage import KEY, PARAMS, Stage, stage
+from tests.e2e.udp_servers import open_socket, received
+
+pytestmark = pytest.mark.e2e
+
+CALLS: Final = 15
+MANY_CALLS: Final = 40
+"""So many that the fallback sends some of them to each of three backends, as good as surely."""
+NEXT_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=8, key=KEY[::-1], cid_length=17)
+"""What the servers rotate to: other lengths and another key; padded, because aioquic reads one length only."""
+
+
+RELOADS: Final = 10
+DEATHS: Final = 4
+CLIENTS: Final = 16
+ANY: Final = mock.ANY
+
+Reload = Callable[[Daemon, Yaml], Awaitable[None]]
+
+
+async def reload_by_signal(daemon: Daemon, config: Yaml) -> None:
+    """Reload by SIGHUP."""
+    daemon.write(config)
+    reloads = daemon.logged("reloaded")
+    daemon.hang_up()
+    await daemon.until_logged("reloaded", times=reloads + 1)
+
+
+async def reload_by_socket(daemon: Daemon, config: Yaml) -> None:
+    """Reload by the control socket."""
+    daemon.write(config)
+    code, output = await daemon.command("reload")
+    assert code == 0, output
+
+
+every_way = pytest.mark.parametrize("reload", [reload_by_signal, reload_by_socket], ids=["sighup", "socket"])
+
+
+async def all_move(scene: Stage, *calls: Calls) -> None:
+    """Give every client another address and wait for answers there."""
+    scene.nat.rebind_all()
+    await asyncio.gather(*(each.until_more() for each in calls))
+
+
+@every_way
+async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -> None:
+    """Add a backend, drain it, remove it once its calls have ended; meanwhile everybody's address changes. 0 lost."""
+    async with stage(tmp_path) as scene, quic_servers(["agent-d"], PARAMS, scene.gates) as (newcomer,):
+
+        def with_newcomer(**more: str) -> Yaml:
+            config = scene.config()
+            return {**config, "backends": [*config["backends"], backend_config(newcomer, [PARAMS], **more)]}
+
+        async with in_progress(scene.addresses(CALLS)) as old_calls:
+            await reload(scene.daemon, with_newcomer(weight="50"))
+            async with in_progress(scene.addresses(CALLS)) as new_calls:
+                assert newcomer.accepted > 0, "it has the lion's share of what is new"
+                await all_move(scene, old_calls, new_calls)
+                await reload(scene.daemon, with_newcomer(weight="50", state="draining"))
+                accepted = newcomer.accepted
+                async with in_progress(scene.addresses(CALLS)) as late_calls:
+                    await all_move(scene, old_calls, new_calls, late_calls)
+                assert newcomer.accepted == accepted, "a draining backend gets no new connections"
+            await reload(scene.daemon, scene.config())
+            await all_move(scene, old_calls)
+        assert old_calls.lost + new_calls.lost + late_calls.lost == []
+        assert scene.accepted + newcomer.accepted == 3 * CALLS
+        found = await scene.daemon.settled()
+        assert found.total("qlb_config_generation") == 4
+
+
+@every_way
+async def test_keys_rotate(tmp_path: Path, reload: Reload) -> None:
+    """A second config ID: the balancer first, then the servers; the old one goes with its last connection. 0 lost."""
+    async with stage(tmp_path) as scene:
+        async with in_progress(scene.addresses(CALLS)) as old_calls:
+            await reload(scene.daemon, scene.config([PARAMS, NEXT_PARAMS]))
+            for server in scene.servers:
+                assert server.rotation is not None, "these servers speak QUIC-LB"
+                server.rotation.rotate(NEXT_PARAMS)
+            async with in_progress(scene.addresses(CALLS)) as new_calls:
+                await all_move(scene, old_calls, new_calls)
+                found = await scene.daemon.metrics()
+                assert found.by("qlb_cid_config_packets_total", "config_id").keys() == {"1", "2"}
+        async with in_progress(scene.addresses(CALLS)) as late_calls:
+            await reload(scene.daemon, scene.config([NEXT_PARAMS]))
+            await all_move(scene, late_calls)
+        assert old_calls.lost + new_calls.lost + late_calls.lost == []
+        assert scene.accepted == 3 * CALLS
+        await scene.daemon.settled()
+
+
+async def test_a_backend_is_drained_by_command(tmp_path: Path) -> None:
+    """``qlb drain`` and ``qlb undrain``: its calls live on, new ones go elsewhere until it is back."""
+    async with stage(tmp_path) as scene:
+        async with in_progress(scene.addresses(CALLS)) as calls:
+            drained = max(scene.servers, key=lambda server: server.accepted)
+            accepted = drained.accepted
+            assert await scene.daemon.command("drain", drained.name) == (0, ANY)
+            found = await scene.daemon.metrics()
+            assert found.by("qlb_backend_draining", "backend") == {drained.name: 1}
+            async with in_progress(scene.addresses(CALLS)) as more_calls:
+                await all_move(scene, calls, more_calls)
+            assert drained.accepted == accepted
+            assert await scene.daemon.command("undrain", drained.name) == (0, ANY)
+            async with in_progress(scene.addresses(MANY_CALLS)) as late_calls:
+                await all_move(scene, calls, late_calls)
+            assert drained.accepted > accepted
+        assert calls.lost + more_calls.lost + late_calls.lost == []
+        await scene.daemon.settled()
+
+
+async def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    """Both ways of reloading refuse it and say where it is wrong; the old configuration goes on. 0 lost."""
+    async with stage(tmp_path, may_log_errors=True) as scene, in_progress(scene.addresses(CALLS)) as calls:
+        broken = scene.config()
+        broken["backends"][0]["adress"] = broken["backends"][0].pop("address")
+        scene.daemon.write(broken)
+        code, output = await scene.daemon.command("reload")
+        assert code == 2
+        assert re.search(rf"{re.escape(str(scene.daemon.path))}:\d+:\d+: .*adress", output)
+        scene.daemon.hang_up()
+        await scene.daemon.until_logged("adress", times=2)
+
+        await all_move(scene, calls)
+        found = await scene.daemon.metrics()
+        assert found.total("qlb_config_generation") == 1
+        assert found.total("qlb_config_last_reload_successful") == 0
+        await reload_by_signal(scene.daemon, scene.config())
+        assert (await scene.daemon.metrics()).total("qlb_config_last_reload_successful") == 1
+        await all_move(scene, calls)
+        assert calls.lost == []
+
+
+async def test_reloads_lose_no_packet(tmp_path: Path) -> None:
+    """Many reloads in a row, each with another set of backends, while calls go on through two workers. 0 lost."""
+    async with stage(tmp_path, forwarding={"workers": "2"}) as scene:
+        whole = scene.config(forwarding={"workers": "2"})
+        smaller = {**whole, "cid_configs": [*whole["cid_configs"], cid_config(NEXT_PARAMS)]}
+        async with in_progress(scene.addresses(CALLS)) as calls:
+            for config in [smaller, whole] * RELOADS:
+                await reload_by_signal(scene.daemon, config)
+            await all_move(scene, calls)
+        assert calls.lost == []
+        found = await scene.daemon.settled()
+        assert found.dropped == 0
+        assert found.total("qlb_config_generation") == 1 + 2 * RELOADS
+
+
+async def test_a_reload_meets_a_dead_worker(tmp_path: Path) -> None:
+    """Worker 0 dies just before each reload: every reload succeeds, and both workers end up with the last one."""
+    async with echoes(tmp_path, "127.0.0.1", forwarding={"workers": "2"}) as on:
+        sections = {name: on.config[name] for name in ("health", "forwarding")}
+        rotated = configuration([on.service], [NEXT_PARAMS], on.servers, **sections)
+        for config in [on.config, rotated] * DEATHS:
+            os.kill((await on.daemon.status())["workers"][0]["pid"], signal.SIGKILL)
+            await reload_by_signal(on.daemon, config)
+        question = datagrams.short(on.id_of(on.servers[0], NEXT_PARAMS), b"?")
+        for _ in range(CLIENTS):
+            with open_socket(("127.0.0.1", 0)) as client:
+                client.sendto(question, on.service)
+                assert (await received(client))[0] == question
+        found = await on.daemon.settled()
+        assert found.by("qlb_packets_forwarded_total", "route") == {"cid": CLIENTS}, "no worker is behind"
+        assert found.total("qlb_config_generation") == 1 + 2 * DEATHS
