@@ -216,7 +216,8 @@ def _affordable(wanted: int) -> int:
     """Sessions that the descriptor limit of this process allows; raises the limit as far as it may first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
     return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - _SPARE_DESCRIPTORS), 1)
