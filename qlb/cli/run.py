@@ -52,6 +52,7 @@ async def _start_demo_backends(config: Path) -> asyncio.subprocess.Process:
         *(sys.executable, "-m", "qlb.demo.backends", str(config)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the daemon: its backends go after it
     )
     assert servers.stdout is not None, "it was started with a pipe"
     line = await asyncio.wait_for(servers.stdout.readline(), _DEMO_START_TIMEOUT_S)
