@@ -81,7 +81,7 @@ class AsyncioPlane:
     def forward(self, listener: "_Listener", datagram: bytes, control: list[ControlMessage], client: Address) -> None:
         """Decide one datagram from a client and send it on."""
         now_s = time.monotonic()
-        service = ancillary.read_destination(control) or listener.host
+        service = (listener.wildcard and ancillary.read_destination(control)) or listener.host
         four_tuple = (client[0], client[1], service, listener.port)
         self._counters.count_received(1, len(datagram))
         outcome, index = self._router.decide(datagram, four_tuple, now_s)
