@@ -1,20 +1,19 @@
 """Take a reading: shared counters, wanted state and health become one plain object for metrics and status."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import qlb
+from qlb.control.reload import Desired
+from qlb.control.workers import Workers
+from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, WorkerReading
 from qlb.routing import counters as layout
+from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters, config_last_seen_ms, total, total_backend, total_outcomes
 from qlb.routing.outcomes import OUTCOMES, ROUTES
-
-if TYPE_CHECKING:
-    from qlb.control.supervisor import Supervisor
 
 
 class History:
@@ -38,25 +37,40 @@ class History:
         self.last_reload_ok = False
 
 
-def take_reading(supervisor: Supervisor) -> Reading:
+class Daemon(Protocol):
+    """What a reading is taken of."""
+
+    desired: Desired
+    history: History
+    health: HealthMonitor
+    workers: Workers | None
+    plane: str
+    listen: tuple[Endpoint, ...]
+
+    def is_ready(self) -> bool:
+        """Whether this node should be sent traffic."""
+        ...
+
+
+def take_reading(daemon: Daemon) -> Reading:
     """Return every figure of a daemon as it is now."""
-    desired, history = supervisor.desired, supervisor.history
-    places = supervisor.workers.places if supervisor.workers is not None else ()
+    desired, history = daemon.desired, daemon.history
+    places = daemon.workers.places if daemon.workers is not None else ()
     workers = [place.counters for place in places]
     packets = total_outcomes(workers)
     now_s = time.monotonic()
     return Reading(
         version=qlb.__version__,
         uptime_s=now_s - history.started_s,
-        plane=supervisor.plane,
+        plane=daemon.plane,
         mode=desired.config.forwarding.mode,
-        listen=tuple(map(str, supervisor.listen)),
-        ready=supervisor.is_ready(),
+        listen=tuple(map(str, daemon.listen)),
+        ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
         last_reload_ok=history.last_reload_ok,
-        backends=_backends(supervisor, workers, now_s),
-        cid_configs=_cid_configs(supervisor, workers, packets, now_s),
+        backends=_backends(daemon, workers, now_s),
+        cid_configs=_cid_configs(daemon, workers, packets, now_s),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
         received_packets=total(workers, layout.PACKETS_RECEIVED),
         received_bytes=total(workers, layout.BYTES_RECEIVED),
@@ -74,9 +88,9 @@ def take_reading(supervisor: Supervisor) -> Reading:
     )
 
 
-def _backends(supervisor: Supervisor, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
+def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
     rows = []
-    for index, (name, backend) in enumerate(zip(supervisor.desired.names, supervisor.desired.backends, strict=True)):
+    for index, (name, backend) in enumerate(zip(daemon.desired.names, daemon.desired.backends, strict=True)):
         counts = total_backend(workers, index)
         rows.append(
             BackendReading(
@@ -84,7 +98,7 @@ def _backends(supervisor: Supervisor, workers: Sequence[Counters], now_s: float)
                 address=str(backend.endpoint) if backend else "",
                 state=str(backend.state) if backend else REMOVED,
                 healthy=backend.healthy if backend else False,
-                detail=supervisor.health.detail(name) if backend else "",
+                detail=daemon.health.detail(name) if backend else "",
                 weight=backend.weight if backend else 0,
                 forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
                 returned=counts.returned,
@@ -95,7 +109,7 @@ def _backends(supervisor: Supervisor, workers: Sequence[Counters], now_s: float)
 
 
 def _cid_configs(
-    supervisor: Supervisor, workers: Sequence[Counters], packets: Sequence[int], now_s: float
+    daemon: Daemon, workers: Sequence[Counters], packets: Sequence[int], now_s: float
 ) -> tuple[CidConfigReading, ...]:
     return tuple(
         CidConfigReading(
@@ -104,7 +118,7 @@ def _cid_configs(
             packets=packets[config_id],
             last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
         )
-        for config_id, config in enumerate(supervisor.desired.orders.snapshot.configs)
+        for config_id, config in enumerate(daemon.desired.orders.snapshot.configs)
         if config is not None
     )
 
