@@ -38,7 +38,8 @@ _PERMUTATION_ROUNDS: Final = 4
 class WorkerTag:
     """Which of the processes that share a server ID this one is.
 
-    index: 0 to 2**bits - 1. bits: how much of the nonce it takes, 1 to 16.
+    index: 0 to 2**bits - 1. bits: how much of the nonce it takes, 1 to 16, the same in all of them. A child
+    that a process forks must be given an index of its own and a new generator.
     """
 
     index: int

