@@ -9,10 +9,10 @@ import qlb
 from qlb.control.reload import Desired
 from qlb.control.workers import Workers
 from qlb.health.monitor import HealthMonitor
-from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, WorkerReading
+from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, SampleReading, WorkerReading
 from qlb.routing import counters as layout
 from qlb.routing.backends import Endpoint
-from qlb.routing.counters import Counters, config_last_seen_ms, total, total_backend, total_outcomes
+from qlb.routing.counters import Counters, config_last_seen_ms, last_sample, total, total_backend, total_outcomes
 from qlb.routing.outcomes import OUTCOMES, ROUTES
 
 
@@ -85,6 +85,7 @@ def take_reading(daemon: Daemon) -> Reading:
             if place.process is not None
         ),
         worker_restarts=sum(place.restarts for place in places),
+        samples=_samples(workers, now_s),
     )
 
 
@@ -121,6 +122,16 @@ def _cid_configs(
         for config_id, config in enumerate(daemon.desired.orders.snapshot.configs)
         if config is not None
     )
+
+
+def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, SampleReading]:
+    """The last datagram of each reason for which one was dropped."""
+    found = ((outcome.reason, last_sample(workers, number)) for number, outcome in enumerate(OUTCOMES))
+    return {
+        reason: SampleReading(octets=sample.octets, length=sample.length, seen_s=now_s - sample.seen_ms / 1000)
+        for reason, sample in found
+        if sample.seen_ms
+    }
 
 
 def _by_reason(packets: Sequence[int], *, dropped: bool) -> dict[str, int]:

@@ -95,7 +95,10 @@ class AsyncioPlane:
             failure = DROP_NO_SESSION if session is None else _send(session, datagram, control, now_s)
             if failure:
                 outcome, index = failure, -1
-        self._counters.count(outcome, index, int(now_s * 1000))
+        now_ms = int(now_s * 1000)
+        self._counters.count(outcome, index, now_ms)
+        if index < 0:
+            self._counters.keep_sample(outcome, datagram, now_ms)
 
     def _open_session(self, key: SessionKey, wildcard: bool) -> Session | None:
         backend = self._router.snapshot.backends[key[3]]

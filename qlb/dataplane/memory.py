@@ -24,6 +24,8 @@ class MemoryPlane:
         self.counters.count_received(1, len(datagram))
         outcome, index = self.router.decide(datagram, four_tuple, now_s)
         self.counters.count(outcome, index, int(now_s * 1000))
+        if index < 0:
+            self.counters.keep_sample(outcome, datagram, int(now_s * 1000))
         return outcome, index
 
     def apply(self, orders: Orders) -> None:

@@ -4,7 +4,7 @@ Times that end in _s are seconds. A last_seen_s is the time since the last packe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 REMOVED: Final = "removed"
@@ -49,8 +49,17 @@ class WorkerReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleReading:
+    """The last datagram that was dropped for one reason: its first octets, and how many it had in all."""
+
+    octets: bytes
+    length: int
+    seen_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets."""
+    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets. samples: of drops, by reason."""
 
     version: str
     uptime_s: float
@@ -73,3 +82,4 @@ class Reading:
     sessions_evicted: int
     workers: tuple[WorkerReading, ...]
     worker_restarts: int
+    samples: Mapping[str, SampleReading] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Names and meanings are a contract. Nothing in it is secret. Durations end in _s;
 
 from datetime import UTC, datetime
 
-from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading
+from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, SampleReading
 
 _DECIMALS = 3
 
@@ -33,6 +33,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         "sessions": reading.sessions,
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
+        "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
     }
 
 
@@ -65,6 +66,11 @@ def _cid_config(row: CidConfigReading) -> dict[str, object]:
         "packets": row.packets,
         "last_seen_s": _rounded(row.last_seen_s),
     }
+
+
+def _sample(sample: SampleReading) -> dict[str, object]:
+    """Return a dropped datagram, as ``qlb explain`` takes it."""
+    return {"octets": sample.octets.hex(), "length": sample.length, "seen_s": round(sample.seen_s, _DECIMALS)}
 
 
 def _rounded(seconds: float | None) -> float | None:

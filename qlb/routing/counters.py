@@ -32,7 +32,13 @@ RETURNED: Final = 3
 LAST_SEEN_MS: Final = 4
 BACKEND_SLOTS: Final = 8
 
-SLOTS: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
+SAMPLE: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
+"""First of SAMPLE_SLOTS for each outcome that is a drop: the last such datagram, to be looked at by people."""
+SAMPLE_SLOTS: Final = 10
+"""When (milliseconds of the monotonic clock), how long it was, and its first SAMPLE_BYTES octets."""
+SAMPLE_BYTES: Final = 64
+
+SLOTS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 SIZE_BYTES: Final = 8 * SLOTS
 """4 MiB of addresses a worker, a few pages of memory."""
 
@@ -47,17 +53,26 @@ class BackendCounts(NamedTuple):
     last_seen_ms: int
 
 
+class Sample(NamedTuple):
+    """The last datagram that was dropped for one reason. octets: its first 64; length: of all of it."""
+
+    octets: bytes
+    length: int
+    seen_ms: int
+
+
 class Counters:
     """Count on behalf of one worker.
 
     Public slots are written directly by planes; the methods count what happens once per packet.
     """
 
-    __slots__ = ("slots",)
+    __slots__ = ("_octets", "slots")
 
     def __init__(self, memory: bytearray | memoryview) -> None:
         """Lay the counters over writable memory of SIZE_BYTES octets; what it holds is gone on with."""
-        self.slots = memoryview(memory).cast("B").cast("Q")
+        self._octets = memoryview(memory).cast("B")
+        self.slots = self._octets.cast("Q")
 
     def count(self, outcome: int, index: int, now_ms: int) -> None:
         """Count a packet that was handled. index: of its backend, -1 for a drop. now_ms: monotonic clock."""
@@ -70,6 +85,21 @@ class Counters:
             slots[at + LAST_SEEN_MS] = now_ms
             if not route:
                 slots[CONFIG_LAST_SEEN_MS + outcome] = now_ms
+
+    def keep_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
+        """Keep the beginning of a datagram that was dropped, in place of the one before it."""
+        at = SAMPLE + SAMPLE_SLOTS * outcome
+        octets = datagram[:SAMPLE_BYTES]
+        self.slots[at] = now_ms
+        self.slots[at + 1] = len(datagram)
+        self._octets[8 * (at + 2) : 8 * (at + 2) + len(octets)] = octets
+
+    def sample(self, outcome: int) -> Sample:
+        """Return the last datagram with this outcome; seen_ms is 0 where there was none."""
+        at = SAMPLE + SAMPLE_SLOTS * outcome
+        seen_ms, length = self.slots[at], self.slots[at + 1]
+        start = 8 * (at + 2)
+        return Sample(bytes(self._octets[start : start + min(length, SAMPLE_BYTES)]), length, seen_ms)
 
     def count_received(self, packets: int, size_bytes: int) -> None:
         """Count what came from clients, before anything is decided."""
@@ -114,3 +144,9 @@ def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
     """Return when an ID under a config was last routed: milliseconds of the monotonic clock, 0 = never."""
     assert 0 <= config_id < CONFIGS
     return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)
+
+
+def last_sample(workers: Sequence[Counters], outcome: int) -> Sample:
+    """Return the latest of all workers' samples of one outcome."""
+    none = Sample(b"", 0, 0)
+    return max((counters.sample(outcome) for counters in workers), key=lambda sample: sample.seen_ms, default=none)

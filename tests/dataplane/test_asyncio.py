@@ -16,7 +16,7 @@ from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters
-from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
+from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED, DROP_TRUNCATED
 from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
@@ -197,6 +197,18 @@ async def test_what_the_system_does_not_take_is_counted(network: Network) -> Non
         async with asyncio.timeout(10):
             while not qlb.outcome(DROP_NO_SESSION) + qlb.outcome(DROP_SEND_FAILED):
                 await asyncio.sleep(0)
+
+
+async def test_the_last_odd_packet_is_kept(network: Network) -> None:
+    """What was dropped can be looked at, and explained; what was forwarded is not kept."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with running(orders(backends)) as qlb:
+        await qlb.send(client, b"\xc0cut")
+        await qlb.send(client, TO_B0)
+        await receive(sockets[0])
+        assert qlb.counters.sample(DROP_TRUNCATED)[:2] == (b"\xc0cut", 4)
+        assert qlb.counters.sample(FOUR_PASS.config_id).seen_ms == 0
 
 
 async def test_moved_backend_gets_a_new_way(network: Network) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from qlb.observe.reading import Reading
+from qlb.observe.reading import Reading, SampleReading
 from qlb.observe.status import build_status
 
 
@@ -65,3 +65,10 @@ def test_an_empty_daemon(reading: Reading) -> None:
     """Before the first worker and without a backend there is a status too."""
     status = as_read(dataclasses.replace(reading, backends=(), cid_configs=(), workers=(), outcomes={}, listen=()))
     assert [status[name] for name in ("backends", "removed_backends", "cid_configs", "workers", "listen")] == [[]] * 5
+
+
+def test_samples_are_shown_as_explain_takes_them(reading: Reading) -> None:
+    """The last dropped datagram of each reason, in hexadecimal."""
+    sample = SampleReading(octets=b"\xc0\0", length=1200, seen_s=1.23456)
+    shown = as_read(dataclasses.replace(reading, samples={"truncated": sample}))["samples"]
+    assert shown == {"truncated": {"octets": "c000", "length": 1200, "seen_s": 1.235}}

@@ -1,7 +1,15 @@
 """Counters: one layout, sums over workers, and the truth after a worker was killed."""
 
 from qlb.routing import counters as c
-from qlb.routing.counters import SIZE_BYTES, Counters, config_last_seen_ms, total, total_backend, total_outcomes
+from qlb.routing.counters import (
+    SIZE_BYTES,
+    Counters,
+    config_last_seen_ms,
+    last_sample,
+    total,
+    total_backend,
+    total_outcomes,
+)
 from qlb.routing.outcomes import (
     BY_FALLBACK,
     BY_FOUR_TUPLE,
@@ -73,3 +81,16 @@ def test_counting_goes_on_in_the_same_memory() -> None:
     Counters(memory).count_received(2, 20)
     Counters(memoryview(memory)).count_received(1, 10)
     assert Counters(memory).slots[c.PACKETS_RECEIVED] == 3
+
+
+def test_the_last_sample_of_each_outcome_is_kept() -> None:
+    """Its first 64 octets and its length; a shorter one leaves nothing of a longer one before it; the latest counts."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    assert last_sample(workers, DROP_EMPTY) == last_sample([], DROP_EMPTY) == (b"", 0, 0)
+    workers[0].keep_sample(DROP_WORKER_DIED, bytes(range(100)), 5)
+    assert last_sample(workers, DROP_WORKER_DIED) == (bytes(range(64)), 100, 5)
+    workers[1].keep_sample(DROP_WORKER_DIED, b"short", 6)
+    assert last_sample(workers, DROP_WORKER_DIED) == (b"short", 5, 6)
+    workers[0].keep_sample(DROP_WORKER_DIED, b"", 7)
+    assert last_sample(workers, DROP_WORKER_DIED) == (b"", 0, 7)
+    assert last_sample(workers, DROP_EMPTY).seen_ms == 0
