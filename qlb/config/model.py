@@ -228,10 +228,11 @@ class Health(Section):
     timeout: Annotated[float, duration("1ms", "1h")] = 1.0
     """How long an answer may take. 1ms to 1h. Default: 1s. Above interval, probes come more slowly."""
     rise: Annotated[int, whole_number(1, 1000)] = 2
-    """Answers in a row that make an unhealthy backend healthy. 1 to 1000. Default: 2. The first answer or
-    silence after the start decides alone."""
+    """Answers in a row that make an unhealthy backend healthy. 1 to 1000. Default: 2. The first answer
+    after the start decides alone."""
     fall: Annotated[int, whole_number(1, 1000)] = 3
-    """Probes in a row without an answer that make a healthy backend unhealthy. 1 to 1000. Default: 3."""
+    """Probes in a row without an answer that make a healthy backend unhealthy. 1 to 1000. Default: 3. A first
+    one that is refused (nothing listens there) decides alone."""
 
 
 class Admin(Section):

@@ -1,6 +1,7 @@
 """The health monitor: probes every backend again and again, each in a task of its own, and tells of changes.
 
-A backend counts as healthy until its first result; that one decides at once, later ones by rise and fall.
+A backend counts as healthy until its first result. An answer or a refusal decides at once then; silence, and
+all that comes later, by rise and fall.
 Whatever a probe or the listener does, the monitor goes on.
 """
 
@@ -181,7 +182,7 @@ class HealthMonitor:
     def _take(self, name: str, watch: _Watch, result: ProbeResult) -> None:
         watch.detail, watch.judged = result.detail, True
         settings = self._settings
-        results = watch.judgement.take(result.ok, rise=settings.rise, fall=settings.fall)
+        results = watch.judgement.take(result.ok, rise=settings.rise, fall=settings.fall, doubtful=result.doubtful)
         if not results:
             return
         watch.changed_at = self._unix_time()

@@ -79,7 +79,7 @@ async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> Pro
             transport.sendto(build_probe(dcid, scid))
             return await exchange.verdict
     except TimeoutError:
-        return ProbeResult(ok=False, detail=_silence(endpoint, timeout_s, exchange.ignored))
+        return ProbeResult(ok=False, detail=_silence(endpoint, timeout_s, exchange.ignored), doubtful=True)
     except OSError as error:
         return ProbeResult(ok=False, detail=explain_error(endpoint, error))
     finally:

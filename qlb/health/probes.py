@@ -16,11 +16,13 @@ class ProbeResult(NamedTuple):
     """What one probe found.
 
     detail: one sentence for people. final: nothing that happens can change this, so do not ask again.
+    doubtful: it may be chance (a packet can be lost), so it counts only in a row with others.
     """
 
     ok: bool
     detail: str
     final: bool = False
+    doubtful: bool = False
 
 
 Probe = Callable[[Endpoint, float], Awaitable[ProbeResult]]

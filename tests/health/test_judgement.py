@@ -38,6 +38,16 @@ def test_first_decides_then_rise_and_fall(results: str, turned: list[int], healt
     assert (found, judgement.healthy) == (turned, healthy)
 
 
+def test_doubtful_results_never_decide_alone() -> None:
+    """Silence at the start may be a lost packet: it counts only in a row; what is certain decides at once."""
+    judgement = Judgement()
+    assert [judgement.take(False, rise=2, fall=3, doubtful=True) for _ in range(3)] == [0, 0, 3]
+    judgement = Judgement()
+    assert judgement.take(False, rise=2, fall=3, doubtful=True) == 0
+    assert judgement.take(False, rise=2, fall=3) == 2
+    assert not judgement.healthy
+
+
 def test_beginning_anew_lets_one_result_decide() -> None:
     """After a change of address what was found elsewhere still holds, but one result is enough to turn it."""
     judgement, _ = turns("-")
