@@ -22,6 +22,15 @@ MIN_DESTINATION_ID_BYTES: Final = 8
 """Shorter destination IDs are not remembered: they are not unique enough. Clients begin with 8 or more octets
 (RFC 9000, section 7.2)."""
 
+KEPT_ID_BYTES: Final = 24
+"""Octets of a connection ID that a key keeps, so that keys in C and in the kernel have one size. QUIC versions 1
+and 2 have 20 at most; who invents longer ones that begin alike has made one flow of them."""
+
+
+def id_key(cid: bytes) -> Hashable:
+    """Return what an ID is known by in a table. cid: 0 to 255 octets; beyond KEPT_ID_BYTES start and length count."""
+    return cid if len(cid) <= KEPT_ID_BYTES else (cid[:KEPT_ID_BYTES], len(cid))
+
 
 class FlowTable:
     """Key → backend index, at most ``size`` entries, each for ``timeout_s`` after its last use.
@@ -86,9 +95,9 @@ class FlowTables:
 
     def remember_long(self, four_tuple: FourTuple, dcid: bytes, scid: bytes, index: int, now_s: float) -> None:
         """Remember a long header's flow under all that the flow can be known by later."""
-        self.by_source_id.remember((four_tuple, scid), index, now_s)
+        self.by_source_id.remember((four_tuple, id_key(scid)), index, now_s)
         if len(dcid) >= MIN_DESTINATION_ID_BYTES:
-            self.by_destination_id.remember(dcid, index, now_s)
+            self.by_destination_id.remember(id_key(dcid), index, now_s)
         self.by_four_tuple.remember(four_tuple, index, now_s)
 
     def resize(self, size: int, timeout_s: float) -> None:

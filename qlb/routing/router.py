@@ -16,7 +16,7 @@ Spec: draft-ietf-quic-load-balancers, section "Load Balancer Forwarding".
 from typing import Final
 
 from qlb.routing.backends import Backend
-from qlb.routing.flows import MISS, FlowTables
+from qlb.routing.flows import MISS, FlowTables, id_key
 from qlb.routing.maglev import FourTuple
 from qlb.routing.outcomes import (
     BY_DESTINATION_ID,
@@ -118,11 +118,11 @@ def look_up_long(
     snapshot: Snapshot, flows: FlowTables, four_tuple: FourTuple, dcid: bytes, scid: bytes, now_s: float
 ) -> Decision:
     """Steps 2 to 4 for a long header: return (step, backend index), or the last step and MISS."""
-    index = flows.by_source_id.get((four_tuple, scid), now_s)
+    index = flows.by_source_id.get((four_tuple, id_key(scid)), now_s)
     # An empty source ID tells no connections apart: then the entry says no more than the 4-tuple's.
     if _may_continue(snapshot, index) if scid else _may_begin(snapshot, index):
         return BY_SOURCE_ID, index
-    index = flows.by_destination_id.get(dcid, now_s)
+    index = flows.by_destination_id.get(id_key(dcid), now_s)
     if _may_continue(snapshot, index):
         return BY_DESTINATION_ID, index
     index = flows.by_four_tuple.get(four_tuple, now_s)

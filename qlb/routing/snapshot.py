@@ -61,6 +61,11 @@ class RoutableConfig:
         """IDs that the memo holds."""
         return len(self._memo)
 
+    @property
+    def server_ids(self) -> Mapping[bytes | None, int]:
+        """Server ID → backend index; the key None never occurs, it lets a failed decode be looked up."""
+        return self._server_ids
+
     def forget(self) -> None:
         """Empty the memo: every ID is new again."""
         self._memo.clear()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.routing.flows import MISS, FlowTable, FlowTables
+from qlb.routing.flows import KEPT_ID_BYTES, MISS, FlowTable, FlowTables, id_key
 
 
 def test_remember_and_forget() -> None:
@@ -40,6 +40,16 @@ def test_size_0_remembers_nothing() -> None:
     table = FlowTable(0, 5.0)
     table.remember("a", 1, 0.0)
     assert (table.get("a", 0.0), len(table)) == (MISS, 0)
+
+
+def test_long_ids_are_known_by_their_start_and_length() -> None:
+    """As in C and in the kernel, whose keys have one size; every ID of QUIC versions 1 and 2 is kept whole."""
+    start = bytes(range(KEPT_ID_BYTES))
+    assert id_key(start) == start
+    assert id_key(start + b"12") == id_key(start + b"34") != id_key(start + b"567")
+    tables = FlowTables(10, 5.0)
+    tables.remember_long(("192.0.2.1", 1, "198.51.100.1", 1), start + b"12", b"scid", 7, 0.0)
+    assert tables.by_destination_id.get(id_key(start + b"34"), 1.0) == 7
 
 
 def test_resize() -> None:

@@ -96,3 +96,10 @@ def test_indexes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_endpoints_are_written_as_in_the_configuration(host: str, text: str) -> None:
     """IPv6 in brackets."""
     assert str(Endpoint(host, 5)) == text
+
+
+def test_a_config_tells_its_server_ids() -> None:
+    """Other compilers of a snapshot read them: each server ID with the index of its backend."""
+    config = snapshot().configs[2]
+    assert config is not None
+    assert config.server_ids == {b"\xa0" * 3: 0, b"\xa1" * 3: 1, b"\xa2" * 3: 2}
