@@ -1,0 +1,43 @@
+"""The C core for Python; there only where a compiler was when the package was installed."""
+
+from qlb.routing.maglev import FourTuple
+from qlb.routing.router import Decision
+
+def layout() -> dict[str, int]:
+    """Return sizes (``struct``), offsets (``struct.field``) and constants (``QLB_NAME``) as the compiler made them."""
+
+def has_native_aes() -> bool:
+    """Say whether this CPU has AES instructions that the core uses."""
+
+def aes_encrypt(schedule: bytes, block: bytes, native: bool = False) -> bytes:
+    """Encrypt 16 octets. schedule: of key_schedule.encrypt_schedule(). Raises ValueError where a size is wrong."""
+
+def aes_decrypt(schedule: bytes, block: bytes, native: bool = False) -> bytes:
+    """Decrypt 16 octets. schedule: of key_schedule.decrypt_schedule(). Raises ValueError where a size is wrong."""
+
+def parse(datagram: bytes) -> tuple[int, int, bytes, bytes]:
+    """Return what qlb.wire.invariants.parse() returns."""
+
+def decode(table: bytes, config_id: int, cid: bytes, native: bool = True) -> bytes | None:
+    """Return the server ID of an ID; None where it is too short or the table has no such config.
+
+    cid: first octet included. Raises ValueError where the table is none.
+    """
+
+class Router:
+    """The C twin of qlb.routing.router.Router, with flow tables of bounded memory. For one thread at a time."""
+
+    def __init__(self, table: bytes, flow_table_size: int, flow_timeout_ns: int, native: bool = True) -> None:
+        """Copy a table. native: use the CPU's AES instructions where it has them.
+
+        Raises ValueError where the table is none or the size is beyond 16,777,216.
+        """
+
+    def apply(self, table: bytes, flow_table_size: int, flow_timeout_ns: int, native: bool = True) -> None:
+        """Swap the table and the bounds; entries of the flow tables stay. Raises like the constructor."""
+
+    def decide(self, batch: list[tuple[bytes, FourTuple, int]]) -> list[Decision]:
+        """Return (outcome, backend index) of each (datagram, 4-tuple, now in nanoseconds)."""
+
+    def flows(self) -> tuple[int, int, int]:
+        """Return the entries of the tables by source ID, destination ID and 4-tuple; expired ones included."""

@@ -1,0 +1,136 @@
+/* The table as flat memory in user space: checked once when it arrives, read by pointer arithmetic ever after.
+ *
+ * What Python compiled comes as octets through a pipe or a buffer. qlb_view_open() accepts only memory that
+ * the core can read without ever leaving it, whatever is written there; a wrong value inside may misroute but
+ * not misread. The memory stays its owner's and must outlive the view.
+ */
+#ifndef QLB_BATCH_FLAT_H
+#define QLB_BATCH_FLAT_H
+
+#include "../core/hooks.h"
+#include "../core/outcomes.h"
+#include "aes_native.h"
+
+struct qlb_view {
+    const struct qlb_head *head;
+    const struct qlb_config *configs;
+    const struct qlb_server *servers;
+    const uint32_t *backends;
+    const uint32_t *ring;
+    int aes_native; /* set it to 0 to go by the tables where the CPU has better */
+};
+
+QLB_INLINE const struct qlb_head *qlb_head(const struct qlb_view *view) { return view->head; }
+
+QLB_INLINE const struct qlb_config *qlb_config_at(const struct qlb_view *view, uint32_t config_id)
+{
+    return &view->configs[config_id & (QLB_TABLE_CONFIGS - 1)];
+}
+
+QLB_INLINE const struct qlb_server *qlb_server_slot(const struct qlb_view *view, uint32_t slot)
+{
+    return &view->servers[slot & (view->head->server_slots - 1)];
+}
+
+QLB_INLINE const uint32_t *qlb_ring_slot(const struct qlb_view *view, uint32_t slot) { return &view->ring[slot]; }
+
+QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t index)
+{
+    return index < view->head->backend_slots ? view->backends[index] : 0;
+}
+
+QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+{
+    if (view->aes_native)
+        qlb_aes_native_encrypt(schedule, block);
+    else
+        qlb_aes_table_encrypt(schedule, block);
+}
+
+QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+{
+    if (view->aes_native)
+        qlb_aes_native_decrypt(schedule, block);
+    else
+        qlb_aes_table_decrypt(schedule, block);
+}
+
+/* Whether `count` items lie at an offset, aligned, after the head and before the end. */
+QLB_INLINE int qlb_part_fits(const struct qlb_head *head, uint32_t at, uint64_t count, uint64_t item_bytes)
+{
+    return at % 8 == 0 && at >= sizeof *head && at <= head->size_bytes &&
+           count * item_bytes <= head->size_bytes - at;
+}
+
+/* Whether a config says only what the core can follow. */
+QLB_INLINE int qlb_config_is_legal(const struct qlb_config *config, uint32_t config_id)
+{
+    const uint32_t plaintext_len = (uint32_t)config->server_id_len + config->nonce_len;
+    if (config->algorithm == QLB_NOT_CONFIGURED)
+        return 1;
+    if (config_id >= QLB_CONFIGS || config->algorithm > QLB_FOUR_PASS || config->server_id_len < 1 ||
+        config->server_id_len > 15 || config->nonce_len < 4 || plaintext_len > 19)
+        return 0;
+    if (config->algorithm == QLB_PLAINTEXT)
+        return 1;
+    if (config->algorithm == QLB_SINGLE_PASS)
+        return plaintext_len == 16;
+    return plaintext_len != 16 && (config->algorithm == QLB_FOUR_PASS) == (config->server_id_len > config->nonce_len);
+}
+
+/* Why a head cannot be one of a table of `size` octets, or a null pointer where it can. */
+QLB_INLINE const char *qlb_head_problem(const struct qlb_head *head, uint64_t size)
+{
+    if (size < sizeof *head)
+        return "shorter than a table's head";
+    if (head->magic != QLB_TABLE_MAGIC)
+        return "not a table of this machine's byte order";
+    if (head->version != QLB_TABLE_VERSION)
+        return "a table of another version";
+    if (head->size_bytes != size)
+        return "not as long as its head says";
+    if (!head->server_slots || (head->server_slots & (head->server_slots - 1)) ||
+        head->server_slots > QLB_MAX_SERVER_SLOTS || head->backend_slots > QLB_MAX_BACKENDS ||
+        head->ring_slots > QLB_MAX_RING_SLOTS)
+        return "a number of slots is out of range";
+    if (!qlb_part_fits(head, head->configs_at, QLB_TABLE_CONFIGS, sizeof(struct qlb_config)) ||
+        !qlb_part_fits(head, head->servers_at, head->server_slots, sizeof(struct qlb_server)) ||
+        !qlb_part_fits(head, head->backends_at, head->backend_slots, sizeof(uint32_t)) ||
+        !qlb_part_fits(head, head->ring_at, head->ring_slots, sizeof(uint32_t)))
+        return "a part does not lie inside the table";
+    return 0;
+}
+
+/* Lay a view over a table; return why it cannot be, or a null pointer when all is well.
+ * memory: on a multiple of 8. Takes a millisecond for each million of slots, once. */
+static inline const char *qlb_view_open(struct qlb_view *view, const void *memory, uint64_t size)
+{
+    const uint8_t *octets = memory;
+    const struct qlb_head *head = memory;
+    if ((uintptr_t)memory % 8)
+        return "not on a multiple of 8";
+    const char *problem = qlb_head_problem(head, size);
+    if (problem)
+        return problem;
+    const struct qlb_view wanted = {
+        .head = head,
+        .configs = (const void *)(octets + head->configs_at),
+        .servers = (const void *)(octets + head->servers_at),
+        .backends = (const void *)(octets + head->backends_at),
+        .ring = (const void *)(octets + head->ring_at),
+        .aes_native = qlb_aes_native_probe(),
+    };
+    for (uint32_t i = 0; i < QLB_TABLE_CONFIGS; i++)
+        if (!qlb_config_is_legal(&wanted.configs[i], i))
+            return "a config breaks the rules";
+    for (uint32_t i = 0; i < head->server_slots; i++)
+        if (wanted.servers[i].index != QLB_NOBODY && wanted.servers[i].index >= head->backend_slots)
+            return "a server ID belongs to a backend that does not exist";
+    for (uint32_t i = 0; i < head->ring_slots; i++)
+        if (wanted.ring[i] >= head->backend_slots)
+            return "a slot of the ring belongs to a backend that does not exist";
+    *view = wanted;
+    return 0;
+}
+
+#endif

@@ -1,0 +1,114 @@
+/* AES-128, one block, by table lookups: the form that runs everywhere, BPF included.
+ *
+ * Keys arrive as expanded schedules of 11 round keys in FIPS 197's order of octets, made by Python when the
+ * table is compiled; the one for decryption is that of the equivalent inverse cipher, which is also what the
+ * instructions of x86 and ARM take (batch/aes_native.h). Lookups depend on the key, so the time of a block can
+ * tell something to a process on the same CPU: the key protects users from being linked by observers of
+ * the network, and whoever runs code on the balancer can read their packets anyway.
+ *
+ * Spec: FIPS 197, sections 5.1 and 5.3.5.
+ */
+#ifndef QLB_CORE_AES_H
+#define QLB_CORE_AES_H
+
+#include "aes_tables.h"
+#include "types.h"
+
+#define QLB_AES_ROUNDS 10
+#define QLB_AES_SCHEDULE_BYTES (16 * (QLB_AES_ROUNDS + 1))
+
+struct qlb_schedule {
+    uint8_t octets[QLB_AES_SCHEDULE_BYTES];
+};
+
+/* The four columns, the octet of row 0 lowest. */
+struct qlb_aes_state {
+    uint32_t column[4];
+};
+
+QLB_INLINE struct qlb_aes_state qlb_aes_begin(const struct qlb_block *block, const uint8_t *key)
+{
+    return (struct qlb_aes_state){{
+        (uint32_t)block->low ^ qlb_load32(key),
+        (uint32_t)(block->low >> 32) ^ qlb_load32(key + 4),
+        (uint32_t)block->high ^ qlb_load32(key + 8),
+        (uint32_t)(block->high >> 32) ^ qlb_load32(key + 12),
+    }};
+}
+
+QLB_INLINE void qlb_aes_end(const struct qlb_aes_state *state, struct qlb_block *block)
+{
+    block->low = state->column[0] | (uint64_t)state->column[1] << 32;
+    block->high = state->column[2] | (uint64_t)state->column[3] << 32;
+}
+
+/* One column of a round: ShiftRows has chosen the columns that the four octets come from. */
+QLB_INLINE uint32_t qlb_aes_column(const uint32_t table[256][4], uint32_t row0, uint32_t row1, uint32_t row2,
+                                   uint32_t row3)
+{
+    return table[row0 & 0xff][0] ^ table[row1 >> 8 & 0xff][1] ^ table[row2 >> 16 & 0xff][2] ^ table[row3 >> 24][3];
+}
+
+/* The S-box alone, from the tables: the octet of a column that MixColumns multiplied by 1. */
+QLB_INLINE uint32_t qlb_aes_last_column(uint32_t row0, uint32_t row1, uint32_t row2, uint32_t row3)
+{
+    return (qlb_aes_forward[row0 & 0xff][2] & 0xff) ^ (qlb_aes_forward[row1 >> 8 & 0xff][0] & 0xff00) ^
+           (qlb_aes_forward[row2 >> 16 & 0xff][0] & 0xff0000) ^ (qlb_aes_forward[row3 >> 24][1] & 0xff000000);
+}
+
+QLB_INLINE uint32_t qlb_aes_last_inverse_column(uint32_t row0, uint32_t row1, uint32_t row2, uint32_t row3)
+{
+    return (uint32_t)qlb_aes_inverse_sbox[row0 & 0xff] | (uint32_t)qlb_aes_inverse_sbox[row1 >> 8 & 0xff] << 8 |
+           (uint32_t)qlb_aes_inverse_sbox[row2 >> 16 & 0xff] << 16 |
+           (uint32_t)qlb_aes_inverse_sbox[row3 >> 24] << 24;
+}
+
+/* Encrypt a block in place. Returns 0; so does the next. */
+QLB_CALL int qlb_aes_table_encrypt(const struct qlb_schedule *schedule, struct qlb_block *block)
+{
+    if (!schedule || !block)
+        return 0;
+    struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
+    for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
+        const uint8_t *key = schedule->octets + 16 * round;
+        const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
+        s.column[0] = qlb_aes_column(qlb_aes_forward, a, b, c, d) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(qlb_aes_forward, b, c, d, a) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(qlb_aes_forward, c, d, a, b) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(qlb_aes_forward, d, a, b, c) ^ qlb_load32(key + 12);
+    }
+    const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
+    const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
+    s.column[0] = qlb_aes_last_column(a, b, c, d) ^ qlb_load32(key);
+    s.column[1] = qlb_aes_last_column(b, c, d, a) ^ qlb_load32(key + 4);
+    s.column[2] = qlb_aes_last_column(c, d, a, b) ^ qlb_load32(key + 8);
+    s.column[3] = qlb_aes_last_column(d, a, b, c) ^ qlb_load32(key + 12);
+    qlb_aes_end(&s, block);
+    return 0;
+}
+
+/* Decrypt a block in place. schedule: of the equivalent inverse cipher, the last round key first. */
+QLB_CALL int qlb_aes_table_decrypt(const struct qlb_schedule *schedule, struct qlb_block *block)
+{
+    if (!schedule || !block)
+        return 0;
+    struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
+    for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
+        const uint8_t *key = schedule->octets + 16 * round;
+        const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
+        s.column[0] = qlb_aes_column(qlb_aes_inverse, a, d, c, b) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(qlb_aes_inverse, b, a, d, c) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(qlb_aes_inverse, c, b, a, d) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(qlb_aes_inverse, d, c, b, a) ^ qlb_load32(key + 12);
+    }
+    const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
+    const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
+    s.column[0] = qlb_aes_last_inverse_column(a, d, c, b) ^ qlb_load32(key);
+    s.column[1] = qlb_aes_last_inverse_column(b, a, d, c) ^ qlb_load32(key + 4);
+    s.column[2] = qlb_aes_last_inverse_column(c, b, a, d) ^ qlb_load32(key + 8);
+    s.column[3] = qlb_aes_last_inverse_column(d, c, b, a) ^ qlb_load32(key + 12);
+    qlb_aes_end(&s, block);
+    return 0;
+}
+
+#endif

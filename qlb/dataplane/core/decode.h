@@ -1,0 +1,158 @@
+/* From a destination connection ID to a backend index: plaintext, single pass, four passes; then the server ID.
+ *
+ * The packet has been parsed and is still where it was received. The twin of qlb/cid/feistel.py, qlb/cid/codec.py
+ * and step 1 of qlb/routing/router.py; their comments hold here too. Every ID that is long enough decodes to
+ * something, and what it decodes to is looked up among the server IDs.
+ *
+ * Spec: draft-ietf-quic-load-balancers, sections "Load Balancer Actions" and "General Case: Four-Pass Encryption".
+ */
+#ifndef QLB_CORE_DECODE_H
+#define QLB_CORE_DECODE_H
+
+#include "hooks.h"
+#include "outcomes.h"
+#include "parse.h"
+#include "table.h"
+
+#define QLB_MAX_PLAINTEXT_BYTES 19 /* server ID and nonce */
+#define QLB_LENGTH_MASK 0x1f       /* of a first octet */
+#define QLB_CONFIG_SHIFT 5
+
+/* The wire block of an ID: up to 19 octets after the first one. What follows it in the packet may come along;
+ * masks cut it off. */
+struct qlb_wire_block {
+    struct qlb_block start; /* octets 0 to 15 */
+    uint64_t rest;          /* octets 16 to 18 */
+};
+
+/* cid: first octet included. */
+QLB_INLINE struct qlb_wire_block qlb_read_block(const uint8_t *cid, const uint8_t *end)
+{
+    struct qlb_wire_block block;
+    if (QLB_HAS(cid, 1 + QLB_MAX_PLAINTEXT_BYTES, end)) {
+        block.start.low = qlb_load64(cid + 1);
+        block.start.high = qlb_load64(cid + 9);
+        block.rest = qlb_load32(cid + 16) >> 8;
+    } else {
+        block.start.low = qlb_load_rest(cid, 1, end);
+        block.start.high = qlb_load_rest(cid, 9, end);
+        block.rest = qlb_load_rest(cid, 17, end);
+    }
+    return block;
+}
+
+QLB_INLINE struct qlb_block qlb_masked(struct qlb_block block, const uint8_t *mask)
+{
+    return (struct qlb_block){block.low & qlb_load64(mask), block.high & qlb_load64(mask + 8)};
+}
+
+/* 16 octets of a wire block from octet `skip` on, 2 to 9. */
+QLB_INLINE struct qlb_block qlb_from_octet(const struct qlb_wire_block *block, uint32_t skip)
+{
+    if (skip >= 8) {
+        const uint32_t bits = 8 * (skip - 8) & 15;
+        return (struct qlb_block){
+            block->start.high >> bits | (bits ? block->rest << (64 - bits) : 0),
+            block->rest >> bits,
+        };
+    }
+    const uint32_t bits = 8 * skip & 63;
+    return (struct qlb_block){
+        block->start.low >> bits | block->start.high << (64 - bits),
+        block->start.high >> bits | block->rest << (64 - bits),
+    };
+}
+
+/* The first 16 octets of the block whose halves these are; the right one begins in octet `skip`, 2 to 9, whose
+ * other nibble is the left one's where the length is odd. */
+QLB_INLINE struct qlb_block qlb_join(const struct qlb_block *left, const struct qlb_block *right, uint32_t skip)
+{
+    if (skip >= 8)
+        return (struct qlb_block){left->low, left->high | right->low << (8 * (skip - 8) & 15)};
+    const uint32_t bits = 8 * skip & 63;
+    return (struct qlb_block){
+        left->low | right->low << bits,
+        left->high | right->high << bits | right->low >> (64 - bits),
+    };
+}
+
+/* One pass: to ^= AES(expand(plaintext_len, pass, from)), on the bits of its own half. A lane is a half at the
+ * start of 16 octets; the last two hold the length and the number of the pass. */
+QLB_INLINE void qlb_pass(const struct qlb_view *view, const struct qlb_config *config, uint64_t pass,
+                         const struct qlb_block *from, struct qlb_block *to, const uint8_t *to_mask)
+{
+    const uint64_t plaintext_len = (uint64_t)config->server_id_len + config->nonce_len;
+    struct qlb_block block = {from->low, from->high | plaintext_len << 48 | pass << 56};
+    qlb_aes_encrypt(view, &config->encrypt_schedule, &block);
+    block = qlb_masked(block, to_mask);
+    to->low ^= block.low;
+    to->high ^= block.high;
+}
+
+/* Undo the passes: the block, or as much of it as three passes recover, with the server ID at its start. */
+QLB_INLINE struct qlb_block qlb_undo_passes(const struct qlb_view *view, const struct qlb_config *config,
+                                            const struct qlb_wire_block *wire)
+{
+    const uint32_t right_at = ((uint32_t)config->server_id_len + config->nonce_len) / 2;
+    struct qlb_block left = qlb_masked(wire->start, config->left_mask);
+    struct qlb_block right = qlb_masked(qlb_from_octet(wire, right_at), config->right_mask);
+    qlb_pass(view, config, 4, &right, &left, config->left_mask);
+    qlb_pass(view, config, 3, &left, &right, config->right_mask);
+    qlb_pass(view, config, 2, &right, &left, config->left_mask);
+    if (config->algorithm != QLB_FOUR_PASS)
+        return left;
+    qlb_pass(view, config, 1, &left, &right, config->right_mask);
+    return qlb_join(&left, &right, right_at);
+}
+
+/* The server ID of a connection ID, zeros after its end.
+ * cid: first octet included; at least 1 + server ID + nonce octets of it are before end. */
+QLB_INLINE struct qlb_block qlb_decode(const struct qlb_view *view, const struct qlb_config *config,
+                                       const uint8_t *cid, const uint8_t *end)
+{
+    const struct qlb_wire_block wire = qlb_read_block(cid, end);
+    struct qlb_block block = wire.start;
+    if (config->algorithm == QLB_SINGLE_PASS)
+        qlb_aes_decrypt(view, &config->decrypt_schedule, &block);
+    else if (config->algorithm != QLB_PLAINTEXT)
+        block = qlb_undo_passes(view, config, &wire);
+    return qlb_masked(block, config->server_id_mask);
+}
+
+/* The backend index of a server ID under a config, or ~QLB_UNKNOWN_SERVER_ID. */
+QLB_INLINE int32_t qlb_find_server(const struct qlb_view *view, uint32_t config_id, struct qlb_block server_id)
+{
+    const struct qlb_head *head = qlb_head(view);
+    if (!head)
+        return ~QLB_UNKNOWN_SERVER_ID;
+    server_id.high |= (uint64_t)config_id << 56;
+    const uint32_t first = qlb_server_hash(head->server_seed, &server_id);
+    for (uint32_t probe = 0; probe < QLB_SERVER_PROBES; probe++) {
+        const struct qlb_server *server = qlb_server_slot(view, first + probe);
+        if (!server || server->index == QLB_NOBODY)
+            break;
+        if (server->low == server_id.low && server->high == server_id.high)
+            return (int32_t)server->index;
+    }
+    return ~QLB_UNKNOWN_SERVER_ID;
+}
+
+/* Forwarding step 1: the backend index that a destination ID decodes to, or ~reason where it is unroutable. */
+QLB_INLINE int32_t qlb_find(const struct qlb_view *view, const struct qlb_header *header, const uint8_t *end)
+{
+    const uint8_t *dcid = header->dcid;
+    if (!header->dcid_len || !QLB_HAS(dcid, 1, end))
+        return ~QLB_TOO_SHORT;
+    const uint32_t config_id = dcid[0] >> QLB_CONFIG_SHIFT;
+    const struct qlb_config *config = qlb_config_at(view, config_id);
+    if (!config || config->algorithm == QLB_NOT_CONFIGURED)
+        return config_id == QLB_RESERVED_CONFIG_ID ? ~QLB_RESERVED_CONFIG : ~QLB_NO_CONFIG;
+    if (header->form == QLB_LONG && config->length_self_encoded &&
+        (dcid[0] & QLB_LENGTH_MASK) + 1u != header->dcid_len)
+        return ~QLB_LENGTH_MISMATCH;
+    if (header->dcid_len < 1u + config->server_id_len + config->nonce_len)
+        return ~QLB_TOO_SHORT;
+    return qlb_find_server(view, config_id, qlb_decode(view, config, dcid, end));
+}
+
+#endif

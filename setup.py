@@ -1,0 +1,29 @@
+"""The one part of the build that pyproject.toml cannot say: the C core as an optional extension.
+
+Without a compiler, or on a system that it does not know, the package installs without it and forwards on the
+asyncio plane. Limited API: one build serves every CPython from 3.11 on. Free-threaded ones have another limited
+API, if any, and get no extension.
+"""
+
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+LIMITED_API = "0x030b0000"
+FOLDER = Path("qlb/dataplane")
+
+core = Extension(
+    "qlb.dataplane._core",
+    sources=[str(FOLDER / "batch" / name) for name in ("layout.c", "module.c", "router.c")],
+    depends=sorted(map(str, FOLDER.glob("*/*.h"))),
+    define_macros=[("Py_LIMITED_API", LIMITED_API)],
+    extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
+    py_limited_api=True,
+    optional=True,
+)
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    setup()
+else:
+    setup(ext_modules=[core], options={"bdist_wheel": {"py_limited_api": "cp311"}})

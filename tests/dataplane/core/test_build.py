@@ -1,0 +1,80 @@
+"""The core compiles everywhere it must, without a warning, and stays what it says it is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.dataplane.core import kernel
+from tests.dataplane.core.cc import (
+    COMPILERS,
+    EVERYTHING,
+    HEADERS,
+    PLANES,
+    SOURCES,
+    STRICT,
+    require,
+    require_python_headers,
+    run,
+)
+
+pytestmark = pytest.mark.toolchain
+
+ALONE = ("types.h", "aes_tables.h", "aes.h", "outcomes.h", "parse.h", "table.h")
+"""Headers that need no hooks."""
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_user_space(compiler: str, level: str) -> None:
+    """C11 with every warning an error."""
+    require(compiler)
+    run(compiler, *STRICT, level, "-x", "c", "-c", "-", "-o", "/dev/null", source=EVERYTHING)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("name", ALONE)
+def test_headers_stand_alone(compiler: str, name: str) -> None:
+    """Each header includes what it needs."""
+    require(compiler)
+    run(compiler, *STRICT, "-x", "c", "-c", "-", "-o", "/dev/null", source=f'#include "core/{name}"\n')
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_extension(compiler: str) -> None:
+    """The sources of qlb.dataplane._core, against the limited API."""
+    require(compiler)
+    include = require_python_headers()
+    for source in SOURCES:
+        run(compiler, *STRICT, "-O2", "-fPIC", f"-isystem{include}", "-c", source, "-o", "/dev/null")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_libc(compiler: str, tmp_path: Path) -> None:
+    """Nothing is called but what a compiler may call for a copy."""
+    require(compiler, "nm")
+    run(compiler, *STRICT, "-O2", "-x", "c", "-c", "-", "-o", tmp_path / "core.o", source=EVERYTHING)
+    called = set(re.findall(r"U (\w+)", run("nm", "--undefined-only", tmp_path / "core.o")))
+    assert called <= {"memcpy", "memset"}
+
+
+def test_bpf(tmp_path: Path) -> None:
+    """The same headers for the kernel. tests/dataplane/core/test_kernel.py loads what comes out."""
+    require("clang")
+    if not Path("/usr/include/bpf/bpf_helpers.h").exists():
+        pytest.skip("libbpf's headers are not installed")
+    assert kernel.compile_program(tmp_path).stat().st_size > 0
+
+
+def test_nothing_is_too_long() -> None:
+    """No file over 400 lines, so that the core is read in a quarter of an hour."""
+    for path in (*HEADERS, *SOURCES, *(PLANES / "batch").glob("*.h")):
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_headers_include_only_each_other() -> None:
+    """No libc header in the core but stdint.h, and that in one place."""
+    for path in HEADERS:
+        included = re.findall(r"#include (\S+)", path.read_text())
+        foreign = [name for name in included if name.strip('"<>') not in {header.name for header in HEADERS}]
+        assert foreign == (["<stdint.h>"] if path.name == "types.h" else [])

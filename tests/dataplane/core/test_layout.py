@@ -1,0 +1,76 @@
+"""What C and Python write down separately is the same: layouts, sizes, constants, outcomes."""
+
+import sys
+from types import ModuleType
+from typing import Final
+
+import pytest
+
+from qlb.cid import params
+from qlb.dataplane import key_schedule, table
+from qlb.routing import backends, flows, maglev, outcomes
+from qlb.wire import invariants
+
+LAYOUTS: Final = (table.HEAD, table.CONFIG, table.SERVER)
+
+CONSTANTS: Final = {
+    "QLB_TABLE_MAGIC": table.MAGIC,
+    "QLB_TABLE_VERSION": table.VERSION,
+    "QLB_TABLE_CONFIGS": table.CONFIGS,
+    "QLB_SERVER_PROBES": table.SERVER_PROBES,
+    "QLB_MAX_SERVER_SLOTS": table.MAX_SERVER_SLOTS,
+    "QLB_NOBODY": table.NOBODY,
+    "QLB_PRESENT": table.PRESENT,
+    "QLB_HEALTHY": table.HEALTHY,
+    "QLB_ACCEPTS_NEW": table.ACCEPTS_NEW,
+    **{f"QLB_{name.upper()}": number for name, number in table.ALGORITHMS.items()},
+    "QLB_AES_SCHEDULE_BYTES": key_schedule.SCHEDULE_BYTES,
+    "QLB_MAX_PLAINTEXT_BYTES": params.MAX_PLAINTEXT_BYTES,
+    "QLB_RESERVED_CONFIG_ID": params.RESERVED_CONFIG_ID,
+    "QLB_MAX_BACKENDS": backends.MAX_BACKENDS,
+    "QLB_SHORT": invariants.SHORT,
+    "QLB_LONG": invariants.LONG,
+    "QLB_EMPTY": invariants.EMPTY,
+    "QLB_TRUNCATED": invariants.TRUNCATED,
+    "QLB_MAX_CID_BYTES": invariants.MAX_CID_BYTES,
+    "QLB_MIN_DESTINATION_ID_BYTES": flows.MIN_DESTINATION_ID_BYTES,
+    "QLB_FLOW_ID_BYTES": flows.KEPT_ID_BYTES,
+    "QLB_CONFIGS": outcomes.CONFIGS,
+    "QLB_REASONS": len(outcomes.REASONS),
+    "QLB_STEPS": len(outcomes.STEPS),
+    "QLB_OUTCOMES": len(outcomes.OUTCOMES),
+    **{f"QLB_{reason.upper()}": number for number, reason in enumerate(outcomes.REASONS)},
+    **{f"QLB_BY_{step.upper()}": number for number, step in enumerate(outcomes.STEPS)},
+    **{f"QLB_{o.name.upper()}": number for number, o in enumerate(outcomes.OUTCOMES) if o.route == "drop"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_structs(core: ModuleType, layout: table.Layout) -> None:
+    """Size, every field and every offset; a multiple of 8 octets."""
+    compiled = core.layout()
+    prefix = f"{layout.name}."
+    assert compiled[layout.name] == layout.size_bytes
+    assert layout.size_bytes % 8 == 0
+    assert {name.removeprefix(prefix): at for name, at in compiled.items() if name.startswith(prefix)} == layout.offsets
+
+
+def test_constants(core: ModuleType) -> None:
+    """Every constant that C exports stands in Python too, with the same value."""
+    exported = {name: value for name, value in core.layout().items() if name.startswith("QLB_")}
+    assert exported.pop("QLB_MAX_RING_SLOTS") >= max(maglev.RING_SIZES)
+    assert exported == CONSTANTS
+
+
+def test_flow_keys_have_no_gaps(core: ModuleType) -> None:
+    """Keys are compared octet by octet: their structs have just the octets that are written."""
+    compiled = core.layout()
+    assert compiled["qlb_four_tuple"] == 16 + 16 + 4 + 4
+    assert compiled["qlb_flow_id"] == flows.KEPT_ID_BYTES + 8
+    assert compiled["qlb_flow_source"] == compiled["qlb_four_tuple"] + compiled["qlb_flow_id"]
+    assert compiled["qlb_flow"] == compiled["qlb_flow_source"] + 24
+
+
+def test_the_magic_number_tells_the_byte_order() -> None:
+    """On this machine it reads as it does in C."""
+    assert table.MAGIC.to_bytes(4, sys.byteorder) == (b"QLBT" if sys.byteorder == "little" else b"TBLQ")

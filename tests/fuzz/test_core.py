@@ -1,0 +1,59 @@
+"""A few seconds of the C fuzzer on every test run; ``make fuzz`` goes on for longer."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.dataplane.core.cc import STRICT
+from tests.fuzz import core_seeds
+
+pytestmark = pytest.mark.toolchain
+
+SOURCE = Path(__file__).with_name("fuzz_core.c")
+SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
+RUNS = 40_000
+SECONDS = 5
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fuzzer, where clang has its runtime."""
+    if shutil.which("clang") is None:
+        pytest.skip("clang is not installed")
+    folder = tmp_path_factory.mktemp("fuzzer")
+    probe = folder / "probe.c"
+    probe.write_text("int LLVMFuzzerTestOneInput(const char *o, unsigned long n) { (void)o, (void)n; return 0; }\n")
+    if _clang(probe, folder / "probe").returncode:
+        pytest.skip("clang's sanitizer and fuzzer runtimes are not installed (Debian: libclang-rt-14-dev)")
+    built = _clang(SOURCE, folder / "fuzz_core")
+    assert built.returncode == 0, built.stderr
+    return folder / "fuzz_core"
+
+
+def _clang(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    words = ["clang", *STRICT, "-g", "-O1", *SANITIZERS, str(source), "-o", str(target)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_short_run(fuzzer: Path, tmp_path: Path) -> None:
+    """No octet too far, no undefined behaviour, no broken law; the laws stand in fuzz_core.c."""
+    core_seeds.write(tmp_path)
+    done = subprocess.run(
+        [
+            str(fuzzer),
+            f"-runs={RUNS}",
+            f"-max_total_time={SECONDS}",
+            "-seed=1",
+            "-max_len=512",
+            str(tmp_path / "corpus"),
+        ],
+        env={"QLB_FUZZ_TABLE": str(tmp_path / "table")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
