@@ -32,6 +32,9 @@ from qlb.errors import BackendError
 from qlb.routing.backends import Endpoint
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+_ID_WAITS: Final = 8
+_FIRST_ID_WAIT_S: Final = 0.005
+"""Twice as long each time: 1.3 s in all for a spare connection ID to arrive."""
 _KEEP_ALIVE_PING: Final = 0
 _ANY_ADDRESS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
@@ -106,8 +109,8 @@ class DemoClient(QuicConnectionProtocol):
         new_connection_id: move on purpose, to a fresh ID; else silently, as behind a NAT that rebinds.
         Raises BackendError where no answer comes, or the server has issued no ID to move to.
         """
-        if new_connection_id and not self._quic._peer_cid_available:
-            raise BackendError("the server has issued no connection ID to move to")
+        if new_connection_id:
+            await self._spare_id_arrived()
         assert self._transport is not None
         old = self._transport
         family = old.get_extra_info("socket").family
@@ -117,6 +120,16 @@ class DemoClient(QuicConnectionProtocol):
         if new_connection_id:
             self.change_connection_id()
         await self.ping()
+
+    async def _spare_id_arrived(self) -> None:
+        """Give the server time to issue an ID to move to: its packet may be late or lost. Raises BackendError."""
+        for attempt in range(_ID_WAITS):
+            if self._quic._peer_cid_available:
+                return
+            await self.ping()
+            await asyncio.sleep(_FIRST_ID_WAIT_S * 2**attempt)
+        if not self._quic._peer_cid_available:
+            raise BackendError("the server has issued no connection ID to move to")
 
     async def established(self) -> None:
         """Wait for the end of the handshake. Raises BackendError."""
