@@ -50,7 +50,8 @@ static QLB_AES_TARGET int qlb_aes_native_decrypt(const struct qlb_schedule *sche
 #undef QLB_AES_KEY
 
 /* clang before 16 has ARM's intrinsics only where the whole file may use them, which is so on Apple's machines. */
-#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && (defined(__linux__) || defined(__APPLE__)) && \
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
+    (defined(__linux__) || defined(__APPLE__)) && \
     (defined(__ARM_FEATURE_AES) || !defined(__clang__) || __clang_major__ >= 16)
 
 #include <arm_neon.h>

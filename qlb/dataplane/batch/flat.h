@@ -39,7 +39,8 @@ QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t inde
     return index < view->head->backend_slots ? view->backends[index] : 0;
 }
 
-QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
 {
     if (view->aes_native)
         qlb_aes_native_encrypt(schedule, block);
@@ -47,7 +48,8 @@ QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_sc
         qlb_aes_table_encrypt(schedule, block);
 }
 
-QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
 {
     if (view->aes_native)
         qlb_aes_native_decrypt(schedule, block);

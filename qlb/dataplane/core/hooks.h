@@ -3,8 +3,9 @@
  * User space answers with pointer arithmetic, AES instructions and its own flow tables (batch/flat.h,
  * batch/flows.h); BPF with map lookups, AES by tables and LRU maps. An includer defines `struct qlb_view` and
  * `struct qlb_flows` as it likes (the core only passes the pointers on) and each of these functions, before or
- * after it includes decode.h and route.h. A pointer that is returned is good until the decision is made; a
- * lookup that cannot answer returns a null pointer, and the core then goes on as if nothing were there.
+ * after it includes decode.h and route.h; the compiler names what is missing. A pointer that is returned is good
+ * until the decision is made; a lookup that cannot answer returns a null pointer, and the core then goes on as if
+ * nothing were there. tests/dataplane/core/xdp_core.c is the smallest includer.
  */
 #ifndef QLB_CORE_HOOKS_H
 #define QLB_CORE_HOOKS_H
@@ -28,8 +29,8 @@ struct qlb_four_tuple {
 
 /* An ID in a flow's key: 32 octets. */
 struct qlb_flow_id {
-    uint64_t octets[QLB_FLOW_ID_BYTES / 8]; /* as struct qlb_block reads them; zeros after its end, cut where longer */
-    uint64_t len;                           /* 0 to 255, uncut */
+    uint64_t octets[QLB_FLOW_ID_BYTES / 8]; /* as qlb_load64 reads them: the ID's first 24, zeros after its end */
+    uint64_t len;                           /* of the whole ID, 0 to 255 */
 };
 
 /* 72 octets. */
@@ -63,8 +64,10 @@ QLB_INLINE const uint32_t *qlb_ring_slot(const struct qlb_view *view, uint32_t s
 QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t index);
 
 /* One block of AES-128 in place; as qlb_aes_table_encrypt and qlb_aes_table_decrypt. */
-QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block);
-QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block);
+QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block);
+QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block);
 
 /* The backend index that a flow table remembers, or QLB_MISS; not a use of the entry. */
 QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now_ns);

@@ -68,7 +68,7 @@ struct qlb_block {
 
 /* Octets to integer, the first octet lowest. Any alignment, except on BPF's own stack and in its maps. */
 #if defined(__bpf__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-/* clang would take four single loads for the memcpy; packets may be read unaligned. */
+/* clang would make single loads of what stands below, and the kernel reads packets at any alignment. */
 QLB_INLINE uint32_t qlb_load32(const uint8_t *at) { return *(const uint32_t *)at; }
 QLB_INLINE uint64_t qlb_load64(const uint8_t *at) { return *(const uint64_t *)at; }
 #else

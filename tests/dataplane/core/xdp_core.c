@@ -35,7 +35,7 @@ struct flow {
     uint64_t index;
 };
 
-#define FLOWS(table_name, key_type)                                                                                            \
+#define FLOWS(table_name, key_type)                                                                                   \
     struct {                                                                                                          \
         __uint(type, BPF_MAP_TYPE_LRU_HASH);                                                                          \
         __uint(max_entries, 65536);                                                                                   \
@@ -84,13 +84,15 @@ QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t inde
     return flags ? *flags : 0;
 }
 
-QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
 {
     (void)view;
     qlb_aes_table_encrypt(schedule, block);
 }
 
-QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule, struct qlb_block *block)
+QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
 {
     (void)view;
     qlb_aes_table_decrypt(schedule, block);
