@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER
-from qlb.routing.maglev import FourTuple
+from qlb.routing.maglev import RING_SIZES, FourTuple
 
 SOURCE: Final = Path(__file__).with_name("xdp_core.c")
 INCLUDE: Final = Path(__file__).parents[3] / "qlb" / "dataplane"
@@ -22,6 +22,9 @@ FLAGS: Final = ("-target", "bpf", "-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "
 
 FLOWS: Final = 65_536
 """Entries of each flow table, as xdp_core.c has it."""
+
+ROOM: Final = {"configs": CONFIGS, "servers": 4096, "backends": 1024, "ring": RING_SIZES[0]}
+"""Entries of the maps that a table is written into."""
 
 _LOG_BYTES: Final = 1 << 20
 _VERIFIER_STATISTICS: Final = 4
@@ -83,19 +86,13 @@ def libbpf() -> ctypes.CDLL:
 
 
 class Program:
-    """xdp_core.c in the kernel, over one compiled table. close() it."""
+    """xdp_core.c in the kernel, with room for small tables. close() it."""
 
-    def __init__(self, library: ctypes.CDLL, binary: Path, table: bytes) -> None:
-        """Load with maps as large as the table wants. Raises AssertionError with the verifier's words."""
+    def __init__(self, library: ctypes.CDLL, binary: Path) -> None:
+        """Load. Raises AssertionError with the verifier's words."""
         self._library = library
-        self._head = HEAD.unpack(table)
         self._object = ctypes.c_void_p(library.bpf_object__open_file(str(binary).encode(), None))
-        for name, slots in (
-            ("servers", self._head["server_slots"]),
-            ("backends", max(1, self._head["backend_slots"])),
-            ("ring", max(1, self._head["ring_slots"])),
-            ("configs", CONFIGS),
-        ):
+        for name, slots in ROOM.items():
             assert library.bpf_map__set_max_entries(self._map(name), ctypes.c_uint32(slots)) == 0
         program = ctypes.c_void_p(library.bpf_object__next_program(self._object, None))
         log = ctypes.create_string_buffer(_LOG_BYTES)
@@ -106,14 +103,13 @@ class Program:
         """What the verifier said: how many instructions it walked through, how deep the stack is."""
         assert not failed, self.verifier
         self._program = library.bpf_program__fd(program)
-        self.fill(table)
 
     def close(self) -> None:
         """Unload."""
         self._library.bpf_object__close(self._object)
 
     def fill(self, table: bytes) -> None:
-        """Write a table into the maps; its parts are as large as those of the first."""
+        """Write a table into the maps. What the flow tables hold stays."""
         head = HEAD.unpack(table)
         self._write("head", table[: HEAD.size_bytes], 1)
         self._write("configs", table[head["configs_at"] :], CONFIGS, CONFIG.size_bytes)

@@ -11,6 +11,7 @@ from tests.dataplane.core.cc import (
     EVERYTHING,
     HEADERS,
     PLANES,
+    ROOT,
     SOURCES,
     STRICT,
     require,
@@ -47,6 +48,13 @@ def test_the_extension(compiler: str) -> None:
     include = require_python_headers()
     for source in SOURCES:
         run(compiler, *STRICT, "-O2", "-fPIC", f"-isystem{include}", "-c", source, "-o", "/dev/null")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_benchmark(compiler: str) -> None:
+    """The loop that benchmarks/core.py compiles."""
+    require(compiler)
+    run(compiler, *STRICT, "-O2", "-c", ROOT / "benchmarks" / "core_loop.c", "-o", "/dev/null")
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

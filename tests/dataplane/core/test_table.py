@@ -153,7 +153,7 @@ def test_server_ids_of_another_length() -> None:
 def test_every_server_is_found_within_its_probes(server_id_length: int) -> None:
     """Sequential server IDs, as people number them, in every position of the octets that differ."""
     for shift in range(server_id_length):
-        count = min(20_000, 256 ** (server_id_length - shift))
+        count = min(5000, 256 ** (server_id_length - shift))
         servers = [
             table._Server(*_words((number << 8 * shift).to_bytes(server_id_length, "big")), number)
             for number in range(count)
