@@ -18,6 +18,14 @@ SESSIONS: Final = 2
 SESSIONS_EVICTED: Final = 3
 RETURN_DROPPED: Final = 4
 """Packets from backends that could not be sent on to their clients."""
+RETURN_OVERFLOWED: Final = 5
+"""Packets from backends that the system dropped because a session's receive queue was full, as far as a plane
+has seen: it may learn of them only when the session closes."""
+SEND_ERRORS: Final = 6
+"""First of one counter for each of SEND_ERROR_KINDS: calls to send, in either direction, that the system refused."""
+SEND_ERROR_KINDS: Final = ("would_block", "no_buffers", "refused", "too_large", "unreachable", "other")
+"""A call counts once, however many packets it was to send, and also where a second try succeeded: so these
+are no packets, and stand outside of the sums."""
 
 OUTCOME: Final = 16
 """First of one counter for each outcome."""
@@ -42,6 +50,7 @@ SLOTS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 SIZE_BYTES: Final = 8 * SLOTS
 """4 MiB of addresses a worker, a few pages of memory."""
 
+assert SEND_ERRORS + len(SEND_ERROR_KINDS) <= OUTCOME, "the kinds of send errors have outgrown their slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
 
 
@@ -110,6 +119,10 @@ class Counters:
         """Count a packet that went from a backend to its client."""
         self.slots[BACKEND + BACKEND_SLOTS * index + RETURNED] += 1
 
+    def count_send_error(self, kind: int) -> None:
+        """Count a call to send that the system refused. kind: index in SEND_ERROR_KINDS."""
+        self.slots[SEND_ERRORS + kind] += 1
+
     def settle(self) -> int:
         """After the worker was killed: count what it received and never accounted for as drops; return how many.
 
@@ -130,6 +143,11 @@ def total(workers: Sequence[Counters], slot: int) -> int:
 def total_outcomes(workers: Sequence[Counters]) -> tuple[int, ...]:
     """Return packets by outcome, in the order of OUTCOMES."""
     return tuple(total(workers, OUTCOME + outcome) for outcome in range(len(OUTCOMES)))
+
+
+def total_send_errors(workers: Sequence[Counters]) -> dict[str, int]:
+    """Return refused calls to send by kind, all of SEND_ERROR_KINDS."""
+    return {kind: total(workers, SEND_ERRORS + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
 
 
 def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:

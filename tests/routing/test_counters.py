@@ -9,6 +9,7 @@ from qlb.routing.counters import (
     total,
     total_backend,
     total_outcomes,
+    total_send_errors,
 )
 from qlb.routing.outcomes import (
     BY_FALLBACK,
@@ -54,6 +55,26 @@ def test_sums_over_workers() -> None:
     assert total_backend(workers, 7) == ((3, 0, 0), 0, 2)
     assert total_backend([], 7) == ((0, 0, 0), 0, 0)
     assert config_last_seen_ms([], 3) == 0
+
+
+def test_send_errors_stand_beside_the_packets() -> None:
+    """Each kind in its own slot, where C counts them too, summed over workers; no outcome is touched."""
+    assert (c.RETURN_OVERFLOWED, c.SEND_ERRORS, len(c.SEND_ERROR_KINDS)) == (5, 6, 6)
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    for counters in workers:
+        for kind in range(len(c.SEND_ERROR_KINDS)):
+            counters.count_send_error(kind)
+    workers[1].count_send_error(2)
+    assert list(workers[1].slots[6:12]) == [1, 1, 2, 1, 1, 1]
+    assert total_send_errors(workers) == {
+        "would_block": 2,
+        "no_buffers": 2,
+        "refused": 3,
+        "too_large": 2,
+        "unreachable": 2,
+        "other": 2,
+    }
+    assert sum(total_outcomes(workers)) == 0
 
 
 def test_the_last_backend_fits() -> None:
