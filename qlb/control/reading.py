@@ -12,7 +12,15 @@ from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, SampleReading, WorkerReading
 from qlb.routing import counters as layout
 from qlb.routing.backends import Endpoint
-from qlb.routing.counters import Counters, config_last_seen_ms, last_sample, total, total_backend, total_outcomes
+from qlb.routing.counters import (
+    Counters,
+    config_last_seen_ms,
+    last_sample,
+    total,
+    total_backend,
+    total_outcomes,
+    total_send_errors,
+)
 from qlb.routing.outcomes import OUTCOMES, ROUTES
 
 
@@ -77,6 +85,8 @@ def take_reading(daemon: Daemon) -> Reading:
         dropped=_by_reason(packets, dropped=True),
         unroutable=_by_reason(packets, dropped=False),
         return_dropped=total(workers, layout.RETURN_DROPPED),
+        return_overflowed=total(workers, layout.RETURN_OVERFLOWED),
+        send_errors=total_send_errors(workers),
         sessions=total(workers, layout.SESSIONS),
         sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
         workers=tuple(

@@ -19,8 +19,9 @@ from typing import Final
 from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
 from qlb.dataplane.base import Orders
+from qlb.dataplane.send_errors import send_error_kind
 from qlb.dataplane.sessions import Address, Session, SessionKey, SessionTable
-from qlb.dataplane.sockets import bound_endpoint, open_upstream
+from qlb.dataplane.sockets import bound_endpoint, dropped_at, open_upstream
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
@@ -92,7 +93,7 @@ class AsyncioPlane:
                 session.renewed = True
             else:
                 session = self._open_session(key, listener.wildcard)
-            failure = DROP_NO_SESSION if session is None else _send(session, datagram, control, now_s)
+            failure = DROP_NO_SESSION if session is None else self._send(session, datagram, control, now_s)
             if failure:
                 outcome, index = failure, -1
         now_ms = int(now_s * 1000)
@@ -135,10 +136,38 @@ class AsyncioPlane:
                 return
             except OSError:
                 continue  # the error of an earlier send (ICMP port unreachable); reading it has cleared it
-            if _reply(session, datagram, ancillary.read_ecn(control)):
-                self._counters.count_returned(session.index)
+            self._reply(session, datagram, ancillary.read_ecn(control))
+
+    def _send(self, session: Session, datagram: bytes, control: list[ControlMessage], now_s: float) -> int:
+        """Send towards the backend. Returns 0, or the outcome that the packet has instead of its own."""
+        session.last_used_s = now_s
+        ecn = ancillary.read_ecn(control)
+        for _ in range(_SENDS):
+            try:
+                if ecn != session.ecn:
+                    ancillary.set_ecn(session.sock, ecn)
+                    session.ecn = ecn
+                session.sock.send(datagram)
+            except OSError as error:
+                self._counters.count_send_error(send_error_kind(error))
+                if not isinstance(error, ConnectionRefusedError):
+                    break
             else:
-                self._counters.slots[layout.RETURN_DROPPED] += 1
+                return 0
+        return DROP_SEND_FAILED
+
+    def _reply(self, session: Session, datagram: bytes, ecn: int) -> None:
+        """Send back to the client, and count it."""
+        control = session.reply
+        if ecn:
+            control = (*control, ancillary.ecn_message(session.listener.family, ecn))
+        try:
+            session.listener.sendmsg((datagram,), control, 0, session.client)
+        except OSError as error:
+            self._counters.count_send_error(send_error_kind(error))
+            self._counters.slots[layout.RETURN_DROPPED] += 1
+        else:
+            self._counters.count_returned(session.index)
 
     def _sweep(self) -> None:
         self._sessions.close_idle(time.monotonic() - self._session_timeout_s)
@@ -148,6 +177,8 @@ class AsyncioPlane:
 
     def _close_session(self, session: Session) -> None:
         self._loop.remove_reader(session.sock)
+        # Asked for once, here: what a session has dropped is not worth a system call for each reply.
+        self._counters.slots[layout.RETURN_OVERFLOWED] += dropped_at(session.sock) or 0
         session.sock.close()
 
     def _count_sessions(self) -> None:
@@ -178,35 +209,6 @@ class _Listener:
             except OSError:
                 continue  # the error of an earlier reply; reading it has cleared it
             forward(self, datagram, control, client)
-
-
-def _send(session: Session, datagram: bytes, control: list[ControlMessage], now_s: float) -> int:
-    """Send towards the backend. Returns 0, or the outcome that the packet has instead of its own."""
-    session.last_used_s = now_s
-    ecn = ancillary.read_ecn(control)
-    for _ in range(_SENDS):
-        try:
-            if ecn != session.ecn:
-                ancillary.set_ecn(session.sock, ecn)
-                session.ecn = ecn
-            session.sock.send(datagram)
-        except ConnectionRefusedError:
-            continue
-        except OSError:
-            return DROP_SEND_FAILED
-        return 0
-    return DROP_SEND_FAILED
-
-
-def _reply(session: Session, datagram: bytes, ecn: int) -> bool:
-    control = session.reply
-    if ecn:
-        control = (*control, ancillary.ecn_message(session.listener.family, ecn))
-    try:
-        session.listener.sendmsg((datagram,), control, 0, session.client)
-    except OSError:
-        return False
-    return True
 
 
 def _has_moved(session: Session, backends: Sequence[Backend | None]) -> bool:

@@ -6,6 +6,7 @@ is on the packet path.
 
 import ipaddress
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -20,6 +21,10 @@ RECEIVE_BUFFER_BYTES: Final = 4 << 20
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
+# Linux: what a socket's memory is used for, an array of 32-bit numbers; one counts what was dropped.
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("=9I")
+_MEMINFO_DROPS: Final = 8
 
 
 def open_listener(endpoint: Endpoint) -> socket.socket:
@@ -65,6 +70,16 @@ def bound_endpoint(sock: socket.socket) -> Endpoint:
     """Return the address that a socket is bound to."""
     host, port = sock.getsockname()[:2]
     return Endpoint(host, port)
+
+
+def dropped_at(sock: socket.socket) -> int | None:
+    """Return how many datagrams the system has dropped on the way into a socket since it was opened, modulo 2³².
+
+    Nearly always because its receive queue was full. None where the system does not tell (it is not Linux).
+    """
+    if sys.platform != "linux":
+        return None
+    return int(_MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[_MEMINFO_DROPS])
 
 
 def _open(endpoint: Endpoint) -> socket.socket:

@@ -83,6 +83,17 @@ def _packets(reading: Reading) -> Iterator[Metric]:
     yield _counter(
         "qlb_return_packets_dropped", "Datagrams from backends that went to no client.", reading.return_dropped
     )
+    yield _counter(
+        "qlb_return_overflowed_packets",
+        "Datagrams from backends that the system dropped because a way back was full, known when it closes.",
+        reading.return_overflowed,
+    )
+    yield _counters(
+        "qlb_send_errors",
+        "Calls to send that the system refused, both ways; one that a second try made good counts too.",
+        "error",
+        reading.send_errors,
+    )
 
 
 def _by_config(reading: Reading) -> dict[str, int]:

@@ -59,7 +59,10 @@ class SampleReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets. samples: of drops, by reason."""
+    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets. samples: of drops, by reason.
+
+    send_errors: kind → calls to send that the system refused, in either direction.
+    """
 
     version: str
     uptime_s: float
@@ -78,6 +81,8 @@ class Reading:
     dropped: Mapping[str, int]
     unroutable: Mapping[str, int]
     return_dropped: int
+    return_overflowed: int
+    send_errors: Mapping[str, int]
     sessions: int
     sessions_evicted: int
     workers: tuple[WorkerReading, ...]

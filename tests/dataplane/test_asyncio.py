@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, Endpoint
-from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.counters import SIZE_BYTES, Counters, total_send_errors
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED, DROP_TRUNCATED
 from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
 
@@ -39,6 +40,10 @@ class Running:
     def outcome(self, outcome: int) -> int:
         """Packets of one outcome."""
         return self.counters.slots[layout.OUTCOME + outcome]
+
+    def send_error(self, kind: str) -> int:
+        """Refused calls to send of one kind."""
+        return total_send_errors([self.counters])[kind]
 
 
 @asynccontextmanager
@@ -185,6 +190,68 @@ async def test_a_refusal_does_not_cost_the_next_packet(network: Network) -> None
             returned.bind(address)
             await qlb.send(client, TO_B0)
             assert (await receive(returned))[0] == TO_B0
+
+
+async def test_a_refusal_that_was_made_good_is_counted_all_the_same(network: Network) -> None:
+    """Of two packets in one batch to a closed port the second meets the first one's refusal, and goes again."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sockets[0].close()
+    async with running(orders(backends)) as qlb:
+        for datagram in (TO_B0, TO_B0, TO_B1):
+            client.sendto(datagram, qlb.service)
+        await receive(sockets[1])
+        assert qlb.send_error("refused") == 1
+        assert qlb.outcome(DROP_SEND_FAILED) == 0
+
+
+async def test_a_datagram_that_is_too_large_is_counted(network: Network) -> None:
+    """65,507 octets over IPv4 do not fit into the loopback's MTU over IPv6: dropped, and why is told."""
+    _, backends = network.pool(host="::1")
+    client = network.socket()
+    async with running(orders(backends)) as qlb:
+        await qlb.send(client, TO_B0.ljust(65_507, b"x"))
+        async with asyncio.timeout(10):
+            while not qlb.outcome(DROP_SEND_FAILED):
+                await asyncio.sleep(0)
+        assert qlb.send_error("too_large") == 1
+
+
+async def test_a_reply_that_is_refused_is_counted(network: Network) -> None:
+    """An answer that does not fit on its way to the client is dropped, and why is told."""
+    sockets, backends = network.pool()
+    client = network.socket("::1")
+    async with running(orders(backends), "::1") as qlb:
+        await qlb.send(client, TO_B0)
+        _, way_back = await receive(sockets[0])
+        await asyncio.get_running_loop().sock_sendto(sockets[0], bytes(65_507), way_back)
+        async with asyncio.timeout(10):
+            while not qlb.counters.slots[layout.RETURN_DROPPED]:
+                await asyncio.sleep(0)
+        assert qlb.send_error("too_large") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
+async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> None:
+    """What did not fit into a session's queue while nobody read it: sent = returned + overflowed."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    flood = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 1200 + 100  # more than any queue holds
+    async with running(orders(backends)) as qlb:
+        await qlb.send(client, TO_B0)
+        _, way_back = await receive(sockets[0])
+        for _ in range(flood):  # the plane does not run meanwhile
+            sockets[0].sendto(bytes(1200), way_back)
+        slots, at = qlb.counters.slots, layout.BACKEND + layout.RETURNED
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+            before = -1
+            while slots[at] != before:
+                before = slots[at]
+                for _ in range(10):
+                    await asyncio.sleep(0)
+        assert slots[layout.RETURN_OVERFLOWED] == 0
+    assert 0 < slots[layout.RETURN_OVERFLOWED] == flood - slots[at]
 
 
 async def test_what_the_system_does_not_take_is_counted(network: Network) -> None:

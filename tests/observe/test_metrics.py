@@ -68,6 +68,8 @@ CONTRACT = {
     ("qlb_build_info", "mode plane python version"),
     ("qlb_return_packets_dropped_total", ""),
     ("qlb_sessions_evicted_total", ""),
+    ("qlb_return_overflowed_packets_total", ""),
+    ("qlb_send_errors_total", "error"),
 }
 
 
@@ -105,6 +107,10 @@ def test_values(reading: Reading) -> None:
         sample("qlb_backend_up", backend="b:2"): 0,
         sample("qlb_backend_draining", backend="a"): 0,
         sample("qlb_backend_draining", backend="b:2"): 1,
+        sample("qlb_return_packets_dropped_total"): 7,
+        sample("qlb_return_overflowed_packets_total"): 11,
+        sample("qlb_send_errors_total", error="would_block"): 13,
+        sample("qlb_send_errors_total", error="other"): 0,
         sample("qlb_sessions"): 8,
         sample("qlb_config_last_reload_successful"): 0,
         sample("qlb_config_last_reload_success_timestamp_seconds"): 1_700_000_000.25,

@@ -31,6 +31,8 @@ def test_the_contract(reading: Reading) -> None:
     assert status["workers"] == [{"index": 0, "pid": 123, "alive": True}, {"index": 1, "pid": 124, "alive": False}]
     assert (status["worker_restarts"], status["sessions"]) == (4, 8)
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
+    assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
+    assert status["send_errors"] == {"would_block": 13, "other": 0}
 
 
 def test_a_backend(reading: Reading) -> None:

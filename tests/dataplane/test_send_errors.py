@@ -1,0 +1,31 @@
+"""Why a send was refused, by errno."""
+
+import errno
+
+import pytest
+
+from qlb.dataplane.send_errors import send_error_kind
+from qlb.routing.counters import SEND_ERROR_KINDS
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EAGAIN, "would_block"),
+        (errno.EWOULDBLOCK, "would_block"),
+        (errno.ENOBUFS, "no_buffers"),
+        (errno.ENOMEM, "no_buffers"),
+        (errno.ECONNREFUSED, "refused"),
+        (errno.EMSGSIZE, "too_large"),
+        (errno.ENETUNREACH, "unreachable"),
+        (errno.EHOSTUNREACH, "unreachable"),
+        (errno.ENETDOWN, "unreachable"),
+        (errno.EHOSTDOWN, "unreachable"),
+        (errno.EPERM, "other"),
+        (None, "other"),
+    ],
+)
+def test_each_errno_has_a_kind(number: int | None, kind: str) -> None:
+    """Those that tell an operator what to do have a name; all else is "other"."""
+    error = OSError(number, "") if number else OSError("without a number")
+    assert SEND_ERROR_KINDS[send_error_kind(error)] == kind
