@@ -7,9 +7,17 @@ from typing import Protocol
 
 import qlb
 from qlb.control.reload import Desired
-from qlb.control.workers import Workers
+from qlb.control.workers import Place, Workers
 from qlb.health.monitor import HealthMonitor
-from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, SampleReading, WorkerReading
+from qlb.observe.reading import (
+    REMOVED,
+    BackendReading,
+    CidConfigReading,
+    ListenerReading,
+    Reading,
+    SampleReading,
+    WorkerReading,
+)
 from qlb.routing import counters as layout
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import (
@@ -73,6 +81,7 @@ def take_reading(daemon: Daemon) -> Reading:
         plane=daemon.plane,
         mode=desired.config.forwarding.mode,
         listen=tuple(map(str, daemon.listen)),
+        listeners=_listeners(daemon, places),
         ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
@@ -97,6 +106,14 @@ def take_reading(daemon: Daemon) -> Reading:
         worker_restarts=sum(place.restarts for place in places),
         samples=_samples(workers, now_s),
     )
+
+
+def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading, ...]:
+    rows = []
+    for number, endpoint in enumerate(daemon.listen if places else ()):
+        dropped = [count for place in places if (count := place.drops[number].read()) is not None]
+        rows.append(ListenerReading(listen=str(endpoint), kernel_dropped=sum(dropped) if dropped else None))
+    return tuple(rows)
 
 
 def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:

@@ -19,6 +19,7 @@ from typing import Final
 from qlb.control import channel
 from qlb.control.channel import Applied, Assignment, Failed
 from qlb.dataplane.base import Orders
+from qlb.dataplane.sockets import DropCounter
 from qlb.routing.counters import SIZE_BYTES, Counters
 
 log = logging.getLogger("qlb.workers")
@@ -109,6 +110,8 @@ class Place:
         """listeners: bound sockets, one for each service address; owned by the place from now on."""
         self.number = number
         self.listeners = tuple(listeners)
+        self.drops = tuple(map(DropCounter, listeners))
+        """What the system has dropped at each listener; workers come and go, the sockets and this stay."""
         self._memory_file = _open_memory()
         self.counters = Counters(memoryview(mmap.mmap(self._memory_file, SIZE_BYTES)))
         self.process: WorkerProcess | None = None

@@ -25,6 +25,7 @@ _PMTUDISC_PROBE: Final = 3
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("=9I")
 _MEMINFO_DROPS: Final = 8
+_DROPS_WRAP: Final = 1 << 32
 
 
 def open_listener(endpoint: Endpoint) -> socket.socket:
@@ -80,6 +81,32 @@ def dropped_at(sock: socket.socket) -> int | None:
     if sys.platform != "linux":
         return None
     return int(_MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[_MEMINFO_DROPS])
+
+
+class DropCounter:
+    """Datagrams that the system has dropped on the way into one socket, counted on where its own number wraps.
+
+    Right as long as it is asked at least once in 2³² drops.
+    """
+
+    __slots__ = ("_last", "_sock", "_total")
+
+    def __init__(self, sock: socket.socket) -> None:
+        """sock: watched from its beginning on, and not closed here."""
+        self._sock = sock
+        self._last = 0
+        self._total = 0
+
+    def read(self) -> int | None:
+        """Return the drops until now, or until the socket was closed; None where the system does not tell."""
+        if self._sock.fileno() < 0:
+            return self._total
+        seen = dropped_at(self._sock)
+        if seen is None:
+            return None
+        self._total += (seen - self._last) % _DROPS_WRAP
+        self._last = seen
+        return self._total
 
 
 def _open(endpoint: Endpoint) -> socket.socket:

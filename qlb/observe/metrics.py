@@ -35,6 +35,7 @@ class QlbCollector(Collector):
         """Return every metric as it is now."""
         reading = self._read()
         yield from _packets(reading)
+        yield from _listeners(reading)
         yield from _backends(reading)
         yield from _daemon(reading)
 
@@ -94,6 +95,21 @@ def _packets(reading: Reading) -> Iterator[Metric]:
         "error",
         reading.send_errors,
     )
+
+
+def _listeners(reading: Reading) -> Iterator[Metric]:
+    """Yield what is known of the service addresses' sockets; a system that tells nothing makes no row of zeros."""
+    dropped = CounterMetricFamily(
+        "qlb_kernel_dropped_packets",
+        "Datagrams from clients that the system dropped because a listener's receive queue was full; qlb never "
+        "received them, so they stand outside of received = forwarded + dropped.",
+        labels=("listen",),
+    )
+    for row in reading.listeners:
+        if row.kernel_dropped is not None:
+            dropped.add_metric((row.listen,), row.kernel_dropped)
+    if dropped.samples:
+        yield dropped
 
 
 def _by_config(reading: Reading) -> dict[str, int]:

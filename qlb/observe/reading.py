@@ -49,6 +49,18 @@ class WorkerReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerReading:
+    """One service address, all workers' sockets on it together.
+
+    kernel_dropped: datagrams that the system dropped before a worker could receive them, since their queues
+    were full: in no other figure. None where the system does not tell.
+    """
+
+    listen: str
+    kernel_dropped: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleReading:
     """The last datagram that was dropped for one reason: its first octets, and how many it had in all."""
 
@@ -69,6 +81,7 @@ class Reading:
     plane: str
     mode: str
     listen: tuple[str, ...]
+    listeners: tuple[ListenerReading, ...]
     ready: bool
     generation: int
     loaded_at: float

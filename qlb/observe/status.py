@@ -5,7 +5,7 @@ Names and meanings are a contract. Nothing in it is secret. Durations end in _s;
 
 from datetime import UTC, datetime
 
-from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, Reading, SampleReading
+from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, ListenerReading, Reading, SampleReading
 
 _DECIMALS = 3
 
@@ -19,6 +19,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         "plane": reading.plane,
         "mode": reading.mode,
         "listen": list(reading.listen),
+        "listeners": [_listener(row) for row in reading.listeners],
         "config": {
             "generation": reading.generation,
             "loaded_at": datetime.fromtimestamp(reading.loaded_at, UTC).isoformat(timespec="milliseconds"),
@@ -60,6 +61,10 @@ def _counts(row: BackendReading) -> dict[str, object]:
         "returned_packets": row.returned,
         "last_seen_s": _rounded(row.last_seen_s),
     }
+
+
+def _listener(row: ListenerReading) -> dict[str, object]:
+    return {"listen": row.listen, "kernel_dropped_packets": row.kernel_dropped}
 
 
 def _cid_config(row: CidConfigReading) -> dict[str, object]:

@@ -3,6 +3,10 @@
 import asyncio
 import json
 import logging
+import os
+import signal
+import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -61,6 +65,32 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
         assert [endpoint.host for endpoint in supervisor.listen] == ["127.0.0.1", "::1"]
         assert all(endpoint.port for endpoint in supervisor.listen)
     assert not supervisor.is_ready()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
+async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
+    """What stopped workers did not read: the sum of their sockets' drops stands at its service address alone."""
+    supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
+    async with _running(supervisor):
+        assert supervisor.workers is not None
+        places = supervisor.workers.places
+        for place in places:
+            assert place.process is not None
+            os.kill(place.process.pid, signal.SIGSTOP)
+            place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        try:
+            for _ in range(100):  # each client is another flow, and so finds one or the other socket
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    for _ in range(10):
+                        client.sendto(bytes(100), supervisor.listen[0])
+            dropped = [place.drops[0].read() or 0 for place in places]
+            assert min(dropped) > 0
+            assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
+        finally:
+            for place in places:
+                assert place.process is not None
+                os.kill(place.process.pid, signal.SIGCONT)
+    assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
 
 
 async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A reading with something in every field."""
 
-from qlb.observe.reading import BackendReading, CidConfigReading, Reading, WorkerReading
+from qlb.observe.reading import BackendReading, CidConfigReading, ListenerReading, Reading, WorkerReading
 
 
 def sample_reading() -> Reading:
@@ -11,6 +11,10 @@ def sample_reading() -> Reading:
         plane="asyncio",
         mode="proxy",
         listen=("127.0.0.1:4433", "[::1]:4433"),
+        listeners=(
+            ListenerReading(listen="127.0.0.1:4433", kernel_dropped=17),
+            ListenerReading(listen="[::1]:4433", kernel_dropped=0),
+        ),
         ready=True,
         generation=3,
         loaded_at=1_700_000_000.25,

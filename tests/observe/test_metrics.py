@@ -70,6 +70,7 @@ CONTRACT = {
     ("qlb_sessions_evicted_total", ""),
     ("qlb_return_overflowed_packets_total", ""),
     ("qlb_send_errors_total", "error"),
+    ("qlb_kernel_dropped_packets_total", "listen"),
 }
 
 
@@ -111,6 +112,8 @@ def test_values(reading: Reading) -> None:
         sample("qlb_return_overflowed_packets_total"): 11,
         sample("qlb_send_errors_total", error="would_block"): 13,
         sample("qlb_send_errors_total", error="other"): 0,
+        sample("qlb_kernel_dropped_packets_total", listen="127.0.0.1:4433"): 17,
+        sample("qlb_kernel_dropped_packets_total", listen="[::1]:4433"): 0,
         sample("qlb_sessions"): 8,
         sample("qlb_config_last_reload_successful"): 0,
         sample("qlb_config_last_reload_success_timestamp_seconds"): 1_700_000_000.25,
@@ -160,6 +163,12 @@ def test_returned_only_where_replies_come_back(reading: Reading, mode: str, retu
     """With direct server return there is nothing to count, and a row of zeros would say that nothing is sent."""
     found = scrape(dataclasses.replace(reading, mode=mode))
     assert bool(rows_of(found, "qlb_packets_returned_total")) is returns
+
+
+def test_kernel_drops_are_absent_where_nobody_tells(reading: Reading) -> None:
+    """A zero would say that nothing was dropped."""
+    silent = tuple(dataclasses.replace(row, kernel_dropped=None) for row in reading.listeners)
+    assert b"qlb_kernel_dropped" not in Metrics(lambda: dataclasses.replace(reading, listeners=silent)).render()[0]
 
 
 def test_each_scrape_takes_a_reading(reading: Reading) -> None:
