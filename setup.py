@@ -1,10 +1,11 @@
-"""The one part of the build that pyproject.toml cannot say: the C core as an optional extension.
+"""The one part of the build that pyproject.toml cannot say: the C core and the batch plane as an optional extension.
 
 Without a compiler, or on a system that it does not know, the package installs without it and forwards on the
 asyncio plane. Limited API: one build serves every CPython from 3.11 on. Free-threaded ones have another limited
 API, if any, and get no extension.
 """
 
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from setuptools import Extension, setup
 
 LIMITED_API = "0x030b0000"
 FOLDER = Path("qlb/dataplane")
+EVERYWHERE = ("decider.c", "layout.c", "module.c", "router.c")
+LINUX = ("forward.c", "inbox.c", "loop.c", "outbox.c", "plane.c", "reply.c", "sessions.c", "upstream.c")
+SOURCES = EVERYWHERE + (LINUX if sys.platform == "linux" else ())
 
 core = Extension(
     "qlb.dataplane._core",
-    sources=[str(FOLDER / "batch" / name) for name in ("layout.c", "module.c", "router.c")],
+    sources=[str(FOLDER / "batch" / name) for name in SOURCES],
     depends=sorted(map(str, FOLDER.glob("*/*.h"))),
-    define_macros=[("Py_LIMITED_API", LIMITED_API)],
+    define_macros=[("Py_LIMITED_API", LIMITED_API), ("_GNU_SOURCE", "1")],
     extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
     py_limited_api=True,
     optional=True,

@@ -41,3 +41,39 @@ class Router:
 
     def flows(self) -> tuple[int, int, int]:
         """Return the entries of the tables by source ID, destination ID and 4-tuple; expired ones included."""
+
+class Forwarder:
+    """The batch plane's loop. Linux alone: elsewhere the module has no such class."""
+
+    def __init__(self, listeners: list[int], counters: memoryview, offload: bool = True) -> None:
+        """Take bound UDP sockets over, and memory of counters.SIZE_BYTES octets to write to.
+
+        offload: use UDP GRO and GSO where the kernel has them. Raises OSError; then the descriptors stay the caller's.
+        """
+
+    def apply(
+        self,
+        table: bytes,
+        endpoints: bytes,
+        flow_table_size: int,
+        flow_timeout_ns: int,
+        max_sessions: int,
+        session_timeout_ns: int,
+    ) -> None:
+        """Replace everything between two packets, and return when that is done.
+
+        endpoints: 24 octets (struct qlb_endpoint) for each backend index of the table. Raises ValueError where
+        these do not fit together or a number is out of range, and changes nothing then.
+        """
+
+    def run(self) -> None:
+        """Forward until stop() is called, without the GIL. Raises OSError where the loop cannot go on."""
+
+    def stop(self) -> None:
+        """Make run() return, now or as soon as it is called. From any thread; sessions stay open."""
+
+    def close(self) -> None:
+        """Close the sessions and the listeners. Raises RuntimeError while run() is under way."""
+
+    def offloads(self) -> tuple[bool, bool]:
+        """Return whether UDP GRO and UDP GSO are in use."""

@@ -1,6 +1,7 @@
 """Which planes there are, and which of them this machine and this configuration can run.
 
-A new plane is one module and one row here; its module is imported only when it is chosen.
+A new plane is one module and one row here; its module is imported only when it is chosen, or asked whether it is
+able to run.
 """
 
 import importlib
@@ -11,14 +12,21 @@ from qlb.errors import PlaneUnavailable
 
 
 class PlaneRow(NamedTuple):
-    """Where a plane is, and the forwarding modes that it knows."""
+    """Where a plane is, the forwarding modes that it knows, and what it cannot do without.
+
+    requires: a module and a name in it, or empty.
+    """
 
     module: str
     factory: str
     modes: frozenset[str]
+    requires: tuple[str, str] | None = None
 
 
 PLANES: Final[dict[str, PlaneRow]] = {
+    "batch": PlaneRow(
+        "qlb.dataplane.batch.plane", "BatchPlane", frozenset({"proxy"}), ("qlb.dataplane._core", "Forwarder")
+    ),
     "asyncio": PlaneRow("qlb.dataplane.asyncio", "AsyncioPlane", frozenset({"proxy"})),
 }
 """In the order in which ``auto`` tries them."""
@@ -34,12 +42,27 @@ def choose(plane: str, mode: str) -> str:
         known = ", ".join(sorted({mode for row in PLANES.values() for mode in row.modes}))
         raise PlaneUnavailable(f"no plane of this release forwards in mode {mode}; there is: {known}")
     if plane == "auto":
-        return able[0]
+        return next(name for name in able if not what_lacks(name))
     if plane not in PLANES:
         raise PlaneUnavailable(f"this release has no plane {plane}; there is: {', '.join(PLANES)}, or auto")
     if plane not in able:
         raise PlaneUnavailable(f"plane {plane} does not forward in mode {mode}; {', '.join(able)} does")
+    if lack := what_lacks(plane):
+        raise PlaneUnavailable(f"plane {plane} cannot run here: {lack}; `plane: auto` takes what can")
     return plane
+
+
+def what_lacks(plane: str) -> str:
+    """Return what a plane of PLANES would need and does not have on this machine; empty where it can run."""
+    requires = PLANES[plane].requires
+    if requires is None:
+        return ""
+    module, name = requires
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return "the C extension was not built when qlb was installed (it wants a C compiler and Python's headers)"
+    return "" if hasattr(found, name) else "this system is not Linux"
 
 
 def factory(plane: str) -> PlaneFactory:

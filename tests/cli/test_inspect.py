@@ -11,6 +11,7 @@ import pytest
 
 from qlb.cid import CidCodec, CidParams
 from qlb.cli import main
+from qlb.dataplane import probe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KEY = "000102030405060708090a0b0c0d0e0f"
@@ -64,7 +65,7 @@ def test_check_of_a_good_file(qlb: Run, config: Path) -> None:
     """Exit 0, and one line that says what would run."""
     result = qlb("check", config)
     assert result.code == 0
-    assert result.out == f"{config}: good; 2 backends, plane asyncio\n"
+    assert result.out == f"{config}: good; 2 backends, plane {probe.choose('auto', 'proxy')}\n"
 
 
 def test_check_tells_every_problem_at_once(qlb: Run, config: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -50,17 +51,20 @@ class Network:
 
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def socket(self, host: str = "127.0.0.1") -> socket.socket:
-        """Bind a non-blocking UDP socket to a free port."""
+    def socket(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+        """Bind a non-blocking UDP socket, to a free port where none is named."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self.stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         sock.setblocking(False)
-        sock.bind((host, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a plane may be quicker than the test reads
+        sock.bind((host, port))
         return sock
 
-    def pool(self, size: int = 3, host: str = "127.0.0.1") -> tuple[list[socket.socket], list[Backend]]:
+    def pool(
+        self, host: str = "127.0.0.1", ports: Iterable[int] = (0, 0, 0)
+    ) -> tuple[list[socket.socket], list[Backend]]:
         """Open backends' sockets; return them with the backends."""
-        sockets = [self.socket(host) for _ in range(size)]
+        sockets = [self.socket(host, port) for port in ports]
         return sockets, [backend(n, Endpoint(*sock.getsockname()[:2])) for n, sock in enumerate(sockets)]
 
 

@@ -9,6 +9,7 @@
 #define QLB_BATCH_FLOWS_H
 
 #include "../core/hooks.h"
+#include "siphash.h"
 
 #define QLB_MAX_FLOWS (1u << 24) /* entries of one table; 1.6 GB */
 #define QLB_NO_FLOW 0xffffffffu
@@ -90,32 +91,9 @@ static inline void qlb_flows_open(struct qlb_flows *flows, void *memory, uint32_
     }
 }
 
-/* One SipRound. Spec: "SipHash: a fast short-input PRF", section 2. */
-QLB_INLINE void qlb_sip_round(uint64_t v[4])
-{
-    v[0] += v[1], v[1] = (v[1] << 13 | v[1] >> 51) ^ v[0], v[0] = v[0] << 32 | v[0] >> 32;
-    v[2] += v[3], v[3] = (v[3] << 16 | v[3] >> 48) ^ v[2];
-    v[0] += v[3], v[3] = (v[3] << 21 | v[3] >> 43) ^ v[0];
-    v[2] += v[1], v[1] = (v[1] << 17 | v[1] >> 47) ^ v[2], v[2] = v[2] << 32 | v[2] >> 32;
-}
-
-/* SipHash-1-3 of a key, without the length that is the same for all of a table. */
 QLB_INLINE uint32_t qlb_flow_hash(const struct qlb_flows *flows, const struct qlb_flow_table *table, const void *key)
 {
-    const uint8_t *octets = key;
-    const uint64_t *secret = flows->secret;
-    uint64_t v[4] = {secret[0] ^ 0x736f6d6570736575u, secret[1] ^ 0x646f72616e646f6du,
-                     secret[0] ^ 0x6c7967656e657261u, secret[1] ^ 0x7465646279746573u};
-    for (uint32_t i = 0; i < table->key_words; i++) {
-        const uint64_t word = qlb_load64(octets + 8 * i);
-        v[3] ^= word;
-        qlb_sip_round(v);
-        v[0] ^= word;
-    }
-    v[2] ^= 0xff;
-    for (uint32_t i = 0; i < 3; i++)
-        qlb_sip_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    return qlb_siphash(flows->secret, key, table->key_words);
 }
 
 QLB_INLINE int qlb_flow_has_key(const struct qlb_flow_table *table, uint32_t at, const void *key)

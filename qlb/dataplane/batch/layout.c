@@ -4,6 +4,8 @@
 #include <stddef.h>
 
 #include "../core/route.h"
+#include "addresses.h"
+#include "counters.h"
 #include "flows.h"
 
 struct qlb_named {
@@ -51,6 +53,12 @@ static const struct qlb_named qlb_names[] = {
     SIZE(qlb_flow_id),
     SIZE(qlb_flow_source),
     SIZE(qlb_flow),
+    SIZE(qlb_endpoint),
+    FIELD(qlb_endpoint, host),
+    FIELD(qlb_endpoint, port),
+    FIELD(qlb_endpoint, family),
+    FIELD(qlb_endpoint, unused),
+    FIELD(qlb_endpoint, scope_id),
     CONSTANT(QLB_TABLE_MAGIC),
     CONSTANT(QLB_TABLE_VERSION),
     CONSTANT(QLB_TABLE_CONFIGS),
@@ -97,6 +105,30 @@ static const struct qlb_named qlb_names[] = {
     CONSTANT(QLB_DROP_NO_SESSION),
     CONSTANT(QLB_DROP_WORKER_DIED),
     CONSTANT(QLB_OUTCOMES),
+    CONSTANT(QLB_SLOT_PACKETS_RECEIVED),
+    CONSTANT(QLB_SLOT_BYTES_RECEIVED),
+    CONSTANT(QLB_SLOT_SESSIONS),
+    CONSTANT(QLB_SLOT_SESSIONS_EVICTED),
+    CONSTANT(QLB_SLOT_RETURN_DROPPED),
+    CONSTANT(QLB_SLOT_RETURN_OVERFLOWED),
+    CONSTANT(QLB_SLOT_SEND_ERRORS),
+    CONSTANT(QLB_SEND_ERROR_WOULD_BLOCK),
+    CONSTANT(QLB_SEND_ERROR_NO_BUFFERS),
+    CONSTANT(QLB_SEND_ERROR_REFUSED),
+    CONSTANT(QLB_SEND_ERROR_TOO_LARGE),
+    CONSTANT(QLB_SEND_ERROR_UNREACHABLE),
+    CONSTANT(QLB_SEND_ERROR_OTHER),
+    CONSTANT(QLB_SEND_ERROR_KINDS),
+    CONSTANT(QLB_SLOT_OUTCOME),
+    CONSTANT(QLB_SLOT_CONFIG_LAST_SEEN_MS),
+    CONSTANT(QLB_SLOT_BACKEND),
+    CONSTANT(QLB_BACKEND_SLOTS),
+    CONSTANT(QLB_BACKEND_RETURNED),
+    CONSTANT(QLB_BACKEND_LAST_SEEN_MS),
+    CONSTANT(QLB_SLOT_SAMPLE),
+    CONSTANT(QLB_SAMPLE_SLOTS),
+    CONSTANT(QLB_SAMPLE_BYTES),
+    CONSTANT(QLB_COUNTER_SLOTS),
 };
 
 PyObject *qlb_layout(PyObject *module, PyObject *unused)

@@ -1,10 +1,11 @@
 /* qlb.dataplane._core: the C core for Python. Optional: a package without it runs on the asyncio plane.
  *
  * Limited API, so one build serves every CPython from 3.11 on. The single functions here are for tests and
- * people; the packet path is Router and what links the same headers.
+ * people; the packet path is Forwarder, and Router is its decisions without the sockets.
  */
 #include "module.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "../core/route.h"
@@ -12,7 +13,7 @@
 
 int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets)
 {
-    void *memory = PyMem_Malloc((size_t)octets->len + 1);
+    void *memory = malloc((size_t)octets->len + 1);
     if (!memory) {
         PyErr_NoMemory();
         return -1;
@@ -20,7 +21,7 @@ int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets)
     memcpy(memory, octets->buf, (size_t)octets->len);
     const char *problem = qlb_view_open(&table->view, memory, (uint64_t)octets->len);
     if (problem) {
-        PyMem_Free(memory);
+        free(memory);
         PyErr_Format(PyExc_ValueError, "these %zd octets are no table for this core: %s", octets->len, problem);
         return -1;
     }
@@ -30,7 +31,7 @@ int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets)
 
 void qlb_table_free(struct qlb_table *table)
 {
-    PyMem_Free(table->memory);
+    free(table->memory);
     table->memory = NULL;
 }
 
@@ -138,14 +139,23 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int fill(PyObject *module)
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &qlb_router_spec, NULL);
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     if (!type)
         return -1;
-    const int failed = PyModule_AddObjectRef(module, "Router", type);
+    const int failed = PyModule_AddObjectRef(module, name, type);
     Py_DECREF(type);
     return failed;
+}
+
+static int fill(PyObject *module)
+{
+#ifdef __linux__
+    if (add_type(module, "Forwarder", &qlb_forwarder_spec) < 0)
+        return -1;
+#endif
+    return add_type(module, "Router", &qlb_router_spec);
 }
 
 static PyModuleDef_Slot slots[] = {

@@ -28,4 +28,7 @@ PyObject *qlb_layout(PyObject *module, PyObject *unused);
 /* class Router: decisions over batches, with flow tables. */
 extern PyType_Spec qlb_router_spec;
 
+/* class Forwarder: the batch plane. Linux alone. */
+extern PyType_Spec qlb_forwarder_spec;
+
 #endif

@@ -6,46 +6,15 @@
 #include "module.h"
 
 #include <arpa/inet.h>
-#include <stdlib.h>
 #include <string.h>
-#ifdef __APPLE__
-#include <sys/random.h>
-#else
-#include <unistd.h>
-#endif
 
 #include "../core/route.h"
-#include "flows.h"
+#include "decider.h"
 
 typedef struct {
     PyObject_HEAD
-    struct qlb_table table;
-    struct qlb_flows flows;
-    void *flow_memory;
-    int native;
+    struct qlb_decider decider;
 } Router;
-
-/* Lay empty flow tables over fresh memory. Return 0, or -1 with an exception set. */
-static int flows_new(struct qlb_flows *flows, void **memory, unsigned long size, uint64_t timeout_ns)
-{
-    uint64_t secret[2];
-    if (size > QLB_MAX_FLOWS) {
-        PyErr_Format(PyExc_ValueError, "flow_table_size is %lu; %lu entries are the most", size,
-                     (unsigned long)QLB_MAX_FLOWS);
-        return -1;
-    }
-    if (getentropy(secret, sizeof secret) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
-    *memory = malloc((size_t)qlb_flows_bytes((uint32_t)size));
-    if (!*memory) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    qlb_flows_open(flows, *memory, (uint32_t)size, timeout_ns, secret);
-    return 0;
-}
 
 /* Take a table and bounds over; what the flow tables hold comes along. Return 0, or -1 with nothing changed. */
 static int take(Router *self, PyObject *args, PyObject *keywords)
@@ -55,30 +24,17 @@ static int take(Router *self, PyObject *args, PyObject *keywords)
     unsigned long size;
     unsigned long long timeout_ns;
     int native = 1;
-    struct qlb_table table = {0};
+    struct qlb_decider next;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*kK|p", names, &octets, &size, &timeout_ns, &native))
         return -1;
-    const int failed = qlb_table_copy(&table, &octets);
+    const int64_t now_size = self->decider.flow_memory ? (int64_t)self->decider.flows.size : -1;
+    const int failed = qlb_decider_prepare(&next, &octets, size, timeout_ns, now_size);
     PyBuffer_Release(&octets);
     if (failed)
         return -1;
-    table.view.aes_native &= native;
-    if (!self->flow_memory || size != self->flows.size) {
-        struct qlb_flows flows;
-        void *memory;
-        if (flows_new(&flows, &memory, size, timeout_ns) < 0) {
-            qlb_table_free(&table);
-            return -1;
-        }
-        if (self->flow_memory)
-            qlb_flows_move(&flows, &self->flows);
-        free(self->flow_memory);
-        self->flows = flows;
-        self->flow_memory = memory;
-    }
-    self->flows.timeout_ns = timeout_ns;
-    qlb_table_free(&self->table);
-    self->table = table;
+    next.table.view.aes_native &= native;
+    struct qlb_decider old = qlb_decider_adopt(&self->decider, &next);
+    qlb_decider_free(&old);
     return 0;
 }
 
@@ -121,7 +77,7 @@ static PyObject *decide_one(Router *self, PyObject *item)
         memcpy(four_tuple.ports, ports, sizeof ports);
         const uint8_t *data = datagram.buf;
         const struct qlb_decision decision =
-            qlb_decide(&self->table.view, &self->flows, data, data + datagram.len, &four_tuple, now_ns);
+            qlb_decide(&self->decider.table.view, &self->decider.flows, data, data + datagram.len, &four_tuple, now_ns);
         result = Py_BuildValue("Ii", decision.outcome, decision.index);
     }
     PyBuffer_Release(&datagram);
@@ -130,7 +86,7 @@ static PyObject *decide_one(Router *self, PyObject *item)
 
 static PyObject *router_decide(PyObject *self, PyObject *batch)
 {
-    if (!((Router *)self)->table.memory || !PyList_Check(batch)) {
+    if (!((Router *)self)->decider.table.memory || !PyList_Check(batch)) {
         PyErr_SetString(PyExc_TypeError, "decide() takes a list of (datagram, four_tuple, now_ns), after __init__()");
         return NULL;
     }
@@ -150,7 +106,7 @@ static PyObject *router_decide(PyObject *self, PyObject *batch)
 static PyObject *router_flows(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    const struct qlb_flow_table *tables = ((Router *)self)->flows.tables;
+    const struct qlb_flow_table *tables = ((Router *)self)->decider.flows.tables;
     return Py_BuildValue("III", tables[QLB_FLOWS_BY_SOURCE_ID].count, tables[QLB_FLOWS_BY_DESTINATION_ID].count,
                          tables[QLB_FLOWS_BY_FOUR_TUPLE].count);
 }
@@ -158,8 +114,7 @@ static PyObject *router_flows(PyObject *self, PyObject *unused)
 static void router_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    qlb_table_free(&((Router *)self)->table);
-    free(((Router *)self)->flow_memory);
+    qlb_decider_free(&((Router *)self)->decider);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);

@@ -13,7 +13,7 @@ PLANES: Final = ROOT / "qlb" / "dataplane"
 HEADERS: Final = tuple(sorted((PLANES / "core").glob("*.h")))
 SOURCES: Final = tuple(sorted((PLANES / "batch").glob("*.c")))
 
-STRICT: Final = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", f"-I{PLANES}")
+STRICT: Final = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-D_GNU_SOURCE", f"-I{PLANES}")
 COMPILERS: Final = ("gcc", "clang")
 
 EVERYTHING: Final = """

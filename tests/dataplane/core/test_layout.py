@@ -8,10 +8,11 @@ import pytest
 
 from qlb.cid import params
 from qlb.dataplane import key_schedule, table
-from qlb.routing import backends, flows, maglev, outcomes
+from qlb.dataplane.batch.plane import ENDPOINT
+from qlb.routing import backends, counters, flows, maglev, outcomes
 from qlb.wire import invariants
 
-LAYOUTS: Final = (table.HEAD, table.CONFIG, table.SERVER)
+LAYOUTS: Final = (table.HEAD, table.CONFIG, table.SERVER, ENDPOINT)
 
 CONSTANTS: Final = {
     "QLB_TABLE_MAGIC": table.MAGIC,
@@ -41,6 +42,25 @@ CONSTANTS: Final = {
     "QLB_OUTCOMES": len(outcomes.OUTCOMES),
     **{f"QLB_{reason.upper()}": number for number, reason in enumerate(outcomes.REASONS)},
     **{f"QLB_BY_{step.upper()}": number for number, step in enumerate(outcomes.STEPS)},
+    "QLB_SLOT_PACKETS_RECEIVED": counters.PACKETS_RECEIVED,
+    "QLB_SLOT_BYTES_RECEIVED": counters.BYTES_RECEIVED,
+    "QLB_SLOT_SESSIONS": counters.SESSIONS,
+    "QLB_SLOT_SESSIONS_EVICTED": counters.SESSIONS_EVICTED,
+    "QLB_SLOT_RETURN_DROPPED": counters.RETURN_DROPPED,
+    "QLB_SLOT_RETURN_OVERFLOWED": counters.RETURN_OVERFLOWED,
+    "QLB_SLOT_SEND_ERRORS": counters.SEND_ERRORS,
+    "QLB_SEND_ERROR_KINDS": len(counters.SEND_ERROR_KINDS),
+    **{f"QLB_SEND_ERROR_{kind.upper()}": number for number, kind in enumerate(counters.SEND_ERROR_KINDS)},
+    "QLB_SLOT_OUTCOME": counters.OUTCOME,
+    "QLB_SLOT_CONFIG_LAST_SEEN_MS": counters.CONFIG_LAST_SEEN_MS,
+    "QLB_SLOT_BACKEND": counters.BACKEND,
+    "QLB_BACKEND_SLOTS": counters.BACKEND_SLOTS,
+    "QLB_BACKEND_RETURNED": counters.RETURNED,
+    "QLB_BACKEND_LAST_SEEN_MS": counters.LAST_SEEN_MS,
+    "QLB_SLOT_SAMPLE": counters.SAMPLE,
+    "QLB_SAMPLE_SLOTS": counters.SAMPLE_SLOTS,
+    "QLB_SAMPLE_BYTES": counters.SAMPLE_BYTES,
+    "QLB_COUNTER_SLOTS": counters.SLOTS,
     **{f"QLB_{o.name.upper()}": number for number, o in enumerate(outcomes.OUTCOMES) if o.route == "drop"},
 }
 

@@ -1,0 +1,100 @@
+/* Control messages of UDP sockets: ECN bits, the address that a client sent to, and the length of segments.
+ *
+ * QUIC needs the ECN bits end to end, so they are copied both ways (RFC 9000, section 13.4). A listener on a
+ * wildcard address answers from the very address that the client sent to. UDP_GRO hands over several datagrams
+ * of one sender as one piece, UDP_SEGMENT sends several at once; both say how long each is, the last may be short.
+ */
+#ifndef QLB_BATCH_CONTROL_H
+#define QLB_BATCH_CONTROL_H
+
+#include <linux/udp.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+#include "addresses.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+#define QLB_ECN_MASK 3
+/* Room for a TOS or traffic class, for packet info and for a segment's length. */
+#define QLB_CONTROL_BYTES (2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo)))
+
+/* What came along with one receive. */
+struct qlb_arrival {
+    uint32_t segment_bytes; /* of each datagram but the last; 0: it is one datagram */
+    uint8_t ecn;
+    uint8_t has_service;
+    uint8_t service[16]; /* the address that the client sent to, if has_service */
+};
+
+/* Read the control messages of a receive. */
+QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arrival)
+{
+    arrival->segment_bytes = 0;
+    arrival->ecn = arrival->has_service = 0;
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each)) {
+        const uint8_t *data = CMSG_DATA(each);
+        int number;
+        if (each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_TOS) {
+            arrival->ecn = data[0] & QLB_ECN_MASK;
+        } else if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_TCLASS) {
+            memcpy(&number, data, sizeof number);
+            arrival->ecn = (uint8_t)(number & QLB_ECN_MASK);
+        } else if (each->cmsg_level == IPPROTO_UDP && each->cmsg_type == UDP_GRO) {
+            memcpy(&number, data, sizeof number);
+            arrival->segment_bytes = number > 0 ? (uint32_t)number : 0;
+        } else if (each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_PKTINFO) {
+            qlb_map_ipv4(arrival->service, data + offsetof(struct in_pktinfo, ipi_addr));
+            arrival->has_service = 1;
+        } else if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_PKTINFO) {
+            memcpy(arrival->service, data + offsetof(struct in6_pktinfo, ipi6_addr), 16);
+            arrival->has_service = 1;
+        }
+    }
+}
+
+/* Append one control message; msg_controllen is what is used so far. */
+QLB_INLINE void qlb_add_control(struct msghdr *message, int level, int type, const void *data, size_t size)
+{
+    struct cmsghdr *added = (void *)((uint8_t *)message->msg_control + message->msg_controllen);
+    added->cmsg_level = level;
+    added->cmsg_type = type;
+    added->cmsg_len = CMSG_LEN(size);
+    memcpy(CMSG_DATA(added), data, size);
+    message->msg_controllen += CMSG_SPACE(size);
+}
+
+/* Mark what is sent with these ECN bits. family: of the socket, 4 or 6. */
+QLB_INLINE void qlb_add_ecn(struct msghdr *message, uint8_t family, int ecn)
+{
+    if (ecn)
+        qlb_add_control(message, family == 6 ? IPPROTO_IPV6 : IPPROTO_IP, family == 6 ? IPV6_TCLASS : IP_TOS, &ecn,
+                        sizeof ecn);
+}
+
+/* Cut what is sent into datagrams of this length. */
+QLB_INLINE void qlb_add_segment(struct msghdr *message, uint16_t segment_bytes)
+{
+    qlb_add_control(message, IPPROTO_UDP, UDP_SEGMENT, &segment_bytes, sizeof segment_bytes);
+}
+
+/* Send from this local address. */
+QLB_INLINE void qlb_add_source(struct msghdr *message, uint8_t family, const uint8_t host[16])
+{
+    if (family == 6) {
+        struct in6_pktinfo info = {.ipi6_ifindex = 0};
+        memcpy(&info.ipi6_addr, host, 16);
+        qlb_add_control(message, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
+    } else {
+        struct in_pktinfo info = {.ipi_ifindex = 0};
+        memcpy(&info.ipi_spec_dst, host + 12, 4);
+        qlb_add_control(message, IPPROTO_IP, IP_PKTINFO, &info, sizeof info);
+    }
+}
+
+#endif

@@ -1,0 +1,104 @@
+/* The shared counters of a worker: the layout of qlb/routing/counters.py, which says what each slot means.
+ *
+ * One writer, this worker; readers in another process take what is there. Relaxed stores of 64 bits: no locks,
+ * and no reader sees half a number. tests/dataplane/core/test_layout.py compares the two layouts.
+ */
+#ifndef QLB_BATCH_COUNTERS_H
+#define QLB_BATCH_COUNTERS_H
+
+#include <errno.h>
+#include <string.h>
+
+#include "../core/outcomes.h"
+#include "../core/table.h"
+
+enum {
+    QLB_SLOT_PACKETS_RECEIVED,
+    QLB_SLOT_BYTES_RECEIVED,
+    QLB_SLOT_SESSIONS,
+    QLB_SLOT_SESSIONS_EVICTED,
+    QLB_SLOT_RETURN_DROPPED,
+    QLB_SLOT_RETURN_OVERFLOWED,
+    QLB_SLOT_SEND_ERRORS,
+};
+
+/* Why the system refused a send; slots from QLB_SLOT_SEND_ERRORS on. */
+enum {
+    QLB_SEND_ERROR_WOULD_BLOCK,
+    QLB_SEND_ERROR_NO_BUFFERS,
+    QLB_SEND_ERROR_REFUSED,
+    QLB_SEND_ERROR_TOO_LARGE,
+    QLB_SEND_ERROR_UNREACHABLE,
+    QLB_SEND_ERROR_OTHER,
+    QLB_SEND_ERROR_KINDS,
+};
+
+#define QLB_SLOT_OUTCOME 16
+#define QLB_SLOT_CONFIG_LAST_SEEN_MS 80
+#define QLB_SLOT_BACKEND 96
+#define QLB_BACKEND_SLOTS 8
+#define QLB_BACKEND_RETURNED 3 /* the first three are forwarded by cid, flow, fallback */
+#define QLB_BACKEND_LAST_SEEN_MS 4
+#define QLB_SLOT_SAMPLE (QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * QLB_MAX_BACKENDS)
+#define QLB_SAMPLE_SLOTS 10
+#define QLB_SAMPLE_BYTES 64
+#define QLB_COUNTER_SLOTS (QLB_SLOT_SAMPLE + QLB_SAMPLE_SLOTS * QLB_OUTCOMES)
+
+QLB_INLINE void qlb_set_slot(uint64_t *slots, uint32_t slot, uint64_t value)
+{
+    __atomic_store_n(&slots[slot], value, __ATOMIC_RELAXED);
+}
+
+QLB_INLINE void qlb_add_to_slot(uint64_t *slots, uint32_t slot, uint64_t more)
+{
+    qlb_set_slot(slots, slot, slots[slot] + more);
+}
+
+/* The route of an outcome that is no drop: 0 by cid, 1 by flow, 2 by fallback. */
+QLB_INLINE uint32_t qlb_route_of(uint32_t outcome)
+{
+    if (outcome < QLB_CONFIGS)
+        return 0;
+    return outcome < QLB_UNROUTABLE(QLB_BY_FALLBACK, 0) ? 1 : 2;
+}
+
+/* Count a packet that was sent to a backend. */
+QLB_INLINE void qlb_count_forwarded(uint64_t *slots, uint32_t outcome, uint32_t index, uint64_t now_ms)
+{
+    const uint32_t backend = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * index;
+    qlb_add_to_slot(slots, QLB_SLOT_OUTCOME + outcome, 1);
+    qlb_add_to_slot(slots, backend + qlb_route_of(outcome), 1);
+    qlb_set_slot(slots, backend + QLB_BACKEND_LAST_SEEN_MS, now_ms);
+    if (outcome < QLB_CONFIGS)
+        qlb_set_slot(slots, QLB_SLOT_CONFIG_LAST_SEEN_MS + outcome, now_ms);
+}
+
+/* Count a packet that was dropped, and keep its beginning in place of the one before it. */
+QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8_t *octets, uint64_t len,
+                                  uint64_t now_ms)
+{
+    const uint32_t sample = QLB_SLOT_SAMPLE + QLB_SAMPLE_SLOTS * outcome;
+    qlb_add_to_slot(slots, QLB_SLOT_OUTCOME + outcome, 1);
+    qlb_set_slot(slots, sample, now_ms);
+    qlb_set_slot(slots, sample + 1, len);
+    memcpy(&slots[sample + 2], octets, len < QLB_SAMPLE_BYTES ? len : QLB_SAMPLE_BYTES);
+}
+
+/* Count a send that the system refused. */
+QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error)
+{
+    uint32_t kind = QLB_SEND_ERROR_OTHER;
+    if (error == EAGAIN || error == EWOULDBLOCK)
+        kind = QLB_SEND_ERROR_WOULD_BLOCK;
+    else if (error == ENOBUFS || error == ENOMEM)
+        kind = QLB_SEND_ERROR_NO_BUFFERS;
+    else if (error == ECONNREFUSED)
+        kind = QLB_SEND_ERROR_REFUSED;
+    else if (error == EMSGSIZE)
+        kind = QLB_SEND_ERROR_TOO_LARGE;
+    else if (error == ENETUNREACH || error == EHOSTUNREACH || error == ENETDOWN || error == EHOSTDOWN)
+        kind = QLB_SEND_ERROR_UNREACHABLE;
+    qlb_add_to_slot(slots, QLB_SLOT_SEND_ERRORS + kind, 1);
+}
+
+#endif

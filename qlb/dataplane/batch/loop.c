@@ -1,0 +1,193 @@
+/* The loop: wait for sockets, handle what they have, a bounded amount at a time; take new orders in between. */
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "forwarder.h"
+
+#define QLB_EVENTS 256
+#define QLB_NS_PER_MS 1000000u
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int watch(const struct qlb_forwarder *forwarder, int fd, const void *what)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = (void *)what}};
+    return epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* Ask for UDP_GRO on a listener, and look whether UDP_SEGMENT is known. */
+static void probe_offloads(struct qlb_forwarder *forwarder, int fd)
+{
+    const int on = 1, off = 0;
+    if (forwarder->gso && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &off, sizeof off) < 0)
+        forwarder->gso = 0;
+    if (forwarder->gro && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) < 0)
+        forwarder->gro = 0;
+}
+
+static int open_listener(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
+{
+    static const uint8_t any_ipv4[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, any_ipv6[16];
+    union qlb_sockaddr address;
+    socklen_t len = sizeof address;
+    if (getsockname(listener->fd, &address.any, &len) < 0)
+        return -1;
+    qlb_endpoint_from(&listener->endpoint, &address);
+    listener->family = listener->endpoint.family;
+    listener->wildcard = memcmp(listener->endpoint.host, listener->family == 6 ? any_ipv6 : any_ipv4, 16) == 0;
+    probe_offloads(forwarder, listener->fd);
+    return watch(forwarder, listener->fd, listener);
+}
+
+int qlb_forwarder_open(struct qlb_forwarder *forwarder)
+{
+    forwarder->epoll = epoll_create1(EPOLL_CLOEXEC);
+    forwarder->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (forwarder->epoll < 0 || forwarder->wake < 0 || watch(forwarder, forwarder->wake, forwarder) < 0)
+        return -1;
+    for (uint32_t i = 0; i < forwarder->listeners_count; i++)
+        if (open_listener(forwarder, &forwarder->listeners[i]) < 0)
+            return -1;
+    if (qlb_inbox_open(&forwarder->inbox) < 0)
+        return -1;
+    return qlb_sessions_open(&forwarder->sessions, 1);
+}
+
+/* Take orders over: between two packets, so each is decided by one configuration. They hold the old ones then. */
+static void adopt(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
+{
+    orders->decider = qlb_decider_adopt(&forwarder->decider, &orders->decider);
+    struct qlb_endpoint *endpoints = forwarder->endpoints;
+    forwarder->endpoints = orders->endpoints;
+    orders->endpoints = endpoints;
+    forwarder->session_timeout_ns = orders->session_timeout_ns;
+    forwarder->next_sweep_ns = 0;
+    if (qlb_sessions_resize(&forwarder->sessions, orders->max_sessions) == 0)
+        qlb_upstream_evict_above(forwarder, orders->max_sessions);
+}
+
+void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
+{
+    const uint64_t one = 1;
+    pthread_mutex_lock(&forwarder->mutex);
+    while (forwarder->pending)
+        pthread_cond_wait(&forwarder->taken, &forwarder->mutex);
+    if (forwarder->running) {
+        forwarder->pending = orders;
+        (void)!write(forwarder->wake, &one, sizeof one);
+        while (forwarder->pending == orders)
+            pthread_cond_wait(&forwarder->taken, &forwarder->mutex);
+    } else {
+        adopt(forwarder, orders);
+    }
+    pthread_mutex_unlock(&forwarder->mutex);
+}
+
+void qlb_forwarder_stop(struct qlb_forwarder *forwarder)
+{
+    const uint64_t one = 1;
+    pthread_mutex_lock(&forwarder->mutex);
+    forwarder->stopping = 1;
+    (void)!write(forwarder->wake, &one, sizeof one);
+    pthread_mutex_unlock(&forwarder->mutex);
+}
+
+/* Take what another thread has handed over. Return whether to go on. */
+static int obey(struct qlb_forwarder *forwarder, int running)
+{
+    uint64_t calls;
+    (void)!read(forwarder->wake, &calls, sizeof calls);
+    pthread_mutex_lock(&forwarder->mutex);
+    if (forwarder->pending)
+        adopt(forwarder, forwarder->pending);
+    forwarder->pending = NULL;
+    forwarder->running = running;
+    const int go_on = !forwarder->stopping;
+    pthread_cond_broadcast(&forwarder->taken);
+    pthread_mutex_unlock(&forwarder->mutex);
+    return go_on;
+}
+
+/* Handle one round of events: clients first, since that may close sessions. Return whether to go on. */
+static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *events, int count)
+{
+    int woken = 0;
+    uint32_t used = 0;
+    for (int i = 0; i < count; i++) {
+        const uint32_t *watched = events[i].data.ptr;
+        woken |= *watched == QLB_WATCHED_WAKE;
+        if (*watched == QLB_WATCHED_LISTENER)
+            qlb_forward(forwarder, (uint32_t)((const struct qlb_listener *)events[i].data.ptr - forwarder->listeners));
+    }
+    for (int i = 0; i < count; i++) {
+        struct qlb_session *session = events[i].data.ptr;
+        if (session->watched == QLB_WATCHED_SESSION && session->fd >= 0)
+            qlb_reply(forwarder, session, &used);
+    }
+    qlb_send_to_clients(forwarder);
+    qlb_sessions_bury(&forwarder->sessions);
+    return woken ? obey(forwarder, 1) : 1;
+}
+
+/* Milliseconds to wait at most, rounded up: until the next sweep, or for ever where there is nothing to sweep. */
+static int patience_ms(const struct qlb_forwarder *forwarder)
+{
+    if (!forwarder->sessions.count)
+        return -1;
+    if (forwarder->next_sweep_ns <= forwarder->now_ns)
+        return 0;
+    const uint64_t wait_ms = (forwarder->next_sweep_ns - forwarder->now_ns) / QLB_NS_PER_MS + 1;
+    return wait_ms < 1000 ? (int)wait_ms : 1000;
+}
+
+int qlb_forwarder_run(struct qlb_forwarder *forwarder)
+{
+    struct epoll_event events[QLB_EVENTS];
+    int error = 0, go_on = obey(forwarder, 1);
+    while (go_on) {
+        const int count = epoll_wait(forwarder->epoll, events, QLB_EVENTS, patience_ms(forwarder));
+        forwarder->now_ns = monotonic_ns();
+        forwarder->round++;
+        if (count >= 0) {
+            go_on = handle(forwarder, events, count);
+            qlb_upstream_sweep(forwarder);
+        } else if (errno != EINTR) {
+            error = errno;
+            go_on = 0;
+        }
+    }
+    (void)obey(forwarder, 0);
+    return error;
+}
+
+void qlb_forwarder_close(struct qlb_forwarder *forwarder)
+{
+    const int off = 0;
+    if (forwarder->sessions.buckets) {
+        qlb_upstream_close_all(forwarder);
+        qlb_sessions_close(&forwarder->sessions);
+    }
+    for (uint32_t i = 0; i < forwarder->listeners_count; i++) {
+        (void)setsockopt(forwarder->listeners[i].fd, IPPROTO_UDP, UDP_GRO, &off, sizeof off);
+        close(forwarder->listeners[i].fd);
+    }
+    forwarder->listeners_count = 0;
+    if (forwarder->epoll >= 0)
+        close(forwarder->epoll);
+    if (forwarder->wake >= 0)
+        close(forwarder->wake);
+    forwarder->epoll = forwarder->wake = -1;
+    free(forwarder->inbox.octets);
+    free(forwarder->endpoints);
+    forwarder->inbox.octets = NULL;
+    forwarder->endpoints = NULL;
+    qlb_decider_free(&forwarder->decider);
+}

@@ -1,0 +1,224 @@
+/* What waits to be sent: datagrams of one session, one length and one mark leave by one call (UDP GSO).
+ *
+ * A session has one open group at most, and groups leave in the order in which they were begun, so datagrams of
+ * one session keep their order. Nothing waits longer than a round of the loop. What the system does not take is
+ * counted and gone, as in any network: nothing is queued here.
+ */
+#include "forwarder.h"
+
+/* Sends of one datagram: a refusal answers an earlier one (ICMP port unreachable), so this one goes again. */
+#define QLB_SENDS 2
+
+static int fits(const struct qlb_group *group, uint32_t len, uint8_t ecn)
+{
+    return !group->full && group->ecn == ecn && len <= group->size && group->bytes + len <= QLB_GROUP_BYTES;
+}
+
+static void append(struct qlb_group *group, const uint8_t *octets, uint32_t len)
+{
+    struct iovec *last = &group->parts[group->parts_count - 1];
+    if (group->parts_count && (const uint8_t *)last->iov_base + last->iov_len == octets)
+        last->iov_len += len;
+    else
+        group->parts[group->parts_count++] = (struct iovec){(void *)octets, len};
+    group->bytes += len;
+    group->count++;
+    group->full = len < group->size || group->count == QLB_GROUP_DATAGRAMS;
+}
+
+void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session, const uint8_t *octets,
+                    uint32_t len, uint8_t ecn, uint32_t outcome, void (*flush)(struct qlb_forwarder *))
+{
+    struct qlb_outbox *outbox = &forwarder->outbox;
+    struct qlb_group *group = session->group;
+    if (!group || !forwarder->gso || !fits(group, len, ecn)) {
+        if (outbox->count == QLB_BATCH)
+            flush(forwarder);
+        group = session->group = &outbox->groups[outbox->count++];
+        group->session = session;
+        group->bytes = 0;
+        group->size = (uint16_t)len;
+        group->count = group->parts_count = 0;
+        group->ecn = ecn;
+    }
+    group->outcomes[group->count] = (uint8_t)outcome;
+    append(group, octets, len);
+}
+
+/* Describe one send of a group. control: QLB_CONTROL_BYTES octets. */
+static struct msghdr message_of(const struct qlb_group *group, void *control, uint8_t family)
+{
+    struct msghdr message = {
+        .msg_iov = (struct iovec *)group->parts,
+        .msg_iovlen = group->parts_count,
+        .msg_control = control,
+    };
+    qlb_add_ecn(&message, family, group->ecn);
+    if (group->count > 1)
+        qlb_add_segment(&message, group->size);
+    return message;
+}
+
+/* The same, of a reply: to the client, from the address that it sent to. */
+static struct msghdr reply_of(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control)
+{
+    struct qlb_session *session = group->session;
+    const struct qlb_listener *listener = &forwarder->listeners[session->key.listener];
+    struct msghdr message = message_of(group, control, listener->family);
+    if (listener->wildcard)
+        qlb_add_source(&message, listener->family, session->key.service);
+    message.msg_name = &session->client;
+    message.msg_namelen = session->client_len;
+    return message;
+}
+
+/* Send, and once more after a refusal. Return 0, or the errno. */
+static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message)
+{
+    int error = 0;
+    for (int i = 0; i < QLB_SENDS; i++) {
+        /* The common case by the shorter call. */
+        const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
+                                 ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
+                                 : sendmsg(fd, message, MSG_DONTWAIT);
+        if (sent >= 0)
+            return 0;
+        error = errno;
+        qlb_count_send_error(forwarder->slots, error);
+        if (error != ECONNREFUSED)
+            break;
+    }
+    return error;
+}
+
+/* Whether a send of several failed because they were several: no offload on the way, or too long for its MTU. */
+static int is_for_want_of_offload(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
+{
+    if (group->count == 1)
+        return 0;
+    if (error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT)
+        forwarder->gso = 0; /* it will not come back: leave it for good */
+    return error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT || error == EINVAL || error == EMSGSIZE;
+}
+
+/* The datagram at an offset of a group; none lies in two parts. */
+static const uint8_t *octets_at(const struct qlb_group *group, uint32_t offset)
+{
+    const struct iovec *part = group->parts;
+    while (offset >= part->iov_len && offset)
+        offset -= (uint32_t)(part++)->iov_len;
+    return (const uint8_t *)part->iov_base + offset;
+}
+
+/* One datagram of a group as a group of its own. */
+static struct qlb_group one_of(const struct qlb_group *group, uint32_t which)
+{
+    const uint32_t offset = which * group->size, rest = group->bytes - offset;
+    struct qlb_group one = {
+        .session = group->session,
+        .size = group->size,
+        .ecn = group->ecn,
+        .outcomes = {group->outcomes[which]},
+    };
+    append(&one, octets_at(group, offset), rest < group->size ? rest : group->size);
+    return one;
+}
+
+/* Count what became of a group that was sent to a backend. error: 0, or the errno. */
+static void account_forwarded(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
+{
+    const uint64_t now_ms = forwarder->now_ns / 1000000;
+    for (uint32_t i = 0; i < group->count; i++) {
+        if (!error) {
+            qlb_count_forwarded(forwarder->slots, group->outcomes[i], group->session->key.index, now_ms);
+        } else {
+            const struct qlb_group one = one_of(group, i);
+            qlb_count_dropped(forwarder->slots, QLB_DROP_SEND_FAILED, one.parts->iov_base, one.bytes, now_ms);
+        }
+    }
+}
+
+static void account_returned(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
+{
+    const uint32_t slot = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * group->session->key.index + QLB_BACKEND_RETURNED;
+    qlb_add_to_slot(forwarder->slots, error ? QLB_SLOT_RETURN_DROPPED : slot, group->count);
+}
+
+static void send_to_backend(struct qlb_forwarder *forwarder, const struct qlb_group *group)
+{
+    uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
+    struct msghdr message = message_of(group, control, group->session->upstream.family);
+    const int error = try_send(forwarder, group->session->fd, &message);
+    if (!is_for_want_of_offload(forwarder, group, error)) {
+        account_forwarded(forwarder, group, error);
+        return;
+    }
+    for (uint32_t i = 0; i < group->count; i++) {
+        const struct qlb_group one = one_of(group, i);
+        send_to_backend(forwarder, &one);
+    }
+}
+
+static void forget_groups(struct qlb_outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->count; i++)
+        outbox->groups[i].session->group = NULL;
+    outbox->count = 0;
+}
+
+void qlb_send_to_backends(struct qlb_forwarder *forwarder)
+{
+    struct qlb_outbox *outbox = &forwarder->outbox;
+    for (uint32_t i = 0; i < outbox->count; i++)
+        send_to_backend(forwarder, &outbox->groups[i]);
+    forget_groups(outbox);
+}
+
+/* Send one group to its client, after sendmmsg() has stopped at it. */
+static void send_to_client(struct qlb_forwarder *forwarder, const struct qlb_group *group)
+{
+    uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
+    struct msghdr message = reply_of(forwarder, group, control);
+    const int error = try_send(forwarder, forwarder->listeners[group->session->key.listener].fd, &message);
+    if (!is_for_want_of_offload(forwarder, group, error)) {
+        account_returned(forwarder, group, error);
+        return;
+    }
+    for (uint32_t i = 0; i < group->count; i++) {
+        const struct qlb_group one = one_of(group, i);
+        send_to_client(forwarder, &one);
+    }
+}
+
+/* Send groups that leave by one listener. */
+static void send_run(struct qlb_forwarder *forwarder, const struct qlb_group *groups, uint32_t count)
+{
+    struct mmsghdr messages[QLB_BATCH];
+    uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
+    for (uint32_t i = 0; i < count; i++)
+        messages[i].msg_hdr = reply_of(forwarder, &groups[i], control[i]);
+    const int fd = forwarder->listeners[groups->session->key.listener].fd;
+    uint32_t done = 0;
+    while (done < count) {
+        const int sent = sendmmsg(fd, &messages[done], count - done, MSG_DONTWAIT);
+        for (int i = 0; i < sent; i++)
+            account_returned(forwarder, &groups[done + (uint32_t)i], 0);
+        done += sent > 0 ? (uint32_t)sent : 0;
+        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
+            send_to_client(forwarder, &groups[done++]);
+    }
+}
+
+void qlb_send_to_clients(struct qlb_forwarder *forwarder)
+{
+    struct qlb_outbox *outbox = &forwarder->outbox;
+    uint32_t first = 0;
+    for (uint32_t i = 1; i <= outbox->count; i++) {
+        if (i == outbox->count ||
+            outbox->groups[i].session->key.listener != outbox->groups[first].session->key.listener) {
+            send_run(forwarder, &outbox->groups[first], i - first);
+            first = i;
+        }
+    }
+    forget_groups(outbox);
+}

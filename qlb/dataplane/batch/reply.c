@@ -1,0 +1,48 @@
+/* From backends to clients: what a session's socket has is received and waits in the outbox. */
+#include "forwarder.h"
+
+#define QLB_MAX_APPETITE 16
+
+/* How many receives the next call for a session tries: one, which is enough for most; twice as many as now for
+ * who had that many in two rounds running. */
+static void learn(struct qlb_session *session, int received, uint32_t round)
+{
+    if (received < session->appetite)
+        session->appetite = (uint8_t)received;
+    else if (session->round + 1 == round && session->appetite < QLB_MAX_APPETITE)
+        session->appetite *= 2;
+    session->round = round;
+}
+
+void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used)
+{
+    struct qlb_inbox *inbox = &forwarder->inbox;
+    if (*used + session->appetite > QLB_BATCH) {
+        qlb_send_to_clients(forwarder);
+        *used = 0;
+    }
+    const uint32_t first = *used;
+    const int received = qlb_inbox_receive(inbox, session->fd, first, session->appetite, 0);
+    if (received <= 0) {
+        if (received < 0 && errno == ECONNREFUSED) /* the answer to an earlier send; reading it has cleared it */
+            qlb_count_send_error(forwarder->slots, ECONNREFUSED);
+        return;
+    }
+    session->last_used_ns = forwarder->now_ns;
+    session->renewed = 1;
+    learn(session, received, forwarder->round);
+    for (uint32_t i = first; i < first + (uint32_t)received; i++) {
+        const uint8_t *octets = inbox->buffers[i].iov_base;
+        const uint32_t len = inbox->messages[i].msg_len;
+        struct qlb_arrival arrival;
+        qlb_read_control(&inbox->messages[i].msg_hdr, &arrival);
+        const uint32_t segment_bytes = arrival.segment_bytes ? arrival.segment_bytes : len;
+        uint32_t at = 0;
+        do {
+            qlb_outbox_add(forwarder, session, octets + at, len - at < segment_bytes ? len - at : segment_bytes,
+                           arrival.ecn, 0, qlb_send_to_clients);
+            at += segment_bytes;
+        } while (at < len);
+    }
+    *used += (uint32_t)received;
+}

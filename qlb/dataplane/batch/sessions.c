@@ -1,0 +1,185 @@
+#include "sessions.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "siphash.h"
+
+/* Sessions that the clock hand passes before it takes the next one whatever its use: a bound on the work. */
+#define QLB_HAND_STEPS 64
+#define QLB_SEARCH_STEPS 4096
+
+static uint32_t buckets_for(uint32_t limit)
+{
+    uint32_t buckets = 1;
+    while (buckets < limit && buckets < 1u << 31)
+        buckets *= 2;
+    return buckets;
+}
+
+int qlb_sessions_open(struct qlb_sessions *sessions, uint32_t limit)
+{
+    *sessions = (struct qlb_sessions){.limit = limit, .bucket_mask = buckets_for(limit) - 1};
+    if (getentropy(sessions->secret, sizeof sessions->secret) < 0)
+        return -1;
+    sessions->buckets = calloc((size_t)sessions->bucket_mask + 1, sizeof *sessions->buckets);
+    sessions->ports = calloc(1, sizeof *sessions->ports);
+    if (sessions->buckets && sessions->ports)
+        return 0;
+    qlb_sessions_close(sessions);
+    return -1;
+}
+
+void qlb_sessions_close(struct qlb_sessions *sessions)
+{
+    qlb_sessions_bury(sessions);
+    free(sessions->buckets);
+    free(sessions->ports);
+    sessions->buckets = NULL;
+    sessions->ports = NULL;
+}
+
+static struct qlb_session **bucket_of(const struct qlb_sessions *sessions, const struct qlb_session_key *key)
+{
+    const uint32_t hash = qlb_siphash(sessions->secret, key, sizeof *key / 8);
+    return &sessions->buckets[hash & sessions->bucket_mask];
+}
+
+struct qlb_session *qlb_session_find(const struct qlb_sessions *sessions, const struct qlb_session_key *key)
+{
+    struct qlb_session *session = *bucket_of(sessions, key);
+    while (session && memcmp(&session->key, key, sizeof *key) != 0)
+        session = session->next;
+    return session;
+}
+
+/* Make a session the newest. */
+static void list(struct qlb_sessions *sessions, struct qlb_session *session)
+{
+    session->older = sessions->newest;
+    session->newer = NULL;
+    *(sessions->newest ? &sessions->newest->newer : &sessions->oldest) = session;
+    sessions->newest = session;
+}
+
+static void unlist(struct qlb_sessions *sessions, struct qlb_session *session)
+{
+    if (sessions->sweep == session)
+        sessions->sweep = session->newer;
+    *(session->older ? &session->older->newer : &sessions->oldest) = session->newer;
+    *(session->newer ? &session->newer->older : &sessions->newest) = session->older;
+}
+
+struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct qlb_session_key *key)
+{
+    struct qlb_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return NULL;
+    struct qlb_session **bucket = bucket_of(sessions, key);
+    session->watched = QLB_WATCHED_SESSION;
+    session->key = *key;
+    session->client_len = (uint8_t)qlb_endpoint_to(&key->client, &session->client);
+    session->fd = -1;
+    session->appetite = 1;
+    session->next = *bucket;
+    *bucket = session;
+    list(sessions, session);
+    sessions->count++;
+    return session;
+}
+
+void qlb_session_has_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port)
+{
+    struct qlb_ports *ports = sessions->ports;
+    if (!ports->first[port]) {
+        ports->place[port] = (uint16_t)ports->count;
+        ports->held[ports->count++] = port;
+    }
+    session->port = port;
+    session->port_next = ports->first[port];
+    ports->first[port] = session;
+}
+
+static void leave_port(struct qlb_ports *ports, struct qlb_session *session)
+{
+    struct qlb_session **link = &ports->first[session->port];
+    while (*link != session)
+        link = &(*link)->port_next;
+    *link = session->port_next;
+    if (!ports->first[session->port]) {
+        const uint16_t last = ports->held[--ports->count];
+        ports->place[last] = ports->place[session->port];
+        ports->held[ports->place[last]] = last;
+    }
+}
+
+void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *session)
+{
+    struct qlb_session **link = bucket_of(sessions, &session->key);
+    while (*link != session)
+        link = &(*link)->next;
+    *link = session->next;
+    if (session->port)
+        leave_port(sessions->ports, session);
+    unlist(sessions, session);
+    sessions->count--;
+    session->next = sessions->graveyard;
+    sessions->graveyard = session;
+}
+
+void qlb_sessions_bury(struct qlb_sessions *sessions)
+{
+    while (sessions->graveyard) {
+        struct qlb_session *session = sessions->graveyard;
+        sessions->graveyard = session->next;
+        free(session);
+    }
+}
+
+struct qlb_session *qlb_session_idlest(struct qlb_sessions *sessions)
+{
+    for (int i = 0; i < QLB_HAND_STEPS; i++) {
+        struct qlb_session *session = sessions->oldest;
+        if (!session || !session->renewed)
+            return session;
+        session->renewed = 0;
+        unlist(sessions, session);
+        list(sessions, session);
+    }
+    return sessions->oldest;
+}
+
+struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *upstream)
+{
+    struct qlb_session *found = NULL;
+    uint32_t steps = 0;
+    for (struct qlb_session *each = sessions->oldest; each && steps < QLB_SEARCH_STEPS; each = each->newer, steps++) {
+        if (memcmp(&each->upstream, upstream, sizeof *upstream) != 0)
+            continue;
+        if (!each->renewed)
+            return each;
+        if (!found || each->last_used_ns < found->last_used_ns)
+            found = each;
+    }
+    return found;
+}
+
+int qlb_sessions_resize(struct qlb_sessions *sessions, uint32_t limit)
+{
+    const uint32_t mask = buckets_for(limit) - 1;
+    if (mask != sessions->bucket_mask) {
+        struct qlb_session **buckets = calloc((size_t)mask + 1, sizeof *buckets);
+        if (!buckets)
+            return -1;
+        free(sessions->buckets);
+        sessions->buckets = buckets;
+        sessions->bucket_mask = mask;
+        for (struct qlb_session *session = sessions->oldest; session; session = session->newer) {
+            struct qlb_session **bucket = bucket_of(sessions, &session->key);
+            session->next = *bucket;
+            *bucket = session;
+        }
+    }
+    sessions->limit = limit;
+    return 0;
+}

@@ -1,0 +1,405 @@
+"""What only the batch plane does: pieces of several datagrams, taken apart and put together; ports that are shared."""
+
+import asyncio
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from qlb.dataplane import ancillary
+from qlb.dataplane.base import Orders
+from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.routing import counters as layout
+from qlb.routing.backends import Endpoint
+from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.outcomes import DROP_SEND_FAILED
+from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
+
+core: Final = pytest.importorskip("qlb.dataplane._core", reason="qlb was installed without its C extension")
+if not hasattr(core, "Forwarder"):
+    pytest.skip("the batch plane is for Linux", allow_module_level=True)
+
+from qlb.dataplane.batch.plane import BatchPlane, pack_endpoints  # noqa: E402  there only with the extension
+from qlb.dataplane.table import compile_table  # noqa: E402
+
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+CLONE_NEWNET: Final = 0x40000000
+
+
+@dataclass
+class Running:
+    """A plane at work."""
+
+    plane: BatchPlane
+    counters: Counters
+    service: Endpoint
+
+    def slot(self, slot: int) -> int:
+        """Return one counter."""
+        return self.counters.slots[slot]
+
+
+@asynccontextmanager
+async def running(wanted: Orders, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
+    """Run a plane until the end of the block."""
+    listener = open_listener(Endpoint(host, port))
+    service = bound_endpoint(listener)
+    memory = memoryview(bytearray(SIZE_BYTES))
+    plane = BatchPlane([listener.detach()], wanted, memory)
+    plane.start()
+    try:
+        yield Running(plane, Counters(memory), service)
+    finally:
+        plane.stop()
+
+
+def numbered(index: int, number: int, size: int = 100) -> bytes:
+    """Return a datagram for a backend, of one length whatever its number."""
+    return short_header(cid_of(FOUR_PASS, index), b"%05d" % number).ljust(size, b".")
+
+
+def send_burst(sock: socket.socket, datagrams: list[bytes], to: Endpoint, ecn: int = 0) -> None:
+    """Send several datagrams with one call; all but the last have the length of the first."""
+    control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(datagrams[0])))]
+    if ecn:
+        control.append(ancillary.ecn_message(sock.family, ecn))
+    sock.sendmsg([b"".join(datagrams)], control, 0, to)
+
+
+async def receive_message(sock: socket.socket) -> tuple[bytes, dict[tuple[int, int], bytes], tuple[str, int]]:
+    """Wait for one receive: its octets, its control messages by level and type, its sender."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        async with asyncio.timeout(10):
+            await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+    octets, control, _, sender = sock.recvmsg(65535, 512)
+    return octets, {(level, kind): data for level, kind, data in control}, sender
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_burst_is_taken_apart_by_connection_id(network: Network, host: str) -> None:
+    """Each datagram of one piece goes to the backend in its own ID, in order, the short last one too."""
+    sockets, backends = network.pool(host=host)
+    client = network.socket(host)
+    burst = [numbered(n % 3, n) for n in range(30)] + [numbered(0, 30, size=50)]
+    async with running(orders(backends), host) as qlb:
+        send_burst(client, burst, qlb.service)
+        for index, sock in enumerate(sockets):
+            for expected in burst[index::3]:
+                assert (await receive(sock))[0] == expected
+        assert qlb.slot(layout.PACKETS_RECEIVED) == 31
+        assert qlb.slot(layout.BYTES_RECEIVED) == sum(map(len, burst))
+        assert qlb.slot(layout.OUTCOME + FOUR_PASS.config_id) == 31
+        assert [qlb.slot(layout.BACKEND + layout.BACKEND_SLOTS * n) for n in range(3)] == [11, 10, 10]
+
+
+async def test_what_goes_one_way_leaves_as_one_piece(network: Network) -> None:
+    """Datagrams for one backend are regrouped: a backend that takes pieces gets one, of the right lengths."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sockets[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    burst = [numbered(n % 2, n) for n in range(20)] + [numbered(1, 20, size=60)]
+    async with running(orders(backends)) as qlb:
+        send_burst(client, burst, qlb.service)
+        octets, control, _ = await receive_message(sockets[1])
+        assert octets == b"".join(burst[1::2] + burst[20:])
+        assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (100,)
+
+
+async def test_single_datagrams_that_come_together_leave_together(network: Network) -> None:
+    """Datagrams that wait in the queue are one piece for a backend that takes them, whoever sent them singly."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sockets[0].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    listener = open_listener(Endpoint("127.0.0.1", 0))
+    service = bound_endpoint(listener)
+    sent = [numbered(0, n) for n in range(10)]
+    for datagram in sent:
+        client.sendto(datagram, service)
+    plane = BatchPlane([listener.detach()], orders(backends), memoryview(bytearray(SIZE_BYTES)))
+    plane.start()
+    try:
+        octets, control, _ = await receive_message(sockets[0])
+    finally:
+        plane.stop()
+    assert octets == b"".join(sent)
+    assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (100,)
+
+
+async def test_more_than_one_call_may_carry(network: Network) -> None:
+    """64 datagrams for one backend and as many more arrive whole and in order."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sent = [numbered(0, n, size=50) for n in range(600)]
+    async with running(orders(backends)) as qlb:
+        for start in range(0, 600, 60):
+            send_burst(client, sent[start : start + 60], qlb.service)
+        for datagram in sent:
+            assert (await receive(sockets[0]))[0] == datagram
+
+
+@pytest.mark.parametrize("wildcard", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+async def test_answers_come_back_in_pieces(network: Network, wildcard: str) -> None:
+    """A burst of a backend reaches the client as one piece, from the address that the client sent to."""
+    host = "::1" if ":" in wildcard else "127.0.0.1"
+    sockets, backends = network.pool(host=host)
+    client = network.socket(host)
+    client.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    answers = [b"%050d" % n for n in range(12)] + [b"end"]
+    async with running(orders(backends), wildcard) as qlb:
+        client.sendto(numbered(0, 0), (host, qlb.service.port))
+        _, way_back = await receive(sockets[0])
+        send_burst(sockets[0], answers, Endpoint(*way_back[:2]))
+        octets, control, sender = await receive_message(client)
+        assert octets == b"".join(answers)
+        assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (50,)
+        assert sender[:2] == (host, qlb.service.port)
+        assert qlb.slot(layout.BACKEND + layout.RETURNED) == 13
+
+
+@pytest.mark.parametrize("ecn", [1, 2, 3])
+async def test_pieces_keep_their_mark(network: Network, ecn: int) -> None:
+    """The ECN bits of a burst are those of each datagram of it, there and back."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    for sock in (client, *sockets):
+        ancillary.receive_ecn(sock)
+    async with running(orders(backends)) as qlb:
+        send_burst(client, [numbered(0, n) for n in range(4)], qlb.service, ecn)
+        for _ in range(4):
+            _, control, way_back = await receive_message(sockets[0])
+            assert control[socket.IPPROTO_IP, socket.IP_TOS][0] == ecn
+        send_burst(sockets[0], [b"answer"] * 4, Endpoint(*way_back), ecn)
+        for _ in range(4):
+            _, control, _ = await receive_message(client)
+            assert control[socket.IPPROTO_IP, socket.IP_TOS][0] == ecn
+
+
+async def test_marks_are_not_mixed(network: Network) -> None:
+    """Datagrams of one client with different ECN bits leave in order, each with its own."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    ancillary.receive_ecn(sockets[0])
+    marks = [0, 2, 2, 3, 0, 0, 2]
+    async with running(orders(backends)) as qlb:
+        sent = [numbered(0, number) for number in range(len(marks))]
+        for datagram, ecn in zip(sent, marks, strict=True):
+            ancillary.set_ecn(client, ecn)
+            client.sendto(datagram, qlb.service)
+        for datagram, ecn in zip(sent, marks, strict=True):
+            octets, control, _ = await receive_message(sockets[0])
+            assert (octets, control[socket.IPPROTO_IP, socket.IP_TOS][0]) == (datagram, ecn)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+async def test_offloads_change_nothing_but_the_calls(network: Network, offload: bool) -> None:
+    """With and without GRO and GSO: the same datagrams, the same counts."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    listener = open_listener(Endpoint("127.0.0.1", 0))
+    service = bound_endpoint(listener)
+    memory = memoryview(bytearray(SIZE_BYTES))
+    forwarder = core.Forwarder([listener.detach()], memory, offload=offload)
+    forwarder.apply(**arguments(orders(backends)))
+    thread = threading.Thread(target=forwarder.run)
+    thread.start()
+    try:
+        assert forwarder.offloads() == (offload, offload)
+        burst = [numbered(n % 2, n) for n in range(9)]
+        send_burst(client, burst, service)
+        for index in range(2):
+            for datagram in burst[index::2]:
+                received, way_back = await receive(sockets[index])
+                assert received == datagram
+        send_burst(sockets[1], [b"answer"] * 5, Endpoint(*way_back))
+        for _ in range(5):
+            assert (await receive(client))[0] == b"answer"
+    finally:
+        forwarder.stop()
+        thread.join()
+        forwarder.close()
+    assert Counters(memory).slots[layout.OUTCOME + FOUR_PASS.config_id] == 9
+
+
+def arguments(wanted: Orders) -> dict[str, object]:
+    """Return what Forwarder.apply() takes."""
+    return {
+        "table": compile_table(wanted.snapshot),
+        "endpoints": pack_endpoints(wanted.snapshot),
+        "flow_table_size": wanted.settings.flow_table_size,
+        "flow_timeout_ns": 10**9,
+        "max_sessions": wanted.settings.max_sessions,
+        "session_timeout_ns": 10**9,
+    }
+
+
+@pytest.fixture
+def forwarder(network: Network) -> Iterator["core.Forwarder"]:
+    """Make a forwarder that was told nothing yet."""
+    made = core.Forwarder([network.socket().detach()], memoryview(bytearray(SIZE_BYTES)))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"table": b"none"}, "no table"),
+        ({"endpoints": b"short"}, "72 octets"),
+        ({"max_sessions": 0}, "max_sessions"),
+        ({"flow_table_size": 1 << 30}, "flow_table_size"),
+    ],
+)
+def test_orders_that_do_not_fit_are_refused(
+    network: Network, forwarder: "core.Forwarder", wrong: dict[str, object], words: str
+) -> None:
+    """Nothing is taken over then, and the words say what is wrong."""
+    _, backends = network.pool()
+    with pytest.raises(ValueError, match=words):
+        forwarder.apply(**(arguments(orders(backends)) | wrong))
+    with pytest.raises(RuntimeError, match="after the first apply"):
+        forwarder.run()
+
+
+def test_what_it_takes_over(network: Network) -> None:
+    """Descriptors that are no sockets, none at all, or memory that is too small: an error, and nothing is kept."""
+    sock = network.socket()
+    memory = memoryview(bytearray(SIZE_BYTES))
+    with pytest.raises(ValueError, match="1 to 250"):
+        core.Forwarder([], memory)
+    with pytest.raises(ValueError, match="octets"):
+        core.Forwarder([sock.fileno()], memoryview(bytearray(8)))
+    with pytest.raises(OSError, match="Socket operation"), Path("/dev/null").open() as file:
+        core.Forwarder([file.fileno()], memory)
+    sock.getsockname()
+
+
+def test_closed_is_closed(forwarder: "core.Forwarder") -> None:
+    """After close() each call says so, but for another close()."""
+    forwarder.close()
+    forwarder.close()
+    for call in (forwarder.run, forwarder.stop, forwarder.offloads):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_stop_may_come_first(network: Network, forwarder: "core.Forwarder") -> None:
+    """Who is told to stop before it runs does not run; who runs is not closed."""
+    _, backends = network.pool()
+    forwarder.apply(**arguments(orders(backends)))
+    forwarder.stop()
+    forwarder.run()
+
+
+async def test_orders_are_taken_over_under_traffic(network: Network) -> None:
+    """Reloads while datagrams come: each is decided by one configuration or the other, none is lost."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with running(orders(backends)) as qlb:
+        for generation in range(2, 40):
+            datagram = numbered(0, generation)
+            client.sendto(datagram, qlb.service)
+            size = SETTINGS.flow_table_size + generation % 3
+            qlb.plane.apply(orders(backends, replace(SETTINGS, flow_table_size=size), generation))
+            assert (await receive(sockets[0]))[0] == datagram
+        assert qlb.slot(layout.SESSIONS) == 1
+
+
+def in_a_network_of_its_own(work: Callable[[], None]) -> None:
+    """Run something on a thread whose sockets are in a new network namespace, or skip the test."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "unshare")
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_ports_are_shared_among_backends() -> None:
+    """With 8 local ports and 3 backends there are 24 ways back, each of which works, and no more."""
+
+    def work() -> None:
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("50000 50007")
+        asyncio.run(go())
+
+    async def go() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool(ports=range(40000, 40003))
+            clients = [network.socket(port=port) for port in range(41000, 41008)]
+            async with running(orders(backends, replace(SETTINGS, max_sessions=100)), port=42000) as qlb:
+                ways = {}
+                for client in clients:
+                    for index, sock in enumerate(sockets):
+                        client.sendto(numbered(index, 0), qlb.service)
+                        ways[client, sock] = (await receive(sock))[1]
+                assert qlb.slot(layout.SESSIONS) == 24
+                assert len({(sock, way) for (_, sock), way in ways.items()}) == 24
+                assert {way[1] for way in ways.values()} <= set(range(50000, 50008))
+                for (client, sock), way in ways.items():
+                    sock.sendto(b"%d" % way[1], way)
+                    assert (await receive(client))[0] == b"%d" % way[1]
+                one_more = network.socket(port=41100)
+                one_more.sendto(last := numbered(0, 1), qlb.service)
+                assert (await receive(sockets[0]))[0] == last
+                assert qlb.slot(layout.SESSIONS) == 24
+                assert qlb.slot(layout.SESSIONS_EVICTED) == 1
+
+    in_a_network_of_its_own(work)
+
+
+def test_pieces_too_long_for_the_way_go_singly() -> None:
+    """Where a piece's datagrams do not fit the MTU of the way, those that do fit still go."""
+
+    def work() -> None:
+        asyncio.run(go())
+
+    async def go() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool()
+            client = network.socket()
+            listener = open_listener(Endpoint("127.0.0.1", 0))
+            service = bound_endpoint(listener)
+            short = numbered(0, 3, 1000)
+            send_burst(client, [numbered(0, n, 1400) for n in range(3)] + [short], service)
+            subprocess.run(["ip", "link", "set", "lo", "mtu", "1300"], check=True)
+            memory = memoryview(bytearray(SIZE_BYTES))
+            plane = BatchPlane([listener.detach()], orders(backends), memory)
+            plane.start()
+            try:
+                assert (await receive(sockets[0]))[0] == short
+            finally:
+                plane.stop()
+            slots = Counters(memory).slots
+            assert slots[layout.OUTCOME + DROP_SEND_FAILED] == 3
+            assert slots[layout.OUTCOME + FOUR_PASS.config_id] == 1
+            assert slots[layout.SEND_ERRORS + layout.SEND_ERROR_KINDS.index("too_large")] >= 3
+
+    in_a_network_of_its_own(work)
