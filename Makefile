@@ -9,8 +9,10 @@ TEST_WORKERS ?= 2
 # What the extension is built from: a change builds it again.
 CORE := setup.py $(wildcard qlb/dataplane/core/*.h qlb/dataplane/batch/*.[ch])
 FUZZ := build/fuzz
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
+SOAK_S ?= 600
 
-.PHONY: run demo test check bench fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo test check bench soak asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -45,6 +47,21 @@ fuzz-core: $(VENV)/test.stamp
 	clang -std=c11 -Iqlb/dataplane -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 		tests/fuzz/fuzz_core.c -o $(FUZZ)/fuzz_core
 	QLB_FUZZ_TABLE=$(FUZZ)/table $(FUZZ)/fuzz_core -max_total_time=60 -max_len=512 $(FUZZ)/corpus
+
+# Everything at once: address changes, reloads, kills of workers, garbage.
+soak: $(VENV)/test.stamp
+	$(BIN)/python -m tests.e2e.soak $(SOAK_S)
+
+# A copy whose extension checks every access, under the tests of the plane and a short soak. Python's own
+# allocations at exit are no leaks of ours.
+asan: $(VENV)/test.stamp
+	rm -rf build/asan && mkdir -p build/asan
+	cp -r qlb tests pyproject.toml setup.py README.md LICENSE build/asan/
+	CFLAGS="$(SANITIZE)" $(BIN)/pip install --quiet --no-deps --target build/asan/built build/asan
+	cp build/asan/built/qlb/dataplane/*.so build/asan/qlb/dataplane/
+	cd build/asan && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 ../../$(BIN)/python -m pytest -q -s -p no:cacheprovider \
+		tests/dataplane tests/e2e/test_soak.py -m "not toolchain and (e2e or not slow)"
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff format .

@@ -18,7 +18,7 @@ NAMES: Final = ("agent-a", "agent-b", "agent-c")
 KEY: Final = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY)
 LIMIT_S: Final = 60.0
-"""No test takes longer, whatever happens."""
+"""No test takes longer, whatever happens, unless it says so."""
 
 
 @dataclass
@@ -58,17 +58,18 @@ async def stage(
     retry: bool = False,
     host: str = "127.0.0.1",
     may_log_errors: bool = False,
+    limit_s: float = LIMIT_S,
     **sections: Any,
 ) -> AsyncIterator[Stage]:
     """Set up three aioquic servers, a daemon and a NAT.
 
     quic_lb: whether the servers issue IDs by params; the daemon knows the params either way. retry: whether they
     validate addresses first.
-    sections: of the daemon's configuration.
+    limit_s: beyond it, the test has failed. sections: of the daemon's configuration.
     """
     gates, service = Gates(), (host, free_port(host))
     async with (
-        asyncio.timeout(LIMIT_S),
+        asyncio.timeout(limit_s),
         quic_servers(NAMES, params if quic_lb else None, gates, host=host, retry=retry) as servers,
         running(
             folder / "daemon", configuration([service], [params], servers, **sections), may_log_errors=may_log_errors

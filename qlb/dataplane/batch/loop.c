@@ -128,8 +128,9 @@ static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *eve
             qlb_forward(forwarder, (uint32_t)((const struct qlb_listener *)events[i].data.ptr - forwarder->listeners));
     }
     for (int i = 0; i < count; i++) {
-        struct qlb_session *session = events[i].data.ptr;
-        if (session->watched == QLB_WATCHED_SESSION && session->fd >= 0)
+        const uint32_t *watched = events[i].data.ptr;
+        struct qlb_session *session = *watched == QLB_WATCHED_SESSION ? events[i].data.ptr : NULL;
+        if (session && session->fd >= 0)
             qlb_reply(forwarder, session, &used);
     }
     qlb_send_to_clients(forwarder);
