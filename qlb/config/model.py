@@ -36,10 +36,12 @@ from qlb.config.scalars import (
     NAME,
     PATH,
     SERVER_ID,
+    Size,
     choice,
     duration,
     endpoint,
     or_word,
+    size,
     whole_number,
 )
 from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
@@ -199,6 +201,10 @@ class Forwarding(Section):
     max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
     """proxy mode: ways back (one socket each) that a worker keeps open; beyond it the one idle for longest is
     closed. 1 to 1000000. Default: 65536."""
+    receive_buffer: Annotated[Size, size("4KiB", "512MiB")] = Size(4 << 20)
+    """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
+    4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not
+    grant (net.core.rmem_max, unless qlb has CAP_NET_ADMIN) is warned of at the start. A change needs a restart."""
 
 
 class Fallback(Section):

@@ -32,10 +32,28 @@ MAX_NAME_CHARACTERS: Final = 64
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([A-Za-z0-9._-]{1,15}))?\]|([^\[\]:]+)):([0-9]{1,5})")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
+_SIZE: Final = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
 _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
 """Unit → seconds as a fraction, so that 300ms is exactly the float 0.3."""
+
+
+_OCTETS_PER: Final = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+
+
+class Size(int):
+    """Octets, written with the largest unit that they are a whole number of."""
+
+    def __str__(self) -> str:
+        """Write it the way the configuration does: ``4MiB``, ``1000``."""
+        unit = next((unit for unit, octets in _OCTETS_PER.items() if self and self % octets == 0), "")
+        return f"{self // _OCTETS_PER.get(unit, 1)}{unit}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tell pydantic, which writes defaults into the schema, that it is a whole number."""
+        return core_schema.int_schema()
 
 
 class ScalarError(ValueError):
@@ -116,6 +134,25 @@ def _seconds(text: str) -> float:
 def duration_text(seconds: float) -> str:
     """Write a duration the way a configuration does: in seconds where they are whole, else in milliseconds."""
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds * 1000:.10g}ms"
+
+
+def size(low: str, high: str) -> Scalar[Size]:
+    """``4MiB``, ``512KiB``, ``65536``: octets, where no unit is written. Both bounds are allowed."""
+
+    def parse(text: str) -> Size:
+        octets = _octets(text)
+        if not _octets(low) <= octets <= _octets(high):
+            raise ScalarError(f"must be a size from {low} to {high}, not {shown(text)}")
+        return octets
+
+    return Scalar(parse, {"type": ["integer", "string"], "minimum": _octets(low), "pattern": f"^{_SIZE.pattern}$"})
+
+
+def _octets(text: str) -> Size:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ScalarError(f"must be a number of octets, or one with a unit (512KiB, 4MiB), not {shown(text)}")
+    return Size(int(match[1]) * _OCTETS_PER.get(match[2], 1))
 
 
 def choice(values: type[StrEnum] | tuple[str, ...]) -> Scalar[str]:

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from qlb.config.model import Config, Section, section_of
-from qlb.config.scalars import duration_text
+from qlb.config.scalars import Size, duration_text
 from qlb.routing.backends import Endpoint
 
 _EXCLUSIVE: tuple[tuple[str, str], ...] = (("key", "key_file"), ("hash_key", "hash_key_file"))
@@ -68,6 +68,8 @@ def _as_written(default: object) -> object:
             return str(default)
         case float():
             return duration_text(default)
+        case Size():
+            return str(default)
         case bool() | int() | str():
             return default if isinstance(default, bool | int) else str(default)
         case _:

@@ -112,7 +112,13 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
     rows = []
     for number, endpoint in enumerate(daemon.listen if places else ()):
         dropped = [count for place in places if (count := place.drops[number].read()) is not None]
-        rows.append(ListenerReading(listen=str(endpoint), kernel_dropped=sum(dropped) if dropped else None))
+        rows.append(
+            ListenerReading(
+                listen=str(endpoint),
+                kernel_dropped=sum(dropped) if dropped else None,
+                receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
+            )
+        )
     return tuple(rows)
 
 

@@ -19,7 +19,12 @@ from qlb.control.preflight import preflight
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
 from qlb.control.workers import Place, Workers
-from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.dataplane.sockets import (
+    bound_endpoint,
+    granted_receive_buffer,
+    open_listener,
+    receive_buffer_shortfall,
+)
 from qlb.errors import ConfigError, QlbError
 from qlb.health.monitor import HealthMonitor
 from qlb.observe import logs
@@ -151,11 +156,19 @@ class Supervisor:
         await self.admin.start(config.admin.listen, config.admin.socket)
         places = open_places(config)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        self._check_buffers(places[0])
         self.workers = Workers(places, self.plane, lambda: self.desired.orders)
         await self.workers.start()
         self.health.apply(config.health, self.desired.endpoints)
         self.health.start()
         self._begin(self._follow_verdicts())
+
+    def _check_buffers(self, place: Place) -> None:
+        """Warn, once, where the system grants less than was asked for; all sockets are granted the same."""
+        granted = min(map(granted_receive_buffer, place.listeners))
+        shortfall = receive_buffer_shortfall(self.desired.config.forwarding.receive_buffer, granted)
+        if shortfall is not None:
+            log.warning(shortfall)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -195,7 +208,7 @@ def open_places(config: Config) -> list[Place]:
         for _ in range(count):
             rows.append([])
             for endpoint in endpoints:
-                rows[-1].append(open_listener(endpoint))
+                rows[-1].append(open_listener(endpoint, config.forwarding.receive_buffer))
             endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
     except OSError as error:
         for sock in [sock for row in rows for sock in row]:

@@ -19,7 +19,7 @@ from typing import Final
 from qlb.control import channel
 from qlb.control.channel import Applied, Assignment, Failed
 from qlb.dataplane.base import Orders
-from qlb.dataplane.sockets import DropCounter
+from qlb.dataplane.sockets import DropCounter, granted_receive_buffer
 from qlb.routing.counters import SIZE_BYTES, Counters
 
 log = logging.getLogger("qlb.workers")
@@ -110,6 +110,7 @@ class Place:
         """listeners: bound sockets, one for each service address; owned by the place from now on."""
         self.number = number
         self.listeners = tuple(listeners)
+        self.receive_buffer_bytes = tuple(map(granted_receive_buffer, listeners))
         self.drops = tuple(map(DropCounter, listeners))
         """What the system has dropped at each listener; workers come and go, the sockets and this stay."""
         self._memory_file = _open_memory()

@@ -15,28 +15,31 @@ from qlb.dataplane import ancillary
 from qlb.routing.backends import Endpoint
 
 RECEIVE_BUFFER_BYTES: Final = 4 << 20
-"""Asked for on listeners; the system may grant less (net.core.rmem_max) and the daemon runs all the same."""
+"""Asked for on listeners where nobody says otherwise."""
 
 # Linux: always set "don't fragment", and do not let a forged ICMP message shrink what may be sent.
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
-# Linux: what a socket's memory is used for, an array of 32-bit numbers; one counts what was dropped.
+# Linux: a receive buffer beyond the limit of the system, for CAP_NET_ADMIN; and what a socket's memory is used
+# for, an array of 32-bit numbers, one of which counts what was dropped.
+_SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("=9I")
 _MEMINFO_DROPS: Final = 8
 _DROPS_WRAP: Final = 1 << 32
 
 
-def open_listener(endpoint: Endpoint) -> socket.socket:
+def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> socket.socket:
     """Bind a non-blocking UDP socket that other workers may bind too. Port 0 takes any free one.
 
+    receive_buffer_bytes: asked for; the system may grant less (receive_buffer_shortfall() tells).
     Raises OSError where the address is not this machine's, the port is taken or needs privileges.
     """
     sock = _open(endpoint)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        _ask_for_receive_buffer(sock, receive_buffer_bytes)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if ipaddress.ip_address(endpoint.host).is_unspecified:
@@ -71,6 +74,24 @@ def bound_endpoint(sock: socket.socket) -> Endpoint:
     """Return the address that a socket is bound to."""
     host, port = sock.getsockname()[:2]
     return Endpoint(host, port)
+
+
+def granted_receive_buffer(sock: socket.socket) -> int:
+    """Return the octets of a socket's receive buffer, as they were asked for."""
+    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    return granted // 2 if sys.platform == "linux" else granted  # Linux tells its double: its own bookkeeping
+
+
+def receive_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
+    """Return what to tell an operator whose system grants less than is wanted; None where all is well."""
+    if granted_bytes >= wanted_bytes:
+        return None
+    limit = "net.core.rmem_max" if sys.platform == "linux" else "kern.ipc.maxsockbuf"
+    privilege = ", or give qlb CAP_NET_ADMIN" if sys.platform == "linux" else ""
+    return (
+        f"forwarding.receive_buffer is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: bursts beyond "
+        f"that are dropped; raise the sysctl {limit} to {wanted_bytes}{privilege}"
+    )
 
 
 def dropped_at(sock: socket.socket) -> int | None:
@@ -116,6 +137,20 @@ def _open(endpoint: Endpoint) -> socket.socket:
     for option in (ancillary.receive_ecn, _never_fragment):
         _where_supported(option, sock)
     return sock
+
+
+def _ask_for_receive_buffer(sock: socket.socket, wanted_bytes: int) -> None:
+    if sys.platform == "linux":
+        try:
+            return sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
+        except PermissionError:
+            return sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)  # cut to rmem_max
+    while wanted_bytes:  # the BSDs refuse what is too much
+        try:
+            return sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)
+        except OSError:
+            wanted_bytes //= 2
+    return None
 
 
 def _never_fragment(sock: socket.socket) -> None:

@@ -105,9 +105,14 @@ def _listeners(reading: Reading) -> Iterator[Metric]:
         "received them, so they stand outside of received = forwarded + dropped.",
         labels=("listen",),
     )
+    buffers = GaugeMetricFamily(
+        "qlb_receive_buffer_bytes", "Receive buffer that the system grants each worker's socket.", labels=("listen",)
+    )
     for row in reading.listeners:
+        buffers.add_metric((row.listen,), row.receive_buffer_bytes)
         if row.kernel_dropped is not None:
             dropped.add_metric((row.listen,), row.kernel_dropped)
+    yield buffers
     if dropped.samples:
         yield dropped
 

@@ -53,11 +53,12 @@ class ListenerReading:
     """One service address, all workers' sockets on it together.
 
     kernel_dropped: datagrams that the system dropped before a worker could receive them, since their queues
-    were full: in no other figure. None where the system does not tell.
+    were full: in no other figure. None where the system does not tell. receive_buffer_bytes: of each socket.
     """
 
     listen: str
     kernel_dropped: int | None
+    receive_buffer_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

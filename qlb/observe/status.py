@@ -64,7 +64,11 @@ def _counts(row: BackendReading) -> dict[str, object]:
 
 
 def _listener(row: ListenerReading) -> dict[str, object]:
-    return {"listen": row.listen, "kernel_dropped_packets": row.kernel_dropped}
+    return {
+        "listen": row.listen,
+        "kernel_dropped_packets": row.kernel_dropped,
+        "receive_buffer_bytes": row.receive_buffer_bytes,
+    }
 
 
 def _cid_config(row: CidConfigReading) -> dict[str, object]:

@@ -17,9 +17,11 @@ from qlb.config.scalars import (
     SERVER_ID,
     Scalar,
     ScalarError,
+    Size,
     choice,
     duration,
     duration_text,
+    size,
     whole_number,
 )
 from qlb.routing.backends import BackendState, Endpoint
@@ -36,6 +38,7 @@ KINDS: tuple[Scalar[Any], ...] = (
     ADMIN_ADDRESS,
     WORKERS,
     duration("0s", "1h"),
+    size("4KiB", "1GiB"),
     choice(BackendState),
 )
 
@@ -171,6 +174,48 @@ def test_what_is_no_boolean(text: str) -> None:
     """YAML 1.1's other spellings are refused."""
     with pytest.raises(ScalarError, match="must be true or false"):
         BOOLEAN.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [
+        ("4096", 4096),
+        ("04096", 4096),
+        ("512KiB", 1 << 19),
+        ("4MiB", 1 << 22),
+        ("1GiB", 1 << 30),
+        ("1000KiB", 1_024_000),
+    ],
+)
+def test_sizes(text: str, octets: int) -> None:
+    """Octets, exactly, with a unit or without; what is written of them reads back as the same."""
+    kind = size("4KiB", "1GiB")
+    assert kind.parse(text) == octets
+    assert kind.parse(str(kind.parse(text))) == octets
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"), [(0, "0"), (1, "1"), (1000, "1000"), (4096, "4KiB"), (3 << 20, "3MiB"), (1 << 40, "1024GiB")]
+)
+def test_size_text(octets: int, text: str) -> None:
+    """The largest unit that leaves a whole number."""
+    assert str(Size(octets)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4M", "4MB", "4mib", "4 MiB", "-1", "1.5MiB", "1e6", "0x1000", "9" * 13, "\u0664"]
+)
+def test_what_is_no_size(text: str) -> None:
+    """Units of 1000 are none, and nothing is rounded."""
+    with pytest.raises(ScalarError, match=r"^must be a number of octets, or one with a unit \(512KiB, 4MiB\), not "):
+        size("4KiB", "1GiB").parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "4095", "3KiB", "1025MiB", "2GiB", "999999999999GiB"])
+def test_sizes_are_not_clamped(text: str) -> None:
+    """Both bounds are named."""
+    with pytest.raises(ScalarError, match=r"^must be a size from 4KiB to 1GiB, not "):
+        size("4KiB", "1GiB").parse(text)
 
 
 def test_choices() -> None:

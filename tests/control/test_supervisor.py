@@ -93,6 +93,24 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
 
 
+async def test_receive_buffers_are_what_was_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The reading tells what the system grants each socket; nobody is warned where that is enough."""
+    supervisor = _supervisor(tmp_path, forwarding={"receive_buffer": "64KiB"})
+    async with _running(supervisor):
+        assert [row.receive_buffer_bytes for row in supervisor.read().listeners] == [64 << 10] * 2
+    assert "receive_buffer" not in caplog.text
+
+
+async def test_a_smaller_receive_buffer_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line for all sockets of all workers."""
+    monkeypatch.setattr("qlb.control.supervisor.granted_receive_buffer", lambda _: 4096)
+    async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
+        pass
+    assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
+
+
 async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
     """A signal that comes first is obeyed."""
     supervisor = _supervisor(tmp_path)

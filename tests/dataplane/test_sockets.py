@@ -1,16 +1,26 @@
 """Listeners as the supervisor opens them: what the system grants, and what it drops."""
 
+import errno
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from qlb.dataplane import sockets
-from qlb.dataplane.sockets import DropCounter, bound_endpoint, dropped_at, open_listener
+from qlb.dataplane.sockets import (
+    DropCounter,
+    bound_endpoint,
+    dropped_at,
+    granted_receive_buffer,
+    open_listener,
+    receive_buffer_shortfall,
+)
 from qlb.routing.backends import Endpoint
 
-FLOOD = 200
+FLOOD: Final = 200
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
 
@@ -72,3 +82,63 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert dropped_at(sock) is None
         assert DropCounter(sock).read() is None
+
+
+def test_a_small_buffer_is_granted_as_it_was_asked_for() -> None:
+    """What is asked for and what is granted are told in the same octets."""
+    with open_listener(Endpoint("127.0.0.1", 0), 64 << 10) as sock:
+        assert granted_receive_buffer(sock) == 64 << 10
+
+
+@only_linux
+def test_without_the_privilege_the_limit_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond rmem_max the socket opens all the same, with what the system allows."""
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+    class Unprivileged(socket.socket):
+        def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
+            if (level, option) == (socket.SOL_SOCKET, 33):
+                raise PermissionError(errno.EPERM, "SO_RCVBUFFORCE needs CAP_NET_ADMIN")
+            super().setsockopt(level, option, value)
+
+    monkeypatch.setattr(socket, "socket", Unprivileged)
+    with open_listener(Endpoint("127.0.0.1", 0), 2 * limit) as sock:
+        assert granted_receive_buffer(sock) == limit
+
+
+def test_where_too_much_is_refused_half_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the BSDs do: the largest half, quarter, … that is granted."""
+    asked: list[int] = []
+
+    class Grudging(socket.socket):
+        def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
+            if option == socket.SO_RCVBUF:
+                assert isinstance(value, int)
+                asked.append(value)
+                if value > 20_000:
+                    raise OSError(errno.ENOBUFS, "too much")
+            super().setsockopt(level, option, value)
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(socket, "socket", Grudging)
+    with open_listener(Endpoint("127.0.0.1", 0), 64 << 10):
+        assert asked == [65536, 32768, 16384]
+
+
+@pytest.mark.parametrize(
+    ("platform", "says"),
+    [
+        ("linux", "raise the sysctl net.core.rmem_max to 4194304, or give qlb CAP_NET_ADMIN"),
+        ("darwin", "raise the sysctl kern.ipc.maxsockbuf to 4194304"),
+    ],
+)
+def test_a_shortfall_names_the_figures_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, platform: str, says: str
+) -> None:
+    """Wanted, granted, and the sysctl of this system; nothing where all was granted."""
+    monkeypatch.setattr(sys, "platform", platform)
+    told = receive_buffer_shortfall(4 << 20, 212_992)
+    assert told is not None
+    assert "4,194,304 octets, but the system grants 212,992" in told
+    assert told.endswith(says)
+    assert receive_buffer_shortfall(4 << 20, 4 << 20) is None

@@ -71,6 +71,7 @@ CONTRACT = {
     ("qlb_return_overflowed_packets_total", ""),
     ("qlb_send_errors_total", "error"),
     ("qlb_kernel_dropped_packets_total", "listen"),
+    ("qlb_receive_buffer_bytes", "listen"),
 }
 
 
@@ -114,6 +115,7 @@ def test_values(reading: Reading) -> None:
         sample("qlb_send_errors_total", error="other"): 0,
         sample("qlb_kernel_dropped_packets_total", listen="127.0.0.1:4433"): 17,
         sample("qlb_kernel_dropped_packets_total", listen="[::1]:4433"): 0,
+        sample("qlb_receive_buffer_bytes", listen="[::1]:4433"): 4096,
         sample("qlb_sessions"): 8,
         sample("qlb_config_last_reload_successful"): 0,
         sample("qlb_config_last_reload_success_timestamp_seconds"): 1_700_000_000.25,

@@ -33,8 +33,8 @@ def test_the_contract(reading: Reading) -> None:
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
     assert status["listeners"] == [
-        {"listen": "127.0.0.1:4433", "kernel_dropped_packets": 17},
-        {"listen": "[::1]:4433", "kernel_dropped_packets": 0},
+        {"listen": "127.0.0.1:4433", "kernel_dropped_packets": 17, "receive_buffer_bytes": 4096},
+        {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096},
     ]
     assert status["send_errors"] == {"would_block": 13, "other": 0}
 
