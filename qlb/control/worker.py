@@ -1,4 +1,4 @@
-"""A worker's process: one data plane, started by the supervisor as ``python -m qlb.control.worker``.
+"""A worker's process: one data plane, started by the supervisor as ``python -m qlb.control.worker DESCRIPTOR PLANE``.
 
 It waits, with everything imported, until it is told what to be; so a spare takes a dead worker's place in
 milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign.
@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from qlb.control import channel
 from qlb.control.channel import Applied, Assignment, Failed
@@ -21,10 +22,15 @@ from qlb.routing.counters import SIZE_BYTES
 
 
 def main() -> int:
-    """Serve the supervisor at the other end of descriptor argv[1]. Returns the exit code."""
+    """Serve the supervisor at the other end of descriptor argv[1]. Returns the exit code.
+
+    argv[2]: the plane that it will be told to run, imported ahead.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C and systemd reach the whole group; the supervisor decides
     sock = socket.socket(fileno=int(sys.argv[1]))
+    with suppress(KeyError, ImportError):  # the assignment that names it will tell
+        probe.factory(sys.argv[2])
     try:
         *listeners, memory = channel.receive_descriptors(sock)
     except (EOFError, ConnectionError):

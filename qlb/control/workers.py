@@ -1,8 +1,8 @@
 """The workers as the supervisor sees them: start, give orders, replace.
 
 Each place (worker 0, 1, …) owns its sockets and its counters for the daemon's life; the process in it may
-change. One spare process waits for the next place that falls empty, so the sockets of a killed worker are
-read again within milliseconds, and nothing that waits in them is lost.
+change. Spare processes wait for the next places that fall empty, so the sockets of killed workers are read
+again within milliseconds, and nothing that waits in them is lost.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from qlb.routing.counters import SIZE_BYTES, Counters
 
 log = logging.getLogger("qlb.workers")
 
+_MAX_SPARES: Final = 4
+"""One for each place up to this many: a place without one waits for a whole start (some 130 ms in place of 20),
+and each costs some 14 MiB of its own."""
 _QUICK_DEATHS: Final = 5
 """Deaths of one place in a row, each before its worker had forwarded for _STEADY_S, until starts are spaced."""
 _STEADY_S: Final = 5.0
@@ -43,13 +46,13 @@ class WorkerProcess:
         self._reader: asyncio.StreamReader | None = None
 
     @classmethod
-    async def start(cls) -> "WorkerProcess":
-        """Start a process that imports everything and waits."""
+    async def start(cls, plane: str) -> "WorkerProcess":
+        """Start a process that imports everything that a plane needs, and waits."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno())),
+                *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno()), plane),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )
@@ -137,14 +140,16 @@ class Place:
 
 
 class Workers:
-    """All places, and the spare."""
+    """All places, and the spares."""
 
     def __init__(self, places: Sequence[Place], plane: str, orders: Callable[[], Orders]) -> None:
         """plane: what every worker runs. orders: asked for the current ones at any time."""
         self.places = tuple(places)
         self._plane = plane
         self._orders = orders
-        self.spare: WorkerProcess | None = None
+        self.spares: list[WorkerProcess] = []
+        """The longest waiting first: it has imported everything, most likely."""
+        self._refilling = asyncio.Lock()
         self._keepers: list[asyncio.Task[None]] = []
         self._progress = asyncio.Condition()
 
@@ -154,7 +159,7 @@ class Workers:
             await self._fill(place)
         self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
         await self._wait_applied(self._orders().snapshot.generation)
-        await self._refill_spare()
+        await self._refill_spares()
 
     async def apply(self, orders: Orders) -> None:
         """Give new orders to all workers and wait, within bounds, until all forward by them."""
@@ -168,20 +173,20 @@ class Workers:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        processes = [place.process for place in self.places if place.process] + ([self.spare] if self.spare else [])
-        await asyncio.gather(*(process.stop() for process in processes))
+        processes = [place.process for place in self.places if place.process]
+        await asyncio.gather(*(process.stop() for process in (*processes, *self.spares)))
         for place in self.places:
             place.close()
 
     async def _fill(self, place: Place) -> None:
-        """Put a process into a place: the spare if there is one. Raises OSError where none can be started."""
-        spare, self.spare = self.spare, None
-        if spare is not None:
+        """Put a process into a place: a spare if there is one. Raises OSError where none can be started."""
+        while self.spares:
+            spare = self.spares.pop(0)
             try:
                 return await self._assign(spare, place)
             except OSError:
-                await spare.stop()  # it was killed too: start another
-        return await self._assign(await WorkerProcess.start(), place)
+                await spare.stop()  # it was killed too: take another
+        return await self._assign(await WorkerProcess.start(self._plane), place)
 
     async def _assign(self, process: WorkerProcess, place: Place) -> None:
         orders = self._orders()
@@ -190,18 +195,15 @@ class Workers:
         if self._orders() is not orders:  # they changed while this place had nobody to tell
             process.order(self._orders())
 
-    async def _refill_spare(self) -> None:
-        if self.spare is not None:
-            return
-        try:
-            process = await WorkerProcess.start()
-        except OSError as error:
-            log.warning("no spare worker could be started", extra={"reason": str(error)})
-            return
-        if self.spare is None:
-            self.spare = process
-        else:  # another place's worker died meanwhile, and its keeper was quicker
-            await process.stop()
+    async def _refill_spares(self) -> None:
+        """Start what is missing. One after the other, whoever asks, so that there are never too many."""
+        async with self._refilling:
+            while len(self.spares) < min(len(self.places), _MAX_SPARES):
+                try:
+                    self.spares.append(await WorkerProcess.start(self._plane))
+                except OSError as error:
+                    log.warning("no spare worker could be started", extra={"reason": str(error)})
+                    return
 
     async def _keep(self, place: Place) -> None:
         """Listen to a place's worker; when it has died, replace it. Runs as long as the daemon."""
@@ -232,7 +234,7 @@ class Workers:
                 log.error("no worker could be started", extra={"worker": place.number, "reason": str(error)})
                 await asyncio.sleep(_PAUSE_S)
             else:
-                return await self._refill_spare()
+                return await self._refill_spares()
 
     async def _listen(self, place: Place) -> None:
         """Take a worker's answers until it is gone."""

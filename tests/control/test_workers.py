@@ -11,14 +11,19 @@ from dataclasses import dataclass
 import pytest
 
 from qlb.control.workers import Place, WorkerProcess, Workers
+from qlb.dataplane import probe
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
-from qlb.routing.outcomes import OUTCOMES
+from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES
 from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
+IN_HAND = 64
+"""Datagrams that a worker may have received and not yet sent, the most of all planes: a batch."""
+
+every_plane = pytest.mark.parametrize("plane", sorted(probe.PLANES))
 
 
 @dataclass
@@ -33,12 +38,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def working(desk: Desk, count: int = 1) -> AsyncIterator[tuple[Workers, Endpoint]]:
+async def working(desk: Desk, count: int = 1, plane: str = "asyncio") -> AsyncIterator[tuple[Workers, Endpoint]]:
     """Run workers on one address until the end of the block."""
     first = open_listener(Endpoint("127.0.0.1", 0))
     service = bound_endpoint(first)
     listeners = [first, *(open_listener(service) for _ in range(count - 1))]
-    workers = Workers([Place(n, [sock]) for n, sock in enumerate(listeners)], "asyncio", desk)
+    workers = Workers([Place(n, [sock]) for n, sock in enumerate(listeners)], plane, desk)
     try:
         await workers.start()
         yield workers, service
@@ -99,18 +104,93 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
         await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
 
 
+@every_plane
+async def test_what_waits_in_the_socket_outlives_its_worker(network: Network, plane: str) -> None:
+    """Datagrams that arrive between a worker's last breath and its successor's first: all are forwarded, in order."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(200)]
+    async with working(Desk(orders(backends)), plane=plane) as (workers, service):
+        (place,) = workers.places
+        assert place.process is not None
+        os.kill(place.process.pid, signal.SIGSTOP)
+        for datagram in stream:
+            client.sendto(datagram, service)
+        os.kill(place.process.pid, signal.SIGKILL)
+        assert [(await receive(sockets[0]))[0] for _ in stream] == stream
+        slots = place.counters.slots
+        await _until(lambda: slots[OUTCOME + FOUR_PASS.config_id] == len(stream))
+        assert slots[PACKETS_RECEIVED] == len(stream)
+        assert place.drops[0].read() in (0, None)
+
+
+@every_plane
+async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> None:
+    """Three kills in the midst of it: lost is at most what each worker had in its hands; nothing comes twice."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(1000)]
+    arrived: list[bytes] = []
+    asyncio.get_running_loop().add_reader(sockets[0], lambda: arrived.append(sockets[0].recv(65535)))
+    async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
+        (place,) = workers.places
+        slots = place.counters.slots
+        for kill in range(1, 4):
+            before = len(arrived)
+            for number, datagram in enumerate(stream):
+                while number - (len(arrived) - before) > 2 * IN_HAND:  # so that the backend's queue is never full
+                    await asyncio.sleep(0)
+                client.sendto(datagram, service)
+                if number == len(stream) // 2:
+                    assert place.process is not None
+                    os.kill(place.process.pid, signal.SIGKILL)
+            await _until(lambda: arrived[-1] == stream[-1])  # queues keep the order: all others came or are lost
+            await _until(lambda kill=kill: place.restarts == kill)
+            came = len(arrived) - before
+            assert len(set(arrived[before:])) == came
+            assert len(stream) - IN_HAND <= came
+        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == slots[PACKETS_RECEIVED])
+        # The dead may have sent what they had not yet counted as sent, or received what they had not yet counted.
+        assert slots[PACKETS_RECEIVED] - slots[OUTCOME + DROP_WORKER_DIED] <= len(arrived)
+        assert 3 * (len(stream) - IN_HAND) <= slots[PACKETS_RECEIVED] <= 3 * len(stream)
+        asyncio.get_running_loop().remove_reader(sockets[0])
+
+
 async def test_killed_spare_is_no_obstacle(network: Network) -> None:
     """A worker that dies after its spare was killed too is replaced all the same."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
         (place,) = workers.places
-        assert workers.spare is not None
+        (spare,) = workers.spares
         assert place.process is not None
-        os.kill(workers.spare.pid, signal.SIGKILL)
-        await workers.spare.wait()
+        os.kill(spare.pid, signal.SIGKILL)
+        await spare.wait()
         os.kill(place.process.pid, signal.SIGKILL)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
+
+
+async def test_workers_that_die_together_all_find_a_spare(network: Network) -> None:
+    """Each of two places has one; both are taken by processes that were waiting, and others wait afterwards."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends)), 2) as (workers, _):
+        waiting = {spare.pid for spare in workers.spares}
+        assert len(waiting) == 2
+        for place in workers.places:
+            assert place.process is not None
+            os.kill(place.process.pid, signal.SIGKILL)
+        await _until(lambda: all(place.restarts == 1 and place.forwards for place in workers.places))
+        assert {place.process.pid for place in workers.places if place.process} == waiting
+        await _until(lambda: len(workers.spares) == 2)
+        assert waiting.isdisjoint(spare.pid for spare in workers.spares)
+
+
+async def test_spares_are_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many workers do not double their processes."""
+    _, backends = network.pool()
+    monkeypatch.setattr("qlb.control.workers._MAX_SPARES", 1)
+    async with working(Desk(orders(backends)), 2) as (workers, _):
+        assert len(workers.spares) == 1
 
 
 async def test_orders_that_come_during_a_replacement_are_not_lost(
