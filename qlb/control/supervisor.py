@@ -19,6 +19,7 @@ from qlb.control.preflight import preflight
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
 from qlb.control.workers import Place, Workers
+from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
 from qlb.dataplane.sockets import (
     bound_endpoint,
     granted_receive_buffer,
@@ -49,6 +50,7 @@ class Supervisor:
         self.health = HealthMonitor(self._on_health)
         self.admin = AdminServer(self.read, self.is_ready, self)
         self.workers: Workers | None = None
+        self._told: set[str | None] = set()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -114,6 +116,8 @@ class Supervisor:
             await self._tell_workers()
             self.history.reloaded(self.desired.generation)
         self._log_warnings()
+        if self.workers is not None:
+            self._check_limits(config, len(self.workers.places))
         log.info("reloaded", extra={"generation": self.desired.generation})
         return ReloadOutcome(ok=True, generation=self.desired.generation, problems=(), warnings=self.desired.warnings)
 
@@ -157,6 +161,7 @@ class Supervisor:
         places = open_places(config)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
         self._check_buffers(places[0])
+        self._check_limits(config, len(places))
         self.workers = Workers(places, self.plane, lambda: self.desired.orders)
         await self.workers.start()
         self.health.apply(config.health, self.desired.endpoints)
@@ -169,6 +174,18 @@ class Supervisor:
         shortfall = receive_buffer_shortfall(self.desired.config.forwarding.receive_buffer, granted)
         if shortfall is not None:
             log.warning(shortfall)
+
+    def _check_limits(self, config: Config, workers: int) -> None:
+        """Tell where the system allows fewer sessions than max_sessions; again only when that has changed."""
+        limits, forwarding = read_limits(), config.forwarding
+        descriptors = descriptor_shortfall(forwarding.max_sessions, limits)
+        ports = port_shortfall(forwarding.max_sessions, workers, limits)
+        # A bound that nobody has asked for is above the ports of every Linux as it comes: no reason to warn.
+        port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
+        told, self._told = self._told, {descriptors, ports}
+        for level, text in ((logging.WARNING, descriptors), (port_level, ports)):
+            if text is not None and text not in told:
+                log.log(level, text)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,7 +10,6 @@ network.
 """
 
 import asyncio
-import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Final
 from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
 from qlb.dataplane.base import Orders
+from qlb.dataplane.limits import affordable_sessions
 from qlb.dataplane.send_errors import send_error_kind
 from qlb.dataplane.sessions import Address, Session, SessionKey, SessionTable
 from qlb.dataplane.sockets import bound_endpoint, dropped_at, open_upstream
@@ -34,7 +34,6 @@ _BATCH: Final = 64
 """Datagrams read from one socket before the loop turns to the others."""
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
-_SPARE_DESCRIPTORS: Final = 64
 _SENDS: Final = 2
 """Tries of one datagram: a refusal answers an earlier one (ICMP port unreachable), so this one goes again."""
 
@@ -48,7 +47,7 @@ class AsyncioPlane:
         self._loop = asyncio.get_running_loop()
         self._counters = Counters(counters_memory)
         self._router = Router(orders.snapshot, FlowTables(settings.flow_table_size, settings.flow_timeout_s))
-        self._sessions = SessionTable(_affordable(settings.max_sessions), self._close_session)
+        self._sessions = SessionTable(affordable_sessions(settings.max_sessions), self._close_session)
         self._session_timeout_s = settings.session_timeout_s
         self._listeners = [_Listener(self, socket.socket(fileno=descriptor)) for descriptor in listeners]
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -64,7 +63,7 @@ class AsyncioPlane:
         settings, backends = orders.settings, orders.snapshot.backends
         self._router.snapshot = orders.snapshot
         self._router.flows.resize(settings.flow_table_size, settings.flow_timeout_s)
-        self._sessions.resize(_affordable(settings.max_sessions))
+        self._sessions.resize(affordable_sessions(settings.max_sessions))
         self._session_timeout_s = settings.session_timeout_s
         self._sessions.close_where(lambda session: _has_moved(session, backends))
         self._count_sessions()
@@ -215,14 +214,3 @@ def _has_moved(session: Session, backends: Sequence[Backend | None]) -> bool:
     """Whether its backend has another address by now. One that has left keeps its ways back until they idle."""
     backend = backends[session.index]
     return backend is not None and backend.endpoint != session.endpoint
-
-
-def _affordable(wanted: int) -> int:
-    """Sessions that the descriptor limit of this process allows; raises the limit as far as it may first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _SPARE_DESCRIPTORS
-    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - _SPARE_DESCRIPTORS), 1)

@@ -1,17 +1,75 @@
-"""What the system allows a worker to open."""
+"""How many ways back this machine allows: each takes a descriptor of its worker and a local port.
+
+What is computed from figures stands apart from what asks the system. Nothing here is on the packet path.
+"""
 
 import resource
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
-_SPARE_DESCRIPTORS: Final = 64
+SPARE_DESCRIPTORS: Final = 64
+"""Kept for all that is no session: listeners, the event loop, files that are open for a moment."""
+_PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+class Limits(NamedTuple):
+    """What the system allows. open_files: the hard limit of a process. local_ports: all together. None: no limit known.
+
+    local_ports is one number for all workers and backends: a socket that connects takes a port that no other
+    UDP socket of the network namespace has, of either family, wherever that one is connected to.
+    """
+
+    open_files: int | None
+    local_ports: int | None
 
 
 def affordable_sessions(wanted: int) -> int:
-    """Return how many of so many sessions the descriptor limit allows; raises the limit as far as it may first."""
+    """Return how many of the wanted sessions this process may open; raises its soft limit as far as it may first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _SPARE_DESCRIPTORS
+    needed = wanted + SPARE_DESCRIPTORS
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most
-    return wanted if soft == resource.RLIM_INFINITY else max(min(wanted, soft - _SPARE_DESCRIPTORS), 1)
+    return sessions_within(wanted, None if soft == resource.RLIM_INFINITY else soft)
+
+
+def read_limits() -> Limits:
+    """Ask the system."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Limits(None if hard == resource.RLIM_INFINITY else hard, _local_ports())
+
+
+def sessions_within(wanted: int, open_files: int | None) -> int:
+    """Return how many of the wanted sessions a process of so many descriptors can hold; 1 at least. None: no limit."""
+    return wanted if open_files is None else max(min(wanted, open_files - SPARE_DESCRIPTORS), 1)
+
+
+def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:
+    """Return what to tell an operator whose limit of open files is below max_sessions; None where all is well."""
+    possible = sessions_within(max_sessions, limits.open_files)
+    if limits.open_files is None or possible == max_sessions:
+        return None
+    return (
+        f"forwarding.max_sessions is {max_sessions:,}, but a worker may open {limits.open_files:,} files: "
+        f"{possible:,} ways back at most; raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
+    )
+
+
+def port_shortfall(max_sessions: int, workers: int, limits: Limits) -> str | None:
+    """Return what to tell an operator who has fewer local ports than ways back; None where all is well."""
+    if limits.local_ports is None or max_sessions * workers <= limits.local_ports:
+        return None
+    return (
+        f"forwarding.max_sessions is {max_sessions:,} for each of {workers} workers, but there are "
+        f"{limits.local_ports:,} local ports for all: one way back takes one; widen the sysctl "
+        "net.ipv4.ip_local_port_range"
+    )
+
+
+def _local_ports() -> int | None:
+    try:
+        first, last = map(int, _PORT_RANGE.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return last - first + 1

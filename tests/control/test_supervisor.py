@@ -15,6 +15,7 @@ import pytest
 
 from qlb.config.load import load
 from qlb.control.supervisor import Supervisor
+from qlb.dataplane.limits import Limits
 
 CONFIG = {
     "listen": ["127.0.0.1:0", "[::1]:0"],
@@ -109,6 +110,38 @@ async def test_a_smaller_receive_buffer_is_warned_of_once(
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
+
+
+async def test_limits_are_told_once_and_again_when_they_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start; not after a reload that leaves them as they are; again after one that asks for more."""
+    monkeypatch.setattr("qlb.control.supervisor.read_limits", lambda: Limits(1064, 1500))
+    supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "max_sessions": 2000})
+
+    def told(*texts: str) -> list[int]:
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        return [sum(text in line for line in lines) for text in texts]
+
+    async with _running(supervisor):
+        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert (await supervisor.reload()).ok
+        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        path = tmp_path / "qlb.yaml"
+        path.write_text(path.read_text().replace("2000", "900"))
+        assert (await supervisor.reload()).ok
+        assert told("is 2,000", "is 900") == [2, 1]
+
+
+async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default of max_sessions is above the ports that Linux comes with: told as information."""
+    monkeypatch.setattr("qlb.control.supervisor.read_limits", lambda: Limits(None, 28_232))
+    caplog.set_level(logging.INFO)
+    async with _running(_supervisor(tmp_path)):
+        pass
+    assert [record.levelname for record in caplog.records if "local ports" in record.getMessage()] == ["INFO"]
 
 
 async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""What the machine allows, against what the configuration asks for."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from qlb.dataplane import limits
+from qlb.dataplane.limits import (
+    Limits,
+    affordable_sessions,
+    descriptor_shortfall,
+    port_shortfall,
+    read_limits,
+    sessions_within,
+)
+
+INFINITE = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised_to", "sessions"),
+    [
+        (70, 70, None, 6),
+        (70, 76, 76, 12),
+        (70, INFINITE, 84, 20),
+        (1000, 1000, None, 20),
+        (INFINITE, INFINITE, None, 20),
+        (10, 10, None, 1),
+    ],
+)
+def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised_to: int | None, sessions: int
+) -> None:
+    """No further than for 20 sessions, and never the hard limit; what then fits is what can be had."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, to: raised.append(to))
+    assert affordable_sessions(20) == sessions
+    assert raised == ([] if raised_to is None else [(raised_to, hard)])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "open_files", "sessions"), [(65_536, 20_000, 19_936), (100, 164, 100), (100, 163, 99), (9, None, 9)]
+)
+def test_sessions_within_a_limit(wanted: int, open_files: int | None, sessions: int) -> None:
+    """All but the descriptors that other things need."""
+    assert sessions_within(wanted, open_files) == sessions
+
+
+def test_too_few_descriptors_are_told_with_figures_and_the_way_out() -> None:
+    """How many were asked for, how many there are, what that makes, what to raise; nothing where they are enough."""
+    assert descriptor_shortfall(65_536, Limits(20_000, None)) == (
+        "forwarding.max_sessions is 65,536, but a worker may open 20,000 files: 19,936 ways back at most; "
+        "raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
+    )
+    assert descriptor_shortfall(19_936, Limits(20_000, None)) is None
+    assert descriptor_shortfall(10**6, Limits(None, None)) is None
+
+
+def test_too_few_ports_are_told_with_the_sysctl() -> None:
+    """All workers' sessions share them; nothing where they are enough or nobody knows."""
+    assert port_shortfall(20_000, 2, Limits(None, 28_232)) == (
+        "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all: "
+        "one way back takes one; widen the sysctl net.ipv4.ip_local_port_range"
+    )
+    assert port_shortfall(14_116, 2, Limits(None, 28_232)) is None
+    assert port_shortfall(10**6, 100, Limits(None, None)) is None
+
+
+def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hard limit counts, since the soft one is raised; both ends of the port range belong to it."""
+    file = tmp_path / "range"
+    file.write_text("32768\t60999\n")
+    monkeypatch.setattr(limits, "_PORT_RANGE", file)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    assert read_limits() == (4096, 28_232)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, INFINITE))
+    for text in ("", "none", "1"):
+        file.write_text(text)
+        assert read_limits() == (None, None)
+    file.unlink()
+    assert read_limits() == (None, None)
