@@ -201,6 +201,9 @@ class Forwarding(Section):
     max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
     """proxy mode: ways back (one socket each) that a worker keeps open; beyond it the one idle for longest is
     closed. 1 to 1000000. Default: 65536."""
+    pin_workers: Annotated[bool, BOOLEAN] = False
+    """true: worker n runs on the n-th core that the daemon may use, and on no other (Linux); with more workers than
+    cores it goes round. Default: false: the system moves them. A change needs a restart."""
     receive_buffer: Annotated[Size, size("4KiB", "512MiB")] = Size(4 << 20)
     """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
     4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not

@@ -11,6 +11,7 @@ NEEDS_RESTART: Final = (
     ("forwarding", "plane"),
     ("forwarding", "mode"),
     ("forwarding", "workers"),
+    ("forwarding", "pin_workers"),
     ("forwarding", "receive_buffer"),
     ("admin", "listen"),
     ("admin", "socket"),

@@ -22,17 +22,25 @@ _MAX_DESCRIPTORS: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory."""
+    """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory.
+
+    cpu: the one core that it is to run on; None = wherever the system puts it.
+    """
 
     plane: str
     orders: Orders
+    cpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A worker's answer to an assignment, or to new orders: it forwards by this generation now."""
+    """A worker's answer to an assignment, or to new orders: it forwards by this generation now.
+
+    remark: what it does otherwise than it was told, for the log; "" for nothing.
+    """
 
     generation: int
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

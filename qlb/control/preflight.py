@@ -1,8 +1,14 @@
 """Whether this release can run a configuration here: asked before the first socket, and before a reload."""
 
+import os
+from typing import Final
+
 from qlb.config.model import Config
 from qlb.dataplane import probe
+from qlb.errors import ConfigError
 from qlb.health.probes import find_probe
+
+_CAN_PIN: Final = hasattr(os, "sched_setaffinity")
 
 
 def preflight(config: Config) -> str:
@@ -11,4 +17,13 @@ def preflight(config: Config) -> str:
     Raises PlaneUnavailable or ConfigError, saying what there is instead.
     """
     find_probe(config.health.probe)
+    if config.forwarding.pin_workers and not _CAN_PIN:
+        raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")
     return probe.choose(config.forwarding.plane, config.forwarding.mode)
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Return the numbers of the cores that this process may use, in order; at least one."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

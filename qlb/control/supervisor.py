@@ -6,7 +6,6 @@ ends on SIGTERM or SIGINT, after being unready for shutdown_delay so that router
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -15,7 +14,7 @@ from pathlib import Path
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control.admin import AdminServer, ReloadOutcome
-from qlb.control.preflight import preflight
+from qlb.control.preflight import preflight, usable_cores
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
 from qlb.control.workers import Place, Workers
@@ -217,8 +216,9 @@ class Supervisor:
 
 def open_places(config: Config) -> list[Place]:
     """Bind every service address once for each worker. Raises OSError where one cannot be bound."""
+    cores = usable_cores()
     wanted = config.forwarding.workers
-    count = _cores() if wanted == "auto" else wanted
+    count = len(cores) if wanted == "auto" else wanted
     rows: list[list[socket.socket]] = []
     try:
         endpoints = list(config.listen)
@@ -231,9 +231,5 @@ def open_places(config: Config) -> list[Place]:
         for sock in [sock for row in rows for sock in row]:
             sock.close()
         raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
-    return [Place(number, row) for number, row in enumerate(rows)]
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pinned = config.forwarding.pin_workers
+    return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]

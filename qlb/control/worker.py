@@ -48,9 +48,10 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
         while True:
             message = await channel.receive(reader)
             if isinstance(message, Assignment):
+                remark = _pin(message.cpu)
                 plane = probe.factory(message.plane)(listeners, message.orders, memoryview(counters))
                 plane.start()
-                writer.write(channel.pack(Applied(message.orders.snapshot.generation)))
+                writer.write(channel.pack(Applied(message.orders.snapshot.generation, remark)))
             elif isinstance(message, Orders) and plane is not None:
                 plane.apply(message)
                 writer.write(channel.pack(Applied(message.snapshot.generation)))
@@ -63,6 +64,17 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
         if plane is not None:
             plane.stop()
         writer.close()
+
+
+def _pin(cpu: int | None) -> str:
+    """Run on one core from now on. Returns a remark where that cannot be: it forwards all the same."""
+    if cpu is None:
+        return ""
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:  # the core was taken away since the daemon began
+        return f"it could not be pinned to core {cpu}: {error.strerror}"
+    return ""
 
 
 if __name__ == "__main__":

@@ -109,9 +109,13 @@ class WorkerProcess:
 class Place:
     """Where a worker works: its sockets, its counters, and whoever is there now."""
 
-    def __init__(self, number: int, listeners: Sequence[socket.socket]) -> None:
-        """listeners: bound sockets, one for each service address; owned by the place from now on."""
+    def __init__(self, number: int, listeners: Sequence[socket.socket], cpu: int | None = None) -> None:
+        """listeners: bound sockets, one for each service address; owned by the place from now on.
+
+        cpu: the one core of whoever works here; None = any.
+        """
         self.number = number
+        self.cpu = cpu
         self.listeners = tuple(listeners)
         self.receive_buffer_bytes = tuple(map(granted_receive_buffer, listeners))
         self.drops = tuple(map(DropCounter, listeners))
@@ -190,7 +194,7 @@ class Workers:
 
     async def _assign(self, process: WorkerProcess, place: Place) -> None:
         orders = self._orders()
-        await process.assign(Assignment(self._plane, orders), place.descriptors)
+        await process.assign(Assignment(self._plane, orders, place.cpu), place.descriptors)
         place.process = process
         if self._orders() is not orders:  # they changed while this place had nobody to tell
             process.order(self._orders())
@@ -245,6 +249,8 @@ class Workers:
                 if isinstance(answer, Failed):
                     log.error("worker failed", extra={"worker": place.number, "reason": answer.reason})
                     return
+                if answer.remark:
+                    log.warning("worker remarks: %s", answer.remark, extra={"worker": place.number})
                 async with self._progress:
                     place.applied = answer.generation
                     self._progress.notify_all()

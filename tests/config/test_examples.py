@@ -115,7 +115,7 @@ def test_production_states_every_default() -> None:
     defaults = {name: schema["default"] for name, schema in _properties(json_schema()) if "default" in schema}
     for name, default in defaults.items():
         assert f"Default: {written(default)}" in beside[name], name
-    assert len(defaults) == 20
+    assert len(defaults) == 21
 
 
 def written(default: object) -> str:
@@ -151,7 +151,7 @@ MINIMAL: dict[str, object] = {"listen": ["127.0.0.1:1"], "backends": [{"name": "
         {"health": None, "admin": {"listen": "none", "socket": None}},
         {"shutdown_delay": "1.5s", "forwarding": {"workers": "auto"}},
         {"forwarding": {"workers": 4}},
-        {"forwarding": {"workers": "4", "receive_buffer": "512KiB"}},
+        {"forwarding": {"workers": "4", "receive_buffer": "512KiB", "pin_workers": True}},
         {"forwarding": {"receive_buffer": 65536}},
         {"backends": [{"name": 7, "address": "[::1]:2", "server_ids": {"01": 10203, "2": ["aa", 11]}, "weight": 0}]},
         {"cid_configs": [{"config_id": 1, "server_id_length": 1, "nonce_length": 4, "key": None, "key_file": "a"}]},

@@ -39,7 +39,8 @@ backends:
     state: draining
   - {name: 1e3, address: 127.0.0.1:5001, server_ids: {1: 123456}}
 forwarding:
-  {plane: xdp, mode: proxy-protocol, workers: auto, session_timeout: 500ms, max_sessions: 9, receive_buffer: 1MiB}
+  {plane: xdp, mode: proxy-protocol, workers: auto, session_timeout: 500ms, max_sessions: 9, receive_buffer: 1MiB,
+   pin_workers: yes}
 fallback: {flow_table_size: 0, flow_timeout: 5m, hash_key: "ffeeddccbbaa99887766554433221100"}
 health: {probe: none, interval: 10s, timeout: 3s, rise: 1, fall: 9}
 admin: {listen: none, socket: run/qlb.sock}
@@ -64,7 +65,7 @@ def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
     forwarding = config.forwarding
     assert (forwarding.plane, forwarding.mode, forwarding.workers) == ("xdp", "proxy-protocol", "auto")
     assert (forwarding.session_timeout, forwarding.max_sessions) == (0.5, 9)
-    assert forwarding.receive_buffer == 1 << 20
+    assert (forwarding.receive_buffer, forwarding.pin_workers) == (1 << 20, True)
     fallback = config.fallback
     assert (fallback.flow_table_size, fallback.flow_timeout) == (0, 300.0)
     assert fallback.hash_key == bytes.fromhex("ffeeddccbbaa99887766554433221100")
@@ -84,6 +85,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "workers": 1,
         "session_timeout": 120.0,
         "max_sessions": 65536,
+        "pin_workers": False,
         "receive_buffer": 4 << 20,
     }
     assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}

@@ -122,6 +122,7 @@ def test_what_this_release_cannot_run_changes_nothing(desired: Desired, path: Pa
         ("forwarding.plane", "admin:", "forwarding: {plane: asyncio}\nadmin:"),
         ("forwarding.mode", "admin:", "forwarding: {mode: l2}\nadmin:"),
         ("forwarding.workers", "admin:", "forwarding: {workers: 2}\nadmin:"),
+        ("forwarding.pin_workers", "admin:", "forwarding: {pin_workers: true}\nadmin:"),
         ("forwarding.receive_buffer", "admin:", "forwarding: {receive_buffer: 1MiB}\nadmin:"),
     ],
 )
