@@ -18,6 +18,7 @@ from qlb.control.preflight import preflight, usable_cores
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
 from qlb.control.workers import Place, Workers
+from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
 from qlb.dataplane.sockets import (
     bound_endpoint,
@@ -70,6 +71,8 @@ class Supervisor:
             log.error("cannot start: %s", error)
             await self._stop()
             return 1
+        if config.forwarding.plane == "auto" and (reason := probe.passed_over(self.plane, config.forwarding.mode)):
+            log.warning(reason)
         log.info("ready", extra={"listen": ", ".join(map(str, self.listen)), "plane": self.plane})
         if self._on_ready is not None:
             self._on_ready(self)
@@ -178,7 +181,8 @@ class Supervisor:
         """Tell where the system allows fewer sessions than max_sessions; again only when that has changed."""
         limits, forwarding = read_limits(), config.forwarding
         descriptors = descriptor_shortfall(forwarding.max_sessions, limits)
-        ports = port_shortfall(forwarding.max_sessions, workers, limits)
+        uses = len(config.backends) if probe.PLANES[self.plane].shares_ports else 1
+        ports = port_shortfall(forwarding.max_sessions, workers, max(uses, 1), limits)
         # A bound that nobody has asked for is above the ports of every Linux as it comes: no reason to warn.
         port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
         told, self._told = self._told, {descriptors, ports}

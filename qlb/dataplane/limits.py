@@ -15,8 +15,8 @@ _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class Limits(NamedTuple):
     """What the system allows. open_files: the hard limit of a process. local_ports: all together. None: no limit known.
 
-    local_ports is one number for all workers and backends: a socket that connects takes a port that no other
-    UDP socket of the network namespace has, of either family, wherever that one is connected to.
+    local_ports is one number for all workers: a socket that connects takes a port that no other UDP socket of the
+    network namespace has, of either family, wherever that one is connected to.
     """
 
     open_files: int | None
@@ -56,13 +56,16 @@ def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:
     )
 
 
-def port_shortfall(max_sessions: int, workers: int, limits: Limits) -> str | None:
-    """Return what to tell an operator who has fewer local ports than ways back; None where all is well."""
-    if limits.local_ports is None or max_sessions * workers <= limits.local_ports:
+def port_shortfall(max_sessions: int, workers: int, uses: int, limits: Limits) -> str | None:
+    """Return what to tell an operator who has fewer local ports than ways back; None where all is well.
+
+    uses: ways back that one port can serve: the backends, where the plane shares ports among them, else 1.
+    """
+    if limits.local_ports is None or max_sessions * workers <= limits.local_ports * uses:
         return None
     return (
         f"forwarding.max_sessions is {max_sessions:,} for each of {workers} workers, but there are "
-        f"{limits.local_ports:,} local ports for all: one way back takes one; widen the sysctl "
+        f"{limits.local_ports:,} local ports for all, and one serves {uses:,} of them at most; widen the sysctl "
         "net.ipv4.ip_local_port_range"
     )
 

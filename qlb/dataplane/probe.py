@@ -14,18 +14,23 @@ from qlb.errors import PlaneUnavailable
 class PlaneRow(NamedTuple):
     """Where a plane is, the forwarding modes that it knows, and what it cannot do without.
 
-    requires: a module and a name in it, or empty.
+    requires: a module and a name in it. shares_ports: whether one local port serves ways back to several backends.
     """
 
     module: str
     factory: str
     modes: frozenset[str]
     requires: tuple[str, str] | None = None
+    shares_ports: bool = False
 
 
 PLANES: Final[dict[str, PlaneRow]] = {
     "batch": PlaneRow(
-        "qlb.dataplane.batch.plane", "BatchPlane", frozenset({"proxy"}), ("qlb.dataplane._core", "Forwarder")
+        "qlb.dataplane.batch.plane",
+        "BatchPlane",
+        frozenset({"proxy"}),
+        ("qlb.dataplane._core", "Forwarder"),
+        shares_ports=True,
     ),
     "asyncio": PlaneRow("qlb.dataplane.asyncio", "AsyncioPlane", frozenset({"proxy"})),
 }
@@ -50,6 +55,16 @@ def choose(plane: str, mode: str) -> str:
     if lack := what_lacks(plane):
         raise PlaneUnavailable(f"plane {plane} cannot run here: {lack}; `plane: auto` takes what can")
     return plane
+
+
+def passed_over(chosen: str, mode: str) -> str:
+    """Return what ``auto`` would rather have taken and why it has not; empty where it took its first choice."""
+    for name, row in PLANES.items():
+        if name == chosen:
+            return ""
+        if mode in row.modes and (lack := what_lacks(name)):
+            return f"plane {name} cannot run here: {lack}; {chosen} forwards instead"
+    return ""
 
 
 def what_lacks(plane: str) -> str:

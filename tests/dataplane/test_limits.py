@@ -60,12 +60,13 @@ def test_too_few_descriptors_are_told_with_figures_and_the_way_out() -> None:
 
 def test_too_few_ports_are_told_with_the_sysctl() -> None:
     """All workers' sessions share them; nothing where they are enough or nobody knows."""
-    assert port_shortfall(20_000, 2, Limits(None, 28_232)) == (
-        "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all: "
-        "one way back takes one; widen the sysctl net.ipv4.ip_local_port_range"
+    assert port_shortfall(20_000, 2, 1, Limits(None, 28_232)) == (
+        "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all, "
+        "and one serves 1 of them at most; widen the sysctl net.ipv4.ip_local_port_range"
     )
-    assert port_shortfall(14_116, 2, Limits(None, 28_232)) is None
-    assert port_shortfall(10**6, 100, Limits(None, None)) is None
+    assert port_shortfall(14_116, 2, 1, Limits(None, 28_232)) is None
+    assert port_shortfall(40_000, 2, 3, Limits(None, 28_232)) is None
+    assert port_shortfall(10**6, 100, 1, Limits(None, None)) is None
 
 
 def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
