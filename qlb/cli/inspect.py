@@ -19,6 +19,7 @@ from qlb.dataplane.base import PlaneSettings
 from qlb.errors import CidError, QlbError
 from qlb.routing.explain import explain as explain_decision
 from qlb.routing.flows import FlowTables
+from qlb.routing.maglev import canonical_host
 from qlb.routing.router import Router
 
 _EXPLAINED_CLIENT = "192.0.2.1:50000"
@@ -92,7 +93,8 @@ def explain(config: Path, datagram: bytes, client: tuple[str, int], as_json: boo
     settings = PlaneSettings()
     router = Router(build.snapshot(loaded), FlowTables(settings.flow_table_size, settings.flow_timeout_s))
     service = loaded.listen[0]
-    told = explain_decision(router, datagram, (*client, service.host, service.port), 0.0)
+    four_tuple = (canonical_host(client[0]), client[1], canonical_host(service.host), service.port)
+    told = explain_decision(router, datagram, four_tuple, 0.0)
     if as_json:
         backend = router.snapshot.backends[told.decision[1]] if told.decision[1] >= 0 else None
         steps = [step._asdict() for step in told.steps]

@@ -26,6 +26,7 @@ from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
+from qlb.routing.maglev import canonical_host
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
 from qlb.routing.router import Router
 
@@ -83,6 +84,8 @@ class AsyncioPlane:
         now_s = time.monotonic()
         service = (listener.wildcard and ancillary.read_destination(control)) or listener.host
         four_tuple = (client[0], client[1], service, listener.port)
+        if listener.takes_both:
+            four_tuple = (canonical_host(client[0]), client[1], canonical_host(service), listener.port)
         self._counters.count_received(1, len(datagram))
         outcome, index = self._router.decide(datagram, four_tuple, now_s)
         if index >= 0:
@@ -189,13 +192,17 @@ class AsyncioPlane:
 class _Listener:
     """A service address: reads what clients send to it."""
 
-    __slots__ = ("_plane", "host", "port", "sock", "wildcard")
+    __slots__ = ("_plane", "host", "port", "sock", "takes_both", "wildcard")
 
     def __init__(self, plane: AsyncioPlane, sock: socket.socket) -> None:
         self._plane = plane
         self.sock = sock
         self.host, self.port = bound_endpoint(sock)
         self.wildcard = self.host in ("0.0.0.0", "::")
+        # Only such a socket has IPv4 clients with IPv6 names; open_listener() makes none, and others pay nothing.
+        self.takes_both = sock.family == socket.AF_INET6 and not sock.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        )
 
     def on_readable(self) -> None:
         """Read what is there, a bounded number at a time, and forward it."""

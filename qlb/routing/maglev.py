@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 FourTuple = tuple[str, int, str, int]
 """(client host, client port, service host, service port); hosts are IP literals."""
 
+_MAPPED: Final = "::ffff:"
+
 DEFAULT_KEY: Final = bytes.fromhex("716c62206d61676c65762066616c6c62")
 """Used where the configuration names no key: public, so balancers agree without being told anything."""
 
@@ -147,6 +149,21 @@ class FourTupleHash:
         for address in (client, service):
             mac = self._encrypt(_xor(mac, address.rjust(16, b"\0")))
         return int.from_bytes(mac[:4], "big")
+
+
+def canonical_host(host: str) -> str:
+    """Return a host as 4-tuples have it: an IPv4-mapped IPv6 literal as the IPv4 one, every other as it is.
+
+    One address is one flow, however a socket has written it; the C core, which sees octets, does the same.
+    Spec: RFC 4291, section 2.5.5.2.
+    """
+    return _unmapped(host) if host.startswith(_MAPPED) else host
+
+
+@functools.lru_cache(maxsize=1024)
+def _unmapped(host: str) -> str:
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return str(mapped) if mapped else host
 
 
 @functools.lru_cache(maxsize=1024)

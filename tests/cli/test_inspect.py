@@ -168,6 +168,14 @@ def test_explain_follows_the_client(qlb: Run, config: Path) -> None:
     assert {backend(f"192.0.2.7:{port}") for port in range(1001, 1007)} == {"a", "b"}
 
 
+def test_explain_takes_mapped_clients_for_ipv4(qlb: Run, config: Path) -> None:
+    """[::ffff:192.0.2.7] is 192.0.2.7, in what is told too."""
+    datagram = "c00000000108" + "e0" * 8 + "00"
+    plain = qlb("explain", config, datagram, "--client", "192.0.2.7:1234").out
+    assert "192.0.2.7 port 1234" in plain
+    assert qlb("explain", config, datagram, "--client", "[::ffff:192.0.2.7]:1234").out == plain
+
+
 @pytest.mark.parametrize("arguments", [("zz",), ("40", "--client", "nonsense")])
 def test_explain_usage(qlb: Run, config: Path, arguments: tuple[str, ...]) -> None:
     """What is no hex, and no address, is a usage error."""

@@ -18,7 +18,17 @@ from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters, total_send_errors
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED, DROP_TRUNCATED
-from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
+from tests.dataplane.network import (
+    FOUR_PASS,
+    SETTINGS,
+    Network,
+    backend,
+    cid_of,
+    long_header,
+    orders,
+    receive,
+    short_header,
+)
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 TO_B1 = short_header(cid_of(FOUR_PASS, 1))
@@ -98,6 +108,29 @@ async def test_wildcard_answers_from_the_address_spoken_to(network: Network, wil
         _, way_back = await receive(sockets[0])
         await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
         assert (await receive(client))[1][:2] == (spoken_to, qlb.service.port)
+
+
+async def test_a_mapped_client_is_an_ipv4_client(network: Network) -> None:
+    """On a socket that takes both families an IPv4 client is the flow that it is everywhere else, and is answered."""
+    sockets, backends = network.pool(size=1)
+    client = network.socket()
+    both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    both.setblocking(False)
+    both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    ancillary.receive_destination(both)
+    both.bind(("::", 0))
+    port = both.getsockname()[1]
+    plane = AsyncioPlane([both.detach()], orders(backends), memoryview(bytearray(SIZE_BYTES)))
+    plane.start()
+    try:
+        await asyncio.get_running_loop().sock_sendto(client, long_header(b"\0" * 8), ("127.0.0.1", port))
+        _, way_back = await receive(sockets[0])
+        four_tuple = (*client.getsockname(), "127.0.0.1", port)
+        assert plane._router.flows.by_four_tuple.get(four_tuple, 0.0) == 0
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+        assert await receive(client) == (b"answer", ("127.0.0.1", port))
+    finally:
+        plane.stop()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
