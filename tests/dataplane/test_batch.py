@@ -7,9 +7,8 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +22,7 @@ from qlb.routing.backends import Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import DROP_SEND_FAILED
 from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
+from tests.dataplane.running import Run, runs
 
 core: Final = pytest.importorskip("qlb.dataplane._core", reason="qlb was installed without its C extension")
 if not hasattr(core, "Forwarder"):
@@ -36,31 +36,7 @@ UDP_GRO: Final = 104
 CLONE_NEWNET: Final = 0x40000000
 
 
-@dataclass
-class Running:
-    """A plane at work."""
-
-    plane: BatchPlane
-    counters: Counters
-    service: Endpoint
-
-    def slot(self, slot: int) -> int:
-        """Return one counter."""
-        return self.counters.slots[slot]
-
-
-@asynccontextmanager
-async def running(wanted: Orders, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
-    """Run a plane until the end of the block."""
-    listener = open_listener(Endpoint(host, port))
-    service = bound_endpoint(listener)
-    memory = memoryview(bytearray(SIZE_BYTES))
-    plane = BatchPlane([listener.detach()], wanted, memory)
-    plane.start()
-    try:
-        yield Running(plane, Counters(memory), service)
-    finally:
-        plane.stop()
+running: Final[Run] = runs("batch")
 
 
 def numbered(index: int, number: int, size: int = 100) -> bytes:
@@ -189,6 +165,20 @@ async def test_pieces_keep_their_mark(network: Network, ecn: int) -> None:
             assert control[socket.IPPROTO_IP, socket.IP_TOS][0] == ecn
 
 
+async def test_a_refusal_is_counted_and_costs_one_packet(network: Network) -> None:
+    """The next packet to a backend that has refused one goes again and is not dropped."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sockets[0].close()
+    async with running(orders(backends)) as qlb:
+        client.sendto(numbered(0, 0), qlb.service)
+        await qlb.until(lambda: qlb.outcome(FOUR_PASS.config_id) == 1)
+        client.sendto(numbered(0, 1), qlb.service)
+        await qlb.until(lambda: qlb.outcome(FOUR_PASS.config_id) == 2)
+        assert qlb.send_error("refused") >= 1
+        assert qlb.outcome(DROP_SEND_FAILED) == 0
+
+
 async def test_marks_are_not_mixed(network: Network) -> None:
     """Datagrams of one client with different ECN bits leave in order, each with its own."""
     sockets, backends = network.pool()
@@ -295,6 +285,29 @@ def test_closed_is_closed(forwarder: "core.Forwarder") -> None:
     for call in (forwarder.run, forwarder.stop, forwarder.offloads):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> None:
+    """What did not fit into a session's queue while nobody read it is told."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    listener = open_listener(Endpoint("127.0.0.1", 0))
+    service = bound_endpoint(listener)
+    counters = Counters(memoryview(bytearray(SIZE_BYTES)))
+    forwarder = core.Forwarder([listener.detach()], memoryview(counters.slots).cast("B"))
+    forwarder.apply(**arguments(orders(backends)))
+    thread = threading.Thread(target=forwarder.run)
+    thread.start()
+    client.sendto(numbered(0, 0), service)
+    _, way_back = await receive(sockets[0])
+    forwarder.stop()
+    thread.join()
+    flood = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 1200 + 100  # more than any queue holds
+    for _ in range(flood):
+        sockets[0].sendto(bytes(1200), way_back)
+    forwarder.close()
+    assert 0 < counters.slots[layout.RETURN_OVERFLOWED] < flood
+    assert counters.slots[layout.SESSIONS] == 0
 
 
 def test_stop_may_come_first(network: Network, forwarder: "core.Forwarder") -> None:

@@ -1,0 +1,71 @@
+"""A plane at work, for as long as a test needs it."""
+
+import asyncio
+import importlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from qlb.dataplane import probe
+from qlb.dataplane.base import Orders, Plane
+from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.routing import counters as layout
+from qlb.routing.backends import Endpoint
+from qlb.routing.counters import SIZE_BYTES, Counters, total_send_errors
+
+
+@dataclass
+class Running:
+    """A plane at work."""
+
+    plane: Plane
+    counters: Counters
+    service: Endpoint
+
+    async def send(self, client: socket.socket, datagram: bytes, host: str | None = None) -> None:
+        """Send from a client to the service, at the host that it is known by."""
+        address = (host or self.service.host, self.service.port)
+        await asyncio.get_running_loop().sock_sendto(client, datagram, address)
+
+    def slot(self, slot: int) -> int:
+        """Return one counter."""
+        return self.counters.slots[slot]
+
+    def outcome(self, outcome: int) -> int:
+        """Packets of one outcome."""
+        return self.slot(layout.OUTCOME + outcome)
+
+    def send_error(self, kind: str) -> int:
+        """Refused calls to send of one kind."""
+        return total_send_errors([self.counters])[kind]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait, within bounds, until this holds: planes count on threads of their own."""
+        async with asyncio.timeout(10):
+            while not holds():
+                await asyncio.sleep(0)
+
+
+Run = Callable[..., AbstractAsyncContextManager[Running]]
+"""(orders, host, port): run one plane until the end of the block; host and port are the service's, with defaults."""
+
+
+def runs(name: str) -> Run:
+    """Return what runs one of probe.PLANES."""
+
+    @asynccontextmanager
+    async def run(wanted: Orders, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
+        row = probe.PLANES[name]
+        make = getattr(importlib.import_module(row.module), row.factory)
+        listener = open_listener(Endpoint(host, port))
+        service = bound_endpoint(listener)
+        memory = memoryview(bytearray(SIZE_BYTES))
+        plane: Plane = make([listener.detach()], wanted, memory)
+        plane.start()
+        try:
+            yield Running(plane, Counters(memory), service)
+        finally:
+            plane.stop()
+
+    return run
