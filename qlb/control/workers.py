@@ -26,7 +26,7 @@ log = logging.getLogger("qlb.workers")
 
 _MAX_SPARES: Final = 4
 """One for each place up to this many: a place without one waits for a whole start (some 130 ms in place of 20),
-and each costs some 14 MiB of its own."""
+and each costs some 15 MiB of its own."""
 _QUICK_DEATHS: Final = 5
 """Deaths of one place in a row, each before its worker had forwarded for _STEADY_S, until starts are spaced."""
 _STEADY_S: Final = 5.0

@@ -90,7 +90,7 @@ def receive_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | Non
     privilege = ", or give qlb CAP_NET_ADMIN" if sys.platform == "linux" else ""
     return (
         f"forwarding.receive_buffer is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: bursts beyond "
-        f"that are dropped; raise the sysctl {limit} to {wanted_bytes}{privilege}"
+        f"that are dropped; raise the sysctl {limit} to {wanted_bytes:d}{privilege}"
     )
 
 

@@ -110,6 +110,7 @@ async def test_a_smaller_receive_buffer_is_warned_of_once(
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
+    assert " to 4194304" in caplog.text, "a number that sysctl takes, however the file has written it"
 
 
 async def test_limits_are_told_once_and_again_when_they_change(
