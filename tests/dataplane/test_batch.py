@@ -1,13 +1,11 @@
 """What only the batch plane does: pieces of several datagrams, taken apart and put together; ports that are shared."""
 
 import asyncio
-import ctypes
-import os
 import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +21,7 @@ from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import DROP_SEND_FAILED
 from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
 from tests.dataplane.running import Run, runs
+from tests.namespace import in_a_network_of_its_own
 
 core: Final = pytest.importorskip("qlb.dataplane._core", reason="qlb was installed without its C extension")
 if not hasattr(core, "Forwarder"):
@@ -33,7 +32,6 @@ from qlb.dataplane.table import compile_table  # noqa: E402
 
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
-CLONE_NEWNET: Final = 0x40000000
 
 
 running: Final[Run] = runs("batch")
@@ -332,36 +330,11 @@ async def test_orders_are_taken_over_under_traffic(network: Network) -> None:
         assert qlb.slot(layout.SESSIONS) == 1
 
 
-def in_a_network_of_its_own(work: Callable[[], None]) -> None:
-    """Run something on a thread whose sockets are in a new network namespace, or skip the test."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "unshare")
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
 def test_ports_are_shared_among_backends() -> None:
     """With 8 local ports and 3 backends there are 24 ways back, each of which works, and no more."""
 
-    def work() -> None:
+    async def work() -> None:
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("50000 50007")
-        asyncio.run(go())
-
-    async def go() -> None:
         network = Network()
         with network.stack:
             sockets, backends = network.pool(ports=range(40000, 40003))
@@ -390,10 +363,7 @@ def test_ports_are_shared_among_backends() -> None:
 def test_pieces_too_long_for_the_way_go_singly() -> None:
     """Where a piece's datagrams do not fit the MTU of the way, those that do fit still go."""
 
-    def work() -> None:
-        asyncio.run(go())
-
-    async def go() -> None:
+    async def work() -> None:
         network = Network()
         with network.stack:
             sockets, backends = network.pool()

@@ -16,6 +16,7 @@
 #define QLB_PORTS_RETRY_NS 1000000000ull
 #define QLB_SWEEPS_PER_TIMEOUT 1024 /* a sweep looks at one of QLB_SWEEP_SHARES: four visits in a timeout */
 #define QLB_SWEEP_SHARES 256
+#define QLB_SWEEP_LEAST 64 /* sessions of one visit: what a round may be late for */
 #define QLB_MIN_SWEEP_NS 10000000ull
 
 #ifndef SO_MEMINFO
@@ -242,7 +243,8 @@ void qlb_upstream_sweep(struct qlb_forwarder *forwarder)
     if (forwarder->now_ns < forwarder->next_sweep_ns)
         return;
     forwarder->next_sweep_ns = forwarder->now_ns + (pause_ns > QLB_MIN_SWEEP_NS ? pause_ns : QLB_MIN_SWEEP_NS);
-    for (uint32_t left = sessions->count / QLB_SWEEP_SHARES + 1; left; left--) {
+    const uint32_t share = sessions->count / QLB_SWEEP_SHARES + QLB_SWEEP_LEAST;
+    for (uint32_t left = share < sessions->count ? share : sessions->count; left; left--) {
         struct qlb_session *session = sessions->sweep ? sessions->sweep : sessions->oldest;
         if (!session)
             return;
