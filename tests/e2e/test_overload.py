@@ -1,0 +1,49 @@
+"""More than a worker can take: what is dropped is known to the last datagram, memory stays, and it goes on."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from qlb.dataplane import probe
+from tests.e2e import datagrams
+from tests.e2e.echoes import echoes
+
+pytestmark = pytest.mark.e2e
+
+FLOOD: Final = 20_000
+GROWTH_KIB: Final = 4 << 10
+
+
+def resident_kib(pid: int) -> int:
+    """Resident memory of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+@pytest.mark.parametrize("plane", sorted(probe.PLANES))
+async def test_what_a_stalled_worker_misses_is_counted(tmp_path: Path, plane: str) -> None:
+    """A worker that stands still while a flood comes in: sent = received + dropped by the kernel, nothing is queued."""
+    if lack := probe.what_lacks(plane):
+        pytest.skip(lack)
+    forwarding = {"plane": plane, "receive_buffer": "64KiB"}
+    async with echoes(tmp_path, "127.0.0.1", forwarding=forwarding) as on:
+        question = datagrams.short(on.id_of(on.servers[0]), b"?")
+        await on.ask(question)
+        worker = (await on.daemon.status())["workers"][0]["pid"]
+        before = resident_kib(worker)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for _ in range(FLOOD):
+                on.client.sendto(question, on.service)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        found = await on.daemon.settled()
+        missed = found.total("qlb_kernel_dropped_packets_total")
+        assert missed > 0
+        assert found.received + missed == FLOOD + 1
+        assert found.dropped == 0
+        assert resident_kib(worker) - before < GROWTH_KIB
+        assert (await on.ask(question))[0] == question
