@@ -1,6 +1,8 @@
 """What only the batch plane does: pieces of several datagrams, taken apart and put together; ports that are shared."""
 
 import asyncio
+import os
+import resource
 import socket
 import struct
 import subprocess
@@ -358,6 +360,36 @@ def test_ports_are_shared_among_backends() -> None:
                 assert qlb.slot(layout.SESSIONS_EVICTED) == 1
 
     in_a_network_of_its_own(work)
+
+
+async def test_without_descriptors_the_idlest_way_back_goes(network: Network) -> None:
+    """Where the process may open no more files, each new client takes the place of another; no packet is lost."""
+    sockets, backends = network.pool()
+    clients = [network.socket() for _ in range(12)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    listener = open_listener(Endpoint("127.0.0.1", 0))
+    service = bound_endpoint(listener)
+    counters = Counters(memoryview(bytearray(SIZE_BYTES)))
+    forwarder = core.Forwarder([listener.detach()], memoryview(counters.slots).cast("B"))
+    forwarder.apply(**arguments(orders(backends, replace(SETTINGS, max_sessions=100))))
+    thread = threading.Thread(target=forwarder.run)
+    thread.start()
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    fillers = [os.dup(0) for _ in range(highest + 1 - len(list(Path("/proc/self/fd").iterdir())))]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 5, hard))
+        for number, client in enumerate(clients):
+            client.sendto(datagram := numbered(0, number), service)
+            assert (await receive(sockets[0]))[0] == datagram
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+        forwarder.stop()
+        thread.join()
+        forwarder.close()
+    assert 0 < counters.slots[layout.SESSIONS_EVICTED] < len(clients)
+    assert counters.slots[layout.OUTCOME + FOUR_PASS.config_id] == len(clients)
 
 
 def test_pieces_too_long_for_the_way_go_singly() -> None:

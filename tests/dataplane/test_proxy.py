@@ -188,6 +188,24 @@ async def test_a_reply_that_is_refused_is_counted(running: Run, network: Network
         assert qlb.send_error("too_large") == 1
 
 
+async def test_one_refused_answer_costs_no_other(running: Run, network: Network) -> None:
+    """Of answers that leave together, those before and after one that the system does not take arrive."""
+    sockets, backends = network.pool()
+    clients = [network.socket("::1") for _ in sockets]
+    ways_back = []
+    async with running(orders(backends), "::1") as qlb:
+        for index, client in enumerate(clients):
+            await qlb.send(client, short_header(cid_of(FOUR_PASS, index)))
+            ways_back.append((await receive(sockets[index]))[1])
+        for number in range(20):
+            for index in range(3):
+                answer = bytes(65_507) if index == 1 else b"%d" % number  # too long for the loopback's MTU over IPv6
+                sockets[index].sendto(answer, ways_back[index])
+            for index in (0, 2):
+                assert (await receive(clients[index]))[0] == b"%d" % number
+        await qlb.until(lambda: qlb.slot(layout.RETURN_DROPPED) == 20)
+
+
 async def test_what_the_system_does_not_take_is_counted(running: Run, network: Network) -> None:
     """A backend address that cannot be sent to costs the packet and nothing else."""
     _, backends = network.pool()
