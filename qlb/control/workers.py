@@ -29,7 +29,7 @@ _MAX_SPARES: Final = 4
 and each costs some 15 MiB of its own."""
 _QUICK_DEATHS: Final = 5
 """Deaths of one place in a row, each before its worker had forwarded for _STEADY_S, until starts are spaced."""
-_STEADY_S: Final = 5.0
+_STEADY_S: Final = 1.0
 _PAUSE_S: Final = 1.0
 _APPLY_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 5.0
