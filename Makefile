@@ -31,8 +31,11 @@ check: $(VENV)/test.stamp
 	$(BIN)/coverage report --skip-covered --include="qlb/errors.py,qlb/wire/*,qlb/cid/*,qlb/routing/*" --fail-under=100
 	$(BIN)/pytest -q -n 2 -m "not slow and not toolchain" tests/dataplane/core
 
+# nginx (Debian: nginx-light, libnginx-mod-stream) and socat are measured where they are installed.
 bench: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.plot results/forward.json results/forwarding.svg
 
 fuzz: fuzz-router fuzz-core
 

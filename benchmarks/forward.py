@@ -1,217 +1,116 @@
-"""µs of CPU time for one packet forwarded by the asyncio plane, beside a Python relay that knows no QUIC.
+"""qlb beside other UDP forwarders, on the same traffic in the same run: CPU, rate, loss, latency, memory.
 
-Traffic: interleaved clients, datagrams of 300 octets, at most a window of them under way, each echoed by
-the backend: one packet there and one back. The figure is the forwarding process's own CPU time (user and
-system, as the kernel counts it) over the packets, so neither the sender nor a slow machine enters it.
+``python -m benchmarks.forward [--quick] [--only NAME]... [--axis NAME]...`` prints tables and keeps every round in
+results/forward.json, for benchmarks.report and benchmarks.plot.
 """
 
-import asyncio
-import itertools
+import argparse
+import contextlib
 import json
-import socket
+import os
+import platform
+import resource
 import sys
 import tempfile
-import threading
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final
 
-from benchmarks.table import Row, print_table
-from qlb.cid import CidGenerator, CidParams
+from benchmarks import report
+from benchmarks.forwarders import Forwarder, all_forwarders
+from benchmarks.network import namespace_options
+from benchmarks.points import Axis, axes
+from benchmarks.programs import compile_program
+from benchmarks.rounds import Bench, Pace, Row
+from qlb.errors import PlaneUnavailable
 
-CLIENTS = 100
-WINDOW = 64
-PACKETS = 12_800
-ROUNDS = 4
-SIZE_BYTES = 300
-KEY = bytes(range(16))
-SHAPES = {
-    "plaintext": CidParams(0, 4, 10),
-    "single-pass": CidParams(1, 4, 12, KEY),
-    "four-pass": CidParams(2, 4, 10, KEY),
-}
-SERVER_ID = b"\1\2\3\4"
-
-
-def main() -> None:
-    """Print one table."""
-    asyncio.run(_main())
+FULL: Final = Pace(rounds=15, round_s=0.15)
+QUICK: Final = Pace(rounds=5, round_s=0.1)
+DESCRIPTORS: Final = 65_536
+RESULTS: Final = Path("results", "forward.json")
+MOST_FLOWS_SHARED: Final = 1000
+"""Flows that all forwarders can have at once where they share the machine's ports."""
 
 
-async def _main() -> None:
-    rounds: dict[str, list[float]] = {}
-    with _echo() as backend_port:
-        async with _relay(backend_port) as relay, _Daemon(backend_port) as daemon:
-            for _ in range(ROUNDS):  # in turns, so that a machine whose speed drifts slows all alike
-                for name, traffic in _traffic():
-                    forwarder = daemon if traffic else relay
-                    rounds.setdefault(name, []).append(forwarder.cost_us(traffic))
-    print_table("CPU of the forwarder for one packet and its echo", [Row(name, min(us)) for name, us in rounds.items()])
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure, print tables, keep the results."""
+    options = _parser().parse_args(arguments)
+    _raise_file_limit()
+    pace = QUICK if options.quick else FULL
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            program = compile_program("load", folder)
+        except PlaneUnavailable as error:
+            print(f"\nForwarders side by side: not measured, {error}")
+            return
+        bench = Bench(folder, program, pace)
+        forwarders = [each for each in all_forwarders(folder) if each.name in (options.only or [each.name])]
+        chosen = [axis for axis in axes(quick=options.quick) if axis.name in (options.axis or [axis.name])]
+        rows = [row for axis in chosen for row in _measure(axis, bench, forwarders)]
+    results = {"command": _command(arguments), "machine": _machine(), "rows": [asdict(row) for row in rows]}
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(results, indent=1))
+    print(f"\nForwarders side by side\n\n{report.tables(results)}")
 
 
-def _traffic() -> Iterator[tuple[str, Iterator[bytes] | None]]:
-    """Yield what is measured, and its datagrams; None for the relay, to which all datagrams are alike."""
-    yield "relay, no QUIC (floor)", None
-    for name, params in SHAPES.items():
-        generator = CidGenerator(params, SERVER_ID)
-        repeated = [_datagram(generator.generate()) for _ in range(CLIENTS)]
-        yield f"qlb asyncio, {name}, repeated IDs", itertools.cycle(repeated)
-        yield f"qlb asyncio, {name}, fresh IDs", (_datagram(generator.generate()) for _ in itertools.count())
-
-
-def _datagram(cid: bytes) -> bytes:
-    return (b"\x40" + cid).ljust(SIZE_BYTES, b"\0")
-
-
-@contextmanager
-def _echo() -> Iterator[int]:
-    """Echo datagrams on a thread until the end of the block."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    sock.bind(("127.0.0.1", 0))
-
-    def echo() -> None:
-        while True:
-            datagram, sender = sock.recvfrom(65535)
-            if len(datagram) == 0:
-                return
-            sock.sendto(datagram, sender)
-
-    thread = threading.Thread(target=echo)
-    thread.start()
-    try:
-        yield sock.getsockname()[1]
-    finally:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stopper:
-            stopper.sendto(b"", sock.getsockname())
-        thread.join()
-        sock.close()
-
-
-def _drive(port: int, datagrams: Iterator[bytes]) -> None:
-    """Send PACKETS from interleaved clients and wait for every echo, a window at a time."""
-    clients = []
-    for _ in range(CLIENTS):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.settimeout(5)
-        sock.connect(("127.0.0.1", port))
-        clients.append(sock)
-    order = itertools.cycle(clients)
-    for _ in range(PACKETS // WINDOW):
-        window = [next(order) for _ in range(WINDOW)]
-        for sock in window:
-            sock.send(next(datagrams))
-        for sock in window:
-            sock.recv(65535)
-    for sock in clients:
-        sock.close()
-
-
-def _cpu_us(pid: int) -> float:
-    """CPU time of a process so far, in µs."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1000
-
-
-def _measured(pid: int, port: int, datagrams: Iterator[bytes]) -> float:
-    before = _cpu_us(pid)
-    _drive(port, datagrams)
-    return (_cpu_us(pid) - before) / (PACKETS // WINDOW * WINDOW)
-
-
-class _Relay:
-    """The relay, running."""
-
-    def __init__(self, pid: int, port: int) -> None:
-        self._pid, self._port = pid, port
-
-    def cost_us(self, _: Iterator[bytes] | None) -> float:
-        """CPU µs of the relay for one packet and its echo."""
-        return _measured(self._pid, self._port, itertools.repeat(_datagram(bytes(15))))
-
-
-@asynccontextmanager
-async def _relay(backend_port: int) -> AsyncIterator[_Relay]:
-    port = _free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.relay", str(port), str(backend_port)), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    await process.stdout.readline()
-    try:
-        yield _Relay(process.pid, port)
-    finally:
-        process.kill()
-        await process.wait()
-
-
-class _Daemon:
-    """The daemon in front of one backend with a server ID under every shape."""
-
-    def __init__(self, backend_port: int) -> None:
-        self.port, self.admin_port = _free_port(), _free_port()
-        configs = [
-            {
-                "config_id": params.config_id,
-                "server_id_length": params.server_id_length,
-                "nonce_length": params.nonce_length,
-                **({"key": params.key.hex()} if params.key else {}),
-            }
-            for params in SHAPES.values()
+def _measure(axis: Axis, bench: Bench, forwarders: Sequence[Forwarder]) -> list[Row]:
+    rows: list[Row] = []
+    for points in [axis.points] if axis.together else [{label: point} for label, point in axis.points.items()]:
+        group = [
+            (Row(axis.name, label, forwarder.name, point), forwarder)
+            for label, point in points.items()
+            for forwarder in forwarders
+            if forwarder.name in (axis.only or (forwarder.name,))
         ]
-        self.config = {
-            "listen": [f"127.0.0.1:{self.port}"],
-            "cid_configs": configs,
-            "backends": [
-                {
-                    "name": "echo",
-                    "address": f"127.0.0.1:{backend_port}",
-                    "server_ids": {str(params.config_id): SERVER_ID.hex() for params in SHAPES.values()},
-                }
-            ],
-            "health": {"probe": "none"},
-            "forwarding": {"plane": "asyncio"},
-            "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
-            "logging": {"level": "error"},
-        }
-
-    async def __aenter__(self) -> "_Daemon":
-        self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name, "qlb.yaml")
-        path.write_text(json.dumps(self.config))
-        self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "qlb", "run", str(path))
-        self._worker = await self._worker_pid()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._process.terminate()
-        await self._process.wait()
-        self._folder.cleanup()
-
-    def cost_us(self, datagrams: Iterator[bytes] | None) -> float:
-        """CPU µs of the worker for one packet and its echo."""
-        assert datagrams is not None, "only the relay takes any"
-        return _measured(self._worker, self.port, datagrams)
-
-    async def _worker_pid(self) -> int:
-        for _ in range(200):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/status") as answer:
-                    workers = json.load(answer)["workers"]
-                    if workers and workers[0]["alive"]:
-                        return int(workers[0]["pid"])
-            except OSError:
-                pass
-            await asyncio.sleep(0.05)
-        raise RuntimeError("the daemon did not start")
+        rows += [row for row, _ in group]
+        start = time.monotonic()
+        if namespace_options() or all(point.flows <= MOST_FLOWS_SHARED for point in points.values()):
+            bench.measure(group, paced=axis.name == "base")
+        else:
+            for row, _ in group:
+                row.missing = "more ports than one network has, and no leave to make others (unshare --net)"
+        print(f"{axis.name}: {', '.join(points)}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return rows
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a minute: two points, fewer and shorter rounds")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure this forwarder only")
+    parser.add_argument("--axis", action="append", default=[], metavar="NAME", help="measure this axis only")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where to keep every round")
+    return parser
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return " ".join(["python", "-m", "benchmarks.forward", *arguments])
+
+
+def _machine() -> dict[str, Any]:
+    model = "unknown CPU"
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": model,
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}",
+        "python": platform.python_version(),
+        "date": time.strftime("%B %Y"),
+    }
+
+
+def _raise_file_limit() -> None:
+    """Let the forwarders, which inherit it, open a socket for each session."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limits in ((DESCRIPTORS, max(hard, DESCRIPTORS)), (max(soft, hard), hard)):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            return
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

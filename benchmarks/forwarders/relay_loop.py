@@ -1,6 +1,6 @@
 """The floor of a forwarder in Python: receive, one connected socket a client, send; no QUIC at all.
 
-``python -m benchmarks.relay LISTEN_PORT BACKEND_PORT`` forwards both ways until it is killed.
+``python -m benchmarks.forwarders.relay_loop LISTEN_PORT BACKEND_PORT`` forwards both ways until it is killed.
 """
 
 import asyncio

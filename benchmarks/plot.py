@@ -1,0 +1,66 @@
+"""The plot of benchmarks.forward's results: ``python -m benchmarks.plot results/forward.json docs/forwarding.svg``.
+
+CPU of one packet as a ratio to nginx, forwarder by forwarder, one group of bars for each traffic. The same results
+give the same file. Needs matplotlib (the extra ``bench``).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.figures import Row, measured, ratio
+
+AXES: Final = ("base", "sender", "direction", "flows", "size")
+COLOURS: Final = {
+    "floor": "#9e9e9e",
+    "qlb batch": "#00695c",
+    "nginx": "#7cb342",
+    "Envoy": "#8e24aa",
+    "socat": "#bdbdbd",
+    "qlb asyncio": "#4db6ac",
+    "Python relay": "#cfd8dc",
+}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the bars into an SVG file."""
+    groups = _groups(results["rows"])
+    names = [name for name in COLOURS if any(name in bars for bars in groups.values())]
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    plot = figure.add_subplot()
+    width = 0.85 / max(1, len(names))
+    for number, name in enumerate(names):
+        places = [place for place, bars in enumerate(groups.values()) if name in bars]
+        heights = [bars[name] for bars in groups.values() if name in bars]
+        shifted = [place + (number - (len(names) - 1) / 2) * width for place in places]
+        drawn = plot.bar(shifted, heights, width, label=name, color=COLOURS[name])
+        plot.bar_label(drawn, fmt="%.2f", fontsize=6, rotation=90, padding=2)
+    plot.axhline(1, color="black", linewidth=0.8)
+    plot.set_xticks(range(len(groups)), list(groups))
+    plot.set_ylabel("CPU per packet, nginx = 1")
+    plot.margins(y=0.12)
+    plot.legend(ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False, fontsize=8)
+    with mpl.rc_context({"svg.hashsalt": "qlb", "svg.fonttype": "none"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _groups(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Return traffic → forwarder → ratio, of the points at which nginx was measured."""
+    groups: dict[str, dict[str, float]] = {}
+    for row in rows:
+        nginx = measured(rows, axis=row["axis"], label=row["label"], forwarder="nginx")
+        if row["axis"] in AXES and row["rounds"] and nginx:
+            groups.setdefault(_label(row), {})[row["forwarder"]] = ratio(row, nginx)
+    return groups
+
+
+def _label(row: Row) -> str:
+    return f"{row['label']}\nflows" if row["axis"] == "flows" else row["label"].replace(" ", "\n", 1)
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

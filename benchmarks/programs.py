@@ -1,0 +1,21 @@
+"""The C programs of native/: compiled by the benchmark itself, where there is a compiler."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from qlb.errors import PlaneUnavailable
+
+SOURCES: Final = Path(__file__).with_name("native")
+FLAGS: Final = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
+
+
+def compile_program(name: str, folder: Path) -> Path:
+    """Compile native/NAME.c into a folder and return the program. Raises PlaneUnavailable without a compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise PlaneUnavailable("no C compiler (cc) is installed")
+    program = folder / name
+    subprocess.run([compiler, *FLAGS, str(SOURCES / f"{name}.c"), "-o", str(program)], check=True)
+    return program
