@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = _parser().parse_args(arguments)
     _raise_file_limit()
     pace = QUICK if options.quick else FULL
+    if len(os.sched_getaffinity(0)) == 1:
+        print("\nOne core for the forwarders and their load: rates and latencies mean little", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:

@@ -48,7 +48,6 @@ class Round:
     waited_ns: int
     user_ticks: int
     system_ticks: int
-    repeated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +167,7 @@ def _round(entry: _Entry) -> Round:
     before = cpu(entry.running.pids)
     run = entry.load.closed(WINDOW, entry.count)
     used = cpu(entry.running.pids) - before
+    assert not (entry.row.point.fresh and run.repeated), "a round is cut to the IDs that are left"
     return Round(
         packets=run.received * (2 if entry.row.point.answered else 1),
         received=run.received,
@@ -177,5 +177,4 @@ def _round(entry: _Entry) -> Round:
         waited_ns=used.waited_ns,
         user_ticks=used.user_ticks,
         system_ticks=used.system_ticks,
-        repeated=run.repeated,
     )
