@@ -27,7 +27,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 -m "not e2e" --ignore tests/dataplane/core --ignore tests/fuzz/test_core.py --cov --cov-report=
+	$(BIN)/pytest -q -n 2 -m "not e2e and not toolchain" --ignore tests/dataplane/core --ignore tests/fuzz/test_core.py --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --include="qlb/errors.py,qlb/wire/*,qlb/cid/*,qlb/routing/*" --fail-under=100
 	$(BIN)/pytest -q -n 2 -m "not slow and not toolchain" tests/dataplane/core
 
