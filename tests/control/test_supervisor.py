@@ -3,8 +3,6 @@
 import asyncio
 import json
 import logging
-import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +14,7 @@ import pytest
 from qlb.config.load import load
 from qlb.control.supervisor import Supervisor
 from qlb.dataplane.limits import Limits
+from tests.processes import standing_still
 
 CONFIG = {
     "listen": ["127.0.0.1:0", "[::1]:0"],
@@ -75,11 +74,9 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     async with _running(supervisor):
         assert supervisor.workers is not None
         places = supervisor.workers.places
-        for place in places:
-            assert place.process is not None
-            os.kill(place.process.pid, signal.SIGSTOP)
-            place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        try:
+        with standing_still(*(place.process.pid for place in places if place.process)):
+            for place in places:
+                place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             for _ in range(100):  # each client is another flow, and so finds one or the other socket
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                     for _ in range(10):
@@ -87,10 +84,6 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
             dropped = [place.drops[0].read() or 0 for place in places]
             assert min(dropped) > 0
             assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
-        finally:
-            for place in places:
-                assert place.process is not None
-                os.kill(place.process.pid, signal.SIGCONT)
     assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
 
 

@@ -18,6 +18,7 @@ from qlb.routing.backends import Endpoint
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
 from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES
 from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from tests.processes import standing_still
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 IN_HAND = 64
@@ -113,10 +114,10 @@ async def test_what_waits_in_the_socket_outlives_its_worker(network: Network, pl
     async with working(Desk(orders(backends)), plane=plane) as (workers, service):
         (place,) = workers.places
         assert place.process is not None
-        os.kill(place.process.pid, signal.SIGSTOP)
-        for datagram in stream:
-            client.sendto(datagram, service)
-        os.kill(place.process.pid, signal.SIGKILL)
+        with standing_still(place.process.pid):
+            for datagram in stream:
+                client.sendto(datagram, service)
+            os.kill(place.process.pid, signal.SIGKILL)
         assert [(await receive(sockets[0]))[0] for _ in stream] == stream
         slots = place.counters.slots
         await _until(lambda: slots[OUTCOME + FOUR_PASS.config_id] == len(stream))

@@ -1,6 +1,7 @@
 """What single datagrams become on their way: addresses, ECN bits, sizes and headers, seen from both ends."""
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -141,7 +142,7 @@ async def test_what_is_dropped(tmp_path: Path) -> None:
 
 async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
     """Echoes answer no probe as QUIC servers do: they get nothing new, and still all that bears their IDs."""
-    async with echoes(tmp_path, "127.0.0.1") as on:
+    async with echoes(tmp_path, "127.0.0.1", forwarding={"workers": "1"}) as on:
         unroutable = datagrams.short(b"\xe0" + bytes(16), b"?")
         assert (await on.ask(unroutable))[0] == unroutable
         on.daemon.write({**on.config, "health": {"interval": "50ms", "timeout": "50ms", "fall": "1"}})
@@ -149,14 +150,22 @@ async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
         await on.daemon.until(lambda found: not found.by("qlb_backend_up", "backend"))
         assert (await scrape.get(on.daemon.admin, "/readyz"))[0] == 503
 
-        with open_socket(("127.0.0.1", 0)) as newcomer:
-            newcomer.sendto(unroutable, on.service)
+        with ExitStack() as stack:
+            newcomers = []
+            found = await on.daemon.settled()
+            while not found.dropped:
+                # The supervisor knows of a judgement before its worker does: until then a newcomer is still placed.
+                newcomers.append(stack.enter_context(open_socket(("127.0.0.1", 0))))
+                newcomers[-1].sendto(unroutable, on.service)
+                found = await on.daemon.settled()
         for server in on.servers:
             question = datagrams.short(on.id_of(server), b"?")
             assert (await on.ask(question))[0] == question
         found = await on.daemon.settled()
-        assert found.by("qlb_packets_dropped_total", "reason") == {"no_backend": 1}
-        assert found.by("qlb_packets_forwarded_total", "route") == {"fallback": 1, "cid": len(on.servers)}
+        dropped = found.by("qlb_packets_dropped_total", "reason")
+        assert dropped.keys() == {"no_backend"}
+        placed = 1 + len(newcomers) - dropped["no_backend"]
+        assert found.by("qlb_packets_forwarded_total", "route") == {"fallback": placed, "cid": len(on.servers)}
 
 
 async def test_ways_back_are_bounded(tmp_path: Path) -> None:

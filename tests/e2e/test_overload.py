@@ -1,7 +1,5 @@
 """More than a worker can take: what is dropped is known to the last datagram, memory stays, and it goes on."""
 
-import os
-import signal
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +8,7 @@ import pytest
 from qlb.dataplane import probe
 from tests.e2e import datagrams
 from tests.e2e.echoes import echoes
+from tests.processes import standing_still
 
 pytestmark = pytest.mark.e2e
 
@@ -34,12 +33,9 @@ async def test_what_a_stalled_worker_misses_is_counted(tmp_path: Path, plane: st
         await on.ask(question)
         worker = (await on.daemon.status())["workers"][0]["pid"]
         before = resident_kib(worker)
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with standing_still(worker):
             for _ in range(FLOOD):
                 on.client.sendto(question, on.service)
-        finally:
-            os.kill(worker, signal.SIGCONT)
         found = await on.daemon.settled()
         missed = found.total("qlb_kernel_dropped_packets_total")
         assert missed > 0
