@@ -33,7 +33,6 @@ check: $(VENV)/test.stamp
 
 # nginx (Debian: nginx-light, libnginx-mod-stream) and socat are measured where they are installed.
 bench: $(VENV)/test.stamp
-	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.plot results/forward.json results/forwarding.svg
 
@@ -81,5 +80,5 @@ $(VENV)/run.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[dev,e2e]"
+	$(BIN)/pip install --quiet --editable ".[bench,dev,e2e]"
 	@touch $@ $(VENV)/run.stamp
