@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from qlb.cid.params import MAX_CONFIG_ID, PLAINTEXT, SINGLE_PASS, CidParams
+from qlb.dataplane.hash_table import Entry, place
 from qlb.dataplane.key_schedule import SCHEDULE_BYTES, decrypt_schedule, encrypt_schedule
-from qlb.errors import QlbError
 from qlb.routing.backends import Backend
 from qlb.routing.snapshot import Snapshot
 
@@ -23,8 +23,6 @@ VERSION: Final = 1
 """Counts every change of a layout or of what a field means."""
 CONFIGS: Final = 8
 """Config slots: one for each value of the three config bits."""
-SERVER_PROBES: Final = 8
-"""Slots that a lookup of a server ID may visit."""
 NOBODY: Final = 0xFFFFFFFF
 
 PRESENT: Final = 1
@@ -41,9 +39,6 @@ ALGORITHMS: Final = {
 
 _ALIGNMENT: Final = 8
 _BLOCK_BYTES: Final = 16
-_WORD: Final = (1 << 64) - 1
-_SEED_STEP: Final = 0x9E3779B97F4A7C15  # 2⁶⁴ ÷ the golden ratio: odd, and its bits look like chance
-MAX_SERVER_SLOTS: Final = 1 << 24
 
 
 class Layout:
@@ -109,14 +104,6 @@ CONFIG: Final = Layout(
 SERVER: Final = Layout("qlb_server", {"low": "Q", "high": "Q", "index": "I", "unused": "I"})
 
 
-class _Server(NamedTuple):
-    """A server ID as the hash table holds it. low, high: its octets and the config ID, as struct qlb_block has them."""
-
-    low: int
-    high: int
-    backend: int
-
-
 def compile_table(snapshot: Snapshot) -> bytes:
     """Compile a snapshot into the table that the C core reads.
 
@@ -124,10 +111,10 @@ def compile_table(snapshot: Snapshot) -> bytes:
     Raises QlbError where the server IDs do not fit into a hash table of bounded probes (never, by chance).
     """
     configs = b"".join(_config(snapshot, config_id) for config_id in range(CONFIGS))
-    slots, seed = _place(list(_servers(snapshot)))
+    slots, seed = place(list(_servers(snapshot)))
     free = SERVER.pack(low=0, high=0, index=NOBODY)
-    servers = b"".join(free if s is None else SERVER.pack(low=s.low, high=s.high, index=s.backend) for s in slots)
-    backends = array("I", map(_flags, snapshot.backends)).tobytes()
+    servers = b"".join(free if s is None else SERVER.pack(low=s.low, high=s.high, index=s.value) for s in slots)
+    backends = array("I", map(backend_flags, snapshot.backends)).tobytes()
     parts = [bytes(HEAD.size_bytes)]
     offsets = []
     for part in (configs, servers, backends, snapshot.fallback.tobytes()):
@@ -181,54 +168,18 @@ def _algorithm(params: CidParams) -> int:
     return ALGORITHMS["three_pass" if params.server_id_length <= params.nonce_length else "four_pass"]
 
 
-def _flags(backend: Backend | None) -> int:
+def backend_flags(backend: Backend | None) -> int:
+    """Return what the table says of a backend, or of an index whose backend has left."""
     if backend is None:
         return 0
     return PRESENT | HEALTHY * backend.healthy | ACCEPTS_NEW * backend.accepts_new
 
 
-def _servers(snapshot: Snapshot) -> Iterator[_Server]:
+def _servers(snapshot: Snapshot) -> Iterator[Entry]:
     for config_id, config in enumerate(snapshot.configs):
         for server_id, index in config.server_ids.items() if config else ():
             length = config.codec.params.server_id_length if config else 0
             if server_id is None or len(server_id) != length:
                 continue  # no ID of this config decodes to it
             key = server_id.ljust(_BLOCK_BYTES - 1, b"\0") + bytes((config_id,))
-            yield _Server(int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little"), index)
-
-
-def _place(servers: list[_Server]) -> tuple[list[_Server | None], int]:
-    """Return the slots of a hash table in which every server is found within SERVER_PROBES, and its seed."""
-    size, seed = _ALIGNMENT, _SEED_STEP
-    while size < 2 * len(servers):
-        size *= 2
-    while size <= MAX_SERVER_SLOTS:
-        slots = _fill(servers, size, seed)
-        if slots is not None:
-            return slots, seed
-        size, seed = size * 2, (seed + 2 * _SEED_STEP) & _WORD
-    raise QlbError(f"the {len(servers)} server IDs do not fit into a table of {MAX_SERVER_SLOTS} slots")
-
-
-def _fill(servers: list[_Server], size: int, seed: int) -> list[_Server | None] | None:
-    # Robin Hood: whoever is farther from home takes the slot, which keeps the worst walk short.
-    slots: list[_Server | None] = [None] * size
-    away = [0] * size  # of the server in a slot: its distance from home
-    mask = size - 1
-    for server in servers:
-        walking, slot, distance = server, server_hash(seed, server.low, server.high) & mask, 0
-        while (resident := slots[slot]) is not None:
-            if away[slot] < distance:
-                slots[slot], away[slot], walking, distance = walking, distance, resident, away[slot]
-            slot, distance = (slot + 1) & mask, distance + 1
-            if distance >= SERVER_PROBES:
-                return None
-        slots[slot], away[slot] = walking, distance
-    return slots
-
-
-def server_hash(seed: int, low: int, high: int) -> int:
-    """Return where a lookup begins, 32 bits; the twin of qlb_server_hash() in core/table.h."""
-    number = low ^ high * seed & _WORD
-    number = (number ^ number >> 32) * seed & _WORD
-    return ((number ^ number >> 32) * seed & _WORD) >> 32
+            yield Entry(int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little"), index)

@@ -26,6 +26,10 @@ SEND_ERRORS: Final = 6
 SEND_ERROR_KINDS: Final = ("would_block", "no_buffers", "refused", "too_large", "unreachable", "other")
 """A call counts once, however many packets it was to send, and also where a second try succeeded: so these
 are no packets, and stand outside of the sums."""
+ICMP_FORWARDED: Final = 12
+"""Direct return: ICMP errors about packets of servers, passed on to the backend that they concern."""
+ICMP_SENT: Final = 13
+"""Direct return: ICMP messages to clients whose packets were too big. Both are in none of the sums."""
 
 OUTCOME: Final = 16
 """First of one counter for each outcome."""
@@ -50,7 +54,7 @@ SLOTS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 SIZE_BYTES: Final = 8 * SLOTS
 """4 MiB of addresses a worker, a few pages of memory."""
 
-assert SEND_ERRORS + len(SEND_ERROR_KINDS) <= OUTCOME, "the kinds of send errors have outgrown their slots"
+assert SEND_ERRORS + len(SEND_ERROR_KINDS) <= ICMP_FORWARDED, "the kinds of send errors have outgrown their slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
 
 

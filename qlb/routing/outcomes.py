@@ -38,6 +38,11 @@ _DROPS: Final = (
     "send_failed",  # decided, but the operating system did not take the datagram
     "no_session",  # proxy mode: no socket for the way back could be opened
     "worker_died",  # received by a worker that was killed before it could say what it did
+    "fragment",  # direct return: the first fragment of a datagram; QUIC forbids fragments, and only it has the ports
+    "hop_limit",  # direct return: it may go no further
+    "too_big",  # direct return: longer, with what is put around it, than the path to its backend takes
+    "no_route",  # direct return: the kernel has no route to the backend, or may not forward on this interface
+    "no_neighbour",  # direct return: the next hop's MAC address is not known
 )
 
 
@@ -87,3 +92,8 @@ DROP_NO_BACKEND: Final = _drop("no_backend")
 DROP_SEND_FAILED: Final = _drop("send_failed")
 DROP_NO_SESSION: Final = _drop("no_session")
 DROP_WORKER_DIED: Final = _drop("worker_died")
+DROP_FRAGMENT: Final = _drop("fragment")
+DROP_HOP_LIMIT: Final = _drop("hop_limit")
+DROP_TOO_BIG: Final = _drop("too_big")
+DROP_NO_ROUTE: Final = _drop("no_route")
+DROP_NO_NEIGHBOUR: Final = _drop("no_neighbour")

@@ -1,7 +1,7 @@
-/* The shared counters of a worker: the layout of qlb/routing/counters.py, which says what each slot means.
+/* The shared counters of a worker, written: slots and their meanings are those of core/counters.h.
  *
  * One writer, this worker; readers in another process take what is there. Relaxed stores of 64 bits: no locks,
- * and no reader sees half a number. tests/dataplane/core/test_layout.py compares the two layouts.
+ * and no reader sees half a number.
  */
 #ifndef QLB_BATCH_COUNTERS_H
 #define QLB_BATCH_COUNTERS_H
@@ -9,18 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "../core/outcomes.h"
-#include "../core/table.h"
-
-enum {
-    QLB_SLOT_PACKETS_RECEIVED,
-    QLB_SLOT_BYTES_RECEIVED,
-    QLB_SLOT_SESSIONS,
-    QLB_SLOT_SESSIONS_EVICTED,
-    QLB_SLOT_RETURN_DROPPED,
-    QLB_SLOT_RETURN_OVERFLOWED,
-    QLB_SLOT_SEND_ERRORS,
-};
+#include "../core/counters.h"
 
 /* Why the system refused a send; slots from QLB_SLOT_SEND_ERRORS on. */
 enum {
@@ -33,17 +22,6 @@ enum {
     QLB_SEND_ERROR_KINDS,
 };
 
-#define QLB_SLOT_OUTCOME 16
-#define QLB_SLOT_CONFIG_LAST_SEEN_MS 80
-#define QLB_SLOT_BACKEND 96
-#define QLB_BACKEND_SLOTS 8
-#define QLB_BACKEND_RETURNED 3 /* the first three are forwarded by cid, flow, fallback */
-#define QLB_BACKEND_LAST_SEEN_MS 4
-#define QLB_SLOT_SAMPLE (QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * QLB_MAX_BACKENDS)
-#define QLB_SAMPLE_SLOTS 10
-#define QLB_SAMPLE_BYTES 64
-#define QLB_COUNTER_SLOTS (QLB_SLOT_SAMPLE + QLB_SAMPLE_SLOTS * QLB_OUTCOMES)
-
 QLB_INLINE void qlb_set_slot(uint64_t *slots, uint32_t slot, uint64_t value)
 {
     __atomic_store_n(&slots[slot], value, __ATOMIC_RELAXED);
@@ -52,14 +30,6 @@ QLB_INLINE void qlb_set_slot(uint64_t *slots, uint32_t slot, uint64_t value)
 QLB_INLINE void qlb_add_to_slot(uint64_t *slots, uint32_t slot, uint64_t more)
 {
     qlb_set_slot(slots, slot, slots[slot] + more);
-}
-
-/* The route of an outcome that is no drop: 0 by cid, 1 by flow, 2 by fallback. */
-QLB_INLINE uint32_t qlb_route_of(uint32_t outcome)
-{
-    if (outcome < QLB_CONFIGS)
-        return 0;
-    return outcome < QLB_UNROUTABLE(QLB_BY_FALLBACK, 0) ? 1 : 2;
 }
 
 /* Count a packet that was sent to a backend. */

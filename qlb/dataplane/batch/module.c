@@ -102,7 +102,8 @@ static PyObject *decoded(const struct qlb_view *view, unsigned int config_id, co
     const uint8_t *octets = cid->buf;
     if (config->algorithm == QLB_NOT_CONFIGURED || cid->len < 1 + config->server_id_len + config->nonce_len)
         Py_RETURN_NONE;
-    const struct qlb_block server_id = qlb_decode(view, config, octets, octets + cid->len);
+    const struct qlb_wire_block wire = qlb_read_block(octets, octets + cid->len);
+    const struct qlb_block server_id = qlb_decode(view, config, &wire);
     uint8_t out[16];
     for (int i = 0; i < 16; i++)
         out[i] = (uint8_t)((i < 8 ? server_id.low : server_id.high) >> (8 * (i & 7)));

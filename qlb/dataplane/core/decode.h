@@ -18,13 +18,6 @@
 #define QLB_LENGTH_MASK 0x1f       /* of a first octet */
 #define QLB_CONFIG_SHIFT 5
 
-/* The wire block of an ID: up to 19 octets after the first one. What follows it in the packet may come along;
- * masks cut it off. */
-struct qlb_wire_block {
-    struct qlb_block start; /* octets 0 to 15 */
-    uint64_t rest;          /* octets 16 to 18 */
-};
-
 /* cid: first octet included. */
 QLB_INLINE struct qlb_wire_block qlb_read_block(const uint8_t *cid, const uint8_t *end)
 {
@@ -105,17 +98,15 @@ QLB_INLINE struct qlb_block qlb_undo_passes(const struct qlb_view *view, const s
     return qlb_join(&left, &right, right_at);
 }
 
-/* The server ID of a connection ID, zeros after its end.
- * cid: first octet included; at least 1 + server ID + nonce octets of it are before end. */
+/* The server ID in a wire block, zeros after its end. */
 QLB_INLINE struct qlb_block qlb_decode(const struct qlb_view *view, const struct qlb_config *config,
-                                       const uint8_t *cid, const uint8_t *end)
+                                       const struct qlb_wire_block *wire)
 {
-    const struct qlb_wire_block wire = qlb_read_block(cid, end);
-    struct qlb_block block = wire.start;
+    struct qlb_block block = wire->start;
     if (config->algorithm == QLB_SINGLE_PASS)
         qlb_aes_decrypt(view, &config->decrypt_schedule, &block);
     else if (config->algorithm != QLB_PLAINTEXT)
-        block = qlb_undo_passes(view, config, &wire);
+        block = qlb_undo_passes(view, config, wire);
     return qlb_masked(block, config->server_id_mask);
 }
 
@@ -137,6 +128,24 @@ QLB_INLINE int32_t qlb_find_server(const struct qlb_view *view, uint32_t config_
     return ~QLB_UNKNOWN_SERVER_ID;
 }
 
+/* The backend index of an encrypted ID under a config, from the memo if it is there, or ~QLB_UNKNOWN_SERVER_ID. Only
+ * what routes is kept, so that noise cannot push out the IDs of live connections. */
+QLB_INLINE int32_t qlb_find_encrypted(const struct qlb_view *view, uint32_t config_id, const struct qlb_config *config,
+                                      struct qlb_wire_block *wire)
+{
+    const uint32_t plaintext_len = (uint32_t)config->server_id_len + config->nonce_len;
+    wire->start.low &= qlb_octets_mask(plaintext_len, 0);
+    wire->start.high &= qlb_octets_mask(plaintext_len, 8);
+    wire->rest &= qlb_octets_mask(plaintext_len, 16);
+    int32_t index = qlb_memo_get(view, config_id, wire);
+    if (index >= 0)
+        return index;
+    index = qlb_find_server(view, config_id, qlb_decode(view, config, wire));
+    if (index >= 0)
+        qlb_memo_keep(view, config_id, wire, index);
+    return index;
+}
+
 /* Forwarding step 1: the backend index that a destination ID decodes to, or ~reason where it is unroutable. */
 QLB_INLINE int32_t qlb_find(const struct qlb_view *view, const struct qlb_header *header, const uint8_t *end)
 {
@@ -152,7 +161,10 @@ QLB_INLINE int32_t qlb_find(const struct qlb_view *view, const struct qlb_header
         return ~QLB_LENGTH_MISMATCH;
     if (header->dcid_len < 1u + config->server_id_len + config->nonce_len)
         return ~QLB_TOO_SHORT;
-    return qlb_find_server(view, config_id, qlb_decode(view, config, dcid, end));
+    struct qlb_wire_block wire = qlb_read_block(dcid, end);
+    if (config->algorithm == QLB_PLAINTEXT)
+        return qlb_find_server(view, config_id, qlb_decode(view, config, &wire));
+    return qlb_find_encrypted(view, config_id, config, &wire);
 }
 
 #endif

@@ -1,11 +1,11 @@
 /* What the includer of core/ supplies: where the table is, which AES there is, what the flow tables remember.
  *
  * User space answers with pointer arithmetic, AES instructions and its own flow tables (batch/flat.h,
- * batch/flows.h); BPF with map lookups, AES by tables and LRU maps. An includer defines `struct qlb_view` and
- * `struct qlb_flows` as it likes (the core only passes the pointers on) and each of these functions, before or
- * after it includes decode.h and route.h; the compiler names what is missing. A pointer that is returned is good
- * until the decision is made; a lookup that cannot answer returns a null pointer, and the core then goes on as if
- * nothing were there. tests/dataplane/core/xdp_core.c is the smallest includer.
+ * batch/flows.h); BPF with map lookups, AES by tables, a memo and LRU maps (xdp/maps.h). An includer defines
+ * `struct qlb_view` and `struct qlb_flows` as it likes (the core only passes the pointers on) and each of these
+ * functions, before or after it includes decode.h and route.h; the compiler names what is missing. A pointer that
+ * is returned is good until the decision is made; a lookup that cannot answer returns a null pointer, and the core
+ * then goes on as if nothing were there. tests/dataplane/core/xdp_core.c is the smallest includer.
  */
 #ifndef QLB_CORE_HOOKS_H
 #define QLB_CORE_HOOKS_H
@@ -68,6 +68,20 @@ QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_sc
                                 struct qlb_block *block);
 QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
                                 struct qlb_block *block);
+
+/* The wire block of an ID: up to 19 octets after the first one. What follows it in the packet may come along;
+ * masks cut it off. */
+struct qlb_wire_block {
+    struct qlb_block start; /* octets 0 to 15 */
+    uint64_t rest;          /* octets 16 to 18 */
+};
+
+/* The backend index that an encrypted ID was found to be of, or QLB_MISS: always, where there is no memo. wire: zeros
+ * after the ID's end. */
+QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire);
+
+QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
+                              int32_t index);
 
 /* The backend index that a flow table remembers, or QLB_MISS; not a use of the entry. */
 QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now_ns);

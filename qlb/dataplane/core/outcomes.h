@@ -38,6 +38,11 @@ enum {
     QLB_DROP_SEND_FAILED, /* this and what follows are the plane's to say, never the core's */
     QLB_DROP_NO_SESSION,
     QLB_DROP_WORKER_DIED,
+    QLB_DROP_FRAGMENT,
+    QLB_DROP_HOP_LIMIT,
+    QLB_DROP_TOO_BIG,
+    QLB_DROP_NO_ROUTE,
+    QLB_DROP_NO_NEIGHBOUR,
     QLB_OUTCOMES,
 };
 

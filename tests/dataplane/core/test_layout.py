@@ -7,19 +7,25 @@ from typing import Final
 import pytest
 
 from qlb.cid import params
-from qlb.dataplane import key_schedule, table
+from qlb.dataplane import hash_table, key_schedule, table
 from qlb.dataplane.batch.plane import ENDPOINT
+from qlb.dataplane.xdp import layout as xdp
 from qlb.routing import backends, counters, flows, maglev, outcomes
 from qlb.wire import invariants
 
-LAYOUTS: Final = (table.HEAD, table.CONFIG, table.SERVER, ENDPOINT)
+LAYOUTS: Final = (
+    *(table.HEAD, table.CONFIG, table.SERVER),
+    ENDPOINT,
+    *(xdp.SETTINGS, xdp.GENERATION, xdp.DESTINATION, xdp.SERVICE, xdp.QUESTION),
+)
 
 CONSTANTS: Final = {
     "QLB_TABLE_MAGIC": table.MAGIC,
     "QLB_TABLE_VERSION": table.VERSION,
+    **{f"QLB_MODE_{mode.upper()}": number for number, mode in enumerate(xdp.MODES)},
     "QLB_TABLE_CONFIGS": table.CONFIGS,
-    "QLB_SERVER_PROBES": table.SERVER_PROBES,
-    "QLB_MAX_SERVER_SLOTS": table.MAX_SERVER_SLOTS,
+    "QLB_SERVER_PROBES": hash_table.PROBES,
+    "QLB_MAX_SERVER_SLOTS": hash_table.MAX_SLOTS,
     "QLB_NOBODY": table.NOBODY,
     "QLB_PRESENT": table.PRESENT,
     "QLB_HEALTHY": table.HEALTHY,
@@ -51,6 +57,8 @@ CONSTANTS: Final = {
     "QLB_SLOT_SEND_ERRORS": counters.SEND_ERRORS,
     "QLB_SEND_ERROR_KINDS": len(counters.SEND_ERROR_KINDS),
     **{f"QLB_SEND_ERROR_{kind.upper()}": number for number, kind in enumerate(counters.SEND_ERROR_KINDS)},
+    "QLB_SLOT_ICMP_FORWARDED": counters.ICMP_FORWARDED,
+    "QLB_SLOT_ICMP_SENT": counters.ICMP_SENT,
     "QLB_SLOT_OUTCOME": counters.OUTCOME,
     "QLB_SLOT_CONFIG_LAST_SEEN_MS": counters.CONFIG_LAST_SEEN_MS,
     "QLB_SLOT_BACKEND": counters.BACKEND,

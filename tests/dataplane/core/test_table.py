@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from qlb.cid import CidParams
-from qlb.dataplane import table
-from qlb.dataplane.table import CONFIG, HEAD, SERVER, compile_table, server_hash
+from qlb.dataplane import hash_table, table
+from qlb.dataplane.table import CONFIG, HEAD, SERVER, compile_table
 from qlb.errors import QlbError
 from qlb.routing.backends import Backend, BackendIndexes, Endpoint
 from qlb.routing.maglev import DEFAULT_KEY
@@ -155,14 +155,14 @@ def test_every_server_is_found_within_its_probes(server_id_length: int) -> None:
     for shift in range(server_id_length):
         count = min(5000, 256 ** (server_id_length - shift))
         servers = [
-            table._Server(*_words((number << 8 * shift).to_bytes(server_id_length, "big")), number)
+            hash_table.Entry(*_words((number << 8 * shift).to_bytes(server_id_length, "big")), number)
             for number in range(count)
         ]
-        slots, seed = table._place(servers)
+        slots, seed = hash_table.place(servers)
         assert len(slots) <= max(8, 4 * count)
         for server in servers:
-            home = server_hash(seed, server.low, server.high)
-            places = [slots[(home + probe) % len(slots)] for probe in range(table.SERVER_PROBES)]
+            home = hash_table.hash_of(seed, server.low, server.high)
+            places = [slots[(home + probe) % len(slots)] for probe in range(hash_table.PROBES)]
             assert server in places[: places.index(None) if None in places else None]
 
 
@@ -173,9 +173,9 @@ def _words(server_id: bytes) -> tuple[int, int]:
 
 def test_more_equal_hashes_than_probes() -> None:
     """What cannot be placed however large the table is reported, not tried for ever."""
-    same = [table._Server(1, 2, index) for index in range(table.SERVER_PROBES + 1)]
+    same = [hash_table.Entry(1, 2, index) for index in range(hash_table.PROBES + 1)]
     with pytest.raises(QlbError, match="do not fit"):
-        table._place(same)
+        hash_table.place(same)
 
 
 def test_30_000_backends(core: ModuleType) -> None:

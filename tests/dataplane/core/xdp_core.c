@@ -98,6 +98,18 @@ QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_sc
     qlb_aes_table_decrypt(schedule, block);
 }
 
+QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire)
+{
+    (void)view, (void)config_id, (void)wire;
+    return QLB_MISS;
+}
+
+QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
+                              int32_t index)
+{
+    (void)view, (void)config_id, (void)wire, (void)index;
+}
+
 QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now)
 {
     const struct flow *flow;

@@ -1,0 +1,42 @@
+/* The slots of the counters: the layout of qlb/routing/counters.py, which says what each means.
+ *
+ * tests/dataplane/core/test_layout.py compares the two.
+ */
+#ifndef QLB_CORE_COUNTERS_H
+#define QLB_CORE_COUNTERS_H
+
+#include "outcomes.h"
+#include "table.h"
+
+enum {
+    QLB_SLOT_PACKETS_RECEIVED,
+    QLB_SLOT_BYTES_RECEIVED,
+    QLB_SLOT_SESSIONS,
+    QLB_SLOT_SESSIONS_EVICTED,
+    QLB_SLOT_RETURN_DROPPED,
+    QLB_SLOT_RETURN_OVERFLOWED,
+    QLB_SLOT_SEND_ERRORS,
+    QLB_SLOT_ICMP_FORWARDED = 12,
+    QLB_SLOT_ICMP_SENT,
+};
+
+#define QLB_SLOT_OUTCOME 16
+#define QLB_SLOT_CONFIG_LAST_SEEN_MS 80
+#define QLB_SLOT_BACKEND 96
+#define QLB_BACKEND_SLOTS 8
+#define QLB_BACKEND_RETURNED 3 /* the first three are forwarded by cid, flow, fallback */
+#define QLB_BACKEND_LAST_SEEN_MS 4
+#define QLB_SLOT_SAMPLE (QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * QLB_MAX_BACKENDS)
+#define QLB_SAMPLE_SLOTS 10
+#define QLB_SAMPLE_BYTES 64
+#define QLB_COUNTER_SLOTS (QLB_SLOT_SAMPLE + QLB_SAMPLE_SLOTS * QLB_OUTCOMES)
+
+/* The route of an outcome that is no drop: 0 by cid, 1 by flow, 2 by fallback. */
+QLB_INLINE uint32_t qlb_route_of(uint32_t outcome)
+{
+    if (outcome < QLB_CONFIGS)
+        return 0;
+    return outcome < QLB_UNROUTABLE(QLB_BY_FALLBACK, 0) ? 1 : 2;
+}
+
+#endif

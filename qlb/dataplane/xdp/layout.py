@@ -1,0 +1,75 @@
+"""What Python and the BPF program tell each other: the layouts of layout.h, and how backends and services are packed.
+
+tests/dataplane/core/test_layout.py compares the two.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final
+
+from qlb.dataplane.hash_table import Entry, place
+from qlb.dataplane.table import HEAD, Layout
+from qlb.routing.backends import Endpoint
+
+MODES: Final = ("l2", "ipip", "gue")
+"""Forwarding modes, by the number that the program knows them by."""
+GUE_PORT: Final = 6080
+"""As IANA has assigned it."""
+MEMO_SLOTS: Final = 16_384
+"""Decoded IDs that each CPU remembers; a power of two."""
+
+SETTINGS: Final = Layout(
+    "qlb_settings", {"mode": "I", "gue_port": "I", "memo_slots": "I", "service_slots": "I", "service_seed": "Q"}
+)
+GENERATION: Final = Layout(
+    "qlb_generation", {"head": f"{HEAD.size_bytes}s", "flow_timeout_ns": "Q", "number": "Q", "unused": "Q"}
+)
+DESTINATION: Final = Layout(
+    "qlb_destination", {"flags": "I", "is_ipv6": "B", "unused": "3s", "address": "16s", "source": "16s"}
+)
+SERVICE: Final = Layout("qlb_service", {"low": "Q", "high": "Q", "port": "Q"})
+QUESTION: Final = Layout(
+    "qlb_question",
+    {
+        "now_ns": "Q",
+        "remember": "I",
+        "decision": "I",
+        "outcome": "I",
+        "backend": "i",
+        "interface": "I",
+        "unused": "I",
+    },
+)
+
+_ADDRESS_BYTES: Final = 16
+_MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
+
+
+def pack_services(services: Sequence[Endpoint]) -> tuple[bytes, int]:
+    """Return the hash table of the service addresses, and its seed."""
+    keys = [_service_key(service) for service in services]
+    slots, seed = place([Entry(low ^ port, high, number) for number, (low, high, port) in enumerate(keys)])
+    packed = [keys[slot.value] if slot else (0, 0, 0) for slot in slots]
+    return b"".join(SERVICE.pack(low=low, high=high, port=port) for low, high, port in packed), seed
+
+
+def _service_key(service: Endpoint) -> tuple[int, int, int]:
+    packed = ipaddress.ip_address(service.host).packed
+    address = packed if len(packed) == _ADDRESS_BYTES else _MAPPED_IPV4 + packed
+    port = int.from_bytes(service.port.to_bytes(2, "big"), "little")
+    return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little"), port
+
+
+def pack_destination(flags: int, address: str, source: str | None) -> bytes:
+    """Return where a backend is. source: of the outer header; None where the system has no route there."""
+    packed = ipaddress.ip_address(address).packed
+    return DESTINATION.pack(
+        flags=flags,
+        is_ipv6=len(packed) == _ADDRESS_BYTES,
+        address=packed,
+        source=ipaddress.ip_address(source).packed if source else b"",
+    )
+
+
+NO_DESTINATION: Final = bytes(DESTINATION.size_bytes)
+"""A backend index whose backend has left."""
