@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -114,6 +115,17 @@ def library() -> ctypes.CDLL:
     if found.libbpf_probe_bpf_prog_type(_PROG_TYPE_XDP, None) != 1:
         raise PlaneUnavailable("this kernel, or what confines this process, loads no XDP program")
     return found
+
+
+def what_lacks() -> str:
+    """Return what this machine or process lacks to run XDP programs; empty where it has all."""
+    if sys.platform != "linux":
+        return "this system is not Linux"
+    try:
+        library()
+    except PlaneUnavailable as missing:
+        return str(missing)
+    return ""
 
 
 def _missing_capabilities() -> list[str]:

@@ -1,0 +1,102 @@
+"""Interfaces: what one must allow, the program on it, and the pin that keeps it there when the daemon is gone."""
+
+import ctypes
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from qlb.dataplane.xdp.libbpf import Link
+from qlb.errors import PlaneUnavailable
+
+BPF_FOLDER: Final = Path("/sys/fs/bpf")
+_BPF_FS_MAGIC: Final = 0xCAFE4A11
+_STATFS_BYTES: Final = 256
+_FORWARDING: Final = "/proc/sys/net/{family}/conf/{interface}/forwarding"
+
+
+def index_of(interface: str) -> int:
+    """Return an interface's index. Raises PlaneUnavailable where there is none of that name."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise PlaneUnavailable(f"there is no network interface {interface} (forwarding.interfaces)") from error
+
+
+def check_forwarding(interface: str, families: frozenset[int]) -> None:
+    """Raise PlaneUnavailable where the kernel would look up no routes for what comes in at an interface.
+
+    families: 4 and 6, of the backends' addresses.
+    """
+    for family in sorted(families):
+        name = _FORWARDING.format(family=f"ipv{family}", interface=interface)
+        try:
+            allowed = Path(name).read_text(encoding="ascii").strip() != "0"
+        except OSError:
+            continue  # this kernel knows the family not at all, and will say so
+        if not allowed:
+            setting = name.removeprefix("/proc/sys/").replace("/", ".")
+            raise PlaneUnavailable(
+                f"{setting} is 0, so the kernel looks up no route to a backend: sysctl -w {setting}=1"
+            )
+
+
+class Attachment:
+    """The program on one interface."""
+
+    def __init__(self, interface: str, attach: str, *, keep: bool) -> None:
+        """attach: auto, native or generic. keep: leave it attached when this is closed. Raises PlaneUnavailable."""
+        self.index = index_of(interface)
+        self._interface = interface
+        self._attach = attach
+        self._keep = keep
+        self._pin = _pin_of(interface)
+        self._link: Link | None = None
+
+    def put(self, program: int) -> None:
+        """Put a program on the interface: for the first time, in place of the one before, or of what was left there.
+
+        Between two packets in any case. Raises PlaneUnavailable.
+        """
+        try:
+            if self._link is None:
+                self._link = Link.open_pinned(self._pin)
+            if self._link is not None:
+                self._link.update(program)
+            else:
+                self._link = Link.attach(program, self.index, self._attach)
+            if self._keep and not self._pin.exists():
+                _make_folder(self._pin.parent)
+                self._link.pin(self._pin)
+        except OSError as error:
+            busy = error.errno in (16, 17)  # EBUSY, EEXIST
+            why = "it has another XDP program" if busy else error.strerror
+            raise PlaneUnavailable(f"no XDP program can be put on {self._interface}: {why}") from error
+
+    def close(self) -> None:
+        """Detach, unless it is to be kept."""
+        if self._link is None:
+            return
+        if not self._keep:
+            self._pin.unlink(missing_ok=True)
+        self._link.close()
+        self._link = None
+
+
+def _pin_of(interface: str) -> Path:
+    """Interfaces of the same name in other network namespaces are others."""
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    return BPF_FOLDER / "qlb" / f"{namespace}-{interface}"
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder in the BPF file system, which is mounted first where nobody has. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    status = ctypes.create_string_buffer(_STATFS_BYTES)
+    if libc.statfs(os.fsencode(BPF_FOLDER), status):
+        raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is not there")
+    if ctypes.c_uint32.from_buffer(status).value != _BPF_FS_MAGIC and libc.mount(
+        b"bpf", os.fsencode(BPF_FOLDER), b"bpf", 0, None
+    ):
+        raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is no BPF file system, and none can be mounted there")
+    folder.mkdir(mode=0o700, exist_ok=True)

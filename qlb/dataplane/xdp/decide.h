@@ -1,0 +1,70 @@
+/* The decision: what the core says of a datagram, or of one that an ICMP error quotes.
+ *
+ * The two are functions of their own for the verifier, which walks through each of them once, whatever came before.
+ * Such functions are given the frame and read the packet themselves; they answer with QLB_ANSWER, and leave in
+ * frame->slot where the destination lies, of the generation that they have gone by.
+ */
+#ifndef QLB_XDP_DECIDE_H
+#define QLB_XDP_DECIDE_H
+
+#include "frame.h"
+#include "maps.h"
+
+/* Outcome and backend index in one number; the index is -1 for a drop. */
+#define QLB_ANSWER(outcome, index) ((int)((outcome) | (uint32_t)((index) + 1) << 8))
+#define QLB_ANSWER_OUTCOME(answer) ((uint32_t)(answer) & 0xff)
+#define QLB_ANSWER_INDEX(answer) ((int32_t)((uint32_t)(answer) >> 8) - 1)
+
+/* A quoted packet: IP header, UDP header, and as much of the datagram as the sender of the error saw fit. */
+#define QLB_MIN_QUOTE_BYTES 28
+
+QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
+{
+    if (!frame)
+        return 0;
+    const uint8_t *end = qlb_data_end(ctx), *data = qlb_data(ctx);
+    const uint32_t at = frame->payload_at;
+    const struct qlb_generation *generation = qlb_current_generation();
+    if (!generation || at > QLB_MAX_HEADERS)
+        return QLB_ANSWER(QLB_DROP_NO_BACKEND, -1);
+    const struct qlb_view view = {generation};
+    struct qlb_flows flows = {generation->flow_timeout_ns, frame->remember};
+    data = qlb_skip(data, at, end);
+    const struct qlb_decision decision = qlb_decide(&view, &flows, data, end, &frame->four_tuple, frame->now_ns);
+    frame->slot = generation->head.backends_at + (uint32_t)decision.index;
+    frame->number = generation->number;
+    return QLB_ANSWER(decision.outcome, decision.index);
+}
+
+/* The packet that is quoted came from a server. A long header holds the server's ID, as its source ID; else the
+ * way that packets of its client take without one is all that is known. Nothing is remembered: anybody can send
+ * an ICMP error. frame->four_tuple: of the packet that it quotes, as its client sees it. */
+QLB_CALL int qlb_decide_quote(struct xdp_md *ctx, struct qlb_frame *frame)
+{
+    if (!frame)
+        return 0;
+    const uint8_t *end = qlb_data_end(ctx), *data = qlb_data(ctx);
+    const uint32_t at = frame->payload_at;
+    const struct qlb_generation *generation = qlb_current_generation();
+    if (!generation || at > 2 * QLB_MAX_HEADERS)
+        return QLB_ANSWER(QLB_DROP_NO_BACKEND, -1);
+    const struct qlb_view view = {generation};
+    struct qlb_flows flows = {generation->flow_timeout_ns, 0};
+    data = qlb_skip(data, at, end);
+    struct qlb_header header = qlb_parse(data, end);
+    int32_t index = QLB_MISS;
+    if (header.form == QLB_LONG) {
+        header.dcid = header.scid;
+        header.dcid_len = header.scid_len;
+        index = qlb_find(&view, &header, end);
+    }
+    if (index < 0) {
+        const struct qlb_packet packet = {&view, &flows, &frame->four_tuple, end, frame->now_ns};
+        index = qlb_by_four_tuple(&packet, QLB_PRESENT, QLB_NO_CONFIG).index;
+    }
+    frame->slot = generation->head.backends_at + (uint32_t)index;
+    frame->number = generation->number;
+    return QLB_ANSWER(index < 0 ? QLB_DROP_NO_BACKEND : 0, index);
+}
+
+#endif

@@ -1,0 +1,176 @@
+/* The program's maps, and with them what the core asks of its includer (core/hooks.h).
+ *
+ * One generation of the configuration lies in one half of each part's map, the next one in the other half. A packet
+ * looks up the generation once, through the map of maps `current`, and goes by its offsets to the end. The kernel
+ * waits, when `current` is updated, until no program runs that has seen what was there: then Python may write into
+ * the other half again.
+ */
+#ifndef QLB_XDP_MAPS_H
+#define QLB_XDP_MAPS_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "../core/route.h"
+#include "layout.h"
+
+const volatile struct qlb_settings qlb_settings SEC(".rodata.settings");
+
+#define QLB_MAP(map_name, map_type, key_type, value_type)                                                             \
+    struct {                                                                                                          \
+        __uint(type, map_type);                                                                                       \
+        __uint(max_entries, 1); /* plane.py sets it from the configuration */                                         \
+        __type(key, key_type);                                                                                        \
+        __type(value, value_type);                                                                                    \
+    } map_name SEC(".maps")
+
+struct qlb_generation_map {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, uint32_t);
+    __type(value, struct qlb_generation);
+} first_generation SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+    __uint(max_entries, 1);
+    __type(key, uint32_t);
+    __array(values, struct qlb_generation_map);
+} current SEC(".maps") = {.values = {&first_generation}};
+
+QLB_MAP(services, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_service);
+QLB_MAP(configs, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_config);
+QLB_MAP(servers, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_server);
+QLB_MAP(destinations, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_destination);
+QLB_MAP(ring, BPF_MAP_TYPE_ARRAY, uint32_t, uint32_t);
+QLB_MAP(memos, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_memo);
+QLB_MAP(by_source_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_source, struct qlb_known_flow);
+QLB_MAP(by_destination_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_id, struct qlb_known_flow);
+QLB_MAP(by_four_tuple, BPF_MAP_TYPE_LRU_HASH, struct qlb_four_tuple, struct qlb_known_flow);
+
+/* One generation, and whoever asks. */
+struct qlb_view {
+    const struct qlb_generation *generation;
+};
+
+/* What of a packet matters to the flow tables. */
+struct qlb_flows {
+    uint64_t timeout_ns;
+    uint32_t remember;
+};
+
+QLB_INLINE const struct qlb_generation *qlb_current_generation(void)
+{
+    const uint32_t first = 0;
+    void *inner = bpf_map_lookup_elem(&current, &first);
+    return inner ? bpf_map_lookup_elem(inner, &first) : 0;
+}
+
+QLB_INLINE const struct qlb_head *qlb_head(const struct qlb_view *view) { return &view->generation->head; }
+
+QLB_INLINE const struct qlb_config *qlb_config_at(const struct qlb_view *view, uint32_t config_id)
+{
+    const uint32_t at = view->generation->head.configs_at + config_id;
+    return bpf_map_lookup_elem(&configs, &at);
+}
+
+QLB_INLINE const struct qlb_server *qlb_server_slot(const struct qlb_view *view, uint32_t slot)
+{
+    const struct qlb_head *head = &view->generation->head;
+    const uint32_t at = head->servers_at + (slot & (head->server_slots - 1));
+    return bpf_map_lookup_elem(&servers, &at);
+}
+
+QLB_INLINE const uint32_t *qlb_ring_slot(const struct qlb_view *view, uint32_t slot)
+{
+    const uint32_t at = view->generation->head.ring_at + slot;
+    return bpf_map_lookup_elem(&ring, &at);
+}
+
+QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t index)
+{
+    const struct qlb_head *head = &view->generation->head;
+    if (index >= head->backend_slots)
+        return 0;
+    const uint32_t at = head->backends_at + index;
+    const struct qlb_destination *destination = bpf_map_lookup_elem(&destinations, &at);
+    return destination ? destination->flags : 0;
+}
+
+QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
+{
+    (void)view;
+    qlb_aes_table_encrypt(schedule, block);
+}
+
+QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
+                                struct qlb_block *block)
+{
+    (void)view;
+    qlb_aes_table_decrypt(schedule, block);
+}
+
+/* The entry that an ID has in this CPU's memo: one place for each, and the last one that came has it. */
+QLB_INLINE struct qlb_memo *qlb_memo_of(const struct qlb_wire_block *wire)
+{
+    const uint32_t at = (uint32_t)(wire->start.low >> 32 ^ wire->start.low) & (qlb_settings.memo_slots - 1);
+    return qlb_settings.memo_slots ? bpf_map_lookup_elem(&memos, &at) : 0;
+}
+
+QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire)
+{
+    const struct qlb_memo *memo = qlb_memo_of(wire);
+    if (!memo || memo->low != wire->start.low || memo->high != wire->start.high ||
+        memo->rest != (uint32_t)wire->rest + (config_id << 24) || memo->number != view->generation->number)
+        return QLB_MISS;
+    return (int32_t)memo->index;
+}
+
+QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
+                              int32_t index)
+{
+    struct qlb_memo *memo = qlb_memo_of(wire);
+    if (!memo)
+        return;
+    memo->low = wire->start.low;
+    memo->high = wire->start.high;
+    memo->rest = (uint32_t)wire->rest + (config_id << 24);
+    memo->index = (uint32_t)index;
+    memo->number = view->generation->number;
+}
+
+QLB_INLINE struct qlb_known_flow *qlb_flow_entry(uint32_t which, const void *key)
+{
+    if (which == QLB_FLOWS_BY_SOURCE_ID)
+        return bpf_map_lookup_elem(&by_source_id, key);
+    if (which == QLB_FLOWS_BY_DESTINATION_ID)
+        return bpf_map_lookup_elem(&by_destination_id, key);
+    return bpf_map_lookup_elem(&by_four_tuple, key);
+}
+
+QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now_ns)
+{
+    const struct qlb_known_flow *flow = flows->timeout_ns ? qlb_flow_entry(which, key) : 0;
+    return flow && flow->expires_ns > now_ns ? (int32_t)flow->index : QLB_MISS;
+}
+
+QLB_INLINE void qlb_flow_remember(struct qlb_flows *flows, uint32_t which, const void *key, uint32_t index,
+                                  uint64_t now_ns)
+{
+    if (!flows->timeout_ns || !flows->remember)
+        return;
+    const struct qlb_known_flow flow = {now_ns + flows->timeout_ns, index};
+    struct qlb_known_flow *known = qlb_flow_entry(which, key);
+    if (known && known->index == index)
+        known->expires_ns = flow.expires_ns;
+    else if (which == QLB_FLOWS_BY_SOURCE_ID)
+        bpf_map_update_elem(&by_source_id, key, &flow, BPF_ANY);
+    else if (which == QLB_FLOWS_BY_DESTINATION_ID)
+        bpf_map_update_elem(&by_destination_id, key, &flow, BPF_ANY);
+    else
+        bpf_map_update_elem(&by_four_tuple, key, &flow, BPF_ANY);
+}
+
+#endif

@@ -1,0 +1,309 @@
+"""The XDP plane's Python side: loads the program, fills its maps from each snapshot, attaches it, reads its counters.
+
+There is no worker: once attached, the kernel forwards, whether or not this process lives. A snapshot is written into
+the half of each map that no packet reads, then made the current one in one step (maps.h). Where the maps have become
+too small, the program is loaded once more with larger ones and takes the first one's place between two packets.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qlb.dataplane.base import Orders
+from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, backend_flags, compile_table
+from qlb.dataplane.xdp.attach import Attachment, check_forwarding
+from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
+from qlb.dataplane.xdp.layout import (
+    GENERATION,
+    GUE_PORT,
+    MEMO_SLOTS,
+    MODES,
+    NO_DESTINATION,
+    QUESTION,
+    SERVICE,
+    SETTINGS,
+    pack_destination,
+    pack_services,
+)
+from qlb.dataplane.xdp.libbpf import BpfMap, BpfObject, run_packet
+from qlb.errors import PlaneUnavailable
+from qlb.routing.backends import Endpoint
+from qlb.routing.counters import Counters
+from qlb.routing.outcomes import OUTCOMES
+from qlb.routing.snapshot import Snapshot
+
+PROGRAM: Final = Path(__file__).with_name("program.o")
+FORWARD: Final = "qlb_forward"
+EXPLAIN: Final = "qlb_explain"
+
+_FIRST: Final = struct.pack("=I", 0)
+_NS: Final = 1_000_000_000
+_RING_SLOT_BYTES: Final = 4
+_UNASKED: Final = len(OUTCOMES)
+_MIN_SERVERS: Final = 256
+_MIN_BACKENDS: Final = 64
+_FLOW_MAPS: Final = ("by_source_id", "by_destination_id", "by_four_tuple")
+_SHARED: Final = ("totals", "samples", "memos", "allowances")
+"""Maps that outlive the program which they were made for, when another one takes its place; flow maps, too, of the
+same size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XdpSettings:
+    """What only a restart changes.
+
+    services: addresses that packets for the service have. interfaces: where they come in. mode: one of MODES.
+    attach: auto, native or generic. keep: leave the program attached at the end; the next one takes it over.
+    """
+
+    services: tuple[Endpoint, ...]
+    interfaces: tuple[str, ...]
+    mode: str
+    attach: str = "auto"
+    keep: bool = False
+
+
+class Room(NamedTuple):
+    """How many elements one half of each map has: of server IDs, backends, and slots of the ring."""
+
+    servers: int
+    backends: int
+    ring: int
+
+    @classmethod
+    def for_table(cls, head: Mapping[str, int | bytes]) -> Room:
+        """Room for a table, and for one of twice its size."""
+        servers, backends, ring = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
+        return cls(max(2 * servers, _MIN_SERVERS), max(2 * backends, _MIN_BACKENDS), max(ring, 1))
+
+    def holds(self, head: Mapping[str, int | bytes]) -> bool:
+        """Whether a table fits."""
+        wanted = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
+        return all(there >= want for there, want in zip(self, wanted, strict=True))
+
+    @property
+    def elements(self) -> dict[str, int]:
+        """Elements of the maps."""
+        return {
+            "servers": 2 * self.servers,
+            "destinations": 2 * self.backends,
+            "hops": 2 * self.backends,
+            "ring": 2 * self.ring,
+        }
+
+
+class Explained(NamedTuple):
+    """What the program would do with a packet.
+
+    decision, outcome: what the core decides, and what becomes of it; None where it is for no service. backend: its
+    index, or -1. action: XDP_PASS and the like. packet: as it would leave, by the interface of this index (0: it
+    would not).
+    """
+
+    decision: int | None
+    outcome: int | None
+    backend: int
+    action: int
+    packet: bytes
+    interface: int
+
+
+class XdpPlane:
+    """The program in the kernel, on all its interfaces. Its methods may be called from any thread."""
+
+    def __init__(self, settings: XdpSettings, orders: Orders) -> None:
+        """Load it; nothing is forwarded before start(). Raises PlaneUnavailable, naming what is missing."""
+        self._settings = settings
+        self._attachments = [Attachment(name, settings.attach, keep=settings.keep) for name in settings.interfaces]
+        self._counters = KernelCounters()
+        self._lock = threading.Lock()
+        self._flow_entries = orders.settings.flow_table_size
+        self._number = 0
+        self._half = 0
+        self._backends = 0
+        self._started = False
+        self._object: BpfObject | None = None
+        self._generation: BpfMap | None = None
+        self._room = Room(0, 0, 0)
+        self._check_forwarding(orders.snapshot)
+        self.apply(orders)
+
+    def start(self) -> None:
+        """Begin to forward. Raises PlaneUnavailable."""
+        with self._lock:
+            self._put()
+            self._started = True
+
+    def apply(self, orders: Orders) -> None:
+        """Forward by new orders from now on; no packet goes by half of them.
+
+        Raises PlaneUnavailable or OSError where the kernel refuses: then what was in force stays so.
+        """
+        table = compile_table(orders.snapshot)
+        head = HEAD.unpack(table)
+        destinations = _pack_destinations(orders.snapshot)
+        timeout_ns = int(orders.settings.flow_timeout_s * _NS)
+        with self._lock:
+            flow_entries = orders.settings.flow_table_size
+            if self._object is None or not self._room.holds(head) or flow_entries != self._flow_entries:
+                self._move(Room.for_table(head), flow_entries, table, destinations, timeout_ns)
+            else:
+                self._write(table, destinations, timeout_ns)
+            self._backends = max(self._backends, len(orders.snapshot.backends))
+
+    def stop(self) -> None:
+        """Detach, unless the program is to be kept, and let go of everything."""
+        with self._lock:
+            for attachment in self._attachments:
+                attachment.close()
+            if self._object is not None:
+                self._object.close()
+                self._object = None
+            if self._generation is not None:
+                self._generation.close()
+                self._generation = None
+
+    def read_counters(self) -> Counters:
+        """Return the sums of all CPUs as they are now; the same object each time. Raises OSError."""
+        with self._lock:
+            if self._object is not None:
+                totals, counts, samples = map(self._object.map, ("totals", "backend_counts", "samples"))
+                self._counters.read(totals, counts, samples, self._backends)
+            return self._counters.sums
+
+    def explain(self, packet: bytes, *, remember: bool = False, now_ns: int = 0) -> Explained:
+        """Ask the program what it would do with a packet, from its Ethernet header on; nothing is counted.
+
+        remember: let the flow tables learn from it all the same. now_ns: another time than now. Raises OSError.
+        """
+        with self._lock:
+            assert self._object is not None, "it runs"
+            questions = self._object.map("questions")
+            question = QUESTION.pack(
+                now_ns=now_ns, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
+            )
+            questions.set(_FIRST, question)
+            interface = self._attachments[0].index if self._attachments else 0
+            action, leaving, _ = run_packet(self._object.program(EXPLAIN), packet, interface=interface)
+            answer = {name: int(value) for name, value in QUESTION.unpack(questions.get(_FIRST) or question).items()}
+        decision, outcome = (answer[name] if answer[name] != _UNASKED else None for name in ("decision", "outcome"))
+        return Explained(decision, outcome, answer["backend"], action, leaving, answer["interface"])
+
+    def _move(
+        self, room: Room, flow_entries: int, table: bytes, destinations: Sequence[bytes], timeout_ns: int
+    ) -> None:
+        """Load the program with maps of other sizes, and let it take the place of the one before."""
+        before = self._object, self._room, self._half, self._flow_entries
+        loaded = self._load(room, flow_entries)
+        self._object, self._room, self._half, self._flow_entries = loaded, room, 1, flow_entries
+        try:
+            self._write(table, destinations, timeout_ns)
+            if self._started:
+                self._put()
+        except (OSError, PlaneUnavailable):
+            self._object, self._room, self._half, self._flow_entries = before
+            loaded.close()
+            raise
+        if before[0] is not None:
+            self._wait()
+            counts = before[0].map("backend_counts")
+            self._counters.retire(counts, min(self._backends, counts.max_entries))
+            before[0].close()
+
+    def _load(self, room: Room, flow_entries: int) -> BpfObject:
+        services, seed = pack_services(self._settings.services)
+        service_slots = len(services) // SERVICE.size_bytes
+        loaded = BpfObject(PROGRAM.read_bytes())
+        try:
+            flows = max(flow_entries, 1)
+            counters = {"backend_counts": room.backends, "samples": SAMPLES, "memos": MEMO_SLOTS}
+            others = {"configs": 2 * CONFIGS, "services": service_slots}
+            loaded.resize({**room.elements, **counters, **others, **dict.fromkeys(_FLOW_MAPS, flows)})
+            if self._object is not None:
+                kept = _SHARED if flow_entries != self._flow_entries else _SHARED + _FLOW_MAPS
+                loaded.share({name: self._object.map(name) for name in kept})
+            mode = MODES.index(self._settings.mode)
+            settings = SETTINGS.pack(
+                mode=mode, gue_port=GUE_PORT, memo_slots=MEMO_SLOTS, service_slots=service_slots, service_seed=seed
+            )
+            loaded.set_constants(".rodata.settings", settings)
+            loaded.load()
+            loaded.map("services").write(0, services)
+        except OSError as error:
+            loaded.close()
+            raise PlaneUnavailable(f"the XDP program cannot be loaded: {error.strerror}") from error
+        return loaded
+
+    def _write(self, table: bytes, destinations: Sequence[bytes], timeout_ns: int) -> None:
+        """Write a table into the half that nobody reads, and make it the current one."""
+        assert self._object is not None, "it is loaded"
+        half, room, head = 1 - self._half, self._room, HEAD.unpack(table)
+        first = {
+            "configs_at": half * CONFIGS,
+            "servers_at": half * room.servers,
+            "backends_at": half * room.backends,
+            "ring_at": half * room.ring,
+        }
+        for name, part, size_bytes in (
+            ("configs", "configs_at", CONFIGS * CONFIG.size_bytes),
+            ("servers", "servers_at", int(head["server_slots"]) * SERVER.size_bytes),
+            ("ring", "ring_at", int(head["ring_slots"]) * _RING_SLOT_BYTES),
+        ):
+            start = int(head[part])
+            self._object.map(name).write(first[part], table[start : start + size_bytes])
+        self._object.map("destinations").write(first["backends_at"], b"".join(destinations))
+        self._number += 1
+        if not self._flow_entries:
+            timeout_ns = 0
+        packed = GENERATION.pack(head=HEAD.pack(**{**head, **first}), flow_timeout_ns=timeout_ns, number=self._number)
+        generation, before = BpfMap.create_array("generation", GENERATION.size_bytes, 1), self._generation
+        generation.set(_FIRST, packed)
+        self._generation, self._half = generation, half
+        self._wait()
+        if before is not None:
+            before.close()
+
+    def _wait(self) -> None:
+        """Make the generation current; returns when no program runs any more that has seen another."""
+        assert self._object is not None, "it is loaded"
+        assert self._generation is not None, "it is written"
+        self._object.map("current").set(_FIRST, struct.pack("=I", self._generation.fd))
+
+    def _put(self) -> None:
+        assert self._object is not None, "it is loaded"
+        for attachment in self._attachments:
+            attachment.put(self._object.program(FORWARD))
+
+    def _check_forwarding(self, snapshot: Snapshot) -> None:
+        hosts = [backend.endpoint.host for backend in snapshot.backends if backend is not None]
+        families = frozenset(ipaddress.ip_address(host).version for host in hosts)
+        for interface in self._settings.interfaces:
+            check_forwarding(interface, families)
+
+
+def _pack_destinations(snapshot: Snapshot) -> list[bytes]:
+    return [
+        NO_DESTINATION
+        if backend is None
+        else pack_destination(backend_flags(backend), backend.endpoint.host, source_towards(backend.endpoint))
+        for backend in snapshot.backends
+    ]
+
+
+def source_towards(endpoint: Endpoint) -> str | None:
+    """Return the address of this machine that the system would send from, or None where there is no route."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((endpoint.host, endpoint.port))
+        except OSError:
+            return None
+        host: str = sock.getsockname()[0]
+        return host

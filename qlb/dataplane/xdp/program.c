@@ -1,0 +1,151 @@
+/* The XDP plane, on one page: the way of a packet from the driver to its backend.
+ *
+ *   frame.h        what is it, and whom is it for?
+ *   decide.h       which backend? (the core, over maps.h)
+ *   next_hop.h     by which interface, and is there room on the way? too_big.h if there is none
+ *   encapsulate.h  l2, ipip, gue
+ *   counters.h     what became of it
+ *   icmp.h         errors about what servers have sent
+ *
+ * What is not for a service address goes to the kernel as it came; what is cannot pass by uncounted. Nothing is
+ * remembered but what may be forgotten: flows of unroutable IDs, decoded IDs.
+ *
+ * This program, with the headers that it includes, may be used under the Apache License 2.0, as all of qlb, or, at
+ * your choice, under the GNU General Public License, version 2: some helpers of the kernel ask for that.
+ */
+#include "counters.h"
+#include "decide.h"
+#include "encapsulate.h"
+#include "frame.h"
+#include "icmp.h"
+#include "maps.h"
+#include "next_hop.h"
+#include "too_big.h"
+
+/* The stack has no room for it. Nothing else runs on a CPU until a packet's way has ended. */
+QLB_MAP(frames, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_frame);
+QLB_MAP(questions, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_question);
+
+/* Whether a packet is for a service: its address and port are found as a server ID is in the core. */
+QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
+{
+    const struct qlb_four_tuple *four_tuple = &frame->four_tuple;
+    const struct qlb_block address = {qlb_load64(four_tuple->service), qlb_load64(four_tuple->service + 8)};
+    const uint64_t port = (uint64_t)four_tuple->ports[2] | (uint64_t)four_tuple->ports[3] << 8;
+    const struct qlb_block key = {address.low ^ port, address.high};
+    const uint32_t first = qlb_server_hash(qlb_settings.service_seed, &key);
+    for (uint32_t probe = 0; probe < QLB_SERVER_PROBES; probe++) {
+        const uint32_t slot = (first + probe) & (qlb_settings.service_slots - 1);
+        const struct qlb_service *service = bpf_map_lookup_elem(&services, &slot);
+        if (!service || !service->port)
+            break;
+        if (service->low == address.low && service->high == address.high && service->port == port)
+            return 1;
+    }
+    return 0;
+}
+
+QLB_INLINE void qlb_read_question(const struct qlb_question *question, struct qlb_frame *frame)
+{
+    frame->remember = question->remember;
+    if (question->now_ns)
+        frame->now_ns = question->now_ns;
+}
+
+QLB_INLINE void qlb_write_answer(struct qlb_question *question, int answer, uint32_t outcome, uint32_t interface)
+{
+    question->decision = QLB_ANSWER_OUTCOME(answer);
+    question->outcome = outcome;
+    question->backend = QLB_ANSWER_INDEX(answer);
+    question->interface = interface;
+}
+
+/* Send the packet on its way: 0, or the outcome of one that cannot be sent. action: XDP_TX and the like. */
+QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, int *action)
+{
+    const struct qlb_destination *destination = bpf_map_lookup_elem(&destinations, &frame->slot);
+    struct qlb_hop *hop = bpf_map_lookup_elem(&hops, &frame->slot);
+    if (!destination || !hop)
+        return QLB_DROP_NO_BACKEND;
+    if (frame->hop_limit <= 1)
+        return QLB_DROP_HOP_LIMIT;
+    const uint32_t overhead = qlb_overhead(destination), len = frame->ip_len + overhead;
+    const uint32_t failure = qlb_next_hop(ctx, frame, destination, len, hop);
+    if (failure == QLB_DROP_TOO_BIG && frame->protocol == IPPROTO_UDP &&
+        qlb_answer_too_big(ctx, frame, hop->mtu - overhead)) {
+        qlb_count_icmp(QLB_SLOT_ICMP_SENT);
+        *action = XDP_TX;
+    }
+    if (failure)
+        return failure;
+    if (!qlb_encapsulate(ctx, frame, destination, len, hop))
+        return QLB_DROP_SEND_FAILED;
+    frame->interface = hop->interface;
+    *action = hop->interface == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(hop->interface, 0);
+    return 0;
+}
+
+/* An ICMP error: to the backend that it concerns, or to the kernel. */
+QLB_INLINE int qlb_walk_icmp(struct xdp_md *ctx, struct qlb_frame *frame)
+{
+    int action = XDP_DROP;
+    frame->now_ns = bpf_ktime_get_coarse_ns();
+    if (!qlb_read_quote(frame, qlb_data(ctx), qlb_data_end(ctx)) || !qlb_is_service(frame) || !qlb_trim(ctx, frame) ||
+        QLB_ANSWER_INDEX(qlb_decide_quote(ctx, frame)) < 0)
+        return XDP_PASS;
+    if (!qlb_send(ctx, frame, &action))
+        qlb_count_icmp(QLB_SLOT_ICMP_FORWARDED);
+    return action;
+}
+
+/* The way of a packet. question: where it is only asked about. */
+QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
+{
+    const uint32_t first = 0;
+    struct qlb_frame *frame = bpf_map_lookup_elem(&frames, &first);
+    if (!frame)
+        return XDP_PASS;
+    *frame = (struct qlb_frame){.remember = 1};
+    const uint32_t kind = qlb_read_headers(frame, qlb_data(ctx), qlb_data_end(ctx));
+    if (kind == QLB_FOREIGN)
+        return XDP_PASS;
+    if (kind == QLB_ICMP)
+        return qlb_walk_icmp(ctx, frame);
+    if (!qlb_is_service(frame) || (kind == QLB_DATAGRAM && !qlb_trim(ctx, frame)))
+        return XDP_PASS;
+    frame->now_ns = bpf_ktime_get_coarse_ns();
+    if (question)
+        qlb_read_question(question, frame);
+    else
+        qlb_count_received(frame->ip_at + frame->ip_len - frame->payload_at);
+    const int answer = kind == QLB_FRAGMENT ? QLB_ANSWER(QLB_DROP_FRAGMENT, -1) : qlb_decide_datagram(ctx, frame);
+    const int32_t index = QLB_ANSWER_INDEX(answer);
+    uint32_t outcome = QLB_ANSWER_OUTCOME(answer);
+    int action = XDP_DROP;
+    if (index >= 0) {
+        const uint32_t failure = qlb_send(ctx, frame, &action);
+        outcome = failure ? failure : outcome;
+    }
+    if (question) {
+        qlb_write_answer(question, answer, outcome, frame->interface);
+        return action;
+    }
+    if (action == XDP_DROP)
+        qlb_keep_sample(ctx, frame, outcome);
+    qlb_count(outcome, (uint32_t)index, frame->now_ns);
+    return action;
+}
+
+SEC("xdp")
+int qlb_forward(struct xdp_md *ctx) { return qlb_walk(ctx, 0); }
+
+/* The same for test runs, which answer a question in the map `questions` and count nothing. */
+SEC("xdp")
+int qlb_explain(struct xdp_md *ctx)
+{
+    const uint32_t first = 0;
+    struct qlb_question *question = bpf_map_lookup_elem(&questions, &first);
+    return question ? qlb_walk(ctx, question) : XDP_ABORTED;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
