@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
-from qlb.config.draft import CidDraft, Draft
+from qlb.config.draft import At, CidDraft, Draft
+from qlb.config.model import DIRECT_RETURN
 from qlb.config.problems import Problems
 from qlb.routing.backends import Endpoint
 
@@ -25,6 +26,8 @@ def check(draft: Draft, folder: Path, problems: Problems) -> None:
     _check_listen(draft, problems)
     _check_loops(draft, problems)
     _check_socket(draft, folder, problems)
+    if draft.mode is not None and draft.mode.value in DIRECT_RETURN:
+        _check_direct_return(draft, draft.mode, problems)
 
 
 def socket_path(folder: Path, socket: Path) -> Path:
@@ -86,6 +89,23 @@ def _is_loop(backend: Endpoint, service: Endpoint) -> bool:
         return False
     to, at = ipaddress.ip_address(backend.host), ipaddress.ip_address(service.host)
     return to == at or (at.is_unspecified and to.is_loopback and to.version == at.version)
+
+
+def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> None:
+    if not draft.has_interfaces:
+        text = "lacks the key interfaces: name those that clients' packets come in at, for example `interfaces: [eth0]`"
+        problems.add(mode.mark, f"forwarding.mode {mode.value}: forwarding {text}")
+    for address in draft.listen:
+        host = ipaddress.ip_address(address.value.host)
+        if host.is_unspecified or not address.value.port or host.is_link_local:
+            text = (
+                f"packets are recognised by the service's address: name one, with its port, in place of {address.value}"
+            )
+            problems.add(address.mark, f"listen: in mode {mode.value} {text}")
+    for backend in draft.backends:
+        if backend.address is not None and ipaddress.ip_address(backend.address.value.host).is_link_local:
+            text = f"{backend.address.value} is of one link alone, and mode {mode.value} goes by routes"
+            problems.add(backend.address.mark, f"{backend.path}.address {text}: give it another address")
 
 
 def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from qlb.config.model import BACKEND_ADDRESS, CID_LENGTH, CONFIG_ID, LISTEN_ADDRESS, NONCE_LENGTH, SERVER_ID_LENGTH
+from qlb.config.model import (
+    BACKEND_ADDRESS,
+    CID_LENGTH,
+    CONFIG_ID,
+    LISTEN_ADDRESS,
+    MODE,
+    NONCE_LENGTH,
+    SERVER_ID_LENGTH,
+)
 from qlb.config.problems import Mark
 from qlb.config.scalars import NAME, PATH, SERVER_ID, Scalar
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
@@ -73,6 +81,8 @@ class Draft:
     backends: tuple[BackendDraft, ...]
     hash_key: KeyDraft
     socket: At[Path] | None
+    mode: At[str] | None
+    has_interfaces: bool
 
     @property
     def keys(self) -> tuple[KeyDraft, ...]:
@@ -87,6 +97,8 @@ def read_draft(root: MappingNode) -> Draft:
     count = 0 if entries is None else len(entries.items) if isinstance(entries, SequenceNode) else -1
     admin = root.get("admin")
     fallback = root.get("fallback")
+    forwarding = root.get("forwarding")
+    interfaces = forwarding.get("interfaces") if isinstance(forwarding, MappingNode) else None
     return Draft(
         listen=tuple(_scalars(root.get("listen"), LISTEN_ADDRESS)),
         cid_configs=configs,
@@ -94,6 +106,8 @@ def read_draft(root: MappingNode) -> Draft:
         backends=tuple(_backend(path, node) for path, node in _mappings(root, "backends")),
         hash_key=_key("fallback", fallback, "hash_key"),
         socket=_field(admin, "socket", PATH),
+        mode=_field(forwarding, "mode", MODE),
+        has_interfaces=isinstance(interfaces, SequenceNode) and bool(interfaces.items),
     )
 
 

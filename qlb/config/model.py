@@ -33,6 +33,7 @@ from qlb.cid.params import (
 from qlb.config.scalars import (
     BOOLEAN,
     HEX_KEY,
+    INTERFACE,
     NAME,
     PATH,
     SERVER_ID,
@@ -48,6 +49,9 @@ from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
 Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
+DIRECT_RETURN: Final = ("ipip", "gue", "l2")
+"""Modes in which backends answer clients directly; packets are recognised by their address, and nothing is bound."""
+Attach = Literal["auto", "native", "generic"]
 Probe = Literal["quic", "handshake", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -59,6 +63,7 @@ CID_LENGTH: Final = whole_number(1 + MIN_SERVER_ID_BYTES + MIN_NONCE_BYTES, MAX_
 LISTEN_ADDRESS: Final = endpoint(service=True)
 BACKEND_ADDRESS: Final = endpoint(service=False)
 ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
+MODE: Final = choice(get_args(Mode))
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
 
 
@@ -188,7 +193,7 @@ class Forwarding(Section):
     plane: Annotated[Plane, choice(get_args(Plane))] = "auto"
     """What moves packets: batch (Linux, compiled), asyncio (everywhere), xdp (Linux, in the kernel, needs
     privileges), or auto, the fastest that works here unprivileged. Default: auto. A change needs a restart."""
-    mode: Annotated[Mode, choice(get_args(Mode))] = "proxy"
+    mode: Annotated[Mode, MODE] = "proxy"
     """What backends get: proxy (plain packets from the balancer, replies through it), proxy-protocol (the same
     with the client's address before the packet), ipip, gue or l2 (the client's own packet, replies directly).
     Default: proxy. A change needs a restart."""
@@ -208,6 +213,16 @@ class Forwarding(Section):
     """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
     4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not
     grant (net.core.rmem_max, unless qlb has CAP_NET_ADMIN) is warned of at the start. A change needs a restart."""
+    interfaces: tuple[Annotated[str, INTERFACE], ...] = Field(default=(), examples=[["eth0"]])
+    """ipip, gue and l2 modes: the network interfaces that clients' packets come in at; qlb's program is put on each.
+    Required in these modes, where listen is the service's addresses and nothing is bound. Default: none. A change
+    needs a restart."""
+    attach: Annotated[Attach, choice(get_args(Attach))] = "auto"
+    """xdp plane: native (in the interface's driver), generic (in the kernel, slower, with any driver), or auto: native
+    where the driver can. Default: auto. A change needs a restart."""
+    keep_attached: Annotated[bool, BOOLEAN] = False
+    """xdp plane: true: the kernel goes on forwarding by the last configuration when qlb ends, and the next qlb takes
+    over between two packets (`qlb detach` ends it). Default: false. A change needs a restart."""
 
 
 class Fallback(Section):

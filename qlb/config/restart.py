@@ -13,6 +13,9 @@ NEEDS_RESTART: Final = (
     ("forwarding", "workers"),
     ("forwarding", "pin_workers"),
     ("forwarding", "receive_buffer"),
+    ("forwarding", "interfaces"),
+    ("forwarding", "attach"),
+    ("forwarding", "keep_attached"),
     ("admin", "listen"),
     ("admin", "socket"),
 )

@@ -35,6 +35,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _SIZE: Final = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
 _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
 """Unit → seconds as a fraction, so that 300ms is exactly the float 0.3."""
 
@@ -264,6 +265,12 @@ def _server_id(text: str) -> bytes:
     )
 
 
+def _interface(text: str) -> str:
+    if _INTERFACE.fullmatch(text):
+        return text
+    raise ScalarError(f"must be the name of a network interface, 1 to 15 characters (eth0), not {shown(text)}")
+
+
 def _name(text: str) -> str:
     if _NAME.fullmatch(text):
         return text
@@ -296,4 +303,5 @@ SERVER_ID: Final = Scalar(
     {"type": ["string", "number"], "pattern": f"^([0-9A-Fa-f]{{2}}){{1,{MAX_SERVER_ID_BYTES}}}$"},
 )
 NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
+INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
 PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})

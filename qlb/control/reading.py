@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import qlb
+from qlb.control.engine import Engine
 from qlb.control.reload import Desired
-from qlb.control.workers import Place, Workers
+from qlb.control.workers import Place
 from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import (
     REMOVED,
@@ -59,7 +60,7 @@ class Daemon(Protocol):
     desired: Desired
     history: History
     health: HealthMonitor
-    workers: Workers | None
+    engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
 
@@ -71,8 +72,8 @@ class Daemon(Protocol):
 def take_reading(daemon: Daemon) -> Reading:
     """Return every figure of a daemon as it is now."""
     desired, history = daemon.desired, daemon.history
-    places = daemon.workers.places if daemon.workers is not None else ()
-    workers = [place.counters for place in places]
+    places = daemon.engine.places if daemon.engine is not None else ()
+    workers = daemon.engine.counters if daemon.engine is not None else ()
     packets = total_outcomes(workers)
     now_s = time.monotonic()
     return Reading(

@@ -14,6 +14,7 @@ from pathlib import Path
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control.admin import AdminServer, ReloadOutcome
+from qlb.control.engine import Engine
 from qlb.control.preflight import preflight, usable_cores
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
@@ -49,7 +50,7 @@ class Supervisor:
         self.listen: tuple[Endpoint, ...] = ()
         self.health = HealthMonitor(self._on_health)
         self.admin = AdminServer(self.read, self.is_ready, self)
-        self.workers: Workers | None = None
+        self.engine: Engine | None = None
         self._told: set[str | None] = set()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
@@ -92,9 +93,9 @@ class Supervisor:
 
     def is_ready(self) -> bool:
         """Whether this node should be sent traffic: it forwards, is not ending, and some backend was found healthy."""
-        if self.workers is None or self._ending is not None or self._ended.is_set():
+        if self.engine is None or self._ending is not None or self._ended.is_set():
             return False
-        if not any(place.forwards for place in self.workers.places):
+        if not self.engine.forwards:
             return False
         return any(b is not None and b.healthy and self.health.has_judged(b.name) for b in self.desired.backends)
 
@@ -115,11 +116,11 @@ class Supervisor:
             config = self.desired.config
             logs.configure(config.logging.level, config.logging.format)
             self.health.apply(config.health, self.desired.endpoints)
-            await self._tell_workers()
+            await self._tell_engine()
             self.history.reloaded(self.desired.generation)
         self._log_warnings()
-        if self.workers is not None:
-            self._check_limits(config, len(self.workers.places))
+        if self.engine is not None and self.engine.places:
+            self._check_limits(config, len(self.engine.places))
         log.info("reloaded", extra={"generation": self.desired.generation})
         return ReloadOutcome(ok=True, generation=self.desired.generation, problems=(), warnings=self.desired.warnings)
 
@@ -134,7 +135,7 @@ class Supervisor:
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
             self.desired.set_state(name, state)
-            await self._tell_workers()
+            await self._tell_engine()
         log.info("backend state set", extra={"backend": name, "state": str(state)})
 
     def _on_health(self, name: str, healthy: bool, detail: str) -> None:
@@ -152,23 +153,32 @@ class Supervisor:
             await self._verdicts.wait()
             self._verdicts.clear()
             async with self._changing:
-                await self._tell_workers()
+                await self._tell_engine()
 
-    async def _tell_workers(self) -> None:
-        if self.workers is not None:  # else they will ask for their orders when they start
-            await self.workers.apply(self.desired.orders)
+    async def _tell_engine(self) -> None:
+        if self.engine is not None:  # else it will ask for its orders when it starts
+            await self.engine.apply(self.desired.orders)
 
     async def _start(self, config: Config) -> None:
         await self.admin.start(config.admin.listen, config.admin.socket)
+        self.engine = self._open_engine(config)
+        await self.engine.start()
+        self.health.apply(config.health, self.desired.endpoints)
+        self.health.start()
+        self._begin(self._follow_verdicts())
+
+    def _open_engine(self, config: Config) -> Engine:
+        """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""
+        if probe.PLANES[self.plane].in_kernel:
+            from qlb.control.kernel import KernelEngine
+
+            self.listen = config.listen
+            return KernelEngine(config, lambda: self.desired.orders)
         places = open_places(config)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
         self._check_buffers(places[0])
         self._check_limits(config, len(places))
-        self.workers = Workers(places, self.plane, lambda: self.desired.orders)
-        await self.workers.start()
-        self.health.apply(config.health, self.desired.endpoints)
-        self.health.start()
-        self._begin(self._follow_verdicts())
+        return Workers(places, self.plane, lambda: self.desired.orders)
 
     def _check_buffers(self, place: Place) -> None:
         """Warn, once, where the system grants less than was asked for; all sockets are granted the same."""
@@ -209,8 +219,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.health.stop()
-        if self.workers is not None:
-            await self.workers.stop()
+        if self.engine is not None:
+            await self.engine.stop()
         await self.admin.stop()
 
     def _log_warnings(self) -> None:

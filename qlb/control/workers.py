@@ -157,6 +157,16 @@ class Workers:
         self._keepers: list[asyncio.Task[None]] = []
         self._progress = asyncio.Condition()
 
+    @property
+    def counters(self) -> Sequence[Counters]:
+        """What each place has counted, whoever was there."""
+        return [place.counters for place in self.places]
+
+    @property
+    def forwards(self) -> bool:
+        """Whether some worker forwards."""
+        return any(place.forwards for place in self.places)
+
     async def start(self) -> None:
         """Start every worker and return when all of them forward. Raises OSError where one cannot be started."""
         for place in self.places:

@@ -14,14 +14,16 @@ from qlb.errors import PlaneUnavailable
 class PlaneRow(NamedTuple):
     """Where a plane is, the forwarding modes that it knows, and what it cannot do without.
 
-    requires: a module and a name in it. shares_ports: whether one local port serves ways back to several backends.
+    lacks: a module and a function in it that says what this machine lacks, empty for nothing; None: it runs everywhere.
+    shares_ports: whether one local port serves ways back to several backends. in_kernel: no worker runs it.
     """
 
     module: str
     factory: str
     modes: frozenset[str]
-    requires: tuple[str, str] | None = None
+    lacks: tuple[str, str] | None = None
     shares_ports: bool = False
+    in_kernel: bool = False
 
 
 PLANES: Final[dict[str, PlaneRow]] = {
@@ -29,12 +31,20 @@ PLANES: Final[dict[str, PlaneRow]] = {
         "qlb.dataplane.batch.plane",
         "BatchPlane",
         frozenset({"proxy"}),
-        ("qlb.dataplane._core", "Forwarder"),
+        ("qlb.dataplane.batch", "what_lacks"),
         shares_ports=True,
     ),
     "asyncio": PlaneRow("qlb.dataplane.asyncio", "AsyncioPlane", frozenset({"proxy"})),
+    "xdp": PlaneRow(
+        "qlb.dataplane.xdp.plane",
+        "XdpPlane",
+        frozenset({"l2", "ipip", "gue"}),
+        ("qlb.dataplane.xdp.libbpf", "what_lacks"),
+        in_kernel=True,
+    ),
 }
 """In the order in which ``auto`` tries them."""
+WORKER_PLANES: Final = tuple(name for name, row in PLANES.items() if not row.in_kernel)
 
 
 def choose(plane: str, mode: str) -> str:
@@ -47,13 +57,17 @@ def choose(plane: str, mode: str) -> str:
         known = ", ".join(sorted({mode for row in PLANES.values() for mode in row.modes}))
         raise PlaneUnavailable(f"no plane of this release forwards in mode {mode}; there is: {known}")
     if plane == "auto":
-        return next(name for name in able if not what_lacks(name))
+        plane = next((name for name in able if not what_lacks(name)), able[0])
     if plane not in PLANES:
         raise PlaneUnavailable(f"this release has no plane {plane}; there is: {', '.join(PLANES)}, or auto")
     if plane not in able:
-        raise PlaneUnavailable(f"plane {plane} does not forward in mode {mode}; {', '.join(able)} does")
+        known = ", ".join(sorted(PLANES[plane].modes))
+        raise PlaneUnavailable(
+            f"plane {plane} does not forward in mode {mode} (it does in {known}); {', '.join(able)} does"
+        )
     if lack := what_lacks(plane):
-        raise PlaneUnavailable(f"plane {plane} cannot run here: {lack}; `plane: auto` takes what can")
+        instead = "; `plane: auto` takes what can" if len(able) > 1 else f", and no other plane forwards in mode {mode}"
+        raise PlaneUnavailable(f"plane {plane} cannot run here: {lack}{instead}")
     return plane
 
 
@@ -69,15 +83,11 @@ def passed_over(chosen: str, mode: str) -> str:
 
 def what_lacks(plane: str) -> str:
     """Return what a plane of PLANES would need and does not have on this machine; empty where it can run."""
-    requires = PLANES[plane].requires
-    if requires is None:
+    lacks = PLANES[plane].lacks
+    if lacks is None:
         return ""
-    module, name = requires
-    try:
-        found = importlib.import_module(module)
-    except ImportError:
-        return "the C extension was not built when qlb was installed (it wants a C compiler and Python's headers)"
-    return "" if hasattr(found, name) else "this system is not Linux"
+    module, name = lacks
+    return cast(str, getattr(importlib.import_module(module), name)())
 
 
 def factory(plane: str) -> PlaneFactory:

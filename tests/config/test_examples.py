@@ -48,6 +48,7 @@ def placed(name: str, folder: Path) -> Path:
 def test_the_examples_are_there() -> None:
     """The one that `make run` uses, and those that the documentation names."""
     assert set(EXAMPLES) == {
+        "direct-return.yaml",
         "minimal.yaml",
         "plaintext.yaml",
         "production.yaml",
@@ -115,7 +116,7 @@ def test_production_states_every_default() -> None:
     defaults = {name: schema["default"] for name, schema in _properties(json_schema()) if "default" in schema}
     for name, default in defaults.items():
         assert f"Default: {written(default)}" in beside[name], name
-    assert len(defaults) == 21
+    assert len(defaults) == 23
 
 
 def written(default: object) -> str:

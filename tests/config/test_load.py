@@ -87,6 +87,9 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "max_sessions": 65536,
         "pin_workers": False,
         "receive_buffer": 4 << 20,
+        "interfaces": (),
+        "attach": "auto",
+        "keep_attached": False,
     }
     assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}
     assert config.health.model_dump() == {"probe": "quic", "interval": 2.0, "timeout": 1.0, "rise": 2, "fall": 3}

@@ -72,8 +72,8 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     """What stopped workers did not read: the sum of their sockets' drops stands at its service address alone."""
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
     async with _running(supervisor):
-        assert supervisor.workers is not None
-        places = supervisor.workers.places
+        assert supervisor.engine is not None
+        places = supervisor.engine.places
         with standing_still(*(place.process.pid for place in places if place.process)):
             for place in places:
                 place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

@@ -24,7 +24,7 @@ TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 IN_HAND = 64
 """Datagrams that a worker may have received and not yet sent, the most of all planes: a batch."""
 
-every_plane = pytest.mark.parametrize("plane", sorted(probe.PLANES))
+every_plane = pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
 
 
 @dataclass

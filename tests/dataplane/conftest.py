@@ -6,7 +6,7 @@ from qlb.dataplane import probe
 from tests.dataplane.running import Run, runs
 
 
-@pytest.fixture(params=sorted(probe.PLANES))
+@pytest.fixture(params=sorted(probe.WORKER_PLANES))
 def plane_name(request: pytest.FixtureRequest) -> str:
     """Name a plane; skip the test where the machine lacks what it needs."""
     name: str = request.param

@@ -52,7 +52,7 @@ Run = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 def runs(name: str) -> Run:
-    """Return what runs one of probe.PLANES."""
+    """Return what runs one of probe.WORKER_PLANES."""
 
     @asynccontextmanager
     async def run(wanted: Orders, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:

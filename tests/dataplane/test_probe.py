@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 
 from qlb.dataplane import probe
+from qlb.dataplane.xdp import libbpf
 from qlb.errors import PlaneUnavailable
 
 
@@ -54,11 +55,22 @@ def test_off_linux() -> None:
 
 
 def test_what_there_is_instead() -> None:
-    """A mode or a plane of a later release is refused with the names of this one's."""
-    with pytest.raises(PlaneUnavailable, match="there is: proxy"):
-        probe.choose("auto", "gue")
-    with pytest.raises(PlaneUnavailable, match="batch, asyncio, or auto"):
+    """A mode or a plane of a later release is refused with the names of this one's; so is a plane in another's mode."""
+    with pytest.raises(PlaneUnavailable, match="there is: gue, ipip, l2, proxy"):
+        probe.choose("auto", "proxy-protocol")
+    with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, or auto"):
+        probe.choose("dpdk", "proxy")
+    with pytest.raises(PlaneUnavailable, match=r"xdp does not forward in mode proxy .*; batch, asyncio does"):
         probe.choose("xdp", "proxy")
+
+
+@pytest.mark.parametrize("plane", ["auto", "xdp"])
+def test_what_xdp_lacks(monkeypatch: pytest.MonkeyPatch, plane: str) -> None:
+    """Nothing else forwards in its modes: whoever asks for one is told what is missing."""
+    monkeypatch.setattr(libbpf, "what_lacks", lambda: "this process lacks CAP_BPF")
+    with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane forwards in mode gue"):
+        probe.choose(plane, "gue")
+    assert probe.choose("auto", "proxy") in probe.WORKER_PLANES
 
 
 def test_asyncio_is_always_there() -> None:

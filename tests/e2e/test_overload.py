@@ -22,7 +22,7 @@ def resident_kib(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-@pytest.mark.parametrize("plane", sorted(probe.PLANES))
+@pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
 async def test_what_a_stalled_worker_misses_is_counted(tmp_path: Path, plane: str) -> None:
     """A worker that stands still while a flood comes in: sent = received + dropped by the kernel, nothing is queued."""
     if lack := probe.what_lacks(plane):

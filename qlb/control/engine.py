@@ -1,0 +1,39 @@
+"""What moves packets under the supervisor: worker processes, or a program in the kernel. It sees both alike."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from qlb.control.workers import Place
+from qlb.dataplane.base import Orders
+from qlb.routing.counters import Counters
+
+
+class Engine(Protocol):
+    """Forwards by the orders that it was given last."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where workers work; empty where there are none."""
+        ...
+
+    @property
+    def counters(self) -> Sequence[Counters]:
+        """What has been counted; their sum is what has happened."""
+        ...
+
+    @property
+    def forwards(self) -> bool:
+        """Whether packets are forwarded."""
+        ...
+
+    async def start(self) -> None:
+        """Begin; returns when packets are forwarded. Raises OSError or QlbError."""
+        ...
+
+    async def apply(self, orders: Orders) -> None:
+        """Forward by new orders; returns when that is so everywhere."""
+        ...
+
+    async def stop(self) -> None:
+        """End."""
+        ...
