@@ -46,7 +46,7 @@ struct qlb_frame {
     uint32_t interface; /* that it leaves by; set by the sending */
 };
 
-#define QLB_MAX_HEADERS 82 /* Ethernet, a tag, IPv4 with all its options */
+#define QLB_MAX_HEADERS 86 /* Ethernet, a tag, IPv4 with all its options, UDP */
 
 QLB_INLINE const uint8_t *qlb_data(const struct xdp_md *ctx) { return (const uint8_t *)(long)ctx->data; }
 QLB_INLINE const uint8_t *qlb_data_end(const struct xdp_md *ctx) { return (const uint8_t *)(long)ctx->data_end; }

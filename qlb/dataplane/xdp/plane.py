@@ -178,6 +178,16 @@ class XdpPlane:
                 self._counters.read(totals, counts, samples, self._backends)
             return self._counters.sums
 
+    @property
+    def interfaces(self) -> tuple[int, ...]:
+        """Indexes of the interfaces that it is for."""
+        return tuple(attachment.index for attachment in self._attachments)
+
+    def program(self, name: str) -> int:
+        """Return the descriptor of a loaded program: FORWARD or EXPLAIN."""
+        assert self._object is not None, "it runs"
+        return self._object.program(name)
+
     def explain(self, packet: bytes, *, remember: bool = False, now_ns: int = 0) -> Explained:
         """Ask the program what it would do with a packet, from its Ethernet header on; nothing is counted.
 
@@ -190,8 +200,8 @@ class XdpPlane:
                 now_ns=now_ns, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
             )
             questions.set(_FIRST, question)
-            interface = self._attachments[0].index if self._attachments else 0
-            action, leaving, _ = run_packet(self._object.program(EXPLAIN), packet, interface=interface)
+            interface = next(iter(self.interfaces), 0)
+            action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=interface)
             answer = {name: int(value) for name, value in QUESTION.unpack(questions.get(_FIRST) or question).items()}
         decision, outcome = (answer[name] if answer[name] != _UNASKED else None for name in ("decision", "outcome"))
         return Explained(decision, outcome, answer["backend"], action, leaving, answer["interface"])
@@ -277,9 +287,8 @@ class XdpPlane:
         self._object.map("current").set(_FIRST, struct.pack("=I", self._generation.fd))
 
     def _put(self) -> None:
-        assert self._object is not None, "it is loaded"
         for attachment in self._attachments:
-            attachment.put(self._object.program(FORWARD))
+            attachment.put(self.program(FORWARD))
 
     def _check_forwarding(self, snapshot: Snapshot) -> None:
         hosts = [backend.endpoint.host for backend in snapshot.backends if backend is not None]

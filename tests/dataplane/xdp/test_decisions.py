@@ -1,0 +1,115 @@
+"""The program and the memory plane, side by side: the same packets, the same outcome, the same backend."""
+
+import random
+import struct
+from typing import Final
+
+import pytest
+
+from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.memory import MemoryPlane
+from qlb.dataplane.xdp.libbpf import XDP_PASS
+from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.routing.backends import Endpoint
+from qlb.routing.maglev import FourTuple
+from tests.dataplane.core.worlds import MIXED, TICK_NS, WORLDS, World
+from tests.dataplane.xdp.packets import ethernet, udp
+from tests.dataplane.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orders, pool, short
+
+pytestmark = pytest.mark.toolchain
+
+DATAGRAMS: Final = 2600
+"""In each world; with the truncations below, more than 100,000 in all."""
+OPTIONS: Final = (b"", b"", b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10)
+
+
+def framed(datagram: bytes, four_tuple: FourTuple, dice: random.Random) -> bytes:
+    """Put a datagram into a frame of its client's: with and without a tag, options, and what fills short frames."""
+    client, client_port, service, service_port = four_tuple
+    more = {"options": dice.choice(OPTIONS)} if ":" not in service else {}
+    packet = udp((client, client_port), (service, service_port), datagram, tos=dice.randrange(256), **more)
+    return ethernet(packet, vlan=dice.choice((None, None, 7))) + bytes(dice.choice((0, 0, 3)))
+
+
+@pytest.mark.parametrize("number", range(WORLDS))
+@pytest.mark.usefixtures("scene")
+def test_decisions_are_those_of_the_memory_plane(number: int) -> None:
+    """Every algorithm, every pair of lengths, long and short, garbage and truncated, IPv4 and IPv6, tagged or not.
+
+    The world changes once, under traffic: what the flow tables know stays.
+    """
+    world = World(number)
+    world.clients = [_on_the_wire(client) for client in world.clients]
+    told = Orders(world.snapshot, PlaneSettings())
+    services = {Endpoint(service, port) for _, _, service, port in world.clients}
+    plane = XdpPlane(XdpSettings(services=tuple(services), interfaces=(), mode="ipip"), told)
+    oracle, dice, at_ns = MemoryPlane(told), random.Random(number), 10**15
+    try:
+        for _ in range(2):
+            for datagram, four_tuple, ticks in world.traffic(DATAGRAMS // 2):
+                frame = framed(datagram, four_tuple, dice)
+                found = plane.explain(frame, remember=True, now_ns=at_ns + ticks * TICK_NS)
+                wanted = oracle.handle(datagram, four_tuple, ticks / 64)
+                assert (found.decision, found.backend) == wanted, (frame.hex(), four_tuple)
+            world.change()
+            told = Orders(world.snapshot, PlaneSettings())
+            plane.apply(told)
+            oracle.apply(told)
+    finally:
+        plane.stop()
+
+
+def _on_the_wire(four_tuple: FourTuple) -> FourTuple:
+    """Both addresses of one family, and none in another's form: the worlds have what no packet has."""
+    client, client_port, service, service_port = (
+        part.removeprefix("::ffff:") if isinstance(part, str) and "." in part else part for part in four_tuple
+    )
+    if (":" in str(client)) != (":" in str(service)):
+        client = CLIENTS[6] if ":" in str(service) else CLIENTS[4]
+    return str(client), int(client_port), str(service), int(service_port)
+
+
+def test_worlds_have_mixed_families_that_no_wire_has() -> None:
+    """What _on_the_wire() is there for."""
+    assert MIXED == ("v4", "v6")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("vlan", [None, 7])
+def test_cut_off_at_every_octet(scene: Scene, family: int, vlan: int | None) -> None:
+    """A frame that ends too early is the kernel's to refuse: no exception, no decision, nothing changed."""
+    plane = scene.plane("ipip", pool(BACKENDS[family]))
+    more = {"options": OPTIONS[3]} if family == 4 else {}
+    frame = ethernet(udp((CLIENTS[family], 5555), (SERVICES[family], PORT), short(cid_of(0)), **more), vlan=vlan)
+    assert plane.explain(frame).decision == 1
+    for size in range(14, len(frame)):
+        found = plane.explain(frame[:size])
+        assert (found.decision, found.action, found.packet) == (None, XDP_PASS, frame[:size])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_datagrams_cut_off_at_every_octet(scene: Scene, family: int) -> None:
+    """Whole packets around ever less of a datagram, long and short: as the memory plane has it."""
+    told = orders(pool(BACKENDS[family]))
+    plane, oracle = scene.plane("ipip", pool(BACKENDS[family])), MemoryPlane(told)
+    long = b"\xc0" + struct.pack("!I", 1) + bytes((15,)) + cid_of(1) + bytes((8,)) + bytes(8) + bytes(20)
+    client, service = CLIENTS[family], SERVICES[family]
+    for whole in (long, short(cid_of(1))):
+        for size in range(len(whole) + 1):
+            datagram = whole[:size]
+            found = plane.explain(ethernet(udp((client, 5555), (service, PORT), datagram)), remember=True)
+            assert (found.decision, found.backend) == oracle.handle(datagram, (client, 5555, service, PORT), 0.0), size
+
+
+def test_any_octets_at_all(scene: Scene) -> None:
+    """Frames of noise, and good ones with some octets changed: never an error, never anywhere but where they may go."""
+    plane, dice = scene.plane("gue", pool(BACKENDS[4])), random.Random(2026)
+    good = [ethernet(udp((CLIENTS[f], 5555), (SERVICES[f], PORT), short(cid_of(0)))) for f in (4, 6)]
+    for _ in range(4000):
+        frame = bytearray(dice.choice(good) if dice.random() < 0.8 else dice.randbytes(dice.randrange(14, 200)))
+        for _ in range(dice.choice((0, 1, 3))):
+            frame[dice.randrange(len(frame))] = dice.randrange(256)
+        found = plane.explain(bytes(frame), remember=True)
+        assert found.decision is None or found.outcome is not None
+        if found.action == XDP_PASS:
+            assert found.packet[: len(frame)] == bytes(frame)[: len(found.packet)]

@@ -1,0 +1,154 @@
+"""What leaves towards a backend, octet by octet, in each mode and for each pair of families."""
+
+import ipaddress
+import struct
+
+import pytest
+
+from qlb.dataplane.xdp.libbpf import XDP_REDIRECT, XDP_TX
+from tests.dataplane.xdp.packets import IPIP, IPV6, OUR_MAC, THEIR_MAC, UDP, ethernet, ip, read_ip, udp
+from tests.dataplane.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, SOURCES, Scene, cid_of, forward, pool, short
+
+TOWARDS_B0 = bytes.fromhex("020000000002") + bytes.fromhex("020000000011")
+
+pytestmark = pytest.mark.toolchain
+
+each_family = pytest.mark.parametrize("family", [4, 6])
+each_pair = pytest.mark.parametrize(
+    ("inner", "outer"), [(4, 4), (6, 6), (4, 6), (6, 4)], ids=["4in4", "6in6", "4in6", "6in4"]
+)
+
+
+def client_packet(family: int, payload: bytes = b"", **more: int | bytes) -> bytes:
+    """Return what a client sends to the service with an ID of backend 0."""
+    datagram = short(cid_of(0)) + payload
+    return udp((CLIENTS[family], 5555), (SERVICES[family], PORT), datagram, **more)
+
+
+def one_hop_on(packet: bytes) -> bytes:
+    """Return a packet whose TTL is one less, and IPv4's checksum with it."""
+    seen = read_ip(packet)
+    if packet[0] >> 4 == 6:
+        return packet[:7] + bytes((seen.ttl - 1,)) + packet[8:]
+    options = packet[20 : 4 * (packet[0] & 15)]
+    identification = int.from_bytes(packet[4:6], "big")
+    return ip(
+        *(seen.source, seen.destination, seen.protocol, seen.payload),
+        ttl=seen.ttl - 1, tos=seen.tos, options=options, fragment=seen.fragment, identification=identification,
+    )  # fmt: skip
+
+
+@each_family
+def test_l2(scene: Scene, family: int) -> None:
+    """The same packet, one hop on, with the MAC addresses of the next hop; the tag of another network is left off."""
+    plane = scene.plane("l2", pool(BACKENDS[family]))
+    packet = client_packet(family, tos=0x29)
+    for frame in (ethernet(packet), ethernet(packet, vlan=7)):
+        told = forward(plane, frame)
+        assert told.action == XDP_REDIRECT
+        assert told.packet == ethernet(one_hop_on(packet), macs=TOWARDS_B0)
+
+
+@each_pair
+def test_ipip(scene: Scene, inner: int, outer: int) -> None:
+    """One more IP header: from here to there, TTL 64, DSCP and ECN copied, not to be fragmented."""
+    plane = scene.plane("ipip", pool(BACKENDS[outer]))
+    packet = client_packet(inner, tos=0xB9)
+    told = forward(plane, ethernet(packet))
+    assert told.action == XDP_REDIRECT
+    assert told.packet[:14] == ethernet(told.packet[14:], macs=TOWARDS_B0)[:14]
+    seen = read_ip(told.packet[14:])
+    assert (seen.source, seen.destination) == (SOURCES[outer], BACKENDS[outer][0])
+    assert seen.protocol == {4: IPIP, 6: IPV6}[inner]
+    assert (seen.tos, seen.ttl, seen.fragment) == (0xB9, 64, 0x4000)
+    assert seen.payload == one_hop_on(packet)
+
+
+@each_pair
+def test_gue(scene: Scene, inner: int, outer: int) -> None:
+    """IP and UDP to port 6080, no checksum, no GUE header between: variant 1."""
+    plane = scene.plane("gue", pool(BACKENDS[outer]))
+    packet = client_packet(inner, tos=0x02)
+    told = forward(plane, ethernet(packet))
+    assert told.action == XDP_REDIRECT
+    seen = read_ip(told.packet[14:])
+    assert (seen.source, seen.destination) == (SOURCES[outer], BACKENDS[outer][0])
+    assert (seen.protocol, seen.tos, seen.ttl, seen.fragment) == (UDP, 0x02, 64, 0x4000)
+    source, port, length, checksum = struct.unpack("!HHHH", seen.payload[:8])
+    assert source >= 0xC000
+    assert (port, length, checksum) == (6080, len(seen.payload), 0)
+    assert seen.payload[8:] == one_hop_on(packet)
+
+
+@pytest.mark.parametrize("mode", ["ipip", "gue"])
+def test_entropy(scene: Scene, mode: str) -> None:
+    """Flows differ in the outer header where it has room for that, and packets of one flow do not."""
+    plane = scene.plane(mode, pool(BACKENDS[6]))
+
+    def outer(port: int, cid: bytes) -> tuple[int, bytes]:
+        packet = udp((CLIENTS[6], port), (SERVICES[6], PORT), short(cid))
+        seen = read_ip(forward(plane, ethernet(packet)).packet[14:])
+        return seen.flow, seen.payload[:2] if mode == "gue" else b""
+
+    assert len({outer(port, cid_of(0)) for port in range(1000, 1050)}) > 45
+    assert len({outer(1000, cid_of(0) + bytes((n,))) for n in range(10)}) == 1
+
+
+@pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
+def test_back_where_it_came_from(scene: Scene, mode: str) -> None:
+    """A backend beyond the very interface: transmitted there, and the tag stays."""
+    plane = scene.plane(mode, pool(["192.0.2.2"]))
+    packet = client_packet(4)
+    for vlan, at in ((None, 14), (7, 18)):
+        told = forward(plane, ethernet(packet, vlan=vlan))
+        assert told.action == XDP_TX
+        assert told.packet[:6] == bytes.fromhex("020000000022")
+        assert told.packet[6:12] not in (OUR_MAC, THEIR_MAC)
+        assert told.packet[12:at] == ethernet(packet, vlan=vlan)[12:at]
+        assert told.packet.endswith(one_hop_on(packet))
+        seen = read_ip(told.packet[at:])
+        assert seen.destination == ("192.0.2.1" if mode == "l2" else "192.0.2.2")
+
+
+@pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
+@pytest.mark.parametrize("options", [b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10])
+def test_options(scene: Scene, mode: str, options: bytes) -> None:
+    """IPv4 options, few or as many as there may be, are carried along."""
+    plane = scene.plane(mode, pool(BACKENDS[4]))
+    packet = client_packet(4, options=options, identification=77)
+    told = forward(plane, ethernet(packet))
+    assert told.action == XDP_REDIRECT
+    assert told.packet.endswith(one_hop_on(packet))
+
+
+@pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
+@each_family
+def test_what_fills_a_short_frame_is_cut_off(scene: Scene, mode: str, family: int) -> None:
+    """Octets after the IP packet are no part of the datagram, and do not travel on."""
+    plane = scene.plane(mode, pool(BACKENDS[family]))
+    packet = client_packet(family)
+    told, filled = (forward(plane, ethernet(packet) + more) for more in (b"", bytes(18)))
+    assert filled.packet == told.packet
+
+
+def test_every_checksum_that_a_ttl_can_make(scene: Scene) -> None:
+    """IPv4's checksum is changed, not made anew: for every TTL, and where it wraps around."""
+    plane = scene.plane("l2", pool(BACKENDS[4]))
+    for ttl in range(2, 256):
+        for identification in (0, 0x1234, *(range(0xFF00 - 256 * ttl & 0xFFFF, 0xFF00 - 256 * ttl + 2 & 0xFFFF))):
+            packet = client_packet(4, ttl=ttl, identification=identification)
+            assert forward(plane, ethernet(packet)).packet[14:] == one_hop_on(packet)
+
+
+def test_addresses_are_compared_whole(scene: Scene) -> None:
+    """A service address that differs in any one bit, or another port, is none of ours."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    for family, bits in ((4, 32), (6, 128)):
+        service = int(ipaddress.ip_address(SERVICES[family]))
+        for bit in range(bits):
+            other = str((ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address)(service ^ 1 << bit))
+            frame = ethernet(udp((CLIENTS[family], 5555), (other, PORT), short(cid_of(0))))
+            assert plane.explain(frame).decision is None
+        for bit in range(16):
+            frame = ethernet(udp((CLIENTS[family], 5555), (SERVICES[family], PORT ^ 1 << bit), short(cid_of(0))))
+            assert plane.explain(frame).decision is None

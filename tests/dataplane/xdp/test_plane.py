@@ -1,0 +1,243 @@
+"""The plane in its process: what it counts, how it changes under way, what it leaves behind, and what it cannot do."""
+
+import dataclasses
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from qlb.dataplane.xdp import libbpf
+from qlb.dataplane.xdp.attach import BPF_FOLDER
+from qlb.dataplane.xdp.libbpf import XDP_REDIRECT
+from qlb.errors import PlaneUnavailable
+from qlb.routing import counters as slots
+from qlb.routing.backends import Backend, BackendState, Endpoint
+from qlb.routing.counters import Counters, config_last_seen_ms, total_backend, total_outcomes
+from qlb.routing.outcomes import OUTCOMES
+from tests.dataplane.xdp.packets import ethernet, udp
+from tests.dataplane.xdp.scene import (
+    BACKENDS,
+    CLIENTS,
+    FOUR_PASS,
+    PLAINTEXT,
+    PORT,
+    SERVICES,
+    Scene,
+    allow_forwarding,
+    cid_of,
+    forward,
+    orders,
+    pool,
+    server_id,
+    short,
+)
+
+pytestmark = pytest.mark.toolchain
+
+
+def frame_to(number: int, client_port: int = 5555) -> bytes:
+    """Return a frame with an ID of a backend."""
+    return ethernet(udp((CLIENTS[4], client_port), (SERVICES[4], PORT), short(cid_of(number))))
+
+
+def newcomer(client_port: int) -> bytes:
+    """Return a frame with an unroutable ID."""
+    return ethernet(udp((CLIENTS[4], client_port), (SERVICES[4], PORT), b"\x40\xe0" + bytes(30)))
+
+
+def outcomes(sums: Counters) -> dict[str, int]:
+    """Return packets by outcome, those that there were."""
+    return {o.name: n for o, n in zip(OUTCOMES, total_outcomes([sums]), strict=True) if n}
+
+
+def test_counts(scene: Scene) -> None:
+    """Packets, octets, routes and times by backend and config; the sums hold."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    for number in (0, 1, 1):
+        forward(plane, frame_to(number))
+    forward(plane, ethernet(udp((CLIENTS[4], 1), (SERVICES[4], PORT), short(cid_of(0, PLAINTEXT)))))
+    for _ in range(2):
+        forward(plane, newcomer(7))
+    forward(plane, ethernet(udp((CLIENTS[4], 1), (SERVICES[4], PORT), b"")))
+    sums = plane.read_counters()
+    assert outcomes(sums) == {
+        "cid_config_0": 1,
+        "cid_config_1": 3,
+        "four_tuple_reserved_config": 1,
+        "fallback_reserved_config": 1,
+        "drop_empty": 1,
+    }
+    assert sums.slots[slots.PACKETS_RECEIVED] == 7
+    assert sums.slots[slots.BYTES_RECEIVED] == 3 * len(short(cid_of(0))) + len(short(cid_of(0, PLAINTEXT))) + 2 * 32
+    counts = [total_backend([sums], index) for index in range(2)]
+    assert [c.forwarded[0] for c in counts] == [2, 2]
+    assert [sum(c.forwarded[n] for c in counts) for n in (1, 2)] == [1, 1]
+    seen = [c.last_seen_ms for c in counts]
+    assert all(seen)
+    assert config_last_seen_ms([sums], 1) <= max(seen)
+    assert config_last_seen_ms([sums], 2) == 0
+
+
+def test_states(scene: Scene) -> None:
+    """Draining and unhealthy backends get what has their ID and nothing new; one that has left gets nothing."""
+    both = pool(BACKENDS[4])
+    plane = scene.plane("ipip", both)
+    drained = dataclasses.replace(both[0], state=BackendState.DRAINING)
+    ill = dataclasses.replace(both[0], healthy=False)
+    for first in (drained, ill):
+        plane.apply(orders([first, both[1]]))
+        assert plane.explain(frame_to(0)).backend == 0
+        assert {plane.explain(newcomer(port)).backend for port in range(50)} == {1}
+    plane.apply(orders([None, both[1]]))
+    assert {plane.explain(frame_to(0, port)).backend for port in range(50)} == {1}
+
+
+def test_flow_tables(scene: Scene) -> None:
+    """They remember where unroutable packets went, for as long as they were told, and not at all where they may not."""
+    both = pool(BACKENDS[4])
+    plane = scene.plane("ipip", both)
+    plane.apply(orders(both, flow_timeout_s=10.0))
+    ns = 1_000_000_000
+    (first,) = {plane.explain(newcomer(7), remember=True, now_ns=100 * ns).backend}
+    others = [dataclasses.replace(both[first], weight=0), both[1 - first]]
+    moved = others if first == 0 else others[::-1]
+    plane.apply(orders(moved, flow_timeout_s=10.0))
+    assert plane.explain(newcomer(7), now_ns=109 * ns).backend == first
+    assert plane.explain(newcomer(7), now_ns=111 * ns).backend == 1 - first
+    plane.apply(orders(moved, flow_table_size=0))
+    assert plane.explain(newcomer(7), remember=True, now_ns=101 * ns).backend == 1 - first
+    plane.apply(orders(both, flow_table_size=0))
+    assert plane.explain(newcomer(7), now_ns=102 * ns).backend == first
+
+
+def test_the_memo_is_of_one_generation(scene: Scene) -> None:
+    """An ID that was decoded before is decoded again when its server's backend has changed."""
+    a, b = pool(BACKENDS[4])
+    plane = scene.plane("ipip", [a, b])
+    assert [plane.explain(frame_to(0)).backend for _ in range(2)] == [0, 0]
+    swapped = [dataclasses.replace(a, server_ids=b.server_ids), dataclasses.replace(b, server_ids=a.server_ids)]
+    plane.apply(orders(swapped))
+    assert plane.explain(frame_to(0)).backend == 1
+
+
+def test_no_packet_sees_half_of_a_change(scene: Scene) -> None:
+    """Backends and IDs swap places again and again while packets are decided: each goes by one of the two.
+
+    Their addresses swap too: what the ID decodes to and where that backend is must be of the same generation.
+    """
+    a, b = pool(BACKENDS[4])
+    swapped = [
+        Backend("b0", b.endpoint, b.server_ids),
+        Backend("b1", a.endpoint, a.server_ids),
+    ]  # whoever has server ID 1 is at 10.0.0.2, before and after
+    plane = scene.plane("l2", [a, b])
+    done = threading.Event()
+
+    def change() -> None:
+        for _ in range(150):
+            plane.apply(orders(swapped))
+            plane.apply(orders([a, b]))
+        done.set()
+
+    changer = threading.Thread(target=change)
+    program, frame = plane.program("qlb_forward"), frame_to(0)
+    interface = plane.interfaces[0]
+    changer.start()
+    last_octets = set()
+    while not done.is_set():
+        last_octets.add(libbpf.run_packet(program, frame, interface=interface).packet[5])
+    changer.join()
+    assert last_octets == {2}
+
+
+def test_it_grows(scene: Scene) -> None:
+    """More backends than the maps have room for: others take their place, and what was counted stays counted."""
+    few = pool(BACKENDS[4])
+    plane = scene.plane("ipip", few)
+    for _ in range(3):
+        forward(plane, frame_to(1))
+    forward(plane, newcomer(7))
+    many = [*few, *(Backend(f"m{n}", Endpoint(BACKENDS[4][n % 2], PORT), _ids(n)) for n in range(2, 3000))]
+    plane.apply(orders(many))
+    assert plane.explain(ethernet(udp((CLIENTS[4], 1), (SERVICES[4], PORT), short(cid_of(2999))))).backend == 2999
+    forward(plane, frame_to(1))
+    forward(plane, newcomer(7))
+    sums = plane.read_counters()
+    assert total_backend([sums], 1).forwarded[0] == 4
+    assert sum(outcomes(sums).values()) == sums.slots[slots.PACKETS_RECEIVED] == 6
+    assert outcomes(sums)["four_tuple_reserved_config"] == 1, "the flow tables have moved along"
+
+
+def _ids(number: int) -> dict[int, tuple[bytes, ...]]:
+    return {params.config_id: (server_id(number, params),) for params in (PLAINTEXT, FOUR_PASS)}
+
+
+def attached(interface: str) -> str:
+    """Return what the system says of an interface's XDP program."""
+    told = subprocess.run(["ip", "-d", "link", "show", interface], check=True, capture_output=True, text=True).stdout
+    return "native" if " xdp " in told else "generic" if " xdpgeneric " in told else ""
+
+
+@pytest.mark.parametrize(("attach", "found"), [("auto", "native"), ("native", "native"), ("generic", "generic")])
+def test_attached_and_detached(scene: Scene, attach: str, found: str) -> None:
+    """In the driver where it can be; gone with the plane."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]), attach=attach)
+    assert attached("in0") == ""
+    plane.start()
+    assert attached("in0") == found
+    plane.stop()
+    assert attached("in0") == ""
+
+
+def test_loopback_has_no_driver(scene: Scene) -> None:
+    """Generic mode is what `auto` goes on with."""
+    allow_forwarding("lo", "ipv4")
+    scene.plane("ipip", pool(BACKENDS[4]), ("lo",)).start()
+    assert attached("lo") == "generic"
+
+
+def test_kept_and_taken_over(scene: Scene) -> None:
+    """What is kept goes on forwarding without its process; the next plane replaces it on its hook."""
+    first = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
+    first.start()
+    first.stop()
+    assert attached("in0") == "native"
+    second = scene.plane("gue", pool(BACKENDS[4]))
+    second.start()
+    assert attached("in0") == "native"
+    assert forward(second, frame_to(0)).action == XDP_REDIRECT
+    second.stop()
+    assert attached("in0") == ""
+    assert not list((BPF_FOLDER / "qlb").glob(f"{Path('/proc/self/ns/net').stat().st_ino}-*"))
+
+
+def test_what_is_missing(scene: Scene) -> None:
+    """Each is named."""
+    with pytest.raises(PlaneUnavailable, match="no network interface nowhere0"):
+        scene.plane("ipip", pool(BACKENDS[4]), ("nowhere0",))
+    allow_forwarding("in0", "ipv4", 0)
+    with pytest.raises(PlaneUnavailable, match=r"net\.ipv4\.conf\.in0\.forwarding is 0"):
+        scene.plane("ipip", pool(BACKENDS[4]))
+    allow_forwarding("in0", "ipv4", 1)
+    scene.plane("ipip", pool(BACKENDS[4])).start()
+    with pytest.raises(PlaneUnavailable, match="on in0: it has another XDP program"):
+        scene.plane("ipip", pool(BACKENDS[4])).start()
+
+
+def test_without_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library, then the capabilities: what is missing is told by name."""
+    libbpf.library.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("ctypes.CDLL", _missing)
+            assert "libbpf.so.1 is missing" in libbpf.what_lacks()
+        with monkeypatch.context() as patch:
+            patch.setattr(libbpf, "_CAPABILITIES", {"CAP_NET_ADMIN": 62, "CAP_BPF": 63})
+            assert "lacks CAP_NET_ADMIN" in libbpf.what_lacks()
+    finally:
+        libbpf.library.cache_clear()
+
+
+def _missing(*_: object, **__: object) -> None:
+    raise OSError("not there")
