@@ -2,11 +2,14 @@
 
 import json
 import secrets
+from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from qlb.cid import CidCodec, CidGenerator, CidParams
+from qlb.cli.control import ask
 from qlb.cli.run import CONFIG
 from qlb.config import build
 from qlb.config.load import load
@@ -17,6 +20,7 @@ from qlb.config.server_config import server_config_yaml, yang_server_configs
 from qlb.control.preflight import preflight
 from qlb.dataplane.base import PlaneSettings
 from qlb.errors import CidError, QlbError
+from qlb.routing.backends import Endpoint
 from qlb.routing.explain import explain as explain_decision
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import canonical_host
@@ -86,10 +90,16 @@ def keygen() -> None:
 @click.argument("config", type=CONFIG)
 @click.argument("datagram", metavar="HEX", type=HexOctets())
 @click.option("--client", type=ClientAddress(), default=_EXPLAINED_CLIENT, show_default=True, help="Who sends it.")
+@click.option("--live", is_flag=True, help="Ask the program that runs in the kernel (xdp plane), too.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def explain(config: Path, datagram: bytes, client: tuple[str, int], as_json: bool) -> None:
-    """Show each step of the decision for one datagram, HEX, with the section that it follows."""
+def explain(config: Path, datagram: bytes, client: tuple[str, int], live: bool, as_json: bool) -> None:
+    """Show each step of the decision for one datagram, HEX, with the section that it follows.
+
+    --live asks the daemon behind CONFIG's admin.socket where the datagram would go now, by its flow tables,
+    the kernel's routes and neighbours.
+    """
     loaded = load(config).config
+    told_live = _ask_live(loaded, datagram, client) if live else None
     settings = PlaneSettings()
     router = Router(build.snapshot(loaded), FlowTables(settings.flow_table_size, settings.flow_timeout_s))
     service = loaded.listen[0]
@@ -98,10 +108,37 @@ def explain(config: Path, datagram: bytes, client: tuple[str, int], as_json: boo
     if as_json:
         backend = router.snapshot.backends[told.decision[1]] if told.decision[1] >= 0 else None
         steps = [step._asdict() for step in told.steps]
-        click.echo(json.dumps({"steps": steps, "outcome": told.outcome, "backend": backend and backend.name}, indent=2))
+        answer = {"steps": steps, "outcome": told.outcome, "backend": backend and backend.name}
+        click.echo(json.dumps({**answer, "live": told_live} if live else answer, indent=2))
         return
     for step in told.steps:
         click.echo(f"{step.text}\n    [{step.section}]")
+    if told_live is not None:
+        click.echo(_live_line(told_live))
+
+
+def _ask_live(config: Config, datagram: bytes, client: tuple[str, int]) -> dict[str, object]:
+    if config.admin.socket is None:
+        raise QlbError("--live asks over the control socket: the configuration has no admin.socket")
+    target = f"/explain/{datagram.hex() or '%20'}/{quote(str(Endpoint(*client)), safe='')}"
+    code, answer = ask(config.admin.socket, "POST", target)
+    if code != HTTPStatus.OK:
+        raise QlbError(f"the daemon cannot be asked: {answer.get('error', answer)}")
+    return {name: value for name, value in answer.items() if name != "ok"}
+
+
+def _live_line(told: dict[str, object]) -> str:
+    if told["decision"] is None:
+        return "live: not for a service address; the kernel gets it"
+    text = f"live: {told['decision']}, backend {told['backend'] or 'none'}: {told['action']}"
+    if told["outcome"] != told["decision"]:
+        text += f" ({told['outcome']})"
+    if "interface" in told:
+        text += (
+            f" by {told['interface']} to {told['next_hop']}, {told['size_bytes']} octets "
+            f"from {told['source']} to {told['destination']}, protocol {told['protocol']}"
+        )
+    return text
 
 
 @click.group("cid")

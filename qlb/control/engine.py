@@ -5,6 +5,7 @@ from typing import Protocol
 
 from qlb.control.workers import Place
 from qlb.dataplane.base import Orders
+from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
 
 
@@ -36,4 +37,11 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End."""
+        ...
+
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask what moves packets itself what it would do with a client's datagram; nothing is sent or counted.
+
+        Raises QlbError where it cannot be asked.
+        """
         ...

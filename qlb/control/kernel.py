@@ -1,17 +1,26 @@
 """The engine that has no workers: the XDP plane's program in the kernel, loaded and told from here."""
 
 import asyncio
+import ipaddress
 import logging
+import socket
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from qlb.config.model import Config
 from qlb.control.workers import Place
 from qlb.dataplane.base import Orders
-from qlb.dataplane.xdp.plane import Explained, XdpPlane, XdpSettings
+from qlb.dataplane.xdp.frames import frame_of, read_frame
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
+from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
 from qlb.errors import QlbError
+from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
+from qlb.routing.outcomes import OUTCOMES
 
 log = logging.getLogger("qlb")
+
+_ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "transmit", XDP_REDIRECT: "redirect"}
 
 
 class KernelEngine:
@@ -70,7 +79,32 @@ class KernelEngine:
         if self._plane is not None:
             await asyncio.to_thread(self._plane.stop)
 
-    async def explain(self, packet: bytes) -> Explained:
-        """Ask the program what it would do with a packet, from its Ethernet header on. Raises OSError."""
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask the program in the kernel what it would do with a client's datagram. Raises QlbError, OSError."""
         assert self._plane is not None, "it has started"
-        return await asyncio.to_thread(self._plane.explain, packet)
+        version = ipaddress.ip_address(client.host).version
+        services = [service for service in self._settings.services if _version(service) == version]
+        if not services:
+            raise QlbError(f"no service address is of IPv{version}, as {client} is")
+        found = await asyncio.to_thread(self._plane.explain, frame_of(datagram, client, services[0]))
+        told: dict[str, object] = {
+            "decision": _name(found.decision),
+            "outcome": _name(found.outcome),
+            "backend": self._backend_name(found.backend),
+            "action": _ACTIONS.get(found.action, str(found.action)),
+        }
+        if found.interface:
+            told |= {"interface": socket.if_indextoname(found.interface), **read_frame(found.packet)._asdict()}
+        return told
+
+    def _backend_name(self, index: int) -> str | None:
+        backend = self._orders().snapshot.backends[index] if index >= 0 else None
+        return backend.name if backend is not None else None
+
+
+def _version(endpoint: Endpoint) -> int:
+    return ipaddress.ip_address(endpoint.host).version
+
+
+def _name(outcome: int | None) -> str | None:
+    return None if outcome is None else OUTCOMES[outcome].name

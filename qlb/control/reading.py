@@ -97,6 +97,8 @@ def take_reading(daemon: Daemon) -> Reading:
         return_dropped=total(workers, layout.RETURN_DROPPED),
         return_overflowed=total(workers, layout.RETURN_OVERFLOWED),
         send_errors=total_send_errors(workers),
+        icmp_forwarded=total(workers, layout.ICMP_FORWARDED),
+        icmp_sent=total(workers, layout.ICMP_SENT),
         sessions=total(workers, layout.SESSIONS),
         sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
         workers=tuple(

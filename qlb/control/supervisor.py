@@ -132,6 +132,12 @@ class Supervisor:
         """Give a backend new connections again. Raises KeyError where there is none of that name."""
         await self._set_state(name, BackendState.ACTIVE)
 
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
+        if self.engine is None or not self.engine.forwards:
+            raise QlbError("nothing is forwarded yet")
+        return await self.engine.explain(datagram, client)
+
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
             self.desired.set_state(name, state)

@@ -20,6 +20,8 @@ from qlb.control import channel
 from qlb.control.channel import Applied, Assignment, Failed
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import DropCounter, granted_receive_buffer
+from qlb.errors import QlbError
+from qlb.routing.backends import Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters
 
 log = logging.getLogger("qlb.workers")
@@ -191,6 +193,12 @@ class Workers:
         await asyncio.gather(*(process.stop() for process in (*processes, *self.spares)))
         for place in self.places:
             place.close()
+
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:  # noqa: ARG002 (an Engine)
+        """Workers decide by the snapshot alone, and what their flow tables know is theirs: raises QlbError."""
+        raise QlbError(
+            f"plane {self._plane} cannot be asked; the xdp plane can. `qlb explain` without --live decides alike"
+        )
 
     async def _fill(self, place: Place) -> None:
         """Put a process into a place: a spare if there is one. Raises OSError where none can be started."""

@@ -95,6 +95,15 @@ def _packets(reading: Reading) -> Iterator[Metric]:
         "error",
         reading.send_errors,
     )
+    if reading.mode not in _RETURNING_MODES:
+        yield _counter(
+            "qlb_icmp_forwarded",
+            "ICMP errors about servers' packets that were passed on to the server which they concern.",
+            reading.icmp_forwarded,
+        )
+        yield _counter(
+            "qlb_icmp_sent", "ICMP messages to clients whose packets were too big to be passed on.", reading.icmp_sent
+        )
 
 
 def _listeners(reading: Reading) -> Iterator[Metric]:

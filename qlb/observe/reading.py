@@ -74,7 +74,8 @@ class SampleReading:
 class Reading:
     """All of it. outcomes: name → packets. dropped, unroutable: reason → packets. samples: of drops, by reason.
 
-    send_errors: kind → calls to send that the system refused, in either direction.
+    send_errors: kind → calls to send that the system refused, in either direction. icmp_forwarded, icmp_sent: of
+    direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
     """
 
     version: str
@@ -97,6 +98,8 @@ class Reading:
     return_dropped: int
     return_overflowed: int
     send_errors: Mapping[str, int]
+    icmp_forwarded: int
+    icmp_sent: int
     sessions: int
     sessions_evicted: int
     workers: tuple[WorkerReading, ...]

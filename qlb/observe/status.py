@@ -34,6 +34,8 @@ def build_status(reading: Reading) -> dict[str, object]:
         "return_dropped_packets": reading.return_dropped,
         "return_overflowed_packets": reading.return_overflowed,
         "send_errors": dict(reading.send_errors),
+        "icmp_forwarded": reading.icmp_forwarded,
+        "icmp_sent": reading.icmp_sent,
         "sessions": reading.sessions,
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,

@@ -63,6 +63,8 @@ def sample_reading() -> Reading:
         return_dropped=7,
         return_overflowed=11,
         send_errors={"would_block": 13, "other": 0},
+        icmp_forwarded=19,
+        icmp_sent=23,
         sessions=8,
         sessions_evicted=6,
         workers=(WorkerReading(index=0, pid=123, alive=True), WorkerReading(index=1, pid=124, alive=False)),

@@ -81,6 +81,18 @@ def test_names_and_labels_are_the_contract(reading: Reading) -> None:
     assert found == CONTRACT
 
 
+def test_direct_return_has_others(reading: Reading) -> None:
+    """Nothing returns through the balancer; what there is instead are ICMP messages."""
+    found = scrape(dataclasses.replace(reading, mode="ipip"))
+    assert {name for name, _ in found} ^ {name for name, _ in CONTRACT} == {
+        "qlb_packets_returned_total",
+        "qlb_icmp_forwarded_total",
+        "qlb_icmp_sent_total",
+    }
+    assert found[sample("qlb_icmp_forwarded_total")] == 19
+    assert found[sample("qlb_icmp_sent_total")] == 23
+
+
 def test_types(reading: Reading) -> None:
     """What ends in _total is a counter, all else a gauge."""
     families = parse_text(Metrics(lambda: reading).render()[0].decode())

@@ -32,6 +32,7 @@ def test_the_contract(reading: Reading) -> None:
     assert (status["worker_restarts"], status["sessions"]) == (4, 8)
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
+    assert (status["icmp_forwarded"], status["icmp_sent"]) == (19, 23)
     assert status["listeners"] == [
         {"listen": "127.0.0.1:4433", "kernel_dropped_packets": 17, "receive_buffer_bytes": 4096},
         {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096},

@@ -1,4 +1,4 @@
-"""What the control socket can be told: reload, drain, undrain. Answers are JSON.
+"""What the control socket can be told: reload, drain, undrain, explain. Answers are JSON.
 
 200: done. 404: no backend of that name (the answer lists those that there are). 422: the configuration is wrong
 and nothing has changed; ``problems`` says why.
@@ -10,9 +10,11 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
+from qlb.config.scalars import endpoint
 from qlb.control.admin.http import json_response
 from qlb.errors import ConfigError, QlbError
 from qlb.observe.reading import REMOVED, Reading
+from qlb.routing.backends import Endpoint
 
 Command = Callable[[], Awaitable[web.Response]]
 
@@ -38,6 +40,9 @@ class Control(Protocol):
     async def undrain(self, name: str) -> None:
         """Give a backend new connections again. Raises KeyError where there is none of that name."""
 
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
+
 
 class Commands:
     """The commands of one daemon."""
@@ -56,8 +61,18 @@ class Commands:
                 return lambda: self._set_state(name, "draining", self._control.drain)
             case ["undrain", name]:
                 return lambda: self._set_state(name, "active", self._control.undrain)
+            case ["explain", datagram, client]:
+                return lambda: self._explain(datagram, client)
             case _:
                 return None
+
+    async def _explain(self, datagram: str, client: str) -> web.Response:
+        """datagram: in hexadecimal. client: ADDR:PORT."""
+        try:
+            told = await self._control.explain(bytes.fromhex(datagram), endpoint(service=False).parse(client))
+        except (OSError, QlbError, ValueError) as error:
+            return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
+        return json_response(HTTPStatus.OK, {"ok": True, **told})
 
     async def _reload(self) -> web.Response:
         try:

@@ -83,6 +83,15 @@ class Attachment:
         self._link = None
 
 
+def detach(interface: str) -> bool:
+    """Detach what was left on an interface. Returns whether anything was."""
+    pin = _pin_of(interface)
+    if not pin.exists():
+        return False
+    pin.unlink()
+    return True
+
+
 def _pin_of(interface: str) -> Path:
     """Interfaces of the same name in other network namespaces are others."""
     namespace = Path("/proc/self/ns/net").stat().st_ino

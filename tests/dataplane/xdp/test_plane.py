@@ -135,7 +135,7 @@ def test_no_packet_sees_half_of_a_change(scene: Scene) -> None:
     done = threading.Event()
 
     def change() -> None:
-        for _ in range(150):
+        for _ in range(50):
             plane.apply(orders(swapped))
             plane.apply(orders([a, b]))
         done.set()
