@@ -27,7 +27,8 @@ XDP_REDIRECT: Final = 4
 _PROG_TYPE_XDP: Final = 6
 _ATTACH_TYPE_XDP: Final = 37
 _ATTACH_FLAGS: Final = {"generic": 1 << 1, "native": 1 << 2}
-_CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_BPF": 39}
+_CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+"""CAP_PERFMON: without it the verifier lets no pointer into a packet move by a number that it does not know."""
 _CAP_SYS_ADMIN: Final = 21
 _LOG_BYTES: Final = 1 << 20
 _VERIFIER_STATISTICS: Final = 4
@@ -131,7 +132,7 @@ def what_lacks() -> str:
 def _missing_capabilities() -> list[str]:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    if effective >> _CAP_SYS_ADMIN & 1:  # it stood for CAP_BPF before there was one
+    if effective >> _CAP_SYS_ADMIN & 1:  # it stood for the other two before there were any
         return [name for name in ("CAP_NET_ADMIN",) if not effective >> _CAPABILITIES[name] & 1]
     return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 
