@@ -12,7 +12,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo test check bench soak asan fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo test check bench bpf soak asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -35,6 +35,10 @@ check: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.plot results/forward.json results/forwarding.svg
+
+# The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
+bpf: $(VENV)/test.stamp
+	$(BIN)/python -m tests.dataplane.xdp.objects
 
 fuzz: fuzz-router fuzz-core
 

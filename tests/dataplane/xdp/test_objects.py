@@ -1,0 +1,53 @@
+"""The committed BPF objects are what clang makes of the sources beside them, and they are in the package."""
+
+import fnmatch
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.dataplane.core.cc import require
+from tests.dataplane.xdp import objects
+
+
+@pytest.mark.parametrize("name", objects.PROGRAMS)
+def test_the_object_is_not_stale(name: str) -> None:
+    """It was made of these very sources, with these flags: `make bpf` makes it again."""
+    assert objects.recorded()[f"{name}.o"] == objects.fingerprint(name), f"{name}.o is stale: run `make bpf`"
+    assert (objects.FOLDER / f"{name}.o").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_the_hash_covers_headers_that_headers_include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change anywhere in what is compiled changes it; a header of the system is nobody's change."""
+    monkeypatch.setattr(objects, "ROOT", tmp_path)
+    monkeypatch.setattr(objects, "FOLDER", tmp_path / "xdp")
+    for name, text in (
+        ("xdp/some.c", '#include <linux/bpf.h>\n#include "near.h"\n'),
+        ("xdp/near.h", '#include "../core/far.h"\n'),
+        ("core/far.h", '#include "../xdp/near.h"\n'),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert [path.name for path in objects.sources("some")] == ["far.h", "near.h", "some.c"]
+    before = objects.fingerprint("some")
+    (tmp_path / "core/far.h").write_text("/* another */\n")
+    assert objects.fingerprint("some") != before
+
+
+def test_the_package_holds_the_objects() -> None:
+    """A wheel has them: package data names them all."""
+    settings = tomllib.loads((objects.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["qlb"]
+    for path in sorted(objects.FOLDER.glob("*.o")):
+        assert any(fnmatch.fnmatch(str(path.relative_to(objects.ROOT / "qlb")), pattern) for pattern in patterns)
+
+
+@pytest.mark.toolchain
+@pytest.mark.parametrize("name", objects.PROGRAMS)
+def test_it_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
+    """By the clang of this machine, whichever it is; warnings are errors."""
+    require("clang", "llvm-strip")
+    if not Path("/usr/include/bpf/bpf_helpers.h").exists():
+        pytest.skip("libbpf's headers are not installed")
+    objects.build(name, tmp_path / "made.o")
+    assert (tmp_path / "made.o").stat().st_size > 0
