@@ -17,7 +17,7 @@ from tests.dataplane.core import kernel
 ROOT: Final = Path(__file__).resolve().parents[3]
 FOLDER: Final = ROOT / "qlb" / "dataplane" / "xdp"
 HASHES: Final = FOLDER / "objects.json"
-PROGRAMS: Final = ("decap",)
+PROGRAMS: Final = ("decap", "program")
 """Each NAME.c in the folder becomes NAME.o."""
 
 
