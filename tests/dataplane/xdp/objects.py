@@ -19,6 +19,8 @@ FOLDER: Final = ROOT / "qlb" / "dataplane" / "xdp"
 HASHES: Final = FOLDER / "objects.json"
 PROGRAMS: Final = ("decap", "program")
 """Each NAME.c in the folder becomes NAME.o."""
+FLAGS: Final = (*kernel.FLAGS, "-fdebug-compilation-dir=.")
+"""The last one: BTF names sources by their path in the repository, so that the same clang makes the same object."""
 
 
 def sources(name: str) -> list[Path]:
@@ -34,7 +36,7 @@ def sources(name: str) -> list[Path]:
 
 def fingerprint(name: str) -> str:
     """Return the SHA-256, in hexadecimal, over the flags and over each source with its path."""
-    whole = hashlib.sha256("\0".join(kernel.FLAGS).encode())
+    whole = hashlib.sha256("\0".join(FLAGS).encode())
     for path in sources(name):
         octets = path.read_bytes()
         whole.update(f"\0{path.relative_to(ROOT).as_posix()}\0{len(octets)}\0".encode() + octets)
@@ -50,8 +52,8 @@ def recorded() -> dict[str, str]:
 def build(name: str, target: Path) -> None:
     """Compile; debug information but BTF is left out. Raises CalledProcessError, with clang's words in stderr."""
     machine = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-    source = (FOLDER / f"{name}.c").relative_to(ROOT)  # a path that BTF may keep
-    compiled = ("clang", *kernel.FLAGS, machine, "-c", str(source), "-o", str(target))
+    source = (FOLDER / f"{name}.c").relative_to(ROOT)
+    compiled = ("clang", *FLAGS, machine, "-c", str(source), "-o", str(target))
     for command in (compiled, ("llvm-strip", "-g", str(target))):
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
 
