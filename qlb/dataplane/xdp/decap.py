@@ -1,0 +1,121 @@
+"""The backend's end of direct server return: loads decap.c, tells it for whom and from whom, attaches it, reads it.
+
+It is another machine than the balancer's: nothing here knows a configuration. Once attached, the kernel takes the
+outer headers off, and the server's sockets see what clients have sent.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Final
+
+from qlb.dataplane.xdp.layout import GUE_PORT
+from qlb.dataplane.xdp.libbpf import BpfObject, Link
+from qlb.errors import PlaneUnavailable
+
+PROGRAM: Final = Path(__file__).with_name("decap.o")
+DECAP: Final = "qlb_decap"
+COUNTERS: Final = ("decapsulated", "not_for_us", "wrong_source", "bad_ecn", "malformed")
+"""In the order of decap.c."""
+
+_PRESENT: Final = struct.pack("=I", 1)
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_EVERYWHERE: Final = (IPv6Network("::/0"),)
+_BUSY: Final = (16, 17)
+"""EBUSY, EEXIST."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecapSettings:
+    """Nothing of it changes while it runs.
+
+    services: inner destinations that are taken. sources: where balancers send from; any, where none is given. port:
+    of GUE, 1 to 65535. attach: auto, native or generic.
+    """
+
+    interfaces: tuple[str, ...]
+    services: tuple[IPv4Address | IPv6Address, ...]
+    sources: tuple[IPv4Network | IPv6Network, ...] = ()
+    port: int = GUE_PORT
+    attach: str = "auto"
+
+
+class Decapsulator:
+    """The program, loaded. close() detaches it from wherever it is."""
+
+    def __init__(self, settings: DecapSettings) -> None:
+        """Load it; nothing is attached yet. Raises PlaneUnavailable."""
+        self._settings = settings
+        self._stack = ExitStack()
+        self._object = BpfObject(PROGRAM.read_bytes())
+        self._stack.callback(self._object.close)
+        try:
+            self._load()
+        except OSError as error:
+            self.close()
+            raise PlaneUnavailable(f"the XDP program cannot be loaded: {error.strerror}") from error
+
+    @property
+    def program(self) -> int:
+        """The descriptor of the loaded program."""
+        return self._object.program(DECAP)
+
+    def attach(self) -> None:
+        """Attach to every interface, or to none. Raises PlaneUnavailable, naming the interface."""
+        with ExitStack() as attached:
+            for interface in dict.fromkeys(self._settings.interfaces):
+                attached.callback(_attach(self.program, interface, self._settings.attach).close)
+            self._stack.push(attached.pop_all())
+
+    def read_counters(self) -> dict[str, int]:
+        """Return what became of packets that had something around them, by COUNTERS. Raises OSError."""
+        cells = self._object.map("counters").read_per_cpu()
+        cpus = len(cells) // len(COUNTERS)
+        return {name: sum(cells[at * cpus : (at + 1) * cpus]) for at, name in enumerate(COUNTERS)}
+
+    def close(self) -> None:
+        """Detach, and let go of everything."""
+        self._stack.close()
+
+    def _load(self) -> None:
+        services = {_address_key(address) for address in self._settings.services}
+        sources = {_network_key(network) for network in self._settings.sources or _EVERYWHERE}
+        self._object.resize({"services": max(len(services), 1), "sources": len(sources)})
+        self._object.set_constants(".rodata.settings", struct.pack("=I", self._settings.port))
+        self._object.load()
+        _fill(self._object, "services", services)
+        _fill(self._object, "sources", sources)
+
+
+def _fill(loaded: BpfObject, name: str, keys: set[bytes]) -> None:
+    there = loaded.map(name)
+    for key in sorted(keys):
+        there.set(key, _PRESENT)
+
+
+def _address_key(address: IPv4Address | IPv6Address) -> bytes:
+    """Return struct qlb_address."""
+    return address.packed if address.version == 6 else _MAPPED.network_address.packed[:12] + address.packed
+
+
+def _network_key(network: IPv4Network | IPv6Network) -> bytes:
+    """Return struct qlb_network."""
+    first = 0 if network.version == 6 else _MAPPED.prefixlen
+    return struct.pack("=I", first + network.prefixlen) + _address_key(network.network_address)
+
+
+def _attach(program: int, interface: str, attach: str) -> Link:
+    try:
+        index = socket.if_nametoindex(interface)
+    except OSError as error:
+        raise PlaneUnavailable(f"there is no network interface {interface}") from error
+    try:
+        return Link.attach(program, index, attach)
+    except OSError as error:
+        why = "it has another XDP program" if error.errno in _BUSY else error.strerror
+        raise PlaneUnavailable(f"no XDP program can be put on {interface} ({attach}): {why}") from error
