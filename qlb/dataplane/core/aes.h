@@ -42,11 +42,20 @@ QLB_INLINE void qlb_aes_end(const struct qlb_aes_state *state, struct qlb_block 
     block->high = state->column[2] | (uint64_t)state->column[3] << 32;
 }
 
+/* What a table says of the octet of a column that is in `row`. The octet is taken times 16, as far as its entry is
+ * from the table's begin, in one shift and one mask. */
+QLB_INLINE uint32_t qlb_aes_entry(const uint32_t (*table)[4], uint32_t column, uint32_t row)
+{
+    const uint32_t times_16 = (row ? column >> (8 * row - 4) : column << 4) & 0xff0;
+    return *(const uint32_t *)((const uint8_t *)table + times_16 + 4 * row);
+}
+
 /* One column of a round: ShiftRows has chosen the columns that the four octets come from. */
-QLB_INLINE uint32_t qlb_aes_column(const uint32_t table[256][4], uint32_t row0, uint32_t row1, uint32_t row2,
+QLB_INLINE uint32_t qlb_aes_column(const uint32_t (*table)[4], uint32_t row0, uint32_t row1, uint32_t row2,
                                    uint32_t row3)
 {
-    return table[row0 & 0xff][0] ^ table[row1 >> 8 & 0xff][1] ^ table[row2 >> 16 & 0xff][2] ^ table[row3 >> 24][3];
+    return qlb_aes_entry(table, row0, 0) ^ qlb_aes_entry(table, row1, 1) ^ qlb_aes_entry(table, row2, 2) ^
+           qlb_aes_entry(table, row3, 3);
 }
 
 /* The S-box alone, from the tables: the octet of a column that MixColumns multiplied by 1. */
@@ -68,14 +77,16 @@ QLB_CALL int qlb_aes_table_encrypt(const struct qlb_schedule *schedule, struct q
 {
     if (!schedule || !block)
         return 0;
+    const uint32_t (*table)[4] = qlb_aes_forward;
+    QLB_AS_WRITTEN(table); /* in a register, not named anew for each entry */
     struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
     for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
         const uint8_t *key = schedule->octets + 16 * round;
         const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
-        s.column[0] = qlb_aes_column(qlb_aes_forward, a, b, c, d) ^ qlb_load32(key);
-        s.column[1] = qlb_aes_column(qlb_aes_forward, b, c, d, a) ^ qlb_load32(key + 4);
-        s.column[2] = qlb_aes_column(qlb_aes_forward, c, d, a, b) ^ qlb_load32(key + 8);
-        s.column[3] = qlb_aes_column(qlb_aes_forward, d, a, b, c) ^ qlb_load32(key + 12);
+        s.column[0] = qlb_aes_column(table, a, b, c, d) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(table, b, c, d, a) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(table, c, d, a, b) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(table, d, a, b, c) ^ qlb_load32(key + 12);
     }
     const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
     const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
@@ -92,14 +103,16 @@ QLB_CALL int qlb_aes_table_decrypt(const struct qlb_schedule *schedule, struct q
 {
     if (!schedule || !block)
         return 0;
+    const uint32_t (*table)[4] = qlb_aes_inverse;
+    QLB_AS_WRITTEN(table); /* in a register, not named anew for each entry */
     struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
     for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
         const uint8_t *key = schedule->octets + 16 * round;
         const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
-        s.column[0] = qlb_aes_column(qlb_aes_inverse, a, d, c, b) ^ qlb_load32(key);
-        s.column[1] = qlb_aes_column(qlb_aes_inverse, b, a, d, c) ^ qlb_load32(key + 4);
-        s.column[2] = qlb_aes_column(qlb_aes_inverse, c, b, a, d) ^ qlb_load32(key + 8);
-        s.column[3] = qlb_aes_column(qlb_aes_inverse, d, c, b, a) ^ qlb_load32(key + 12);
+        s.column[0] = qlb_aes_column(table, a, d, c, b) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(table, b, a, d, c) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(table, c, b, a, d) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(table, d, c, b, a) ^ qlb_load32(key + 12);
     }
     const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
     const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];

@@ -1,5 +1,7 @@
-/* What is counted, on each CPU by itself: the slots of qlb/routing/counters.py, with two differences that Python
- * undoes when it reads them: times are in nanoseconds, and backends and samples are in maps of their own.
+/* What is counted, on each CPU by itself: the slots of core/counters.h, except that times are in ticks, and that samples
+ * and what belongs to a backend are in maps of their own (counters.py puts all together).
+ *
+ * A backend's counts share a line of the cache with the next hop to it: a packet needs both.
  */
 #ifndef QLB_XDP_COUNTERS_H
 #define QLB_XDP_COUNTERS_H
@@ -15,18 +17,13 @@ struct qlb_totals {
     uint64_t slots[QLB_SLOT_BACKEND];
 };
 
-struct qlb_backend_counts {
-    uint64_t slots[QLB_BACKEND_SLOTS];
-};
-
 struct qlb_sample {
-    uint64_t seen_ns;
+    uint64_t seen;
     uint64_t len;
     uint8_t octets[QLB_SAMPLE_BYTES];
 };
 
 QLB_MAP(totals, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_totals);
-QLB_MAP(backend_counts, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_backend_counts);
 QLB_MAP(samples, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_sample);
 
 QLB_INLINE struct qlb_totals *qlb_totals(void)
@@ -35,32 +32,26 @@ QLB_INLINE struct qlb_totals *qlb_totals(void)
     return bpf_map_lookup_elem(&totals, &first);
 }
 
-QLB_INLINE void qlb_count_received(uint32_t size_bytes)
-{
-    struct qlb_totals *all = qlb_totals();
-    if (!all)
-        return;
-    all->slots[QLB_SLOT_PACKETS_RECEIVED]++;
-    all->slots[QLB_SLOT_BYTES_RECEIVED] += size_bytes;
-}
-
-QLB_INLINE void qlb_count(uint32_t outcome, uint32_t index, uint64_t now_ns)
+/* Count a datagram that was received and what became of it. */
+QLB_INLINE void qlb_count(const struct qlb_frame *frame, uint32_t outcome, uint32_t index)
 {
     struct qlb_totals *all = qlb_totals();
     if (!all)
         return;
     uint32_t slot = outcome; /* its masks are for the verifier, which does not see what clang does */
     QLB_AS_WRITTEN(slot);
+    all->slots[QLB_SLOT_PACKETS_RECEIVED]++;
+    all->slots[QLB_SLOT_BYTES_RECEIVED] += (uint64_t)frame->datagram_len;
     all->slots[QLB_SLOT_OUTCOME + (slot & (QLB_OUTCOME_SLOTS - 1))]++;
     if (outcome >= QLB_DROP_EMPTY)
         return;
     if (outcome < QLB_CONFIGS)
-        all->slots[QLB_SLOT_CONFIG_LAST_SEEN_MS + (slot & 7)] = now_ns;
-    struct qlb_backend_counts *own = bpf_map_lookup_elem(&backend_counts, &index);
-    if (!own)
+        all->slots[QLB_SLOT_CONFIG_LAST_SEEN_MS + (slot & 7)] = frame->now;
+    struct qlb_backend *backend = bpf_map_lookup_elem(&backends, &index);
+    if (!backend)
         return;
-    own->slots[qlb_route_of(outcome)]++;
-    own->slots[QLB_BACKEND_LAST_SEEN_MS] = now_ns;
+    backend->forwarded[qlb_route_of(outcome)]++;
+    backend->last_seen = frame->now;
 }
 
 QLB_INLINE void qlb_count_icmp(uint32_t slot)
@@ -81,8 +72,8 @@ QLB_CALL int qlb_keep_sample(struct xdp_md *ctx, const struct qlb_frame *frame, 
     if (!sample || offset > QLB_MAX_HEADERS)
         return 0;
     data = qlb_skip(data, offset, end);
-    sample->seen_ns = frame->now_ns;
-    sample->len = (uint64_t)(frame->ip_at + frame->ip_len) - offset;
+    sample->seen = frame->now;
+    sample->len = frame->datagram_len;
     for (uint32_t i = 0; i < QLB_SAMPLE_BYTES; i++) {
         if (!QLB_HAS(data, i + 1, end))
             break;

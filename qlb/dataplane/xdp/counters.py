@@ -1,18 +1,23 @@
 """What the BPF program has counted, on every CPU by itself, added up into the counters that all planes have.
 
-The program counts times in nanoseconds (core/counters.h has the slots); here they become milliseconds.
+The program counts times in ticks and what belongs to a backend in a struct of its own (layout.h, counters.h); here
+they become milliseconds, and slots as core/counters.h has them.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+from qlb.dataplane.xdp.clock import Clock
+from qlb.dataplane.xdp.layout import BACKEND
 from qlb.dataplane.xdp.libbpf import BpfMap, possible_cpus
 from qlb.routing import counters as slots
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTE_OF
 
 SAMPLES: Final = len(OUTCOMES)
-_NS_PER_MS: Final = 1_000_000
+_WORD_BYTES: Final = 8
+_LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
+"""Of a backend's words; those before it are packets by route."""
 _CONFIGS_SEEN: Final = range(slots.CONFIG_LAST_SEEN_MS, slots.CONFIG_LAST_SEEN_MS + CONFIGS)
 
 
@@ -25,57 +30,56 @@ class KernelCounters:
         self._cpus = possible_cpus()
         self._retired: list[list[int]] = []
 
-    def read(self, totals: BpfMap, backend_counts: BpfMap, samples: BpfMap, backends: int) -> Counters:
-        """Add up. backends: how many indexes there have been. Raises OSError."""
-        self._read_totals(totals.read_per_cpu())
-        for index, counts in enumerate(self._by_backend(backend_counts, backends)):
+    def read(self, totals: BpfMap, backends: BpfMap, samples: BpfMap, count: int, clock: Clock) -> Counters:
+        """Add up. count: how many backend indexes there have been. Raises OSError."""
+        self._read_totals(totals.read_per_cpu(), clock)
+        for index, own in enumerate(self._by_backend(backends, count)):
             retired = self._retired[index] if index < len(self._retired) else None
-            self._write_backend(index, _merged(counts, retired) if retired else counts)
-        self._read_samples(samples.read_per_cpu())
+            self._write_backend(index, _merged(own, retired) if retired else own, clock)
+        self._read_samples(samples.read_per_cpu(), clock)
         return self.sums
 
-    def retire(self, backend_counts: BpfMap, backends: int) -> None:
+    def retire(self, backends: BpfMap, count: int) -> None:
         """Take over what a map has counted that nothing counts in any more. Raises OSError."""
-        counts = self._by_backend(backend_counts, backends)
+        rows = self._by_backend(backends, count)
         self._retired = [
-            _merged(own, self._retired[index]) if index < len(self._retired) else own
-            for index, own in enumerate(counts)
+            _merged(own, self._retired[index]) if index < len(self._retired) else own for index, own in enumerate(rows)
         ]
 
-    def _read_totals(self, cells: memoryview) -> None:
+    def _read_totals(self, cells: memoryview, clock: Clock) -> None:
         for slot in range(slots.BACKEND):
             values = cells[slot :: slots.BACKEND].tolist()
-            self.sums.slots[slot] = max(values) // _NS_PER_MS if slot in _CONFIGS_SEEN else sum(values)
+            self.sums.slots[slot] = clock.milliseconds(max(values)) if slot in _CONFIGS_SEEN else sum(values)
 
-    def _by_backend(self, backend_counts: BpfMap, backends: int) -> list[list[int]]:
-        cells, width = backend_counts.read_per_cpu(), slots.BACKEND_SLOTS
+    def _by_backend(self, backends: BpfMap, count: int) -> list[list[int]]:
+        """Return for each index packets by route and, in ticks, when the last one was."""
+        cells, width = backends.read_per_cpu(), BACKEND.size_bytes // _WORD_BYTES
         rows = []
-        for index in range(backends):
+        for index in range(count):
             own = cells[index * self._cpus * width : (index + 1) * self._cpus * width].tolist()
-            row = [sum(own[slot::width]) for slot in range(width)]
-            row[slots.LAST_SEEN_MS] = max(own[slots.LAST_SEEN_MS :: width])
-            rows.append(row)
+            counts = [sum(own[route::width]) for route in range(_LAST_SEEN)]
+            rows.append([*counts, max(own[_LAST_SEEN::width])])
         return rows
 
-    def _write_backend(self, index: int, counts: Sequence[int]) -> None:
+    def _write_backend(self, index: int, row: Sequence[int], clock: Clock) -> None:
         at = slots.BACKEND + slots.BACKEND_SLOTS * index
-        for slot, value in enumerate(counts):
-            self.sums.slots[at + slot] = value // _NS_PER_MS if slot == slots.LAST_SEEN_MS else value
+        for route, packets in enumerate(row[:_LAST_SEEN]):
+            self.sums.slots[at + slots.FORWARDED + route] = packets
+        self.sums.slots[at + slots.LAST_SEEN_MS] = clock.milliseconds(row[_LAST_SEEN])
 
-    def _read_samples(self, cells: memoryview) -> None:
+    def _read_samples(self, cells: memoryview, clock: Clock) -> None:
         width = slots.SAMPLE_SLOTS
         for outcome, route in enumerate(ROUTE_OF):
             if route >= 0:
                 continue
             own = cells[outcome * self._cpus * width : (outcome + 1) * self._cpus * width]
             rows = [own[cpu * width : (cpu + 1) * width].tolist() for cpu in range(self._cpus)]
-            seen_ns, *rest = max(rows, key=lambda row: row[0])
+            seen, *rest = max(rows, key=lambda row: row[0])
             at = slots.SAMPLE + width * outcome
-            for slot, value in enumerate((seen_ns // _NS_PER_MS, *rest)):
+            for slot, value in enumerate((clock.milliseconds(seen), *rest)):
                 self.sums.slots[at + slot] = value
 
 
-def _merged(counts: Sequence[int], retired: Sequence[int]) -> list[int]:
-    row = [a + b for a, b in zip(counts, retired, strict=True)]
-    row[slots.LAST_SEEN_MS] = max(counts[slots.LAST_SEEN_MS], retired[slots.LAST_SEEN_MS])
-    return row
+def _merged(row: Sequence[int], retired: Sequence[int]) -> list[int]:
+    counts = [a + b for a, b in zip(row[:_LAST_SEEN], retired[:_LAST_SEEN], strict=True)]
+    return [*counts, max(row[_LAST_SEEN], retired[_LAST_SEEN])]

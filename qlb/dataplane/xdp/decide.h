@@ -28,9 +28,9 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     if (!generation || at > QLB_MAX_HEADERS)
         return QLB_ANSWER(QLB_DROP_NO_BACKEND, -1);
     const struct qlb_view view = {generation};
-    struct qlb_flows flows = {generation->flow_timeout_ns, frame->remember};
+    struct qlb_flows flows = {generation->flow_timeout_ticks, frame->remember};
     data = qlb_skip(data, at, end);
-    const struct qlb_decision decision = qlb_decide(&view, &flows, data, end, &frame->four_tuple, frame->now_ns);
+    const struct qlb_decision decision = qlb_decide(&view, &flows, data, end, &frame->four_tuple, frame->now);
     frame->slot = generation->head.backends_at + (uint32_t)decision.index;
     frame->number = generation->number;
     return QLB_ANSWER(decision.outcome, decision.index);
@@ -49,7 +49,7 @@ QLB_CALL int qlb_decide_quote(struct xdp_md *ctx, struct qlb_frame *frame)
     if (!generation || at > 2 * QLB_MAX_HEADERS)
         return QLB_ANSWER(QLB_DROP_NO_BACKEND, -1);
     const struct qlb_view view = {generation};
-    struct qlb_flows flows = {generation->flow_timeout_ns, 0};
+    struct qlb_flows flows = {generation->flow_timeout_ticks, 0};
     data = qlb_skip(data, at, end);
     struct qlb_header header = qlb_parse(data, end);
     int32_t index = QLB_MISS;
@@ -59,7 +59,7 @@ QLB_CALL int qlb_decide_quote(struct xdp_md *ctx, struct qlb_frame *frame)
         index = qlb_find(&view, &header, end);
     }
     if (index < 0) {
-        const struct qlb_packet packet = {&view, &flows, &frame->four_tuple, end, frame->now_ns};
+        const struct qlb_packet packet = {&view, &flows, &frame->four_tuple, end, frame->now};
         index = qlb_by_four_tuple(&packet, QLB_PRESENT, QLB_NO_CONFIG).index;
     }
     frame->slot = generation->head.backends_at + (uint32_t)index;

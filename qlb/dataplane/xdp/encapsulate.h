@@ -65,8 +65,8 @@ QLB_INLINE void qlb_write_ipv4(struct iphdr *ip, const struct qlb_frame *frame,
     ip->frag_off = bpf_htons(QLB_DONT_FRAGMENT);
     ip->ttl = QLB_OUTER_HOP_LIMIT;
     ip->protocol = protocol;
-    __builtin_memcpy(&ip->saddr, destination->source, 4);
-    __builtin_memcpy(&ip->daddr, destination->address, 4);
+    ip->saddr = destination->source[0];
+    ip->daddr = destination->address[0];
     ip->check = qlb_ipv4_checksum(ip);
 }
 
@@ -82,8 +82,8 @@ QLB_INLINE void qlb_write_ipv6(struct ipv6hdr *ip, const struct qlb_frame *frame
     ip->payload_len = bpf_htons((uint16_t)(len - sizeof *ip));
     ip->nexthdr = protocol;
     ip->hop_limit = QLB_OUTER_HOP_LIMIT;
-    __builtin_memcpy(&ip->saddr, destination->source, 16);
-    __builtin_memcpy(&ip->daddr, destination->address, 16);
+    __builtin_memcpy(&ip->saddr, destination->source, sizeof ip->saddr);
+    __builtin_memcpy(&ip->daddr, destination->address, sizeof ip->daddr);
 }
 
 QLB_INLINE void qlb_write_udp(struct udphdr *udp, const struct qlb_frame *frame, uint32_t len)
@@ -123,9 +123,9 @@ QLB_INLINE uint32_t qlb_write_outer(uint8_t *at, const uint8_t *end, const struc
  * would mean something else. Whether there was room. */
 QLB_INLINE uint32_t qlb_encapsulate(struct xdp_md *ctx, const struct qlb_frame *frame,
                                     const struct qlb_destination *destination, uint32_t len,
-                                    const struct qlb_hop *hop)
+                                    const struct qlb_backend *backend)
 {
-    const uint32_t tagged = frame->vlan && hop->interface == ctx->ingress_ifindex;
+    const uint32_t tagged = frame->vlan && backend->hop_interface == ctx->ingress_ifindex;
     const uint32_t link_len = sizeof(struct ethhdr) + (tagged ? 4 : 0);
     uint8_t *at = (uint8_t *)qlb_skip(qlb_data(ctx), frame->ip_at & 31, qlb_data_end(ctx));
     qlb_decrement_hop_limit(frame, at, qlb_data_end(ctx));
@@ -136,7 +136,8 @@ QLB_INLINE uint32_t qlb_encapsulate(struct xdp_md *ctx, const struct qlb_frame *
     const uint8_t *end = qlb_data_end(ctx);
     if (!QLB_HAS(data, sizeof(struct ethhdr) + 4, end))
         return 0;
-    __builtin_memcpy(data, hop->macs, sizeof hop->macs);
+    for (uint32_t i = 0; i < 3; i++)
+        ((uint32_t *)(void *)data)[i] = backend->hop_macs[i];
     const uint32_t is_ipv6 = qlb_settings.mode == QLB_MODE_L2 ? frame->is_ipv6 : destination->is_ipv6;
     const uint16_t type = bpf_htons(is_ipv6 ? ETH_P_IPV6 : ETH_P_IP);
     if (tagged) {

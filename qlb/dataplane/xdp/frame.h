@@ -34,6 +34,7 @@ struct qlb_frame {
     uint32_t ip_at;
     uint32_t payload_at;
     uint32_t ip_len;
+    uint32_t datagram_len; /* of the UDP payload; set by the walk, like the time */
     uint32_t vlan; /* the tag as it is on the wire, TPID first; 0 where there is none */
     uint8_t is_ipv6;
     uint8_t protocol;
@@ -41,7 +42,7 @@ struct qlb_frame {
     uint8_t hop_limit;
     uint32_t slot;      /* of the destination; with number, set by the decision */
     uint64_t number;    /* of the generation that the decision went by */
-    uint64_t now_ns;    /* set by the walk, as the next */
+    uint64_t now;       /* ticks; set by the walk, as the next */
     uint32_t remember;  /* whether flow tables learn from it */
     uint32_t interface; /* that it leaves by; set by the sending */
 };

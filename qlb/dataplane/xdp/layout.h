@@ -1,5 +1,7 @@
 /* What the program and Python tell each other beside the table (core/table.h): its constants and its maps' values.
  *
+ * Times are in ticks of the kernel, jiffies: reading them is one load. clock.py makes milliseconds of them.
+ *
  * Layouts stand here and in layout.py; tests/dataplane/core/test_layout.py compares them. Byte order and alignment
  * are the table's.
  */
@@ -21,8 +23,8 @@ enum {
 struct qlb_settings {
     uint32_t mode;
     uint32_t gue_port;   /* the outer destination port */
-    uint32_t memo_slots; /* of each CPU, a power of two; 0 = none */
     uint32_t service_slots; /* a power of two */
+    uint32_t hop_ticks;     /* how long the kernel's answer about a next hop is good for */
     uint64_t service_seed; /* of qlb_server_hash() */
 };
 
@@ -30,7 +32,7 @@ struct qlb_settings {
  * parts in their maps, and what only this plane needs. 264 octets. */
 struct qlb_generation {
     struct qlb_head head;
-    uint64_t flow_timeout_ns; /* 0 = remember no flows */
+    uint64_t flow_timeout_ticks; /* 0 = remember no flows */
     uint64_t number;          /* of the contents of the maps, for the memo; never the same again */
     uint64_t unused;
 };
@@ -40,8 +42,20 @@ struct qlb_destination {
     uint32_t flags;     /* as in the table: QLB_PRESENT and so on */
     uint8_t is_ipv6;    /* the family of what follows */
     uint8_t unused[3];
-    uint8_t address[16]; /* IPv4: the first four octets */
-    uint8_t source[16];  /* of the outer header */
+    uint32_t address[4]; /* as on the wire; IPv4: the first of them */
+    uint32_t source[4];  /* of the outer header */
+};
+
+/* What a CPU knows of a backend: its counts, and the next hop to it. One line of its cache, 64 octets. */
+struct qlb_backend {
+    uint64_t forwarded[3]; /* by cid, flow, fallback */
+    uint64_t last_seen;    /* ticks */
+    uint32_t hop_expires;  /* ticks, the lower 32 bits */
+    uint32_t hop_number;   /* of the generation that the destination is of, the lower 32 bits; 0: no hop is known */
+    uint32_t hop_ingress;  /* interface that packets came in by */
+    uint32_t hop_interface;
+    uint32_t hop_macs[3]; /* destination, then source, as on the wire */
+    uint32_t hop_mtu;
 };
 
 /* A service address: a slot of a hash table with open addressing, as a server ID in the core. 24 octets. */
@@ -53,7 +67,7 @@ struct qlb_service {
 
 /* A question to the program and its answer: 32 octets. Asked by BPF test-run, one at a time. */
 struct qlb_question {
-    uint64_t now_ns;    /* the time to decide at, or 0 for the clock's */
+    uint64_t now;       /* ticks: the time to decide at; 0 becomes the clock's */
     uint32_t remember;  /* 1: flow tables learn from it, as from a packet */
     uint32_t decision;  /* outcome: what the core has decided; left as it is for what is not for a service */
     uint32_t outcome;   /* and what has become of it */
@@ -71,9 +85,18 @@ struct qlb_memo {
     uint64_t number; /* of the generation */
 };
 
+/* Memos lie together in pages, since each element of a per-CPU map is another step away. A page is 16 KiB; the most that
+ * the kernel gives to an element is 32. */
+#define QLB_MEMO_PAGE 512u
+#define QLB_MEMO_PAGES 16u
+
+struct qlb_memo_page {
+    struct qlb_memo memos[QLB_MEMO_PAGE];
+};
+
 /* A flow's entry. 16 octets. */
 struct qlb_known_flow {
-    uint64_t expires_ns;
+    uint64_t expires; /* ticks */
     uint64_t index;
 };
 

@@ -15,23 +15,38 @@ MODES: Final = ("l2", "ipip", "gue")
 """Forwarding modes, by the number that the program knows them by."""
 GUE_PORT: Final = 6080
 """As IANA has assigned it."""
-MEMO_SLOTS: Final = 16_384
-"""Decoded IDs that each CPU remembers; a power of two."""
+MEMO_PAGES: Final = 16
+"""Of 512 decoded IDs each, for each CPU."""
+HOP_NS: Final = 500_000_000
+"""How long the kernel's answer about a next hop is used again: a route that has changed is followed after that."""
 
 SETTINGS: Final = Layout(
-    "qlb_settings", {"mode": "I", "gue_port": "I", "memo_slots": "I", "service_slots": "I", "service_seed": "Q"}
+    "qlb_settings", {"mode": "I", "gue_port": "I", "service_slots": "I", "hop_ticks": "I", "service_seed": "Q"}
 )
 GENERATION: Final = Layout(
-    "qlb_generation", {"head": f"{HEAD.size_bytes}s", "flow_timeout_ns": "Q", "number": "Q", "unused": "Q"}
+    "qlb_generation", {"head": f"{HEAD.size_bytes}s", "flow_timeout_ticks": "Q", "number": "Q", "unused": "Q"}
 )
 DESTINATION: Final = Layout(
     "qlb_destination", {"flags": "I", "is_ipv6": "B", "unused": "3s", "address": "16s", "source": "16s"}
+)
+BACKEND: Final = Layout(
+    "qlb_backend",
+    {
+        "forwarded": "24s",
+        "last_seen": "Q",
+        "hop_expires": "I",
+        "hop_number": "I",
+        "hop_ingress": "I",
+        "hop_interface": "I",
+        "hop_macs": "12s",
+        "hop_mtu": "I",
+    },
 )
 SERVICE: Final = Layout("qlb_service", {"low": "Q", "high": "Q", "port": "Q"})
 QUESTION: Final = Layout(
     "qlb_question",
     {
-        "now_ns": "Q",
+        "now": "Q",
         "remember": "I",
         "decision": "I",
         "outcome": "I",

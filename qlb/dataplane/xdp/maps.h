@@ -43,8 +43,9 @@ QLB_MAP(services, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_service);
 QLB_MAP(configs, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_config);
 QLB_MAP(servers, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_server);
 QLB_MAP(destinations, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_destination);
+QLB_MAP(backends, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_backend); /* by index, whatever the generation */
 QLB_MAP(ring, BPF_MAP_TYPE_ARRAY, uint32_t, uint32_t);
-QLB_MAP(memos, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_memo);
+QLB_MAP(memos, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_memo_page);
 QLB_MAP(by_source_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_source, struct qlb_known_flow);
 QLB_MAP(by_destination_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_id, struct qlb_known_flow);
 QLB_MAP(by_four_tuple, BPF_MAP_TYPE_LRU_HASH, struct qlb_four_tuple, struct qlb_known_flow);
@@ -56,7 +57,7 @@ struct qlb_view {
 
 /* What of a packet matters to the flow tables. */
 struct qlb_flows {
-    uint64_t timeout_ns;
+    uint64_t timeout_ticks;
     uint32_t remember;
 };
 
@@ -112,28 +113,36 @@ QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_sc
     qlb_aes_table_decrypt(schedule, block);
 }
 
-/* The entry that an ID has in this CPU's memo: one place for each, and the last one that came has it. */
-QLB_INLINE struct qlb_memo *qlb_memo_of(const struct qlb_wire_block *wire)
+/* The two places that an ID may have in this CPU's memo, side by side on one line of its cache. Encrypted IDs spread by
+ * themselves. */
+QLB_INLINE struct qlb_memo *qlb_memos_of(const struct qlb_wire_block *wire)
 {
-    const uint32_t at = (uint32_t)(wire->start.low >> 32 ^ wire->start.low) & (qlb_settings.memo_slots - 1);
-    return qlb_settings.memo_slots ? bpf_map_lookup_elem(&memos, &at) : 0;
+    const uint32_t hash = (uint32_t)(wire->start.low >> 32 ^ wire->start.low);
+    const uint32_t page = hash / QLB_MEMO_PAGE & (QLB_MEMO_PAGES - 1);
+    struct qlb_memo_page *found = bpf_map_lookup_elem(&memos, &page);
+    return found ? &found->memos[hash & (QLB_MEMO_PAGE - 2)] : 0;
 }
 
 QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire)
 {
-    const struct qlb_memo *memo = qlb_memo_of(wire);
-    if (!memo || memo->low != wire->start.low || memo->high != wire->start.high ||
-        memo->rest != (uint32_t)wire->rest + (config_id << 24) || memo->number != view->generation->number)
+    const struct qlb_memo *memo = qlb_memos_of(wire);
+    if (!memo)
         return QLB_MISS;
-    return (int32_t)memo->index;
+    for (uint32_t i = 0; i < 2; i++, memo++)
+        if (memo->low == wire->start.low && memo->high == wire->start.high &&
+            memo->rest == (uint32_t)wire->rest + (config_id << 24) && memo->number == view->generation->number)
+            return (int32_t)memo->index;
+    return QLB_MISS;
 }
 
+/* The newest has the first place, the one before it the second. */
 QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
                               int32_t index)
 {
-    struct qlb_memo *memo = qlb_memo_of(wire);
+    struct qlb_memo *memo = qlb_memos_of(wire);
     if (!memo)
         return;
+    memo[1] = memo[0];
     memo->low = wire->start.low;
     memo->high = wire->start.high;
     memo->rest = (uint32_t)wire->rest + (config_id << 24);
@@ -150,21 +159,21 @@ QLB_INLINE struct qlb_known_flow *qlb_flow_entry(uint32_t which, const void *key
     return bpf_map_lookup_elem(&by_four_tuple, key);
 }
 
-QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now_ns)
+QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now)
 {
-    const struct qlb_known_flow *flow = flows->timeout_ns ? qlb_flow_entry(which, key) : 0;
-    return flow && flow->expires_ns > now_ns ? (int32_t)flow->index : QLB_MISS;
+    const struct qlb_known_flow *flow = flows->timeout_ticks ? qlb_flow_entry(which, key) : 0;
+    return flow && flow->expires > now ? (int32_t)flow->index : QLB_MISS;
 }
 
 QLB_INLINE void qlb_flow_remember(struct qlb_flows *flows, uint32_t which, const void *key, uint32_t index,
-                                  uint64_t now_ns)
+                                  uint64_t now)
 {
-    if (!flows->timeout_ns || !flows->remember)
+    if (!flows->timeout_ticks || !flows->remember)
         return;
-    const struct qlb_known_flow flow = {now_ns + flows->timeout_ns, index};
+    const struct qlb_known_flow flow = {now + flows->timeout_ticks, index};
     struct qlb_known_flow *known = qlb_flow_entry(which, key);
     if (known && known->index == index)
-        known->expires_ns = flow.expires_ns;
+        known->expires = flow.expires;
     else if (which == QLB_FLOWS_BY_SOURCE_ID)
         bpf_map_update_elem(&by_source_id, key, &flow, BPF_ANY);
     else if (which == QLB_FLOWS_BY_DESTINATION_ID)

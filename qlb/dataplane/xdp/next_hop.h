@@ -1,7 +1,7 @@
 /* The next hop towards a backend, from the kernel's own routes and neighbours, and the room that there is on the way.
  *
- * The kernel's answer is used again for QLB_HOP_NS, on each CPU by itself: asking costs more than all the rest of a
- * packet's way, and routes change more slowly than that.
+ * The kernel's answer is used again for a while (settings.hop_ticks), on each CPU by itself: asking costs more than all
+ * the rest of a packet's way, and routes change more slowly than that.
  */
 #ifndef QLB_XDP_NEXT_HOP_H
 #define QLB_XDP_NEXT_HOP_H
@@ -11,19 +11,6 @@
 
 #define QLB_AF_INET 2
 #define QLB_AF_INET6 10
-#define QLB_HOP_NS 20000000ull
-
-/* A next hop. interface, mtu: 0 before the first answer. */
-struct qlb_hop {
-    uint64_t expires_ns;
-    uint64_t number; /* of the generation that the destination is of */
-    uint32_t ingress;
-    uint32_t interface;
-    uint32_t mtu;
-    uint8_t macs[2 * ETH_ALEN]; /* the destination's, the source's */
-};
-
-QLB_MAP(hops, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_hop);
 
 /* Octets that a mode puts before a packet on its way to a destination. */
 QLB_INLINE uint32_t qlb_overhead(const struct qlb_destination *destination)
@@ -34,11 +21,11 @@ QLB_INLINE uint32_t qlb_overhead(const struct qlb_destination *destination)
     return qlb_settings.mode == QLB_MODE_GUE ? ip + sizeof(struct udphdr) : ip;
 }
 
-/* Ask the kernel. 0, or the outcome of a packet that cannot be sent; its MTU is in hop in any case. */
+/* Ask the kernel. 0, or the outcome of a packet that cannot be sent; the path's MTU is in backend in any case. */
 QLB_CALL int qlb_ask_next_hop(struct xdp_md *ctx, const struct qlb_frame *frame,
-                              const struct qlb_destination *destination, uint32_t len, struct qlb_hop *hop)
+                              const struct qlb_destination *destination, uint32_t len, struct qlb_backend *backend)
 {
-    if (!frame || !destination || !hop)
+    if (!frame || !destination || !backend)
         return QLB_DROP_NO_ROUTE;
     struct bpf_fib_lookup question = {.ifindex = ctx->ingress_ifindex, .tot_len = (uint16_t)len};
     if (destination->is_ipv6) {
@@ -47,34 +34,34 @@ QLB_CALL int qlb_ask_next_hop(struct xdp_md *ctx, const struct qlb_frame *frame,
         __builtin_memcpy(question.ipv6_src, destination->source, 16);
     } else {
         question.family = QLB_AF_INET;
-        __builtin_memcpy(&question.ipv4_dst, destination->address, 4);
-        __builtin_memcpy(&question.ipv4_src, destination->source, 4);
+        question.ipv4_dst = destination->address[0];
+        question.ipv4_src = destination->source[0];
     }
     const long answer = bpf_fib_lookup(ctx, &question, sizeof question, 0);
-    hop->mtu = question.mtu_result;
+    backend->hop_number = 0;
+    backend->hop_mtu = question.mtu_result;
     if (answer == BPF_FIB_LKUP_RET_FRAG_NEEDED)
         return QLB_DROP_TOO_BIG;
     if (answer != BPF_FIB_LKUP_RET_SUCCESS)
         return answer == BPF_FIB_LKUP_RET_NO_NEIGH ? QLB_DROP_NO_NEIGHBOUR : QLB_DROP_NO_ROUTE;
-    hop->interface = question.ifindex;
-    __builtin_memcpy(hop->macs, question.dmac, ETH_ALEN);
-    __builtin_memcpy(hop->macs + ETH_ALEN, question.smac, ETH_ALEN);
-    hop->expires_ns = frame->now_ns + QLB_HOP_NS;
-    hop->number = frame->number;
-    hop->ingress = ctx->ingress_ifindex;
+    __builtin_memcpy(backend->hop_macs, question.dmac, ETH_ALEN);
+    __builtin_memcpy((uint8_t *)backend->hop_macs + ETH_ALEN, question.smac, ETH_ALEN);
+    backend->hop_interface = question.ifindex;
+    backend->hop_ingress = ctx->ingress_ifindex;
+    backend->hop_expires = (uint32_t)frame->now + qlb_settings.hop_ticks;
+    backend->hop_number = (uint32_t)frame->number;
     return 0;
 }
 
 /* Find it: 0, or the outcome of a packet that cannot be sent. len: of the packet as it is sent, from its outermost IP
  * header on. */
 QLB_INLINE uint32_t qlb_next_hop(struct xdp_md *ctx, const struct qlb_frame *frame,
-                                 const struct qlb_destination *destination, uint32_t len, struct qlb_hop *hop)
+                                 const struct qlb_destination *destination, uint32_t len, struct qlb_backend *backend)
 {
-    if (hop->expires_ns > frame->now_ns && hop->number == frame->number && hop->ingress == ctx->ingress_ifindex &&
-        len <= hop->mtu)
+    if (backend->hop_number == (uint32_t)frame->number && (int32_t)(backend->hop_expires - (uint32_t)frame->now) > 0 &&
+        backend->hop_ingress == ctx->ingress_ifindex && len <= backend->hop_mtu)
         return 0;
-    hop->expires_ns = 0;
-    return (uint32_t)qlb_ask_next_hop(ctx, frame, destination, len, hop);
+    return (uint32_t)qlb_ask_next_hop(ctx, frame, destination, len, backend);
 }
 
 #endif

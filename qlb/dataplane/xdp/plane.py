@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Final, NamedTuple
 from qlb.dataplane.base import Orders
 from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, backend_flags, compile_table
 from qlb.dataplane.xdp.attach import Attachment, check_forwarding
+from qlb.dataplane.xdp.clock import Clock, tick_ns
 from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
 from qlb.dataplane.xdp.layout import (
     GENERATION,
     GUE_PORT,
-    MEMO_SLOTS,
+    HOP_NS,
+    MEMO_PAGES,
     MODES,
     NO_DESTINATION,
     QUESTION,
@@ -43,6 +46,7 @@ PROGRAM: Final = Path(__file__).with_name("program.o")
 FORWARD: Final = "qlb_forward"
 EXPLAIN: Final = "qlb_explain"
 
+_ANY_FRAME: Final = bytes(64)
 _FIRST: Final = struct.pack("=I", 0)
 _NS: Final = 1_000_000_000
 _RING_SLOT_BYTES: Final = 4
@@ -94,7 +98,6 @@ class Room(NamedTuple):
         return {
             "servers": 2 * self.servers,
             "destinations": 2 * self.backends,
-            "hops": 2 * self.backends,
             "ring": 2 * self.ring,
         }
 
@@ -124,6 +127,7 @@ class XdpPlane:
         self._attachments = [Attachment(name, settings.attach, keep=settings.keep) for name in settings.interfaces]
         self._counters = KernelCounters()
         self._lock = threading.Lock()
+        self._tick_ns = tick_ns()
         self._flow_entries = orders.settings.flow_table_size
         self._number = 0
         self._half = 0
@@ -149,13 +153,13 @@ class XdpPlane:
         table = compile_table(orders.snapshot)
         head = HEAD.unpack(table)
         destinations = _pack_destinations(orders.snapshot)
-        timeout_ns = int(orders.settings.flow_timeout_s * _NS)
+        timeout_ticks = max(int(orders.settings.flow_timeout_s * _NS) // self._tick_ns, 1)
         with self._lock:
             flow_entries = orders.settings.flow_table_size
             if self._object is None or not self._room.holds(head) or flow_entries != self._flow_entries:
-                self._move(Room.for_table(head), flow_entries, table, destinations, timeout_ns)
+                self._move(Room.for_table(head), flow_entries, table, destinations, timeout_ticks)
             else:
-                self._write(table, destinations, timeout_ns)
+                self._write(table, destinations, timeout_ticks)
             self._backends = max(self._backends, len(orders.snapshot.backends))
 
     def stop(self) -> None:
@@ -174,8 +178,8 @@ class XdpPlane:
         """Return the sums of all CPUs as they are now; the same object each time. Raises OSError."""
         with self._lock:
             if self._object is not None:
-                totals, counts, samples = map(self._object.map, ("totals", "backend_counts", "samples"))
-                self._counters.read(totals, counts, samples, self._backends)
+                totals, backends, samples = map(self._object.map, ("totals", "backends", "samples"))
+                self._counters.read(totals, backends, samples, self._backends, self._clock())
             return self._counters.sums
 
     @property
@@ -188,33 +192,41 @@ class XdpPlane:
         assert self._object is not None, "it runs"
         return self._object.program(name)
 
-    def explain(self, packet: bytes, *, remember: bool = False, now_ns: int = 0) -> Explained:
+    def explain(self, packet: bytes, *, remember: bool = False, now: int = 0) -> Explained:
         """Ask the program what it would do with a packet, from its Ethernet header on; nothing is counted.
 
-        remember: let the flow tables learn from it all the same. now_ns: another time than now. Raises OSError.
+        remember: let the flow tables learn from it all the same. now: another time than now, in ticks. Raises OSError.
         """
         with self._lock:
-            assert self._object is not None, "it runs"
-            questions = self._object.map("questions")
-            question = QUESTION.pack(
-                now_ns=now_ns, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
-            )
-            questions.set(_FIRST, question)
-            interface = next(iter(self.interfaces), 0)
-            action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=interface)
-            answer = {name: int(value) for name, value in QUESTION.unpack(questions.get(_FIRST) or question).items()}
+            action, leaving, answer = self._ask(packet, remember=remember, now=now)
         decision, outcome = (answer[name] if answer[name] != _UNASKED else None for name in ("decision", "outcome"))
         return Explained(decision, outcome, answer["backend"], action, leaving, answer["interface"])
 
+    def _ask(self, packet: bytes, *, remember: bool = False, now: int = 0) -> tuple[int, bytes, dict[str, int]]:
+        assert self._object is not None, "it runs"
+        questions = self._object.map("questions")
+        question = QUESTION.pack(
+            now=now, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
+        )
+        questions.set(_FIRST, question)
+        action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=next(iter(self.interfaces), 0))
+        answer = QUESTION.unpack(questions.get(_FIRST) or question)
+        return action, leaving, {name: int(value) for name, value in answer.items()}
+
+    def _clock(self) -> Clock:
+        """Return what the program's clock shows in this process's time: any packet makes it tell."""
+        _, _, answer = self._ask(_ANY_FRAME)
+        return Clock(self._tick_ns, answer["now"], time.monotonic_ns())
+
     def _move(
-        self, room: Room, flow_entries: int, table: bytes, destinations: Sequence[bytes], timeout_ns: int
+        self, room: Room, flow_entries: int, table: bytes, destinations: Sequence[bytes], timeout_ticks: int
     ) -> None:
         """Load the program with maps of other sizes, and let it take the place of the one before."""
         before = self._object, self._room, self._half, self._flow_entries
         loaded = self._load(room, flow_entries)
         self._object, self._room, self._half, self._flow_entries = loaded, room, 1, flow_entries
         try:
-            self._write(table, destinations, timeout_ns)
+            self._write(table, destinations, timeout_ticks)
             if self._started:
                 self._put()
         except (OSError, PlaneUnavailable):
@@ -223,8 +235,8 @@ class XdpPlane:
             raise
         if before[0] is not None:
             self._wait()
-            counts = before[0].map("backend_counts")
-            self._counters.retire(counts, min(self._backends, counts.max_entries))
+            backends = before[0].map("backends")
+            self._counters.retire(backends, min(self._backends, backends.max_entries))
             before[0].close()
 
     def _load(self, room: Room, flow_entries: int) -> BpfObject:
@@ -233,7 +245,7 @@ class XdpPlane:
         loaded = BpfObject(PROGRAM.read_bytes())
         try:
             flows = max(flow_entries, 1)
-            counters = {"backend_counts": room.backends, "samples": SAMPLES, "memos": MEMO_SLOTS}
+            counters = {"backends": room.backends, "samples": SAMPLES, "memos": MEMO_PAGES}
             others = {"configs": 2 * CONFIGS, "services": service_slots}
             loaded.resize({**room.elements, **counters, **others, **dict.fromkeys(_FLOW_MAPS, flows)})
             if self._object is not None:
@@ -241,7 +253,11 @@ class XdpPlane:
                 loaded.share({name: self._object.map(name) for name in kept})
             mode = MODES.index(self._settings.mode)
             settings = SETTINGS.pack(
-                mode=mode, gue_port=GUE_PORT, memo_slots=MEMO_SLOTS, service_slots=service_slots, service_seed=seed
+                mode=mode,
+                gue_port=GUE_PORT,
+                service_slots=service_slots,
+                hop_ticks=max(HOP_NS // self._tick_ns, 1),
+                service_seed=seed,
             )
             loaded.set_constants(".rodata.settings", settings)
             loaded.load()
@@ -251,7 +267,7 @@ class XdpPlane:
             raise PlaneUnavailable(f"the XDP program cannot be loaded: {error.strerror}") from error
         return loaded
 
-    def _write(self, table: bytes, destinations: Sequence[bytes], timeout_ns: int) -> None:
+    def _write(self, table: bytes, destinations: Sequence[bytes], timeout_ticks: int) -> None:
         """Write a table into the half that nobody reads, and make it the current one."""
         assert self._object is not None, "it is loaded"
         half, room, head = 1 - self._half, self._room, HEAD.unpack(table)
@@ -271,8 +287,10 @@ class XdpPlane:
         self._object.map("destinations").write(first["backends_at"], b"".join(destinations))
         self._number += 1
         if not self._flow_entries:
-            timeout_ns = 0
-        packed = GENERATION.pack(head=HEAD.pack(**{**head, **first}), flow_timeout_ns=timeout_ns, number=self._number)
+            timeout_ticks = 0
+        packed = GENERATION.pack(
+            head=HEAD.pack(**{**head, **first}), flow_timeout_ticks=timeout_ticks, number=self._number
+        )
         generation, before = BpfMap.create_array("generation", GENERATION.size_bytes, 1), self._generation
         generation.set(_FIRST, packed)
         self._generation, self._half = generation, half

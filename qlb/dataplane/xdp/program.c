@@ -48,40 +48,40 @@ QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
 QLB_INLINE void qlb_read_question(const struct qlb_question *question, struct qlb_frame *frame)
 {
     frame->remember = question->remember;
-    if (question->now_ns)
-        frame->now_ns = question->now_ns;
+    frame->now = question->now;
 }
 
-QLB_INLINE void qlb_write_answer(struct qlb_question *question, int answer, uint32_t outcome, uint32_t interface)
+QLB_INLINE void qlb_write_answer(struct qlb_question *question, const struct qlb_frame *frame, int answer,
+                                 uint32_t outcome)
 {
     question->decision = QLB_ANSWER_OUTCOME(answer);
     question->outcome = outcome;
     question->backend = QLB_ANSWER_INDEX(answer);
-    question->interface = interface;
+    question->interface = frame->interface;
 }
 
 /* Send the packet on its way: 0, or the outcome of one that cannot be sent. action: XDP_TX and the like. */
-QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, int *action)
+QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t index, int *action)
 {
     const struct qlb_destination *destination = bpf_map_lookup_elem(&destinations, &frame->slot);
-    struct qlb_hop *hop = bpf_map_lookup_elem(&hops, &frame->slot);
-    if (!destination || !hop)
+    struct qlb_backend *backend = bpf_map_lookup_elem(&backends, &index);
+    if (!destination || !backend)
         return QLB_DROP_NO_BACKEND;
     if (frame->hop_limit <= 1)
         return QLB_DROP_HOP_LIMIT;
     const uint32_t overhead = qlb_overhead(destination), len = frame->ip_len + overhead;
-    const uint32_t failure = qlb_next_hop(ctx, frame, destination, len, hop);
+    const uint32_t failure = qlb_next_hop(ctx, frame, destination, len, backend);
     if (failure == QLB_DROP_TOO_BIG && frame->protocol == IPPROTO_UDP &&
-        qlb_answer_too_big(ctx, frame, hop->mtu - overhead)) {
+        qlb_answer_too_big(ctx, frame, backend->hop_mtu - overhead)) {
         qlb_count_icmp(QLB_SLOT_ICMP_SENT);
         *action = XDP_TX;
     }
     if (failure)
         return failure;
-    if (!qlb_encapsulate(ctx, frame, destination, len, hop))
+    frame->interface = backend->hop_interface;
+    if (!qlb_encapsulate(ctx, frame, destination, len, backend))
         return QLB_DROP_SEND_FAILED;
-    frame->interface = hop->interface;
-    *action = hop->interface == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(hop->interface, 0);
+    *action = frame->interface == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(frame->interface, 0);
     return 0;
 }
 
@@ -89,11 +89,12 @@ QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, int *a
 QLB_INLINE int qlb_walk_icmp(struct xdp_md *ctx, struct qlb_frame *frame)
 {
     int action = XDP_DROP;
-    frame->now_ns = bpf_ktime_get_coarse_ns();
-    if (!qlb_read_quote(frame, qlb_data(ctx), qlb_data_end(ctx)) || !qlb_is_service(frame) || !qlb_trim(ctx, frame) ||
-        QLB_ANSWER_INDEX(qlb_decide_quote(ctx, frame)) < 0)
+    if (!qlb_read_quote(frame, qlb_data(ctx), qlb_data_end(ctx)) || !qlb_is_service(frame) || !qlb_trim(ctx, frame))
         return XDP_PASS;
-    if (!qlb_send(ctx, frame, &action))
+    const int32_t index = QLB_ANSWER_INDEX(qlb_decide_quote(ctx, frame));
+    if (index < 0)
+        return XDP_PASS;
+    if (!qlb_send(ctx, frame, (uint32_t)index, &action))
         qlb_count_icmp(QLB_SLOT_ICMP_FORWARDED);
     return action;
 }
@@ -105,7 +106,7 @@ QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
     struct qlb_frame *frame = bpf_map_lookup_elem(&frames, &first);
     if (!frame)
         return XDP_PASS;
-    *frame = (struct qlb_frame){.remember = 1};
+    *frame = (struct qlb_frame){.now = bpf_jiffies64(), .remember = 1};
     const uint32_t kind = qlb_read_headers(frame, qlb_data(ctx), qlb_data_end(ctx));
     if (kind == QLB_FOREIGN)
         return XDP_PASS;
@@ -113,26 +114,24 @@ QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
         return qlb_walk_icmp(ctx, frame);
     if (!qlb_is_service(frame) || (kind == QLB_DATAGRAM && !qlb_trim(ctx, frame)))
         return XDP_PASS;
-    frame->now_ns = bpf_ktime_get_coarse_ns();
+    frame->datagram_len = frame->ip_at + frame->ip_len - frame->payload_at;
     if (question)
         qlb_read_question(question, frame);
-    else
-        qlb_count_received(frame->ip_at + frame->ip_len - frame->payload_at);
     const int answer = kind == QLB_FRAGMENT ? QLB_ANSWER(QLB_DROP_FRAGMENT, -1) : qlb_decide_datagram(ctx, frame);
     const int32_t index = QLB_ANSWER_INDEX(answer);
     uint32_t outcome = QLB_ANSWER_OUTCOME(answer);
     int action = XDP_DROP;
     if (index >= 0) {
-        const uint32_t failure = qlb_send(ctx, frame, &action);
+        const uint32_t failure = qlb_send(ctx, frame, (uint32_t)index, &action);
         outcome = failure ? failure : outcome;
     }
     if (question) {
-        qlb_write_answer(question, answer, outcome, frame->interface);
+        qlb_write_answer(question, frame, answer, outcome);
         return action;
     }
     if (action == XDP_DROP)
         qlb_keep_sample(ctx, frame, outcome);
-    qlb_count(outcome, (uint32_t)index, frame->now_ns);
+    qlb_count(frame, outcome, (uint32_t)index);
     return action;
 }
 
@@ -145,7 +144,11 @@ int qlb_explain(struct xdp_md *ctx)
 {
     const uint32_t first = 0;
     struct qlb_question *question = bpf_map_lookup_elem(&questions, &first);
-    return question ? qlb_walk(ctx, question) : XDP_ABORTED;
+    if (!question)
+        return XDP_ABORTED;
+    if (!question->now)
+        question->now = bpf_jiffies64();
+    return qlb_walk(ctx, question);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

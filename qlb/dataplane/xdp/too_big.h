@@ -1,7 +1,7 @@
 /* A packet that is too big for the way to its backend is not lost in silence: its sender is told what would fit.
  *
  * The answer goes back by the way that the packet came, from the service address; it is shorter than the packet that
- * it quotes, and there are no more than one for each millisecond on a CPU.
+ * it quotes, and there are no more than QLB_ICMP_PER_TICK in each tick of a CPU: a few hundred a second.
  *
  * Spec: RFC 792 and RFC 1191, section 4, quoting as much as RFC 1812, section 4.3.2.3, wants; RFC 4443, sections 2.4
  * and 3.2.
@@ -13,28 +13,27 @@
 #include "encapsulate.h"
 #include "icmp.h"
 
-#define QLB_ICMP_BURST 64 /* what a CPU may have saved up */
+#define QLB_ICMP_PER_TICK 4
 #define QLB_QUOTE_IPV4 548  /* with its headers 576 octets */
 #define QLB_QUOTE_IPV6 1232 /* with its headers 1,280 octets */
 #define QLB_CHUNK 512       /* what bpf_csum_diff() takes at once */
 
 struct qlb_allowance {
-    uint64_t seen_ns;
+    uint64_t seen;
     uint64_t left;
 };
 
 QLB_MAP(allowances, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_allowance);
 
-QLB_INLINE uint32_t qlb_may_answer(uint64_t now_ns)
+QLB_INLINE uint32_t qlb_may_answer(uint64_t now)
 {
     const uint32_t first = 0;
     struct qlb_allowance *allowance = bpf_map_lookup_elem(&allowances, &first);
     if (!allowance)
         return 0;
-    const uint64_t more = (now_ns - allowance->seen_ns) >> 20; /* one for each millisecond, nearly */
-    if (more) {
-        allowance->seen_ns = now_ns;
-        allowance->left = allowance->left + more < QLB_ICMP_BURST ? allowance->left + more : QLB_ICMP_BURST;
+    if (now != allowance->seen) {
+        allowance->seen = now;
+        allowance->left = QLB_ICMP_PER_TICK;
     }
     if (!allowance->left)
         return 0;
@@ -100,7 +99,7 @@ QLB_INLINE void qlb_write_packet_too_big(uint8_t *at, const struct qlb_frame *fr
 /* Turn the frame into the answer. mtu: the longest packet that would have fitted. Whether there is one to send. */
 QLB_CALL int qlb_answer_too_big(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t mtu)
 {
-    if (!frame || !qlb_may_answer(frame->now_ns))
+    if (!frame || !qlb_may_answer(frame->now))
         return 0;
     const uint32_t quote_len = frame->is_ipv6 ? QLB_QUOTE_IPV6 : QLB_QUOTE_IPV4;
     const uint32_t header_len = frame->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);

@@ -16,13 +16,14 @@ from qlb.wire import invariants
 LAYOUTS: Final = (
     *(table.HEAD, table.CONFIG, table.SERVER),
     ENDPOINT,
-    *(xdp.SETTINGS, xdp.GENERATION, xdp.DESTINATION, xdp.SERVICE, xdp.QUESTION),
+    *(xdp.SETTINGS, xdp.GENERATION, xdp.DESTINATION, xdp.BACKEND, xdp.SERVICE, xdp.QUESTION),
 )
 
 CONSTANTS: Final = {
     "QLB_TABLE_MAGIC": table.MAGIC,
     "QLB_TABLE_VERSION": table.VERSION,
     **{f"QLB_MODE_{mode.upper()}": number for number, mode in enumerate(xdp.MODES)},
+    "QLB_MEMO_PAGES": xdp.MEMO_PAGES,
     "QLB_TABLE_CONFIGS": table.CONFIGS,
     "QLB_SERVER_PROBES": hash_table.PROBES,
     "QLB_MAX_SERVER_SLOTS": hash_table.MAX_SLOTS,

@@ -25,7 +25,7 @@ HELPERS: Final = {
     44: "xdp_adjust_head, 4.10",
     65: "xdp_adjust_tail, 4.18",
     69: "fib_lookup, 4.18",
-    160: "ktime_get_coarse_ns, 5.11",
+    118: "jiffies64, 5.6",
 }
 """Number: name, and the kernel that has had it first. 5.15 is the oldest that qlb is for."""
 
@@ -42,7 +42,7 @@ def test_the_verifier(octets: bytes, mode: int) -> None:
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     with BpfObject(octets, log=True) as loaded:
-        constants = SETTINGS.pack(mode=mode, gue_port=6080, memo_slots=1, service_slots=1, service_seed=1)
+        constants = SETTINGS.pack(mode=mode, gue_port=6080, service_slots=1, hop_ticks=1, service_seed=1)
         loaded.set_constants(".rodata.settings", constants)
         loaded.load()
         for name in (plane.FORWARD, plane.EXPLAIN):
