@@ -77,16 +77,14 @@ QLB_CALL int qlb_aes_table_encrypt(const struct qlb_schedule *schedule, struct q
 {
     if (!schedule || !block)
         return 0;
-    const uint32_t (*table)[4] = qlb_aes_forward;
-    QLB_AS_WRITTEN(table); /* in a register, not named anew for each entry */
     struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
     for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
         const uint8_t *key = schedule->octets + 16 * round;
         const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
-        s.column[0] = qlb_aes_column(table, a, b, c, d) ^ qlb_load32(key);
-        s.column[1] = qlb_aes_column(table, b, c, d, a) ^ qlb_load32(key + 4);
-        s.column[2] = qlb_aes_column(table, c, d, a, b) ^ qlb_load32(key + 8);
-        s.column[3] = qlb_aes_column(table, d, a, b, c) ^ qlb_load32(key + 12);
+        s.column[0] = qlb_aes_column(qlb_aes_forward, a, b, c, d) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(qlb_aes_forward, b, c, d, a) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(qlb_aes_forward, c, d, a, b) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(qlb_aes_forward, d, a, b, c) ^ qlb_load32(key + 12);
     }
     const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
     const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
@@ -103,16 +101,14 @@ QLB_CALL int qlb_aes_table_decrypt(const struct qlb_schedule *schedule, struct q
 {
     if (!schedule || !block)
         return 0;
-    const uint32_t (*table)[4] = qlb_aes_inverse;
-    QLB_AS_WRITTEN(table); /* in a register, not named anew for each entry */
     struct qlb_aes_state s = qlb_aes_begin(block, schedule->octets);
     for (uint32_t round = 1; round < QLB_AES_ROUNDS; round++) {
         const uint8_t *key = schedule->octets + 16 * round;
         const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
-        s.column[0] = qlb_aes_column(table, a, d, c, b) ^ qlb_load32(key);
-        s.column[1] = qlb_aes_column(table, b, a, d, c) ^ qlb_load32(key + 4);
-        s.column[2] = qlb_aes_column(table, c, b, a, d) ^ qlb_load32(key + 8);
-        s.column[3] = qlb_aes_column(table, d, c, b, a) ^ qlb_load32(key + 12);
+        s.column[0] = qlb_aes_column(qlb_aes_inverse, a, d, c, b) ^ qlb_load32(key);
+        s.column[1] = qlb_aes_column(qlb_aes_inverse, b, a, d, c) ^ qlb_load32(key + 4);
+        s.column[2] = qlb_aes_column(qlb_aes_inverse, c, b, a, d) ^ qlb_load32(key + 8);
+        s.column[3] = qlb_aes_column(qlb_aes_inverse, d, c, b, a) ^ qlb_load32(key + 12);
     }
     const uint8_t *key = schedule->octets + 16 * QLB_AES_ROUNDS;
     const uint32_t a = s.column[0], b = s.column[1], c = s.column[2], d = s.column[3];
