@@ -64,8 +64,9 @@ def backend_config(server: Server, cid_params: Sequence[CidParams], **more: str)
 class Daemon:
     """One daemon: its files, its process, and its admin server. It can be killed and started again."""
 
-    def __init__(self, folder: Path, config: Yaml, admin: Address) -> None:
-        """Use running() instead."""
+    def __init__(self, folder: Path, config: Yaml, admin: Address, *, prefix: Sequence[str] = ()) -> None:
+        """Use running() instead. prefix: of its command line, which puts it somewhere else."""
+        self._prefix = prefix
         self.folder = folder
         self.admin = admin
         self.path = folder / "qlb.yaml"
@@ -108,7 +109,7 @@ class Daemon:
         with (self.folder / "log").open("ab") as log:
             before = self.logged(_READY)
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "qlb", "run", str(self.path)),
+                *(*self._prefix, sys.executable, "-m", "qlb", "run", str(self.path)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -207,10 +208,17 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running(folder: Path, config: Yaml, *, may_log_errors: bool = False) -> AsyncIterator[Daemon]:
+async def running(
+    folder: Path,
+    config: Yaml,
+    *,
+    may_log_errors: bool = False,
+    admin: Address | None = None,
+    prefix: Sequence[str] = (),
+) -> AsyncIterator[Daemon]:
     """Run a daemon. After the block it is stopped: it must exit with 0 and have logged no error."""
     folder.mkdir(parents=True)
-    daemon = Daemon(folder, config, ("127.0.0.1", free_port()))
+    daemon = Daemon(folder, config, admin or ("127.0.0.1", free_port()), prefix=prefix)
     try:
         await daemon.start()
         yield daemon

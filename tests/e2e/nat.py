@@ -45,17 +45,19 @@ class NatPort:
     was never sent to. lost: datagrams that a slow link or the system did not take.
     """
 
-    def __init__(self, target: Address, *, grace_s: float = GRACE_S) -> None:
-        """target: the balancer's address. Must be made while a loop runs."""
+    def __init__(self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None) -> None:
+        """target: the balancer's address. host: to leave from, loopback by default. Must be made while a loop runs."""
         self._loop = asyncio.get_running_loop()
         self._target = target
         self._targets = {target}
         self._grace_s = grace_s
         self._family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        self._outside_host = "::1" if ":" in target[0] else "127.0.0.1"
-        self._inside = self._open(self._outside_host)
+        loopback = "::1" if ":" in target[0] else "127.0.0.1"
+        self._outside_host = host or loopback
+        self._inside = self._open(loopback)
         self._mappings: dict[Address, Mapping] = {}
         self._open_mappings: set[Mapping] = set()
+        self._all: list[Mapping] = []
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.address: Address = self._inside.getsockname()[:2]
         self.newest: Mapping | None = None
@@ -72,6 +74,11 @@ class NatPort:
         """Say how far its client has come."""
         newest = f"{self.newest.up} up, {self.newest.down} down" if self.newest else "nothing"
         return f"{len(self.clients)} addresses of the client, {len(self.outsides)} outside; at the last one {newest}"
+
+    @property
+    def mappings(self) -> list[Mapping]:
+        """All that there have been."""
+        return self._all
 
     @property
     def changes(self) -> int:
@@ -197,6 +204,7 @@ class NatPort:
         mapping = Mapping(client, self._open(self._outside_host))
         self._mappings[client] = mapping
         self._open_mappings.add(mapping)
+        self._all.append(mapping)
         self.newest = mapping
         self.outsides.append(mapping.outside)
         if client not in self.clients:
@@ -225,9 +233,9 @@ class Nat:
         """Start with none."""
         self.ports: list[NatPort] = []
 
-    def port(self, target: Address, *, grace_s: float = GRACE_S) -> NatPort:
-        """Open a port for one client towards a balancer."""
-        port = NatPort(target, grace_s=grace_s)
+    def port(self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None) -> NatPort:
+        """Open a port for one client towards a balancer. host: to leave from."""
+        port = NatPort(target, grace_s=grace_s, host=host)
         self.ports.append(port)
         return port
 

@@ -124,17 +124,24 @@ class StoryProtocol(QuicConnectionProtocol):
 
 @asynccontextmanager
 async def quic_servers(
-    names: Sequence[str], params: CidParams | None, gates: Gates, *, host: str = "127.0.0.1", retry: bool = False
+    names: Sequence[str],
+    params: CidParams | None,
+    gates: Gates,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    retry: bool = False,
 ) -> AsyncIterator[list[QuicServerBehind]]:
     """Run one server for each name.
 
-    params: what their connection IDs are made by; None = aioquic's own. retry: validate addresses first.
+    params: what their connection IDs are made by; None = aioquic's own. port: of a single one; 0 = any free ones.
+    retry: validate addresses first.
     """
     certificate = make_certificate()
     async with AsyncExitStack() as stack:
         found = []
         for name in names:
-            server = QuicServerBehind(name, server_id_of(name, params), (host, 0), gates)
+            server = QuicServerBehind(name, server_id_of(name, params), (host, port), gates)
             if params is not None and server.server_id is not None:
                 server.rotation = Rotation(params, server.server_id)
             listening = await _serve(server, certificate, retry)

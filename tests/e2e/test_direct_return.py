@@ -1,0 +1,324 @@
+"""The kernel plane between real hosts: real QUIC clients through it, answers straight back, and none is lost.
+
+Clients change their addresses in mid-transfer; meanwhile a backend is drained, the configuration reloaded, the daemon
+stopped, killed and started with its program left attached.
+"""
+
+import asyncio
+import shutil
+import socket
+import struct
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from qlb.cid import CidParams
+from qlb.dataplane.xdp import libbpf
+from tests.e2e import datagrams, ngtcp2
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.hosts import BACKENDS, BALANCER, CLIENT_ADDRESSES, SERVICES, Host, Hosts, hosts
+from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
+from tests.e2e.nat import Address, Nat, NatPort
+from tests.e2e.quic_servers import QuicServerBehind, quic_servers
+from tests.e2e.stage import KEY, NAMES, PARAMS
+from tests.e2e.stories import Gates
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(bool(libbpf.what_lacks()), reason=f"the xdp plane: {libbpf.what_lacks()}"),
+]
+
+PORT: Final = 4433
+CONNECTIONS: Final = 10
+LIMIT_S: Final = 60.0
+OTHER_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=10, key=KEY[::-1])
+
+
+@dataclass
+class Scene:
+    """The cast. servers: on the service's address. family: of clients and service."""
+
+    hosts: Hosts
+    servers: list[QuicServerBehind]
+    daemon: Daemon
+    nat: Nat
+    gates: Gates
+    family: int
+    outer: int
+    mode: str
+
+    @property
+    def service(self) -> Address:
+        """Where clients send to."""
+        return SERVICES[self.family], PORT
+
+    def ports(self, count: int) -> list[NatPort]:
+        """Open ways of clients to the service."""
+        host = CLIENT_ADDRESSES[self.family][0]
+        return [self.nat.port(self.service, host=host) for _ in range(count)]
+
+    def rebind_all(self) -> None:
+        """Give every client another port."""
+        self.nat.rebind_all()
+
+    def config(self, params: Sequence[CidParams], **sections: Any) -> dict[str, Any]:
+        """Return a configuration. sections: replace those of its kind."""
+        return _config(self.servers, params, self.family, self.outer, self.mode, **sections)
+
+    async def moved(self, port: NatPort) -> None:
+        """Another port, then another address, then another of each."""
+        for host in (None, *CLIENT_ADDRESSES[self.family][1:]):
+            port.rebind(host=host)
+            await port.until_flowing()
+
+
+def _config(
+    servers: Sequence[QuicServerBehind],
+    params: Sequence[CidParams],
+    family: int,
+    outer: int,
+    mode: str,
+    **sections: Any,
+) -> dict[str, Any]:
+    found = configuration([(SERVICES[family], PORT)], params, servers, **sections)
+    for backend, address in zip(found["backends"], BACKENDS[outer], strict=True):
+        backend["address"] = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+    found["forwarding"] = {"mode": mode, "interfaces": ["in0"], **sections.get("forwarding", {})}
+    return found
+
+
+@contextmanager
+def _network() -> Iterator[Hosts]:
+    """Make the hosts; this thread is the client until the end of the block."""
+    with hosts() as made, made.client.inside():
+        yield made
+
+
+@asynccontextmanager
+async def _decapsulating(host: Host, service: str) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        *(*host.prefix, sys.executable, "-m", "qlb", "decap", "eth0", "--for", service),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
+
+
+@asynccontextmanager
+async def scene(
+    folder: Path, mode: str, *, family: int = 4, outer: int | None = None, **sections: Any
+) -> AsyncIterator[Scene]:
+    """Set it up. outer: the family of the backends' own addresses."""
+    outer = outer or family
+    gates = Gates()
+    with _network() as made:
+        async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
+            servers = []
+            for name, host, address in zip(NAMES, made.backends, BACKENDS[outer], strict=False):
+                with host.inside():
+                    for own in (SERVICES[family], address):  # the service, and where it is probed
+                        running_one = quic_servers((name,), PARAMS, gates, host=own, port=PORT)
+                        found = await stack.enter_async_context(running_one)
+                        servers += found if own == SERVICES[family] else []
+                if mode != "l2":
+                    await stack.enter_async_context(_decapsulating(host, SERVICES[family]))
+            config = _config(servers, (PARAMS,), family, outer, mode, **sections)
+            daemon = await stack.enter_async_context(
+                running(folder / "daemon", config, admin=(BALANCER, 9464), prefix=made.balancer.prefix)
+            )
+            nat = stack.enter_context(Nat())
+            yield Scene(made, servers, daemon, nat, gates, family, outer, mode)
+
+
+Change = Callable[[Scene], Awaitable[None]]
+
+each_way = pytest.mark.parametrize(
+    ("mode", "family", "outer"),
+    [("l2", 4, 4), ("l2", 6, 6)] + [(mode, f, o) for mode in ("ipip", "gue") for f in (4, 6) for o in (4, 6)],
+)
+
+
+async def _travel(told: Scene, port: NatPort, number: int, folder: Path) -> Journey:
+    if number % 2 and shutil.which("gtlsclient"):
+        return await ngtcp2_journey(port, told.gates, told.moved, folder, ngtcp2.Mode.MIGRATE)
+    return await aioquic_journey(port, told.gates, told.moved)
+
+
+@each_way
+async def test_answers_go_straight_back(tmp_path: Path, mode: str, family: int, outer: int) -> None:
+    """0 lost, each on one backend all its life, three changes of address each; no answer passes the balancer."""
+    async with scene(tmp_path, mode, family=family, outer=outer) as told:
+        before = told.hosts.balancer.forwarded_packets("in0")
+        journeys = await asyncio.gather(
+            *(_travel(told, port, number, tmp_path) for number, port in enumerate(told.ports(CONNECTIONS)))
+        )
+        assert [journey.lost for journey in journeys if journey.lost] == []
+        assert min(journey.changes for journey in journeys) >= 3
+        assert Counter(journey.backend for journey in journeys) == {s.name: s.accepted for s in told.servers}
+        found = await told.daemon.settled()
+        assert found.total("qlb_packets_forwarded_total", route="cid") > 10 * CONNECTIONS
+        dropped = {reason for reason, n in found.by("qlb_packets_dropped_total", "reason").items() if n}
+        assert dropped <= {"too_big"}, "ngtcp2 finds out what the path takes"
+        # What the balancer has sent towards the client: its answers to scrapes, and ARP.
+        answered = sum(mapping.down for port in told.nat.ports for mapping in port.mappings)
+        assert told.hosts.balancer.forwarded_packets("in0") - before < answered / 4
+        assert all(port.strays == [] for port in told.nat.ports)
+
+
+async def _drained(told: Scene) -> None:
+    """Newcomers avoid it; whoever is there stays."""
+    assert (await told.daemon.command("drain", NAMES[0]))[0] == 0
+    accepted = told.servers[0].accepted
+    async with in_progress([port.address for port in told.ports(5)]) as calls:
+        await calls.until_more()
+    assert (calls.lost, set(calls.backends)) == ([], {NAMES[1]})
+    assert told.servers[0].accepted == accepted
+
+
+async def _reloaded(told: Scene) -> None:
+    """A second config ID comes and goes, flow tables shrink and grow; ten times while packets flow."""
+    for number in range(10):
+        params = (PARAMS, OTHER_PARAMS) if number % 2 else (PARAMS,)
+        flows = {"flow_table_size": str(1000 + number // 3)}
+        told.daemon.write(told.config(params, fallback=flows, forwarding={"keep_attached": "true"}))
+        assert (await told.daemon.command("reload"))[0] == 0
+        told.rebind_all()
+
+
+async def _restarted(told: Scene) -> None:
+    """Stopped and killed: the kernel goes on by what it was told last; clients that move meanwhile are not lost."""
+    for end in (told.daemon.stop, told.daemon.kill):
+        await end()
+        told.rebind_all()
+        for port in told.nat.ports:
+            await port.until_flowing()
+        await told.daemon.start()
+        told.rebind_all()
+
+
+@pytest.mark.parametrize("change", [_drained, _reloaded, _restarted])
+@pytest.mark.parametrize(("mode", "family"), [("l2", 4), ("ipip", 6), ("gue", 4)])
+async def test_nothing_is_lost_meanwhile(tmp_path: Path, mode: str, family: int, change: Change) -> None:
+    """Calls are in progress and change their addresses while it happens."""
+    forwarding = {"keep_attached": "true"}
+    async with scene(tmp_path, mode, family=family, forwarding=forwarding) as told:
+        async with in_progress([port.address for port in told.ports(CONNECTIONS)], timeout_s=LIMIT_S) as calls:
+            await change(told)
+            told.rebind_all()
+            await calls.until_more()
+        assert calls.lost == []
+        assert set(calls.backends) <= set(NAMES)
+        await told.daemon.settled()
+        code, _ = await _detach(told)
+        assert code == 0
+
+
+async def _detach(told: Scene) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(*told.hosts.balancer.prefix, sys.executable, "-m", "qlb", "detach", str(told.daemon.path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def test_generic_mode(tmp_path: Path) -> None:
+    """In the kernel and not in the driver: the same."""
+    async with scene(tmp_path, "ipip", forwarding={"attach": "generic"}) as told:
+        async with in_progress([port.address for port in told.ports(3)]) as calls:
+            told.rebind_all()
+            await calls.until_more()
+        assert calls.lost == []
+
+
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, MSG_ERRQUEUE = 10, 2, 11, 0x2000
+IPV6_MTU_DISCOVER, IPV6_RECVERR = 23, 25
+
+
+@pytest.mark.parametrize(("family", "overhead"), [(4, 20), (6, 40)])
+async def test_too_big_for_the_path(tmp_path: Path, family: int, overhead: int) -> None:
+    """A narrow link behind the balancer: the client's own kernel learns what fits, from the service's address."""
+    async with scene(tmp_path, "ipip", family=family) as told:
+        for link in (("balancer", "out1"), ("balancer", "out2")):
+            getattr(told.hosts, link[0]).ip(f"link set {link[1]} mtu 1400\n")
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        level = socket.IPPROTO_IP if family == 4 else socket.IPPROTO_IPV6
+        discover, errors = (IP_MTU_DISCOVER, IP_RECVERR) if family == 4 else (IPV6_MTU_DISCOVER, IPV6_RECVERR)
+        with socket.socket(kind, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.setsockopt(level, discover, IP_PMTUDISC_DO)
+            sock.setsockopt(level, errors, 1)
+            sock.connect(told.service)
+            sock.send(datagrams.short(b"\xe0" + bytes(1400)))
+            mtu = await _reported_mtu(sock)
+        assert mtu == 1400 - overhead
+        found = await told.daemon.settled()
+        assert found.by("qlb_packets_dropped_total", "reason") == {"too_big": 1}
+        assert found.total("qlb_icmp_sent_total") == 1
+
+
+async def _reported_mtu(sock: socket.socket) -> int:
+    """Return the MTU of struct sock_extended_err, from the socket's queue of errors."""
+    readable = asyncio.get_running_loop().create_future()
+
+    def look() -> None:
+        try:
+            _, ancillary, _, _ = sock.recvmsg(0, 512, MSG_ERRQUEUE)
+        except BlockingIOError:
+            return
+        if not readable.done():
+            readable.set_result(ancillary)
+
+    poll = asyncio.get_running_loop()
+    poll.add_reader(sock, look)
+    try:
+        ((_, _, octets),) = await readable
+    finally:
+        poll.remove_reader(sock)
+    _, _, _, _, _, info, _ = struct.unpack_from("=IBBBBII", octets)
+    return int(info)
+
+
+async def test_errors_reach_the_backend(tmp_path: Path) -> None:
+    """An ICMP error that quotes a server's packet is heard by that server's kernel, through the tunnel."""
+    async with scene(tmp_path, "gue") as told:
+        server = told.servers[1]
+        scid = b"\x20" + bytes(16) if server.rotation is None else server.rotation.generate()
+        quote = _udp_packet(SERVICES[4], CLIENT_ADDRESSES[4][0], 40000, datagrams.long(b"", scid, bytes(600)))
+        with told.hosts.backends[1].inside():
+            ear = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            ear.setblocking(False)
+        with ear, socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as mouth:
+            message = struct.pack("!BBHI", 3, 4, 0, 1280) + quote[:500]
+            message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
+            mouth.sendto(message, (SERVICES[4], 0))
+            heard = await asyncio.get_running_loop().sock_recv(ear, 2048)
+        assert heard[20:] == message
+        found = await told.daemon.settled()
+        assert found.total("qlb_icmp_forwarded_total") == 1
+
+
+def _udp_packet(source: str, destination: str, port: int, datagram: bytes) -> bytes:
+    udp = struct.pack("!HHHH", PORT, port, 8 + len(datagram), 0) + datagram
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0)
+    return head + socket.inet_aton(source) + socket.inet_aton(destination) + udp
+
+
+def _checksum(octets: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
