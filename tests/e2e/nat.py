@@ -7,6 +7,7 @@ a new outside socket; the old one still delivers replies for a grace period, as 
 
 import asyncio
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
@@ -20,6 +21,8 @@ _BATCH: Final = 32
 _BUFFER_BYTES: Final = 1 << 20
 _SLOW_QUEUE: Final = 8
 _HEADER_BYTES: Final = 64
+_NEVER_FRAGMENT: Final = {socket.AF_INET: (socket.IPPROTO_IP, 10, 3), socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 3)}
+"""IP_MTU_DISCOVER and IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE."""
 
 
 class Mapping:
@@ -216,6 +219,8 @@ class NatPort:
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        if sys.platform == "linux":  # a NAT passes "don't fragment" on, as QUIC has set it
+            sock.setsockopt(*_NEVER_FRAGMENT[self._family])
         sock.bind((host, 0))
         return sock
 
