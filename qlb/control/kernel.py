@@ -10,6 +10,7 @@ from typing import Final
 from qlb.config.model import Config
 from qlb.control.workers import Place
 from qlb.dataplane.base import Orders
+from qlb.dataplane.xdp.attach import wake_neighbour
 from qlb.dataplane.xdp.frames import frame_of, read_frame
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
 from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
@@ -20,6 +21,7 @@ from qlb.routing.outcomes import OUTCOMES
 
 log = logging.getLogger("qlb")
 
+_WAKE_S: Final = 10.0
 _ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "transmit", XDP_REDIRECT: "redirect"}
 
 
@@ -41,6 +43,7 @@ class KernelEngine:
         self._orders = orders
         self._plane: XdpPlane | None = None
         self._refused = ""
+        self._waking: asyncio.Task[None] | None = None
 
     @property
     def counters(self) -> Sequence[Counters]:
@@ -61,6 +64,7 @@ class KernelEngine:
             plane.stop()
             raise
         self._plane = plane
+        self._waking = asyncio.create_task(self._wake_neighbours())
 
     async def apply(self, orders: Orders) -> None:
         """Write new orders. Where the kernel refuses them, the ones before stay in force and the log tells, once."""
@@ -76,8 +80,21 @@ class KernelEngine:
 
     async def stop(self) -> None:
         """Detach the program, unless it is to be kept."""
+        if self._waking is not None:
+            self._waking.cancel()
         if self._plane is not None:
             await asyncio.to_thread(self._plane.stop)
+
+    async def _wake_neighbours(self) -> None:
+        """Have the system look for the next hops' MAC addresses: what the program sends does not make it look.
+
+        Health's probes do the same where there are any.
+        """
+        while True:
+            for backend in self._orders().snapshot.backends:
+                if backend is not None:
+                    wake_neighbour(backend.endpoint)
+            await asyncio.sleep(_WAKE_S)
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Ask the program in the kernel what it would do with a client's datagram. Raises QlbError, OSError."""

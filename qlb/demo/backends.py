@@ -1,7 +1,9 @@
 """Demo backends: every backend of a configuration, served by one process on this machine.
 
-``python -m qlb.demo.backends CONFIG`` reads the same YAML as the daemon, binds each backend's address, writes
-one line ``ready`` to stdout, and ends, with 0, at the end of its stdin (its parent is gone), on SIGTERM or on SIGINT.
+``python -m qlb.demo.backends CONFIG [NAME]`` reads the same YAML as the daemon, binds each backend's address, or that
+of NAME alone, writes one line ``ready`` to stdout, and ends, with 0, at the end of its stdin (its parent is gone), on
+SIGTERM or on SIGINT. In the modes of direct return each backend is a host of its own: there NAME must be given, and the
+service's addresses are bound, too.
 Exit codes: 1, an address could not be bound; 2, the command line or the configuration is wrong.
 
 A backend that has a server ID under several configurations issues from the one that is listed last: rotation
@@ -11,6 +13,7 @@ aioquic server, whose IDs mean nothing to the balancer.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -28,6 +31,7 @@ from qlb.cid import CidGenerator, CidParams
 from qlb.config.build import backends as configured_backends
 from qlb.config.build import cid_params
 from qlb.config.load import load
+from qlb.config.model import DIRECT_RETURN, Config
 from qlb.demo.certificate import Certificate, make_certificate
 from qlb.demo.http3 import answering_as, backend_configuration
 from qlb.errors import BackendError, ConfigError
@@ -91,19 +95,37 @@ async def _start(backend: Backend, configs: Sequence[CidParams], certificate: Ce
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve the backends of the configuration file that is the only argument; return the exit code."""
-    if len(arguments) != 1:
-        return _fail(2, "usage: python -m qlb.demo.backends CONFIG")
+    """Serve the backends of a configuration file, or the one that is named; return the exit code."""
+    if len(arguments) not in (1, 2):
+        return _fail(2, "usage: python -m qlb.demo.backends CONFIG [NAME]")
     try:
         config = load(Path(arguments[0])).config
+        backends = served_here(config, arguments[1] if len(arguments) == 2 else None)
     except ConfigError as error:
         return _fail(2, str(error))
     logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
     try:
-        asyncio.run(_serve_until_stopped(configured_backends(config), cid_params(config)))
+        asyncio.run(_serve_until_stopped(backends, cid_params(config)))
     except BackendError as error:
         return _fail(1, f"demo backends: {error}")
     return 0
+
+
+def served_here(config: Config, name: str | None) -> list[Backend]:
+    """Return what one host serves: each backend once for every address that it listens at.
+
+    Raises ConfigError where there is no such backend, or where one must be named.
+    """
+    found = [backend for backend in configured_backends(config) if name in (None, backend.name)]
+    if not found and name is not None:
+        raise ConfigError(f"there is no backend {name}")
+    if config.forwarding.mode not in DIRECT_RETURN:
+        return found
+    if name is None:
+        raise ConfigError(
+            f"in mode {config.forwarding.mode} each backend is a host of its own: name the one of this host"
+        )
+    return found + [dataclasses.replace(found[0], endpoint=service) for service in config.listen]
 
 
 async def _serve_until_stopped(backends: Sequence[Backend], configs: Sequence[CidParams]) -> None:

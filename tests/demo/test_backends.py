@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from qlb.cid import CidCodec, CidParams
-from qlb.demo.backends import id_source, main, serving
+from qlb.config.load import load_text
+from qlb.config.model import Config
+from qlb.demo.backends import id_source, main, served_here, serving
 from qlb.demo.certificate import Certificate
 from qlb.demo.client import connect, get
-from qlb.errors import BackendError
+from qlb.errors import BackendError, ConfigError
 from qlb.routing.backends import Backend, Endpoint
 
 OLD = CidParams(config_id=5, server_id_length=3, nonce_length=9, key=bytes(16))
@@ -95,8 +97,39 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and how it is called."""
-    assert main([]) == 2
-    assert capsys.readouterr().err == "usage: python -m qlb.demo.backends CONFIG\n"
+    for arguments in ([], ["a", "b", "c"]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == "usage: python -m qlb.demo.backends CONFIG [NAME]\n"
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "name", "served"),
+    [
+        ("{}", None, ["a 10.0.0.2:1", "b 10.0.0.3:2"]),
+        ("{}", "b", ["b 10.0.0.3:2"]),
+        ("{mode: gue, interfaces: [eth0]}", "b", ["b 10.0.0.3:2", "b 192.0.2.1:4433", "b [2001:db8::1]:4433"]),
+    ],
+)
+def test_what_one_host_serves(forwarding: str, name: str | None, served: list[str]) -> None:
+    """Everything, or one backend; with direct return the service's own addresses, too."""
+    assert [f"{b.name} {b.endpoint}" for b in served_here(config_of(forwarding), name)] == served
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "name", "said"),
+    [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "a host of its own")],
+)
+def test_what_no_host_serves(forwarding: str, name: str | None, said: str) -> None:
+    """A backend that is not there; several that answer at one address."""
+    with pytest.raises(ConfigError, match=said):
+        served_here(config_of(forwarding), name)
+
+
+def config_of(forwarding: str) -> Config:
+    """Return a configuration of two backends and two service addresses."""
+    backends = "[{name: a, address: '10.0.0.2:1'}, {name: b, address: '10.0.0.3:2'}]"
+    listen = "['192.0.2.1:4433', '[2001:db8::1]:4433']"
+    return load_text(f"listen: {listen}\nbackends: {backends}\nforwarding: {forwarding}\n", Path("qlb.yaml")).config
 
 
 def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

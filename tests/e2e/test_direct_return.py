@@ -11,7 +11,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from qlb.cid import CidParams
 from qlb.dataplane.xdp import libbpf
 from tests.e2e import datagrams, ngtcp2
 from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.daemon import Daemon, cid_config, configuration, running
 from tests.e2e.hosts import BACKENDS, BALANCER, CLIENT_ADDRESSES, SERVICES, Host, Hosts, hosts
 from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
 from tests.e2e.nat import Address, Nat, NatPort
@@ -102,10 +102,10 @@ def _network() -> Iterator[Hosts]:
 
 
 @asynccontextmanager
-async def _decapsulating(host: Host, service: str) -> AsyncIterator[None]:
+async def _until_ready(*command: str) -> AsyncIterator[None]:
+    """Run a command that writes "ready" and ends, with 0, on SIGTERM."""
     process = await asyncio.create_subprocess_exec(
-        *(*host.prefix, sys.executable, "-m", "qlb", "decap", "eth0", "--for", service),
-        stdout=asyncio.subprocess.PIPE,
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -115,6 +115,10 @@ async def _decapsulating(host: Host, service: str) -> AsyncIterator[None]:
         process.terminate()
         await process.communicate()
     assert process.returncode == 0
+
+
+def _decapsulating(host: Host, service: str) -> AbstractAsyncContextManager[None]:
+    return _until_ready(*host.prefix, sys.executable, "-m", "qlb", "decap", "eth0", "--for", service)
 
 
 @asynccontextmanager
@@ -242,6 +246,37 @@ async def test_generic_mode(tmp_path: Path) -> None:
             told.rebind_all()
             await calls.until_more()
         assert calls.lost == []
+
+
+async def test_demo_backends(tmp_path: Path) -> None:
+    """`qlb decap` and the demo servers on two hosts, `qlb get` on a third: its address changes, its server does not."""
+    with _network() as made:
+        config = {
+            "listen": [f"{SERVICES[4]}:{PORT}"],
+            "cid_configs": [cid_config(PARAMS)],
+            "backends": [
+                {"name": name, "address": f"{address}:{PORT}", "server_ids": {"1": name.encode()[-4:].hex()}}
+                for name, address in zip(NAMES, BACKENDS[4], strict=False)
+            ],
+            "forwarding": {"mode": "ipip", "interfaces": ["in0"]},
+            "health": {"probe": "none"},
+        }
+        async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
+            daemon = await stack.enter_async_context(
+                running(tmp_path / "daemon", config, admin=(BALANCER, 9464), prefix=made.balancer.prefix)
+            )
+            for name, host in zip(NAMES, made.backends, strict=False):
+                await stack.enter_async_context(_decapsulating(host, SERVICES[4]))
+                server = (sys.executable, "-m", "qlb.demo.backends", str(daemon.path), name)
+                await stack.enter_async_context(_until_ready(*host.prefix, *server))
+            url = f"https://{SERVICES[4]}:{PORT}/"
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "qlb", "get", url, "--rebind", "3"), stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await process.communicate()
+            assert process.returncode == 0
+            assert len({name for name in NAMES if name in output.decode()}) == 1
+            assert (await daemon.settled()).total("qlb_packets_forwarded_total", route="cid") > 0
 
 
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, MSG_ERRQUEUE = 10, 2, 11, 0x2000

@@ -3,11 +3,13 @@
 import ctypes
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from qlb.dataplane.xdp.libbpf import Link
 from qlb.errors import PlaneUnavailable
+from qlb.routing.backends import Endpoint
 
 BPF_FOLDER: Final = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC: Final = 0xCAFE4A11
@@ -39,6 +41,14 @@ def check_forwarding(interface: str, families: frozenset[int]) -> None:
             raise PlaneUnavailable(
                 f"{setting} is 0, so the kernel looks up no route to a backend: sysctl -w {setting}=1"
             )
+
+
+def wake_neighbour(backend: Endpoint) -> None:
+    """Send a backend one octet, which no QUIC server answers, so that the system learns its next hop's MAC address."""
+    family = socket.AF_INET6 if ":" in backend.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        sock.setblocking(False)
+        sock.sendto(b"\0", (backend.host, backend.port))
 
 
 class Attachment:
