@@ -5,6 +5,9 @@ in turns, and what the accounting itself takes (a program that drops at once) is
 libbpf with its headers.
 """
 
+import ctypes
+import fcntl
+import json
 import os
 import random
 import shutil
@@ -12,7 +15,9 @@ import socket
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +41,7 @@ DISTINCT: Final = 131_072
 REPEATED: Final = 1_000
 """Connections that take turns, where IDs repeat."""
 DATAGRAM_BYTES: Final = 300
+RATE_S: Final = 1.0
 BACKENDS: Final = (3, 300, 30_000)
 KEY: Final = bytes(range(16))
 SERVICE: Final = Endpoint("192.0.2.1", 4433)
@@ -49,14 +55,15 @@ _FLAGS: Final = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall")
 _STATISTICS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
 _COMMANDS: Final = """
 link set lo up
-link add in0 type veth peer name in1
+link add in0 address 02:00:00:00:00:01 type veth peer name in1
 link add out0 type veth peer name out1
 link set in0 up
 link set in1 up
 link set out0 up
 link set out1 up
 addr add 10.0.0.1/16 dev out0
-addr add 192.0.2.254/24 dev in0
+addr add 192.0.2.1/32 dev lo
+route add 198.51.100.0/24 dev in0
 neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 nud permanent dev out0
 route add 10.1.0.0/16 via 10.0.0.2
 """
@@ -79,17 +86,19 @@ class Measured(NamedTuple):
 
 def main() -> None:
     """Measure and print one table for each question."""
-    if lack := _lack():
-        print(f"\nThe XDP plane: not measured, {lack}")
+    if missing := lack():
+        print(f"\nThe XDP plane: not measured, {missing}")
         return
-    with tempfile.TemporaryDirectory() as name, _network(), _accounting(), libbpf_objects(Path(name)) as floor:
+    with tempfile.TemporaryDirectory() as name, _network(), _accounting(), _floor_loaded(Path(name)) as floor:
         folder = Path(name)
         sender = compile_program("frames", folder)
         _print("A packet, three backends", _algorithms(folder, sender, floor))
-        _print("A packet, four-pass IDs never seen before, by backends", _backends(folder, sender))
+        _print("A packet, four-pass IDs never seen before, by backends", _backends(folder, sender, floor))
+        _print_rates(_rates(folder, sender, floor))
 
 
-def _lack() -> str:
+def lack() -> str:
+    """Return what this machine lacks to measure it; empty where it has all."""
     if shutil.which("clang") is None or not Path("/usr/include/bpf/bpf_helpers.h").exists():
         return "clang or libbpf's headers are not installed"
     return libbpf.what_lacks()
@@ -120,20 +129,112 @@ def _algorithms(folder: Path, sender: Path, floor: BpfObject) -> list[Row]:
         plane.stop()
 
 
-def _backends(folder: Path, sender: Path) -> list[Row]:
+def _backends(folder: Path, sender: Path, floor: BpfObject) -> list[Row]:
     rows = []
     for count in BACKENDS:
         plane = _plane(count)
         try:
             params = SHAPES["four-pass, three passes"]
             frames = _write(folder, _frames(params, count, DISTINCT))
-            ((_, ns),) = _in_turns(
-                sender, plane.program(FORWARD), [Measured("", plane.program(FORWARD), frames)], base=0
-            )
-            rows.append(Row(f"{count:,} backends", ns))
+            own = Measured(f"{count:,} backends", plane.program(FORWARD), frames)
+            rows += _in_turns(sender, floor.program("drop"), [own])
         finally:
             plane.stop()
     return rows
+
+
+class Rate(NamedTuple):
+    """What passed from end to end in a second. offered: what the sender got rid of."""
+
+    name: str
+    passed: float
+    offered: float
+
+
+def _rates(folder: Path, sender: Path, floor: BpfObject) -> list[Rate]:
+    """Let each have all that the sender can give, for a while; a packet has passed when it is out of the other end."""
+    _receive_on("out1")
+    plane = _plane(3)
+    four_pass = SHAPES["four-pass, three passes"]
+    plain, fresh = (_write(folder, _frames(p, 3, DISTINCT)) for p in (SHAPES["plaintext"], four_pass))
+    interface = socket.if_nametoindex("in0")
+    try:
+        rates = []
+        for name, program, frames in (
+            ("plain encapsulator", floor.program("encapsulate"), plain),
+            ("qlb xdp, plaintext", plane.program(FORWARD), plain),
+            ("qlb xdp, four-pass, fresh", plane.program(FORWARD), fresh),
+        ):
+            link = Link.attach(program, interface, "native")
+            rates.append(_rate(name, sender, frames))
+            link.close()
+        with _batch(folder):
+            rates.append(_rate("qlb batch, four-pass, fresh", sender, _write(folder, _frames(four_pass, 3, REPEATED))))
+        return rates
+    finally:
+        plane.stop()
+
+
+def _rate(name: str, sender: Path, frames: Path) -> Rate:
+    found = []
+    for _ in range(ROUNDS):
+        before, since_s = _received("out1"), time.monotonic()
+        sent = subprocess.run([sender, "in1", frames, "0", str(RATE_S)], check=True, capture_output=True).stdout
+        elapsed_s = time.monotonic() - since_s
+        found.append(((_received("out1") - before) / elapsed_s, int(sent) / elapsed_s))
+    passed, offered = (statistics.median(values) for values in zip(*found, strict=True))
+    return Rate(name, passed, offered)
+
+
+def _received(interface: str) -> int:
+    rows = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    return next(int(row.split()[2]) for row in rows if row.strip().startswith(f"{interface}:"))
+
+
+def _receive_on(interface: str) -> None:
+    """Turn GRO on: a veth takes what XDP sends to it only then."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        value = (ctypes.c_uint32 * 2)(0x2C, 1)  # ETHTOOL_SGRO
+        fcntl.ioctl(sock, 0x8946, struct.pack("16sP", interface.encode(), ctypes.addressof(value)).ljust(40, b"\0"))
+
+
+@contextmanager
+def _batch(folder: Path) -> Iterator[None]:
+    """Run the daemon on the batch plane, for the same backends, until the end of the block."""
+    params = SHAPES["four-pass, three passes"]
+    config = {
+        "listen": [str(SERVICE)],
+        "cid_configs": [
+            {"config_id": params.config_id, "server_id_length": 4, "nonce_length": 10, "key": KEY.hex()},
+        ],
+        "backends": [
+            {"name": f"b{n}", "address": f"{_address(n)}:4433", "server_ids": {2: _server_id(n, params).hex()}}
+            for n in range(3)
+        ],
+        "forwarding": {"plane": "batch"},
+        "health": {"probe": "none"},
+        "admin": {"listen": "none"},
+    }
+    path = folder / "batch.yaml"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))
+    daemon = subprocess.Popen([sys.executable, "-m", "qlb", "run", path], stderr=subprocess.PIPE, text=True)
+    assert daemon.stderr is not None
+    while "ready" not in (line := daemon.stderr.readline()):
+        assert line, "it has ended"
+    try:
+        yield
+    finally:
+        daemon.terminate()
+        daemon.communicate()
+
+
+def _print_rates(rates: Sequence[Rate]) -> None:
+    width = max(len(rate.name) for rate in rates)
+    print("\nFrom end to end over veth, the sender and the driver's half of the kernel on one core\n")
+    print(f"| {'':{width}} | passed, packets/s | offered | passed / offered |\n| {'-' * width} | --- | --- | --- |")
+    for rate in rates:
+        print(f"| {rate.name:{width}} | {rate.passed:,.0f} | {rate.offered:,.0f} | {rate.passed / rate.offered:.0%} |")
 
 
 def _plane(count: int) -> XdpPlane:
@@ -174,7 +275,9 @@ def _frame(datagram: bytes, port: int) -> bytes:
     """Return a frame from a client, whose ports differ; its checksums do not matter to anybody here."""
     udp = struct.pack("!HHHH", port, SERVICE.port, 8 + DATAGRAM_BYTES, 0) + datagram.ljust(DATAGRAM_BYTES, b"\0")
     addresses = socket.inet_aton("198.51.100.7") + socket.inet_aton(SERVICE.host)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0) + addresses
+    words = (0x4500, 20 + len(udp), 0, 0x4000, 64 << 8 | 17, *struct.unpack("!4H", addresses))
+    total = sum(words) % 0xFFFF
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0xFFFF - total) + addresses
     return bytes.fromhex("020000000001") + bytes.fromhex("0200000000fe") + b"\x08\x00" + head + udp
 
 
@@ -187,19 +290,17 @@ def _write(folder: Path, frames: Iterator[bytes]) -> Path:
     return Path(name)
 
 
-def _in_turns(sender: Path, nothing: int, others: Sequence[Measured], base: float | None = None) -> list[Row]:
+def _in_turns(sender: Path, nothing: int, others: Sequence[Measured]) -> list[Row]:
     """Let each have its rounds, one after the other."""
     link = Link.attach(nothing, socket.if_nametoindex("in0"), "native")
     try:
         costs: dict[str, list[float]] = {one.name: [] for one in others}
-        least = []
+        least: list[float] = []
         for _ in range(ROUNDS):
-            if base is None:
-                least.append(_cost_ns(sender, link, nothing, others[0].frames))
+            least.append(_cost_ns(sender, link, nothing, others[0].frames))
             for one in others:
                 costs[one.name].append(_cost_ns(sender, link, one.program, one.frames))
-        off = statistics.median(least) if least else base or 0.0
-        return [Row(name, statistics.median(found) - off) for name, found in costs.items()]
+        return [Row(name, statistics.median(found) - statistics.median(least)) for name, found in costs.items()]
     finally:
         link.close()
 
@@ -221,8 +322,6 @@ def _accounted(program: int) -> tuple[int, int]:
 
 @contextmanager
 def _network() -> Iterator[None]:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/proc/thread-self/ns/net").open("rb") as before:
         if libc.unshare(0x40000000):
@@ -247,8 +346,8 @@ def _accounting() -> Iterator[None]:
 
 
 @contextmanager
-def libbpf_objects(folder: Path) -> Iterator[BpfObject]:
-    """Compile and load the floor."""
+def _floor_loaded(folder: Path) -> Iterator[BpfObject]:
+    """Compile and load encapsulator.c."""
     target = folder / "encapsulator.o"
     machine = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     subprocess.run(["clang", *_FLAGS, machine, "-c", SOURCES / "encapsulator.c", "-o", target], check=True)
