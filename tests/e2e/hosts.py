@@ -2,17 +2,20 @@
 
 The client reaches the service over the balancer; each backend has a link of its own back to the client, so answers go
 straight there. Sockets stay in the namespace that they were opened in: servers and clients live in the test's own
-process, and so does its event loop.
+process, and so does its event loop. Namespaces have no names, only descriptors: nothing is left of a test that dies.
 """
 
+import asyncio
 import ctypes
 import fcntl
 import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +31,8 @@ BACKENDS: Final = {4: ("10.0.1.2", "10.0.2.2"), 6: ("fd00:1::2", "fd00:2::2")}
 
 _CLONE_NEWNET: Final = 0x40000000
 _SIOCETHTOOL: Final = 0x8946
+_ETH_P: Final = {socket.AF_INET: 0x0800, socket.AF_INET6: 0x86DD}
+_HEADERS_BYTES: Final = 64
 _ETHTOOL: Final = {"tx checksum": (0x17, 0), "gso": (0x24, 0), "tso": (0x1F, 0), "gro": (0x2C, 1)}
 """XDP moves packets as they are, so checksums must be there already and packets no longer than the link takes; and a
 veth hands packets to XDP, or takes them from it, where the other end has GRO."""
@@ -80,20 +85,25 @@ _COMMANDS: Final = {
 
 @dataclass(frozen=True)
 class Host:
-    """One network namespace. name: as `ip netns` knows it."""
+    """One network namespace. descriptor: it is there as long as this is open."""
 
-    name: str
+    descriptor: int
+
+    @property
+    def path(self) -> str:
+        """Where other processes find it."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     @property
     def prefix(self) -> tuple[str, ...]:
         """What a command line begins with that is to run there."""
-        return ("nsenter", f"--net=/run/netns/{self.name}", "--")
+        return ("nsenter", f"--net={self.path}", "--")
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Let this thread be there: what it opens stays there, whatever it starts begins there."""
-        with Path("/proc/thread-self/ns/net").open("rb") as before, Path(f"/run/netns/{self.name}").open("rb") as there:
-            _setns(there.fileno())
+        with Path("/proc/thread-self/ns/net").open("rb") as before:
+            _setns(self.descriptor)
             try:
                 yield
             finally:
@@ -101,13 +111,7 @@ class Host:
 
     def ip(self, commands: str) -> None:
         """Run lines of `ip -batch`."""
-        subprocess.run(["ip", "-n", self.name, "-batch", "-"], input=commands, text=True, check=True)
-
-    def forwarded_packets(self, interface: str) -> int:
-        """Packets that have left by an interface, whoever sent them."""
-        with self.inside():
-            rows = Path("/proc/net/dev").read_text().splitlines()
-        return next(int(row.split()[10]) for row in rows if row.strip().startswith(f"{interface}:"))
+        subprocess.run([*self.prefix, "ip", "-batch", "-"], input=commands, text=True, check=True)
 
 
 @dataclass(frozen=True)
@@ -122,15 +126,11 @@ class Hosts:
 @contextmanager
 def hosts() -> Iterator[Hosts]:
     """Make them, and unmake them in the end."""
-    by_role = {role: Host(f"qlb{os.getpid()}-{role}") for role in _COMMANDS}
-    try:
-        for host in by_role.values():
-            subprocess.run(["ip", "netns", "add", host.name], check=True)
-            with host.inside():
-                _settle_kernel()
+    with ExitStack() as stack:
+        by_role = {role: stack.enter_context(_host()) for role in _COMMANDS}
         for role, interface, peer_role, peer in _LINKS:
-            peer_name = by_role[peer_role].name
-            by_role[role].ip(f"link add {interface} type veth peer name {peer} netns {peer_name}\n")
+            peer_path = by_role[peer_role].path
+            by_role[role].ip(f"link add {interface} type veth peer name {peer} netns {peer_path}\n")
         for role, host in by_role.items():
             own = [i for a, i, b, j in _LINKS for r, i in ((a, i), (b, j)) if r == role]
             host.ip("link set lo up\n" + "".join(f"link set {interface} up\n" for interface in own))
@@ -138,11 +138,60 @@ def hosts() -> Iterator[Hosts]:
             with host.inside():
                 for interface in own:
                     _tune(interface)
-        backends = by_role["backend1"], by_role["backend2"]
-        yield Hosts(by_role["client"], by_role["balancer"], backends)
+        yield Hosts(by_role["client"], by_role["balancer"], (by_role["backend1"], by_role["backend2"]))
+
+
+@contextmanager
+def _host() -> Iterator[Host]:
+    made: list[int] = []
+
+    def make() -> None:
+        if not _libc().unshare(_CLONE_NEWNET):
+            _settle_kernel()
+            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if not made:
+        raise PermissionError("no network namespace can be made")
+    try:
+        yield Host(made[0])
     finally:
-        for host in by_role.values():
-            subprocess.run(["ip", "netns", "del", host.name], check=False, capture_output=True)
+        os.close(made[0])
+
+
+@contextmanager
+def datagrams_from(address: str, interfaces: Sequence[str]) -> Iterator[Counter[str]]:
+    """Count, by interface of this thread's host, the UDP packets that come in from an address while a loop runs."""
+    heard: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for interface in interfaces:
+            stack.enter_context(_ear(address, interface, heard))
+        yield heard
+
+
+@contextmanager
+def _ear(address: str, interface: str, heard: Counter[str]) -> Iterator[None]:
+    family, protocol_at, source_at = (socket.AF_INET6, 6, 8) if ":" in address else (socket.AF_INET, 9, 12)
+    source = socket.inet_pton(family, address)
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as ear:
+        ear.setblocking(False)
+        ear.bind((interface, _ETH_P[family]))  # of one protocol, so that nothing is heard that goes out
+
+        def listen() -> None:
+            with suppress(BlockingIOError):
+                while packet := ear.recv(_HEADERS_BYTES):
+                    is_udp = packet[protocol_at] == socket.IPPROTO_UDP
+                    heard[interface] += is_udp and packet[source_at:].startswith(source)
+
+        loop.add_reader(ear, listen)
+        try:
+            yield
+            listen()
+        finally:
+            loop.remove_reader(ear)
 
 
 def _settle_kernel() -> None:
@@ -167,6 +216,9 @@ def _tune(interface: str) -> None:
 
 
 def _setns(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET):
+    if _libc().setns(descriptor, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
