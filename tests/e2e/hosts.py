@@ -203,6 +203,7 @@ def _settle_kernel() -> None:
             for name, value in (("forwarding", 1), ("arp_ignore", 1), ("arp_announce", 2))
         ),
         *(("ipv6", f"{name}/forwarding", 1) for name in ("all", "default")),
+        ("ipv6", "default/accept_dad", 0),  # an address is not asked about for a second before it is used
     ):
         Path(f"/proc/sys/net/{family}/conf/{name}").write_text(str(value))
 

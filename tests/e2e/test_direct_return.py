@@ -5,9 +5,11 @@ stopped, killed and started with its program left attached.
 """
 
 import asyncio
+import json
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -196,11 +198,13 @@ async def _drained(told: Scene) -> None:
 
 
 async def _reloaded(told: Scene) -> None:
-    """A second config ID comes and goes, flow tables shrink and grow; ten times while packets flow."""
+    """A second config ID comes and goes, weights and flow tables change; ten times while packets flow."""
     for number in range(10):
         params = (PARAMS, OTHER_PARAMS) if number % 2 else (PARAMS,)
         flows = {"flow_table_size": str(1000 + number // 3)}
-        told.daemon.write(told.config(params, fallback=flows, forwarding={"keep_attached": "true"}))
+        config = told.config(params, fallback=flows, forwarding={"keep_attached": "true"})
+        config["backends"][0]["weight"] = str(number % 4)
+        told.daemon.write(config)
         assert (await told.daemon.command("reload"))[0] == 0
         told.rebind_all()
 
@@ -242,13 +246,19 @@ async def _detach(told: Scene) -> tuple[int, str]:
     return process.returncode or 0, output.decode()
 
 
-async def test_generic_mode(tmp_path: Path) -> None:
-    """In the kernel and not in the driver: the same."""
-    async with scene(tmp_path, "ipip", forwarding={"attach": "generic"}) as told:
+@pytest.mark.parametrize(
+    ("attach", "mode", "seen"), [("native", "ipip", 1), ("generic", "l2", 2), ("generic", "gue", 2)]
+)
+async def test_where_it_is_attached(tmp_path: Path, attach: str, mode: str, seen: int) -> None:
+    """In the driver or after it, as told: clients notice nothing. seen: what `ip` calls it."""
+    async with scene(tmp_path, mode, forwarding={"attach": attach}) as told:
         async with in_progress([port.address for port in told.ports(3)]) as calls:
             told.rebind_all()
             await calls.until_more()
         assert calls.lost == []
+        show = (*told.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
+        (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
+        assert link["xdp"]["mode"] == seen
 
 
 async def test_demo_backends(tmp_path: Path) -> None:
@@ -286,24 +296,29 @@ IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, MSG_ERRQUEUE = 10, 2, 11, 0x2000
 IPV6_MTU_DISCOVER, IPV6_RECVERR = 23, 25
 
 
-@pytest.mark.parametrize(("family", "overhead"), [(4, 20), (6, 40)])
-async def test_too_big_for_the_path(tmp_path: Path, family: int, overhead: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "family", "outer", "overhead"),
+    [("l2", 4, 4, 0), ("ipip", 4, 4, 20), ("ipip", 6, 6, 40), ("ipip", 4, 6, 40), ("gue", 6, 4, 28)],
+)
+async def test_too_big_for_the_path(tmp_path: Path, mode: str, family: int, outer: int, overhead: int) -> None:
     """A narrow link behind the balancer: the client's own kernel learns what fits, from the service's address."""
-    async with scene(tmp_path, "ipip", family=family) as told:
-        for link in (("balancer", "out1"), ("balancer", "out2")):
-            getattr(told.hosts, link[0]).ip(f"link set {link[1]} mtu 1400\n")
+    async with scene(tmp_path, mode, family=family, outer=outer) as told:
+        told.hosts.balancer.ip("link set out1 mtu 1400\nlink set out2 mtu 1400\n")
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         level = socket.IPPROTO_IP if family == 4 else socket.IPPROTO_IPV6
         discover, errors = (IP_MTU_DISCOVER, IP_RECVERR) if family == 4 else (IPV6_MTU_DISCOVER, IPV6_RECVERR)
+        fits = 1400 - overhead - (28 if family == 4 else 48)
         with socket.socket(kind, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.setsockopt(level, discover, IP_PMTUDISC_DO)
             sock.setsockopt(level, errors, 1)
             sock.connect(told.service)
-            sock.send(datagrams.short(b"\xe0" + bytes(1400)))
+            for len_bytes in (fits, fits + 1):
+                sock.send(datagrams.short(b"\xe0").ljust(len_bytes, b"\0"))
             mtu = await _reported_mtu(sock)
         assert mtu == 1400 - overhead
         found = await told.daemon.settled()
+        assert found.total("qlb_packets_forwarded_total") == 1
         assert found.by("qlb_packets_dropped_total", "reason") == {"too_big": 1}
         assert found.total("qlb_icmp_sent_total") == 1
 
@@ -330,27 +345,35 @@ async def _reported_mtu(sock: socket.socket) -> int:
     return int(info)
 
 
-async def test_errors_reach_the_backend(tmp_path: Path) -> None:
-    """An ICMP error that quotes a server's packet is heard by that server's kernel, through the tunnel."""
-    async with scene(tmp_path, "gue") as told:
-        server = told.servers[1]
-        scid = b"\x20" + bytes(16) if server.rotation is None else server.rotation.generate()
-        quote = _udp_packet(SERVICES[4], CLIENT_ADDRESSES[4][0], 40000, datagrams.long(b"", scid, bytes(600)))
-        with told.hosts.backends[1].inside():
-            ear = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-            ear.setblocking(False)
-        with ear, socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as mouth:
-            message = struct.pack("!BBHI", 3, 4, 0, 1280) + quote[:500]
+@pytest.mark.parametrize(("mode", "family"), [("l2", 4), ("l2", 6), ("ipip", 6), ("gue", 4)])
+async def test_errors_reach_the_backend(tmp_path: Path, mode: str, family: int) -> None:
+    """An ICMP error that quotes a server's packet is heard by that server's kernel."""
+    kind, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    async with scene(tmp_path, mode, family=family) as told:
+        rotation = told.servers[1].rotation
+        assert rotation is not None, "it speaks QUIC-LB"
+        answer = datagrams.long(b"", rotation.generate(), bytes(600))
+        quote = _udp_packet(SERVICES[family], CLIENT_ADDRESSES[family][0], 40000, answer)
+        message = struct.pack("!BBHI", *((3, 4) if family == 4 else (2, 0)), 0, 1280) + quote[:500]
+        if family == 4:  # the kernel sees to ICMPv6's
             message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
-            mouth.sendto(message, (SERVICES[4], 0))
-            heard = await asyncio.get_running_loop().sock_recv(ear, 2048)
-        assert heard[20:] == message
+        with told.hosts.backends[1].inside():
+            ear = socket.socket(kind, socket.SOCK_RAW, protocol)
+            ear.setblocking(False)
+        with ear, socket.socket(kind, socket.SOCK_RAW, protocol) as mouth:
+            mouth.sendto(message, (SERVICES[family], 0))
+            heard = b""
+            while not heard.endswith(message[8:]):  # there is neighbour discovery too
+                heard = await asyncio.get_running_loop().sock_recv(ear, 2048)
         found = await told.daemon.settled()
         assert found.total("qlb_icmp_forwarded_total") == 1
 
 
 def _udp_packet(source: str, destination: str, port: int, datagram: bytes) -> bytes:
     udp = struct.pack("!HHHH", PORT, port, 8 + len(datagram), 0) + datagram
+    if ":" in source:
+        head = struct.pack("!IHBB", 6 << 28, len(udp), 17, 64)
+        return head + b"".join(socket.inet_pton(socket.AF_INET6, one) for one in (source, destination)) + udp
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0)
     return head + socket.inet_aton(source) + socket.inet_aton(destination) + udp
 
