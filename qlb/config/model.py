@@ -213,6 +213,11 @@ class Forwarding(Section):
     """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
     4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not
     grant (net.core.rmem_max, unless qlb has CAP_NET_ADMIN) is warned of at the start. A change needs a restart."""
+    gso_to_backends: Annotated[bool, BOOLEAN] = False
+    """batch plane: true: datagrams of a client that come together go to their backend in one piece (UDP GSO), at less
+    cost. Only for backends that read whole pieces where such reach them, on this machine or in its containers:
+    Envoy 1.40 does not, and loses all but the first datagram of each. Default: false. Towards clients it is
+    always so."""
     interfaces: tuple[Annotated[str, INTERFACE], ...] = Field(default=(), examples=[["eth0"]])
     """ipip, gue and l2 modes: the network interfaces that clients' packets come in at; qlb's program is put on each.
     Required in these modes, where listen is the service's addresses and nothing is bound. Default: none. A change

@@ -113,4 +113,5 @@ def plane_settings(config: Config) -> PlaneSettings:
         max_sessions=config.forwarding.max_sessions,
         flow_table_size=config.fallback.flow_table_size,
         flow_timeout_s=config.fallback.flow_timeout,
+        gso_to_backends=config.forwarding.gso_to_backends,
     )

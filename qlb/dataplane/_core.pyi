@@ -59,6 +59,7 @@ class Forwarder:
         flow_timeout_ns: int,
         max_sessions: int,
         session_timeout_ns: int,
+        gso_to_backends: bool,
     ) -> None:
         """Replace everything between two packets, and return when that is done.
 

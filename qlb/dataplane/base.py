@@ -13,12 +13,14 @@ class PlaneSettings:
 
     session_timeout_s: seconds after which an idle way back is closed. max_sessions: ways back of one
     worker. flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: seconds of an entry.
+    gso_to_backends: whether datagrams may go to backends many in one piece.
     """
 
     session_timeout_s: float = 120.0
     max_sessions: int = 65_536
     flow_table_size: int = 65_536
     flow_timeout_s: float = 30.0
+    gso_to_backends: bool = False
 
 
 @dataclass(frozen=True, slots=True)

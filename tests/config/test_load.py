@@ -87,6 +87,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "max_sessions": 65536,
         "pin_workers": False,
         "receive_buffer": 4 << 20,
+        "gso_to_backends": False,
         "interfaces": (),
         "attach": "auto",
         "keep_attached": False,

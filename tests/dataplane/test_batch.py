@@ -83,13 +83,31 @@ async def test_a_burst_is_taken_apart_by_connection_id(network: Network, host: s
         assert [qlb.slot(layout.BACKEND + layout.BACKEND_SLOTS * n) for n in range(3)] == [11, 10, 10]
 
 
+IN_PIECES: Final = replace(SETTINGS, gso_to_backends=True)
+"""Backends may have many datagrams in one piece."""
+
+
+async def test_backends_get_single_datagrams(network: Network) -> None:
+    """Unless told: some servers ask for UDP_GRO and read one datagram of each piece (Envoy 1.40)."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    sockets[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    burst = [numbered(n % 2, n) for n in range(20)] + [numbered(1, 20, size=60)]
+    async with running(orders(backends)) as qlb:
+        send_burst(client, burst, qlb.service)
+        for datagram in burst[1::2] + burst[20:]:
+            octets, control, _ = await receive_message(sockets[1])
+            assert octets == datagram
+            assert (socket.IPPROTO_UDP, UDP_GRO) not in control
+
+
 async def test_what_goes_one_way_leaves_as_one_piece(network: Network) -> None:
     """Datagrams for one backend are regrouped: a backend that takes pieces gets one, of the right lengths."""
     sockets, backends = network.pool()
     client = network.socket()
     sockets[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     burst = [numbered(n % 2, n) for n in range(20)] + [numbered(1, 20, size=60)]
-    async with running(orders(backends)) as qlb:
+    async with running(orders(backends, IN_PIECES)) as qlb:
         send_burst(client, burst, qlb.service)
         octets, control, _ = await receive_message(sockets[1])
         assert octets == b"".join(burst[1::2] + burst[20:])
@@ -106,7 +124,7 @@ async def test_single_datagrams_that_come_together_leave_together(network: Netwo
     sent = [numbered(0, n) for n in range(10)]
     for datagram in sent:
         client.sendto(datagram, service)
-    plane = BatchPlane([listener.detach()], orders(backends), memoryview(bytearray(SIZE_BYTES)))
+    plane = BatchPlane([listener.detach()], orders(backends, IN_PIECES), memoryview(bytearray(SIZE_BYTES)))
     plane.start()
     try:
         octets, control, _ = await receive_message(sockets[0])
@@ -234,6 +252,7 @@ def arguments(wanted: Orders) -> dict[str, object]:
         "flow_timeout_ns": 10**9,
         "max_sessions": wanted.settings.max_sessions,
         "session_timeout_ns": 10**9,
+        "gso_to_backends": wanted.settings.gso_to_backends,
     }
 
 

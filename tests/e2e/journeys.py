@@ -130,11 +130,13 @@ async def _ngtcp2(
             journey.changes = port.changes
             finish()
             found = await running
-        if found.exit_code:
-            journey.lost = f"exit code {found.exit_code}: {found.output}"
-        else:
+        journey.lost = f"exit code {found.exit_code}: {found.output}"
+        if not found.exit_code:
             journey.backend = read(found.body or b"")
-    except (TimeoutError, BrokenStory) as error:
+            journey.lost = None
+    except BrokenStory as error:
+        journey.lost = f"{error!r}: {port}; {journey.lost}"
+    except TimeoutError as error:
         journey.lost = f"{error!r}: {port}"
     finally:
         running.cancel()

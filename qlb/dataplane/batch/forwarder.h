@@ -68,6 +68,7 @@ struct qlb_orders {
     struct qlb_endpoint *endpoints; /* malloc'd; of every backend index that the table names */
     uint32_t max_sessions;
     uint64_t session_timeout_ns;
+    int gso_to_backends;
 };
 
 struct qlb_forwarder {
@@ -85,6 +86,7 @@ struct qlb_forwarder {
     int wake; /* an eventfd */
     int gro;  /* whether UDP_GRO is asked for */
     int gso;  /* whether UDP_SEGMENT works, as far as is known */
+    int gso_to_backends; /* whether to use it towards them, too */
     uint32_t listeners_count;
     struct qlb_listener listeners[QLB_MAX_LISTENERS];
     struct qlb_inbox inbox;

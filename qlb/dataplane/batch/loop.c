@@ -69,6 +69,7 @@ static void adopt(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
     forwarder->endpoints = orders->endpoints;
     orders->endpoints = endpoints;
     forwarder->session_timeout_ns = orders->session_timeout_ns;
+    forwarder->gso_to_backends = orders->gso_to_backends;
     forwarder->next_sweep_ns = 0;
     if (qlb_sessions_resize(&forwarder->sessions, orders->max_sessions) == 0)
         qlb_upstream_evict_above(forwarder, orders->max_sessions);

@@ -1,4 +1,5 @@
-/* What waits to be sent: datagrams of one session, one length and one mark leave by one call (UDP GSO).
+/* What waits to be sent: datagrams of one session, one length and one mark leave in one piece (UDP GSO), towards backends
+ * only where they have been said to read such pieces whole; else those of one session leave by one call.
  *
  * A session has one open group at most, and groups leave in the order in which they were begun, so datagrams of
  * one session keep their order. Nothing waits longer than a round of the loop. What the system does not take is
@@ -31,7 +32,8 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
 {
     struct qlb_outbox *outbox = &forwarder->outbox;
     struct qlb_group *group = session->group;
-    if (!group || !forwarder->gso || !fits(group, len, ecn)) {
+    const int gso = forwarder->gso && (forwarder->gso_to_backends || flush != qlb_send_to_backends);
+    if (!group || !gso || !fits(group, len, ecn)) {
         if (outbox->count == QLB_BATCH)
             flush(forwarder);
         group = session->group = &outbox->groups[outbox->count++];
@@ -166,12 +168,38 @@ static void forget_groups(struct qlb_outbox *outbox)
     outbox->count = 0;
 }
 
+/* Send groups of one session. */
+static void send_session(struct qlb_forwarder *forwarder, const struct qlb_group *groups, uint32_t count)
+{
+    struct mmsghdr messages[QLB_BATCH];
+    uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < count; i++)
+        messages[i].msg_hdr = message_of(&groups[i], control[i], groups->session->upstream.family);
+    while (done < count) {
+        const int sent = sendmmsg(groups->session->fd, &messages[done], count - done, MSG_DONTWAIT);
+        for (int i = 0; i < sent; i++)
+            account_forwarded(forwarder, &groups[done + (uint32_t)i], 0);
+        done += sent > 0 ? (uint32_t)sent : 0;
+        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
+            send_to_backend(forwarder, &groups[done++]);
+    }
+}
+
 void qlb_send_to_backends(struct qlb_forwarder *forwarder)
 {
-    struct qlb_outbox *outbox = &forwarder->outbox;
-    for (uint32_t i = 0; i < outbox->count; i++)
-        send_to_backend(forwarder, &outbox->groups[i]);
-    forget_groups(outbox);
+    const struct qlb_outbox *outbox = &forwarder->outbox;
+    uint32_t first = 0;
+    for (uint32_t i = 1; i <= outbox->count; i++) {
+        if (i < outbox->count && outbox->groups[i].session == outbox->groups[first].session)
+            continue;
+        if (i - first == 1)
+            send_to_backend(forwarder, &outbox->groups[first]);
+        else
+            send_session(forwarder, &outbox->groups[first], i - first);
+        first = i;
+    }
+    forget_groups(&forwarder->outbox);
 }
 
 /* Send one group to its client, after sendmmsg() has stopped at it. */

@@ -94,13 +94,14 @@ static int read_orders(const struct qlb_forwarder *forwarder, PyObject *args, Py
                        struct qlb_orders *orders)
 {
     static char *names[] = {"table", "endpoints", "flow_table_size", "flow_timeout_ns", "max_sessions",
-                            "session_timeout_ns", NULL};
+                            "session_timeout_ns", "gso_to_backends", NULL};
     Py_buffer table, endpoints;
     unsigned long flow_table_size;
     unsigned int max_sessions;
     unsigned long long flow_timeout_ns, session_timeout_ns;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*y*kKIK", names, &table, &endpoints, &flow_table_size,
-                                     &flow_timeout_ns, &max_sessions, &session_timeout_ns))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*y*kKIKp", names, &table, &endpoints, &flow_table_size,
+                                     &flow_timeout_ns, &max_sessions, &session_timeout_ns,
+                                     &orders->gso_to_backends))
         return -1;
     const int64_t now_size = forwarder->decider.flow_memory ? (int64_t)forwarder->decider.flows.size : -1;
     orders->max_sessions = max_sessions;
@@ -204,7 +205,7 @@ static void forwarder_dealloc(PyObject *self)
 
 static PyMethodDef forwarder_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))forwarder_apply, METH_VARARGS | METH_KEYWORDS,
-     "apply(table, endpoints, flow_table_size, flow_timeout_ns, max_sessions, session_timeout_ns): replace all of "
+     "apply(table, endpoints, flow_table_size, flow_timeout_ns, max_sessions, session_timeout_ns, gso_to_backends): replace all of "
      "it between two packets, and return when that is done; not from several threads at once"},
     {"run", forwarder_run, METH_NOARGS, "run(): forward until stop(), without the GIL"},
     {"stop", forwarder_stop, METH_NOARGS, "stop(): make run() return, from any thread; sessions stay open"},

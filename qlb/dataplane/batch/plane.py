@@ -53,6 +53,7 @@ class BatchPlane:
             int(settings.flow_timeout_s * _NS),
             affordable_sessions(settings.max_sessions),
             int(settings.session_timeout_s * _NS),
+            settings.gso_to_backends,
         )
 
     def stop(self) -> None:
