@@ -66,6 +66,8 @@ static const struct qlb_named qlb_names[] = {
     FIELD(qlb_settings, service_slots),
     FIELD(qlb_settings, hop_ticks),
     FIELD(qlb_settings, service_seed),
+    FIELD(qlb_settings, redirect_only),
+    FIELD(qlb_settings, unused),
     SIZE(qlb_generation),
     FIELD(qlb_generation, head),
     FIELD(qlb_generation, flow_timeout_ticks),

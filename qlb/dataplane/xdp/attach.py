@@ -1,8 +1,11 @@
 """Interfaces: what one must allow, the program on it, and the pin that keeps it there when the daemon is gone."""
 
 import ctypes
+import errno
+import fcntl
 import os
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,6 +17,9 @@ from qlb.routing.backends import Endpoint
 BPF_FOLDER: Final = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC: Final = 0xCAFE4A11
 _STATFS_BYTES: Final = 256
+_SIOCETHTOOL: Final = 0x8946
+_ETHTOOL_GDRVINFO: Final = 3
+_DRVINFO_BYTES: Final = 196
 _FORWARDING: Final = "/proc/sys/net/{family}/conf/{interface}/forwarding"
 
 
@@ -23,6 +29,17 @@ def index_of(interface: str) -> int:
         return socket.if_nametoindex(interface)
     except OSError as error:
         raise PlaneUnavailable(f"there is no network interface {interface} (forwarding.interfaces)") from error
+
+
+def holds_back(interface: str) -> bool:
+    """Whether an interface may keep what XDP_TX sends until something else leaves by it: a veth, whose other end has
+    no XDP program of its own. A redirect to the same interface is sent at once.
+    """
+    answer = ctypes.create_string_buffer(struct.pack("=I", _ETHTOOL_GDRVINFO), _DRVINFO_BYTES)
+    request = struct.pack("16sP", interface.encode(), ctypes.addressof(answer)).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        fcntl.ioctl(sock, _SIOCETHTOOL, request)
+    return answer.raw[4:36].rstrip(b"\0") == b"veth"
 
 
 def check_forwarding(interface: str, families: frozenset[int]) -> None:
@@ -72,16 +89,28 @@ class Attachment:
             if self._link is None:
                 self._link = Link.open_pinned(self._pin)
             if self._link is not None:
-                self._link.update(program)
-            else:
+                self._update(program)
+            if self._link is None:
                 self._link = Link.attach(program, self.index, self._attach)
             if self._keep and not self._pin.exists():
                 _make_folder(self._pin.parent)
                 self._link.pin(self._pin)
         except OSError as error:
-            busy = error.errno in (16, 17)  # EBUSY, EEXIST
+            busy = error.errno in (errno.EBUSY, errno.EEXIST)
             why = "it has another XDP program" if busy else error.strerror
             raise PlaneUnavailable(f"no XDP program can be put on {self._interface}: {why}") from error
+
+    def _update(self, program: int) -> None:
+        assert self._link is not None, "it is there"
+        try:
+            self._link.update(program)
+        except OSError as error:
+            if error.errno != errno.ENOLINK:
+                raise
+            # What it was on is gone; this interface only has the same name.
+            self._pin.unlink(missing_ok=True)
+            self._link.close()
+            self._link = None
 
     def close(self) -> None:
         """Detach, unless it is to be kept."""

@@ -19,13 +19,15 @@ enum {
 };
 
 /* Constants, set before the program is loaded: the verifier sees their values, and of the modes only the chosen
- * one. 24 octets. */
+ * one. 32 octets. */
 struct qlb_settings {
     uint32_t mode;
     uint32_t gue_port;   /* the outer destination port */
     uint32_t service_slots; /* a power of two */
     uint32_t hop_ticks;     /* how long the kernel's answer about a next hop is good for */
     uint64_t service_seed; /* of qlb_server_hash() */
+    uint32_t redirect_only; /* 1: never XDP_TX */
+    uint32_t unused;
 };
 
 /* One generation of the configuration: the table's head, whose offsets are here the first elements of its

@@ -21,7 +21,16 @@ HOP_NS: Final = 500_000_000
 """How long the kernel's answer about a next hop is used again: a route that has changed is followed after that."""
 
 SETTINGS: Final = Layout(
-    "qlb_settings", {"mode": "I", "gue_port": "I", "service_slots": "I", "hop_ticks": "I", "service_seed": "Q"}
+    "qlb_settings",
+    {
+        "mode": "I",
+        "gue_port": "I",
+        "service_slots": "I",
+        "hop_ticks": "I",
+        "service_seed": "Q",
+        "redirect_only": "I",
+        "unused": "I",
+    },
 )
 GENERATION: Final = Layout(
     "qlb_generation", {"head": f"{HEAD.size_bytes}s", "flow_timeout_ticks": "Q", "number": "Q", "unused": "Q"}

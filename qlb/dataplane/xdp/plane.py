@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from qlb.dataplane.base import Orders
 from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, backend_flags, compile_table
-from qlb.dataplane.xdp.attach import Attachment, check_forwarding
+from qlb.dataplane.xdp.attach import Attachment, check_forwarding, holds_back
 from qlb.dataplane.xdp.clock import Clock, tick_ns
 from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
 from qlb.dataplane.xdp.layout import (
@@ -258,6 +258,7 @@ class XdpPlane:
                 service_slots=service_slots,
                 hop_ticks=max(HOP_NS // self._tick_ns, 1),
                 service_seed=seed,
+                redirect_only=any(map(holds_back, self._settings.interfaces)),
             )
             loaded.set_constants(".rodata.settings", settings)
             loaded.load()

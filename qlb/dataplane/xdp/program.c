@@ -60,6 +60,14 @@ QLB_INLINE void qlb_write_answer(struct qlb_question *question, const struct qlb
     question->interface = frame->interface;
 }
 
+/* Transmit what the frame has become: back where it came from, or by another interface. */
+QLB_INLINE int qlb_transmit(const struct xdp_md *ctx, uint32_t interface)
+{
+    if (interface == ctx->ingress_ifindex && !qlb_settings.redirect_only)
+        return XDP_TX;
+    return (int)bpf_redirect(interface, 0);
+}
+
 /* Send the packet on its way: 0, or the outcome of one that cannot be sent. action: XDP_TX and the like. */
 QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t index, int *action)
 {
@@ -74,14 +82,14 @@ QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, uint32
     if (failure == QLB_DROP_TOO_BIG && frame->protocol == IPPROTO_UDP &&
         qlb_answer_too_big(ctx, frame, backend->hop_mtu - overhead)) {
         qlb_count_icmp(QLB_SLOT_ICMP_SENT);
-        *action = XDP_TX;
+        *action = qlb_transmit(ctx, ctx->ingress_ifindex);
     }
     if (failure)
         return failure;
     frame->interface = backend->hop_interface;
     if (!qlb_encapsulate(ctx, frame, destination, len, backend))
         return QLB_DROP_SEND_FAILED;
-    *action = frame->interface == ctx->ingress_ifindex ? XDP_TX : (int)bpf_redirect(frame->interface, 0);
+    *action = qlb_transmit(ctx, frame->interface);
     return 0;
 }
 

@@ -95,13 +95,18 @@ def test_entropy(scene: Scene, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
-def test_back_where_it_came_from(scene: Scene, mode: str) -> None:
-    """A backend beyond the very interface: transmitted there, and the tag stays."""
+@pytest.mark.parametrize(("is_veth", "action"), [(True, XDP_REDIRECT), (False, XDP_TX)])
+def test_back_where_it_came_from(
+    scene: Scene, mode: str, is_veth: bool, action: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend beyond the very interface: transmitted there, on a veth in a way that is not held back; tags stay."""
+    if not is_veth:
+        monkeypatch.setattr("qlb.dataplane.xdp.plane.holds_back", lambda _: False)
     plane = scene.plane(mode, pool(["192.0.2.2"]))
     packet = client_packet(4)
     for vlan, at in ((None, 14), (7, 18)):
         told = forward(plane, ethernet(packet, vlan=vlan))
-        assert told.action == XDP_TX
+        assert told.action == action
         assert told.packet[:6] == bytes.fromhex("020000000022")
         assert told.packet[6:12] not in (OUR_MAC, THEIR_MAC)
         assert told.packet[12:at] == ethernet(packet, vlan=vlan)[12:at]

@@ -215,6 +215,19 @@ def test_kept_and_taken_over(scene: Scene) -> None:
     assert not list((BPF_FOLDER / "qlb").glob(f"{Path('/proc/self/ns/net').stat().st_ino}-*"))
 
 
+def test_an_interface_of_the_same_name(scene: Scene) -> None:
+    """The one that the program was left on is gone, and nothing of it is in the new one's way."""
+    first = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
+    first.start()
+    first.stop()
+    subprocess.run(["ip", "link", "del", "in0"], check=True)
+    subprocess.run("ip link add in0 type veth peer name in1 && ip link set in0 up", shell=True, check=True)
+    allow_forwarding("in0", "ipv4")
+    second = scene.plane("ipip", pool(BACKENDS[4]))
+    second.start()
+    assert attached("in0") == "native"
+
+
 def test_what_is_missing(scene: Scene) -> None:
     """Each is named."""
     with pytest.raises(PlaneUnavailable, match="no network interface nowhere0"):

@@ -43,7 +43,9 @@ def test_the_verifier(octets: bytes, mode: int) -> None:
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     with BpfObject(octets, log=True) as loaded:
-        constants = SETTINGS.pack(mode=mode, gue_port=6080, service_slots=1, hop_ticks=1, service_seed=1)
+        constants = SETTINGS.pack(
+            mode=mode, gue_port=6080, service_slots=1, hop_ticks=1, service_seed=1, redirect_only=0
+        )
         loaded.set_constants(".rodata.settings", constants)
         loaded.load()
         for name in (plane.FORWARD, plane.EXPLAIN):

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT
 from qlb.dataplane.xdp.plane import XdpPlane
 from qlb.routing import counters as slots
 from qlb.routing.counters import last_sample, total_outcomes
@@ -88,7 +88,7 @@ def test_too_big(scene: Scene, mode: str, family: int, vlan: int | None) -> None
     if family == 6 and len(longer) < 1280:
         assert told.action == XDP_DROP  # no IPv6 path is so narrow
         return
-    assert told.action == XDP_TX
+    assert told.action == XDP_REDIRECT
     kind, code = ANSWERS[family]
     quote = longer[: QUOTE_BYTES[family]]
     answer = icmp(SERVICES[family], CLIENTS[family], kind, code, quote, rest=fits)
@@ -105,8 +105,8 @@ def test_answers_are_bounded(scene: Scene) -> None:
     plane = scene.plane("ipip", pool([NARROW[4]]))
     frame = ethernet(to_service(4, short(cid_of(0), bytes(1300))))
     actions = [forward(plane, frame).action for _ in range(2000)]
-    assert actions[0] == XDP_TX
-    answers = actions.count(XDP_TX)
+    assert actions[0] == XDP_REDIRECT
+    answers = actions.count(XDP_REDIRECT)
     assert answers == plane.read_counters().slots[slots.ICMP_SENT] < 2000
     assert counted(plane) == {"drop_too_big": 2000}
 
