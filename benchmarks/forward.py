@@ -65,7 +65,7 @@ def _measure(axis: Axis, bench: Bench, forwarders: Sequence[Forwarder]) -> list[
             (Row(axis.name, label, forwarder.name, point), forwarder)
             for label, point in points.items()
             for forwarder in forwarders
-            if forwarder.name in (axis.only or (forwarder.name,))
+            if axis.measures(forwarder.name)
         ]
         rows += [row for row, _ in group]
         start = time.monotonic()

@@ -18,6 +18,7 @@ AXES: Final = ("base", "sender", "direction", "flows", "size")
 COLOURS: Final = {
     "floor": "#9e9e9e",
     "qlb batch": "#00695c",
+    "qlb batch, pieces": "#26a69a",
     "nginx": "#7cb342",
     "Envoy": "#8e24aa",
     "socat": "#bdbdbd",

@@ -12,6 +12,8 @@ SHAPES: Final = {
     "single-pass": CidParams(1, 4, 12, KEY),
     "four-pass": CidParams(2, 4, 10, KEY),
 }
+PIECES: Final = "qlb batch, pieces"
+"""With gso_to_backends."""
 BURST: Final = 16
 """Datagrams that a sender with GSO hands over in one call."""
 
@@ -36,7 +38,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is varied. points: label → point. only: the forwarders to measure, all where it is empty.
+    """What is varied. points: label → point. only: the forwarders to measure, all where it is empty, except for the one
+    that differs from another only in how it sends bursts (PIECES), which must be asked for.
 
     together: all the points take turns in one set of rounds, because they are compared with each other;
     otherwise forwarders are compared, a point at a time.
@@ -46,6 +49,11 @@ class Axis:
     points: dict[str, Point]
     only: tuple[str, ...] = ()
     together: bool = False
+    pieces: bool = False
+
+    def measures(self, forwarder: str) -> bool:
+        """Whether a forwarder is measured."""
+        return forwarder in self.only if self.only else self.pieces or forwarder != PIECES
 
 
 BASE: Final = Point()
@@ -56,7 +64,7 @@ _BACKENDS: Final = replace(BASE, flows=3000)
 def axes(*, quick: bool) -> Iterator[Axis]:
     """Yield the base point and the axes; quick: the base point and one value of those where forwarders differ."""
     yield Axis("base", {"base": BASE})
-    yield Axis("sender", {f"bursts of {BURST}": replace(BASE, burst=BURST)})
+    yield Axis("sender", {f"bursts of {BURST}": replace(BASE, burst=BURST)}, pieces=True)
     if quick:
         return
     yield Axis("direction", {"there only": replace(BASE, answered=False)})

@@ -14,4 +14,4 @@ __all__ = ["Forwarder", "Missing", "Place", "Running", "all_forwarders", "forwar
 
 def all_forwarders(folder: Path) -> list[Forwarder]:
     """Return every forwarder there is, installed or not. folder: for what must be compiled."""
-    return [Floor(folder), Qlb("batch"), Nginx(), Envoy(), Socat(), Qlb("asyncio"), Relay()]
+    return [Floor(folder), Qlb("batch"), Qlb("batch", pieces=True), Nginx(), Envoy(), Socat(), Qlb("asyncio"), Relay()]

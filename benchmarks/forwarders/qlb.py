@@ -7,16 +7,16 @@ from typing import Any
 
 from benchmarks.connection_ids import server_id
 from benchmarks.forwarders.base import Place
-from benchmarks.points import SHAPES, Point
+from benchmarks.points import PIECES, SHAPES, Point
 
 
 class Qlb:
     """``qlb run`` on one plane. Every backend has a server ID under every shape of connection ID."""
 
-    def __init__(self, plane: str) -> None:
-        """Name a plane, one of this release or not."""
-        self.name = f"qlb {plane}"
-        self._plane = plane
+    def __init__(self, plane: str, *, pieces: bool = False) -> None:
+        """Name a plane, one of this release or not. pieces: whether backends get many datagrams in one piece."""
+        self.name = PIECES if pieces else f"qlb {plane}"
+        self._forwarding = {"plane": plane, "gso_to_backends": str(pieces).lower()}
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
         """Write qlb.yaml, which JSON is too."""
@@ -54,7 +54,7 @@ class Qlb:
                 for number, port in enumerate(place.backends)
             ],
             "health": {"probe": "none"},
-            "forwarding": {"plane": self._plane},
+            "forwarding": self._forwarding,
             "admin": {"listen": "none", "socket": "qlb.sock"},
             "logging": {"level": "error"},
         }
