@@ -10,10 +10,10 @@ from typing import Final
 from qlb.config.model import Config
 from qlb.control.workers import Place
 from qlb.dataplane.base import Orders
-from qlb.dataplane.xdp.attach import wake_neighbour
 from qlb.dataplane.xdp.frames import frame_of, read_frame
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
 from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.routes import wake_neighbours
 from qlb.errors import QlbError
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
@@ -91,9 +91,8 @@ class KernelEngine:
         Health's probes do the same where there are any.
         """
         while True:
-            for backend in self._orders().snapshot.backends:
-                if backend is not None:
-                    wake_neighbour(backend.endpoint)
+            backends = [backend.endpoint for backend in self._orders().snapshot.backends if backend is not None]
+            await asyncio.to_thread(wake_neighbours, backends)
             await asyncio.sleep(_WAKE_S)
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:

@@ -12,7 +12,6 @@ from typing import Final
 
 from qlb.dataplane.xdp.libbpf import Link
 from qlb.errors import PlaneUnavailable
-from qlb.routing.backends import Endpoint
 
 BPF_FOLDER: Final = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC: Final = 0xCAFE4A11
@@ -20,7 +19,6 @@ _STATFS_BYTES: Final = 256
 _SIOCETHTOOL: Final = 0x8946
 _ETHTOOL_GDRVINFO: Final = 3
 _DRVINFO_BYTES: Final = 196
-_FORWARDING: Final = "/proc/sys/net/{family}/conf/{interface}/forwarding"
 
 
 def index_of(interface: str) -> int:
@@ -28,7 +26,7 @@ def index_of(interface: str) -> int:
     try:
         return socket.if_nametoindex(interface)
     except OSError as error:
-        raise PlaneUnavailable(f"there is no network interface {interface} (forwarding.interfaces)") from error
+        raise PlaneUnavailable(f"there is no network interface {interface}") from error
 
 
 def holds_back(interface: str) -> bool:
@@ -42,40 +40,30 @@ def holds_back(interface: str) -> bool:
     return answer.raw[4:36].rstrip(b"\0") == b"veth"
 
 
-def check_forwarding(interface: str, families: frozenset[int]) -> None:
-    """Raise PlaneUnavailable where the kernel would look up no routes for what comes in at an interface.
-
-    families: 4 and 6, of the backends' addresses.
-    """
-    for family in sorted(families):
-        name = _FORWARDING.format(family=f"ipv{family}", interface=interface)
-        try:
-            allowed = Path(name).read_text(encoding="ascii").strip() != "0"
-        except OSError:
-            continue  # this kernel knows the family not at all, and will say so
-        if not allowed:
-            setting = name.removeprefix("/proc/sys/").replace("/", ".")
-            raise PlaneUnavailable(
-                f"{setting} is 0, so the kernel looks up no route to a backend: sysctl -w {setting}=1"
-            )
+def attach(program: int, interface: str, where: str) -> Link:
+    """Put a program on an interface that has none. where: auto, native or generic. Raises PlaneUnavailable."""
+    index = index_of(interface)
+    try:
+        return Link.attach(program, index, where)
+    except OSError as error:
+        raise refusal(interface, where, error) from error
 
 
-def wake_neighbour(backend: Endpoint) -> None:
-    """Send a backend one octet, which no QUIC server answers, so that the system learns its next hop's MAC address."""
-    family = socket.AF_INET6 if ":" in backend.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock, suppress(OSError):
-        sock.setblocking(False)
-        sock.sendto(b"\0", (backend.host, backend.port))
+def refusal(interface: str, where: str, error: OSError) -> PlaneUnavailable:
+    """Return what to say where the kernel lets no program on an interface."""
+    busy = error.errno in (errno.EBUSY, errno.EEXIST)
+    why = "it has another XDP program" if busy else error.strerror
+    return PlaneUnavailable(f"no XDP program can be put on {interface} ({where}): {why}")
 
 
 class Attachment:
     """The program on one interface."""
 
-    def __init__(self, interface: str, attach: str, *, keep: bool) -> None:
-        """attach: auto, native or generic. keep: leave it attached when this is closed. Raises PlaneUnavailable."""
+    def __init__(self, interface: str, where: str, *, keep: bool) -> None:
+        """where: auto, native or generic. keep: leave it attached when this is closed. Raises PlaneUnavailable."""
         self.index = index_of(interface)
         self._interface = interface
-        self._attach = attach
+        self._where = where
         self._keep = keep
         self._pin = _pin_of(interface)
         self._link: Link | None = None
@@ -91,14 +79,12 @@ class Attachment:
             if self._link is not None:
                 self._update(program)
             if self._link is None:
-                self._link = Link.attach(program, self.index, self._attach)
+                self._link = attach(program, self._interface, self._where)
             if self._keep and not self._pin.exists():
                 _make_folder(self._pin.parent)
                 self._link.pin(self._pin)
         except OSError as error:
-            busy = error.errno in (errno.EBUSY, errno.EEXIST)
-            why = "it has another XDP program" if busy else error.strerror
-            raise PlaneUnavailable(f"no XDP program can be put on {self._interface}: {why}") from error
+            raise refusal(self._interface, self._where, error) from error
 
     def _update(self, program: int) -> None:
         assert self._link is not None, "it is there"

@@ -6,7 +6,6 @@ outer headers off, and the server's sockets see what clients have sent.
 
 from __future__ import annotations
 
-import socket
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
 
+from qlb.dataplane.xdp.attach import attach
 from qlb.dataplane.xdp.layout import GUE_PORT
-from qlb.dataplane.xdp.libbpf import BpfObject, Link
+from qlb.dataplane.xdp.libbpf import BpfObject
 from qlb.errors import PlaneUnavailable
 
 PROGRAM: Final = Path(__file__).with_name("decap.o")
@@ -26,8 +26,6 @@ COUNTERS: Final = ("decapsulated", "not_for_us", "wrong_source", "bad_ecn", "mal
 _PRESENT: Final = struct.pack("=I", 1)
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _EVERYWHERE: Final = (IPv6Network("::/0"),)
-_BUSY: Final = (16, 17)
-"""EBUSY, EEXIST."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ class Decapsulator:
         """Attach to every interface, or to none. Raises PlaneUnavailable, naming the interface."""
         with ExitStack() as attached:
             for interface in dict.fromkeys(self._settings.interfaces):
-                attached.callback(_attach(self.program, interface, self._settings.attach).close)
+                attached.callback(attach(self.program, interface, self._settings.attach).close)
             self._stack.push(attached.pop_all())
 
     def read_counters(self) -> dict[str, int]:
@@ -107,15 +105,3 @@ def _network_key(network: IPv4Network | IPv6Network) -> bytes:
     """Return struct qlb_network."""
     first = 0 if network.version == 6 else _MAPPED.prefixlen
     return struct.pack("=I", first + network.prefixlen) + _address_key(network.network_address)
-
-
-def _attach(program: int, interface: str, attach: str) -> Link:
-    try:
-        index = socket.if_nametoindex(interface)
-    except OSError as error:
-        raise PlaneUnavailable(f"there is no network interface {interface}") from error
-    try:
-        return Link.attach(program, index, attach)
-    except OSError as error:
-        why = "it has another XDP program" if error.errno in _BUSY else error.strerror
-        raise PlaneUnavailable(f"no XDP program can be put on {interface} ({attach}): {why}") from error

@@ -10,6 +10,7 @@ from typing import Final
 from qlb.dataplane.hash_table import Entry, place
 from qlb.dataplane.table import HEAD, Layout
 from qlb.routing.backends import Endpoint
+from qlb.routing.maglev import canonical_host
 
 MODES: Final = ("l2", "ipip", "gue")
 """Forwarding modes, by the number that the program knows them by."""
@@ -86,7 +87,7 @@ def _service_key(service: Endpoint) -> tuple[int, int, int]:
 
 def pack_destination(flags: int, address: str, source: str | None) -> bytes:
     """Return where a backend is. source: of the outer header; None where the system has no route there."""
-    packed = ipaddress.ip_address(address).packed
+    packed = ipaddress.ip_address(canonical_host(address)).packed
     return DESTINATION.pack(
         flags=flags,
         is_ipv6=len(packed) == _ADDRESS_BYTES,

@@ -7,11 +7,12 @@ machine lacks altogether is raised as PlaneUnavailable, by library(). Needs libb
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -31,6 +32,7 @@ _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 """CAP_PERFMON: without it the verifier lets no pointer into a packet move by a number that it does not know."""
 _CAP_SYS_ADMIN: Final = 21
 _LOG_BYTES: Final = 1 << 20
+_FAILURE_LOG_BYTES: Final = 1 << 16
 _VERIFIER_STATISTICS: Final = 4
 _MAX_PACKET_BYTES: Final = 3520
 """The most that a test run takes: what is left of a page of 4,096 octets."""
@@ -179,12 +181,11 @@ class BpfObject:
         size = ctypes.c_size_t(len(octets))
         _check(self._library.bpf_map__set_initial_value(self._map(section), octets, size), section)
 
-    def load(self, programs: Iterable[str] | None = None) -> None:
-        """Create the maps and load programs, all where none is named. Raises OSError with the verifier's last lines."""
-        wanted = None if programs is None else set(programs)
+    def load(self) -> None:
+        """Create the maps and load the programs. Raises OSError with the verifier's last lines."""
         at = self._library.bpf_object__next_program(self._handle, None)
         while at:
-            self._prepare(ctypes.c_void_p(at), wanted)
+            self._prepare(ctypes.c_void_p(at))
             at = self._library.bpf_object__next_program(self._handle, ctypes.c_void_p(at))
         failed = self._library.bpf_object__load(self._handle)
         if failed:
@@ -192,14 +193,11 @@ class BpfObject:
             said = "\n".join(line for text in lines if text for line in text.splitlines()[-20:])
             raise OSError(-failed, f"the kernel refuses the program: {os.strerror(-failed)}\n{said}".strip())
 
-    def _prepare(self, program: ctypes.c_void_p, wanted: set[str] | None) -> None:
+    def _prepare(self, program: ctypes.c_void_p) -> None:
         get_name = self._library.bpf_program__name
         get_name.restype = ctypes.c_char_p
         name = get_name(program).decode()
-        if wanted is not None and name not in wanted:
-            self._library.bpf_program__set_autoload(program, ctypes.c_bool(False))
-            return
-        log = ctypes.create_string_buffer(_LOG_BYTES if self._log else 1 << 16)
+        log = ctypes.create_string_buffer(_LOG_BYTES if self._log else _FAILURE_LOG_BYTES)
         self._logs[name] = log
         self._library.bpf_program__set_log_buf(program, log, ctypes.c_size_t(len(log)))
         if self._log:
@@ -261,14 +259,10 @@ class BpfMap:
         """Set one element. Raises OSError."""
         _check(library().bpf_map_update_elem(self.fd, key, value, ctypes.c_uint64(0)), "map update")
 
-    def get(self, key: bytes, values: int = 1) -> bytes | None:
-        """Return one element, or None. values: of a per-CPU map possible_cpus(), each of a multiple of 8 octets."""
-        value = ctypes.create_string_buffer(self.value_size * values)
+    def get(self, key: bytes) -> bytes | None:
+        """Return one element, or None. Not of a per-CPU map."""
+        value = ctypes.create_string_buffer(self.value_size)
         return None if library().bpf_map_lookup_elem(self.fd, key, value) else value.raw
-
-    def delete(self, key: bytes) -> None:
-        """Delete one element, if it is there."""
-        library().bpf_map_delete_elem(self.fd, key)
 
     def write(self, first: int, octets: bytes) -> None:
         """Of an array: set consecutive elements, whole ones, from an index on. Raises OSError."""
@@ -287,7 +281,7 @@ class BpfMap:
         failed = library().bpf_map_lookup_batch(
             self.fd, None, ctypes.byref(after), keys, values, ctypes.byref(count), None
         )
-        if failed and ctypes.get_errno() != 2:  # ENOENT: there is no more after this
+        if failed and ctypes.get_errno() != errno.ENOENT:  # there is no more after this
             raise _error("map lookup")
         return memoryview(values).cast("B").cast("Q")
 
@@ -320,7 +314,7 @@ class Link:
         fd = library().bpf_obj_get(os.fsencode(path))
         if fd >= 0:
             return cls(fd)
-        if ctypes.get_errno() == 2:  # ENOENT
+        if ctypes.get_errno() == errno.ENOENT:
             return None
         raise _error(str(path))
 

@@ -8,18 +8,18 @@ too small, the program is loaded once more with larger ones and takes the first 
 from __future__ import annotations
 
 import ipaddress
-import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from qlb.dataplane.base import Orders
 from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, backend_flags, compile_table
-from qlb.dataplane.xdp.attach import Attachment, check_forwarding, holds_back
+from qlb.dataplane.xdp.attach import Attachment, holds_back
 from qlb.dataplane.xdp.clock import Clock, tick_ns
 from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
 from qlb.dataplane.xdp.layout import (
@@ -36,6 +36,7 @@ from qlb.dataplane.xdp.layout import (
     pack_services,
 )
 from qlb.dataplane.xdp.libbpf import BpfMap, BpfObject, run_packet
+from qlb.dataplane.xdp.routes import check_forwarding, source_towards
 from qlb.errors import PlaneUnavailable
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
@@ -102,6 +103,16 @@ class Room(NamedTuple):
         }
 
 
+class Contents(NamedTuple):
+    """What one generation puts into the maps. head: of the table, by field."""
+
+    table: bytes
+    head: dict[str, int | bytes]
+    destinations: bytes
+    flow_entries: int
+    flow_timeout_ticks: int
+
+
 class Explained(NamedTuple):
     """What the program would do with a packet.
 
@@ -150,16 +161,20 @@ class XdpPlane:
 
         Raises PlaneUnavailable or OSError where the kernel refuses: then what was in force stays so.
         """
-        table = compile_table(orders.snapshot)
-        head = HEAD.unpack(table)
-        destinations = _pack_destinations(orders.snapshot)
-        timeout_ticks = max(int(orders.settings.flow_timeout_s * _NS) // self._tick_ns, 1)
+        table, settings = compile_table(orders.snapshot), orders.settings
+        contents = Contents(
+            table,
+            HEAD.unpack(table),
+            _pack_destinations(orders.snapshot),
+            settings.flow_table_size,
+            max(int(settings.flow_timeout_s * _NS) // self._tick_ns, 1) if settings.flow_table_size else 0,
+        )
         with self._lock:
-            flow_entries = orders.settings.flow_table_size
-            if self._object is None or not self._room.holds(head) or flow_entries != self._flow_entries:
-                self._move(Room.for_table(head), flow_entries, table, destinations, timeout_ticks)
+            fits = self._object is not None and self._room.holds(contents.head)
+            if fits and contents.flow_entries == self._flow_entries:
+                self._write(contents)
             else:
-                self._write(table, destinations, timeout_ticks)
+                self._move(contents)
             self._backends = max(self._backends, len(orders.snapshot.backends))
 
     def stop(self) -> None:
@@ -218,19 +233,21 @@ class XdpPlane:
         _, _, answer = self._ask(_ANY_FRAME)
         return Clock(self._tick_ns, answer["now"], time.monotonic_ns())
 
-    def _move(
-        self, room: Room, flow_entries: int, table: bytes, destinations: Sequence[bytes], timeout_ticks: int
-    ) -> None:
+    def _move(self, contents: Contents) -> None:
         """Load the program with maps of other sizes, and let it take the place of the one before."""
         before = self._object, self._room, self._half, self._flow_entries
-        loaded = self._load(room, flow_entries)
-        self._object, self._room, self._half, self._flow_entries = loaded, room, 1, flow_entries
+        room = Room.for_table(contents.head)
+        loaded = self._load(room, contents.flow_entries)
+        self._object, self._room, self._half, self._flow_entries = loaded, room, 1, contents.flow_entries
         try:
-            self._write(table, destinations, timeout_ticks)
+            self._write(contents)
             if self._started:
                 self._put()
         except (OSError, PlaneUnavailable):
             self._object, self._room, self._half, self._flow_entries = before
+            if self._started:
+                with suppress(PlaneUnavailable):
+                    self._put()  # where the new one is already
             loaded.close()
             raise
         if before[0] is not None:
@@ -268,10 +285,10 @@ class XdpPlane:
             raise PlaneUnavailable(f"the XDP program cannot be loaded: {error.strerror}") from error
         return loaded
 
-    def _write(self, table: bytes, destinations: Sequence[bytes], timeout_ticks: int) -> None:
-        """Write a table into the half that nobody reads, and make it the current one."""
+    def _write(self, contents: Contents) -> None:
+        """Write a generation into the half that nobody reads, and make it the current one."""
         assert self._object is not None, "it is loaded"
-        half, room, head = 1 - self._half, self._room, HEAD.unpack(table)
+        half, room, head = 1 - self._half, self._room, contents.head
         first = {
             "configs_at": half * CONFIGS,
             "servers_at": half * room.servers,
@@ -284,13 +301,11 @@ class XdpPlane:
             ("ring", "ring_at", int(head["ring_slots"]) * _RING_SLOT_BYTES),
         ):
             start = int(head[part])
-            self._object.map(name).write(first[part], table[start : start + size_bytes])
-        self._object.map("destinations").write(first["backends_at"], b"".join(destinations))
+            self._object.map(name).write(first[part], contents.table[start : start + size_bytes])
+        self._object.map("destinations").write(first["backends_at"], contents.destinations)
         self._number += 1
-        if not self._flow_entries:
-            timeout_ticks = 0
         packed = GENERATION.pack(
-            head=HEAD.pack(**{**head, **first}), flow_timeout_ticks=timeout_ticks, number=self._number
+            head=HEAD.pack(**{**head, **first}), flow_timeout_ticks=contents.flow_timeout_ticks, number=self._number
         )
         generation, before = BpfMap.create_array("generation", GENERATION.size_bytes, 1), self._generation
         generation.set(_FIRST, packed)
@@ -316,22 +331,11 @@ class XdpPlane:
             check_forwarding(interface, families)
 
 
-def _pack_destinations(snapshot: Snapshot) -> list[bytes]:
-    return [
+def _pack_destinations(snapshot: Snapshot) -> bytes:
+    """Return the destinations of all backend indexes."""
+    return b"".join(
         NO_DESTINATION
         if backend is None
         else pack_destination(backend_flags(backend), backend.endpoint.host, source_towards(backend.endpoint))
         for backend in snapshot.backends
-    ]
-
-
-def source_towards(endpoint: Endpoint) -> str | None:
-    """Return the address of this machine that the system would send from, or None where there is no route."""
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect((endpoint.host, endpoint.port))
-        except OSError:
-            return None
-        host: str = sock.getsockname()[0]
-        return host
+    )

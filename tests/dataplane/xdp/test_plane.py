@@ -237,7 +237,7 @@ def test_what_is_missing(scene: Scene) -> None:
         scene.plane("ipip", pool(BACKENDS[4]))
     allow_forwarding("in0", "ipv4", 1)
     scene.plane("ipip", pool(BACKENDS[4])).start()
-    with pytest.raises(PlaneUnavailable, match="on in0: it has another XDP program"):
+    with pytest.raises(PlaneUnavailable, match=r"on in0 \(auto\): it has another XDP program"):
         scene.plane("ipip", pool(BACKENDS[4])).start()
 
 
