@@ -47,7 +47,14 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
     append(group, octets, len);
 }
 
-/* Describe one send of a group. control: QLB_CONTROL_BYTES octets. */
+/* One of the two ways. control: QLB_CONTROL_BYTES octets. error: 0, or the errno. */
+struct way {
+    int (*fd)(const struct qlb_forwarder *forwarder, const struct qlb_group *group);
+    struct msghdr (*describe)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control);
+    void (*account)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error);
+};
+
+/* Describe one send of a group. */
 static struct msghdr message_of(const struct qlb_group *group, void *control, uint8_t family)
 {
     struct msghdr message = {
@@ -59,38 +66,6 @@ static struct msghdr message_of(const struct qlb_group *group, void *control, ui
     if (group->count > 1)
         qlb_add_segment(&message, group->size);
     return message;
-}
-
-/* The same, of a reply: to the client, from the address that it sent to. */
-static struct msghdr reply_of(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control)
-{
-    struct qlb_session *session = group->session;
-    const struct qlb_listener *listener = &forwarder->listeners[session->key.listener];
-    struct msghdr message = message_of(group, control, listener->family);
-    if (listener->wildcard)
-        qlb_add_source(&message, listener->family, session->key.service);
-    message.msg_name = &session->client;
-    message.msg_namelen = session->client_len;
-    return message;
-}
-
-/* Send, and once more after a refusal. Return 0, or the errno. */
-static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message)
-{
-    int error = 0;
-    for (int i = 0; i < QLB_SENDS; i++) {
-        /* The common case by the shorter call. */
-        const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
-                                 ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
-                                 : sendmsg(fd, message, MSG_DONTWAIT);
-        if (sent >= 0)
-            return 0;
-        error = errno;
-        qlb_count_send_error(forwarder->slots, error);
-        if (error != ECONNREFUSED)
-            break;
-    }
-    return error;
 }
 
 /* Whether a send of several failed because they were several: no offload on the way, or too long for its MTU. */
@@ -126,7 +101,19 @@ static struct qlb_group one_of(const struct qlb_group *group, uint32_t which)
     return one;
 }
 
-/* Count what became of a group that was sent to a backend. error: 0, or the errno. */
+/* Towards a backend: on the session's own socket. */
+static int session_fd(const struct qlb_forwarder *forwarder, const struct qlb_group *group)
+{
+    (void)forwarder;
+    return group->session->fd;
+}
+
+static struct msghdr forward_of(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control)
+{
+    (void)forwarder;
+    return message_of(group, control, group->session->upstream.family);
+}
+
 static void account_forwarded(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     const uint64_t now_ms = forwarder->now_ns / 1000000;
@@ -140,113 +127,107 @@ static void account_forwarded(const struct qlb_forwarder *forwarder, const struc
     }
 }
 
+static const struct way to_backends = {session_fd, forward_of, account_forwarded};
+
+/* Towards a client: on the listener, from the address that the client sent to. */
+static int listener_fd(const struct qlb_forwarder *forwarder, const struct qlb_group *group)
+{
+    return forwarder->listeners[group->session->key.listener].fd;
+}
+
+static struct msghdr reply_of(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control)
+{
+    struct qlb_session *session = group->session;
+    const struct qlb_listener *listener = &forwarder->listeners[session->key.listener];
+    struct msghdr message = message_of(group, control, listener->family);
+    if (listener->wildcard)
+        qlb_add_source(&message, listener->family, session->key.service);
+    message.msg_name = &session->client;
+    message.msg_namelen = session->client_len;
+    return message;
+}
+
 static void account_returned(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     const uint32_t slot = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * group->session->key.index + QLB_BACKEND_RETURNED;
     qlb_add_to_slot(forwarder->slots, error ? QLB_SLOT_RETURN_DROPPED : slot, group->count);
 }
 
-static void send_to_backend(struct qlb_forwarder *forwarder, const struct qlb_group *group)
+static const struct way to_clients = {listener_fd, reply_of, account_returned};
+
+/* Send, and once more after a refusal. Return 0, or the errno. */
+static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message)
+{
+    int error = 0;
+    for (int i = 0; i < QLB_SENDS; i++) {
+        /* The common case by the shorter call. */
+        const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
+                                 ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
+                                 : sendmsg(fd, message, MSG_DONTWAIT);
+        if (sent >= 0)
+            return 0;
+        error = errno;
+        qlb_count_send_error(forwarder->slots, error);
+        if (error != ECONNREFUSED)
+            break;
+    }
+    return error;
+}
+
+static void send_one(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *group)
 {
     uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
-    struct msghdr message = message_of(group, control, group->session->upstream.family);
-    const int error = try_send(forwarder, group->session->fd, &message);
+    const struct msghdr message = way->describe(forwarder, group, control);
+    const int error = try_send(forwarder, way->fd(forwarder, group), &message);
     if (!is_for_want_of_offload(forwarder, group, error)) {
-        account_forwarded(forwarder, group, error);
+        way->account(forwarder, group, error);
         return;
     }
     for (uint32_t i = 0; i < group->count; i++) {
         const struct qlb_group one = one_of(group, i);
-        send_to_backend(forwarder, &one);
+        send_one(forwarder, way, &one);
     }
 }
 
-static void forget_groups(struct qlb_outbox *outbox)
+/* Send groups that leave by one socket. */
+static void send_run(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *groups,
+                     uint32_t count)
 {
+    struct mmsghdr messages[QLB_BATCH];
+    uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
+    for (uint32_t i = 0; i < count; i++)
+        messages[i].msg_hdr = way->describe(forwarder, &groups[i], control[i]);
+    uint32_t done = 0;
+    while (done < count) {
+        const int sent = sendmmsg(way->fd(forwarder, groups), &messages[done], count - done, MSG_DONTWAIT);
+        for (int i = 0; i < sent; i++)
+            way->account(forwarder, &groups[done + (uint32_t)i], 0);
+        done += sent > 0 ? (uint32_t)sent : 0;
+        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
+            send_one(forwarder, way, &groups[done++]);
+    }
+}
+
+/* Send all that waits, neighbours that leave by one socket together. */
+static void send_all(struct qlb_forwarder *forwarder, const struct way *way)
+{
+    struct qlb_outbox *outbox = &forwarder->outbox;
+    struct qlb_group *groups = outbox->groups;
+    uint32_t first = 0;
+    for (uint32_t i = 1; i <= outbox->count; i++) {
+        if (i < outbox->count && way->fd(forwarder, &groups[i]) == way->fd(forwarder, &groups[first]))
+            continue;
+        if (i - first == 1)
+            send_one(forwarder, way, &groups[first]);
+        else
+            send_run(forwarder, way, &groups[first], i - first);
+        first = i;
+    }
     for (uint32_t i = 0; i < outbox->count; i++)
-        outbox->groups[i].session->group = NULL;
+        groups[i].session->group = NULL;
     outbox->count = 0;
 }
 
-/* Send groups of one session. */
-static void send_session(struct qlb_forwarder *forwarder, const struct qlb_group *groups, uint32_t count)
-{
-    struct mmsghdr messages[QLB_BATCH];
-    uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
-    uint32_t done = 0;
-    for (uint32_t i = 0; i < count; i++)
-        messages[i].msg_hdr = message_of(&groups[i], control[i], groups->session->upstream.family);
-    while (done < count) {
-        const int sent = sendmmsg(groups->session->fd, &messages[done], count - done, MSG_DONTWAIT);
-        for (int i = 0; i < sent; i++)
-            account_forwarded(forwarder, &groups[done + (uint32_t)i], 0);
-        done += sent > 0 ? (uint32_t)sent : 0;
-        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
-            send_to_backend(forwarder, &groups[done++]);
-    }
-}
+void qlb_send_to_backends(struct qlb_forwarder *forwarder) { send_all(forwarder, &to_backends); }
 
-void qlb_send_to_backends(struct qlb_forwarder *forwarder)
-{
-    const struct qlb_outbox *outbox = &forwarder->outbox;
-    uint32_t first = 0;
-    for (uint32_t i = 1; i <= outbox->count; i++) {
-        if (i < outbox->count && outbox->groups[i].session == outbox->groups[first].session)
-            continue;
-        if (i - first == 1)
-            send_to_backend(forwarder, &outbox->groups[first]);
-        else
-            send_session(forwarder, &outbox->groups[first], i - first);
-        first = i;
-    }
-    forget_groups(&forwarder->outbox);
-}
-
-/* Send one group to its client, after sendmmsg() has stopped at it. */
-static void send_to_client(struct qlb_forwarder *forwarder, const struct qlb_group *group)
-{
-    uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
-    struct msghdr message = reply_of(forwarder, group, control);
-    const int error = try_send(forwarder, forwarder->listeners[group->session->key.listener].fd, &message);
-    if (!is_for_want_of_offload(forwarder, group, error)) {
-        account_returned(forwarder, group, error);
-        return;
-    }
-    for (uint32_t i = 0; i < group->count; i++) {
-        const struct qlb_group one = one_of(group, i);
-        send_to_client(forwarder, &one);
-    }
-}
-
-/* Send groups that leave by one listener. */
-static void send_run(struct qlb_forwarder *forwarder, const struct qlb_group *groups, uint32_t count)
-{
-    struct mmsghdr messages[QLB_BATCH];
-    uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
-    for (uint32_t i = 0; i < count; i++)
-        messages[i].msg_hdr = reply_of(forwarder, &groups[i], control[i]);
-    const int fd = forwarder->listeners[groups->session->key.listener].fd;
-    uint32_t done = 0;
-    while (done < count) {
-        const int sent = sendmmsg(fd, &messages[done], count - done, MSG_DONTWAIT);
-        for (int i = 0; i < sent; i++)
-            account_returned(forwarder, &groups[done + (uint32_t)i], 0);
-        done += sent > 0 ? (uint32_t)sent : 0;
-        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
-            send_to_client(forwarder, &groups[done++]);
-    }
-}
-
-void qlb_send_to_clients(struct qlb_forwarder *forwarder)
-{
-    struct qlb_outbox *outbox = &forwarder->outbox;
-    uint32_t first = 0;
-    for (uint32_t i = 1; i <= outbox->count; i++) {
-        if (i == outbox->count ||
-            outbox->groups[i].session->key.listener != outbox->groups[first].session->key.listener) {
-            send_run(forwarder, &outbox->groups[first], i - first);
-            first = i;
-        }
-    }
-    forget_groups(outbox);
-}
+void qlb_send_to_clients(struct qlb_forwarder *forwarder) { send_all(forwarder, &to_clients); }
