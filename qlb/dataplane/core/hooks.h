@@ -5,7 +5,7 @@
  * `struct qlb_view` and `struct qlb_flows` as it likes (the core only passes the pointers on) and each of these
  * functions, before or after it includes decode.h and route.h; the compiler names what is missing. A pointer that
  * is returned is good until the decision is made; a lookup that cannot answer returns a null pointer, and the core
- * then goes on as if nothing were there. tests/dataplane/core/xdp_core.c is the smallest includer.
+ * then goes on as if nothing were there.
  */
 #ifndef QLB_CORE_HOOKS_H
 #define QLB_CORE_HOOKS_H

@@ -26,11 +26,14 @@
 QLB_MAP(frames, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_frame);
 QLB_MAP(questions, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_question);
 
-/* Whether a packet is for a service: its address and port are found as a server ID is in the core. */
+/* Whether a packet is for a service: its address and port are found as a server ID is in the core. An IPv4 address in
+ * its IPv6 form is nobody's on the wire. */
 QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
 {
     const struct qlb_four_tuple *four_tuple = &frame->four_tuple;
     const struct qlb_block address = {qlb_load64(four_tuple->service), qlb_load64(four_tuple->service + 8)};
+    if (qlb_is_ipv4(&address) == frame->is_ipv6)
+        return 0;
     const uint64_t port = (uint64_t)four_tuple->ports[2] | (uint64_t)four_tuple->ports[3] << 8;
     const struct qlb_block key = {address.low ^ port, address.high};
     const uint32_t first = qlb_server_hash(qlb_settings.service_seed, &key);

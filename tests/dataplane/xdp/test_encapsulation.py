@@ -157,3 +157,10 @@ def test_addresses_are_compared_whole(scene: Scene) -> None:
         for bit in range(16):
             frame = ethernet(udp((CLIENTS[family], 5555), (SERVICES[family], PORT ^ 1 << bit), short(cid_of(0))))
             assert plane.explain(frame).decision is None
+
+
+def test_no_ipv4_address_in_an_ipv6_packet(scene: Scene) -> None:
+    """The service's own IPv4 address, in its IPv6 form: not for the service, and none of ours."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    frame = ethernet(udp((CLIENTS[6], 5555), (f"::ffff:{SERVICES[4]}", PORT), short(cid_of(0))))
+    assert plane.explain(frame).decision is None
