@@ -1,16 +1,58 @@
-"""A network namespace for one test: its own loopback, its own ports, gone with the thread that made it."""
+"""Network namespaces for tests: each has its own loopback and ports, and is gone with the last that is in it."""
 
 import asyncio
 import ctypes
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-CLONE_NEWNET: Final = 0x40000000
+_CLONE_NEWNET: Final = 0x40000000
+
+
+def begin_network() -> None:
+    """Put this thread into a new, empty network. Raises OSError where it may not."""
+    _call("unshare", _CLONE_NEWNET)
+
+
+@contextmanager
+def inside(network: int) -> Iterator[None]:
+    """Let this thread be in a network until the end of the block. network: a descriptor of it."""
+    with open_network() as before:
+        _call("setns", network, _CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            _call("setns", before.fileno(), _CLONE_NEWNET)
+
+
+@contextmanager
+def network_of_its_own() -> Iterator[None]:
+    """Let this thread be in a new network until the end of the block. Raises OSError where it may not."""
+    with open_network() as before:
+        begin_network()
+        try:
+            yield
+        finally:
+            _call("setns", before.fileno(), _CLONE_NEWNET)
+
+
+def open_network() -> BufferedReader:
+    """Open the network that this thread is in; it is there as long as this is open."""
+    return Path("/proc/thread-self/ns/net").open("rb")
+
+
+def _call(name: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 def in_a_network_of_its_own(work: Callable[[], Coroutine[object, None, None]]) -> None:
@@ -19,8 +61,7 @@ def in_a_network_of_its_own(work: Callable[[], Coroutine[object, None, None]]) -
 
     def run() -> None:
         try:
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "unshare")
+            begin_network()
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             asyncio.run(work())
         except BaseException as error:

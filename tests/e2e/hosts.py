@@ -12,13 +12,14 @@ import os
 import socket
 import struct
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.namespace import inside, network_of_its_own, open_network
 
 CLIENT_ADDRESSES: Final = {
     4: ("198.51.100.7", "198.51.100.8", "198.51.100.9"),
@@ -29,7 +30,6 @@ BALANCER: Final = "198.51.100.254"
 """Where the client sees the balancer itself."""
 BACKENDS: Final = {4: ("10.0.1.2", "10.0.2.2"), 6: ("fd00:1::2", "fd00:2::2")}
 
-_CLONE_NEWNET: Final = 0x40000000
 _SIOCETHTOOL: Final = 0x8946
 _ETH_P: Final = {socket.AF_INET: 0x0800, socket.AF_INET6: 0x86DD}
 _HEADERS_BYTES: Final = 64
@@ -102,12 +102,8 @@ class Host:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Let this thread be there: what it opens stays there, whatever it starts begins there."""
-        with Path("/proc/thread-self/ns/net").open("rb") as before:
-            _setns(self.descriptor)
-            try:
-                yield
-            finally:
-                _setns(before.fileno())
+        with inside(self.descriptor):
+            yield
 
     def ip(self, commands: str) -> None:
         """Run lines of `ip -batch`."""
@@ -143,22 +139,11 @@ def hosts() -> Iterator[Hosts]:
 
 @contextmanager
 def _host() -> Iterator[Host]:
-    made: list[int] = []
-
-    def make() -> None:
-        if not _libc().unshare(_CLONE_NEWNET):
+    with ExitStack() as stack:
+        with network_of_its_own():
             _settle_kernel()
-            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if not made:
-        raise PermissionError("no network namespace can be made")
-    try:
-        yield Host(made[0])
-    finally:
-        os.close(made[0])
+            made = stack.enter_context(open_network())
+        yield Host(made.fileno())
 
 
 @contextmanager
@@ -214,12 +199,3 @@ def _tune(interface: str) -> None:
             value = (ctypes.c_uint32 * 2)(command, wanted)
             request = struct.pack("16sP", interface.encode(), ctypes.addressof(value)).ljust(40, b"\0")
             fcntl.ioctl(sock, _SIOCETHTOOL, request)
-
-
-def _setns(descriptor: int) -> None:
-    if _libc().setns(descriptor, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from qlb.dataplane.xdp import libbpf
-from tests.dataplane.xdp.scene import Scene, build, network_of_its_own
+from tests.dataplane.xdp.scene import Scene, build
+from tests.namespace import network_of_its_own
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 No packet is sent: the program is asked by BPF test-run. Routes and neighbours are real.
 """
 
-import ctypes
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,6 @@ from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.snapshot import compile_snapshot
 
-CLONE_NEWNET: Final = 0x40000000
 PORT: Final = 4433
 SERVICES: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
 CLIENTS: Final = {4: "198.51.100.7", 6: "2001:db8:c::7"}
@@ -56,19 +54,6 @@ neigh add 192.0.2.2 lladdr 02:00:00:00:00:22 nud permanent dev in0
 route add 10.9.0.0/24 via 10.0.0.2 mtu lock 1300
 route add fd09::/64 via fd00::2 mtu lock 1300
 """
-
-
-@contextmanager
-def network_of_its_own() -> Iterator[None]:
-    """Let this thread live in a new network namespace until the end of the block. Raises OSError without root."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open("rb") as before:
-        if libc.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        try:
-            yield
-        finally:
-            assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
 
 
 def build() -> None:
