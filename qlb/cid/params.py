@@ -3,6 +3,7 @@
 Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,6 +22,7 @@ MAX_PLAINTEXT_BYTES: Final = 19
 MAX_CID_BYTES: Final = 20
 """The longest connection ID that QUIC versions 1 and 2 allow, first octet included."""
 SINGLE_PASS_BYTES: Final = 16
+FINGERPRINT_BYTES: Final = 4
 
 PLAINTEXT: Final = "plaintext"
 SINGLE_PASS: Final = "single-pass"
@@ -80,6 +82,15 @@ class CidParams:
         if self.key is None:
             return PLAINTEXT
         return SINGLE_PASS if self.plaintext_len == SINGLE_PASS_BYTES else FOUR_PASS
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits of a hash of the key and of all else that decoding depends on, the config ID apart.
+
+        Whoever has the same one decodes alike; it is no secret, and nobody finds a random key by it.
+        """
+        lengths = bytes((self.server_id_length, self.nonce_length, self.length_self_encoded, self.key is not None))
+        return hashlib.blake2b(lengths, key=self.key or b"", digest_size=FINGERPRINT_BYTES).hexdigest()
 
 
 def _require_range(name: str, value: int, low: int, high: int) -> None:

@@ -31,6 +31,7 @@ from qlb.cid.params import (
     MIN_SERVER_ID_BYTES,
 )
 from qlb.config.scalars import (
+    BALANCER,
     BOOLEAN,
     HEX_KEY,
     INTERFACE,
@@ -53,6 +54,7 @@ DIRECT_RETURN: Final = ("ipip", "gue", "l2")
 """Modes in which backends answer clients directly; packets are recognised by their address, and nothing is bound."""
 Attach = Literal["auto", "native", "generic"]
 Probe = Literal["quic", "handshake", "none"]
+CidState = Literal["staged", "active", "retiring"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -163,6 +165,10 @@ class CidConfig(Section):
     """true: the low five bits of the first octet hold the ID's length, and a long header that says otherwise is
     unroutable. Only for servers that all do so; IDs with octets appended by the server are then refused.
     Default: false."""
+    state: Annotated[CidState, choice(get_args(CidState))] = "active"
+    """Where it is in a rotation: staged (balancers decode it, servers do not have it yet), active (servers issue from
+    it) or retiring (servers issue from another one by now). All three are decoded alike; `qlb server-config` gives
+    servers the active ones, and `qlb rotate` moves from state to state. Default: active."""
 
 
 class BackendConfig(Section):
@@ -246,6 +252,29 @@ class Fallback(Section):
     """A file that holds hash_key as 32 hex digits; the rules of key_file. Default: none."""
 
 
+class Drain(Section):
+    """When a draining backend has no connections left."""
+
+    quiet_period: Annotated[float, duration("1ms", "168h")] = 60.0
+    """How long no packet must have gone to a draining backend until it counts as drained; until then a reload that
+    removes it is refused, unless forced. 1ms to 168h. Default: 60s. Longer than your connections are ever silent: their
+    idle timeout is a good measure."""
+
+
+class Rotation(Section):
+    """How `qlb rotate` goes from one QUIC-LB configuration to the next."""
+
+    quiet_period: Annotated[float, duration("1ms", "168h")] = 600.0
+    """How long no packet must have carried an ID of a configuration until it may be removed, or another one take its
+    config ID; until then a reload that does so is refused, unless forced. 1ms to 168h. Default: 600s."""
+    balancers: tuple[Annotated[str, BALANCER], ...] = Field(
+        default=(), examples=[["http://10.0.0.1:9464", "http://10.0.0.2:9464"]]
+    )
+    """All balancers of the service, as `qlb rotate` reaches them: their admin servers (http://ADDRESS:PORT) or control
+    sockets (paths). Each must decode a new configuration before servers get it, and none may have seen the old one for
+    quiet_period before it goes. Default: none: the daemon of this file alone, by admin.socket or admin.listen."""
+
+
 class Health(Section):
     """How backends are checked. An unhealthy one gets no new connections; packets with its ID still go to it."""
 
@@ -304,6 +333,10 @@ class Config(Section):
     """How packets are moved."""
     fallback: Fallback = Fallback()
     """Where packets with unroutable IDs go."""
+    drain: Drain = Drain()
+    """When a draining backend has no connections left."""
+    rotation: Rotation = Rotation()
+    """How one QUIC-LB configuration takes the place of another."""
     health: Health = Health()
     """How backends are checked."""
     admin: Admin = Admin()

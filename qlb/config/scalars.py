@@ -35,6 +35,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _SIZE: Final = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
 _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+_ADMIN_URL: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
 """Unit → seconds as a fraction, so that 300ms is exactly the float 0.3."""
@@ -287,6 +288,13 @@ def _path(text: str) -> Path:
     raise ScalarError(f"must be the name of a file, not {shown(text)}")
 
 
+def _balancer(text: str) -> str:
+    """Take the address of an admin server, or an absolute path of a control socket."""
+    if not _ADMIN_URL.fullmatch(text) and not (text.startswith("/") and "\0" not in text):
+        raise ScalarError(f"must be http://ADDRESS:PORT or the absolute path of a control socket, not {shown(text)}")
+    return text.removesuffix("/") if "://" in text else text
+
+
 def _spellings(*words: str) -> frozenset[str]:
     return frozenset(spelling for word in words for spelling in (word, word.capitalize(), word.upper()))
 
@@ -304,4 +312,5 @@ SERVER_ID: Final = Scalar(
 )
 NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
 INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
+BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
 PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})

@@ -8,6 +8,8 @@ from typing import Protocol
 import qlb
 from qlb.control.engine import Engine
 from qlb.control.reload import Desired
+from qlb.control.rotation import Seen, read_rotation
+from qlb.control.traffic import Traffic
 from qlb.control.workers import Place
 from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import (
@@ -16,11 +18,13 @@ from qlb.observe.reading import (
     CidConfigReading,
     ListenerReading,
     Reading,
+    RotationReading,
     SampleReading,
+    UnconfiguredReading,
     WorkerReading,
 )
 from qlb.routing import counters as layout
-from qlb.routing.backends import Endpoint
+from qlb.routing.backends import BackendState, Endpoint
 from qlb.routing.counters import (
     Counters,
     config_last_seen_ms,
@@ -29,8 +33,9 @@ from qlb.routing.counters import (
     total_backend,
     total_outcomes,
     total_send_errors,
+    total_unconfigured,
 )
-from qlb.routing.outcomes import OUTCOMES, ROUTES
+from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
 
 
 class History:
@@ -60,6 +65,7 @@ class Daemon(Protocol):
     desired: Desired
     history: History
     health: HealthMonitor
+    traffic: Traffic
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
@@ -78,6 +84,7 @@ def take_reading(daemon: Daemon) -> Reading:
     now_s = time.monotonic()
     return Reading(
         version=qlb.__version__,
+        taken_at=time.time(),
         uptime_s=now_s - history.started_s,
         plane=daemon.plane,
         mode=desired.config.forwarding.mode,
@@ -108,6 +115,8 @@ def take_reading(daemon: Daemon) -> Reading:
         ),
         worker_restarts=sum(place.restarts for place in places),
         samples=_samples(workers, now_s),
+        unconfigured=_unconfigured(daemon, workers, now_s),
+        rotation=_rotation(daemon, workers, now_s),
     )
 
 
@@ -129,17 +138,22 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
     rows = []
     for index, (name, backend) in enumerate(zip(daemon.desired.names, daemon.desired.backends, strict=True)):
         counts = total_backend(workers, index)
+        last_seen_s = _since(counts.last_seen_ms, now_s)
+        silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
+        state = str(backend.state) if backend else REMOVED
         rows.append(
             BackendReading(
                 name=name,
                 address=str(backend.endpoint) if backend else "",
-                state=str(backend.state) if backend else REMOVED,
+                state=state,
+                drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
                 healthy=backend.healthy if backend else False,
                 detail=daemon.health.detail(name) if backend else "",
                 weight=backend.weight if backend else 0,
                 forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
                 returned=counts.returned,
-                last_seen_s=_since(counts.last_seen_ms, now_s),
+                last_seen_s=last_seen_s,
+                packets_per_second=daemon.traffic.backend_rate(index),
             )
         )
     return tuple(rows)
@@ -148,16 +162,39 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
 def _cid_configs(
     daemon: Daemon, workers: Sequence[Counters], packets: Sequence[int], now_s: float
 ) -> tuple[CidConfigReading, ...]:
+    states = {one.config_id: one.state for one in daemon.desired.config.cid_configs}
     return tuple(
         CidConfigReading(
             config_id=config_id,
             algorithm=config.codec.params.algorithm,
+            state=states.get(config_id, ""),
+            fingerprint=config.codec.params.fingerprint,
+            packets_per_second=daemon.traffic.config_rate(config_id),
             packets=packets[config_id],
             last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
         )
         for config_id, config in enumerate(daemon.desired.orders.snapshot.configs)
         if config is not None
     )
+
+
+def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
+    rows = []
+    for config_id, config in enumerate(daemon.desired.orders.snapshot.configs):
+        counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
+        if counts is not None and counts.packets:
+            last_seen_s = _since(counts.last_seen_ms, now_s)
+            rows.append(UnconfiguredReading(config_id=config_id, packets=counts.packets, last_seen_s=last_seen_s))
+    return tuple(rows)
+
+
+def _rotation(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> RotationReading:
+    config, uptime_s = daemon.desired.config, now_s - daemon.history.started_s
+    seen = []
+    for one in config.cid_configs:
+        last_seen_s = _since(config_last_seen_ms(workers, one.config_id), now_s)
+        seen.append(Seen(one.config_id, one.state, uptime_s if last_seen_s is None else last_seen_s))
+    return read_rotation(seen, config.rotation.quiet_period)
 
 
 def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, SampleReading]:

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 
 from qlb.config.load import Loaded
@@ -18,6 +19,7 @@ from qlb.control.engine import Engine
 from qlb.control.preflight import preflight, usable_cores
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
+from qlb.control.traffic import INTERVAL_S, Traffic
 from qlb.control.workers import Place, Workers
 from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
@@ -51,6 +53,7 @@ class Supervisor:
         self.health = HealthMonitor(self._on_health)
         self.admin = AdminServer(self.read, self.is_ready, self)
         self.engine: Engine | None = None
+        self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
         self._told: set[str | None] = set()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
@@ -161,6 +164,13 @@ class Supervisor:
             async with self._changing:
                 await self._tell_engine()
 
+    async def _follow_traffic(self) -> None:
+        """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
+        while True:
+            with suppress(OSError):  # the kernel's counters could not be read: the next time will do
+                await asyncio.to_thread(self.traffic.note, len(self.desired.names))
+            await asyncio.sleep(INTERVAL_S)
+
     async def _tell_engine(self) -> None:
         if self.engine is not None:  # else it will ask for its orders when it starts
             await self.engine.apply(self.desired.orders)
@@ -172,6 +182,7 @@ class Supervisor:
         self.health.apply(config.health, self.desired.endpoints)
         self.health.start()
         self._begin(self._follow_verdicts())
+        self._begin(self._follow_traffic())
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""

@@ -28,7 +28,7 @@ from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import canonical_host
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
-from qlb.routing.router import Router
+from qlb.routing.router import Router, unconfigured_id
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 _BATCH: Final = 64
@@ -88,6 +88,9 @@ class AsyncioPlane:
             four_tuple = (canonical_host(client[0]), client[1], canonical_host(service), listener.port)
         self._counters.count_received(1, len(datagram))
         outcome, index = self._router.decide(datagram, four_tuple, now_s)
+        now_ms = int(now_s * 1000)
+        if (config_id := unconfigured_id(outcome, datagram)) >= 0:
+            self._counters.count_unconfigured(config_id, now_ms)
         if index >= 0:
             key = (client, service, listener.sock, index)
             session = self._sessions.get(key)
@@ -98,7 +101,6 @@ class AsyncioPlane:
             failure = DROP_NO_SESSION if session is None else self._send(session, datagram, control, now_s)
             if failure:
                 outcome, index = failure, -1
-        now_ms = int(now_s * 1000)
         self._counters.count(outcome, index, now_ms)
         if index < 0:
             self._counters.keep_sample(outcome, datagram, now_ms)

@@ -7,7 +7,7 @@ from qlb.dataplane.base import Orders
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import FourTuple
-from qlb.routing.router import Decision, Router
+from qlb.routing.router import Decision, Router, unconfigured_id
 
 
 class MemoryPlane:
@@ -23,9 +23,12 @@ class MemoryPlane:
         """Decide and count one datagram; every decision to forward counts as forwarded."""
         self.counters.count_received(1, len(datagram))
         outcome, index = self.router.decide(datagram, four_tuple, now_s)
-        self.counters.count(outcome, index, int(now_s * 1000))
+        now_ms = int(now_s * 1000)
+        if (config_id := unconfigured_id(outcome, datagram)) >= 0:
+            self.counters.count_unconfigured(config_id, now_ms)
+        self.counters.count(outcome, index, now_ms)
         if index < 0:
-            self.counters.keep_sample(outcome, datagram, int(now_s * 1000))
+            self.counters.keep_sample(outcome, datagram, now_ms)
         return outcome, index
 
     def apply(self, orders: Orders) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from qlb.observe.reading import REMOVED, Reading
+from qlb.observe.reading import REMOVED, ROTATION_PHASES, Reading
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 _DROP_REASONS: Final = tuple(outcome.reason for outcome in OUTCOMES if outcome.route == "drop")
@@ -37,6 +37,7 @@ class QlbCollector(Collector):
         yield from _packets(reading)
         yield from _listeners(reading)
         yield from _backends(reading)
+        yield from _cid_configs(reading)
         yield from _daemon(reading)
 
 
@@ -147,6 +148,16 @@ def _backends(reading: Reading) -> Iterator[Metric]:
     draining = GaugeMetricFamily(
         "qlb_backend_draining", "Whether the backend gets no new connections.", labels=("backend",)
     )
+    drained = GaugeMetricFamily(
+        "qlb_backend_drained",
+        "Whether the backend is draining and no packet has gone to it for drain.quiet_period.",
+        labels=("backend",),
+    )
+    seen = GaugeMetricFamily(
+        "qlb_backend_last_packet_timestamp_seconds",
+        "Unix time of the last datagram that was sent to the backend.",
+        labels=("backend",),
+    )
     for backend in reading.backends:
         for route, packets in backend.forwarded.items():
             forwarded.add_metric((backend.name, route), packets)
@@ -155,7 +166,36 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         if backend.state != REMOVED:
             up.add_metric((backend.name,), backend.healthy)
             draining.add_metric((backend.name,), backend.state == "draining")
-    yield from (forwarded, returned, up, draining)
+            drained.add_metric((backend.name,), backend.drained)
+            if backend.last_seen_s is not None:
+                seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
+    yield from (forwarded, returned, up, draining, drained, seen)
+
+
+def _cid_configs(reading: Reading) -> Iterator[Metric]:
+    """Yield what a rotation is watched by."""
+    info = InfoMetricFamily("qlb_cid_config", "The QUIC-LB configurations that are decoded.", labels=("config_id",))
+    seen = GaugeMetricFamily(
+        "qlb_cid_config_last_packet_timestamp_seconds",
+        "Unix time of the last datagram that an ID under a QUIC-LB configuration has routed.",
+        labels=("config_id",),
+    )
+    for config in reading.cid_configs:
+        told = {"algorithm": config.algorithm, "state": config.state, "fingerprint": config.fingerprint}
+        info.add_metric((str(config.config_id),), told)
+        if config.last_seen_s is not None:
+            seen.add_metric((str(config.config_id),), reading.taken_at - config.last_seen_s)
+    yield from (info, seen)
+    yield _counters(
+        "qlb_unconfigured_cid_packets",
+        "Datagrams with a short header whose ID carries a config ID that no configuration here has.",
+        "config_id",
+        {str(row.config_id): row.packets for row in reading.unconfigured},
+    )
+    phase = GaugeMetricFamily("qlb_rotation_phase", "1 for the phase that a rotation is in.", labels=("phase",))
+    for name in ROTATION_PHASES:
+        phase.add_metric((name,), name == reading.rotation.phase)
+    yield phase
 
 
 def _daemon(reading: Reading) -> Iterator[Metric]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+ROTATION_PHASES: Final = ("idle", "staged", "retiring", "done")
+"""No rotation; a new configuration is decoded, not issued from; an old one is not issued from any more; it may go."""
 REMOVED: Final = "removed"
 """The state of a backend that has left the configuration; its counts stay, so that sums hold."""
 
@@ -16,6 +18,7 @@ class BackendReading:
     """One backend. state: ``active``, ``draining``, or ``removed`` where only its counts are left.
 
     detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
+    drained: it is draining, and no packet has gone to it for drain.quiet_period.
     """
 
     name: str
@@ -27,16 +30,43 @@ class BackendReading:
     forwarded: Mapping[str, int]
     returned: int
     last_seen_s: float | None
+    packets_per_second: float = 0.0
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CidConfigReading:
-    """One QUIC-LB configuration. packets: routed by an ID that decoded under it."""
+    """One QUIC-LB configuration. packets: routed by an ID that decoded under it. fingerprint: CidParams.fingerprint."""
 
     config_id: int
     algorithm: str
     packets: int
     last_seen_s: float | None
+    state: str = "active"
+    fingerprint: str = ""
+    packets_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnconfiguredReading:
+    """A config ID that has no configuration here, and short headers whose IDs carry it all the same."""
+
+    config_id: int
+    packets: int
+    last_seen_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotationReading:
+    """Where the rotation of QUIC-LB configurations is, as this daemon sees it.
+
+    phase: ``idle``, ``staged``, ``retiring`` or ``done``. next_step: for people; "" when idle.
+    """
+
+    phase: str
+    from_config_id: int | None = None
+    to_config_id: int | None = None
+    next_step: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +102,15 @@ class SampleReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """All of it. outcomes: name → packets. dropped, unroutable: reason → packets. samples: of drops, by reason.
+    """All of it. taken_at, loaded_at: Unix seconds. outcomes: name → packets. dropped, unroutable: reason → packets.
+    samples: of drops, by reason.
 
     send_errors: kind → calls to send that the system refused, in either direction. icmp_forwarded, icmp_sent: of
     direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
     """
 
     version: str
+    taken_at: float
     uptime_s: float
     plane: str
     mode: str
@@ -105,3 +137,5 @@ class Reading:
     workers: tuple[WorkerReading, ...]
     worker_restarts: int
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
+    unconfigured: tuple[UnconfiguredReading, ...] = ()
+    rotation: RotationReading = RotationReading(phase="idle")

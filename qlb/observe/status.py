@@ -5,7 +5,15 @@ Names and meanings are a contract. Nothing in it is secret. Durations end in _s;
 
 from datetime import UTC, datetime
 
-from qlb.observe.reading import REMOVED, BackendReading, CidConfigReading, ListenerReading, Reading, SampleReading
+from qlb.observe.reading import (
+    REMOVED,
+    BackendReading,
+    CidConfigReading,
+    ListenerReading,
+    Reading,
+    RotationReading,
+    SampleReading,
+)
 
 _DECIMALS = 3
 
@@ -28,6 +36,11 @@ def build_status(reading: Reading) -> dict[str, object]:
         "backends": [_backend(row) for row in reading.backends if row.state != REMOVED],
         "removed_backends": [_counts(row) for row in reading.backends if row.state == REMOVED],
         "cid_configs": [_cid_config(row) for row in reading.cid_configs],
+        "unconfigured_cids": [
+            {"config_id": row.config_id, "packets": row.packets, "last_seen_s": _rounded(row.last_seen_s)}
+            for row in reading.unconfigured
+        ],
+        "rotation": _rotation(reading.rotation),
         "outcomes": dict(reading.outcomes),
         "received_packets": reading.received_packets,
         "received_bytes": reading.received_bytes,
@@ -48,9 +61,11 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "name": row.name,
         "address": row.address,
         "state": row.state,
+        "drained": row.drained,
         "healthy": row.healthy,
         "detail": row.detail,
         "weight": row.weight,
+        "packets_per_second": round(row.packets_per_second, _DECIMALS),
         **_counts(row),
     }
 
@@ -77,8 +92,20 @@ def _cid_config(row: CidConfigReading) -> dict[str, object]:
     return {
         "config_id": row.config_id,
         "algorithm": row.algorithm,
+        "state": row.state,
+        "fingerprint": row.fingerprint,
         "packets": row.packets,
+        "packets_per_second": round(row.packets_per_second, _DECIMALS),
         "last_seen_s": _rounded(row.last_seen_s),
+    }
+
+
+def _rotation(row: RotationReading) -> dict[str, object]:
+    return {
+        "phase": row.phase,
+        "from_config_id": row.from_config_id,
+        "to_config_id": row.to_config_id,
+        "next_step": row.next_step,
     }
 
 

@@ -35,7 +35,11 @@ OUTCOME: Final = 16
 """First of one counter for each outcome."""
 CONFIG_LAST_SEEN_MS: Final = 80
 """First of one time for each config ID: milliseconds of the monotonic clock, 0 = never."""
-BACKEND: Final = 96
+UNCONFIGURED: Final = 88
+"""First of one counter for each config ID: short headers whose ID carries it while no configuration has it. They are
+counted by their outcomes too: servers that issue what this balancer cannot read, or IDs that outlive their removal."""
+UNCONFIGURED_LAST_SEEN_MS: Final = 96
+BACKEND: Final = 104
 """First of BACKEND_SLOTS for each backend index."""
 
 FORWARDED: Final = 0
@@ -63,6 +67,13 @@ class BackendCounts(NamedTuple):
 
     forwarded: tuple[int, int, int]
     returned: int
+    last_seen_ms: int
+
+
+class UnconfiguredCounts(NamedTuple):
+    """Packets that carry a config ID which nobody has configured. last_seen_ms: of the monotonic clock, 0 = never."""
+
+    packets: int
     last_seen_ms: int
 
 
@@ -98,6 +109,11 @@ class Counters:
             slots[at + LAST_SEEN_MS] = now_ms
             if not route:
                 slots[CONFIG_LAST_SEEN_MS + outcome] = now_ms
+
+    def count_unconfigured(self, config_id: int, now_ms: int) -> None:
+        """Count a short header whose ID carries a config ID that no configuration has."""
+        self.slots[UNCONFIGURED + config_id] += 1
+        self.slots[UNCONFIGURED_LAST_SEEN_MS + config_id] = now_ms
 
     def keep_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
         """Keep the beginning of a datagram that was dropped, in place of the one before it."""
@@ -166,6 +182,14 @@ def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
     """Return when an ID under a config was last routed: milliseconds of the monotonic clock, 0 = never."""
     assert 0 <= config_id < CONFIGS
     return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)
+
+
+def total_unconfigured(workers: Sequence[Counters], config_id: int) -> UnconfiguredCounts:
+    """Return what has carried a config ID while nobody had configured it."""
+    assert 0 <= config_id < CONFIGS
+    at = UNCONFIGURED_LAST_SEEN_MS + config_id
+    last_seen_ms = max((counters.slots[at] for counters in workers), default=0)
+    return UnconfiguredCounts(total(workers, UNCONFIGURED + config_id), last_seen_ms)
 
 
 def last_sample(workers: Sequence[Counters], outcome: int) -> Sample:

@@ -41,6 +41,8 @@ Decision = tuple[int, int]
 """(outcome, backend index); the index is -1 for a drop."""
 
 _LENGTH_MASK: Final = 0x1F
+_LONG_HEADER_BIT: Final = 0x80
+_SHORT_WITHOUT_CONFIG: Final = (unroutable(BY_FOUR_TUPLE, NO_CONFIG), unroutable(BY_FALLBACK, NO_CONFIG))
 _RESERVED: Final = 7
 
 
@@ -112,6 +114,16 @@ def find(snapshot: Snapshot, form: int, dcid: bytes) -> int:
     if form == LONG and config.codec.params.length_self_encoded and (first & _LENGTH_MASK) + 1 != len(dcid):
         return ~LENGTH_MISMATCH
     return config.find(dcid)
+
+
+def unconfigured_id(outcome: int, datagram: bytes) -> int:
+    """Return the config ID that a short header's ID carries while no configuration has it; MISS for all else.
+
+    outcome: the datagram's. Such IDs are of servers that have what this balancer has not, or has no more.
+    """
+    if outcome not in _SHORT_WITHOUT_CONFIG or datagram[0] & _LONG_HEADER_BIT:
+        return MISS
+    return datagram[1] >> 5
 
 
 def look_up_long(

@@ -12,7 +12,17 @@ from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.memory import MemoryPlane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import BackendState, Endpoint
-from qlb.routing.counters import BACKEND, BACKEND_SLOTS, FORWARDED, OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
+from qlb.routing.counters import (
+    BACKEND,
+    BACKEND_SLOTS,
+    FORWARDED,
+    OUTCOME,
+    PACKETS_RECEIVED,
+    SIZE_BYTES,
+    UNCONFIGURED,
+    UNCONFIGURED_LAST_SEEN_MS,
+    Counters,
+)
 from qlb.routing.outcomes import OUTCOMES
 from tests.dataplane.network import (
     FOUR_PASS,
@@ -76,6 +86,9 @@ async def test_decisions_are_the_memory_planes(make_plane: Callable[..., Plane],
     for index in range(len(backends)):
         at = BACKEND + BACKEND_SLOTS * index + FORWARDED
         assert list(counters.slots[at : at + 3]) == list(oracle.counters.slots[at : at + 3])
+    carried = slice(UNCONFIGURED, UNCONFIGURED_LAST_SEEN_MS)
+    assert list(counters.slots[carried]) == list(oracle.counters.slots[carried])
+    assert sum(counters.slots[carried]) > 0 or pool == "none takes new"
     assert counters.slots[PACKETS_RECEIVED] == sum(_outcomes(counters).values())
 
 

@@ -1,12 +1,21 @@
 """A reading with something in every field."""
 
-from qlb.observe.reading import BackendReading, CidConfigReading, ListenerReading, Reading, WorkerReading
+from qlb.observe.reading import (
+    BackendReading,
+    CidConfigReading,
+    ListenerReading,
+    Reading,
+    RotationReading,
+    UnconfiguredReading,
+    WorkerReading,
+)
 
 
 def sample_reading() -> Reading:
     """Return two backends and one that has left; its sums hold."""
     return Reading(
         version="1.2.3",
+        taken_at=1_700_000_100.0,
         uptime_s=12.34567,
         plane="asyncio",
         mode="proxy",
@@ -30,6 +39,7 @@ def sample_reading() -> Reading:
                 forwarded={"cid": 10, "flow": 2, "fallback": 1},
                 returned=9,
                 last_seen_s=0.12345,
+                packets_per_second=49.98765,
             ),
             BackendReading(
                 name="b:2",
@@ -41,6 +51,7 @@ def sample_reading() -> Reading:
                 forwarded={"cid": 0, "flow": 0, "fallback": 0},
                 returned=0,
                 last_seen_s=None,
+                drained=True,
             ),
             BackendReading(
                 name="gone",
@@ -54,7 +65,19 @@ def sample_reading() -> Reading:
                 last_seen_s=60.0,
             ),
         ),
-        cid_configs=(CidConfigReading(config_id=1, algorithm="single-pass", packets=12, last_seen_s=1.0),),
+        cid_configs=(
+            CidConfigReading(
+                config_id=1,
+                algorithm="single-pass",
+                packets=12,
+                last_seen_s=1.0,
+                state="retiring",
+                fingerprint="0123abcd",
+                packets_per_second=2.5,
+            ),
+        ),
+        unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
+        rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),
         outcomes={"cid_config_0": 2, "cid_config_1": 12, "four_tuple_no_config": 2, "fallback_too_short": 1},
         received_packets=22,
         received_bytes=22_000,

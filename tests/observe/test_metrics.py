@@ -72,6 +72,12 @@ CONTRACT = {
     ("qlb_send_errors_total", "error"),
     ("qlb_kernel_dropped_packets_total", "listen"),
     ("qlb_receive_buffer_bytes", "listen"),
+    ("qlb_backend_drained", "backend"),
+    ("qlb_backend_last_packet_timestamp_seconds", "backend"),
+    ("qlb_cid_config_info", "algorithm config_id fingerprint state"),
+    ("qlb_cid_config_last_packet_timestamp_seconds", "config_id"),
+    ("qlb_unconfigured_cid_packets_total", "config_id"),
+    ("qlb_rotation_phase", "phase"),
 }
 
 
@@ -133,6 +139,16 @@ def test_values(reading: Reading) -> None:
         sample("qlb_config_last_reload_success_timestamp_seconds"): 1_700_000_000.25,
         sample("qlb_config_generation"): 3,
         sample("qlb_worker_restarts_total"): 4,
+        sample("qlb_backend_drained", backend="a"): 0,
+        sample("qlb_backend_drained", backend="b:2"): 1,
+        sample("qlb_backend_last_packet_timestamp_seconds", backend="a"): 1_700_000_100.0 - 0.12345,
+        sample(
+            "qlb_cid_config_info", algorithm="single-pass", config_id="1", fingerprint="0123abcd", state="retiring"
+        ): 1,
+        sample("qlb_cid_config_last_packet_timestamp_seconds", config_id="1"): 1_700_000_099.0,
+        sample("qlb_unconfigured_cid_packets_total", config_id="4"): 29,
+        sample("qlb_rotation_phase", phase="idle"): 0,
+        sample("qlb_rotation_phase", phase="retiring"): 1,
     }
     assert {key: found[key] for key in expected} == expected
 

@@ -26,7 +26,25 @@ def test_the_contract(reading: Reading) -> None:
         "loaded_at": "2023-11-14T22:13:20.250+00:00",
         "last_reload_ok": False,
     }
-    assert status["cid_configs"] == [{"config_id": 1, "algorithm": "single-pass", "packets": 12, "last_seen_s": 1.0}]
+    assert status["cid_configs"] == [
+        {
+            "config_id": 1,
+            "algorithm": "single-pass",
+            "state": "retiring",
+            "fingerprint": "0123abcd",
+            "packets": 12,
+            "packets_per_second": 2.5,
+            "last_seen_s": 1.0,
+        }
+    ]
+    assert status["unconfigured_cids"] == [{"config_id": 4, "packets": 29, "last_seen_s": 2.0}]
+    assert status["rotation"] == {
+        "phase": "retiring",
+        "from_config_id": 1,
+        "to_config_id": 2,
+        "next_step": "wait",
+    }
+    assert [row["drained"] for row in status["backends"]] == [False, True]
     assert status["outcomes"] == dict(reading.outcomes)
     assert status["workers"] == [{"index": 0, "pid": 123, "alive": True}, {"index": 1, "pid": 124, "alive": False}]
     assert (status["worker_restarts"], status["sessions"]) == (4, 8)
@@ -46,9 +64,11 @@ def test_a_backend(reading: Reading) -> None:
         "name": "a",
         "address": "192.0.2.1:443",
         "state": "active",
+        "drained": False,
         "healthy": True,
         "detail": "it answers",
         "weight": 2,
+        "packets_per_second": 49.988,
         "forwarded_packets": 13,
         "forwarded_by_route": {"cid": 10, "flow": 2, "fallback": 1},
         "returned_packets": 9,

@@ -43,6 +43,13 @@ QLB_INLINE void qlb_count_forwarded(uint64_t *slots, uint32_t outcome, uint32_t 
         qlb_set_slot(slots, QLB_SLOT_CONFIG_LAST_SEEN_MS + outcome, now_ms);
 }
 
+/* Count a short header whose ID carries a config ID that no configuration has. */
+QLB_INLINE void qlb_count_unconfigured(uint64_t *slots, uint32_t config_id, uint64_t now_ms)
+{
+    qlb_add_to_slot(slots, QLB_SLOT_UNCONFIGURED + config_id, 1);
+    qlb_set_slot(slots, QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + config_id, now_ms);
+}
+
 /* Count a packet that was dropped, and keep its beginning in place of the one before it. */
 QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8_t *octets, uint64_t len,
                                   uint64_t now_ms)

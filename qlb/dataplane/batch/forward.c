@@ -55,6 +55,9 @@ static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, con
     struct qlb_decider *decider = &forwarder->decider;
     struct qlb_decision decision = qlb_decide(&decider->table.view, &decider->flows, octets, octets + len,
                                               &piece->four_tuple, forwarder->now_ns);
+    const int32_t unconfigured = qlb_unconfigured_id(decision.outcome, octets, octets + len);
+    if (unconfigured >= 0)
+        qlb_count_unconfigured(forwarder->slots, (uint32_t)unconfigured, forwarder->now_ns / 1000000);
     struct qlb_session *session = NULL;
     if (decision.index >= 0) {
         session = session_to(forwarder, piece, (uint32_t)decision.index);

@@ -22,7 +22,9 @@ enum {
 
 #define QLB_SLOT_OUTCOME 16
 #define QLB_SLOT_CONFIG_LAST_SEEN_MS 80
-#define QLB_SLOT_BACKEND 96
+#define QLB_SLOT_UNCONFIGURED 88
+#define QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS 96
+#define QLB_SLOT_BACKEND 104
 #define QLB_BACKEND_SLOTS 8
 #define QLB_BACKEND_RETURNED 3 /* the first three are forwarded by cid, flow, fallback */
 #define QLB_BACKEND_LAST_SEEN_MS 4

@@ -187,4 +187,16 @@ QLB_INLINE struct qlb_decision qlb_decide(const struct qlb_view *view, struct ql
     return qlb_unroutable_short(&packet, (uint32_t)~index);
 }
 
+/* The config ID that a short header's ID carries while no configuration has it, or QLB_MISS for every other datagram.
+ * outcome: the datagram's. */
+QLB_INLINE int32_t qlb_unconfigured_id(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
+{
+    if (outcome != QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, QLB_NO_CONFIG) &&
+        outcome != QLB_UNROUTABLE(QLB_BY_FALLBACK, QLB_NO_CONFIG))
+        return QLB_MISS;
+    if (!QLB_HAS(data, 2, data_end) || data[0] >= 0x80)
+        return QLB_MISS;
+    return data[1] >> QLB_CONFIG_SHIFT;
+}
+
 #endif

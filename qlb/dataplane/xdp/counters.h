@@ -47,6 +47,11 @@ QLB_INLINE void qlb_count(const struct qlb_frame *frame, uint32_t outcome, uint3
         return;
     if (outcome < QLB_CONFIGS)
         all->slots[QLB_SLOT_CONFIG_LAST_SEEN_MS + (slot & 7)] = frame->now;
+    if (frame->unconfigured_id >= 0) {
+        const uint32_t config_id = (uint32_t)frame->unconfigured_id & 7;
+        all->slots[QLB_SLOT_UNCONFIGURED + config_id]++;
+        all->slots[QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + config_id] = frame->now;
+    }
     struct qlb_backend *backend = bpf_map_lookup_elem(&backends, &index);
     if (!backend)
         return;

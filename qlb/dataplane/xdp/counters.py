@@ -18,7 +18,11 @@ SAMPLES: Final = len(OUTCOMES)
 _WORD_BYTES: Final = 8
 _LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
 """Of a backend's words; those before it are packets by route."""
-_CONFIGS_SEEN: Final = range(slots.CONFIG_LAST_SEEN_MS, slots.CONFIG_LAST_SEEN_MS + CONFIGS)
+_TIMES: Final = frozenset(
+    first + config_id
+    for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
+    for config_id in range(CONFIGS)
+)
 
 
 class KernelCounters:
@@ -49,7 +53,7 @@ class KernelCounters:
     def _read_totals(self, cells: memoryview, clock: Clock) -> None:
         for slot in range(slots.BACKEND):
             values = cells[slot :: slots.BACKEND].tolist()
-            self.sums.slots[slot] = clock.milliseconds(max(values)) if slot in _CONFIGS_SEEN else sum(values)
+            self.sums.slots[slot] = clock.milliseconds(max(values)) if slot in _TIMES else sum(values)
 
     def _by_backend(self, backends: BpfMap, count: int) -> list[list[int]]:
         """Return for each index packets by route and, in ticks, when the last one was."""

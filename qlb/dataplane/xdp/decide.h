@@ -36,6 +36,18 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     return QLB_ANSWER(decision.outcome, decision.index);
 }
 
+/* What qlb_unconfigured_id() says of a datagram with this outcome. By itself: the decision's stack has no room. */
+QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
+{
+    if (!frame)
+        return QLB_MISS;
+    const uint8_t *end = qlb_data_end(ctx), *data = qlb_data(ctx);
+    const uint32_t at = frame->payload_at;
+    if (at > QLB_MAX_HEADERS)
+        return QLB_MISS;
+    return qlb_unconfigured_id(outcome, qlb_skip(data, at, end), end);
+}
+
 /* The packet that is quoted came from a server. A long header holds the server's ID, as its source ID; else the
  * way that packets of its client take without one is all that is known. Nothing is remembered: anybody can send
  * an ICMP error. frame->four_tuple: of the packet that it quotes, as its client sees it. */

@@ -45,6 +45,8 @@ struct qlb_frame {
     uint64_t now;       /* ticks; set by the walk, as the next */
     uint32_t remember;  /* whether flow tables learn from it */
     uint32_t interface; /* that it leaves by; set by the sending */
+    int32_t unconfigured_id; /* as qlb_unconfigured_id() says of it; set by the walk */
+    uint32_t unused;
 };
 
 #define QLB_MAX_HEADERS 86 /* Ethernet, a tag, IPv4 with all its options, UDP */

@@ -1,0 +1,89 @@
+"""What moves now: packets per second and the time since the last packet, by backend and by config ID.
+
+Counters only grow. Every second the sums are noted; a rate is what has come on top of a note from WINDOW_S ago.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from qlb.routing import counters as layout
+from qlb.routing.counters import Counters, config_last_seen_ms
+from qlb.routing.outcomes import CONFIGS
+
+INTERVAL_S: Final = 1.0
+"""From one note to the next."""
+WINDOW_S: Final = 5.0
+"""Over which rates are taken."""
+
+
+class _Note(NamedTuple):
+    """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID."""
+
+    at_s: float
+    backends: list[int]
+    configs: list[int]
+    backends_seen_ms: list[int]
+    configs_seen_ms: list[int]
+
+
+class Traffic:
+    """Rates and silences of one daemon, as of the last note. A note may be taken in a thread of its own."""
+
+    def __init__(self, read: Callable[[], Sequence[Counters]], *, now: Callable[[], float] = time.monotonic) -> None:
+        """read: returns the counters of all workers. now: seconds of the clock that packets are stamped by."""
+        self._read = read
+        self._now = now
+        self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
+
+    def note(self, backends: int) -> None:
+        """Note the sums. backends: how many backend indexes there have been."""
+        workers, now_s = self._read(), self._now()
+        routes = [_column(workers, layout.FORWARDED + route, backends, sum) for route in range(layout.RETURNED)]
+        self._notes.append(
+            _Note(
+                at_s=now_s,
+                backends=list(map(sum, zip(*routes, strict=True))),
+                configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
+                backends_seen_ms=_column(workers, layout.LAST_SEEN_MS, backends, max),
+                configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
+            )
+        )
+
+    def backend_rate(self, index: int) -> float:
+        """Return the packets per second that go to a backend; 0 before two notes were taken."""
+        return self._rate(lambda note: note.backends[index] if index < len(note.backends) else 0)
+
+    def config_rate(self, config_id: int) -> float:
+        """Return the packets per second that IDs of a configuration route."""
+        return self._rate(lambda note: note.configs[config_id])
+
+    def backend_silence_s(self, index: int) -> float | None:
+        """Return the seconds since the last packet to a backend; None where there was none."""
+        seen_ms = self._notes[-1].backends_seen_ms if self._notes else []
+        return self._since(seen_ms[index] if index < len(seen_ms) else 0)
+
+    def config_silence_s(self, config_id: int) -> float | None:
+        """Return the seconds since an ID of a configuration has last routed a packet; None where none has."""
+        return self._since(self._notes[-1].configs_seen_ms[config_id] if self._notes else 0)
+
+    def _rate(self, count: Callable[[_Note], int]) -> float:
+        if len(self._notes) < 2:
+            return 0.0
+        first, last = self._notes[0], self._notes[-1]
+        return max(count(last) - count(first), 0) / max(last.at_s - first.at_s, INTERVAL_S / 1000)
+
+    def _since(self, moment_ms: int) -> float | None:
+        return max(self._now() - moment_ms / 1000, 0.0) if moment_ms else None
+
+
+def _column(
+    workers: Sequence[Counters], slot: int, backends: int, together: Callable[[Sequence[int]], int]
+) -> list[int]:
+    """Return one slot of every backend: of the whole table at a time, for there may be thousands."""
+    start, end = layout.BACKEND + slot, layout.BACKEND + layout.BACKEND_SLOTS * backends
+    columns = [worker.slots[start : end : layout.BACKEND_SLOTS].tolist() for worker in workers]
+    if not columns:
+        return [0] * backends
+    return columns[0] if len(columns) == 1 else [together(row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,96 @@
+"""Rates and silences, from counters that a clock of the test's own goes with."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from qlb.control.traffic import INTERVAL_S, WINDOW_S, Traffic
+from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.outcomes import BY_FALLBACK, DROP_EMPTY, NO_CONFIG, unroutable
+
+
+@dataclass
+class Clock:
+    """Seconds that go on when they are told to."""
+
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def workers() -> list[Counters]:
+    """The counters of two workers."""
+    return [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+
+
+@pytest.fixture
+def traffic(workers: list[Counters], clock: Clock) -> Traffic:
+    """What is under test."""
+    return Traffic(lambda: workers, now=clock)
+
+
+def _count(worker: Counters, clock: Clock, outcome: int, index: int, packets: int = 1) -> None:
+    for _ in range(packets):
+        worker.count(outcome, index, int(clock.now_s * 1000))
+
+
+def test_before_the_first_packet(traffic: Traffic) -> None:
+    """Nothing is known and nothing is asked for: no rate, no silence; a backend that is not noted yet has none."""
+    assert (traffic.backend_rate(0), traffic.config_rate(1)) == (0.0, 0.0)
+    assert (traffic.backend_silence_s(0), traffic.config_silence_s(1)) == (None, None)
+    traffic.note(1)
+    assert traffic.backend_silence_s(0) is None
+    assert (traffic.backend_rate(7), traffic.backend_silence_s(7)) == (0.0, None)
+
+
+def test_rates_add_up_workers_and_routes(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """By ID and by fallback, of both workers; each backend and each config for itself."""
+    traffic.note(2)
+    _count(workers[0], clock, 1, 0, 30)
+    _count(workers[1], clock, 2, 1, 10)
+    _count(workers[1], clock, unroutable(BY_FALLBACK, NO_CONFIG), 0, 20)
+    _count(workers[1], clock, DROP_EMPTY, -1, 5)
+    clock.now_s += 2
+    traffic.note(2)
+    assert (traffic.backend_rate(0), traffic.backend_rate(1)) == (25.0, 5.0)
+    assert (traffic.config_rate(1), traffic.config_rate(2), traffic.config_rate(3)) == (15.0, 5.0, 0.0)
+
+
+def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """What was before the window does not count any more."""
+    traffic.note(1)
+    _count(workers[0], clock, 1, 0, 1000)
+    for _ in range(round(WINDOW_S / INTERVAL_S) + 1):
+        clock.now_s += INTERVAL_S
+        traffic.note(1)
+        _count(workers[0], clock, 1, 0, 3)
+    assert traffic.backend_rate(0) == pytest.approx(3 / INTERVAL_S, rel=0.2)
+
+
+def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Whoever saw it last, by whatever route; a config's ends with its own IDs alone."""
+    _count(workers[0], clock, 1, 0)
+    clock.now_s += 10
+    _count(workers[1], clock, unroutable(BY_FALLBACK, NO_CONFIG), 0)
+    traffic.note(1)
+    clock.now_s += 5
+    assert traffic.backend_silence_s(0) == pytest.approx(5)
+    assert traffic.config_silence_s(1) == pytest.approx(15)
+
+
+def test_a_backend_that_came_later(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Its rate begins with the first note that has it."""
+    traffic.note(1)
+    _count(workers[0], clock, 1, 1, 10)
+    clock.now_s += 1
+    traffic.note(2)
+    assert traffic.backend_rate(1) == 10.0
