@@ -5,7 +5,7 @@ import sys
 import click
 
 from qlb import __version__
-from qlb.cli import control, demo, inspect, kernel, run
+from qlb.cli import control, demo, inspect, kernel, rotate, run
 from qlb.errors import ConfigError, PlaneUnavailable, QlbError
 
 
@@ -15,7 +15,14 @@ def cli() -> None:
     """A QUIC load balancer without shared state."""
 
 
-for command in (*run.COMMANDS, *inspect.COMMANDS, *control.COMMANDS, *demo.COMMANDS, *kernel.COMMANDS):
+for command in (
+    *run.COMMANDS,
+    *inspect.COMMANDS,
+    *control.COMMANDS,
+    *demo.COMMANDS,
+    *kernel.COMMANDS,
+    *rotate.COMMANDS,
+):
     cli.add_command(command)
 
 

@@ -64,11 +64,12 @@ def status(path: Path, as_json: bool) -> None:
 
 
 @click.command("reload")
+@click.option("--force", is_flag=True, help="Even where connections that live would be lost.")
 @_socket
 @_json
-def reload(path: Path, as_json: bool) -> None:
-    """Read the configuration file again; a bad one changes nothing."""
-    code, answer = ask(path, "POST", "/reload")
+def reload(force: bool, path: Path, as_json: bool) -> None:
+    """Read the configuration file again; a bad one changes nothing, nor one that would break living connections."""
+    code, answer = ask(path, "POST", "/reload/force" if force else "/reload")
     if as_json:
         click.echo(json.dumps(answer))
     else:
@@ -76,7 +77,9 @@ def reload(path: Path, as_json: bool) -> None:
             click.echo(problem, err=True)
         if code == http.HTTPStatus.OK:
             click.echo(f"reloaded; generation {answer['generation']}")
-    sys.exit(0 if code == http.HTTPStatus.OK else 2)
+            for change in answer.get("changes", ()):
+                click.echo(f"  {change}")
+    sys.exit({http.HTTPStatus.OK: 0, http.HTTPStatus.CONFLICT: 1}.get(http.HTTPStatus(code), 2))
 
 
 @click.command("drain")

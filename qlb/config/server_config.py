@@ -38,7 +38,9 @@ _Dumper.add_representer(_Text, _represent_text)
 
 
 def server_config(config: Config, backend_name: str) -> dict[str, object]:
-    """Return what a backend must load, every config under which it has a server ID, in the order of the file.
+    """Return what a backend must load: every active config under which it has a server ID, in the order of the file.
+
+    What is staged waits until all balancers decode it, and what retires is not to be issued from any more.
 
     Keys: backend, cid_configs[]: config_id, algorithm, server_ids, server_id_length, nonce_length, cid_length
     (octets, first one included), length_self_encoded, key (32 hex digits; absent for plaintext).
@@ -76,14 +78,18 @@ def _backend(config: Config, name: str) -> BackendConfig:
         close = get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names) or 'none'}"
         raise ConfigError(f"no backend is called {name!r}; {hint}")
-    if not names[name].server_ids:
+    backend = names[name]
+    if not backend.server_ids:
         raise ConfigError(f"backend {name!r} has no server_ids: there is nothing for it to load")
-    return names[name]
+    if not any(one.config_id in backend.server_ids for one in config.cid_configs if one.state == "active"):
+        raise ConfigError(f"backend {name!r} has no server ID under an active config: there is nothing for it to load")
+    return backend
 
 
 def _issued(config: Config, backend: BackendConfig) -> Iterator[tuple[CidParams, tuple[bytes, ...]]]:
+    states = {one.config_id: one.state for one in config.cid_configs}
     for params in cid_params(config):
-        if params.config_id in backend.server_ids:
+        if params.config_id in backend.server_ids and states[params.config_id] == "active":
             yield params, backend.server_ids[params.config_id]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from qlb.config import build
 from qlb.config.load import Loaded, load
 from qlb.config.model import Config
+from qlb.control.guard import Live, ReloadRefused, objections
 from qlb.control.preflight import preflight
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.routing.backends import Backend, BackendIndexes, BackendState, Endpoint
@@ -26,6 +27,8 @@ class Desired:
         self._indexes = BackendIndexes()
         self._states: dict[str, BackendState] = {}
         self._healthy: dict[str, bool] = {}
+        self._former: dict[int, str] = {}
+        """Fingerprints of the configurations that were in force before, by config ID."""
         self._compiled = 0
         self.config: Config = loaded.config
         self.warnings: tuple[str, ...] = loaded.warnings
@@ -56,14 +59,19 @@ class Desired:
         """Backend name → address: what health watches."""
         return {backend.name: backend.endpoint for backend in self.backends if backend is not None}
 
-    def reload(self) -> None:
+    def reload(self, live: Live | None = None) -> None:
         """Read the file again and take it over.
 
-        Raises QlbError, changing nothing, where it is wrong or cannot be run here.
+        live: what is known of packets; where it is given, the reload must be safe for them.
+        Raises QlbError, changing nothing, where it is wrong or cannot be run here; ReloadRefused where it is not safe.
         """
         loaded = load(self._path, running=self.config)
         preflight(loaded.config)
+        unsafe = objections(self.config, loaded.config, self._former, live) if live is not None else ()
+        if unsafe:
+            raise ReloadRefused(unsafe)
         self._orders = self._compile(loaded.config)
+        self._former |= {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
         self.config, self.warnings = loaded.config, loaded.warnings
         self.generation += 1
         present = self.endpoints

@@ -1,30 +1,147 @@
-"""Where a rotation is: the states of the configurations and their silence become a phase and the next step.
+"""The state machine of a rotation: which step comes next, and whether it is safe.
 
 A rotation leads from one QUIC-LB configuration to the next. staged: every balancer is to decode the new one; servers
 issue from the old one. retiring: servers issue from the new one; packets still carry the old one. done: for a whole
-quiet period none has. Which state a configuration has stands in the YAML, so nothing is kept anywhere else.
+quiet period none has. Which state a configuration has stands in the YAML, so nothing is kept anywhere else; whether a
+step is safe is asked of every balancer.
 
 Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation" and "Security Considerations".
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
+from qlb.cid.params import MAX_CONFIG_ID
+from qlb.config.build import cid_params
+from qlb.config.model import CidConfig, Config
+from qlb.errors import QlbError
 from qlb.observe.reading import RotationReading
+
+_PREFERRED_IDS: Final[tuple[int, ...]] = (*range(1, MAX_CONFIG_ID + 1), 0)
+"""0 comes last: some servers that do not speak QUIC-LB begin their IDs with zeros."""
 
 
 class Seen(NamedTuple):
-    """One configuration. state: ``staged``, ``active``, ``retiring``. silence_s: since an ID under it was routed, or
-    since the daemon began where none was.
+    """One configuration on one balancer.
+
+    silence_s: since an ID under it was routed, or since the daemon began where none was. packets: that it routed.
     """
 
     config_id: int
     state: str
     silence_s: float
+    fingerprint: str = ""
+    packets: int = 0
+
+
+class Balancer(NamedTuple):
+    """What one balancer says of itself. unconfigured: config IDs that it has not, and for how long each was silent."""
+
+    name: str
+    configs: Mapping[int, Seen]
+    unconfigured: Mapping[int, float]
+
+
+class Parts(NamedTuple):
+    """The configurations that take part. staged, retiring: as their states say. old: what is to be replaced next."""
+
+    staged: CidConfig | None
+    retiring: tuple[CidConfig, ...]
+    old: tuple[CidConfig, ...]
+
+
+def read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
+    """Read a balancer's /status. Raises QlbError where it is none, or of a release that cannot rotate."""
+    try:
+        return _read_balancer(name, status)
+    except (KeyError, TypeError, ValueError) as error:
+        raise QlbError(f"{name} gives no status that a rotation could go by: {error!r}") from error
+
+
+def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
+    uptime_s, rows, others = status["uptime_s"], status["cid_configs"], status["unconfigured_cids"]
+    if not isinstance(uptime_s, int | float) or not isinstance(rows, list) or not isinstance(others, list):
+        raise TypeError("uptime_s, cid_configs, unconfigured_cids")
+    since_start_s = float(uptime_s)
+
+    def silence_s(row: Mapping[str, object]) -> float:
+        last_seen_s = row["last_seen_s"]
+        return float(last_seen_s) if isinstance(last_seen_s, int | float) else since_start_s
+
+    configs: dict[int, Seen] = {
+        row["config_id"]: Seen(row["config_id"], row["state"], silence_s(row), row["fingerprint"], row["packets"])
+        for row in rows
+    }
+    return Balancer(name, configs, {row["config_id"]: silence_s(row) for row in others})
+
+
+def read_parts(config: Config, old_id: int | None = None) -> Parts:
+    """Return who takes part. old_id: the configuration to replace; needed where several are active.
+
+    Raises QlbError where that cannot be told.
+    """
+    staged = [one for one in config.cid_configs if one.state == "staged"]
+    if len(staged) > 1:
+        raise QlbError(f"configs {_listed(staged)} are staged at once: one rotation at a time")
+    retiring = tuple(one for one in config.cid_configs if one.state == "retiring")
+    active = [one for one in config.cid_configs if one.state == "active"]
+    if staged:
+        covered = _pool(config, staged[0])
+        return Parts(staged[0], retiring, tuple(one for one in active if _pool(config, one) <= covered))
+    old = [one for one in active if old_id in (None, one.config_id)]
+    if not active:
+        raise QlbError("no cid_configs are active: there is nothing to replace")
+    if not retiring and len(old) != 1:
+        raise QlbError(f"--config-id must say which of the active configs to replace: {_listed(active)}")
+    return Parts(None, retiring, tuple(old))
+
+
+def choose_config_id(config: Config, balancers: Sequence[Balancer]) -> int:
+    """Return a config ID for a new configuration: one that nobody uses, and that no packet has carried lately.
+
+    Raises QlbError where there is none.
+    """
+    taken: set[int] = {one.config_id for one in config.cid_configs}
+    for balancer in balancers:
+        taken |= balancer.configs.keys()
+        taken |= {n for n, silence_s in balancer.unconfigured.items() if silence_s < config.rotation.quiet_period}
+    free: list[int] = [config_id for config_id in _PREFERRED_IDS if config_id not in taken]
+    if not free:
+        raise QlbError("all seven config IDs are in use, or packets still carry them: retire one first")
+    return free[0]
+
+
+def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why servers must not issue from a staged configuration yet."""
+    fingerprint = next(params.fingerprint for params in cid_params(config) if params.config_id == staged.config_id)
+    for balancer in balancers:
+        seen = balancer.configs.get(staged.config_id)
+        if seen is None:
+            yield f"{balancer.name} does not decode config {staged.config_id} yet: give it this file and reload it"
+        elif seen.fingerprint != fingerprint:
+            yield (
+                f"{balancer.name} decodes config {staged.config_id} with another key or other lengths (fingerprint "
+                f"{seen.fingerprint}, not {fingerprint}): give it this file and its keys, and reload it"
+            )
+
+
+def against_removing(config: Config, going: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a configuration must not go yet: some packet still carries it, or may."""
+    quiet_s = config.rotation.quiet_period
+    for balancer in balancers:
+        seen = balancer.configs.get(going.config_id)
+        if seen is not None and seen.silence_s < quiet_s:
+            yield (
+                f"{balancer.name}: config {going.config_id} has been silent for {seen.silence_s:.1f} s, and must be "
+                f"for {quiet_s:g} s (rotation.quiet_period)"
+            )
+    successors = [one.config_id for one in config.cid_configs if one.state == "active"]
+    if not any(balancer.configs[n].packets for balancer in balancers for n in successors if n in balancer.configs):
+        yield f"no balancer has seen a packet under config {_or(successors)} yet: give servers what they must load"
 
 
 def read_rotation(configs: Sequence[Seen], quiet_period_s: float) -> RotationReading:
-    """Return where the rotation is."""
+    """Return where a rotation is, as one balancer sees it."""
     by_state = {state: [one for one in configs if one.state == state] for state in ("staged", "active", "retiring")}
     staged, active, retiring = by_state["staged"], by_state["active"], by_state["retiring"]
     current = active[-1].config_id if active else None
@@ -44,3 +161,16 @@ def read_rotation(configs: Sequence[Seen], quiet_period_s: float) -> RotationRea
         return RotationReading(phase="retiring", from_config_id=old, to_config_id=current, next_step=text)
     text = f"config {old} has been silent for {loudest.silence_s:.0f} s: `qlb rotate` removes it"
     return RotationReading(phase="done", from_config_id=old, to_config_id=current, next_step=text)
+
+
+def _pool(config: Config, one: CidConfig) -> set[str]:
+    """Return the backends that have a server ID under a configuration."""
+    return {backend.name for backend in config.backends if one.config_id in backend.server_ids}
+
+
+def _listed(configs: Sequence[CidConfig]) -> str:
+    return ", ".join(str(one.config_id) for one in configs)
+
+
+def _or(config_ids: Sequence[int]) -> str:
+    return " or ".join(map(str, config_ids)) or "(none is active)"

@@ -12,10 +12,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
+from qlb.config.changes import changes
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control.admin import AdminServer, ReloadOutcome
 from qlb.control.engine import Engine
+from qlb.control.guard import ReloadRefused
 from qlb.control.preflight import preflight, usable_cores
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
@@ -29,7 +31,7 @@ from qlb.dataplane.sockets import (
     open_listener,
     receive_buffer_shortfall,
 )
-from qlb.errors import ConfigError, QlbError
+from qlb.errors import QlbError
 from qlb.health.monitor import HealthMonitor
 from qlb.observe import logs
 from qlb.observe.reading import Reading
@@ -106,16 +108,22 @@ class Supervisor:
         """Return every figure as it is now."""
         return take_reading(self)
 
-    async def reload(self) -> ReloadOutcome:
-        """Read the configuration again. A wrong one changes nothing and is told, here and in the log."""
+    async def reload(self, *, force: bool = False) -> ReloadOutcome:
+        """Read the configuration again. One that is wrong, or unsafe now, changes nothing; why is told, and logged.
+
+        force: even where connections that live would be lost.
+        """
         async with self._changing:
+            before = self.desired.config
             try:
-                self.desired.reload()
+                await self._note_traffic()
+                self.desired.reload(None if force else self.traffic)
             except QlbError as error:
                 self.history.reload_failed()
-                problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+                problems = getattr(error, "problems", (str(error),))
                 log.error("reload refused: %s", "; ".join(problems))
-                return ReloadOutcome(ok=False, generation=self.desired.generation, problems=problems, warnings=())
+                unsafe = isinstance(error, ReloadRefused)
+                return ReloadOutcome(False, self.desired.generation, problems, unsafe=unsafe)
             config = self.desired.config
             logs.configure(config.logging.level, config.logging.format)
             self.health.apply(config.health, self.desired.endpoints)
@@ -124,8 +132,16 @@ class Supervisor:
         self._log_warnings()
         if self.engine is not None and self.engine.places:
             self._check_limits(config, len(self.engine.places))
-        log.info("reloaded", extra={"generation": self.desired.generation})
-        return ReloadOutcome(ok=True, generation=self.desired.generation, problems=(), warnings=self.desired.warnings)
+        told = changes(before, config)
+        log.info(
+            "reloaded",
+            extra={
+                "generation": self.desired.generation,
+                "changes": "; ".join(told) or "none",
+                **({"forced": True} if force else {}),
+            },
+        )
+        return ReloadOutcome(True, self.desired.generation, warnings=self.desired.warnings, changes=told)
 
     async def drain(self, name: str) -> None:
         """Give a backend no new connections. Raises KeyError where there is none of that name."""
@@ -165,11 +181,14 @@ class Supervisor:
                 await self._tell_engine()
 
     async def _follow_traffic(self) -> None:
-        """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
         while True:
-            with suppress(OSError):  # the kernel's counters could not be read: the next time will do
-                await asyncio.to_thread(self.traffic.note, len(self.desired.names))
+            await self._note_traffic()
             await asyncio.sleep(INTERVAL_S)
+
+    async def _note_traffic(self) -> None:
+        """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
+        with suppress(OSError):  # they could not be read: the next time will do
+            await asyncio.to_thread(self.traffic.note, self.desired.names)
 
     async def _tell_engine(self) -> None:
         if self.engine is not None:  # else it will ask for its orders when it starts

@@ -5,11 +5,11 @@ Counters only grow. Every second the sums are noted; a rate is what has come on 
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qlb.routing import counters as layout
-from qlb.routing.counters import Counters, config_last_seen_ms
+from qlb.routing.counters import Counters, config_last_seen_ms, total_unconfigured
 from qlb.routing.outcomes import CONFIGS
 
 INTERVAL_S: Final = 1.0
@@ -19,13 +19,18 @@ WINDOW_S: Final = 5.0
 
 
 class _Note(NamedTuple):
-    """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID."""
+    """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID.
+
+    indexes: backend name → index. unconfigured_seen_ms: of config IDs that no configuration has.
+    """
 
     at_s: float
+    indexes: Mapping[str, int]
     backends: list[int]
     configs: list[int]
     backends_seen_ms: list[int]
     configs_seen_ms: list[int]
+    unconfigured_seen_ms: list[int]
 
 
 class Traffic:
@@ -37,36 +42,45 @@ class Traffic:
         self._now = now
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
-    def note(self, backends: int) -> None:
-        """Note the sums. backends: how many backend indexes there have been."""
-        workers, now_s = self._read(), self._now()
+    def note(self, names: Sequence[str]) -> None:
+        """Note the sums. names: of the backends, by index."""
+        workers, now_s, backends = self._read(), self._now(), len(names)
         routes = [_column(workers, layout.FORWARDED + route, backends, sum) for route in range(layout.RETURNED)]
         self._notes.append(
             _Note(
                 at_s=now_s,
+                indexes=dict(zip(names, range(backends), strict=True)),
                 backends=list(map(sum, zip(*routes, strict=True))),
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
                 backends_seen_ms=_column(workers, layout.LAST_SEEN_MS, backends, max),
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
+                unconfigured_seen_ms=[total_unconfigured(workers, n).last_seen_ms for n in range(CONFIGS)],
             )
         )
 
-    def backend_rate(self, index: int) -> float:
+    def backend_rate(self, name: str) -> float:
         """Return the packets per second that go to a backend; 0 before two notes were taken."""
-        return self._rate(lambda note: note.backends[index] if index < len(note.backends) else 0)
+        return self._rate(lambda note: _of(note, note.backends, name))
 
     def config_rate(self, config_id: int) -> float:
         """Return the packets per second that IDs of a configuration route."""
         return self._rate(lambda note: note.configs[config_id])
 
-    def backend_silence_s(self, index: int) -> float | None:
+    def backend_silence_s(self, name: str) -> float | None:
         """Return the seconds since the last packet to a backend; None where there was none."""
-        seen_ms = self._notes[-1].backends_seen_ms if self._notes else []
-        return self._since(seen_ms[index] if index < len(seen_ms) else 0)
+        return self._since(_of(note, note.backends_seen_ms, name) if (note := self._last) else 0)
 
     def config_silence_s(self, config_id: int) -> float | None:
         """Return the seconds since an ID of a configuration has last routed a packet; None where none has."""
-        return self._since(self._notes[-1].configs_seen_ms[config_id] if self._notes else 0)
+        return self._since(note.configs_seen_ms[config_id] if (note := self._last) else 0)
+
+    def unconfigured_silence_s(self, config_id: int) -> float | None:
+        """Return the seconds since a short header has carried a config ID that is not configured; None for never."""
+        return self._since(note.unconfigured_seen_ms[config_id] if (note := self._last) else 0)
+
+    @property
+    def _last(self) -> _Note | None:
+        return self._notes[-1] if self._notes else None
 
     def _rate(self, count: Callable[[_Note], int]) -> float:
         if len(self._notes) < 2:
@@ -76,6 +90,12 @@ class Traffic:
 
     def _since(self, moment_ms: int) -> float | None:
         return max(self._now() - moment_ms / 1000, 0.0) if moment_ms else None
+
+
+def _of(note: _Note, column: list[int], name: str) -> int:
+    """Return a backend's number in a column; 0 where the note does not know it."""
+    index = note.indexes.get(name)
+    return 0 if index is None else column[index]
 
 
 def _column(

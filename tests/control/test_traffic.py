@@ -8,6 +8,8 @@ from qlb.control.traffic import INTERVAL_S, WINDOW_S, Traffic
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import BY_FALLBACK, DROP_EMPTY, NO_CONFIG, unroutable
 
+NAMES = ("a", "b")
+
 
 @dataclass
 class Clock:
@@ -45,35 +47,35 @@ def _count(worker: Counters, clock: Clock, outcome: int, index: int, packets: in
 
 def test_before_the_first_packet(traffic: Traffic) -> None:
     """Nothing is known and nothing is asked for: no rate, no silence; a backend that is not noted yet has none."""
-    assert (traffic.backend_rate(0), traffic.config_rate(1)) == (0.0, 0.0)
-    assert (traffic.backend_silence_s(0), traffic.config_silence_s(1)) == (None, None)
-    traffic.note(1)
-    assert traffic.backend_silence_s(0) is None
-    assert (traffic.backend_rate(7), traffic.backend_silence_s(7)) == (0.0, None)
+    assert (traffic.backend_rate("a"), traffic.config_rate(1)) == (0.0, 0.0)
+    assert (traffic.backend_silence_s("a"), traffic.config_silence_s(1)) == (None, None)
+    traffic.note(NAMES[:1])
+    assert traffic.backend_silence_s("a") is None
+    assert (traffic.backend_rate("nobody"), traffic.backend_silence_s("nobody")) == (0.0, None)
 
 
 def test_rates_add_up_workers_and_routes(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
     """By ID and by fallback, of both workers; each backend and each config for itself."""
-    traffic.note(2)
+    traffic.note(NAMES)
     _count(workers[0], clock, 1, 0, 30)
     _count(workers[1], clock, 2, 1, 10)
     _count(workers[1], clock, unroutable(BY_FALLBACK, NO_CONFIG), 0, 20)
     _count(workers[1], clock, DROP_EMPTY, -1, 5)
     clock.now_s += 2
-    traffic.note(2)
-    assert (traffic.backend_rate(0), traffic.backend_rate(1)) == (25.0, 5.0)
+    traffic.note(NAMES)
+    assert (traffic.backend_rate("a"), traffic.backend_rate("b")) == (25.0, 5.0)
     assert (traffic.config_rate(1), traffic.config_rate(2), traffic.config_rate(3)) == (15.0, 5.0, 0.0)
 
 
 def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
     """What was before the window does not count any more."""
-    traffic.note(1)
+    traffic.note(NAMES[:1])
     _count(workers[0], clock, 1, 0, 1000)
     for _ in range(round(WINDOW_S / INTERVAL_S) + 1):
         clock.now_s += INTERVAL_S
-        traffic.note(1)
+        traffic.note(NAMES[:1])
         _count(workers[0], clock, 1, 0, 3)
-    assert traffic.backend_rate(0) == pytest.approx(3 / INTERVAL_S, rel=0.2)
+    assert traffic.backend_rate("a") == pytest.approx(3 / INTERVAL_S, rel=0.2)
 
 
 def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
@@ -81,16 +83,25 @@ def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: l
     _count(workers[0], clock, 1, 0)
     clock.now_s += 10
     _count(workers[1], clock, unroutable(BY_FALLBACK, NO_CONFIG), 0)
-    traffic.note(1)
+    traffic.note(NAMES[:1])
     clock.now_s += 5
-    assert traffic.backend_silence_s(0) == pytest.approx(5)
+    assert traffic.backend_silence_s("a") == pytest.approx(5)
     assert traffic.config_silence_s(1) == pytest.approx(15)
 
 
 def test_a_backend_that_came_later(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
     """Its rate begins with the first note that has it."""
-    traffic.note(1)
+    traffic.note(NAMES[:1])
     _count(workers[0], clock, 1, 1, 10)
     clock.now_s += 1
-    traffic.note(2)
-    assert traffic.backend_rate(1) == 10.0
+    traffic.note(NAMES)
+    assert traffic.backend_rate("b") == 10.0
+
+
+def test_ids_that_nobody_configured(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Each config ID for itself; what is configured is another matter."""
+    workers[1].count_unconfigured(4, int(clock.now_s * 1000))
+    traffic.note(NAMES)
+    clock.now_s += 3
+    assert traffic.unconfigured_silence_s(4) == pytest.approx(3)
+    assert (traffic.unconfigured_silence_s(3), traffic.config_silence_s(4)) == (None, None)

@@ -1,7 +1,8 @@
 """What the control socket can be told: reload, drain, undrain, explain. Answers are JSON.
 
-200: done. 404: no backend of that name (the answer lists those that there are). 422: the configuration is wrong
-and nothing has changed; ``problems`` says why.
+200: done. 404: no backend of that name (the answer lists those that there are). 409: connections that live would be
+lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong and nothing has
+changed; ``problems`` says why.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,19 +21,24 @@ Command = Callable[[], Awaitable[web.Response]]
 
 
 class ReloadOutcome(NamedTuple):
-    """What became of a reload. generation: the one in force now. problems: why it was refused, one a line."""
+    """What became of a reload. generation: the one in force now. problems: why it was refused, one a line.
+
+    unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
+    """
 
     ok: bool
     generation: int
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unsafe: bool = False
+    changes: tuple[str, ...] = ()
 
 
 class Control(Protocol):
     """What can be asked of a daemon."""
 
-    async def reload(self) -> ReloadOutcome:
-        """Read the configuration again; a wrong one changes nothing."""
+    async def reload(self, *, force: bool = False) -> ReloadOutcome:
+        """Read the configuration again; a wrong one changes nothing, nor one that is unsafe now unless forced."""
 
     async def drain(self, name: str) -> None:
         """Give a backend no new connections. Raises KeyError where there is none of that name."""
@@ -57,6 +63,8 @@ class Commands:
         match path:
             case ["reload"]:
                 return self._reload
+            case ["reload", "force"]:
+                return lambda: self._reload(force=True)
             case ["drain", name]:
                 return lambda: self._set_state(name, "draining", self._control.drain)
             case ["undrain", name]:
@@ -74,12 +82,13 @@ class Commands:
             return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
         return json_response(HTTPStatus.OK, {"ok": True, **told})
 
-    async def _reload(self) -> web.Response:
+    async def _reload(self, *, force: bool = False) -> web.Response:
         try:
-            outcome = await self._control.reload()
+            outcome = await self._control.reload(force=force)
         except QlbError as error:
             return _refused(error)
-        status = HTTPStatus.OK if outcome.ok else HTTPStatus.UNPROCESSABLE_ENTITY
+        refused = HTTPStatus.CONFLICT if outcome.unsafe else HTTPStatus.UNPROCESSABLE_ENTITY
+        status = HTTPStatus.OK if outcome.ok else refused
         return json_response(status, outcome._asdict())
 
     async def _set_state(self, name: str, state: str, change: Callable[[str], Awaitable[None]]) -> web.Response:

@@ -42,9 +42,9 @@ class FakeDaemon:
         """Change fields of the reading."""
         self.reading = dataclasses.replace(self.reading, **fields)  # type: ignore[arg-type]
 
-    async def reload(self) -> ReloadOutcome:
+    async def reload(self, *, force: bool = False) -> ReloadOutcome:
         """Note that it was asked."""
-        await self._called("reload")
+        await self._called("reload by force" if force else "reload")
         return self.outcome
 
     async def drain(self, name: str) -> None:

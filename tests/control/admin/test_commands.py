@@ -19,21 +19,25 @@ async def post(stage: Stage, target: str) -> tuple[int, Any]:
 
 async def test_reload(stage: Stage) -> None:
     """It says which generation is in force, and what to look at."""
-    assert await post(stage, "/reload") == (
-        200,
-        {"ok": True, "generation": 4, "problems": [], "warnings": ["a warning"]},
-    )
-    assert stage.daemon.calls == ["reload"]
+    told = {"ok": True, "generation": 4, "problems": [], "warnings": ["a warning"], "unsafe": False, "changes": []}
+    assert await post(stage, "/reload") == (200, told)
+    assert await post(stage, "/reload/force") == (200, told)
+    assert stage.daemon.calls == ["reload", "reload by force"]
 
 
 async def test_reload_refused(stage: Stage) -> None:
     """Every problem is told, and the generation that goes on serving."""
     problems = ("x.yaml:1:1: bad", "x.yaml:2:1: worse")
     stage.daemon.outcome = ReloadOutcome(ok=False, generation=3, problems=problems)
-    assert await post(stage, "/reload") == (
-        422,
-        {"ok": False, "generation": 3, "problems": list(problems), "warnings": []},
-    )
+    code, told = await post(stage, "/reload")
+    assert (code, told["ok"], told["generation"], told["problems"]) == (422, False, 3, list(problems))
+
+
+async def test_reload_that_is_unsafe(stage: Stage) -> None:
+    """Another code than for a file that is wrong: this one can be forced."""
+    stage.daemon.outcome = ReloadOutcome(ok=False, generation=3, problems=("b still gets packets",), unsafe=True)
+    code, told = await post(stage, "/reload")
+    assert (code, told["unsafe"], told["problems"]) == (409, True, ["b still gets packets"])
 
 
 @pytest.mark.parametrize(
