@@ -151,8 +151,12 @@ class Daemon:
 
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Run a command of the CLI against its control socket; return (exit code, all that it printed)."""
+        return await self.cli(*arguments, "--socket", str(self.socket))
+
+    async def cli(self, *arguments: str) -> tuple[int, str]:
+        """Run a command of the CLI; return (exit code, all that it printed)."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qlb", *arguments, "--socket", str(self.socket)),
+            *(sys.executable, "-m", "qlb", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -189,7 +193,7 @@ class Daemon:
         """Wait until so many lines of the log hold a text; no error without it may be logged meanwhile."""
         earlier = len(self.errors)
         while self.logged(text) < times:
-            assert [error for error in self.errors[earlier:] if text not in str(error)] == []
+            assert [error for error in self.errors[earlier:] if text not in str(error)] == [], self.log
             await asyncio.sleep(scrape.POLL_S)
 
     async def end(self) -> None:

@@ -40,13 +40,19 @@ class Echoes:
 
 @asynccontextmanager
 async def echoes(
-    folder: Path, host: str, *, listen: str | None = None, behind: str | None = None, **sections: Any
+    folder: Path,
+    host: str,
+    *,
+    listen: str | None = None,
+    behind: str | None = None,
+    may_log_errors: bool = False,
+    **sections: Any,
 ) -> AsyncIterator[Echoes]:
     """Set it up. listen: what the daemon binds; behind: where the servers are; both the host if not given."""
     service = (host, free_port(listen or host))
     async with asyncio.timeout(LIMIT_S), udp_servers(NAMES, PARAMS, host=behind or host) as servers:
         sections = {"health": {"probe": "none"}, **sections}
         config = configuration([(listen or host, service[1])], [PARAMS], servers, **sections)
-        async with running(folder / "daemon", config) as daemon:
+        async with running(folder / "daemon", config, may_log_errors=may_log_errors) as daemon:
             with open_socket((host, 0)) as client:
                 yield Echoes(servers, daemon, config, service, client)

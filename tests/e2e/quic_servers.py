@@ -22,7 +22,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
 from qlb.adapters.aioquic import serve
-from qlb.cid import CidGenerator, CidParams
+from qlb.cid import CidGenerator, CidParams, RotatingGenerator
 from qlb.demo.certificate import Certificate, make_certificate
 from tests.e2e.nat import Address
 from tests.e2e.server import Server, server_id_of
@@ -31,33 +31,12 @@ from tests.e2e.stories import STORY_PATH, Gates, Receipt
 IDLE_TIMEOUT_S: Final = 30.0
 
 
-class Rotation:
-    """Where a server's connection IDs come from: one generator, until the test rotates to the next."""
-
-    def __init__(self, params: CidParams, server_id: bytes) -> None:
-        """Begin with these parameters."""
-        self._generator = CidGenerator(params, server_id)
-
-    @property
-    def params(self) -> CidParams:
-        """What the next ID is made by."""
-        return self._generator.params
-
-    def generate(self) -> bytes:
-        """Return a new ID."""
-        return self._generator.generate()
-
-    def rotate(self, params: CidParams) -> None:
-        """Make all further IDs by other parameters, of the same cid_length, for the same server ID."""
-        self._generator = CidGenerator(params, self._generator.server_id)
-
-
 @dataclass
 class QuicServerBehind(Server):
     """An aioquic server. accepted: handshakes that it has completed. rotation: None without QUIC-LB."""
 
     gates: Gates
-    rotation: Rotation | None = None
+    rotation: RotatingGenerator | None = None
     accepted: int = 0
     protocols: list["StoryProtocol"] = field(default_factory=list)
 
@@ -143,7 +122,7 @@ async def quic_servers(
         for name in names:
             server = QuicServerBehind(name, server_id_of(name, params), (host, port), gates)
             if params is not None and server.server_id is not None:
-                server.rotation = Rotation(params, server.server_id)
+                server.rotation = RotatingGenerator(CidGenerator(params, server.server_id))
             listening = await _serve(server, certificate, retry)
             stack.callback(_close, server, listening)
             server.address = _address(listening)

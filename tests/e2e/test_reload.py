@@ -11,12 +11,13 @@ from unittest import mock
 
 import pytest
 
-from qlb.cid import CidParams
+from qlb.cid import CidGenerator, CidParams
 from tests.e2e import datagrams
 from tests.e2e.clients import Calls, in_progress
 from tests.e2e.daemon import Daemon, Yaml, backend_config, cid_config, configuration
 from tests.e2e.echoes import echoes
 from tests.e2e.quic_servers import quic_servers
+from tests.e2e.scrape import POLL_S
 from tests.e2e.stage import KEY, PARAMS, Stage, stage
 from tests.e2e.udp_servers import open_socket, received
 
@@ -29,6 +30,8 @@ NEXT_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=8, 
 """What the servers rotate to: other lengths and another key; padded, because aioquic reads one length only."""
 
 
+QUIET_S: Final = 0.5
+QUIET: Final = {"drain": {"quiet_period": "500ms"}, "rotation": {"quiet_period": "500ms"}}
 RELOADS: Final = 10
 DEATHS: Final = 4
 CLIENTS: Final = 16
@@ -55,6 +58,15 @@ async def reload_by_socket(daemon: Daemon, config: Yaml) -> None:
 every_way = pytest.mark.parametrize("reload", [reload_by_signal, reload_by_socket], ids=["sighup", "socket"])
 
 
+async def until_silent(daemon: Daemon, kind: str, name: str, value: object) -> None:
+    """Wait until no packet has come for QUIET_S under a config or to a backend: a row of a list in /status."""
+    while True:
+        row = next(row for row in (await daemon.status())[kind] if row[name] == value)
+        if row["last_seen_s"] is None or row["last_seen_s"] > QUIET_S:
+            return
+        await asyncio.sleep(POLL_S)
+
+
 async def all_move(scene: Stage, *calls: Calls) -> None:
     """Give every client another address and wait for answers there."""
     scene.nat.rebind_all()
@@ -63,11 +75,17 @@ async def all_move(scene: Stage, *calls: Calls) -> None:
 
 @every_way
 async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -> None:
-    """Add a backend, drain it, remove it once its calls have ended; meanwhile everybody's address changes. 0 lost."""
-    async with stage(tmp_path) as scene, quic_servers(["agent-d"], PARAMS, scene.gates) as (newcomer,):
+    """Add a backend, drain it, remove it once its calls have ended; meanwhile everybody's address changes. 0 lost.
+
+    As long as packets go to it, its removal is refused.
+    """
+    async with (
+        stage(tmp_path, may_log_errors=True, **QUIET) as scene,
+        quic_servers(["agent-d"], PARAMS, scene.gates) as (newcomer,),
+    ):
 
         def with_newcomer(**more: str) -> Yaml:
-            config = scene.config()
+            config = scene.config(**QUIET)
             return {**config, "backends": [*config["backends"], backend_config(newcomer, [PARAMS], **more)]}
 
         async with in_progress(scene.addresses(CALLS)) as old_calls:
@@ -80,7 +98,14 @@ async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -
                 async with in_progress(scene.addresses(CALLS)) as late_calls:
                     await all_move(scene, old_calls, new_calls, late_calls)
                 assert newcomer.accepted == accepted, "a draining backend gets no new connections"
-            await reload(scene.daemon, scene.config())
+                scene.daemon.write(scene.config(**QUIET))
+                code, output = await scene.daemon.command("reload")
+                assert (code, "'agent-d' still gets packets" in output) == (1, True), output
+                await all_move(scene, old_calls, new_calls)
+            await until_silent(scene.daemon, "backends", "name", "agent-d")
+            drained = {row["name"]: row["drained"] for row in (await scene.daemon.status())["backends"]}
+            assert drained == {"agent-a": False, "agent-b": False, "agent-c": False, "agent-d": True}
+            await reload(scene.daemon, scene.config(**QUIET))
             await all_move(scene, old_calls)
         assert old_calls.lost + new_calls.lost + late_calls.lost == []
         assert scene.accepted + newcomer.accepted == 3 * CALLS
@@ -91,18 +116,20 @@ async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -
 @every_way
 async def test_keys_rotate(tmp_path: Path, reload: Reload) -> None:
     """A second config ID: the balancer first, then the servers; the old one goes with its last connection. 0 lost."""
-    async with stage(tmp_path) as scene:
+    async with stage(tmp_path, **QUIET) as scene:
         async with in_progress(scene.addresses(CALLS)) as old_calls:
-            await reload(scene.daemon, scene.config([PARAMS, NEXT_PARAMS]))
+            await reload(scene.daemon, scene.config([PARAMS, NEXT_PARAMS], **QUIET))
             for server in scene.servers:
                 assert server.rotation is not None, "these servers speak QUIC-LB"
-                server.rotation.rotate(NEXT_PARAMS)
+                assert server.server_id is not None
+                server.rotation.rotate(CidGenerator(NEXT_PARAMS, server.server_id))
             async with in_progress(scene.addresses(CALLS)) as new_calls:
                 await all_move(scene, old_calls, new_calls)
                 found = await scene.daemon.metrics()
                 assert found.by("qlb_cid_config_packets_total", "config_id").keys() == {"1", "2"}
         async with in_progress(scene.addresses(CALLS)) as late_calls:
-            await reload(scene.daemon, scene.config([NEXT_PARAMS]))
+            await until_silent(scene.daemon, "cid_configs", "config_id", PARAMS.config_id)
+            await reload(scene.daemon, scene.config([NEXT_PARAMS], **QUIET))
             await all_move(scene, late_calls)
         assert old_calls.lost + new_calls.lost + late_calls.lost == []
         assert scene.accepted == 3 * CALLS

@@ -1,0 +1,46 @@
+"""A source of connection IDs that goes from one configuration to the next while its server runs.
+
+Live connections keep the IDs that they hold; whatever is issued from now on comes from the new configuration. Stacks
+that read short headers with one fixed length ask that both have the same cid_length.
+
+Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation".
+"""
+
+from qlb.cid.generator import CidGenerator
+from qlb.cid.params import CidParams
+
+
+class RotatingGenerator:
+    """What generates IDs now; the next one takes its place between two IDs."""
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, generator: CidGenerator) -> None:
+        """Begin with a generator."""
+        self._generator = generator
+
+    @property
+    def params(self) -> CidParams:
+        """What the next ID is made by."""
+        return self._generator.params
+
+    @property
+    def used(self) -> int:
+        """Nonces that the present generator has used."""
+        return self._generator.used
+
+    @property
+    def left(self) -> int:
+        """Nonces that the present generator has left: export it, and rotate in time."""
+        return self._generator.left
+
+    def generate(self) -> bytes:
+        """Return a connection ID of cid_length octets. Raises what the present generator raises."""
+        return self._generator.generate()
+
+    def rotate(self, generator: CidGenerator) -> None:
+        """Issue from another generator from now on.
+
+        It must have another config ID or key, and every balancer must decode it already.
+        """
+        self._generator = generator
