@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,6 +14,7 @@ import click
 from qlb.errors import QlbError
 
 _TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.5
 _DEFAULT_SOCKET: Final = "/run/qlb/qlb.sock"
 
 _socket = click.option(
@@ -84,11 +86,16 @@ def reload(force: bool, path: Path, as_json: bool) -> None:
 
 @click.command("drain")
 @click.argument("name")
+@click.option("--wait", is_flag=True, help="Return when it is drained: no packet for drain.quiet_period.")
 @_socket
 @_json
-def drain(name: str, path: Path, as_json: bool) -> None:
+def drain(name: str, wait: bool, path: Path, as_json: bool) -> None:
     """Give the backend NAME no new connections; it keeps those that it has."""
     _set_state("drain", name, path, as_json)
+    if wait:
+        while not _is_drained(name, path):
+            time.sleep(_POLL_S)
+        click.echo(f"{name}: drained", err=as_json)
 
 
 @click.command("undrain")
@@ -108,7 +115,17 @@ def _set_state(verb: str, name: str, path: Path, as_json: bool) -> None:
         click.echo(f"{name}: {answer.get('state', verb)}")
     else:
         click.echo(f"qlb: {answer.get('error', answer)}", err=True)
-    sys.exit(0 if code == http.HTTPStatus.OK else 1)
+    if code != http.HTTPStatus.OK:
+        sys.exit(1)
+
+
+def _is_drained(name: str, path: Path) -> bool:
+    """Whether a backend is drained. Raises QlbError where it is not there or not draining any more."""
+    _, answer = ask(path, "GET", "/status")
+    found = next((row for row in answer["backends"] if row["name"] == name), None)
+    if found is None or found["state"] != "draining":
+        raise QlbError(f"backend {name} is not draining any more")
+    return bool(found["drained"])
 
 
 def _table(answer: dict[str, Any]) -> list[str]:

@@ -137,8 +137,11 @@ async def test_keys_rotate(tmp_path: Path, reload: Reload) -> None:
 
 
 async def test_a_backend_is_drained_by_command(tmp_path: Path) -> None:
-    """``qlb drain`` and ``qlb undrain``: its calls live on, new ones go elsewhere until it is back."""
-    async with stage(tmp_path) as scene:
+    """``qlb drain`` and ``qlb undrain``: its calls live on, new ones go elsewhere until it is back. 0 lost.
+
+    ``qlb drain --wait`` returns once its last call is over.
+    """
+    async with stage(tmp_path, **QUIET) as scene:
         async with in_progress(scene.addresses(CALLS)) as calls:
             drained = max(scene.servers, key=lambda server: server.accepted)
             accepted = drained.accepted
@@ -152,6 +155,10 @@ async def test_a_backend_is_drained_by_command(tmp_path: Path) -> None:
             async with in_progress(scene.addresses(MANY_CALLS)) as late_calls:
                 await all_move(scene, calls, late_calls)
             assert drained.accepted > accepted
+            waiting = asyncio.create_task(scene.daemon.command("drain", drained.name, "--wait"))
+            await all_move(scene, calls)
+            assert not waiting.done()
+        assert await waiting == (0, f"{drained.name}: draining\n{drained.name}: drained\n")
         assert calls.lost + more_calls.lost + late_calls.lost == []
         await scene.daemon.settled()
 

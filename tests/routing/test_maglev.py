@@ -30,6 +30,32 @@ def test_every_slot_has_an_owner_and_shares_are_even() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([1] * 3, [2, 1, 1]),
+        ([1] * 3, [50, 1, 1]),
+        ([5] * 10, [6] + [5] * 9),
+        ([1, 2, 3, 4, 5], [2, 2, 3, 4, 5]),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 6]),
+        ([100] * 5, [50] + [100] * 4),
+        ([100] * 5, [100] * 4 + [0]),
+        ([7, 3, 5] * 4, [7, 3, 5] * 3 + [7, 3, 9]),
+    ],
+)
+def test_a_weight_moves_little_more_than_it_must(before: list[int], after: list[int]) -> None:
+    """Shares that grow must get slots; of all others about one in two hundred moves besides."""
+
+    def owners(weights: list[int]) -> list[str]:
+        return _owners(
+            build_ring([Member(f"n{at}", weight) for at, weight in enumerate(weights) if weight], DEFAULT_KEY)
+        )
+
+    moved = sum(was != now for was, now in zip(owners(before), owners(after), strict=True)) / 65_537
+    needed = sum(max(new / sum(after) - old / sum(before), 0) for old, new in zip(before, after, strict=True))
+    assert needed * 0.99 <= moved <= needed * 1.02 + 0.005
+
+
 def test_shares_follow_weights() -> None:
     """Within a percent of the whole."""
     weights = {"a": 1, "b": 2, "c": 5, "d": 65_535}
