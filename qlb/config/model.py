@@ -31,6 +31,7 @@ from qlb.cid.params import (
     MIN_SERVER_ID_BYTES,
 )
 from qlb.config.scalars import (
+    ALPN,
     BALANCER,
     BOOLEAN,
     HEX_KEY,
@@ -38,6 +39,7 @@ from qlb.config.scalars import (
     NAME,
     PATH,
     SERVER_ID,
+    SERVER_NAME,
     Size,
     choice,
     duration,
@@ -53,6 +55,7 @@ Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
 DIRECT_RETURN: Final = ("ipip", "gue", "l2")
 """Modes in which backends answer clients directly; packets are recognised by their address, and nothing is bound."""
 Attach = Literal["auto", "native", "generic"]
+AllFailing = Literal["keep", "obey"]
 Probe = Literal["quic", "handshake", "none"]
 CidState = Literal["staged", "active", "retiring"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -280,7 +283,8 @@ class Health(Section):
 
     probe: Annotated[Probe, choice(get_args(Probe))] = "quic"
     """quic: one packet of an unknown version, which any QUIC server answers with Version Negotiation and
-    forgets; handshake: a complete one (needs the aioquic extra); none: all are healthy. Default: quic."""
+    forgets; handshake: a complete one, and the server's connection IDs must lead back to it (needs the aioquic extra);
+    none: all are healthy. Default: quic."""
     interval: Annotated[float, duration("10ms", "24h")] = 2.0
     """From one probe of a backend to the next. 10ms to 24h. Default: 2s."""
     timeout: Annotated[float, duration("1ms", "1h")] = 1.0
@@ -290,7 +294,16 @@ class Health(Section):
     after the start decides alone."""
     fall: Annotated[int, whole_number(1, 1000)] = 3
     """Probes in a row without an answer that make a healthy backend unhealthy. 1 to 1000. Default: 3. A first
-    one that is refused (nothing listens there) decides alone."""
+    one that is refused (nothing listens there) decides alone, and so does a wrong connection ID."""
+    all_failing: Annotated[AllFailing, choice(get_args(AllFailing))] = "keep"
+    """What to hold of it when every backend has stopped to answer within one round of probes. keep: this node's own
+    fault, so new connections go where they went before, until some probe succeeds; obey: all are down, and new
+    connections are dropped. /readyz is 503 either way. Default: keep."""
+    alpn: tuple[Annotated[str, ALPN], ...] = Field(default=("h3",), examples=[["h3", "moq-00"]])
+    """probe handshake: the application protocols that it offers. Default: h3. A server that speaks none of them ends
+    the handshake and counts as alive, since it has shown its connection ID."""
+    server_name: Annotated[str | None, SERVER_NAME] = None
+    """probe handshake: the host name that it asks for (TLS SNI). Default: none."""
 
 
 class Admin(Section):

@@ -35,6 +35,8 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
 _SIZE: Final = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
 _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+_ALPN: Final = re.compile(r"[!-~]{1,255}")
+_SERVER_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _ADMIN_URL: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
@@ -288,6 +290,20 @@ def _path(text: str) -> Path:
     raise ScalarError(f"must be the name of a file, not {shown(text)}")
 
 
+def _alpn(text: str) -> str:
+    """Take the name of an application protocol. Spec: RFC 7301, section 3.2; only names that can be written here."""
+    if not _ALPN.fullmatch(text):
+        raise ScalarError(f"must be a protocol's name of 1 to 255 visible characters (h3), not {shown(text)}")
+    return text
+
+
+def _server_name(text: str) -> str:
+    """Take a DNS host name, as TLS sends it. Spec: RFC 6066, section 3."""
+    if not _SERVER_NAME.fullmatch(text):
+        raise ScalarError(f"must be a host name such as agents.example.com, not {shown(text)}")
+    return text
+
+
 def _balancer(text: str) -> str:
     """Take the address of an admin server, or an absolute path of a control socket."""
     if not _ADMIN_URL.fullmatch(text) and not (text.startswith("/") and "\0" not in text):
@@ -312,5 +328,7 @@ SERVER_ID: Final = Scalar(
 )
 NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
 INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
+ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
+SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
 BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
 PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})

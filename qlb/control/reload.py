@@ -14,7 +14,8 @@ from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
 from qlb.control.preflight import preflight
 from qlb.dataplane.base import Orders, PlaneSettings
-from qlb.routing.backends import Backend, BackendIndexes, BackendState, Endpoint
+from qlb.health.target import Pool, Target
+from qlb.routing.backends import Backend, BackendIndexes, BackendState
 from qlb.routing.snapshot import Snapshot, compile_snapshot
 
 
@@ -55,9 +56,18 @@ class Desired:
         return self.orders.snapshot.backends
 
     @property
-    def endpoints(self) -> Mapping[str, Endpoint]:
-        """Backend name → address: what health watches."""
-        return {backend.name: backend.endpoint for backend in self.backends if backend is not None}
+    def targets(self) -> Mapping[str, Target]:
+        """Backend name → what health asks of it."""
+        backends = [backend for backend in self.backends if backend is not None]
+        pool = Pool(
+            codecs={n: one.codec for n, one in enumerate(self.orders.snapshot.configs) if one is not None},
+            owners={(n, one): b.name for b in backends for n, ids in b.server_ids.items() for one in ids},
+        )
+        health = self.config.health
+        return {
+            b.name: Target(b.name, b.endpoint, b.server_ids, pool, health.alpn, health.server_name or "")
+            for b in backends
+        }
 
     def reload(self, live: Live | None = None) -> None:
         """Read the file again and take it over.
@@ -74,7 +84,7 @@ class Desired:
         self._former |= {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
         self.config, self.warnings = loaded.config, loaded.warnings
         self.generation += 1
-        present = self.endpoints
+        present = {backend.name for backend in self.backends if backend is not None}
         self._states = {name: state for name, state in self._states.items() if name in present}
         self._healthy = {name: healthy for name, healthy in self._healthy.items() if name in present}
 
@@ -83,7 +93,7 @@ class Desired:
 
         Raises KeyError where no backend has that name.
         """
-        if name not in self.endpoints:
+        if all(backend is None or backend.name != name for backend in self.backends):
             raise KeyError(name)
         self._states[name] = state
         self._orders = None

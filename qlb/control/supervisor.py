@@ -102,7 +102,8 @@ class Supervisor:
             return False
         if not self.engine.forwards:
             return False
-        return any(b is not None and b.healthy and self.health.has_judged(b.name) for b in self.desired.backends)
+        names = [backend.name for backend in self.desired.backends if backend is not None]
+        return any(self.health.has_judged(name) and self.health.is_up(name) for name in names)
 
     def read(self) -> Reading:
         """Return every figure as it is now."""
@@ -126,7 +127,7 @@ class Supervisor:
                 return ReloadOutcome(False, self.desired.generation, problems, unsafe=unsafe)
             config = self.desired.config
             logs.configure(config.logging.level, config.logging.format)
-            self.health.apply(config.health, self.desired.endpoints)
+            self.health.apply(config.health, self.desired.targets)
             await self._tell_engine()
             self.history.reloaded(self.desired.generation)
         self._log_warnings()
@@ -198,7 +199,7 @@ class Supervisor:
         await self.admin.start(config.admin.listen, config.admin.socket)
         self.engine = self._open_engine(config)
         await self.engine.start()
-        self.health.apply(config.health, self.desired.endpoints)
+        self.health.apply(config.health, self.desired.targets)
         self.health.start()
         self._begin(self._follow_verdicts())
         self._begin(self._follow_traffic())

@@ -94,6 +94,11 @@ async def _start(backend: Backend, configs: Sequence[CidParams], certificate: Ce
     return DemoBackend(backend.name, Endpoint(bound[0], bound[1]), server)
 
 
+def issued(config: Config) -> tuple[CidParams, ...]:
+    """Return the configurations that servers issue from."""
+    return tuple(p for p, one in zip(cid_params(config), config.cid_configs, strict=True) if one.state == "active")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve the backends of a configuration file, or the one that is named; return the exit code."""
     if len(arguments) not in (1, 2):
@@ -105,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(2, str(error))
     logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
     try:
-        asyncio.run(_serve_until_stopped(backends, cid_params(config)))
+        asyncio.run(_serve_until_stopped(backends, issued(config)))
     except BackendError as error:
         return _fail(1, f"demo backends: {error}")
     return 0

@@ -12,6 +12,7 @@ import socket
 from typing import Final
 
 from qlb.health.probes import ProbeResult
+from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
 from qlb.wire.negotiation import PROBE_VERSION, build_probe, parse_version_negotiation
 from qlb.wire.versions import version_name
@@ -51,7 +52,8 @@ class _Exchange(asyncio.DatagramProtocol):
         self._decide(ok=True, detail=f"it answers; it speaks {shown}{more}")
 
     def error_received(self, exc: Exception) -> None:
-        self._decide(ok=False, detail=explain_error(self._endpoint, exc))
+        refused = isinstance(exc, ConnectionRefusedError)
+        self._decide(ok=False, detail=explain_error(self._endpoint, exc), reached=refused)
 
     def _answered(self, datagram: bytes) -> tuple[int, ...]:
         """Return the versions of an answer to our packet; none where it answers something else.
@@ -63,19 +65,20 @@ class _Exchange(asyncio.DatagramProtocol):
             return ()
         return found[2]
 
-    def _decide(self, *, ok: bool, detail: str) -> None:
+    def _decide(self, *, ok: bool, detail: str, reached: bool = True) -> None:
         if not self.verdict.done():
-            self.verdict.set_result(ProbeResult(ok, detail))
+            self.verdict.set_result(ProbeResult(ok, detail, reached=reached))
 
 
-async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> ProbeResult:
+async def probe_version_negotiation(target: Target, timeout_s: float) -> ProbeResult:
     """Ask a server which versions it speaks."""
+    endpoint = target.endpoint
     dcid, scid = os.urandom(_CID_BYTES), os.urandom(_CID_BYTES)
     exchange = _Exchange(endpoint, dcid, scid)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            transport, _ = await loop.create_datagram_endpoint(lambda: exchange, sock=_connected(endpoint))
+            transport, _ = await loop.create_datagram_endpoint(lambda: exchange, sock=connected(endpoint))
             transport.sendto(build_probe(dcid, scid))
             return await exchange.verdict
     except TimeoutError:
@@ -86,7 +89,7 @@ async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> Pro
         exchange.end()
 
 
-def _connected(endpoint: Endpoint) -> socket.socket:
+def connected(endpoint: Endpoint) -> socket.socket:
     """Open a socket to an address. Not left to the loop: uvloop leaks the socket where connect() fails."""
     sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_DGRAM)
     try:

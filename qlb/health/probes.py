@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, cast
 
 from qlb.errors import ConfigError
-from qlb.routing.backends import Endpoint
+from qlb.health.target import Target
 
 
 class ProbeResult(NamedTuple):
@@ -17,28 +17,34 @@ class ProbeResult(NamedTuple):
 
     detail: one sentence for people. final: nothing that happens can change this, so do not ask again.
     doubtful: it may be chance (a packet can be lost), so it counts only in a row with others.
+    reached: the backend has answered, or its host has: whatever is wrong is not this node's network.
+    finding: the backend answers and is set up wrongly; what was expected and what was seen. It decides at once.
     """
 
     ok: bool
     detail: str
     final: bool = False
     doubtful: bool = False
+    reached: bool = False
+    finding: str = ""
 
 
-Probe = Callable[[Endpoint, float], Awaitable[ProbeResult]]
-"""Ask a backend once: (endpoint, timeout_s) → result. It ends within timeout_s and leaves nothing open."""
+Probe = Callable[[Target, float], Awaitable[ProbeResult]]
+"""Ask a backend once: (target, timeout_s) → result. It ends within timeout_s and leaves nothing open."""
 
 
 class ProbeRow(NamedTuple):
-    """Where a probe is: a module and the name of the coroutine function in it."""
+    """Where a probe is: a module and the name of the coroutine function in it. extra: what pip must install for it."""
 
     module: str
     function: str
+    extra: str = ""
 
 
 PROBES: Final[Mapping[str, ProbeRow]] = MappingProxyType(
     {
         "quic": ProbeRow("qlb.health.negotiation", "probe_version_negotiation"),
+        "handshake": ProbeRow("qlb.health.handshake", "probe_handshake", "aioquic"),
         "none": ProbeRow("qlb.health.probes", "assume_healthy"),
     }
 )
@@ -48,16 +54,22 @@ PROBES: Final[Mapping[str, ProbeRow]] = MappingProxyType(
 def find_probe(name: str) -> Probe:
     """Import a probe.
 
-    Raises ConfigError, saying what there is instead, where this release has no probe of that name: the
-    configuration may name probes of other releases, and only starting to probe finds out.
+    Raises ConfigError where this release has no probe of that name, saying what there is instead, and where what the
+    probe is made with is not installed.
     """
     row = PROBES.get(name)
     if row is None:
         known = ", ".join(PROBES)
         raise ConfigError(f"health.probe: this release has no probe {name}; there is: {known}")
-    return cast(Probe, getattr(importlib.import_module(row.module), row.function))
+    try:
+        module = importlib.import_module(row.module)
+    except ImportError as error:
+        raise ConfigError(
+            f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({error})"
+        ) from error
+    return cast(Probe, getattr(module, row.function))
 
 
-async def assume_healthy(endpoint: Endpoint, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (a Probe)
+async def assume_healthy(target: Target, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (a Probe)
     """Send nothing, and take every backend for healthy."""
     return ProbeResult(ok=True, detail="not probed: health.probe is none", final=True)

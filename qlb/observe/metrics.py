@@ -153,6 +153,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         "Whether the backend is draining and no packet has gone to it for drain.quiet_period.",
         labels=("backend",),
     )
+    mismatch = GaugeMetricFamily(
+        "qlb_backend_cid_mismatch",
+        "Whether a probe has found that the backend's connection IDs do not lead back to it.",
+        labels=("backend",),
+    )
     seen = GaugeMetricFamily(
         "qlb_backend_last_packet_timestamp_seconds",
         "Unix time of the last datagram that was sent to the backend.",
@@ -167,9 +172,16 @@ def _backends(reading: Reading) -> Iterator[Metric]:
             up.add_metric((backend.name,), backend.healthy)
             draining.add_metric((backend.name,), backend.state == "draining")
             drained.add_metric((backend.name,), backend.drained)
+            mismatch.add_metric((backend.name,), bool(backend.finding))
             if backend.last_seen_s is not None:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
-    yield from (forwarded, returned, up, draining, drained, seen)
+    yield from (forwarded, returned, up, draining, drained, mismatch, seen)
+    yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
+    yield _gauge(
+        "qlb_health_all_failing",
+        "Whether all probes fail at once and backends count as healthy all the same.",
+        reading.all_failing,
+    )
 
 
 def _cid_configs(reading: Reading) -> Iterator[Metric]:

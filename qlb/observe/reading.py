@@ -18,7 +18,8 @@ class BackendReading:
     """One backend. state: ``active``, ``draining``, or ``removed`` where only its counts are left.
 
     detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
-    drained: it is draining, and no packet has gone to it for drain.quiet_period.
+    drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
+    finding: what a probe has found to be wrong with how the backend is set up, "" for nothing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class BackendReading:
     last_seen_s: float | None
     packets_per_second: float = 0.0
     drained: bool = False
+    finding: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,8 @@ class SampleReading:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """All of it. taken_at, loaded_at: Unix seconds. outcomes: name → packets. dropped, unroutable: reason → packets.
-    samples: of drops, by reason.
+    samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
+    as if they did not.
 
     send_errors: kind → calls to send that the system refused, in either direction. icmp_forwarded, icmp_sent: of
     direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
@@ -137,5 +140,7 @@ class Reading:
     workers: tuple[WorkerReading, ...]
     worker_restarts: int
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
+    probes: Mapping[str, int] = field(default_factory=dict)
+    all_failing: bool = False
     unconfigured: tuple[UnconfiguredReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")

@@ -93,7 +93,16 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "keep_attached": False,
     }
     assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}
-    assert config.health.model_dump() == {"probe": "quic", "interval": 2.0, "timeout": 1.0, "rise": 2, "fall": 3}
+    assert config.health.model_dump() == {
+        "probe": "quic",
+        "interval": 2.0,
+        "timeout": 1.0,
+        "rise": 2,
+        "fall": 3,
+        "all_failing": "keep",
+        "alpn": ("h3",),
+        "server_name": None,
+    }
     assert (config.admin.listen, config.admin.socket) == (Endpoint("127.0.0.1", 9464), None)
     assert config.logging.model_dump() == {"level": "info", "format": "text"}
     assert config.shutdown_delay == 0.0

@@ -1,5 +1,6 @@
 """The wanted state: a file, what operators said since, and health, compiled into one snapshot."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,8 +106,9 @@ def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
     assert desired.generation == 1
 
 
-def test_what_this_release_cannot_run_changes_nothing(desired: Desired, path: Path) -> None:
-    """A probe that is not built is refused before anything is taken over."""
+def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe whose library is missing is refused before anything is taken over."""
+    monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
     with pytest.raises(ConfigError, match="handshake"):
         desired.reload()

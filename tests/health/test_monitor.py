@@ -1,6 +1,7 @@
 """The health monitor, driven probe by probe: nothing here waits for a clock."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,11 @@ from qlb.errors import ConfigError
 from qlb.health.monitor import BackendHealth, HealthMonitor
 from qlb.health.pace import Pace
 from qlb.health.probes import Probe, ProbeResult, assume_healthy, find_probe
+from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
 
-A = Endpoint("192.0.2.1", 443)
-B = Endpoint("192.0.2.2", 443)
+A = Target("a", Endpoint("192.0.2.1", 443))
+B = Target("b", Endpoint("192.0.2.2", 443))
 PATIENCE_S = 5.0
 
 
@@ -27,14 +29,15 @@ class Settings:
     timeout: float = 1.0
     rise: int = 2
     fall: int = 3
+    all_failing: str = "obey"
 
 
 class Asked:
     """A probe that is under way."""
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float) -> None:
         """Not answered yet."""
-        self.endpoint = endpoint
+        self.target = target
         self.timeout_s = timeout_s
         self.result: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
 
@@ -56,9 +59,9 @@ class Stage:
             unix_time=lambda: self.unix_time,
         )
 
-    def watch(self, settings: Settings | None = None, **endpoints: Endpoint) -> None:
+    def watch(self, settings: Settings | None = None, **targets: Target) -> None:
         """Apply settings to backends."""
-        self.monitor.apply(settings or Settings(), endpoints)
+        self.monitor.apply(settings or Settings(), targets)
 
     async def next(self) -> Asked:
         """Return the next probe that the monitor begins."""
@@ -73,8 +76,8 @@ class Stage:
         self.asked.put_nowait(asked)
         return asked
 
-    async def _probe(self, endpoint: Endpoint, timeout_s: float) -> ProbeResult:
-        asked = Asked(endpoint, timeout_s)
+    async def _probe(self, target: Target, timeout_s: float) -> ProbeResult:
+        asked = Asked(target, timeout_s)
         self.asked.put_nowait(asked)
         return await asked.result
 
@@ -146,7 +149,7 @@ async def test_settings_reach_the_probe(stage: Stage) -> None:
     stage.watch(Settings(interval=7.0, timeout=0.5), a=A)
     stage.monitor.start()
     asked = await stage.answer("+-")
-    assert (asked.endpoint, asked.timeout_s) == (A, 0.5)
+    assert (asked.target, asked.timeout_s) == (A, 0.5)
     assert stage.rests == [7.0, 7.0]
 
 
@@ -155,7 +158,7 @@ async def test_backends_are_independent(stage: Stage) -> None:
     stage.watch(a=A, b=B)
     stage.monitor.start()
     hanging = await stage.next()
-    assert hanging.endpoint == A
+    assert hanging.target == A
     await stage.answer("+---")
     assert [(name, healthy) for name, healthy, _ in stage.changes] == [("b", False)]
     assert not hanging.result.done()
@@ -168,9 +171,9 @@ async def test_a_backend_added_later_is_probed_at_once(stage: Stage) -> None:
     first = await stage.next()
     stage.watch(a=A, b=B)
     added = await stage.next()
-    assert added.endpoint == B
+    assert added.target == B
     added.result.set_result(ProbeResult(False, "new and dead"))
-    assert (await stage.next()).endpoint == B
+    assert (await stage.next()).target == B
     assert stage.changes == [("b", False, "new and dead")]
     assert not first.result.cancelled()
 
@@ -239,7 +242,7 @@ async def test_a_new_address_is_probed_at_once(stage: Stage) -> None:
     stage.watch(a=B)
     assert not stage.monitor.states["a"].healthy
     asked = await stage.answer("+")
-    assert asked.endpoint == B
+    assert asked.target == B
     assert old.result.cancelled()
     assert [healthy for _, healthy, _ in stage.changes] == [False, True]
 
@@ -267,10 +270,10 @@ async def test_an_unknown_probe_changes_nothing(stage: Stage) -> None:
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.next()
-    with pytest.raises(ConfigError, match="handshake"):
-        stage.watch(Settings(probe="handshake"), b=B)
+    with pytest.raises(ConfigError, match="ping"):
+        stage.watch(Settings(probe="ping"), b=B)
     asked.result.set_result(ProbeResult(False, "gone"))
-    assert (await stage.next()).endpoint == A
+    assert (await stage.next()).target == A
     assert list(stage.monitor.states) == ["a"]
     assert stage.changes == [("a", False, "gone")]
 
@@ -308,19 +311,21 @@ async def test_a_listener_may_remove_the_backend(stage: Stage) -> None:
     stage.watch(a=A)
     stage.monitor.start()
     (await stage.next()).result.set_result(ProbeResult(False, "gone"))
-    assert (await stage.next()).endpoint == B
+    assert (await stage.next()).target == B
     assert list(stage.monitor.states) == ["b"]
 
 
 async def test_probes_at_once_are_bounded(stage: Stage) -> None:
     """Thousands of silent backends take turns: no more sockets than that are open."""
-    stage.monitor.apply(Settings(), {f"n{port}": Endpoint("192.0.2.1", port) for port in range(1, 301)})
+    stage.monitor.apply(
+        Settings(), {f"n{port}": Target(f"n{port}", Endpoint("192.0.2.1", port)) for port in range(1, 301)}
+    )
     stage.monitor.start()
     first = [await stage.next() for _ in range(256)]
     await asyncio.sleep(0)
     assert stage.asked.empty()
     first[0].result.set_result(ProbeResult(True, "one done"))
-    assert (await stage.next()).endpoint == Endpoint("192.0.2.1", 257)
+    assert (await stage.next()).target.endpoint == Endpoint("192.0.2.1", 257)
 
 
 async def test_stopped_means_quiet(stage: Stage) -> None:
@@ -336,7 +341,7 @@ async def test_stopped_means_quiet(stage: Stage) -> None:
     await asyncio.sleep(0)
     assert stage.asked.empty()
     stage.monitor.start()
-    assert (await stage.next()).endpoint == B
+    assert (await stage.next()).target == B
 
 
 async def test_with_the_real_probe() -> None:
@@ -348,7 +353,7 @@ async def test_with_the_real_probe() -> None:
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
     transport.close()
     await asyncio.sleep(0)
-    monitor.apply(Settings(probe="quic", interval=0.01, timeout=0.5), {"a": endpoint})
+    monitor.apply(Settings(probe="quic", interval=0.01, timeout=0.5), {"a": Target("a", endpoint)})
     monitor.start()
     try:
         name, healthy, detail = await asyncio.wait_for(told.get(), PATIENCE_S)
@@ -364,7 +369,7 @@ def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
     from qlb.config.model import Health
 
     health = Health()
-    settings: Any = replace(Settings(), probe="quic")
+    settings: Any = replace(Settings(), probe="quic", all_failing="keep")
     assert {name: getattr(health, name) for name in Settings.__dataclass_fields__} == vars(settings)
     assert find_probe("none") is assume_healthy
 
@@ -381,3 +386,72 @@ async def test_what_was_found_out_is_told_from_what_is_taken_for_granted() -> No
         assert not stage.monitor.has_judged("nobody")
     finally:
         await stage.monitor.stop()
+
+
+async def test_a_finding_decides_at_once(stage: Stage) -> None:
+    """No fall is waited for; it is kept and logged while it lasts, and two good results end it."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    await stage.answer("+")
+    asked = await stage.next()
+    asked.result.set_result(ProbeResult(False, "not its own", finding="not its own", reached=True))
+    await stage.answer("")
+    assert stage.changes == [("a", False, "not its own")]
+    assert stage.monitor.finding("a") == stage.monitor.states["a"].finding == "not its own"
+    await stage.answer("+")
+    assert (stage.monitor.finding("a"), stage.monitor.is_up("a")) == ("", False)
+    await stage.answer("+")
+    assert stage.monitor.is_up("a")
+    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+
+
+async def test_a_finding_is_logged_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """When it appears and when it goes, whatever it says in between."""
+    caplog.set_level(logging.INFO)
+    stage.watch(a=A)
+    stage.monitor.start()
+    for finding in ("one", "another", "another", ""):
+        asked = await stage.next()
+        asked.result.set_result(ProbeResult(not finding, "detail", finding=finding, reached=True))
+    await stage.next()
+    assert [record.message for record in caplog.records] == [
+        "backend is set up wrongly",
+        "backend is set up rightly again",
+    ]
+
+
+async def _all_fail(stage: Stage, all_failing: str) -> None:
+    stage.watch(Settings(all_failing=all_failing, fall=1), a=A, b=B)
+    stage.monitor.start()
+    for ok in (True, True, False, False):
+        asked = await stage.next()
+        asked.result.set_result(ProbeResult(ok, "silence"))
+    await stage.answer("")
+
+
+async def test_where_all_fail_at_once_routing_stays(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The verdicts are told as they are; who counts is who counted before, and the log says so once."""
+    await _all_fail(stage, "keep")
+    assert (stage.monitor.is_up("a"), stage.monitor.is_up("b"), stage.monitor.all_failing) == (False, False, True)
+    counting = {name: counts for name, counts, _ in stage.changes}
+    assert counting in ({"a": True}, {"b": True})
+    asked = await stage.next()
+    asked.result.set_result(ProbeResult(False, "silence"))
+    await stage.answer("")
+    told = [record.message for record in caplog.records if "all probes fail" in record.message]
+    assert len(told) == 1
+
+
+async def test_where_all_fail_at_once_it_can_be_obeyed(stage: Stage) -> None:
+    """Then nobody counts."""
+    await _all_fail(stage, "obey")
+    assert not stage.monitor.all_failing
+    assert {name: counts for name, counts, _ in stage.changes} == {"a": False, "b": False}
+
+
+async def test_probes_are_counted(stage: Stage) -> None:
+    """By their results."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    await stage.answer("++-")
+    assert (stage.monitor.probes_ok, stage.monitor.probes_failed) == (2, 1)

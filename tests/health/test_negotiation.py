@@ -15,8 +15,10 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import encode_quic_version_negotiation
 
 from qlb.demo.certificate import make_certificate
-from qlb.health.negotiation import explain_error, probe_version_negotiation
+from qlb.health import negotiation as probes
+from qlb.health.negotiation import explain_error
 from qlb.health.probes import ProbeResult
+from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
 from qlb.wire import invariants
 from qlb.wire.negotiation import PROBE_BYTES, PROBE_VERSION
@@ -30,6 +32,11 @@ Answer = Callable[[bytes, bytes], list[bytes]]
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+
+
+async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> ProbeResult:
+    """Probe whoever is there."""
+    return await probes.probe_version_negotiation(Target("a", endpoint), timeout_s)
 
 
 def run(loop: Loop, main: Any) -> Any:
@@ -102,7 +109,7 @@ def test_a_real_server_is_healthy(loop: Loop, host: str) -> None:
             server.close()
 
     result, connections = run(loop, main())
-    assert result == ProbeResult(ok=True, detail="it answers; it speaks v1, v2")
+    assert result == ProbeResult(ok=True, detail="it answers; it speaks v1, v2", reached=True)
     assert connections == 0
 
 

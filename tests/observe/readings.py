@@ -52,6 +52,7 @@ def sample_reading() -> Reading:
                 returned=0,
                 last_seen_s=None,
                 drained=True,
+                finding="wrong key",
             ),
             BackendReading(
                 name="gone",
@@ -76,6 +77,8 @@ def sample_reading() -> Reading:
                 packets_per_second=2.5,
             ),
         ),
+        probes={"ok": 31, "failed": 37},
+        all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
         rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),
         outcomes={"cid_config_0": 2, "cid_config_1": 12, "four_tuple_no_config": 2, "fallback_too_short": 1},

@@ -78,6 +78,9 @@ CONTRACT = {
     ("qlb_cid_config_last_packet_timestamp_seconds", "config_id"),
     ("qlb_unconfigured_cid_packets_total", "config_id"),
     ("qlb_rotation_phase", "phase"),
+    ("qlb_backend_cid_mismatch", "backend"),
+    ("qlb_probes_total", "result"),
+    ("qlb_health_all_failing", ""),
 }
 
 
@@ -147,6 +150,11 @@ def test_values(reading: Reading) -> None:
         ): 1,
         sample("qlb_cid_config_last_packet_timestamp_seconds", config_id="1"): 1_700_000_099.0,
         sample("qlb_unconfigured_cid_packets_total", config_id="4"): 29,
+        sample("qlb_backend_cid_mismatch", backend="a"): 0,
+        sample("qlb_backend_cid_mismatch", backend="b:2"): 1,
+        sample("qlb_probes_total", result="ok"): 31,
+        sample("qlb_probes_total", result="failed"): 37,
+        sample("qlb_health_all_failing"): 1,
         sample("qlb_rotation_phase", phase="idle"): 0,
         sample("qlb_rotation_phase", phase="retiring"): 1,
     }

@@ -18,6 +18,8 @@ def test_the_contract(reading: Reading) -> None:
     status = as_read(reading)
     assert status["version"] == "1.2.3"
     assert status["ready"] is True
+    assert status["all_probes_failing"] is True
+    assert [row["finding"] for row in status["backends"]] == [None, "wrong key"]
     assert status["uptime_s"] == 12.346
     assert (status["plane"], status["mode"]) == ("asyncio", "proxy")
     assert status["listen"] == ["127.0.0.1:4433", "[::1]:4433"]
@@ -67,6 +69,7 @@ def test_a_backend(reading: Reading) -> None:
         "drained": False,
         "healthy": True,
         "detail": "it answers",
+        "finding": None,
         "weight": 2,
         "packets_per_second": 49.988,
         "forwarded_packets": 13,

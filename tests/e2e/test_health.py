@@ -1,0 +1,118 @@
+"""Health that proves the path: a backend with a wrong key is found, and a prober without a network moves nobody."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from qlb.cid import CidGenerator, CidParams
+from qlb.demo.client import connect
+from tests.e2e import scrape
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import Yaml, configuration, running
+from tests.e2e.nat import Address, Nat
+from tests.e2e.ports import free_port
+from tests.e2e.server import Server, server_id_of
+from tests.e2e.stage import KEY, NAMES, PARAMS, stage
+from tests.processes import standing_still
+
+pytestmark = pytest.mark.e2e
+
+CALLS: Final = 24
+"""So many that the fallback sends some of them to each of three backends, as good as surely."""
+HEALTH: Final = {"probe": "handshake", "interval": "100ms", "timeout": "5s"}
+OTHER_KEY: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY[::-1])
+LIMIT_S: Final = 30.0
+
+
+async def test_a_server_with_another_key_is_found(tmp_path: Path) -> None:
+    """Named with what was expected and seen, a metric, and no new connections; mended, it is back. 0 lost."""
+    async with stage(tmp_path, health=HEALTH) as scene:
+        wrong = scene.servers[0]
+        assert wrong.rotation is not None
+        assert wrong.server_id is not None
+        async with in_progress(scene.addresses(CALLS)) as old_calls:
+            wrong.rotation.rotate(CidGenerator(OTHER_KEY, wrong.server_id))
+            await scene.daemon.until(lambda found: found.total("qlb_backend_cid_mismatch") == 1)
+            found = await scene.daemon.metrics()
+            assert found.by("qlb_backend_cid_mismatch", "backend") == {wrong.name: 1}
+            assert found.by("qlb_backend_up", "backend") == {server.name: 1 for server in scene.servers[1:]}
+            row = (await scene.daemon.status())["backends"][0]
+            assert f"expected {wrong.server_id.hex()} (config 1)" in row["finding"]
+            assert scene.daemon.logged("backend is set up wrongly") == 1
+            async with in_progress(scene.addresses(CALLS)) as new_calls:
+                scene.nat.rebind_all()
+                await asyncio.gather(old_calls.until_more(), new_calls.until_more())
+            assert wrong.name not in new_calls.backends
+
+            wrong.rotation.rotate(CidGenerator(PARAMS, wrong.server_id))
+            await scene.daemon.until(lambda found: found.total("qlb_backend_up") == len(scene.servers))
+            async with in_progress(scene.addresses(CALLS)) as late_calls:
+                scene.nat.rebind_all()
+                await asyncio.gather(old_calls.until_more(), late_calls.until_more())
+            assert wrong.name in late_calls.backends
+            assert scene.daemon.logged("backend is set up rightly again") == 1
+        assert old_calls.lost + new_calls.lost + late_calls.lost == []
+        await scene.daemon.settled()
+
+
+@asynccontextmanager
+async def demo_servers(config: Path) -> AsyncIterator[int]:
+    """Run demo servers for all backends of a configuration in one process; yield its process ID."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qlb.demo.backends", str(config)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline()
+        yield process.pid
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+def three_servers() -> tuple[Yaml, tuple[str, int]]:
+    """Return a configuration of three backends, and the service's address."""
+    service = ("127.0.0.1", free_port())
+    servers = [Server(name, server_id_of(name, PARAMS), ("127.0.0.1", free_port())) for name in NAMES]
+    health = {"probe": "quic", "interval": "50ms", "timeout": "50ms", "fall": "2"}
+    return configuration([service], [PARAMS], servers, health=health), service
+
+
+async def ask(address: Address) -> str:
+    """Ask over a connection of its own which backend it has. Raises BackendError where it is lost."""
+    async with connect(*address, timeout_s=LIMIT_S) as client:
+        return (await client.get()).backend or ""
+
+
+async def test_where_nobody_answers_routing_stays(tmp_path: Path) -> None:
+    """All servers stand still at once: this node is not ready, but nobody is taken out.
+
+    Connections that begin meanwhile are waited with, not dropped, and complete once the servers go on. 0 lost.
+    """
+    config, service = three_servers()
+    (tmp_path / "servers").mkdir()
+    file = tmp_path / "servers/qlb.yaml"
+    file.touch(mode=0o600)
+    file.write_text(yaml.safe_dump(config))
+    async with asyncio.timeout(LIMIT_S), demo_servers(file) as pid, running(tmp_path / "daemon", config) as daemon:
+        with Nat() as nat:
+            addresses = [nat.port(service).address for _ in range(CALLS)]
+            with standing_still(pid):
+                await daemon.until(lambda found: found.total("qlb_health_all_failing") == 1)
+                assert (await daemon.metrics()).total("qlb_backend_up") == 0
+                assert (await scrape.get(daemon.admin, "/readyz"))[0] == 503
+                assert daemon.logged("all probes fail") == 1
+                asking = asyncio.gather(*map(ask, addresses))
+                await daemon.until(lambda found: found.total("qlb_packets_forwarded_total") >= CALLS)
+            assert set(await asking) == set(NAMES)
+            await daemon.until(lambda found: found.total("qlb_backend_up") == len(NAMES))
+            await daemon.until(lambda found: found.total("qlb_health_all_failing") == 0)
+        assert (await daemon.settled()).by("qlb_packets_dropped_total", "reason") == {}

@@ -1,0 +1,237 @@
+"""The handshake probe against real servers: with the right IDs, the wrong ones, none, and against false servers."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from aioquic.asyncio.server import serve as serve_plainly
+from aioquic.quic.configuration import QuicConfiguration
+
+from qlb.adapters.aioquic import serve
+from qlb.cid import CidCodec, CidGenerator, CidParams
+from qlb.demo.certificate import Certificate, make_certificate
+from qlb.health.handshake import probe_handshake
+from qlb.health.probes import ProbeResult
+from qlb.health.target import Pool, Target
+from qlb.routing.backends import Endpoint
+
+PATIENCE_S = 10.0
+SHORT_S = 0.05
+KEY = bytes(range(16))
+PARAMS = CidParams(1, 4, 12, KEY)
+OWN, OTHER = b"\xc0\xff\xee\x01", b"\xc0\xff\xee\x02"
+POOL = Pool({1: CidCodec(PARAMS)}, {(1, OWN): "a", (1, OTHER): "b"})
+PROBES = 50
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Certificate:
+    """One for all servers."""
+    return make_certificate()
+
+
+@asynccontextmanager
+async def server(
+    certificate: Certificate,
+    generator: CidGenerator | None,
+    *,
+    host: str = "127.0.0.1",
+    retry: bool = False,
+    alpn: str = "h3",
+) -> AsyncIterator[Endpoint]:
+    """Run an aioquic server. generator: None = IDs of its own."""
+    configuration = QuicConfiguration(
+        is_client=False,
+        alpn_protocols=[alpn],
+        certificate=certificate.certificate,
+        private_key=certificate.private_key,
+    )
+    if generator is None:
+        running = await serve_plainly(host, 0, configuration=configuration, retry=retry)
+    else:
+        running = await serve(host, 0, configuration=configuration, generator=generator, retry=retry)
+    try:
+        yield Endpoint(*running._transport.get_extra_info("sockname")[:2])  # type: ignore[union-attr]
+    finally:
+        running.close()
+
+
+def descriptors() -> int:
+    """Return how many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def target(endpoint: Endpoint, *, quic_lb: bool = True) -> Target:
+    """Return what is asked of a server that should have OWN."""
+    return Target("a", endpoint, {1: (OWN,)} if quic_lb else {}, POOL, ("h3",))
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certificate: Certificate) -> None:
+    """All of them are looked at: the handshake's and those for later paths."""
+
+    async def main() -> ProbeResult:
+        async with server(certificate, CidGenerator(PARAMS, OWN), host=host) as endpoint:
+            return await probe_handshake(target(endpoint), PATIENCE_S)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        result = runner.run(main())
+    assert result == ProbeResult(
+        ok=True,
+        detail="it completes a handshake; all of its 8 connection IDs are its own (config 1)",
+        reached=True,
+    )
+
+
+async def test_a_server_that_validates_addresses(certificate: Certificate) -> None:
+    """A Retry is followed, and its ID is looked at like all others."""
+    async with server(certificate, CidGenerator(PARAMS, OWN), retry=True) as endpoint:
+        result = await probe_handshake(target(endpoint), PATIENCE_S)
+    assert result.ok
+    assert "9 connection IDs" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("generator", "text"),
+    [
+        (
+            CidGenerator(PARAMS, OTHER),
+            "decodes under config 1 to server ID c0ffee02, b's; expected c0ffee01 (config 1)",
+        ),
+        (
+            CidGenerator(CidParams(1, 4, 12, KEY[::-1]), OWN),
+            "no backend's (has the server another key?); expected c0ffee01",
+        ),
+        (CidGenerator(CidParams(3, 4, 12, KEY), OWN), "carries config ID 3, which is not configured here"),
+        (CidGenerator(CidParams(1, 4, 8, KEY), OWN), "is too short for config 1: 13 octets"),
+    ],
+    ids=["another's ID", "another key", "another config", "other lengths"],
+)
+async def test_a_server_with_wrong_ids(certificate: Certificate, generator: CidGenerator, text: str) -> None:
+    """It is found by the first probe, and named with what was expected and seen."""
+    async with server(certificate, generator) as endpoint:
+        result = await probe_handshake(target(endpoint), PATIENCE_S)
+    assert (result.ok, result.reached, result.doubtful) == (False, True, False)
+    assert text in result.finding == result.detail
+
+
+async def test_a_server_without_quic_lb(certificate: Certificate) -> None:
+    """Where it has no server ID, the handshake is all; where it should have one, that is a finding."""
+    async with server(certificate, None) as endpoint:
+        plain = await probe_handshake(target(endpoint, quic_lb=False), PATIENCE_S)
+        assert plain == ProbeResult(ok=True, detail="it completes a handshake", reached=True)
+        assert (await probe_handshake(target(endpoint), PATIENCE_S)).finding
+
+
+async def test_no_protocol_in_common(certificate: Certificate) -> None:
+    """The server ends the handshake and has shown its ID: it is alive, and the operator learns what to set."""
+    async with server(certificate, CidGenerator(PARAMS, OWN), alpn="hq-interop") as endpoint:
+        result = await probe_handshake(target(endpoint), PATIENCE_S)
+    assert result.ok
+    assert "TLS alert 120: set health.alpn" in result.detail
+    assert "are its own" in result.detail
+    async with server(certificate, CidGenerator(PARAMS, OTHER), alpn="hq-interop") as endpoint:
+        assert "b's" in (await probe_handshake(target(endpoint), PATIENCE_S)).finding
+
+
+async def test_nobody_there() -> None:
+    """A refusal is told as such, and it was the host that answered."""
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    )
+    endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
+    transport.close()
+    await asyncio.sleep(0)
+    result = await probe_handshake(target(endpoint), PATIENCE_S)
+    assert (result.ok, result.reached, result.doubtful) == (False, True, False)
+    assert "ECONNREFUSED" in result.detail
+
+
+class Babbler(asyncio.DatagramProtocol):
+    """A UDP server that answers every datagram with what it was given."""
+
+    def __init__(self, answers: Callable[[bytes], list[bytes]]) -> None:
+        """answers: a client's datagram → what to send back."""
+        self._answers = answers
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the socket."""
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        """Answer."""
+        for answer in self._answers(data):
+            self._transport.sendto(answer, addr)
+
+
+def _version_negotiation(data: bytes) -> list[bytes]:
+    dcid_len = data[5]
+    dcid, rest = data[6 : 6 + dcid_len], data[6 + dcid_len :]
+    scid = rest[1 : 1 + rest[0]]
+    return [b"\x80" + bytes(4) + bytes((len(scid),)) + scid + bytes((len(dcid),)) + dcid + b"\x1a\x2a\x3a\x4a"]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        lambda _: [],
+        lambda data: [data],
+        lambda _: [os.urandom(size) for size in (1, 20, 1200)],
+        lambda _: [b"\xc0\0\0\0\x01\xff" + bytes(300), b"\xf0" + b"\0\0\0\x01" + bytes(3)],
+        _version_negotiation,
+    ],
+    ids=["silence", "echo", "noise", "absurd lengths", "no version in common"],
+)
+async def test_false_servers(answers: Callable[[bytes], list[bytes]]) -> None:
+    """Whatever comes, the probe ends in time and says that it is not good."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Babbler(answers), local_addr=("127.0.0.1", 0))
+    endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
+    try:
+        result = await probe_handshake(target(endpoint), SHORT_S)
+    finally:
+        transport.close()
+    assert not result.ok
+    assert result.detail
+
+
+async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """Descriptors, tasks, timers and the log are after many probes as after the first."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("quic").setLevel(logging.ERROR)  # the server's own
+    async with server(certificate, CidGenerator(PARAMS, OWN)) as endpoint:
+        await probe_handshake(target(endpoint), PATIENCE_S)
+        await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
+        before = descriptors(), len(asyncio.all_tasks())
+        for _ in range(PROBES):
+            assert (await probe_handshake(target(endpoint), PATIENCE_S)).ok
+        gc.collect()
+        await asyncio.sleep(0)
+        assert (descriptors(), len(asyncio.all_tasks())) == before
+    assert [record for record in caplog.records if record.name.startswith(("quic", "aioquic"))] == []
+
+
+async def test_a_probe_that_is_cancelled_closes_its_socket() -> None:
+    """At any moment."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+    endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
+    before = descriptors()
+    for turns in range(5):
+        task = asyncio.create_task(probe_handshake(target(endpoint), PATIENCE_S))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await asyncio.sleep(0)
+    assert descriptors() == before
+    transport.close()
