@@ -5,7 +5,7 @@ import sys
 import click
 
 from qlb import __version__
-from qlb.cli import control, demo, inspect, kernel, rotate, run
+from qlb.cli import control, demo, inspect, kernel, rotate, run, top
 from qlb.errors import ConfigError, PlaneUnavailable, QlbError
 
 
@@ -22,6 +22,7 @@ for command in (
     *demo.COMMANDS,
     *kernel.COMMANDS,
     *rotate.COMMANDS,
+    *top.COMMANDS,
 ):
     cli.add_command(command)
 

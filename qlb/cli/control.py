@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 import click
 
+from qlb.cli.tables import backends, cid_configs, headline, in_text, notices, outcomes
 from qlb.errors import QlbError
 
 _TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.5
 _DEFAULT_SOCKET: Final = "/run/qlb/qlb.sock"
 
-_socket = click.option(
+socket_option = click.option(
     "--socket",
     "path",
     type=click.Path(path_type=Path),
@@ -57,17 +58,22 @@ def ask(path: Path, method: str, target: str) -> tuple[int, Any]:
 
 
 @click.command("status")
-@_socket
+@socket_option
 @_json
 def status(path: Path, as_json: bool) -> None:
     """Show what the daemon is doing."""
     _, answer = ask(path, "GET", "/status")
-    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(_table(answer)))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    tables = (backends(answer), cid_configs(answer), outcomes(answer))
+    parts = [[headline(answer), *notices(answer)], *(in_text(table) for table in tables if table.rows)]
+    click.echo("\n\n".join("\n".join(part) for part in parts))
 
 
 @click.command("reload")
 @click.option("--force", is_flag=True, help="Even where connections that live would be lost.")
-@_socket
+@socket_option
 @_json
 def reload(force: bool, path: Path, as_json: bool) -> None:
     """Read the configuration file again; a bad one changes nothing, nor one that would break living connections."""
@@ -87,7 +93,7 @@ def reload(force: bool, path: Path, as_json: bool) -> None:
 @click.command("drain")
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="Return when it is drained: no packet for drain.quiet_period.")
-@_socket
+@socket_option
 @_json
 def drain(name: str, wait: bool, path: Path, as_json: bool) -> None:
     """Give the backend NAME no new connections; it keeps those that it has."""
@@ -100,7 +106,7 @@ def drain(name: str, wait: bool, path: Path, as_json: bool) -> None:
 
 @click.command("undrain")
 @click.argument("name")
-@_socket
+@socket_option
 @_json
 def undrain(name: str, path: Path, as_json: bool) -> None:
     """Give the backend NAME new connections again."""
@@ -126,31 +132,6 @@ def _is_drained(name: str, path: Path) -> bool:
     if found is None or found["state"] != "draining":
         raise QlbError(f"backend {name} is not draining any more")
     return bool(found["drained"])
-
-
-def _table(answer: dict[str, Any]) -> list[str]:
-    head = (
-        f"qlb {answer['version']}, plane {answer['plane']}, mode {answer['mode']}, "
-        f"generation {answer['config']['generation']}, up {answer['uptime_s']:.0f} s, "
-        f"listening on {', '.join(answer['listen'])}"
-    )
-    rows = [("BACKEND", "ADDRESS", "STATE", "HEALTHY", "FORWARDED", "LAST SEEN")]
-    for backend in answer["backends"]:
-        last_seen_s = backend["last_seen_s"]
-        rows.append(
-            (
-                backend["name"],
-                backend["address"],
-                backend["state"],
-                "yes" if backend["healthy"] else "no",
-                str(backend["forwarded_packets"]),
-                "never" if last_seen_s is None else f"{last_seen_s:.1f} s ago",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    counts = [f"{name} {count}" for name, count in answer["outcomes"].items() if count]
-    return [head, "", *lines, "", "outcomes: " + (", ".join(counts) or "no packets yet")]
 
 
 COMMANDS = (status, reload, drain, undrain)

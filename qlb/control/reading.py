@@ -156,6 +156,7 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
                 forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
                 returned=counts.returned,
                 last_seen_s=last_seen_s,
+                fallback_share=daemon.desired.fallback_shares[index],
                 packets_per_second=daemon.traffic.backend_rate(name),
             )
         )

@@ -5,7 +5,7 @@ nothing. Counting time and telling the workers is the supervisor's part.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qlb.config import build
@@ -16,7 +16,7 @@ from qlb.control.preflight import preflight
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
 from qlb.routing.backends import Backend, BackendIndexes, BackendState
-from qlb.routing.snapshot import Snapshot, compile_snapshot
+from qlb.routing.snapshot import Snapshot, compile_snapshot, fallback_shares
 
 
 class Desired:
@@ -36,6 +36,7 @@ class Desired:
         self.generation = 1
         """Configurations that have taken effect, the first included."""
         self._previous: Snapshot | None = None
+        self._shares: tuple[Snapshot, Sequence[float]] | None = None
         self._orders: Orders | None = self._compile(self.config)
 
     @property
@@ -68,6 +69,14 @@ class Desired:
             b.name: Target(b.name, b.endpoint, b.server_ids, pool, health.alpn, health.server_name or "")
             for b in backends
         }
+
+    @property
+    def fallback_shares(self) -> Sequence[float]:
+        """By backend index, the share of new connections that the fallback gives each, 0 to 1; found out once."""
+        snapshot = self.orders.snapshot
+        if self._shares is None or self._shares[0] is not snapshot:
+            self._shares = snapshot, fallback_shares(snapshot)
+        return self._shares[1]
 
     def reload(self, live: Live | None = None) -> None:
         """Read the file again and take it over.

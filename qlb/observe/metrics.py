@@ -158,6 +158,9 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         "Whether a probe has found that the backend's connection IDs do not lead back to it.",
         labels=("backend",),
     )
+    share = GaugeMetricFamily(
+        "qlb_fallback_share", "Share of new connections that the backend gets now, 0 to 1.", labels=("backend",)
+    )
     seen = GaugeMetricFamily(
         "qlb_backend_last_packet_timestamp_seconds",
         "Unix time of the last datagram that was sent to the backend.",
@@ -173,9 +176,10 @@ def _backends(reading: Reading) -> Iterator[Metric]:
             draining.add_metric((backend.name,), backend.state == "draining")
             drained.add_metric((backend.name,), backend.drained)
             mismatch.add_metric((backend.name,), bool(backend.finding))
+            share.add_metric((backend.name,), backend.fallback_share)
             if backend.last_seen_s is not None:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
-    yield from (forwarded, returned, up, draining, drained, mismatch, seen)
+    yield from (forwarded, returned, up, draining, drained, mismatch, share, seen)
     yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
     yield _gauge(
         "qlb_health_all_failing",

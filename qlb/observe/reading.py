@@ -19,7 +19,8 @@ class BackendReading:
 
     detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
     drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
-    finding: what a probe has found to be wrong with how the backend is set up, "" for nothing.
+    fallback_share: of new connections, 0 to 1. finding: what a probe has found to be wrong with how the backend is set
+    up, "" for nothing.
     """
 
     name: str
@@ -34,6 +35,7 @@ class BackendReading:
     packets_per_second: float = 0.0
     drained: bool = False
     finding: str = ""
+    fallback_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

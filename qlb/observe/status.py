@@ -16,6 +16,7 @@ from qlb.observe.reading import (
 )
 
 _DECIMALS = 3
+_SHARE_DECIMALS = 6
 
 
 def build_status(reading: Reading) -> dict[str, object]:
@@ -67,6 +68,7 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "detail": row.detail,
         "finding": row.finding or None,
         "weight": row.weight,
+        "fallback_share": round(row.fallback_share, _SHARE_DECIMALS),
         "packets_per_second": round(row.packets_per_second, _DECIMALS),
         **_counts(row),
     }

@@ -7,6 +7,7 @@ Each config owns a bounded memo of IDs that it has decoded: a cache, not state, 
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -136,6 +137,12 @@ def _routable_config(
         for server_id in backend.server_ids.get(config_id, ())
     }
     return RoutableConfig(CidCodec(params), server_ids)
+
+
+def fallback_shares(snapshot: Snapshot) -> tuple[float, ...]:
+    """Return by backend index the share of the fallback's slots that are its own or lent to it, 0 to 1."""
+    owned = Counter(snapshot.fallback)
+    return tuple(owned[index] / len(snapshot.fallback) if owned else 0.0 for index in range(len(snapshot.backends)))
 
 
 def _restore(

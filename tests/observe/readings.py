@@ -40,6 +40,7 @@ def sample_reading() -> Reading:
                 returned=9,
                 last_seen_s=0.12345,
                 packets_per_second=49.98765,
+                fallback_share=0.75,
             ),
             BackendReading(
                 name="b:2",

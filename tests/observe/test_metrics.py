@@ -79,6 +79,7 @@ CONTRACT = {
     ("qlb_unconfigured_cid_packets_total", "config_id"),
     ("qlb_rotation_phase", "phase"),
     ("qlb_backend_cid_mismatch", "backend"),
+    ("qlb_fallback_share", "backend"),
     ("qlb_probes_total", "result"),
     ("qlb_health_all_failing", ""),
 }
@@ -150,6 +151,7 @@ def test_values(reading: Reading) -> None:
         ): 1,
         sample("qlb_cid_config_last_packet_timestamp_seconds", config_id="1"): 1_700_000_099.0,
         sample("qlb_unconfigured_cid_packets_total", config_id="4"): 29,
+        sample("qlb_fallback_share", backend="a"): 0.75,
         sample("qlb_backend_cid_mismatch", backend="a"): 0,
         sample("qlb_backend_cid_mismatch", backend="b:2"): 1,
         sample("qlb_probes_total", result="ok"): 31,

@@ -72,6 +72,7 @@ def test_a_backend(reading: Reading) -> None:
         "finding": None,
         "weight": 2,
         "packets_per_second": 49.988,
+        "fallback_share": 0.75,
         "forwarded_packets": 13,
         "forwarded_by_route": {"cid": 10, "flow": 2, "fallback": 1},
         "returned_packets": 9,

@@ -1,0 +1,125 @@
+"""``qlb top``: the daemon's status in the terminal, live."""
+
+import contextlib
+import select
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from qlb.cli.control import ask, socket_option
+from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes
+from qlb.errors import QlbError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES: Final = MappingProxyType(
+    {
+        "down": "red",
+        "up": "green",
+        "drained": "green",
+        "draining": "yellow",
+        "staged": "yellow",
+        "retiring": "yellow",
+    }
+)
+_MAX_ROWS: Final = 200
+
+
+@click.command("top")
+@socket_option
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Show it once, as text, and end.")
+def top(path: Path, interval: float, once: bool) -> None:
+    """Show backends, rates, configurations and outcomes, the busiest first, until q or Ctrl-C."""
+    if once:
+        status = _busiest_first(ask(path, "GET", "/status")[1])
+        tables = (backends(status), cid_configs(status), outcomes(status))
+        click.echo(
+            "\n\n".join(["\n".join([headline(status), *notices(status)]), *("\n".join(in_text(t)) for t in tables)])
+        )
+        return
+    try:
+        from rich.live import Live
+    except ImportError as error:
+        raise QlbError("qlb top needs the top extra: pip install 'qlb[top]' (--once does without)") from error
+    with contextlib.suppress(KeyboardInterrupt), _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
+        before: Status | None = None
+        since: float | None = None
+        while True:
+            try:
+                status = _busiest_first(ask(path, "GET", "/status")[1])
+            except QlbError as error:
+                since = since or time.time()
+                live.update(
+                    f"no answer since {time.strftime('%H:%M:%S', time.localtime(since))}: {error}", refresh=True
+                )
+            else:
+                live.update(_screen(status, _comparable(before, status)), refresh=True)
+                before, since = status, None
+            if pressed(interval) == "q":
+                return
+
+
+def _comparable(before: Status | None, status: Status) -> Status | None:
+    """Return an earlier status of the same daemon; counts begin anew with the daemon."""
+    return before if before is not None and before["uptime_s"] < status["uptime_s"] else None
+
+
+def _busiest_first(status: dict[str, Any]) -> Status:
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        return not row["finding"], row["healthy"], -row["packets_per_second"]
+
+    return {**status, "backends": sorted(status["backends"], key=rank)[:_MAX_ROWS]}
+
+
+def _screen(status: Status, before: Status | None) -> "RenderableType":
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(headline(status), style="bold")]
+    parts += [Text(text, style="yellow") for text in notices(status)]
+    parts += [_rich(table) for table in (backends(status), cid_configs(status), outcomes(status, before))]
+    return Group(*parts, Text("q quits", style="dim"))
+
+
+def _rich(table: Table) -> "RenderableType":
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(table.columns):
+        drawn.add_column(name, justify="right" if number in table.numbers else "left", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "red" if cell.startswith("drop_") else "")) for cell in row))
+    return drawn
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Any]:
+    """Yield a function that waits for so many seconds and returns the key that was pressed, or ""."""
+    if not sys.stdin.isatty():
+        yield time.sleep
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+
+    def pressed(seconds: float) -> str:
+        readable, _, _ = select.select([sys.stdin], [], [], seconds)
+        return sys.stdin.read(1) if readable else ""
+
+    try:
+        tty.setcbreak(sys.stdin)
+        yield pressed
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+COMMANDS = (top,)
