@@ -145,7 +145,8 @@ async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
     async with echoes(tmp_path, "127.0.0.1", forwarding={"workers": "1"}) as on:
         unroutable = datagrams.short(b"\xe0" + bytes(16), b"?")
         assert (await on.ask(unroutable))[0] == unroutable
-        on.daemon.write({**on.config, "health": {"interval": "50ms", "timeout": "50ms", "fall": "1"}})
+        obeyed = {"interval": "50ms", "timeout": "50ms", "fall": "1", "all_failing": "obey"}
+        on.daemon.write({**on.config, "health": obeyed})
         assert (await on.daemon.command("reload"))[0] == 0
         await on.daemon.until(lambda found: not found.by("qlb_backend_up", "backend"))
         assert (await scrape.get(on.daemon.admin, "/readyz"))[0] == 503
