@@ -12,7 +12,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo test check bench bpf soak asan fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -57,6 +57,10 @@ fuzz-core: $(VENV)/test.stamp
 # Everything at once: address changes, reloads, kills of workers, garbage.
 soak: $(VENV)/test.stamp
 	$(BIN)/python -m tests.e2e.soak $(SOAK_S)
+
+# The pictures in docs/ of the status page: needs Chromium (Debian: chromium, chromium-driver).
+pictures: $(VENV)/test.stamp
+	$(BIN)/python -m tests.e2e.pictures docs
 
 # A copy whose extension checks every access, under the tests of the plane and a short soak. Python's own
 # allocations at exit are no leaks of ours.

@@ -1,0 +1,127 @@
+"""The status page, read from a real daemon by a real browser."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e import datagrams
+from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
+from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.echoes import Echoes, echoes
+from tests.e2e.ports import free_port
+from tests.e2e.server import Server
+from tests.e2e.stage import LIMIT_S, PARAMS
+from tests.e2e.udp_servers import UdpServer
+
+pytestmark = pytest.mark.e2e
+
+FIRST_ROW: Final = "#backends tbody tr:first-child"
+MANY: Final = 5000
+WIDTHS: Final = "[document.documentElement.scrollWidth, innerWidth]"
+LOADED: Final = "performance.getEntriesByType('resource').map(entry => new URL(entry.name).pathname)"
+
+
+@asynccontextmanager
+async def page_of(daemon: Daemon, folder: Path) -> AsyncIterator[Browser]:
+    """Open a daemon's page. After the block the console must be empty and nothing but /status have been loaded."""
+    host, port = daemon.admin
+    async with asyncio.timeout(LIMIT_S), browser(folder / "profile") as window:
+        await window.emulate(DESKTOP)
+        await window.open(f"http://{host}:{port}/")
+        await window.until_shown("#state", lambda shown: shown == "ready")
+        yield window
+        assert await window.console() == []
+        assert set(await window.evaluate(LOADED)) == {"/status"}
+
+
+async def ask(on: Echoes, server: UdpServer, times: int = 1) -> None:
+    """Have a server answer so many packets that bear its ID."""
+    for _ in range(times):
+        await on.ask(datagrams.short(on.id_of(server), b"?"))
+
+
+async def test_the_page_shows_what_moves(tmp_path: Path) -> None:
+    """Backends, packets, outcomes, config IDs, workers; a drain is seen, and that it is done; nothing is reloaded."""
+    async with echoes(tmp_path, "127.0.0.1", drain={"quiet_period": "1s"}) as on, page_of(on.daemon, tmp_path) as page:
+        names = "[...document.querySelectorAll('#backends td:first-child > span')].map(node => node.firstChild.data)"
+        assert await page.evaluate(names) == [server.name for server in on.servers]
+        await ask(on, on.servers[0], 7)
+        await page.until_shown(FIRST_ROW, lambda shown: "7 by ID, 0 by flow, 0 by fallback" in shown)
+        await page.until_shown("#outcomes", lambda shown: "cid_config_1\t7" in shown)
+        assert "33 % wanted" in await page.text(FIRST_ROW)
+        assert "active" in await page.text("#configs")
+        assert "alive" in await page.text("#workers")
+        assert f"127.0.0.1:{on.service[1]}" in await page.text("#listeners")
+
+        assert (await on.daemon.command("drain", on.servers[0].name))[0] == 0
+        shown = await page.until_shown(FIRST_ROW, lambda shown: "drained" in shown)
+        assert "0 % wanted" in shown
+        assert (await on.daemon.command("undrain", on.servers[0].name))[0] == 0
+        await page.until_shown(FIRST_ROW, lambda shown: "active" in shown)
+
+
+async def test_the_page_waits_for_a_daemon_that_is_gone(tmp_path: Path) -> None:
+    """It says so, keeps what it knew, and goes on with the next daemon, whose counts began anew."""
+    async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
+        await ask(on, on.servers[1], 3)
+        await page.until_shown("#outcomes", lambda shown: "cid_config_1\t3" in shown)
+        await on.daemon.stop()
+        await page.until_shown("#state", lambda shown: shown.startswith("no answer since "))
+        assert "cid_config_1\t3" in await page.text("#outcomes")
+        refused = await page.console()
+        assert refused
+        assert all("ERR_CONNECTION_REFUSED" in line["message"] for line in refused)
+        await on.daemon.start()
+        await page.until_shown("#state", lambda shown: shown == "ready")
+        await page.until_shown("#outcomes tbody", lambda shown: not shown)
+        await page.console()
+
+
+async def test_the_page_fits_a_phone_in_the_dark(tmp_path: Path) -> None:
+    """Nothing sticks out to the right, and it is dark where the reader wants it dark."""
+    async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
+        await ask(on, on.servers[2])
+        for size in (PHONE, DESKTOP):
+            for dark in (True, False):
+                await page.emulate(size, dark=dark)
+                wide, window = await page.evaluate(WIDTHS)
+                assert wide <= window == size[0]
+                background = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+                assert background == ("rgb(20, 22, 26)" if dark else "rgb(255, 255, 255)")
+
+
+async def test_the_page_shows_text_as_text(tmp_path: Path) -> None:
+    """Whatever a server says of itself reaches the page as letters, not as markup; notices name what is wrong."""
+    markup = "<img src=x onerror=document.title='gone'>"
+    async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
+        hostile: dict[str, Any] = {
+            "name": markup,
+            "finding": markup,
+            "detail": markup,
+            "state": markup,
+            "healthy": False,
+        }
+        await page.evaluate(
+            "show({...before, backends: before.backends.map(row => ({...row, ...arguments[0]}))})", hostile
+        )
+        assert markup in await page.text(FIRST_ROW)
+        assert f"{markup}: {markup}" in await page.text("#notices")
+        assert await page.evaluate("[document.images.length, document.title]") == [0, "qlb"]
+        wide, window = await page.evaluate(WIDTHS)
+        assert wide <= window
+
+
+async def test_the_page_stays_readable_with_thousands_of_backends(tmp_path: Path) -> None:
+    """It shows a hundred, says of how many, and finds the others by their names."""
+    servers = [Server(f"agent-{number}", number.to_bytes(4), ("127.0.0.1", 10_000 + number)) for number in range(MANY)]
+    config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
+    async with running(tmp_path / "daemon", config) as daemon, page_of(daemon, tmp_path) as page:
+        await page.until_shown("#filtered", lambda shown: shown.startswith("100 of 5,000 shown"))
+        assert await page.evaluate("document.querySelectorAll('#backends tbody tr').length") == 100
+        await page.evaluate("(at('filter').value = 'agent-4321', at('filter').dispatchEvent(new Event('input')))")
+        await page.until_shown("#backends tbody tr td:first-child", lambda shown: shown.startswith("agent-4321\n"))
+        assert await page.text("#filtered") == "1 of 5,000 shown"
