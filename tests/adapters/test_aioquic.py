@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -159,7 +160,7 @@ def test_canary_aioquic_still_has(name: str) -> None:
 
 def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that renamed an attribute would ignore our IDs in silence; it is refused by name instead."""
-    monkeypatch.setattr(adapter, "RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
+    monkeypatch.setattr("qlb.adapters.aioquic.release.RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
     with pytest.raises(QlbError, match=r"has no QuicConnection\._gone;"):
         adapter.routable(QuicConnectionProtocol, ShortSource(1))
 
@@ -385,6 +386,72 @@ def test_the_reserved_config_asks_clients_to_stay(
     sent = pull_quic_transport_parameters(Buffer(data=connection._serialize_transport_parameters()))
     assert bool(sent.disable_active_migration) is stays
     assert sent.initial_source_connection_id == connection.host_cid
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [
+        (adapter.PreferredAddress(ipv4=("192.0.2.7", 443)), (("192.0.2.7", 443), None)),
+        (adapter.PreferredAddress(ipv6=("2001:db8::7", 443)), (None, ("2001:db8::7", 443))),
+        (
+            adapter.PreferredAddress(("192.0.2.7", 443), ("2001:db8::7", 8443)),
+            (("192.0.2.7", 443), ("2001:db8::7", 8443)),
+        ),
+    ],
+)
+def test_a_preferred_address_has_an_id_of_its_own(
+    address: adapter.PreferredAddress, seen: tuple[object, object], server_configuration: QuicConfiguration
+) -> None:
+    """Its ID decodes, is none of the others, is the second in sequence, and no NEW_CONNECTION_ID repeats it."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    connection = server_connection(adapter.routable_configuration(server_configuration, source))
+    adapter.install(connection, source, preferred_address=address)
+    connection._version = 1
+    for _ in range(2):  # aioquic may serialize them more than once; it is one and the same ID
+        sent = pull_quic_transport_parameters(Buffer(data=connection._serialize_transport_parameters()))
+        preferred = sent.preferred_address
+        assert preferred is not None
+        assert (preferred.ipv4_address, preferred.ipv6_address) == seen
+        assert preferred.connection_id == connection._host_cids[1].cid != connection.host_cid
+        assert preferred.stateless_reset_token == connection._host_cids[1].stateless_reset_token
+    assert CidCodec(FOUR_PASS).decode(preferred.connection_id) == SERVER_ID
+    connection._remote_active_connection_id_limit = 8
+    connection._replenish_connection_ids()
+    assert [cid.sequence_number for cid in connection._host_cids] == list(range(8))
+    assert [cid.was_sent for cid in connection._host_cids[1:]] == [True] + [False] * 6
+
+
+@pytest.mark.parametrize(("nonces", "reserved"), [(0, True), (1, True), (1, False)])
+def test_without_a_routable_id_no_address_is_preferred(
+    nonces: int, reserved: bool, server_configuration: QuicConfiguration
+) -> None:
+    """Where the nonces end, the client stays where it is."""
+    source = ShortSource(nonces, reserved=reserved)
+    connection = server_connection(adapter.routable_configuration(server_configuration, source))
+    adapter.install(connection, source, preferred_address=adapter.PreferredAddress(ipv4=("192.0.2.7", 443)))
+    connection._version = 1
+    sent = pull_quic_transport_parameters(Buffer(data=connection._serialize_transport_parameters()))
+    assert sent.preferred_address is None
+    assert len(connection._host_cids) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        (adapter.PreferredAddress(), "neither ipv4 nor ipv6"),
+        (adapter.PreferredAddress(ipv4=("edge.example", 443)), "edge.example"),
+        (adapter.PreferredAddress(ipv4=("2001:db8::7", 443)), "2001:db8::7"),
+        (adapter.PreferredAddress(ipv6=("192.0.2.7", 443)), "192.0.2.7"),
+        (adapter.PreferredAddress(ipv4=("0.0.0.0", 443)), "nobody can go to"),
+        (adapter.PreferredAddress(ipv4=("224.0.0.1", 443)), "nobody can go to"),
+        (adapter.PreferredAddress(ipv4=("192.0.2.7", 0)), "port 0"),
+        (adapter.PreferredAddress(ipv6=("2001:db8::7", 65536)), "port 65536"),
+    ],
+)
+def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, problem: str) -> None:
+    """It is refused before the first packet, with what is wrong."""
+    with pytest.raises(CidError, match=re.escape(problem)):
+        adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)
 
 
 def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfiguration) -> None:

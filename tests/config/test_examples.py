@@ -48,6 +48,7 @@ def placed(name: str, folder: Path) -> Path:
 def test_the_examples_are_there() -> None:
     """The one that `make run` uses, and those that the documentation names."""
     assert set(EXAMPLES) == {
+        "anycast.yaml",
         "direct-return.yaml",
         "minimal.yaml",
         "plaintext.yaml",

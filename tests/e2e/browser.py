@@ -1,6 +1,8 @@
 """A real browser without a screen: Chromium, driven over WebDriver."""
 
 import asyncio
+import base64
+import hashlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,8 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+
+from qlb.demo.certificate import Certificate
+from tests.e2e.nat import Address
 
 PHONE: Final = (360, 800)
 DESKTOP: Final = (1200, 900)
@@ -76,6 +82,13 @@ class Browser:
     async def screenshot(self, path: Path) -> None:
         """Write what the window shows as a PNG."""
         assert await asyncio.to_thread(self._driver.save_screenshot, str(path)), path
+
+
+def trusting(certificate: Certificate, address: Address) -> tuple[str, str]:
+    """Return what makes it speak HTTP/3 with an address at once, and trust this certificate there."""
+    public_key = certificate.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    digest = base64.b64encode(hashlib.sha256(public_key).digest()).decode()
+    return f"--ignore-certificate-errors-spki-list={digest}", "--origin-to-force-quic-on={}:{}".format(*address)
 
 
 @asynccontextmanager

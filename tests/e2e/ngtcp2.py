@@ -49,15 +49,18 @@ async def download(
     mode: Mode = Mode.STAY,
     change_after: str = "100ms",
     upload: Path | None = None,
+    to_preferred_address: bool = True,
 ) -> Download:
     """Fetch one path into a folder of its own, or POST a file to it and keep the answer.
 
     change_after: after the handshake, when the client changes its address (modes other than STAY).
+    to_preferred_address: follow the server to the address that it prefers.
     The process is killed where the task is cancelled.
     """
     folder.mkdir(parents=True)
     process = await asyncio.create_subprocess_exec(
         *_command(address, path, folder, mode, change_after, upload),
+        *(() if to_preferred_address else ("--no-preferred-addr",)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

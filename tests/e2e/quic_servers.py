@@ -21,7 +21,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, ProtocolNegotiated, QuicEvent
 
-from qlb.adapters.aioquic import serve
+from qlb.adapters.aioquic import PreferredAddress, serve
 from qlb.cid import CidGenerator, CidParams, RotatingGenerator
 from qlb.demo.certificate import Certificate, make_certificate
 from tests.e2e.nat import Address
@@ -110,27 +110,32 @@ async def quic_servers(
     host: str = "127.0.0.1",
     port: int = 0,
     retry: bool = False,
+    preferred_address: PreferredAddress | None = None,
+    certificate: Certificate | None = None,
 ) -> AsyncIterator[list[QuicServerBehind]]:
     """Run one server for each name.
 
     params: what their connection IDs are made by; None = aioquic's own. port: of a single one; 0 = any free ones.
-    retry: validate addresses first.
+    retry: validate addresses first. preferred_address: where they send their clients; only with params.
+    certificate: of all; None = a new one.
     """
-    certificate = make_certificate()
+    certificate = certificate or make_certificate()
     async with AsyncExitStack() as stack:
         found = []
         for name in names:
             server = QuicServerBehind(name, server_id_of(name, params), (host, port), gates)
             if params is not None and server.server_id is not None:
                 server.rotation = RotatingGenerator(CidGenerator(params, server.server_id))
-            listening = await _serve(server, certificate, retry)
+            listening = await _serve(server, certificate, retry, preferred_address)
             stack.callback(_close, server, listening)
             server.address = _address(listening)
             found.append(server)
         yield found
 
 
-async def _serve(server: QuicServerBehind, certificate: Certificate, retry: bool) -> QuicServer:
+async def _serve(
+    server: QuicServerBehind, certificate: Certificate, retry: bool, preferred_address: PreferredAddress | None
+) -> QuicServer:
     configuration = QuicConfiguration(
         is_client=False,
         alpn_protocols=H3_ALPN,
@@ -141,7 +146,13 @@ async def _serve(server: QuicServerBehind, certificate: Certificate, retry: bool
     create = partial(StoryProtocol, server=server)
     if server.rotation is None:
         return await serve_plainly(*server.address, configuration=configuration, create_protocol=create, retry=retry)
-    return await serve(*server.address, configuration=configuration, generator=server.rotation, create_protocol=create)
+    return await serve(
+        *server.address,
+        configuration=configuration,
+        generator=server.rotation,
+        create_protocol=create,
+        preferred_address=preferred_address,
+    )
 
 
 def _address(listening: QuicServer) -> Address:

@@ -32,15 +32,18 @@ from tests.e2e.quic_servers import QuicServerBehind, quic_servers
 from tests.e2e.stage import KEY, NAMES, PARAMS
 from tests.e2e.stories import Gates
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(bool(libbpf.what_lacks()), reason=f"the xdp plane: {libbpf.what_lacks()}"),
-]
+pytestmark = pytest.mark.e2e
 
 PORT: Final = 4433
 CONNECTIONS: Final = 10
 LIMIT_S: Final = 60.0
 OTHER_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=10, key=KEY[::-1])
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_kernel() -> None:
+    if lack := libbpf.what_lacks():
+        pytest.skip(f"the xdp plane: {lack}")
 
 
 @dataclass

@@ -1,0 +1,120 @@
+"""A handshake by anycast, the rest by unicast: servers name the address of their site, and clients may go there.
+
+Two daemons with the same configuration stand for the anycast address and for the site's own.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from qlb.adapters.aioquic import PreferredAddress
+from qlb.demo.certificate import Certificate, make_certificate
+from tests.e2e import ngtcp2
+from tests.e2e.browser import browser, trusting
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.nat import Address
+from tests.e2e.ports import free_port
+from tests.e2e.quic_servers import quic_servers
+from tests.e2e.stage import LIMIT_S, NAMES, PARAMS
+from tests.e2e.stories import Gates, read_story
+
+pytestmark = pytest.mark.e2e
+
+CONNECTIONS: Final = 10
+GATE: Final = "gate"
+
+
+@dataclass
+class Scene:
+    """The cast. address: the one that clients know."""
+
+    address: Address
+    anycast: Daemon
+    site: Daemon
+    gates: Gates
+    certificate: Certificate
+
+    async def until_all_are_there(self, connections: int) -> None:
+        """Wait until the site serves so many clients."""
+        await self.site.until(lambda found: found.total("qlb_sessions") >= connections)
+
+
+@asynccontextmanager
+async def site_behind_anycast(folder: Path, host: str, site_host: str) -> AsyncIterator[Scene]:
+    """Set it up."""
+    gates, certificate = Gates(), make_certificate()
+    address, unicast = (host, free_port(host)), (site_host, free_port(site_host))
+    preferred = PreferredAddress(ipv6=unicast) if ":" in site_host else PreferredAddress(ipv4=unicast)
+    async with (
+        asyncio.timeout(LIMIT_S),
+        quic_servers(NAMES, PARAMS, gates, host=host, preferred_address=preferred, certificate=certificate) as servers,
+        running(folder / "anycast", configuration([address], [PARAMS], servers)) as anycast,
+        running(folder / "site", configuration([unicast], [PARAMS], servers)) as site,
+    ):
+        yield Scene(address, anycast, site, gates, certificate)
+
+
+@pytest.mark.parametrize(("host", "site_host"), [("127.0.0.1", "127.0.0.2"), ("::1", "::1")])
+async def test_calls_go_on_at_the_site(host: str, site_host: str, tmp_path: Path) -> None:
+    """Clients of aioquic follow; then nothing needs the anycast node any more: it is killed, and no call is lost."""
+    async with (
+        site_behind_anycast(tmp_path, host, site_host) as scene,
+        in_progress([scene.address] * CONNECTIONS) as calls,
+    ):
+        await scene.until_all_are_there(CONNECTIONS)
+        await calls.until_more()
+        await scene.anycast.kill()
+        await calls.until_more()
+        assert calls.lost == []
+        found = await scene.site.metrics()
+        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, "none has begun at the site"
+        await scene.anycast.start()
+
+
+@ngtcp2.needed
+async def test_transfers_go_on_at_the_site(tmp_path: Path) -> None:
+    """ngtcp2's clients follow in mid-transfer."""
+    async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene, asyncio.TaskGroup() as transfers:
+        downloads = [
+            transfers.create_task(ngtcp2.download(scene.address, f"/story/{GATE}", tmp_path / str(number)))
+            for number in range(CONNECTIONS)
+        ]
+        await scene.until_all_are_there(CONNECTIONS)
+        await scene.anycast.kill()
+        scene.gates.open(GATE)
+        ended = [await download for download in downloads]
+        assert [end.output for end in ended if end.exit_code] == []
+        assert {read_story(end.body or b"") for end in ended} <= set(NAMES)
+        found = await scene.site.settled()
+        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}
+        await scene.anycast.start()
+
+
+@ngtcp2.needed
+async def test_a_client_that_stays(tmp_path: Path) -> None:
+    """Nobody has to follow: all of the transfer goes through the anycast node."""
+    async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
+        scene.gates.open(GATE)
+        end = await ngtcp2.download(scene.address, f"/story/{GATE}", tmp_path / "stay", to_preferred_address=False)
+        assert (end.exit_code, read_story(end.body or b"") in NAMES) == (0, True), end.output
+        assert (await scene.site.settled()).received == 0
+        assert (await scene.anycast.settled()).total("qlb_sessions") == 1
+
+
+async def test_a_browser_stays(tmp_path: Path) -> None:
+    """Chromium does not follow, and is served all the same."""
+    async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
+        scene.gates.open(GATE)
+        async with browser(tmp_path / "profile", *trusting(scene.certificate, scene.address)) as window:
+            for _ in range(3):
+                await window.open("https://{}:{}/story/{}".format(*scene.address, GATE))
+                assert read_story((await window.text("body")).strip().encode() + b"\n") in NAMES
+                assert await window.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h3"
+            assert (await scene.site.settled()).received == 0
+            assert (await scene.anycast.settled()).total("qlb_sessions") == 1
