@@ -15,7 +15,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import serve as aioquic_serve
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from aioquic.quic.connection import QuicConnection, QuicNetworkPath
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
 
@@ -452,6 +452,69 @@ def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, probl
     """It is refused before the first packet, with what is wrong."""
     with pytest.raises(CidError, match=re.escape(problem)):
         adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)
+
+
+class TwoSockets:
+    """A client's transport with a second socket: what is for a place that does not exist leaves from there."""
+
+    NOWHERE = ("127.0.0.1", 9)
+
+    def __init__(self, client: QuicConnectionProtocol, second: socket.socket, server: Any) -> None:
+        """server: where all datagrams go to."""
+        assert client._transport is not None
+        self._client, self._first, self._second, self._server = client, client._transport, second, server
+        asyncio.get_running_loop().add_reader(second, self._read)
+        self.received = 0
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Send from the one or the other."""
+        if tuple(addr[:2]) == self.NOWHERE:
+            self._second.sendto(data, self._server)
+        else:
+            self._first.sendto(data, addr)
+
+    def close(self) -> None:
+        """Close the first."""
+        self._first.close()
+
+    def _read(self) -> None:
+        self.received += 1
+        self._client.datagram_received(self._second.recv(2048), self.NOWHERE)
+
+
+@pytest.mark.parametrize("length", [0, 8])
+async def test_a_client_tries_another_path_and_takes_it(length: int, server_configuration: QuicConfiguration) -> None:
+    """Whether its own IDs are empty, as browsers' are, or not: probes are answered, and it goes on there."""
+
+    def create(connection: QuicConnection, **more: Any) -> QuicConnectionProtocol:
+        if not length:  # aioquic's client would announce more of its empty IDs, which is an error
+            connection._replenish_connection_ids = lambda: None  # type: ignore[method-assign]
+        return QuicConnectionProtocol(connection, **more)
+
+    arguments: dict[str, Any] = {"configuration": client_configuration(), "create_protocol": create}
+    arguments["configuration"].connection_id_length = length
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    server = await adapter.serve("127.0.0.1", 0, configuration=server_configuration, generator=source)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second:
+        second.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUT_S), connect("127.0.0.1", server.address[1], **arguments) as client:
+                await client.ping()
+                client._transport = sockets = TwoSockets(client, second, server.address)  # type: ignore[assignment]
+                path = QuicNetworkPath(sockets.NOWHERE)
+                path.peer_cid = client._quic._peer_cid_available.pop(0)
+                client._quic._add_network_path(path)
+                client.transmit()
+                while client._quic.get_peer_address() != sockets.NOWHERE:
+                    await client.ping()
+                answers = sockets.received
+                for _ in range(3):
+                    await client.ping()
+                assert sockets.received >= answers + 3
+                assert CidCodec(FOUR_PASS).decode(current_id(client)) == SERVER_ID
+        finally:
+            asyncio.get_running_loop().remove_reader(second)
+            server.close()
 
 
 def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfiguration) -> None:

@@ -20,7 +20,7 @@ from tests.e2e.clients import in_progress
 from tests.e2e.daemon import Daemon, configuration, running
 from tests.e2e.nat import Address
 from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import quic_servers
+from tests.e2e.quic_servers import QuicServerBehind, quic_servers
 from tests.e2e.stage import LIMIT_S, NAMES, PARAMS
 from tests.e2e.stories import Gates, read_story
 
@@ -37,6 +37,7 @@ class Scene:
     address: Address
     anycast: Daemon
     site: Daemon
+    servers: list[QuicServerBehind]
     gates: Gates
     certificate: Certificate
 
@@ -57,7 +58,7 @@ async def site_behind_anycast(folder: Path, host: str, site_host: str) -> AsyncI
         running(folder / "anycast", configuration([address], [PARAMS], servers)) as anycast,
         running(folder / "site", configuration([unicast], [PARAMS], servers)) as site,
     ):
-        yield Scene(address, anycast, site, gates, certificate)
+        yield Scene(address, anycast, site, servers, gates, certificate)
 
 
 @pytest.mark.parametrize(("host", "site_host"), [("127.0.0.1", "127.0.0.2"), ("::1", "::1")])
@@ -107,14 +108,17 @@ async def test_a_client_that_stays(tmp_path: Path) -> None:
         assert (await scene.anycast.settled()).total("qlb_sessions") == 1
 
 
-async def test_a_browser_stays(tmp_path: Path) -> None:
-    """Chromium does not follow, and is served all the same."""
+async def test_a_browser_follows(tmp_path: Path) -> None:
+    """Chromium, whose own IDs are empty, goes to the site; the anycast node is killed, and its connection goes on."""
     async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
         scene.gates.open(GATE)
         async with browser(tmp_path / "profile", *trusting(scene.certificate, scene.address)) as window:
-            for _ in range(3):
+            for anycast_lives in (True, False, False):
                 await window.open("https://{}:{}/story/{}".format(*scene.address, GATE))
                 assert read_story((await window.text("body")).strip().encode() + b"\n") in NAMES
                 assert await window.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h3"
-            assert (await scene.site.settled()).received == 0
-            assert (await scene.anycast.settled()).total("qlb_sessions") == 1
+                await scene.until_all_are_there(1)
+                if anycast_lives:
+                    await scene.anycast.kill()
+            await scene.anycast.start()
+        assert sum(server.accepted for server in scene.servers) == 1, "it has connected once"

@@ -15,6 +15,7 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionId
 from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicPreferredAddress, push_quic_preferred_address
 
+from qlb.adapters.aioquic.paths import answer_on_every_path
 from qlb.cid import reserved_cid
 from qlb.cid.params import RESERVED_CONFIG_ID, CidParams
 from qlb.errors import CidError, NonceExhausted
@@ -76,6 +77,7 @@ def install(
     if len(first) != generator.params.cid_length:
         raise NonceExhausted(f"no reserved ID has {generator.params.cid_length} octets: cid_length must be 8 or more")
     set_first_id(connection, first)
+    answer_on_every_path(connection)
     if _is_reserved(first):
         _pin_to_path(connection)
         return
