@@ -108,6 +108,7 @@ def take_reading(daemon: Daemon) -> Reading:
         icmp_sent=total(workers, layout.ICMP_SENT),
         sessions=total(workers, layout.SESSIONS),
         sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
+        sessions_max=desired.config.forwarding.max_sessions * len(places),
         workers=tuple(
             WorkerReading(index=place.number, pid=place.process.pid, alive=place.process.alive)
             for place in places

@@ -216,6 +216,7 @@ def _cid_configs(reading: Reading) -> Iterator[Metric]:
 
 def _daemon(reading: Reading) -> Iterator[Metric]:
     yield _gauge("qlb_sessions", "Ways back to clients that are open.", reading.sessions)
+    yield _gauge("qlb_sessions_max", "Ways back that may be open at once, in all workers.", reading.sessions_max)
     yield _counter("qlb_sessions_evicted", "Ways back closed before their time to make room.", reading.sessions_evicted)
     yield _gauge("qlb_config_last_reload_successful", "Whether the last reload took effect.", reading.last_reload_ok)
     yield _gauge(

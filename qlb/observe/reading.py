@@ -108,7 +108,7 @@ class SampleReading:
 class Reading:
     """All of it. taken_at, loaded_at: Unix seconds. outcomes: name → packets. dropped, unroutable: reason → packets.
     samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
-    as if they did not.
+    as if they did not. sessions_max: of all workers together; 0 where there are no ways back.
 
     send_errors: kind → calls to send that the system refused, in either direction. icmp_forwarded, icmp_sent: of
     direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
@@ -139,6 +139,7 @@ class Reading:
     icmp_sent: int
     sessions: int
     sessions_evicted: int
+    sessions_max: int
     workers: tuple[WorkerReading, ...]
     worker_restarts: int
     samples: Mapping[str, SampleReading] = field(default_factory=dict)

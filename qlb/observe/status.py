@@ -52,6 +52,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         "icmp_forwarded": reading.icmp_forwarded,
         "icmp_sent": reading.icmp_sent,
         "sessions": reading.sessions,
+        "sessions_max": reading.sessions_max,
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},

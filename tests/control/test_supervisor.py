@@ -119,12 +119,14 @@ async def test_limits_are_told_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert supervisor.read().sessions_max == 4000, "of both workers"
         assert (await supervisor.reload()).ok
         assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
         assert told("is 2,000", "is 900") == [2, 1]
+        assert supervisor.read().sessions_max == 1800
 
 
 async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(

@@ -94,6 +94,7 @@ def sample_reading() -> Reading:
         icmp_sent=23,
         sessions=8,
         sessions_evicted=6,
+        sessions_max=131_072,
         workers=(WorkerReading(index=0, pid=123, alive=True), WorkerReading(index=1, pid=124, alive=False)),
         worker_restarts=4,
     )

@@ -49,7 +49,7 @@ def test_the_contract(reading: Reading) -> None:
     assert [row["drained"] for row in status["backends"]] == [False, True]
     assert status["outcomes"] == dict(reading.outcomes)
     assert status["workers"] == [{"index": 0, "pid": 123, "alive": True}, {"index": 1, "pid": 124, "alive": False}]
-    assert (status["worker_restarts"], status["sessions"]) == (4, 8)
+    assert (status["worker_restarts"], status["sessions"], status["sessions_max"]) == (4, 8, 131_072)
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
     assert (status["icmp_forwarded"], status["icmp_sent"]) == (19, 23)
