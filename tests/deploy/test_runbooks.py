@@ -1,0 +1,54 @@
+"""docs/runbooks/: every qlb command in them is one that there is, with options that it has."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+
+from qlb.cli import cli
+from tests.deploy.places import REPOSITORY
+
+RUNBOOKS: Final = sorted((REPOSITORY / "docs/runbooks").glob("*.md"))
+_BLOCK: Final = re.compile(r"^ *```sh\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+_INLINE: Final = re.compile(r"`(qlb [^`]+)`")
+_LINK: Final = re.compile(r"\]\(([^)#]+)[^)]*\)")
+
+
+def commands(path: Path) -> Iterator[str]:
+    """Yield each command line that begins with qlb, in blocks and in the text."""
+    text = path.read_text()
+    for block in _BLOCK.findall(text):
+        yield from (line.strip() for line in block.splitlines() if line.strip().startswith("qlb "))
+    yield from _INLINE.findall(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(path.name, line) for path in RUNBOOKS for line in dict.fromkeys(commands(path))]
+)
+def test_a_command_can_be_typed(name: str, line: str) -> None:
+    """Its name, options and number of arguments are those of the command line."""
+    _, word, *arguments = shlex.split(line)
+    command = cli.commands.get(word)
+    assert command is not None, f"{name}: there is no qlb {word}"
+    context = click.Context(command, info_name=word)
+    values, rest, _ = command.make_parser(context).parse_args(arguments)
+    assert not rest, f"{name}: {line} has too much"
+    needed = [one.name for one in command.params if isinstance(one, click.Argument) and one.required]
+    assert len(arguments) == 0 or all(values.get(one) is not None for one in needed if one), f"{name}: {line}"
+
+
+def test_the_runbooks_are_there() -> None:
+    """One for each bad day, each with commands."""
+    assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation"]
+    assert all(any(commands(path)) for path in RUNBOOKS)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    """A link to a file in this repository finds it."""
+    targets = [target for target in _LINK.findall(path.read_text()) if "://" not in target]
+    assert [target for target in targets if not (path.parent / target).exists()] == []
