@@ -24,12 +24,13 @@ _MAX_DESCRIPTORS: Final = 250
 class Assignment:
     """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory.
 
-    cpu: the one core that it is to run on; None = wherever the system puts it.
+    cpu: the one core that it is to run on; None = wherever the system puts it. held: begin as after Hold(True).
     """
 
     plane: str
     orders: Orders
     cpu: int | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,27 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """To a worker: leave what clients send in the listeners (replies go back all the while), or read it again."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A worker's answer to Hold: it is so."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A worker's answer when it could not begin; it ends after it."""
 
     reason: str
 
 
-Message = Assignment | Orders | Applied | Failed
+Message = Assignment | Orders | Hold | Applied | Held | Failed
 
 
 def pack(message: Message) -> bytes:

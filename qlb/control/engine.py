@@ -27,8 +27,19 @@ class Engine(Protocol):
         """Whether packets are forwarded."""
         ...
 
-    async def start(self) -> None:
-        """Begin; returns when packets are forwarded. Raises OSError or QlbError."""
+    async def start(self, *, held: bool = False) -> None:
+        """Begin; returns when packets are forwarded. Raises OSError or QlbError.
+
+        held: have everything ready, but leave clients' packets to somebody else until resume().
+        """
+        ...
+
+    async def hold(self) -> None:
+        """Leave clients' packets to somebody else; replies that come here still go back. Returns when that is so."""
+        ...
+
+    async def resume(self) -> None:
+        """Take clients' packets (again). Raises OSError or QlbError where that cannot be."""
         ...
 
     async def apply(self, orders: Orders) -> None:

@@ -42,6 +42,7 @@ class KernelEngine:
         )
         self._orders = orders
         self._plane: XdpPlane | None = None
+        self._attached = False
         self._refused = ""
         self._waking: asyncio.Task[None] | None = None
 
@@ -53,18 +54,23 @@ class KernelEngine:
     @property
     def forwards(self) -> bool:
         """Whether the program is attached."""
-        return self._plane is not None
+        return self._attached
 
-    async def start(self) -> None:
-        """Load and attach the program."""
-        plane = await asyncio.to_thread(XdpPlane, self._settings, self._orders())
-        try:
-            await asyncio.to_thread(plane.start)
-        except QlbError:
-            plane.stop()
-            raise
-        self._plane = plane
+    async def start(self, *, held: bool = False) -> None:
+        """Load the program and attach it. held: only load it; resume() attaches it."""
+        self._plane = await asyncio.to_thread(XdpPlane, self._settings, self._orders())
         self._waking = asyncio.create_task(self._wake_neighbours())
+        if not held:
+            await self.resume()
+
+    async def hold(self) -> None:
+        """Nothing to do: another process's program takes this one's place between two packets."""
+
+    async def resume(self) -> None:
+        """Put the program on the interfaces, in place of whatever qlb has put there."""
+        assert self._plane is not None, "it has started"
+        await asyncio.to_thread(self._plane.start)
+        self._attached = True
 
     async def apply(self, orders: Orders) -> None:
         """Write new orders. Where the kernel refuses them, the ones before stay in force and the log tells, once."""

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 
 from qlb.control import channel
-from qlb.control.channel import Applied, Assignment, Failed
+from qlb.control.channel import Applied, Assignment, Failed, Held, Hold
 from qlb.control.loop import run_on_fast_loop
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders, Plane
@@ -50,11 +50,15 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
             if isinstance(message, Assignment):
                 remark = _pin(message.cpu)
                 plane = probe.factory(message.plane)(listeners, message.orders, memoryview(counters))
+                plane.hold(message.held)
                 plane.start()
                 writer.write(channel.pack(Applied(message.orders.snapshot.generation, remark)))
             elif isinstance(message, Orders) and plane is not None:
                 plane.apply(message)
                 writer.write(channel.pack(Applied(message.snapshot.generation)))
+            elif isinstance(message, Hold) and plane is not None:
+                plane.hold(message.held)
+                writer.write(channel.pack(Held(message.held)))
     except (asyncio.IncompleteReadError, ConnectionError):
         return 0
     except (QlbError, OSError) as error:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from qlb.control import channel
-from qlb.control.channel import Applied, Assignment, Failed
+from qlb.control.channel import Applied, Assignment, Failed, Held, Hold
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import DropCounter, granted_receive_buffer
 from qlb.errors import QlbError
@@ -52,12 +52,16 @@ class WorkerProcess:
         """Start a process that imports everything that a plane needs, and waits."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno()), plane),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno()), plane),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+        except BaseException:
+            ours.close()  # the sign to end, if it has begun
+            raise
         return cls(process, ours)
 
     @property
@@ -76,17 +80,17 @@ class WorkerProcess:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
         self._writer.write(channel.pack(assignment))
 
-    def order(self, orders: Orders) -> None:
+    def order(self, orders: Orders | Hold) -> None:
         """Send new orders; a dead process is not an error here, wait() tells."""
         assert self._writer is not None, "orders go to assigned workers"
         if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
             self._writer.write(channel.pack(orders))
 
-    async def receive(self) -> Applied | Failed:
+    async def receive(self) -> Applied | Held | Failed:
         """Wait for its next answer. Raises EOFError or OSError where it is gone."""
         assert self._reader is not None, "answers come from assigned workers"
         message = await channel.receive(self._reader)
-        assert isinstance(message, Applied | Failed), "workers only answer"
+        assert isinstance(message, Applied | Held | Failed), "workers only answer"
         return message
 
     async def wait(self) -> int:
@@ -126,6 +130,8 @@ class Place:
         self.counters = Counters(memoryview(mmap.mmap(self._memory_file, SIZE_BYTES)))
         self.process: WorkerProcess | None = None
         self.applied = 0
+        self.held = False
+        """Whether the worker here was the last time told, and has said, that it leaves the listeners unread."""
         self.restarts = 0
 
     @property
@@ -155,6 +161,7 @@ class Workers:
         self._orders = orders
         self.spares: list[WorkerProcess] = []
         """The longest waiting first: it has imported everything, most likely."""
+        self._held = False
         self._refilling = asyncio.Lock()
         self._keepers: list[asyncio.Task[None]] = []
         self._progress = asyncio.Condition()
@@ -169,12 +176,18 @@ class Workers:
         """Whether some worker forwards."""
         return any(place.forwards for place in self.places)
 
-    async def start(self) -> None:
-        """Start every worker and return when all of them forward. Raises OSError where one cannot be started."""
+    async def start(self, *, held: bool = False) -> None:
+        """Start every worker and return when all of them forward. Raises OSError where one cannot be started.
+
+        held: leave the listeners unread until resume(); raises QlbError, too, where a worker would not forward then.
+        """
+        self._held = held
         for place in self.places:
             await self._fill(place)
         self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
         await self._wait_applied(self._orders().snapshot.generation)
+        if held and not all(place.forwards for place in self.places):
+            raise QlbError("a worker cannot start; the log says why")
         await self._refill_spares()
 
     async def apply(self, orders: Orders) -> None:
@@ -183,6 +196,16 @@ class Workers:
             if place.process is not None:
                 place.process.order(orders)
         await self._wait_applied(orders.snapshot.generation)
+
+    async def hold(self) -> None:
+        """Leave what clients send in the listeners from now on; replies go back. Returns when that is so."""
+        await self._set_held(True)
+
+    async def resume(self) -> None:
+        """Read the listeners. Raises QlbError where a worker does not."""
+        await self._set_held(False)
+        if not all(place.forwards and not place.held for place in self.places):
+            raise QlbError("a worker does not forward; the log says why")
 
     async def stop(self) -> None:
         """End every worker, then close the sockets."""
@@ -212,10 +235,13 @@ class Workers:
 
     async def _assign(self, process: WorkerProcess, place: Place) -> None:
         orders = self._orders()
-        await process.assign(Assignment(self._plane, orders, place.cpu), place.descriptors)
-        place.process = process
+        held = self._held
+        await process.assign(Assignment(self._plane, orders, place.cpu, held), place.descriptors)
+        place.process, place.held = process, held
         if self._orders() is not orders:  # they changed while this place had nobody to tell
             process.order(self._orders())
+        if self._held is not held:
+            process.order(Hold(self._held))
 
     async def _refill_spares(self) -> None:
         """Start what is missing. One after the other, whoever asks, so that there are never too many."""
@@ -267,21 +293,33 @@ class Workers:
                 if isinstance(answer, Failed):
                     log.error("worker failed", extra={"worker": place.number, "reason": answer.reason})
                     return
-                if answer.remark:
-                    log.warning("worker remarks: %s", answer.remark, extra={"worker": place.number})
                 async with self._progress:
-                    place.applied = answer.generation
+                    if isinstance(answer, Held):
+                        place.held = answer.held
+                    else:
+                        place.applied = answer.generation
                     self._progress.notify_all()
+                if isinstance(answer, Applied) and answer.remark:
+                    log.warning("worker remarks: %s", answer.remark, extra={"worker": place.number})
+
+    async def _set_held(self, held: bool) -> None:
+        self._held = held
+        for place in self.places:
+            if place.process is not None:
+                place.process.order(Hold(held))
+        if not await self._wait(lambda: all(place.held is held for place in self.places)):
+            log.warning("a worker is slow to hold or to resume", extra={"held": held})
 
     async def _wait_applied(self, generation: int) -> None:
-        def everywhere() -> bool:
-            return all(place.applied >= generation for place in self.places)
+        if not await self._wait(lambda: all(place.applied >= generation for place in self.places)):
+            log.warning("a worker is slow to take its orders", extra={"generation": generation})
 
-        async with self._progress:
-            try:
-                await asyncio.wait_for(self._progress.wait_for(everywhere), _APPLY_TIMEOUT_S)
-            except TimeoutError:
-                log.warning("a worker is slow to take its orders", extra={"generation": generation})
+    async def _wait(self, everywhere: Callable[[], bool]) -> bool:
+        """Wait, within bounds, for something that workers' answers bring about; return whether it came."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_APPLY_TIMEOUT_S), self._progress:  # wait_for() may swallow a cancellation
+                return await self._progress.wait_for(everywhere)
+        return False
 
 
 def _open_memory() -> int:

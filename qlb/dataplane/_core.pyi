@@ -70,6 +70,9 @@ class Forwarder:
     def run(self) -> None:
         """Forward until stop() is called, without the GIL. Raises OSError where the loop cannot go on."""
 
+    def hold(self, held: bool) -> None:
+        """Leave the listeners unread, or read them again; replies go on. Returns when that is so. Raises OSError."""
+
     def stop(self) -> None:
         """Make run() return, now or as soon as it is called. From any thread; sessions stay open."""
 

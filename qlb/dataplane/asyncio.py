@@ -21,7 +21,7 @@ from qlb.dataplane.base import Orders
 from qlb.dataplane.limits import affordable_sessions
 from qlb.dataplane.send_errors import send_error_kind
 from qlb.dataplane.sessions import Address, Session, SessionKey, SessionTable
-from qlb.dataplane.sockets import bound_endpoint, dropped_at, open_upstream
+from qlb.dataplane.sockets import bound_endpoint, dropped_at, open_upstream, take_single_datagrams
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
@@ -52,12 +52,24 @@ class AsyncioPlane:
         self._session_timeout_s = settings.session_timeout_s
         self._listeners = [_Listener(self, socket.socket(fileno=descriptor)) for descriptor in listeners]
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._started = False
+        self._held = False
 
     def start(self) -> None:
         """Begin to forward."""
-        for listener in self._listeners:
-            self._loop.add_reader(listener.sock, listener.on_readable)
+        self._started = True
+        self.hold(self._held)
         self._sweep()
+
+    def hold(self, held: bool) -> None:
+        """Leave the listeners unread, or read them again."""
+        self._held = held
+        for listener in self._listeners if self._started else ():
+            if held:
+                self._loop.remove_reader(listener.sock)
+            else:
+                take_single_datagrams(listener.sock)
+                self._loop.add_reader(listener.sock, listener.on_readable)
 
     def apply(self, orders: Orders) -> None:
         """Swap the snapshot; sessions stay, but for those whose backend has another address now."""

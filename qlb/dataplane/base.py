@@ -38,6 +38,13 @@ class Plane(Protocol):
         """Begin to forward."""
         ...
 
+    def hold(self, held: bool) -> None:
+        """Leave what clients send in the listeners, or read it again; replies go back all the while.
+
+        Returns when that is so; may be called before start(), which then begins to forward replies alone.
+        """
+        ...
+
     def apply(self, orders: Orders) -> None:
         """Swap the snapshot between two packets; nothing that is in flight is dropped."""
         ...

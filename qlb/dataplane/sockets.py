@@ -28,6 +28,8 @@ _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("=9I")
 _MEMINFO_DROPS: Final = 8
 _DROPS_WRAP: Final = 1 << 32
+# Linux: many datagrams of one sender in one piece.
+_UDP_GRO: Final = 104
 
 
 def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> socket.socket:
@@ -39,16 +41,27 @@ def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER
     sock = _open(endpoint)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _ask_for_receive_buffer(sock, receive_buffer_bytes)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if ipaddress.ip_address(endpoint.host).is_unspecified:
-            ancillary.receive_destination(sock)
+        _prepare_listener(sock, endpoint, receive_buffer_bytes)
         sock.bind(address_of(endpoint))
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def adopt_listener(sock: socket.socket, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
+    """Give a UDP socket that somebody else has bound what open_listener() gives its own. Raises OSError."""
+    _make_quic(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may join it
+    _prepare_listener(sock, bound_endpoint(sock), receive_buffer_bytes)
+
+
+def take_single_datagrams(sock: socket.socket) -> None:
+    """Have a listener hand over each datagram by itself: a plane that was here before may have asked for pieces."""
+    if sys.platform == "linux":
+        _where_supported(lambda one: one.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 0), sock)
 
 
 def open_upstream(endpoint: Endpoint) -> socket.socket:
@@ -113,9 +126,9 @@ class DropCounter:
     __slots__ = ("_last", "_sock", "_total")
 
     def __init__(self, sock: socket.socket) -> None:
-        """sock: watched from its beginning on, and not closed here."""
+        """sock: watched from now on, and not closed here; it may have dropped some for a process before this one."""
         self._sock = sock
-        self._last = 0
+        self._last = dropped_at(sock) or 0
         self._total = 0
 
     def read(self) -> int | None:
@@ -133,10 +146,20 @@ class DropCounter:
 def _open(endpoint: Endpoint) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
+    _make_quic(sock)
+    return sock
+
+
+def _make_quic(sock: socket.socket) -> None:
     sock.setblocking(False)
     for option in (ancillary.receive_ecn, _never_fragment):
         _where_supported(option, sock)
-    return sock
+
+
+def _prepare_listener(sock: socket.socket, endpoint: Endpoint, receive_buffer_bytes: int) -> None:
+    _ask_for_receive_buffer(sock, receive_buffer_bytes)
+    if ipaddress.ip_address(endpoint.host).is_unspecified:
+        ancillary.receive_destination(sock)
 
 
 def _ask_for_receive_buffer(sock: socket.socket, wanted_bytes: int) -> None:

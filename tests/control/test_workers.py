@@ -254,3 +254,50 @@ async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogC
     await asyncio.gather(starting, return_exceptions=True)
     await workers.stop()
     assert "worker" in caplog.text
+
+
+@every_plane
+async def test_held_workers_leave_packets_to_others(network: Network, plane: str) -> None:
+    """Two sets of workers share their sockets: only those that are not held read; nothing is lost at a change."""
+    sockets, backends = network.pool()
+    desk = Desk(orders(backends))
+    async with working(desk, 2, plane) as (first, service):
+        places = [Place(place.number, [place.listeners[0].dup()]) for place in first.places]
+        second = Workers(places, plane, desk)
+        try:
+            await second.start(held=True)
+
+            async def received() -> list[int]:
+                for _ in range(8):
+                    await _send(network.socket(), service)
+                    await receive(sockets[0])
+                return [sum(one.slots[PACKETS_RECEIVED] for one in each.counters) for each in (first, second)]
+
+            assert await received() == [8, 0]
+            await first.hold()
+            waiting = network.socket()
+            await _send(waiting, service)
+            await second.resume()
+            await receive(sockets[0])
+            assert await received() == [8, 9]
+            await second.hold()
+            await first.resume()
+            assert await received() == [16, 9]
+        finally:
+            await second.stop()
+
+
+async def test_who_takes_a_held_workers_place_is_held(network: Network) -> None:
+    """Killed while held, it is replaced by one that leaves packets, too, until all are told to read."""
+    sockets, backends = network.pool()
+    async with working(Desk(orders(backends))) as (workers, service):
+        await workers.hold()
+        (place,) = workers.places
+        assert place.process is not None
+        killed = place.process.pid
+        os.kill(killed, signal.SIGKILL)
+        await _until(lambda: place.process is not None and place.process.pid != killed and place.forwards)
+        await _send(network.socket(), service)
+        assert place.counters.slots[PACKETS_RECEIVED] == 0
+        await workers.resume()
+        await receive(sockets[0])

@@ -22,6 +22,7 @@ class Running:
     plane: Plane
     counters: Counters
     service: Endpoint
+    listener: socket.socket
 
     async def send(self, client: socket.socket, datagram: bytes, host: str | None = None) -> None:
         """Send from a client to the service, at the host that it is known by."""
@@ -48,24 +49,30 @@ class Running:
 
 
 Run = Callable[..., AbstractAsyncContextManager[Running]]
-"""(orders, host, port): run one plane until the end of the block; host and port are the service's, with defaults."""
+"""(orders, host, port, beside): run one plane until the end of the block; host and port are the service's, with
+defaults. beside: another one, whose listener it shares, held at first."""
 
 
 def runs(name: str) -> Run:
     """Return what runs one of probe.WORKER_PLANES."""
 
     @asynccontextmanager
-    async def run(wanted: Orders, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
+    async def run(
+        wanted: Orders, host: str = "127.0.0.1", port: int = 0, *, beside: Running | None = None
+    ) -> AsyncIterator[Running]:
         row = probe.PLANES[name]
         make = getattr(importlib.import_module(row.module), row.factory)
-        listener = open_listener(Endpoint(host, port))
+        listener = beside.listener.dup() if beside else open_listener(Endpoint(host, port))
         service = bound_endpoint(listener)
+        own = listener.dup()
         memory = memoryview(bytearray(SIZE_BYTES))
         plane: Plane = make([listener.detach()], wanted, memory)
+        plane.hold(beside is not None)
         plane.start()
         try:
-            yield Running(plane, Counters(memory), service)
+            yield Running(plane, Counters(memory), service, own)
         finally:
             plane.stop()
+            own.close()
 
     return run

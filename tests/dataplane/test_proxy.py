@@ -3,11 +3,12 @@
 import asyncio
 import resource
 import socket
+import sys
 from dataclasses import replace
 
 import pytest
 
-from qlb.dataplane import ancillary
+from qlb.dataplane import ancillary, probe
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import Counters
@@ -22,10 +23,11 @@ from tests.dataplane.network import (
     receive,
     short_header,
 )
-from tests.dataplane.running import Run
+from tests.dataplane.running import Run, runs
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 TO_B1 = short_header(cid_of(FOUR_PASS, 1))
+UDP_GRO = 104
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -286,3 +288,66 @@ async def _receive_message(sock: socket.socket) -> tuple[bytes, list, tuple[str,
 def _traffic_class(control: list) -> int:
     ((_, _, octets),) = control
     return octets[0]
+
+
+async def test_held_it_leaves_packets_but_not_replies(running: Run, network: Network) -> None:
+    """What clients send stays in the socket, in order, until it is read again; replies go back all the while."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with running(orders(backends)) as qlb:
+        await qlb.send(client, TO_B0)
+        _, way_back = await receive(sockets[0])
+        qlb.plane.hold(True)
+        qlb.plane.hold(True)
+        await qlb.send(client, TO_B0 + b"1")
+        await qlb.send(client, TO_B0 + b"2")
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+        assert (await receive(client))[0] == b"answer"
+        assert qlb.slot(layout.PACKETS_RECEIVED) == 1
+        qlb.plane.apply(orders(backends))
+        qlb.plane.hold(False)
+        assert [(await receive(sockets[0]))[0] for _ in range(2)] == [TO_B0 + b"1", TO_B0 + b"2"]
+
+
+async def test_held_from_the_start(running: Run, network: Network) -> None:
+    """A plane that begins held takes nothing away from the one that reads the same socket, until it is told to."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    wanted = orders(backends)
+
+    async with running(wanted) as first, running(wanted, beside=first) as second:
+
+        async def received_after_five() -> list[int]:
+            for _ in range(5):
+                await first.send(client, TO_B0)
+                await receive(sockets[0])
+            return [qlb.slot(layout.PACKETS_RECEIVED) for qlb in (first, second)]
+
+        assert await received_after_five() == [5, 0]
+        first.plane.hold(True)
+        second.plane.hold(False)
+        assert await received_after_five() == [5, 5]
+        second.plane.hold(True)
+        first.plane.hold(False)
+        assert await received_after_five() == [10, 5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux puts datagrams together")
+async def test_a_held_plane_does_not_change_how_another_one_reads(network: Network) -> None:
+    """The batch plane has datagrams put together only while it reads: the asyncio plane cannot take it."""
+    if lack := probe.what_lacks("batch"):
+        pytest.skip(lack)
+    _, backends = network.pool()
+    wanted = orders(backends)
+    async with runs("asyncio")(wanted) as plain, runs("batch")(wanted, beside=plain) as batch:
+
+        def put_together() -> int:
+            return plain.listener.getsockopt(socket.IPPROTO_UDP, UDP_GRO)
+
+        assert put_together() == 0
+        plain.plane.hold(True)
+        batch.plane.hold(False)
+        assert put_together() == 1
+        batch.plane.hold(True)
+        plain.plane.hold(False)
+        assert put_together() == 0

@@ -12,6 +12,7 @@ import pytest
 from qlb.dataplane import sockets
 from qlb.dataplane.sockets import (
     DropCounter,
+    adopt_listener,
     bound_endpoint,
     dropped_at,
     granted_receive_buffer,
@@ -21,6 +22,8 @@ from qlb.dataplane.sockets import (
 from qlb.routing.backends import Endpoint
 
 FLOOD: Final = 200
+IP_PKTINFO: Final = 8
+IP_RECVTOS: Final = 13
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
 
@@ -69,11 +72,33 @@ def test_drops_are_what_was_sent_and_cannot_be_read(listener: socket.socket) -> 
 
 def test_the_count_goes_on_where_the_systems_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     """32 bits are an hour of a flood."""
-    seen = iter([2**32 - 5, 3, 3, 10])
+    seen = iter([0, 2**32 - 5, 3, 3, 10])
     monkeypatch.setattr(sockets, "dropped_at", lambda _: next(seen))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         drops = DropCounter(sock)
         assert [drops.read() for _ in range(4)] == [2**32 - 5, 2**32 + 3, 2**32 + 3, 2**32 + 10]
+
+
+@only_linux
+def test_an_adopted_socket_counts_from_now_on(listener: socket.socket) -> None:
+    """What it dropped for a process before this one was counted there."""
+    flood(listener, FLOOD)
+    drops = DropCounter(listener)
+    assert dropped_at(listener)
+    assert drops.read() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the options' numbers are Linux's")
+def test_an_adopted_socket_is_as_one_of_its_own() -> None:
+    """Whoever has bound it: the next packet shows ECN and its destination, and workers can join it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        adopt_listener(sock)
+        with open_listener(bound_endpoint(sock)) as own:
+            for option in (IP_RECVTOS, IP_PKTINFO):
+                assert sock.getsockopt(socket.IPPROTO_IP, option) == own.getsockopt(socket.IPPROTO_IP, option)
+            assert granted_receive_buffer(sock) == granted_receive_buffer(own)
+        assert not sock.getblocking()
 
 
 def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:

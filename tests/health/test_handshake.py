@@ -209,6 +209,7 @@ async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.Log
     logging.getLogger("quic").setLevel(logging.ERROR)  # the server's own
     async with server(certificate, CidGenerator(PARAMS, OWN)) as endpoint:
         await probe_handshake(target(endpoint), PATIENCE_S)
+        gc.collect()  # what earlier tests have left
         await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
         before = descriptors(), len(asyncio.all_tasks())
         for _ in range(PROBES):

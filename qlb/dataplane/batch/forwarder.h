@@ -97,12 +97,17 @@ struct qlb_forwarder {
     struct qlb_orders *pending;
     int running;
     int stopping;
+    int hold; /* whether listeners are to be left unread; replies go on */
+    int held; /* whether they are */
+    int error; /* why they are not as wanted, an errno */
 };
 
-/* loop.c: prepare, run until stopped, hand over orders (waits until they are taken), ask to stop. */
+/* loop.c: prepare, run until stopped, hand over orders (waits until they are taken), leave listeners unread or read
+ * them again (waits until that is so), ask to stop. */
 int qlb_forwarder_open(struct qlb_forwarder *forwarder);
 int qlb_forwarder_run(struct qlb_forwarder *forwarder); /* returns 0, or an errno */
 void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *orders);
+int qlb_forwarder_hold(struct qlb_forwarder *forwarder, int hold); /* returns 0, or an errno */
 void qlb_forwarder_stop(struct qlb_forwarder *forwarder);
 void qlb_forwarder_close(struct qlb_forwarder *forwarder);
 

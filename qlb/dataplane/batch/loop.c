@@ -23,14 +23,25 @@ static int watch(const struct qlb_forwarder *forwarder, int fd, const void *what
     return epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Ask for UDP_GRO on a listener, and look whether UDP_SEGMENT is known. */
+/* Look whether UDP_GRO and UDP_SEGMENT are known. Nothing changes: another process may be reading this listener. */
 static void probe_offloads(struct qlb_forwarder *forwarder, int fd)
 {
-    const int on = 1, off = 0;
+    const int off = 0;
+    int found = 0;
+    socklen_t len = sizeof found;
     if (forwarder->gso && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &off, sizeof off) < 0)
         forwarder->gso = 0;
-    if (forwarder->gro && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) < 0)
+    if (forwarder->gro && getsockopt(fd, IPPROTO_UDP, UDP_GRO, &found, &len) < 0)
         forwarder->gro = 0;
+}
+
+/* Read a listener from now on. Return 0, or -1 with errno. */
+static int take_up(struct qlb_forwarder *forwarder, const struct qlb_listener *listener)
+{
+    const int on = 1;
+    if (forwarder->gro && setsockopt(listener->fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) < 0)
+        forwarder->gro = 0;
+    return watch(forwarder, listener->fd, listener);
 }
 
 static int open_listener(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
@@ -44,7 +55,7 @@ static int open_listener(struct qlb_forwarder *forwarder, struct qlb_listener *l
     listener->family = listener->endpoint.family;
     listener->wildcard = memcmp(listener->endpoint.host, listener->family == 6 ? any_ipv6 : any_ipv4, 16) == 0;
     probe_offloads(forwarder, listener->fd);
-    return watch(forwarder, listener->fd, listener);
+    return 0;
 }
 
 int qlb_forwarder_open(struct qlb_forwarder *forwarder)
@@ -56,6 +67,7 @@ int qlb_forwarder_open(struct qlb_forwarder *forwarder)
     for (uint32_t i = 0; i < forwarder->listeners_count; i++)
         if (open_listener(forwarder, &forwarder->listeners[i]) < 0)
             return -1;
+    forwarder->held = 1; /* until it runs */
     if (qlb_inbox_open(&forwarder->inbox) < 0)
         return -1;
     return qlb_sessions_open(&forwarder->sessions, 1);
@@ -92,6 +104,39 @@ void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *or
     pthread_mutex_unlock(&forwarder->mutex);
 }
 
+/* Watch the listeners, or no longer: as it is wanted. Return 0, or an errno. */
+static int follow_hold(struct qlb_forwarder *forwarder)
+{
+    if (forwarder->held == forwarder->hold)
+        return 0;
+    for (uint32_t i = 0; i < forwarder->listeners_count; i++) {
+        const struct qlb_listener *listener = &forwarder->listeners[i];
+        const int failed = forwarder->hold ? epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, listener->fd, NULL)
+                                           : take_up(forwarder, listener);
+        if (failed)
+            return errno;
+    }
+    forwarder->held = forwarder->hold;
+    return 0;
+}
+
+int qlb_forwarder_hold(struct qlb_forwarder *forwarder, int hold)
+{
+    const uint64_t one = 1;
+    int error = 0;
+    pthread_mutex_lock(&forwarder->mutex);
+    forwarder->hold = hold;
+    if (forwarder->running) {
+        (void)!write(forwarder->wake, &one, sizeof one);
+        while (forwarder->running && forwarder->held != forwarder->hold)
+            pthread_cond_wait(&forwarder->taken, &forwarder->mutex);
+    } else {
+        error = follow_hold(forwarder);
+    }
+    pthread_mutex_unlock(&forwarder->mutex);
+    return error;
+}
+
 void qlb_forwarder_stop(struct qlb_forwarder *forwarder)
 {
     const uint64_t one = 1;
@@ -111,7 +156,8 @@ static int obey(struct qlb_forwarder *forwarder, int running)
         adopt(forwarder, forwarder->pending);
     forwarder->pending = NULL;
     forwarder->running = running;
-    const int go_on = !forwarder->stopping;
+    forwarder->error = follow_hold(forwarder);
+    const int go_on = !forwarder->stopping && !forwarder->error;
     pthread_cond_broadcast(&forwarder->taken);
     pthread_mutex_unlock(&forwarder->mutex);
     return go_on;
@@ -153,13 +199,14 @@ static int patience_ms(const struct qlb_forwarder *forwarder)
 int qlb_forwarder_run(struct qlb_forwarder *forwarder)
 {
     struct epoll_event events[QLB_EVENTS];
-    int error = 0, go_on = obey(forwarder, 1);
+    int go_on = obey(forwarder, 1), error = forwarder->error;
     while (go_on) {
         const int count = epoll_wait(forwarder->epoll, events, QLB_EVENTS, patience_ms(forwarder));
         forwarder->now_ns = monotonic_ns();
         forwarder->round++;
         if (count >= 0) {
             go_on = handle(forwarder, events, count);
+            error = forwarder->error;
             qlb_upstream_sweep(forwarder);
         } else if (errno != EINTR) {
             error = errno;
@@ -172,15 +219,12 @@ int qlb_forwarder_run(struct qlb_forwarder *forwarder)
 
 void qlb_forwarder_close(struct qlb_forwarder *forwarder)
 {
-    const int off = 0;
     if (forwarder->sessions.buckets) {
         qlb_upstream_close_all(forwarder);
         qlb_sessions_close(&forwarder->sessions);
     }
-    for (uint32_t i = 0; i < forwarder->listeners_count; i++) {
-        (void)setsockopt(forwarder->listeners[i].fd, IPPROTO_UDP, UDP_GRO, &off, sizeof off);
-        close(forwarder->listeners[i].fd);
-    }
+    for (uint32_t i = 0; i < forwarder->listeners_count; i++)
+        close(forwarder->listeners[i].fd); /* UDP_GRO stays on: another process may be reading pieces from it */
     forwarder->listeners_count = 0;
     if (forwarder->epoll >= 0)
         close(forwarder->epoll);

@@ -175,6 +175,22 @@ static PyObject *forwarder_stop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *forwarder_hold(PyObject *self, PyObject *held)
+{
+    struct qlb_forwarder *forwarder = opened(self);
+    const int hold = PyObject_IsTrue(held);
+    int error;
+    if (!forwarder || hold < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    error = qlb_forwarder_hold(forwarder, hold);
+    Py_END_ALLOW_THREADS
+    if (!error)
+        Py_RETURN_NONE;
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
 static PyObject *forwarder_close(PyObject *object, PyObject *unused)
 {
     (void)unused;
@@ -209,6 +225,8 @@ static PyMethodDef forwarder_methods[] = {
      "it between two packets, and return when that is done; not from several threads at once"},
     {"run", forwarder_run, METH_NOARGS, "run(): forward until stop(), without the GIL"},
     {"stop", forwarder_stop, METH_NOARGS, "stop(): make run() return, from any thread; sessions stay open"},
+    {"hold", forwarder_hold, METH_O,
+     "hold(held): leave the listeners unread, or read them again; replies go on; returns when that is so"},
     {"close", forwarder_close, METH_NOARGS, "close(): close sessions and listeners"},
     {"offloads", forwarder_offloads, METH_NOARGS, "offloads() -> whether UDP GRO and UDP GSO are in use"},
     {NULL, NULL, 0, NULL},

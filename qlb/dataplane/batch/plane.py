@@ -56,6 +56,10 @@ class BatchPlane:
             settings.gso_to_backends,
         )
 
+    def hold(self, held: bool) -> None:
+        """Leave the listeners unread between two rounds, or read them again; returns when that is so."""
+        self._forwarder.hold(held)
+
     def stop(self) -> None:
         """Stop reading, close every session and the listeners' descriptors of this process."""
         self._forwarder.stop()
