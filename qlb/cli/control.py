@@ -15,6 +15,8 @@ from qlb.cli.tables import backends, cid_configs, headline, in_text, notices, ou
 from qlb.errors import QlbError
 
 _TIMEOUT_S: Final = 30.0
+_UPGRADE_TIMEOUT_S: Final = 90.0
+"""More than the daemon grants the next process."""
 _POLL_S: Final = 0.5
 _DEFAULT_SOCKET: Final = "/run/qlb/qlb.sock"
 
@@ -34,19 +36,19 @@ _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, method: str, target: str) -> tuple[int, Any]:
+def ask(path: Path, method: str, target: str, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Any]:
     """Send a request and return (HTTP status, decoded JSON). Raises QlbError where no daemon answers."""
-    connection = _UnixConnection(path)
+    connection = _UnixConnection(path, timeout_s)
     try:
         connection.request(method, target)
         response = connection.getresponse()
@@ -88,6 +90,27 @@ def reload(force: bool, path: Path, as_json: bool) -> None:
             for change in answer.get("changes", ()):
                 click.echo(f"  {change}")
     sys.exit({http.HTTPStatus.OK: 0, http.HTTPStatus.CONFLICT: 1}.get(http.HTTPStatus(code), 2))
+
+
+@click.command("upgrade")
+@socket_option
+@_json
+def upgrade(path: Path, as_json: bool) -> None:
+    """Let a new process take over without losing a packet: the code and the configuration as they are on disk now.
+
+    Where it cannot, the daemon goes on as it was, and this says why.
+    """
+    code, answer = ask(path, "POST", "/upgrade", timeout_s=_UPGRADE_TIMEOUT_S)
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif code == http.HTTPStatus.OK:
+        click.echo(f"upgraded; process {answer['pid']} has taken over")
+    else:
+        for problem in answer.get("problems", ()):
+            click.echo(f"qlb: {problem}", err=True)
+        click.echo("qlb: not upgraded; the daemon goes on as it was", err=True)
+    if code != http.HTTPStatus.OK:
+        sys.exit(1)
 
 
 @click.command("drain")
@@ -134,4 +157,4 @@ def _is_drained(name: str, path: Path) -> bool:
     return bool(found["drained"])
 
 
-COMMANDS = (status, reload, drain, undrain)
+COMMANDS = (status, reload, upgrade, drain, undrain)

@@ -1,6 +1,7 @@
 """``qlb run``: the daemon, alone or with demo servers behind it."""
 
 import asyncio
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -31,13 +32,15 @@ def run(config: Path, demo_backends: bool) -> None:
 
 
 async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
+    from qlb.control.origin import Origin
     from qlb.control.supervisor import Supervisor
 
+    origin = Origin.of_process(os.environ, can_be_followed=not demo_backends)
     if not demo_backends:
-        return await Supervisor(config, loaded).run()
+        return await Supervisor(config, loaded, origin=origin).run()
     servers = await _start_demo_backends(config)
     try:
-        return await Supervisor(config, loaded, on_ready=_say_what_to_try).run()
+        return await Supervisor(config, loaded, on_ready=_say_what_to_try, origin=origin).run()
     finally:
         assert servers.stdin is not None, "it was started with a pipe"
         servers.stdin.close()  # the sign to end

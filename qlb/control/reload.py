@@ -5,13 +5,14 @@ nothing. Counting time and telling the workers is the supervisor's part.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from qlb.config import build
 from qlb.config.load import Loaded, load
 from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
+from qlb.control.memory import Remembered
 from qlb.control.preflight import preflight
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
@@ -96,6 +97,19 @@ class Desired:
         present = {backend.name for backend in self.backends if backend is not None}
         self._states = {name: state for name, state in self._states.items() if name in present}
         self._healthy = {name: healthy for name, healthy in self._healthy.items() if name in present}
+
+    def remembered(self, judged: Collection[str]) -> Remembered:
+        """Return what the next process should know from the start. judged: backends that health has found out about."""
+        states = {name: str(state) for name, state in self._states.items()}
+        return Remembered(states, {name: self._healthy.get(name, True) for name in judged})
+
+    def recall(self, remembered: Remembered) -> None:
+        """Take over what operators and health said in an earlier process, of the backends that are still there."""
+        present = {backend.name for backend in self.backends if backend is not None}
+        states = {name: state for name, state in remembered.states.items() if state in set(BackendState)}
+        self._states = {name: BackendState(state) for name, state in states.items() if name in present}
+        self._healthy = {name: healthy for name, healthy in remembered.healthy.items() if name in present}
+        self._orders = None
 
     def set_state(self, name: str, state: BackendState) -> None:
         """Drain or undrain a backend until the daemon ends or the backend leaves; outlives reloads.

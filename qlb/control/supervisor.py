@@ -1,26 +1,34 @@
 """The supervisor: owns the configuration, the sockets, health, the admin server and the workers' lives.
 
 It is off the packet path: while it restarts a worker, reloads or answers a scrape, the workers forward. It
-ends on SIGTERM or SIGINT, after being unready for shutdown_delay so that routers can look elsewhere.
+ends on SIGTERM or SIGINT, after being unready for shutdown_delay so that routers can look elsewhere; or when
+another process has taken its place.
 """
 
 import asyncio
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from qlb.config.changes import changes
 from qlb.config.load import Loaded
 from qlb.config.model import Config
-from qlb.control.admin import AdminServer, ReloadOutcome
+from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.engine import Engine
 from qlb.control.guard import ReloadRefused
-from qlb.control.preflight import preflight, usable_cores
+from qlb.control.handover import Successor
+from qlb.control.inherit import STATE, Named
+from qlb.control.origin import Origin
+from qlb.control.places import open_places
+from qlb.control.preflight import preflight
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
+from qlb.control.service import Service
 from qlb.control.traffic import INTERVAL_S, Traffic
 from qlb.control.workers import Place, Workers
 from qlb.dataplane import probe
@@ -28,7 +36,6 @@ from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limi
 from qlb.dataplane.sockets import (
     bound_endpoint,
     granted_receive_buffer,
-    open_listener,
     receive_buffer_shortfall,
 )
 from qlb.errors import QlbError
@@ -39,14 +46,26 @@ from qlb.routing.backends import BackendState, Endpoint
 
 log = logging.getLogger("qlb")
 
+_NEXT_START_S: Final = 30.0
+"""How long the next process may take until it could forward."""
+_NEXT_FORWARDS_S: Final = 10.0
+_REPLIES_S: Final = 1.0
+"""How long replies to packets that this process has forwarded still go back after another has taken its place."""
+
 
 class Supervisor:
     """One daemon."""
 
-    def __init__(self, path: Path, loaded: Loaded, on_ready: Callable[["Supervisor"], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loaded: Loaded,
+        on_ready: Callable[["Supervisor"], None] | None = None,
+        origin: Origin | None = None,
+    ) -> None:
         """path: of the configuration, read again on reload. on_ready: called once, when packets are forwarded.
 
-        Raises what preflight() raises.
+        origin: what was passed to this process. Raises what preflight() raises.
         """
         self.plane = preflight(loaded.config)
         self.desired = Desired(path, loaded)
@@ -54,6 +73,8 @@ class Supervisor:
         self.listen: tuple[Endpoint, ...] = ()
         self.health = HealthMonitor(self._on_health)
         self.admin = AdminServer(self.read, self.is_ready, self)
+        self.origin = origin or Origin()
+        self.service = Service(self.origin.notifier)
         self.engine: Engine | None = None
         self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
         self._told: set[str | None] = set()
@@ -62,11 +83,16 @@ class Supervisor:
         self._ended = asyncio.Event()
         self._verdicts = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._upgrading = False
+        self._successor: Successor | None = None
+        self._all_taken = True
+        self._tasks: set[asyncio.Task[object]] = set()
 
     async def run(self) -> int:
         """Run until told to stop. Returns the exit code."""
-        config = self.desired.config
+        config, predecessor = self.desired.config, self.origin.predecessor
+        if predecessor is not None:
+            predecessor.begin_to_log()
         logs.configure(config.logging.level, config.logging.format)
         self._log_warnings()
         self._handle_signals()
@@ -75,6 +101,8 @@ class Supervisor:
                 await self._start(config)
         except (OSError, QlbError) as error:
             log.error("cannot start: %s", error)
+            if predecessor is not None:
+                predecessor.tell_failed(str(error))
             await self._stop()
             return 1
         if config.forwarding.plane == "auto" and (reason := probe.passed_over(self.plane, config.forwarding.mode)):
@@ -82,6 +110,7 @@ class Supervisor:
         log.info("ready", extra={"listen": ", ".join(map(str, self.listen)), "plane": self.plane})
         if self._on_ready is not None:
             self._on_ready(self)
+        self.service.ready()
         await self._ended.wait()
         await self._stop()
         log.info("stopped")
@@ -91,8 +120,10 @@ class Supervisor:
         """Begin to end: unready at once, gone after shutdown_delay. A second call does not wait."""
         delay_s = self.desired.config.shutdown_delay
         if self._ending is not None or not delay_s:
+            self.service.stopping(0)
             self._ended.set()
             return
+        self.service.stopping(delay_s)
         log.info("ending", extra={"delay_s": delay_s})
         self._ending = asyncio.get_running_loop().call_later(delay_s, self._ended.set)
 
@@ -114,6 +145,17 @@ class Supervisor:
 
         force: even where connections that live would be lost.
         """
+        if self._upgrading:
+            problems: tuple[str, ...] = ("an upgrade is under way; the next process reads the configuration by itself",)
+            log.error("reload refused: %s", problems[0])
+            return ReloadOutcome(False, self.desired.generation, problems)
+        self.service.reloading()
+        try:
+            return await self._reload(force=force)
+        finally:
+            self.service.ready()
+
+    async def _reload(self, *, force: bool) -> ReloadOutcome:
         async with self._changing:
             before = self.desired.config
             try:
@@ -152,14 +194,87 @@ class Supervisor:
         """Give a backend new connections again. Raises KeyError where there is none of that name."""
         await self._set_state(name, BackendState.ACTIVE)
 
+    async def upgrade(self) -> UpgradeOutcome:
+        """Start what is on disk now, with the configuration as it is now, let it take all sockets over, and end.
+
+        Where it cannot, this process goes on as if nothing had been, and the answer and the log say why.
+        """
+        refusal = self._why_no_upgrade()
+        if refusal:
+            log.error("upgrade refused: %s", refusal)
+            return UpgradeOutcome(False, os.getpid(), (refusal,))
+        self._upgrading = True
+        try:
+            work = asyncio.create_task(self._upgrade())
+            self._tasks.add(work)  # the end of this process ends it, and so the next one
+            work.add_done_callback(self._tasks.discard)
+            return await asyncio.shield(work)
+        finally:
+            self._upgrading = self._successor is not None
+
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
         if self.engine is None or not self.engine.forwards:
             raise QlbError("nothing is forwarded yet")
         return await self.engine.explain(datagram, client)
 
+    def _why_no_upgrade(self) -> str:
+        if self._upgrading:
+            return "another upgrade is under way"
+        if self.engine is None or not self.engine.forwards or self._ending is not None or self._ended.is_set():
+            return "this process is starting or ending"
+        if os.getpid() == 1:
+            return "this is process 1 of a container, which ends with it: replace the container"
+        if not self.origin.command:
+            return "the demo servers end with this process: restart it"
+        if probe.PLANES[self.plane].in_kernel and not self.desired.config.forwarding.keep_attached:
+            return f"plane {self.plane} forwards on without a process only with forwarding.keep_attached: true"
+        return ""
+
+    async def _upgrade(self) -> UpgradeOutcome:
+        log.info("upgrading")
+        successor: Successor | None = None
+        try:
+            environ = {**os.environ, **self.service.environ}
+            successor = await Successor.start(self.origin.command, environ, self._descriptors())
+            await successor.wait_ready(_NEXT_START_S)
+            async with self._changing:
+                await self._hand_over(successor)
+        except BaseException as error:
+            if successor is not None:
+                await successor.kill()
+            if not isinstance(error, OSError | QlbError):
+                raise
+            log.error("upgrade failed; this process goes on: %s", error)
+            return UpgradeOutcome(False, os.getpid(), (str(error),))
+        log.info("another process has taken over", extra={"pid": successor.pid})
+        self._successor = successor
+        self._ended.set()
+        return UpgradeOutcome(True, successor.pid)
+
+    async def _hand_over(self, successor: Successor) -> None:
+        """Let it read, and stop reading; or take all back."""
+        assert self.engine is not None, "it was started"
+        self._remember()
+        try:
+            await self.engine.hold()
+            await self.admin.hold()
+            self._all_taken = await successor.go(_NEXT_FORWARDS_S)
+        except BaseException:
+            await successor.kill()  # before anything is read here again
+            with suppress(QlbError):  # workers that have died are replaced as ever
+                await self.engine.resume()
+            await self.admin.serve()
+            raise
+        self.origin.memory.close()
+        self.admin.give_away()
+        self.service.hand_over(successor.pid)
+        successor.release()
+
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
+            if self._successor is not None:
+                raise QlbError("another process has taken over: ask it again")
             self.desired.set_state(name, state)
             await self._tell_engine()
         log.info("backend state set", extra={"backend": name, "state": str(state)})
@@ -184,6 +299,8 @@ class Supervisor:
     async def _follow_traffic(self) -> None:
         while True:
             await self._note_traffic()
+            self._remember()
+            self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
 
     async def _note_traffic(self) -> None:
@@ -192,17 +309,80 @@ class Supervisor:
             await asyncio.to_thread(self.traffic.note, self.desired.names)
 
     async def _tell_engine(self) -> None:
+        self._remember()
         if self.engine is not None:  # else it will ask for its orders when it starts
             await self.engine.apply(self.desired.orders)
 
+    def _remember(self) -> None:
+        self.origin.memory.write(self.desired.remembered(self.health.judged))
+
+    def _in_a_line(self) -> str:
+        """Say how the daemon is: for a service manager."""
+        backends = [backend for backend in self.desired.backends if backend is not None]
+        doing = "forwarding on" if self.engine is not None and self.engine.forwards else "not forwarding on"
+        healthy = sum(backend.healthy for backend in backends)
+        return (
+            f"{doing} {self.plane}; {healthy} of {len(backends)} backends healthy; generation {self.desired.generation}"
+        )
+
     async def _start(self, config: Config) -> None:
-        await self.admin.start(config.admin.listen, config.admin.socket)
+        inherited, predecessor = self.origin.inherited, self.origin.predecessor
+        remembered = self.origin.memory.read()
+        self.desired.recall(remembered)
+        await self.admin.open(config.admin.listen, config.admin.socket, inherited)
+        if predecessor is None:
+            await self.admin.serve()
         self.engine = self._open_engine(config)
-        await self.engine.start()
+        all_taken = not inherited.close_rest()
+        if predecessor is None:
+            self._store()
+        await self.engine.start(held=predecessor is not None)
+        if predecessor is not None:
+            await predecessor.wait_go()
+            remembered = self.origin.memory.read()  # what was said and found meanwhile
+            self.desired.recall(remembered)
+            await self.engine.apply(self.desired.orders)
+            await self.engine.resume()
+            await self.admin.serve()
+        self._watch(config, remembered.healthy)
+        if predecessor is not None:
+            await predecessor.let_go(all_taken=all_taken)
+            self._store()  # now that the manager listens to this process
+
+    def _watch(self, config: Config, verdicts: Mapping[str, bool]) -> None:
         self.health.apply(config.health, self.desired.targets)
+        self.health.recall(verdicts)
         self.health.start()
         self._begin(self._follow_verdicts())
         self._begin(self._follow_traffic())
+        self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
+
+    def _store(self) -> None:
+        """Have the service manager, if any, keep what the next process needs, and nothing else.
+
+        Not the control socket: its file goes when the daemon ends.
+        """
+        inherited = self.origin.inherited
+        kept = [
+            Named(name, sock.fileno())
+            for name, sock in self._sockets()
+            if sock.family != socket.AF_UNIX and not inherited.is_borrowed(sock)
+        ]
+        kept.append(Named(STATE, self.origin.memory.descriptor))
+        self.service.drop(inherited.stored - {named.name for named in kept})
+        self.service.keep(kept)
+
+    def _sockets(self) -> list[tuple[str, socket.socket]]:
+        """Every socket that outlives this process, with its name."""
+        places = self.engine.places if self.engine is not None else ()
+        of_service = [(place.number, sock) for place in places for sock in place.listeners]
+        every = [*of_service, *((0, sock) for sock in self.admin.sockets)]
+        return [(self.origin.inherited.name_of(sock, worker), sock) for worker, sock in every]
+
+    def _descriptors(self) -> list[Named]:
+        """What the next process is given."""
+        passed = [Named(name, sock.fileno()) for name, sock in self._sockets()]
+        return [*passed, Named(STATE, self.origin.memory.descriptor)]
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""
@@ -211,7 +391,7 @@ class Supervisor:
 
             self.listen = config.listen
             return KernelEngine(config, lambda: self.desired.orders)
-        places = open_places(config)
+        places = open_places(config, self.origin.inherited)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
         self._check_buffers(places[0])
         self._check_limits(config, len(places))
@@ -256,31 +436,14 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.health.stop()
+        if self._successor is not None and self._all_taken:
+            await asyncio.sleep(_REPLIES_S)  # a socket that nobody reads there must go at once
         if self.engine is not None:
             await self.engine.stop()
         await self.admin.stop()
+        self.origin.inherited.close_rest()
+        self.origin.memory.close()
 
     def _log_warnings(self) -> None:
         for warning in self.desired.warnings:
             log.warning(warning)
-
-
-def open_places(config: Config) -> list[Place]:
-    """Bind every service address once for each worker. Raises OSError where one cannot be bound."""
-    cores = usable_cores()
-    wanted = config.forwarding.workers
-    count = len(cores) if wanted == "auto" else wanted
-    rows: list[list[socket.socket]] = []
-    try:
-        endpoints = list(config.listen)
-        for _ in range(count):
-            rows.append([])
-            for endpoint in endpoints:
-                rows[-1].append(open_listener(endpoint, config.forwarding.receive_buffer))
-            endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
-    except OSError as error:
-        for sock in [sock for row in rows for sock in row]:
-            sock.close()
-        raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
-    pinned = config.forwarding.pin_workers
-    return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]

@@ -143,6 +143,11 @@ class HealthMonitor:
         watch = self._watches.get(name)
         return watch is not None and watch.judged
 
+    @property
+    def judged(self) -> frozenset[str]:
+        """Every backend whose health was found out."""
+        return frozenset(name for name, watch in self._watches.items() if watch.judged)
+
     def is_up(self, name: str) -> bool:
         """Return the probes' verdict on a backend: True before the first; False where there is no such backend."""
         watch = self._watches.get(name)
@@ -179,6 +184,15 @@ class HealthMonitor:
                 watch.judgement.begin_anew()
             if other or watch.task is None or before.interval != now.interval:
                 self._restart(name, watch)
+
+    def recall(self, verdicts: Mapping[str, bool]) -> None:
+        """Take over what an earlier process has found out, by name; before the start. The first result decides anew."""
+        for name in verdicts.keys() & self._watches.keys():
+            watch, healthy = self._watches[name], verdicts[name]
+            watch.judgement.healthy, watch.judged = healthy, True
+            watch.detail = "not probed yet: as it was before the restart"
+            self._fleet.take(name, healthy, at_s=self._pace.now(), window_s=-1.0, everybody=self._watches, reached=True)
+            watch.counts = healthy
 
     def start(self) -> None:
         """Begin to probe: every backend at once, then each at its own pace."""

@@ -8,8 +8,9 @@ import pytest
 
 from qlb.config.load import load
 from qlb.control import preflight
+from qlb.control.inherit import Inherited
+from qlb.control.places import open_places
 from qlb.control.preflight import usable_cores
-from qlb.control.supervisor import open_places
 from qlb.control.workers import Place, Workers
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.errors import ConfigError
@@ -40,8 +41,8 @@ def test_places_go_round_the_cores(
     """Worker n on the n-th core that the daemon may use, whatever its number; none where nobody asked."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
-    monkeypatch.setattr("qlb.control.supervisor.usable_cores", lambda: (4, 6))
-    places = open_places(load(path).config)
+    monkeypatch.setattr("qlb.control.places.usable_cores", lambda: (4, 6))
+    places = open_places(load(path).config, Inherited())
     assert [place.cpu for place in places] == cpus
     for place in places:
         place.close()

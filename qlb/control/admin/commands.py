@@ -1,8 +1,8 @@
-"""What the control socket can be told: reload, drain, undrain, explain. Answers are JSON.
+"""What the control socket can be told: reload, drain, undrain, explain, upgrade. Answers are JSON.
 
 200: done. 404: no backend of that name (the answer lists those that there are). 409: connections that live would be
-lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong and nothing has
-changed; ``problems`` says why.
+lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong, or the next
+process cannot take over, and nothing has changed; ``problems`` says why.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,6 +34,14 @@ class ReloadOutcome(NamedTuple):
     changes: tuple[str, ...] = ()
 
 
+class UpgradeOutcome(NamedTuple):
+    """What became of an upgrade. pid: of the process that serves now. problems: why it is this one still."""
+
+    ok: bool
+    pid: int
+    problems: tuple[str, ...] = ()
+
+
 class Control(Protocol):
     """What can be asked of a daemon."""
 
@@ -48,6 +56,9 @@ class Control(Protocol):
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
+
+    async def upgrade(self) -> UpgradeOutcome:
+        """Hand everything over to a new process that runs what is on disk now, and end."""
 
 
 class Commands:
@@ -65,6 +76,8 @@ class Commands:
                 return self._reload
             case ["reload", "force"]:
                 return lambda: self._reload(force=True)
+            case ["upgrade"]:
+                return self._upgrade
             case ["drain", name]:
                 return lambda: self._set_state(name, "draining", self._control.drain)
             case ["undrain", name]:
@@ -89,6 +102,11 @@ class Commands:
             return _refused(error)
         refused = HTTPStatus.CONFLICT if outcome.unsafe else HTTPStatus.UNPROCESSABLE_ENTITY
         status = HTTPStatus.OK if outcome.ok else refused
+        return json_response(status, outcome._asdict())
+
+    async def _upgrade(self) -> web.Response:
+        outcome = await self._control.upgrade()
+        status = HTTPStatus.OK if outcome.ok else HTTPStatus.UNPROCESSABLE_ENTITY
         return json_response(status, outcome._asdict())
 
     async def _set_state(self, name: str, state: str, change: Callable[[str], Awaitable[None]]) -> web.Response:

@@ -24,16 +24,25 @@ _OTHERS_NOTHING: Final = 0o177
 
 
 class ControlSocket(NamedTuple):
-    """A socket that listens, and the file that stands for it. identity: of the file, (device, inode)."""
+    """A socket that listens, and the file that stands for it.
+
+    identity: of the file, (device, inode). borrowed: the file is somebody else's, and stays.
+    """
 
     sock: socket.socket
     path: Path
     identity: tuple[int, int]
+    borrowed: bool = False
+
+    @classmethod
+    def adopt(cls, sock: socket.socket, path: Path, *, borrowed: bool) -> "ControlSocket":
+        """Take over a socket that listens already, and its file. Raises OSError where there is no such file."""
+        return cls(sock, path, _identity(path), borrowed)
 
     def close(self) -> None:
         """Stop listening, and remove the file unless another daemon has put its own there meanwhile."""
         with suppress(FileNotFoundError):
-            if _identity(self.path) == self.identity:
+            if not self.borrowed and _identity(self.path) == self.identity:
                 self.path.unlink()
         self.sock.close()
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,13 @@ from qlb.control.admin.control_socket import ControlSocket, open_control_socket
 from qlb.control.admin.http import HttpServer, Limits
 from qlb.control.admin.pages import Pages
 from qlb.control.admin.routes import Routes
+from qlb.control.inherit import Inherited
+from qlb.dataplane.sockets import bound_endpoint
 from qlb.errors import QlbError
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint
 
+_BACKLOG: Final = 100
 _STOP_TIMEOUT_S: Final = 1.0
 """How long answers that are under way may take when the server stops."""
 
@@ -36,31 +40,71 @@ class AdminServer:
         self._commands = Commands(control, read)
         self._limits = limits or Limits()
         self._listeners: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        self._held: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        """Those that listen no more, but may have answers under way."""
+        self._tcp: socket.socket | None = None
         self._control_socket: ControlSocket | None = None
         self.address: Endpoint | None = None
         """Where it listens on TCP, with the port that it was given; None where it does not."""
 
-    async def start(self, tcp: tuple[str, int] | None, unix_socket: Path | None) -> None:
-        """Listen. tcp: an IP literal and a port, 0 = any. unix_socket: path of the control socket.
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """What it listens on."""
+        control = self._control_socket
+        return [sock for sock in (self._tcp, control.sock if control else None) if sock is not None]
 
+    async def start(self, tcp: tuple[str, int] | None, unix_socket: Path | None) -> None:
+        """Open and serve at once. Raises as open() does."""
+        await self.open(tcp, unix_socket)
+        await self.serve()
+
+    async def open(
+        self, tcp: tuple[str, int] | None, unix_socket: Path | None, inherited: Inherited | None = None
+    ) -> None:
+        """Take or bind the sockets; who calls waits until serve(). tcp: an IP literal and a port, 0 = any.
+
+        unix_socket: path of the control socket. inherited: sockets that came with this process.
         Raises QlbError, listening nowhere, where one of them cannot be had.
         """
+        inherited = inherited or Inherited()
         try:
             if tcp is not None:
-                await self._listen_tcp(Endpoint(*tcp))
+                self._tcp = inherited.take_tcp(Endpoint(*tcp)) or _open_tcp(Endpoint(*tcp))
+                self.address = bound_endpoint(self._tcp)
             if unix_socket is not None:
-                await self._listen_unix(unix_socket)
+                self._control_socket = await _take_or_open(unix_socket, inherited)
         except BaseException:
             await self.stop()
             raise
 
+    async def serve(self) -> None:
+        """Answer whoever calls, from now on."""
+        loop = asyncio.get_running_loop()
+        if self._tcp is not None and self.address is not None:
+            local = ipaddress.ip_address(self.address.host.partition("%")[0]).is_loopback
+            http = HttpServer(Routes(self._pages, local_names_only=local).answer, self._limits)
+            self._listeners.append((await loop.create_server(http, sock=self._tcp.dup()), http))
+        if self._control_socket is not None:
+            http = HttpServer(Routes(self._pages, self._commands).answer, self._limits)
+            self._listeners.append((await loop.create_unix_server(http, sock=self._control_socket.sock.dup()), http))
+
+    async def hold(self) -> None:
+        """Leave whoever calls from now on to another process, or to serve(); answers under way go on."""
+        for listener, http in self._listeners:
+            listener.close()
+            http.pre_shutdown()
+        self._held, self._listeners = [*self._held, *self._listeners], []
+
+    def give_away(self) -> None:
+        """Leave the sockets' files to the process that serves them now."""
+        if self._control_socket is not None:
+            self._control_socket = self._control_socket._replace(borrowed=True)
+
     async def stop(self) -> None:
         """Stop listening, let answers under way be finished, and close every connection."""
         self.address = None
-        listeners, self._listeners = self._listeners, []
-        for listener, http in listeners:
-            listener.close()
-            http.pre_shutdown()
+        await self.hold()
+        listeners, self._held = self._held, []
         await asyncio.gather(*(http.shutdown(_STOP_TIMEOUT_S) for _, http in listeners))
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -68,20 +112,30 @@ class AdminServer:
         if self._control_socket is not None:
             self._control_socket.close()
             self._control_socket = None
+        if self._tcp is not None:
+            self._tcp.close()
+            self._tcp = None
 
-    async def _listen_tcp(self, endpoint: Endpoint) -> None:
-        local = ipaddress.ip_address(endpoint.host.partition("%")[0]).is_loopback
-        http = HttpServer(Routes(self._pages, local_names_only=local).answer, self._limits)
-        try:
-            listener = await asyncio.get_running_loop().create_server(http, *endpoint)
-        except OSError as error:
-            reason = error.strerror or error
-            raise QlbError(f"the admin server cannot listen on {endpoint} (admin.listen): {reason}") from error
-        self._listeners.append((listener, http))
-        self.address = Endpoint(*listener.sockets[0].getsockname()[:2])
 
-    async def _listen_unix(self, path: Path) -> None:
-        http = HttpServer(Routes(self._pages, self._commands).answer, self._limits)
-        self._control_socket = await open_control_socket(path)
-        listener = await asyncio.get_running_loop().create_unix_server(http, sock=self._control_socket.sock)
-        self._listeners.append((listener, http))
+def _open_tcp(endpoint: Endpoint) -> socket.socket:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(socket.getaddrinfo(*endpoint, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4])
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or error
+        raise QlbError(f"the admin server cannot listen on {endpoint} (admin.listen): {reason}") from error
+    return sock
+
+
+async def _take_or_open(path: Path, inherited: Inherited) -> ControlSocket:
+    sock = inherited.take_unix(path)
+    if sock is None:
+        return await open_control_socket(path)
+    return ControlSocket.adopt(sock, path, borrowed=inherited.is_borrowed(sock))

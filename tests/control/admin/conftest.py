@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qlb.control.admin import AdminServer, ReloadOutcome
+from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint
 from tests.observe.readings import sample_reading
@@ -25,6 +25,7 @@ class FakeDaemon:
         self.reading = sample_reading()
         self.ready = True
         self.outcome = ReloadOutcome(ok=True, generation=4, warnings=("a warning",))
+        self.upgrade_outcome = UpgradeOutcome(ok=True, pid=12)
         self.error: Exception | None = None
         self.calls: list[str] = []
 
@@ -46,6 +47,11 @@ class FakeDaemon:
         """Note that it was asked."""
         await self._called("reload by force" if force else "reload")
         return self.outcome
+
+    async def upgrade(self) -> UpgradeOutcome:
+        """Note that it was asked."""
+        await self._called("upgrade")
+        return self.upgrade_outcome
 
     async def drain(self, name: str) -> None:
         """Note that it was asked."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qlb.control.admin import ReloadOutcome
+from qlb.control.admin import ReloadOutcome, UpgradeOutcome
 from qlb.errors import ConfigError, QlbError
 from tests.control.admin.conftest import Stage
 
@@ -93,3 +93,15 @@ async def test_names_are_decoded_once(stage: Stage, encoded: str, name: str) -> 
     status, _ = await post(stage, f"/drain/{encoded}")
     assert status == (200 if name == "b:2" else 404)
     assert stage.daemon.calls == [f"drain {name}"]
+
+
+async def test_upgrade(stage: Stage) -> None:
+    """The answer is the daemon's, and tells who serves now."""
+    assert await post(stage, "/upgrade") == (200, {"ok": True, "pid": 12, "problems": []})
+    assert stage.daemon.calls == ["upgrade"]
+
+
+async def test_upgrade_refused(stage: Stage) -> None:
+    """Nothing has changed, and the answer says why."""
+    stage.daemon.upgrade_outcome = UpgradeOutcome(ok=False, pid=11, problems=("no",))
+    assert await post(stage, "/upgrade") == (422, {"ok": False, "pid": 11, "problems": ["no"]})

@@ -8,7 +8,7 @@ from qlb.control.admin.routes import is_local_name
 from tests.control.admin.conftest import Stage
 
 PAGES = ["/", "/status", "/metrics", "/healthz", "/readyz"]
-COMMANDS = ["/reload", "/drain/a", "/undrain/a"]
+COMMANDS = ["/reload", "/upgrade", "/drain/a", "/undrain/a"]
 
 
 @pytest.mark.parametrize("target", [*PAGES, *COMMANDS, "/nothing"])

@@ -1,0 +1,81 @@
+"""What outlives the daemon's process: operators' words on backends, and health's verdicts.
+
+It is kept in a piece of memory that has a descriptor, so a service manager can hold it while the daemon is restarted,
+and the next process reads what was true last, however this one ended. Nothing secret is in it.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+log = logging.getLogger("qlb")
+
+_MAX_BYTES: Final = 16 << 20
+"""Room for a hundred thousand backends; more is no memory of qlb's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """states: backend name → what an operator has set. healthy: backend name → health's verdict."""
+
+    states: Mapping[str, str] = field(default_factory=dict)
+    healthy: Mapping[str, bool] = field(default_factory=dict)
+
+
+class Memory:
+    """Where it is kept: one line of JSON."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        """descriptor: of the memory of an earlier process, owned from now on; None: begin with an empty one."""
+        self.descriptor = _open() if descriptor is None else descriptor
+        self._last: Remembered | None = None
+        self._closed = False
+
+    def read(self) -> Remembered:
+        """Return what was written last, by whichever process; nothing, and a warning, where it cannot be read."""
+        try:
+            octets = os.pread(self.descriptor, _MAX_BYTES, 0)
+            return _parse(json.loads(octets.partition(b"\n")[0])) if octets else Remembered()
+        except (OSError, ValueError) as error:
+            log.warning("what the daemon before this one remembered cannot be read", extra={"reason": str(error)})
+            return Remembered()
+
+    def write(self, remembered: Remembered) -> None:
+        """Put this in the place of what was there, in one step. Nothing, after close()."""
+        if self._closed or remembered == self._last:
+            return
+        line = json.dumps({"states": dict(remembered.states), "healthy": dict(remembered.healthy)}).encode() + b"\n"
+        with suppress(OSError):  # no memory is left: the next start asks the backends itself
+            os.pwrite(self.descriptor, line, 0)
+            os.ftruncate(self.descriptor, len(line))
+            self._last = remembered
+
+    def close(self) -> None:
+        """Let go of it; others may keep it."""
+        if not self._closed:
+            os.close(self.descriptor)
+        self._closed = True
+
+
+def _parse(found: object) -> Remembered:
+    """Keep what has the right shape: another release may have written it."""
+    sections = found if isinstance(found, dict) else {}
+    states, healthy = (sections.get(name) for name in ("states", "healthy"))
+    return Remembered(
+        {str(name): state for name, state in states.items() if isinstance(state, str)}
+        if isinstance(states, dict)
+        else {},
+        {str(name): one for name, one in healthy.items() if isinstance(one, bool)} if isinstance(healthy, dict) else {},
+    )
+
+
+def _open() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("qlb-state", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,40 @@
+"""The service's sockets, one row for each worker: those that were passed to this process, and new ones for the rest."""
+
+import socket
+from collections.abc import Sequence
+
+from qlb.config.model import Config
+from qlb.control.inherit import Inherited
+from qlb.control.preflight import usable_cores
+from qlb.control.workers import Place
+from qlb.dataplane.sockets import adopt_listener, bound_endpoint, open_listener
+from qlb.routing.backends import Endpoint
+
+
+def open_places(config: Config, inherited: Inherited) -> list[Place]:
+    """Take or bind every service address once for each worker. Raises OSError where one cannot be bound."""
+    cores = usable_cores()
+    wanted = config.forwarding.workers
+    count = len(cores) if wanted == "auto" else wanted
+    rows: list[list[socket.socket]] = []
+    try:
+        endpoints: Sequence[Endpoint] = config.listen
+        for _ in range(count):
+            rows.append([])
+            for endpoint in endpoints:
+                rows[-1].append(_take_or_open(endpoint, config.forwarding.receive_buffer, inherited))
+            endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
+    except OSError as error:
+        for sock in [sock for row in rows for sock in row]:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
+    pinned = config.forwarding.pin_workers
+    return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
+
+
+def _take_or_open(endpoint: Endpoint, receive_buffer_bytes: int, inherited: Inherited) -> socket.socket:
+    sock = inherited.take_udp(endpoint)
+    if sock is None:
+        return open_listener(endpoint, receive_buffer_bytes)
+    adopt_listener(sock, receive_buffer_bytes)
+    return sock
