@@ -43,7 +43,7 @@ def test_a_command_can_be_typed(name: str, line: str) -> None:
 
 def test_the_runbooks_are_there() -> None:
     """One for each bad day, each with commands."""
-    assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation"]
+    assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation", "upgrade"]
     assert all(any(commands(path)) for path in RUNBOOKS)
 
 

@@ -1,0 +1,145 @@
+"""deploy/systemd/: units that systemd takes, harden and run; restarts under them lose nothing."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from tests.deploy.places import DEPLOY, run, tool
+from tests.deploy.systemd import Systemd, systemd
+from tests.e2e import scrape
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import configuration, written
+from tests.e2e.nat import Address, Nat
+from tests.e2e.ports import free_port
+from tests.e2e.quic_servers import QuicServerBehind, quic_servers
+from tests.e2e.stage import NAMES, PARAMS
+from tests.e2e.stories import Gates
+
+FOLDER: Final = DEPLOY / "systemd"
+UNITS: Final = ("qlb.service", "qlb.socket")
+MOST_EXPOSURE: Final = 2.0
+CALLS: Final = 12
+LIMIT_S: Final = 100.0
+
+
+def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
+    """Copy the units to where systemd-analyze can complain of nothing but them: what they start is there."""
+    for name in UNITS:
+        text = (FOLDER / name).read_text().replace("/opt/qlb/bin/qlb", "/bin/true")
+        (folder / name).write_text(text)
+    if drop_in:
+        (folder / "qlb.service.d").mkdir()
+        (folder / "qlb.service.d/xdp.conf").write_text((FOLDER / "qlb.service.d/xdp.conf").read_text())
+    return [folder / name for name in UNITS]
+
+
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_systemd_understands_every_line(tmp_path: Path, drop_in: bool) -> None:
+    """systemd-analyze verify has nothing to say."""
+    assert run(tool("systemd-analyze", "systemd"), "verify", *units(tmp_path, drop_in=drop_in)) == ""
+
+
+def exposure(folder: Path, *, drop_in: bool) -> float:
+    """Return what systemd-analyze thinks of the service: 0 = shut in, 10 = exposed."""
+    service, _ = units(folder, drop_in=drop_in)
+    found = run(tool("systemd-analyze", "systemd"), "security", "--offline=yes", "--no-pager", service)
+    match = re.search(r"Overall exposure level for qlb.service: ([\d.]+)", found)
+    assert match, found
+    return float(match[1])
+
+
+def test_the_service_is_shut_in(tmp_path: Path) -> None:
+    """Less than 2.0 of 10."""
+    assert exposure(tmp_path, drop_in=False) < MOST_EXPOSURE
+
+
+def test_what_xdp_opens_is_little(tmp_path: Path) -> None:
+    """Its three capabilities and the BPF file system show, and no more than that."""
+    assert exposure(tmp_path, drop_in=True) < 2 * MOST_EXPOSURE
+
+
+@dataclass
+class Scene:
+    """The cast. admin: where the daemon is scraped."""
+
+    manager: Systemd
+    service: Address
+    admin: Address
+    servers: list[QuicServerBehind]
+    nat: Nat
+
+    async def main_pid(self) -> str:
+        """The process that systemd takes for the daemon."""
+        return (await self.manager.show("qlb.service", "MainPID"))[0]
+
+    async def ready(self) -> None:
+        """Wait until it forwards (again)."""
+        while True:
+            try:
+                if (await scrape.get(self.admin, "/readyz"))[0] == 200:
+                    return
+            except OSError:
+                pass
+            await asyncio.sleep(scrape.POLL_S)
+
+
+@asynccontextmanager
+async def under_systemd(folder: Path) -> AsyncIterator[Scene]:
+    """Three real servers, and the daemon before them as the unit starts it, with its key as a credential."""
+    service, admin = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    async with asyncio.timeout(LIMIT_S), quic_servers(NAMES, PARAMS, Gates()) as servers:
+        config = configuration([service], [PARAMS], servers, forwarding={"workers": "2"})
+        del config["cid_configs"][0]["key"]
+        config["cid_configs"][0]["key_file"] = "/run/credentials/qlb.service/keys_1.hex"
+        config["admin"] = {"listen": written(admin), "socket": "/run/qlb/qlb.sock"}
+        (folder / "etc/qlb/keys").mkdir(parents=True)
+        (folder / "etc/qlb/qlb.yaml").write_text(yaml.safe_dump(config))
+        (folder / "etc/qlb/keys/1.hex").write_text((PARAMS.key or b"").hex())
+        (folder / "etc/qlb/keys/1.hex").chmod(0o600)
+        async with systemd(folder, "qlb.service") as manager:
+            await manager.run("systemctl", "start", "qlb.service")
+            with Nat() as nat:
+                scene = Scene(manager, service, admin, servers, nat)
+                await scene.ready()
+                yield scene
+
+
+@pytest.mark.e2e
+async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
+    """Restart, kill -9 and reload of the service as deploy/ has it, under calls whose addresses change: 0 lost."""
+    async with under_systemd(tmp_path) as scene:
+        addresses = [scene.nat.port(scene.service).address for _ in range(CALLS)]
+        async with in_progress(addresses) as calls:
+            first = await scene.main_pid()
+            await scene.manager.run("systemctl", "restart", "qlb.service")
+            await scene.ready()
+            second = await scene.main_pid()
+            assert first != second
+            scene.nat.rebind_all()
+            await calls.until_more()
+            await scene.manager.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "qlb.service")
+            while await scene.main_pid() in {second, "0"}:
+                await asyncio.sleep(scrape.POLL_S)
+            await scene.ready()
+            scene.nat.rebind_all()
+            await calls.until_more()
+            await scene.manager.run("systemctl", "reload", "qlb.service")
+            await calls.until_more()
+        assert calls.lost == [], scene.manager.log
+        assert sum(server.accepted for server in scene.servers) == CALLS, "nobody has connected a second time"
+        stored, text, state = await scene.manager.show(
+            "qlb.service", "NFileDescriptorStore", "StatusText", "ActiveState"
+        )
+        assert int(stored) > 0
+        assert "3 of 3 backends" in text
+        assert state == "active"
+        assert " error" not in scene.manager.log.lower()
+        await scene.manager.run("systemctl", "stop", "qlb.service")
+        assert (await scene.manager.show("qlb.service", "Result"))[0] == "success"
