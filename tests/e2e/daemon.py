@@ -3,9 +3,10 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ Yaml = dict[str, Any]
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
 _READY: Final = '"ready"'
+_STOPPED: Final = '"stopped"'
 _HARMLESS: Final = ("debug", "info", "warning")
 
 
@@ -61,6 +63,30 @@ def backend_config(server: Server, cid_params: Sequence[CidParams], **more: str)
     return entry
 
 
+class Orphan:
+    """A process that is nobody's child here."""
+
+    def __init__(self, pid: int) -> None:
+        """It is alive still."""
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """Kill it, if it is there."""
+        with suppress(OSError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    async def wait(self) -> None:
+        """Wait until it has ended."""
+        if self._descriptor < 0:
+            return
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            while not select.select([self._descriptor], [], [], 0)[0]:
+                await asyncio.sleep(scrape.POLL_S)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
 class Daemon:
     """One daemon: its files, its process, and its admin server. It can be killed and started again."""
 
@@ -72,11 +98,14 @@ class Daemon:
         self.path = folder / "qlb.yaml"
         self.socket = folder / "qlb.sock"
         self._process: asyncio.subprocess.Process | None = None
+        self._successor: Orphan | None = None
         self.write(config)
 
     @property
     def pid(self) -> int:
         """The supervisor's process ID."""
+        if self._successor is not None:
+            return self._successor.pid
         assert self._process is not None, "it was started"
         return self._process.pid
 
@@ -104,16 +133,21 @@ class Daemon:
         self.path.touch(mode=0o600)  # it holds keys
         self.path.write_text(yaml.safe_dump({**config, **fixed}))
 
-    async def start(self) -> None:
-        """Start it; return when it is ready to forward."""
+    async def start(
+        self, environ: Mapping[str, str] | None = None, descriptors: Sequence[int] = (), prefix: Sequence[str] = ()
+    ) -> None:
+        """Start it; return when it is ready to forward. environ: more of it. descriptors: what it finds open."""
         with (self.folder / "log").open("ab") as log:
             before = self.logged(_READY)
             self._process = await asyncio.create_subprocess_exec(
-                *(*self._prefix, sys.executable, "-m", "qlb", "run", str(self.path)),
+                *(*self._prefix, *prefix, sys.executable, "-m", "qlb", "run", str(self.path)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **(environ or {})},
+                pass_fds=descriptors,
             )
+        self._successor = None
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while self.logged(_READY) == before or not await self._is_ready():
@@ -129,14 +163,33 @@ class Daemon:
     async def stop(self) -> int:
         """Send SIGTERM; return the exit code."""
         assert self._process is not None, "it was started"
+        before = self.logged(_STOPPED)
         self.terminate()
-        return await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        if self._successor is None:
+            return await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        await self._successor.wait()
+        return self.logged(_STOPPED) - before - 1  # its code is its new parent's to know
+
+    async def upgrade(self) -> None:
+        """Have another process take over by ``qlb upgrade``; return when the one before has ended, with 0."""
+        code, output = await self.command("upgrade", "--json")
+        assert code == 0, output
+        await self.follow(json.loads(output)["pid"])
+
+    async def follow(self, pid: int, *, code: int = 0) -> None:
+        """Take another process for the daemon from now on; wait for the end of the one before. code: its exit code."""
+        ending, self._successor = self._successor, Orphan(pid)
+        if ending is not None:
+            await ending.wait()
+            return
+        assert self._process is not None, "it was started"
+        assert await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S) == code
 
     async def kill(self) -> None:
         """Kill the supervisor at once; its workers must notice and end by themselves."""
         assert self._process is not None, "it was started"
-        self._process.kill()
-        await self._process.wait()
+        os.kill(self.pid, signal.SIGKILL)
+        await (self._successor or self._process).wait()
 
     async def kill_worker(self, index: int = 0) -> None:
         """Kill one worker at once; return when another process is in its place."""
@@ -202,6 +255,9 @@ class Daemon:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+        if self._successor is not None:
+            self._successor.kill()
+            await self._successor.wait()
 
     async def _is_ready(self) -> bool:
         try:

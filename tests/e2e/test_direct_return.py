@@ -223,7 +223,14 @@ async def _restarted(told: Scene) -> None:
         told.rebind_all()
 
 
-@pytest.mark.parametrize("change", [_drained, _reloaded, _restarted])
+async def _upgraded(told: Scene) -> None:
+    """Three times, another process and its program take over between two packets."""
+    for _ in range(3):
+        await told.daemon.upgrade()
+        told.rebind_all()
+
+
+@pytest.mark.parametrize("change", [_drained, _reloaded, _restarted, _upgraded])
 @pytest.mark.parametrize(("mode", "family"), [("l2", 4), ("ipip", 6), ("gue", 4)])
 async def test_nothing_is_lost_meanwhile(tmp_path: Path, mode: str, family: int, change: Change) -> None:
     """Calls are in progress and change their addresses while it happens."""

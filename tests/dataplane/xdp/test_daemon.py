@@ -95,6 +95,28 @@ def test_the_program_outlives_the_daemon(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("scene")
+def test_an_upgrade(tmp_path: Path) -> None:
+    """The next one's program takes the place of the first one's; where that would end with its process: refused."""
+
+    async def story() -> None:
+        async with running(tmp_path / "daemon", config(keep_attached="true")) as daemon:
+            assert (await daemon.command("drain", "agent-a"))[0] == 0
+            before = on_the_interface()
+            await daemon.upgrade()
+            assert 0 != on_the_interface() != before
+            assert (await daemon.status())["backends"][0]["state"] == "draining"
+            assert (await ask(daemon, 1))[3] == "agent-b:"
+        assert (await qlb("detach", str(daemon.path)))[0] == 0
+        async with running(tmp_path / "another", config(), may_log_errors=True) as daemon:
+            before = on_the_interface()
+            code, told = await daemon.command("upgrade")
+            assert (code, "only with forwarding.keep_attached: true" in told) == (1, True), told
+            assert on_the_interface() == before
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("scene")
 def test_a_reload_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> None:
     """A mode or interfaces need a restart: refused with the place; the rest is taken over while packets flow."""
 

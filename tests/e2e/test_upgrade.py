@@ -1,0 +1,280 @@
+"""The daemon is upgraded and restarted under load, by its own means and by a service manager's. 0 lost."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from qlb.cli.control import ask
+from tests.control.manager import Manager, managing
+from tests.e2e import ngtcp2, processes, scrape
+from tests.e2e.clients import Calls, in_progress
+from tests.e2e.daemon import Daemon, configuration
+from tests.e2e.echoes import echoes
+from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
+from tests.e2e.nat import NatPort
+from tests.e2e.ports import free_port
+from tests.e2e.stage import PARAMS, Stage, stage
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfd_open(), which only Linux has"),
+]
+
+CALLS: Final = 6
+UPGRADES: Final = 5
+LIMIT_S: Final = 120.0
+PLANES: Final = ("batch", "asyncio")
+
+ACTIVATE: Final = """
+import fcntl, os, sys
+passed = [int(one) for one in sys.argv[1].split(",") if one]
+high = [fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in passed]
+for number, one in enumerate(high):
+    os.dup2(one, 3 + number)
+    os.close(one)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@asynccontextmanager
+async def talking(scene: Stage) -> AsyncIterator[Calls]:
+    """Have calls in progress; none may be lost, and each must go on after the block has ended."""
+    async with in_progress(scene.addresses(CALLS)) as calls:
+        yield calls
+        scene.nat.rebind_all()
+        await calls.until_more()
+        assert calls.lost == []
+
+
+def supervisors(daemon: Daemon) -> list[int]:
+    """Return the supervisors that there are of a daemon."""
+    found = processes.with_argument(str(daemon.path))
+    return [pid for pid, state in found if state != "Z" and processes.is_daemon(pid)]
+
+
+async def next_one(daemon: Daemon) -> int:
+    """Wait for the process that is to take over, and return its ID."""
+    while not (found := [pid for pid in processes.children(daemon.pid) if processes.is_daemon(pid)]):
+        await asyncio.sleep(0)
+    return found[0]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+async def test_nobody_is_lost(tmp_path: Path, plane: str) -> None:
+    """Five upgrades while calls and transfers of two QUIC stacks change their addresses: 0 lost, one backend each."""
+    done = asyncio.Event()
+
+    async def all_the_time(port: NatPort) -> None:
+        while not done.is_set():
+            port.rebind()
+            await port.until_flowing(up=10)
+
+    def journeys(scene: Stage) -> list[Any]:
+        travel = [aioquic_journey(port, scene.gates, all_the_time) for port in scene.ports(CALLS)]
+        if shutil.which(ngtcp2.PROGRAM):
+            mode = ngtcp2.Mode.MIGRATE
+            travel += [ngtcp2_journey(port, scene.gates, all_the_time, tmp_path, mode) for port in scene.ports(CALLS)]
+        return travel
+
+    forwarding = {"workers": "2", "plane": plane}
+    async with stage(tmp_path, forwarding=forwarding, limit_s=LIMIT_S) as scene, talking(scene) as calls:
+        travels = asyncio.gather(*journeys(scene))
+        seen = {scene.daemon.pid}
+        for _ in range(UPGRADES):
+            await scene.daemon.upgrade()
+            seen.add(scene.daemon.pid)
+            assert supervisors(scene.daemon) == [scene.daemon.pid]
+            await calls.until_more()
+        done.set()
+        found: list[Journey] = await travels
+        assert [journey.lost for journey in found if journey.lost] == []
+        assert all(journey.backend for journey in found)
+        assert min(journey.changes for journey in found) > UPGRADES
+        assert len(seen) == 1 + UPGRADES
+        assert not any("+" in name for name in calls.backends)
+        assert scene.accepted == CALLS + len(found), "nobody has connected a second time"
+
+
+async def test_another_number_of_workers(tmp_path: Path) -> None:
+    """More of them, then fewer: no flow ends in a socket that nobody reads."""
+    async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene, talking(scene) as calls:
+        for workers in (4, 1):
+            scene.daemon.write(scene.config(forwarding={"workers": str(workers)}))
+            await scene.daemon.upgrade()
+            assert len((await scene.daemon.status())["workers"]) == workers
+            scene.nat.rebind_all()
+            await calls.until_more()
+    assert calls.lost == []
+
+
+async def test_what_operators_said_stays(tmp_path: Path) -> None:
+    """A backend that was drained gets no new connection because the balancer was upgraded; health is known at once."""
+    async with stage(tmp_path) as scene:
+        name = scene.servers[0].name
+        assert (await scene.daemon.command("drain", name))[0] == 0
+        await scene.daemon.upgrade()
+        assert (await scrape.get(scene.daemon.admin, "/readyz"))[0] == 200
+        rows = {row["name"]: row["state"] for row in (await scene.daemon.status())["backends"]}
+        assert [one for one, state in rows.items() if state == "draining"] == [name]
+        async with in_progress(scene.addresses(CALLS)) as calls:
+            assert name not in calls.backends
+
+
+async def test_what_cannot_take_over(tmp_path: Path) -> None:
+    """A wrong configuration, an address that is not free: refused with the reason; the old process goes on."""
+    async with stage(tmp_path, may_log_errors=True) as scene, talking(scene) as calls:
+        daemon, taken = scene.daemon, ("127.0.0.1", free_port())
+        old = daemon.pid
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(taken)
+            wrong = configuration([scene.service], [PARAMS], scene.servers, no_such_key={})
+            elsewhere = configuration([scene.service, taken], [PARAMS], scene.servers)
+            for config, why in ((wrong, "no_such_key"), (elsewhere, f"cannot listen on {taken[0]}:{taken[1]}")):
+                daemon.write(config)
+                code, output = await daemon.command("upgrade")
+                assert (code, why in output, "goes on as it was" in output) == (1, True, True), output
+                scene.nat.rebind_all()
+                await calls.until_more()
+                assert supervisors(daemon) == [old]
+        assert calls.lost == []
+
+
+async def test_one_at_a_time(tmp_path: Path) -> None:
+    """Of two that are asked for at once, one is done and the other refused."""
+    async with stage(tmp_path, may_log_errors=True) as scene, talking(scene):
+        asked = [asyncio.to_thread(ask, scene.daemon.socket, "POST", "/upgrade") for _ in range(2)]
+        (done, answer), (refused, why) = sorted(await asyncio.gather(*asked), key=lambda each: each[0])
+        assert (done, refused, why["problems"]) == (200, 422, ["another upgrade is under way"])
+        await scene.daemon.follow(answer["pid"])
+
+
+@pytest.mark.parametrize("victim", ["next", "old"])
+async def test_killed_on_the_way(tmp_path: Path, victim: str) -> None:
+    """Whichever of the two is killed during the hand-over, the other one serves, and no call is lost."""
+    async with stage(tmp_path, may_log_errors=True, forwarding={"workers": "2"}) as scene, talking(scene) as calls:
+        daemon, old = scene.daemon, scene.daemon.pid
+        upgrading = asyncio.create_task(daemon.command("upgrade"))
+        coming = await next_one(daemon)
+        os.kill(coming if victim == "next" else old, signal.SIGKILL)
+        code, output = await upgrading
+        assert code == 1, output
+        if victim == "next":
+            assert "by signal 9" in output
+        else:
+            await daemon.follow(coming, code=-signal.SIGKILL)
+            await daemon.until_logged('"ready"', times=2)
+        scene.nat.rebind_all()
+        await calls.until_more()
+        assert supervisors(daemon) == [daemon.pid]
+
+
+async def test_sigterm_on_the_way(tmp_path: Path) -> None:
+    """The end of the daemon is the end of both."""
+    async with stage(tmp_path) as scene:
+        upgrading = asyncio.create_task(scene.daemon.command("upgrade"))
+        coming = await next_one(scene.daemon)
+        assert await scene.daemon.stop() == 0
+        await upgrading
+        assert not processes.is_daemon(coming)
+        await scene.daemon.start()
+
+
+@pytest.mark.slow
+async def test_nothing_is_left_over(tmp_path: Path) -> None:
+    """Upgrade after upgrade: as many descriptors and processes as before; none of them a zombie."""
+
+    async def held(daemon: Daemon) -> tuple[int, int]:
+        while len(processes.children(daemon.pid)) < 4:  # the spares come after it is ready
+            await asyncio.sleep(scrape.POLL_S)
+        return processes.descriptors(daemon.pid), len(processes.children(daemon.pid))
+
+    async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene:
+        await scene.daemon.upgrade()
+        before = await held(scene.daemon)
+        for _ in range(UPGRADES):
+            await scene.daemon.upgrade()
+        assert await held(scene.daemon) == before
+        everybody = processes.children(scene.daemon.pid)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in everybody)
+
+
+async def start_managed(daemon: Daemon, manager: Manager) -> None:
+    """Start it as a service manager does: with what it keeps, from descriptor 3 on."""
+    kept = manager.descriptors()
+    passed = [descriptor for _, descriptor in kept]
+    environ = {
+        "NOTIFY_SOCKET": manager.name,
+        "LISTEN_FDS": str(len(kept)),
+        "LISTEN_FDNAMES": ":".join(name for name, _ in kept),
+    }
+    prefix = (sys.executable, "-c", ACTIVATE, ",".join(map(str, passed)))
+    try:
+        await daemon.start(environ, passed, prefix)
+    finally:
+        for descriptor in passed:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+async def test_restarts_under_a_manager(tmp_path: Path, how: str) -> None:
+    """Stopped or killed, and started again with the sockets that the manager keeps: packets wait, 0 lost."""
+    with managing(tmp_path) as manager:
+        async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene:
+            daemon = scene.daemon
+            assert await daemon.stop() == 0
+            await start_managed(daemon, manager)
+            assert (await daemon.command("drain", scene.servers[0].name))[0] == 0
+            async with talking(scene) as calls:
+                for _ in range(3):
+                    if how == "SIGTERM":
+                        assert await daemon.stop() == 0
+                    else:
+                        await daemon.kill()
+                    await start_managed(daemon, manager)
+                    scene.nat.rebind_all()
+                    await calls.until_more()
+                    assert (await daemon.status())["backends"][0]["state"] == "draining"
+                await daemon.upgrade()
+                assert manager.said("MAINPID") == [str(daemon.pid)]
+            assert scene.servers[0].name not in calls.backends
+            kinds = sorted(name.partition(".127")[0] for name in manager.store)
+            assert kinds == ["qlb.state", "qlb.tcp", "qlb.udp", "qlb.udp"]
+            assert all(len(kept) == 1 for kept in manager.store.values())
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None,
+    reason="the program systemd-socket-activate is not here (Debian: systemd)",
+)
+async def test_socket_activation(tmp_path: Path) -> None:
+    """A program of systemd's binds the address and starts the daemon; the packet that has started it is answered."""
+    async with echoes(tmp_path, "127.0.0.1", may_log_errors=True) as on:
+        assert await on.daemon.stop() == 0
+        host, port = on.service
+        started = on.daemon.start(prefix=("systemd-socket-activate", "--datagram", f"--listen={host}:{port}"))
+        starting = asyncio.create_task(started)
+        while not _is_bound(port):
+            await asyncio.sleep(scrape.POLL_S)
+        answer, _, source = await on.ask(b"\x40" + on.id_of(on.servers[0]) + b"the first")
+        assert (answer[-9:], source) == (b"the first", on.service)
+        await starting
+        told = [record for record in on.daemon.log_records if record["level"] != "info"]
+        assert {record["level"] for record in told} <= {"not JSON", "warning"}, "the program tells what it does"
+        assert not any("not used" in str(record) for record in told)
+
+
+def _is_bound(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        sock.bind(("127.0.0.1", port))
+        return False
+    return True
