@@ -24,6 +24,7 @@ FLOORS: Final = {
     "qlb.routing": 2,
     "qlb.config": 3,
     "qlb.dataplane": 3,
+    "qlb.discovery": 3,
     "qlb.health": 3,
     "qlb.observe": 3,
     "qlb.adapters": 3,

@@ -192,6 +192,7 @@ def cid_encode(config: Path, config_id: int | None, nonce: bytes | None, server:
 def print_server_config(config: Path, backend: str, yang: bool) -> None:
     """Print what the server BACKEND must load to issue routable IDs. Its keys are secrets.
 
+    BACKEND: its name, or its IP address where a source of `discovery` makes server IDs of addresses.
     The draft's model holds one configuration: where there are several, --yang prints a list of them.
     """
     loaded = load(config).config

@@ -70,6 +70,8 @@ def _plaintext(config: Config) -> Advice:
 
 
 def _unused_configs(config: Config) -> Advice:
+    if any(source.file is not None or source.server_id_from == "address" for source in config.discovery):
+        return  # theirs may have some
     for index, one in enumerate(config.cid_configs):
         if not _server_ids(config, one.config_id):
             yield (
@@ -153,6 +155,8 @@ def _cid_lengths(config: Config) -> Advice:
 
 
 def _takers(config: Config) -> Advice:
+    if config.discovery:
+        return
     if not config.backends:
         yield ("backends",), "backends is empty: every packet is dropped"
     elif not any(b.state is BackendState.ACTIVE and b.weight for b in config.backends):

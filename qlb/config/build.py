@@ -1,7 +1,7 @@
 """From the configuration to what the floors below take: CID parameters, backends, a snapshot."""
 
 from qlb.cid.params import CidParams
-from qlb.config.model import CidConfig, Config
+from qlb.config.model import BackendConfig, CidConfig, Config
 from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import Snapshot, compile_snapshot
@@ -25,11 +25,13 @@ def _cid_params(one: CidConfig) -> CidParams:
 
 def backends(config: Config) -> tuple[Backend, ...]:
     """Return every backend, in the order of the file; all healthy until a probe says otherwise."""
-    return tuple(
-        # A plain dict: snapshots are pickled on their way to the workers.
-        Backend(one.name, one.address, dict(one.server_ids), one.weight, one.state)
-        for one in config.backends
-    )
+    return tuple(map(backend, config.backends))
+
+
+def backend(one: BackendConfig) -> Backend:
+    """Return one backend."""
+    # A plain dict: snapshots are pickled on their way to the workers.
+    return Backend(one.name, one.address, dict(one.server_ids), one.weight, one.state)
 
 
 def fallback_key(config: Config) -> bytes:

@@ -74,7 +74,7 @@ def _check_listen(draft: Draft, problems: Problems) -> None:
 def _check_loops(draft: Draft, problems: Problems) -> None:
     for backend in draft.backends:
         for service in draft.listen:
-            if backend.address is not None and _is_loop(backend.address.value, service.value):
+            if backend.address is not None and is_loop(backend.address.value, service.value):
                 problems.add(
                     backend.address.mark,
                     f"{backend.path}.address {backend.address.value} is the balancer itself (listen "
@@ -83,7 +83,7 @@ def _check_loops(draft: Draft, problems: Problems) -> None:
                 break
 
 
-def _is_loop(backend: Endpoint, service: Endpoint) -> bool:
+def is_loop(backend: Endpoint, service: Endpoint) -> bool:
     """Whether the balancer would send to itself: the same address, or its wildcard and the loopback."""
     if backend.port != service.port:
         return False

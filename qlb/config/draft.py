@@ -4,7 +4,7 @@ The rules between fields are checked on this and not on the model: the model exi
 right, and one run must tell all problems. What cannot be read is None here; pydantic has said so already.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,14 +13,17 @@ from qlb.config.model import (
     BACKEND_ADDRESS,
     CID_LENGTH,
     CONFIG_ID,
+    DNS_RECORD,
     LISTEN_ADDRESS,
     MODE,
     NONCE_LENGTH,
+    SERVER_ID_FROM,
     SERVER_ID_LENGTH,
 )
 from qlb.config.problems import Mark
-from qlb.config.scalars import NAME, PATH, SERVER_ID, Scalar
+from qlb.config.scalars import NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME, Scalar
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
+from qlb.routing.address_ids import Network
 from qlb.routing.backends import Endpoint
 
 T = TypeVar("T")
@@ -72,6 +75,19 @@ class BackendDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceDraft:
+    """One of discovery. keys: those that are there, by name."""
+
+    path: str
+    mark: Mark
+    name: At[str] | None
+    keys: Mapping[str, Mark]
+    record: str
+    networks: tuple[At[Network], ...]
+    from_address: At[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """The fields that rules relate to one another. config_ids_known: every entry of cid_configs has told its ID."""
 
@@ -83,6 +99,7 @@ class Draft:
     socket: At[Path] | None
     mode: At[str] | None
     has_interfaces: bool
+    sources: tuple[SourceDraft, ...]
 
     @property
     def keys(self) -> tuple[KeyDraft, ...]:
@@ -108,6 +125,21 @@ def read_draft(root: MappingNode) -> Draft:
         socket=_field(admin, "socket", PATH),
         mode=_field(forwarding, "mode", MODE),
         has_interfaces=isinstance(interfaces, SequenceNode) and bool(interfaces.items),
+        sources=tuple(_source(path, node) for path, node in _mappings(root, "discovery")),
+    )
+
+
+def _source(path: str, node: MappingNode) -> SourceDraft:
+    record = _field(node, "record", DNS_RECORD)
+    server_id_from = _field(node, "server_id_from", SERVER_ID_FROM)
+    return SourceDraft(
+        path,
+        node.mark,
+        _field(node, "name", SOURCE_NAME),
+        {key.text: key.mark for key, value in node.entries if not (isinstance(value, ScalarNode) and value.is_null)},
+        record.value if record else "address",
+        tuple(_scalars(node.get("networks"), NETWORK)),
+        server_id_from if server_id_from and server_id_from.value == "address" else None,
     )
 
 

@@ -20,6 +20,7 @@ from qlb.config.model import Config
 from qlb.config.problems import START, Problems
 from qlb.config.references import check_references
 from qlb.config.restart import check_restart
+from qlb.config.sources import check_sources
 from qlb.config.tree import parse, place
 from qlb.config.validate import validate
 from qlb.config.vocabulary import known_keys
@@ -47,7 +48,7 @@ def load(path: Path, *, running: Config | None = None) -> Loaded:
     Raises ConfigError with all problems.
     """
     problems = Problems(path)
-    content, mode = _read(path, problems)
+    content, mode = read_octets(path, problems)
     return _load(decode(content, path), problems, exposed=bool(mode & stat.S_IROTH), running=running)
 
 
@@ -74,8 +75,8 @@ def decode(content: bytes, path: Path) -> str:
     raise Problems(path).failure(place(before, len(before)), text)
 
 
-def _read(path: Path, problems: Problems) -> tuple[bytes, int]:
-    """Return the content of the file and its mode."""
+def read_octets(path: Path, problems: Problems) -> tuple[bytes, int]:
+    """Return the content of the file and its mode. Raises ConfigError where it cannot be read."""
     try:
         with path.open("rb") as file:
             content, mode = file.read(MAX_FILE_BYTES + 1), os.fstat(file.fileno()).st_mode
@@ -98,6 +99,7 @@ def _load(text: str, problems: Problems, *, exposed: bool, running: Config | Non
     draft = read_draft(root)
     check(draft, folder, problems)
     check_references(draft, problems)
+    check_sources(draft, problems)
     keys = read_keys(draft, folder, problems)
     problems.raise_if_any()
     assert config is not None, "no configuration means a problem"
@@ -121,7 +123,13 @@ def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
         fallback = fallback.model_copy(update=_key("hash_key", folder, fallback.hash_key_file, keys))
     if admin.socket is not None:
         admin = admin.model_copy(update={"socket": socket_path(folder, admin.socket)})
-    return config.model_copy(update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin})
+    sources = tuple(
+        one if one.file is None else one.model_copy(update={"file": (folder / one.file).absolute()})
+        for one in config.discovery
+    )
+    return config.model_copy(
+        update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin, "discovery": sources}
+    )
 
 
 def _key(name: str, folder: Path, file: Path, keys: dict[Path, bytes]) -> dict[str, object]:

@@ -37,9 +37,12 @@ from qlb.config.scalars import (
     HEX_KEY,
     INTERFACE,
     NAME,
+    NETWORK,
     PATH,
+    RESOLVER,
     SERVER_ID,
     SERVER_NAME,
+    SOURCE_NAME,
     Size,
     choice,
     duration,
@@ -48,6 +51,7 @@ from qlb.config.scalars import (
     size,
     whole_number,
 )
+from qlb.routing.address_ids import Network
 from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
@@ -57,6 +61,8 @@ DIRECT_RETURN: Final = ("ipip", "gue", "l2")
 Attach = Literal["auto", "native", "generic"]
 AllFailing = Literal["keep", "obey"]
 Probe = Literal["quic", "handshake", "none"]
+DnsRecord = Literal["address", "a", "aaaa", "srv"]
+ServerIdFrom = Literal["none", "address"]
 CidState = Literal["staged", "active", "retiring"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -69,6 +75,8 @@ LISTEN_ADDRESS: Final = endpoint(service=True)
 BACKEND_ADDRESS: Final = endpoint(service=False)
 ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
 MODE: Final = choice(get_args(Mode))
+DNS_RECORD: Final = choice(get_args(DnsRecord))
+SERVER_ID_FROM: Final = choice(get_args(ServerIdFrom))
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
 
 
@@ -278,6 +286,55 @@ class Rotation(Section):
     quiet_period before it goes. Default: none: the daemon of this file alone, by admin.socket or admin.listen."""
 
 
+class DiscoverySource(Section):
+    """One place where backends are found, besides `backends`: a DNS name, or a file that something else writes.
+
+    A backend that a source no longer has keeps its connections: it drains until no packet has gone to it for
+    drain.quiet_period, and leaves then. `qlb reload` asks every source at once.
+    """
+
+    name: Annotated[str, SOURCE_NAME] = Field(examples=["agents"])
+    """What it is called in metrics and the log; names of its backends begin with it (agents-10.0.0.5:4433). 1 to 16
+    letters, digits and . _ : -, each once. Required."""
+    dns: Annotated[str | None, SERVER_NAME] = None
+    """The name whose addresses are backends, asked for again when its TTL has run out. Default: none. Each source has
+    either this or file. Needs the discovery extra (dnspython)."""
+    file: Annotated[Path | None, PATH] = None
+    """A file that holds a list of backends, written like the list under `backends`; it is read again when it changes. A
+    file that is wrong changes nothing. Relative to this file. Default: none."""
+    record: Annotated[DnsRecord, DNS_RECORD] = "address"
+    """dns: what is asked for: address (A and AAAA), a, aaaa, or srv, whose records bring their own ports and weights.
+    Default: address."""
+    port: Annotated[int | None, whole_number(1, 65535)] = None
+    """dns: the port of every backend, 1 to 65535. Required but for srv. Default: none."""
+    resolvers: tuple[Annotated[Endpoint, RESOLVER], ...] = Field(default=(), examples=[["10.0.0.53"]])
+    """dns: the servers to ask, as addresses with or without a port (53). Default: none: the system's."""
+    networks: tuple[Annotated[Network, NETWORK], ...] = Field(default=(), examples=[["10.0.0.0/16"]])
+    """The networks that backends may be in. An address outside is left out of an answer, and a mistake in a file.
+    Required for dns. Default: none, which for a file allows every address."""
+    server_id_from: Annotated[ServerIdFrom, SERVER_ID_FROM] = "none"
+    """dns: where a backend's server ID comes from: address (the last server_id_length octets of its IP address, under
+    every config; `qlb server-config CONFIG 10.0.0.5` prints what that server must load) or none. Default: none."""
+    weight: Annotated[int, whole_number(0, 65535)] = 1
+    """dns: the weight of each backend; srv records have their own. 0 to 65535. Default: 1."""
+    min_interval: Annotated[float, duration("100ms", "24h")] = 5.0
+    """dns: the least time from one question to the next, however short a TTL is, and after an error. 100ms to 24h.
+    Default: 5s."""
+    max_interval: Annotated[float, duration("100ms", "24h")] = 300.0
+    """dns: the most time from one question to the next, however long a TTL is. 100ms to 24h. Default: 300s."""
+    max_backends: Annotated[int, whole_number(1, 16384)] = 1000
+    """The most that this source may bring; what is beyond it is left out. 1 to 16384. Default: 1000."""
+
+
+class BackendsFile(Section):
+    """What a file of `discovery` holds."""
+
+    backends: tuple[BackendConfig, ...] = Field(
+        max_length=MAX_BACKENDS, examples=[[{"name": "agent-a", "address": "127.0.0.1:5001"}]]
+    )
+    """The backends, as in the configuration."""
+
+
 class Health(Section):
     """How backends are checked. An unhealthy one gets no new connections; packets with its ID still go to it."""
 
@@ -350,6 +407,8 @@ class Config(Section):
     """When a draining backend has no connections left."""
     rotation: Rotation = Rotation()
     """How one QUIC-LB configuration takes the place of another."""
+    discovery: tuple[DiscoverySource, ...] = ()
+    """Where more backends are found. Default: none."""
     health: Health = Health()
     """How backends are checked."""
     admin: Admin = Admin()

@@ -21,6 +21,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from qlb.cid.params import KEY_BYTES, MAX_SERVER_ID_BYTES
 from qlb.config.problems import shown
+from qlb.routing.address_ids import Network
 from qlb.routing.backends import Endpoint
 
 T = TypeVar("T")
@@ -28,7 +29,10 @@ W = TypeVar("W")
 
 MAX_WHOLE_DIGITS: Final = 18
 MAX_PORT: Final = 65535
+DNS_PORT: Final = 53
 MAX_NAME_CHARACTERS: Final = 64
+MAX_SOURCE_CHARACTERS: Final = 16
+"""The rest of a backend's name is for the longest IPv6 address and its port."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([A-Za-z0-9._-]{1,15}))?\]|([^\[\]:]+)):([0-9]{1,5})")
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)")
@@ -230,7 +234,7 @@ def _endpoint_hint(text: str) -> str:
     if _ip_address(host) is not None and ":" in host:
         return f"{wanted}: write [{host}]:{port}"
     if re.fullmatch(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_.-]*", host or text):
-        return f"{wanted}: names are not looked up, since qlb has no discovery yet; write the IP address"
+        return f"{wanted}: names are not looked up here; write the IP address, or let `discovery` ask for the name"
     return wanted
 
 
@@ -283,6 +287,34 @@ def _name(text: str) -> str:
     )
 
 
+def _source_name(text: str) -> str:
+    """Take the name of a source of backends, with which their names begin."""
+    if _NAME.fullmatch(text) and len(text) <= MAX_SOURCE_CHARACTERS:
+        return text
+    raise ScalarError(
+        f"must be 1 to {MAX_SOURCE_CHARACTERS} letters, digits or . _ : - and begin with a letter or a digit, "
+        f"not {shown(text)}"
+    )
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ScalarError(
+            f"must be an IP network (10.0.0.0/16 or 2001:db8::/48), not {shown(text)} ({error})"
+        ) from None
+
+
+def _resolver(text: str) -> Endpoint:
+    """Take the address of a DNS server; the port is 53 where none is written."""
+    address = _ip_address(text.strip("[]"))
+    found = _endpoint(text) if address is None else Endpoint(str(address), DNS_PORT)
+    if found.port == 0:
+        raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
+    return found
+
+
 def _path(text: str) -> Path:
     # A control character or half of a surrogate pair is legal in a quoted YAML string and in no file name.
     if text and text.isprintable():
@@ -331,4 +363,9 @@ INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": 
 ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
 SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
 BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
+SOURCE_NAME: Final = Scalar(
+    _source_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$", "maxLength": MAX_SOURCE_CHARACTERS}
+)
+NETWORK: Final = Scalar(_network, {"type": "string", "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"})
+RESOLVER: Final = Scalar(_resolver, {"type": "string", "minLength": 2})
 PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})

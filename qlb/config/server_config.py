@@ -6,7 +6,7 @@ Spec: draft-ietf-quic-load-balancers, appendix "QUIC-LB YANG Model", module ietf
 as JSON); RFC 6991 (yang:hex-string).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -16,6 +16,8 @@ from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
 from qlb.config.model import BackendConfig, Config
 from qlb.errors import ConfigError
+from qlb.routing.address_ids import Network, is_within, server_id_of
+from qlb.routing.backends import Endpoint
 
 YANG_TOP: Final = "ietf-quic-lb-server:quic-lb"
 
@@ -74,6 +76,8 @@ def yang_server_configs(config: Config, backend_name: str) -> tuple[dict[str, ob
 
 def _backend(config: Config, name: str) -> BackendConfig:
     names = {backend.name: backend for backend in config.backends}
+    if name not in names and (found := _by_address(config, name)) is not None:
+        return found
     if name not in names:
         close = get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names) or 'none'}"
@@ -84,6 +88,23 @@ def _backend(config: Config, name: str) -> BackendConfig:
     if not any(one.config_id in backend.server_ids for one in config.cid_configs if one.state == "active"):
         raise ConfigError(f"backend {name!r} has no server ID under an active config: there is nothing for it to load")
     return backend
+
+
+def _by_address(config: Config, host: str) -> BackendConfig | None:
+    """Return the server with an address whose source makes server IDs of addresses; None where it is nobody's."""
+    for source in config.discovery:
+        if source.server_id_from != "address" or not _is_of(host, source.networks):
+            continue
+        ids = {one.config_id: (server_id_of(host, one.server_id_length),) for one in config.cid_configs}
+        return BackendConfig.model_construct(name=host, address=Endpoint(host, source.port or 0), server_ids=ids)
+    return None
+
+
+def _is_of(host: str, networks: Sequence[Network]) -> bool:
+    try:
+        return is_within(host, networks)
+    except ValueError:
+        return False
 
 
 def _issued(config: Config, backend: BackendConfig) -> Iterator[tuple[CidParams, tuple[bytes, ...]]]:

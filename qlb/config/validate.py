@@ -1,7 +1,7 @@
 """From the tree to the model: pydantic checks each field on its own; its findings get our words and places."""
 
 import json
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -10,18 +10,19 @@ from qlb.config.problems import Problems
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode, locate, to_data
 
 Steps = tuple[int | str, ...]
+T = TypeVar("T", bound=Section)
 
 _MAPPING_WANTED: Final = frozenset({"model_type", "model_attributes_type", "mapping_type", "dict_type"})
 _LIST_WANTED: Final = frozenset({"tuple_type", "list_type"})
 
 
-def validate(root: MappingNode, problems: Problems) -> Config | None:
+def validate(root: MappingNode, problems: Problems, model: type[T] = Config) -> T | None:  # type: ignore[assignment]
     """Return the configuration, or None after adding every field's problem.
 
-    root: with known keys only. Rules between fields are not looked at here.
+    root: with known keys only. model: of the whole file. Rules between fields are not looked at here.
     """
     try:
-        return Config.model_validate(to_data(root))
+        return model.model_validate(to_data(root))
     except ValidationError as error:
         # include_input: an input may be a key.
         found = error.errors(include_url=False, include_input=False)

@@ -16,9 +16,12 @@ ALIKE: Final = 0.6
 """difflib's ratio from which an unknown key is taken for a known one."""
 
 
-def known_keys(root: MappingNode, problems: Problems) -> MappingNode:
-    """Return the tree with known keys only: misspelt ones renamed, others reported and left out."""
-    return _Vocabulary(problems).known(root, Config, "")
+def known_keys(root: MappingNode, problems: Problems, model: type[Section] = Config) -> MappingNode:
+    """Return the tree with known keys only: misspelt ones renamed, others reported and left out.
+
+    model: of the whole file.
+    """
+    return _Vocabulary(problems).known(root, model, "")
 
 
 class _Vocabulary:

@@ -4,6 +4,7 @@ It is kept in a piece of memory that has a descriptor, so a service manager can 
 and the next process reads what was true last, however this one ended. Nothing secret is in it.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -21,10 +22,14 @@ _MAX_BYTES: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """states: backend name → what an operator has set. healthy: backend name → health's verdict."""
+    """states: backend name → what an operator has set. healthy: backend name → health's verdict.
+
+    discovered: what sources have found, as Members has written it.
+    """
 
     states: Mapping[str, str] = field(default_factory=dict)
     healthy: Mapping[str, bool] = field(default_factory=dict)
+    discovered: Mapping[str, object] = field(default_factory=dict)
 
 
 class Memory:
@@ -49,7 +54,7 @@ class Memory:
         """Put this in the place of what was there, in one step. Nothing, after close()."""
         if self._closed or remembered == self._last:
             return
-        line = json.dumps({"states": dict(remembered.states), "healthy": dict(remembered.healthy)}).encode() + b"\n"
+        line = json.dumps(dataclasses.asdict(remembered)).encode() + b"\n"
         with suppress(OSError):  # no memory is left: the next start asks the backends itself
             os.pwrite(self.descriptor, line, 0)
             os.ftruncate(self.descriptor, len(line))
@@ -65,12 +70,13 @@ class Memory:
 def _parse(found: object) -> Remembered:
     """Keep what has the right shape: another release may have written it."""
     sections = found if isinstance(found, dict) else {}
-    states, healthy = (sections.get(name) for name in ("states", "healthy"))
+    states, healthy, discovered = (sections.get(name) for name in ("states", "healthy", "discovered"))
     return Remembered(
         {str(name): state for name, state in states.items() if isinstance(state, str)}
         if isinstance(states, dict)
         else {},
         {str(name): one for name, one in healthy.items() if isinstance(one, bool)} if isinstance(healthy, dict) else {},
+        {str(name): one for name, one in discovered.items()} if isinstance(discovered, dict) else {},
     )
 
 

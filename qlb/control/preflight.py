@@ -4,6 +4,7 @@ import os
 from typing import Final
 
 from qlb.config.model import Config
+from qlb.control.sources import sources
 from qlb.dataplane import probe
 from qlb.errors import ConfigError
 from qlb.health.probes import find_probe
@@ -17,6 +18,7 @@ def preflight(config: Config) -> str:
     Raises PlaneUnavailable or ConfigError, saying what there is instead.
     """
     find_probe(config.health.probe)
+    sources(config)
     if config.forwarding.pin_workers and not _CAN_PIN:
         raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")
     return probe.choose(config.forwarding.plane, config.forwarding.mode)

@@ -11,6 +11,7 @@ from qlb.control.reload import Desired
 from qlb.control.rotation import Seen, read_rotation
 from qlb.control.traffic import Traffic
 from qlb.control.workers import Place
+from qlb.discovery.watch import Discovery
 from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import (
     REMOVED,
@@ -20,6 +21,7 @@ from qlb.observe.reading import (
     Reading,
     RotationReading,
     SampleReading,
+    SourceReading,
     UnconfiguredReading,
     WorkerReading,
 )
@@ -65,6 +67,7 @@ class Daemon(Protocol):
     desired: Desired
     history: History
     health: HealthMonitor
+    discovery: Discovery
     traffic: Traffic
     engine: Engine | None
     plane: str
@@ -120,6 +123,21 @@ def take_reading(daemon: Daemon) -> Reading:
         all_failing=daemon.health.all_failing,
         unconfigured=_unconfigured(daemon, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
+        discovery=_discovery(daemon, now_s),
+    )
+
+
+def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
+    return tuple(
+        SourceReading(
+            name=name,
+            kind=one.source.kind,
+            up=one.up,
+            backends=len(one.backends or ()),
+            last_success_s=None if one.answered_at is None else now_s - one.answered_at,
+            error=one.error,
+        )
+        for name, one in daemon.discovery.sources.items()
     )
 
 
@@ -139,6 +157,7 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
 
 def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
     rows = []
+    source_of = daemon.desired.members.source_of
     for index, (name, backend) in enumerate(zip(daemon.desired.names, daemon.desired.backends, strict=True)):
         counts = total_backend(workers, index)
         last_seen_s = _since(counts.last_seen_ms, now_s)
@@ -159,6 +178,7 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
                 last_seen_s=last_seen_s,
                 fallback_share=daemon.desired.fallback_shares[index],
                 packets_per_second=daemon.traffic.backend_rate(name),
+                source=source_of(name),
             )
         )
     return tuple(rows)

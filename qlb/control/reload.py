@@ -5,19 +5,23 @@ nothing. Counting time and telling the workers is the supervisor's part.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from qlb.config import build
 from qlb.config.load import Loaded, load
 from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
+from qlb.control.members import Members
 from qlb.control.memory import Remembered
 from qlb.control.preflight import preflight
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
-from qlb.routing.backends import Backend, BackendIndexes, BackendState
+from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, BackendState
 from qlb.routing.snapshot import Snapshot, compile_snapshot, fallback_shares
+
+log = logging.getLogger("qlb")
 
 
 class Desired:
@@ -32,6 +36,8 @@ class Desired:
         self._former: dict[int, str] = {}
         """Fingerprints of the configurations that were in force before, by config ID."""
         self._compiled = 0
+        self.members = Members()
+        self._follow(loaded.config)
         self.config: Config = loaded.config
         self.warnings: tuple[str, ...] = loaded.warnings
         self.generation = 1
@@ -90,6 +96,7 @@ class Desired:
         unsafe = objections(self.config, loaded.config, self._former, live) if live is not None else ()
         if unsafe:
             raise ReloadRefused(unsafe)
+        self._follow(loaded.config)
         self._orders = self._compile(loaded.config)
         self._former |= {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
         self.config, self.warnings = loaded.config, loaded.warnings
@@ -101,10 +108,17 @@ class Desired:
     def remembered(self, judged: Collection[str]) -> Remembered:
         """Return what the next process should know from the start. judged: backends that health has found out about."""
         states = {name: str(state) for name, state in self._states.items()}
-        return Remembered(states, {name: self._healthy.get(name, True) for name in judged})
+        healthy = {name: self._healthy.get(name, True) for name in judged}
+        return Remembered(states, healthy, self.members.remembered())
 
     def recall(self, remembered: Remembered) -> None:
         """Take over what operators and health said in an earlier process, of the backends that are still there."""
+        try:
+            self.members.recall(remembered.discovered)
+        except ValueError as error:
+            log.warning("what the daemon before this one has discovered cannot be read: %s", error)
+        self._follow(self.config)
+        self._orders = None
         present = {backend.name for backend in self.backends if backend is not None}
         states = {name: state for name, state in remembered.states.items() if state in set(BackendState)}
         self._states = {name: BackendState(state) for name, state in states.items() if name in present}
@@ -121,13 +135,30 @@ class Desired:
         self._states[name] = state
         self._orders = None
 
+    def found(self, source: str, backends: Sequence[Backend]) -> None:
+        """Take over what a source of backends has now."""
+        self.members.found(source, backends)
+        self._orders = None
+
+    def sweep(self, silence_s: Callable[[str], float | None]) -> bool:
+        """Let discovered backends go that are leaving and quiet. Returns whether anybody has gone."""
+        gone = self.members.sweep(silence_s, self.config.drain.quiet_period)
+        if gone:
+            self._orders = None
+        return gone
+
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over a verdict of the health monitor."""
         self._healthy[name] = healthy
         self._orders = None
 
+    def _follow(self, config: Config) -> None:
+        self.members.follow({one.name: one.server_id_from == "address" for one in config.discovery})
+
     def _compile(self, config: Config) -> Orders:
-        backends = self._indexes.arrange(self._judged(backend) for backend in build.backends(config))
+        own = build.backends(config)
+        every = self.members.merged(own, build.cid_params(config))
+        backends = self._indexes.arrange(map(self._judged, self._with_room(every, len(own))))
         snapshot = compile_snapshot(
             self._compiled + 1,
             build.cid_params(config),
@@ -138,6 +169,19 @@ class Desired:
         self._previous = snapshot
         self._compiled += 1
         return Orders(snapshot, plane_settings(config))
+
+    def _with_room(self, backends: Sequence[Backend], own: int) -> Sequence[Backend]:
+        """Leave discovered backends out for whom there is no index left; own: so many are the configuration's."""
+        names = set(self._indexes.names)
+        strangers = [one for one in backends[own:] if one.name not in names]
+        room = MAX_BACKENDS - len(names | {one.name for one in backends[:own]})
+        if len(strangers) <= room:
+            return backends
+        log.error(
+            "more than %d backend names since the start: new ones are left out; `qlb upgrade` begins anew", MAX_BACKENDS
+        )
+        left_out = {one.name for one in strangers[max(room, 0) :]}
+        return [one for one in backends if one.name not in left_out]
 
     def _judged(self, backend: Backend) -> Backend:
         return dataclasses.replace(

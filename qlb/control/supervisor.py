@@ -29,6 +29,7 @@ from qlb.control.preflight import preflight
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
 from qlb.control.service import Service
+from qlb.control.sources import sources
 from qlb.control.traffic import INTERVAL_S, Traffic
 from qlb.control.workers import Place, Workers
 from qlb.dataplane import probe
@@ -38,11 +39,12 @@ from qlb.dataplane.sockets import (
     granted_receive_buffer,
     receive_buffer_shortfall,
 )
+from qlb.discovery.watch import Discovery
 from qlb.errors import QlbError
 from qlb.health.monitor import HealthMonitor
 from qlb.observe import logs
 from qlb.observe.reading import Reading
-from qlb.routing.backends import BackendState, Endpoint
+from qlb.routing.backends import Backend, BackendState, Endpoint
 
 log = logging.getLogger("qlb")
 
@@ -72,6 +74,7 @@ class Supervisor:
         self.history = History()
         self.listen: tuple[Endpoint, ...] = ()
         self.health = HealthMonitor(self._on_health)
+        self.discovery = Discovery(self._on_found)
         self.admin = AdminServer(self.read, self.is_ready, self)
         self.origin = origin or Origin()
         self.service = Service(self.origin.notifier)
@@ -81,7 +84,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
-        self._verdicts = asyncio.Event()
+        self._news = asyncio.Event()
+        self._pool_changed = False
         self._changing = asyncio.Lock()
         self._upgrading = False
         self._successor: Successor | None = None
@@ -170,6 +174,7 @@ class Supervisor:
             config = self.desired.config
             logs.configure(config.logging.level, config.logging.format)
             self.health.apply(config.health, self.desired.targets)
+            self.discovery.apply(sources(config))
             await self._tell_engine()
             self.history.reloaded(self.desired.generation)
         self._log_warnings()
@@ -286,19 +291,30 @@ class Supervisor:
             "backend healthy" if healthy else "backend unhealthy",
             extra={"backend": name, "detail": detail},
         )
-        self._verdicts.set()
+        self._news.set()
 
-    async def _follow_verdicts(self) -> None:
-        """Tell the workers of health's verdicts; those that come together are told together."""
+    def _on_found(self, source: str, backends: tuple[Backend, ...]) -> None:
+        self.desired.found(source, backends)
+        self._pool_changed = True
+        self._news.set()
+
+    async def _follow_news(self) -> None:
+        """Tell the workers what health and discovery have found; what comes together is told together."""
         while True:
-            await self._verdicts.wait()
-            self._verdicts.clear()
+            await self._news.wait()
+            self._news.clear()
             async with self._changing:
+                if self._pool_changed:
+                    self._pool_changed = False
+                    self.health.apply(self.desired.config.health, self.desired.targets)
                 await self._tell_engine()
 
     async def _follow_traffic(self) -> None:
         while True:
             await self._note_traffic()
+            if self.desired.sweep(self.traffic.backend_silence_s):
+                self._pool_changed = True
+                self._news.set()
             self._remember()
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
@@ -353,7 +369,8 @@ class Supervisor:
         self.health.apply(config.health, self.desired.targets)
         self.health.recall(verdicts)
         self.health.start()
-        self._begin(self._follow_verdicts())
+        self.discovery.apply(sources(config))
+        self._begin(self._follow_news())
         self._begin(self._follow_traffic())
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 
@@ -435,6 +452,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.discovery.stop()
         await self.health.stop()
         if self._successor is not None and self._all_taken:
             await asyncio.sleep(_REPLIES_S)  # a socket that nobody reads there must go at once

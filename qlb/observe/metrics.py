@@ -38,6 +38,7 @@ class QlbCollector(Collector):
         yield from _listeners(reading)
         yield from _backends(reading)
         yield from _cid_configs(reading)
+        yield from _discovery(reading)
         yield from _daemon(reading)
 
 
@@ -212,6 +213,17 @@ def _cid_configs(reading: Reading) -> Iterator[Metric]:
     for name in ROTATION_PHASES:
         phase.add_metric((name,), name == reading.rotation.phase)
     yield phase
+
+
+def _discovery(reading: Reading) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "qlb_discovery_up", "Whether a source of backends was answered the last time.", labels=("source",)
+    )
+    backends = GaugeMetricFamily("qlb_discovery_backends", "Backends that a source has now.", labels=("source",))
+    for source in reading.discovery:
+        up.add_metric((source.name,), source.up)
+        backends.add_metric((source.name,), source.backends)
+    yield from (up, backends)
 
 
 def _daemon(reading: Reading) -> Iterator[Metric]:

@@ -20,7 +20,7 @@ class BackendReading:
     detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
     drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
     fallback_share: of new connections, 0 to 1. finding: what a probe has found to be wrong with how the backend is set
-    up, "" for nothing.
+    up, "" for nothing. source: of discovery; None where it is the configuration's own.
     """
 
     name: str
@@ -36,6 +36,7 @@ class BackendReading:
     drained: bool = False
     finding: str = ""
     fallback_share: float = 0.0
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,21 @@ class RotationReading:
     from_config_id: int | None = None
     to_config_id: int | None = None
     next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReading:
+    """One source of backends. kind: ``dns`` or ``file``. up: it was answered the last time. backends: that it has now.
+
+    last_success_s: since it was answered; None for never. error: why not, the last time, or "".
+    """
+
+    name: str
+    kind: str
+    up: bool
+    backends: int
+    last_success_s: float | None
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,3 +163,4 @@ class Reading:
     all_failing: bool = False
     unconfigured: tuple[UnconfiguredReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")
+    discovery: tuple[SourceReading, ...] = ()

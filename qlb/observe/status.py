@@ -13,6 +13,7 @@ from qlb.observe.reading import (
     Reading,
     RotationReading,
     SampleReading,
+    SourceReading,
 )
 
 _DECIMALS = 3
@@ -53,6 +54,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         "icmp_sent": reading.icmp_sent,
         "sessions": reading.sessions,
         "sessions_max": reading.sessions_max,
+        "discovery": [_source(row) for row in reading.discovery],
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
@@ -63,6 +65,7 @@ def _backend(row: BackendReading) -> dict[str, object]:
     return {
         "name": row.name,
         "address": row.address,
+        "source": row.source,
         "state": row.state,
         "drained": row.drained,
         "healthy": row.healthy,
@@ -82,6 +85,17 @@ def _counts(row: BackendReading) -> dict[str, object]:
         "forwarded_by_route": dict(row.forwarded),
         "returned_packets": row.returned,
         "last_seen_s": _rounded(row.last_seen_s),
+    }
+
+
+def _source(row: SourceReading) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "up": row.up,
+        "backends": row.backends,
+        "last_success_s": _rounded(row.last_success_s),
+        "error": row.error or None,
     }
 
 

@@ -50,6 +50,7 @@ def test_the_examples_are_there() -> None:
     assert set(EXAMPLES) == {
         "anycast.yaml",
         "direct-return.yaml",
+        "discovery.yaml",
         "minimal.yaml",
         "plaintext.yaml",
         "production.yaml",
@@ -117,7 +118,7 @@ def test_production_states_every_default() -> None:
     defaults = [(name, schema["default"]) for name, schema in _properties(json_schema()) if "default" in schema]
     for name, default in defaults:
         assert f"Default: {written(default)}" in beside[name], name
-    assert len(defaults) == 28
+    assert len(defaults) == 34
 
 
 def written(default: object) -> str:

@@ -122,9 +122,12 @@ def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("web-1.example.net:443", "names are not looked up, since qlb has no discovery yet; write the IP address"),
-        ("localhost:443", "names are not looked up, since qlb has no discovery yet; write the IP address"),
-        ("localhost", "names are not looked up, since qlb has no discovery yet; write the IP address"),
+        (
+            "web-1.example.net:443",
+            "names are not looked up here; write the IP address, or let `discovery` ask for the name",
+        ),
+        ("localhost:443", "names are not looked up here; write the IP address, or let `discovery` ask for the name"),
+        ("localhost", "names are not looked up here; write the IP address, or let `discovery` ask for the name"),
         ("10.0.0.1", "add the port"),
         ("2001:db8::1", "add [] and the port"),
         ("[2001:db8::1]", "add [] and the port"),

@@ -13,13 +13,6 @@ from tests.deploy.places import DEPLOY
 from tests.observe.readings import sample_reading
 
 RULES: Final = ("qlb.records.yml", "qlb.alerts.yml")
-STILL_TO_COME: Final = frozenset(
-    {
-        "qlb_discovery_backends",
-        "qlb_discovery_up",
-    }
-)
-"""Named by rules and dashboard, and made by parts of qlb that are on their way."""
 _OF_PROMETHEUS: Final = frozenset({"up"})
 _IDENTIFIER: Final = re.compile(r"""(?<![\w:$"'.])(?:up\b|(?:qlb|process)_\w+|[a-z_]+:[\w:]+)(?![\w"'])""")
 
@@ -53,4 +46,4 @@ def asked_for(queries: Iterable[str]) -> set[str]:
 
 def known() -> set[str]:
     """Return what a query may name."""
-    return exposed() | recorded() | STILL_TO_COME
+    return exposed() | recorded()

@@ -6,6 +6,7 @@ from qlb.observe.reading import (
     ListenerReading,
     Reading,
     RotationReading,
+    SourceReading,
     UnconfiguredReading,
     WorkerReading,
 )
@@ -81,6 +82,10 @@ def sample_reading() -> Reading:
         probes={"ok": 31, "failed": 37},
         all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
+        discovery=(
+            SourceReading(name="agents", kind="dns", up=True, backends=41, last_success_s=1.5, error=""),
+            SourceReading(name="pool", kind="file", up=False, backends=0, last_success_s=None, error="gone"),
+        ),
         rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),
         outcomes={"cid_config_0": 2, "cid_config_1": 12, "four_tuple_no_config": 2, "fallback_too_short": 1},
         received_packets=22,

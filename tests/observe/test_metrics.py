@@ -80,6 +80,8 @@ CONTRACT = {
     ("qlb_unconfigured_cid_packets_total", "config_id"),
     ("qlb_rotation_phase", "phase"),
     ("qlb_backend_cid_mismatch", "backend"),
+    ("qlb_discovery_backends", "source"),
+    ("qlb_discovery_up", "source"),
     ("qlb_fallback_share", "backend"),
     ("qlb_probes_total", "result"),
     ("qlb_health_all_failing", ""),

@@ -65,6 +65,7 @@ def test_a_backend(reading: Reading) -> None:
     assert as_read(reading)["backends"][0] == {
         "name": "a",
         "address": "192.0.2.1:443",
+        "source": None,
         "state": "active",
         "drained": False,
         "healthy": True,
@@ -78,6 +79,14 @@ def test_a_backend(reading: Reading) -> None:
         "returned_packets": 9,
         "last_seen_s": 0.123,
     }
+
+
+def test_sources(reading: Reading) -> None:
+    """Where backends are found, and how the asking goes."""
+    assert as_read(reading)["discovery"] == [
+        {"name": "agents", "kind": "dns", "up": True, "backends": 41, "last_success_s": 1.5, "error": None},
+        {"name": "pool", "kind": "file", "up": False, "backends": 0, "last_success_s": None, "error": "gone"},
+    ]
 
 
 def test_never_seen_is_null(reading: Reading) -> None:

@@ -1,0 +1,146 @@
+"""Sources of backends in the configuration, and files of backends: every mistake with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from qlb.config.load import load_text
+from qlb.config.pool import read_backends
+from qlb.config.server_config import server_config
+from qlb.errors import ConfigError
+
+SOUND = """\
+listen: ["127.0.0.1:4433"]
+cid_configs:
+  - {config_id: 1, server_id_length: 2, nonce_length: 14, key: 00112233445566778899aabbccddeeff}
+  - {config_id: 2, server_id_length: 5, nonce_length: 11, key: 00112233445566778899aabbccddeefe}
+backends: []
+discovery:
+  - name: agents
+    dns: agents.test
+    port: 4433
+    networks: [10.7.0.0/16]
+    server_id_from: address
+  - name: pool
+    file: pool.yaml
+"""
+
+
+def problems(text: str) -> list[str]:
+    """Return what is wrong, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, Path("x.yaml"))
+    return [problem.removeprefix("x.yaml:") for problem in caught.value.problems]
+
+
+def test_a_sound_one() -> None:
+    """No problem and no warning; paths are whole; an address has its server ID under each configuration."""
+    loaded = load_text(SOUND, Path("/etc/qlb/x.yaml"))
+    assert loaded.warnings == ()
+    assert loaded.config.discovery[1].file == Path("/etc/qlb/pool.yaml")
+    found = server_config(loaded.config, "10.7.1.9")["cid_configs"]
+    assert isinstance(found, list)
+    assert [one["server_ids"] for one in found] == [["0109"], ["000a070109"]]
+
+
+@pytest.mark.parametrize("address", ["10.8.0.1", "10.7.255.255", "pool", "::1"])
+def test_addresses_of_nobody(address: str) -> None:
+    """Outside of the networks, or none at all."""
+    with pytest.raises(ConfigError, match="no backend is called"):
+        server_config(load_text(SOUND, Path("x.yaml")).config, address)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("name: pool", "name: agents", "12:11: discovery[1].name 'agents' is already the source's in line 7"),
+        ("name: pool", "name: a-name-that-is-too-long", "12:11: discovery[1].name must be 1 to 16 letters"),
+        ("    dns: agents.test\n", "", "7:5: discovery[0] has neither dns nor file"),
+        ("    file: pool.yaml", "    dns: a.test\n    file: b", "12:5: discovery[1] has both dns and file"),
+        ("    file: pool.yaml", "    file: b\n    port: 1", "14:5: discovery[1].port is of dns"),
+        ("    port: 4433\n", "", "7:5: discovery[0] lacks the key port"),
+        ("port: 4433", "port: 4433\n    record: srv", "9:5: discovery[0].port: srv records bring their own"),
+        ("    networks: [10.7.0.0/16]\n", "", "7:5: discovery[0] lacks the key networks"),
+        ("10.7.0.0/16", "10.7.0.1/16", "10:16: discovery[0].networks[0] must be an IP network"),
+        ("10.7.0.0/16", "10.0.0.0/8", "11:21: discovery[0].server_id_from: address under cid_configs[0]: addresses in"),
+        ("agents.test", "a b", "8:10: discovery[0].dns must be a host name"),
+        (
+            "port: 4433",
+            "port: 4433\n    resolvers: [dns.test]",
+            "10:17: discovery[0].resolvers[0] must be an IP address",
+        ),
+        (
+            "port: 4433",
+            "port: 4433\n    records: a",
+            "10:5: unknown key 'records' in discovery[0]; did you mean 'record'?",
+        ),
+    ],
+)
+def test_mistakes(old: str, new: str, problem: str) -> None:
+    """Each is one problem, at its place."""
+    assert old in SOUND
+    (found,) = problems(SOUND.replace(old, new))
+    assert found.startswith(problem)
+
+
+def test_networks_of_two_sources_must_not_end_alike() -> None:
+    """Their server IDs would be the same."""
+    other = "  - {name: b, dns: b.test, port: 1, networks: [10.8.0.0/24], server_id_from: address}\n"
+    found = problems(SOUND + other)
+    assert "addresses in 10.8.0.0/24 and 10.7.0.0/16 can end in the same 2 octets" in found[0]
+
+
+def test_server_ids_need_a_configuration() -> None:
+    """It says how long they are."""
+    text = SOUND[: SOUND.index("cid_configs")] + SOUND[SOUND.index("backends") :]
+    (found,) = problems(text)
+    assert "needs an entry in cid_configs" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{name: a, address: "10.7.0.1:1", server_ids: {1: "0001"}}', ""),
+        (
+            '{name: a, address: "10.7.0.1:1", server_ids: {1: "01"}}',
+            "backends[0].server_ids.1 must have 2 octets, not 1",
+        ),
+        ('{name: a, address: "10.7.0.1:1", server_ids: {3: "01"}}', "config 3 is unknown"),
+        ('{name: a, address: "10.8.0.1:1"}', "is in none of the source's networks (10.7.0.0/16)"),
+        ('{name: a, address: "127.0.0.1:4433"}', "is the balancer itself"),
+        ('{name: a, address: "10.7.0.1:1"}, {name: a, address: "10.7.0.2:1"}', "backends[1].name 'a' is there twice"),
+        (
+            '{name: a, address: "10.7.0.1:1", server_ids: {1: "0001"}}, '
+            '{name: b, address: "10.7.0.1:1", server_ids: {1: "0001"}}',
+            "'0001' is already that of 'a'",
+        ),
+        ("{name: a}", "lacks the key address"),
+        ('{name: a, adress: "10.7.0.1:1"}', "unknown key 'adress' in backends[0]; did you mean 'address'?"),
+        (
+            ", ".join(f'{{name: a{n}, address: "10.7.0.1:1"}}' for n in range(4)),
+            "4 backends, and max_backends allows 3",
+        ),
+    ],
+)
+def test_files_of_backends(line: str, problem: str, tmp_path: Path) -> None:
+    """Read as the configuration itself is, against its lengths and networks."""
+    path = tmp_path / "pool.yaml"
+    path.write_text(f"backends: [{line}]\n")
+    config = load_text(SOUND, tmp_path / "x.yaml").config
+    networks = config.discovery[0].networks
+    if not problem:
+        (backend,) = read_backends(path, config, networks, 3)
+        assert (backend.name, backend.server_ids) == ("a", {1: (b"\0\1",)})
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_backends(path, config, networks, 3)
+    assert any(problem in one and one.startswith(f"{path}:1:") for one in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "listen: []\n", "backends:\n", "{", "backends: 1\n", "\x00"])
+def test_what_is_no_file_of_backends(text: str, tmp_path: Path) -> None:
+    """It is refused, and nothing worse; a half-written one looks like that."""
+    path = tmp_path / "pool.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        read_backends(path, load_text(SOUND, tmp_path / "x.yaml").config, (), 3)

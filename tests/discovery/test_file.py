@@ -1,0 +1,82 @@
+"""A file as a source of backends: read when it has changed, whoever has changed it and how."""
+
+from pathlib import Path
+
+import pytest
+
+from qlb.discovery.file import FileSource
+from qlb.discovery.source import DiscoveryError
+from qlb.errors import ConfigError
+from qlb.routing.backends import Backend, Endpoint
+
+
+def read(path: Path) -> tuple[Backend, ...]:
+    """Make a backend of each line; a line that ends in ! is a mistake."""
+    lines = path.read_text().splitlines()
+    if any(line.endswith("!") for line in lines):
+        raise ConfigError(f"{path}:1:1: wrong")
+    return tuple(Backend(line, Endpoint("10.0.0.1", 1)) for line in lines)
+
+
+async def names(source: FileSource) -> list[str]:
+    """Ask, and return who is there."""
+    return [backend.name for backend in (await source.ask()).backends]
+
+
+async def test_it_is_read_when_it_has_changed(tmp_path: Path) -> None:
+    """Rewritten, replaced, and through links that are turned, as Kubernetes does."""
+    path = tmp_path / "pool"
+    path.write_text("a\n")
+    calls: list[Path] = []
+
+    def counted(path: Path) -> tuple[Backend, ...]:
+        calls.append(path)
+        return read(path)
+
+    source = FileSource("pool", path, counted)
+    assert await names(source) == await names(source) == ["a"]
+    assert len(calls) == 1
+    path.write_text("a\nb\n")
+    assert await names(source) == ["a", "b"]
+    (tmp_path / "next").write_text("c\n")
+    (tmp_path / "next").replace(path)
+    assert await names(source) == ["c"]
+
+    for version, text in (("v1", "d\n"), ("v2", "e\n")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "pool").write_text(text)
+    (tmp_path / "data").symlink_to("v1")
+    linked = FileSource("pool", tmp_path / "data/pool", read)
+    assert await names(linked) == ["d"]
+    (tmp_path / "turned").symlink_to("v2")
+    (tmp_path / "turned").replace(tmp_path / "data")
+    assert await names(linked) == ["e"]
+
+
+async def test_a_wrong_file_is_an_error_until_it_is_right(tmp_path: Path) -> None:
+    """It is told with its place, each time; missing ones too; and it may come late."""
+    path = tmp_path / "pool"
+    source = FileSource("pool", path, read)
+    with pytest.raises(DiscoveryError, match="No such file"):
+        await source.ask()
+    path.write_text("a\n")
+    assert await names(source) == ["a"]
+    path.write_text("a\nb!\n")
+    for _ in range(2):
+        with pytest.raises(DiscoveryError, match="pool:1:1: wrong"):
+            await source.ask()
+    path.unlink()
+    with pytest.raises(DiscoveryError, match="No such file"):
+        await source.ask()
+    path.write_text("a\nb\n")
+    assert await names(source) == ["a", "b"]
+
+
+async def test_nobody_is_an_answer(tmp_path: Path) -> None:
+    """An empty list was written by somebody: it is believed at once."""
+    path = tmp_path / "pool"
+    path.write_text("a\n")
+    source = FileSource("pool", path, read)
+    await source.ask()
+    path.write_text("")
+    assert await names(source) == []

@@ -1,0 +1,122 @@
+"""A pool that scales without an edit of the configuration: servers come and go by DNS or by a file. Nobody is lost."""
+
+import asyncio
+import ipaddress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from qlb.cid import CidGenerator
+from tests.discovery.dns_server import dns_server
+from tests.e2e.clients import in_progress
+from tests.e2e.daemon import Daemon, backend_config, configuration, running
+from tests.e2e.nat import Nat
+from tests.e2e.ports import free_port
+from tests.e2e.quic_servers import quic_servers
+from tests.e2e.scrape import POLL_S
+from tests.e2e.stage import LIMIT_S, PARAMS
+from tests.e2e.stories import Gates
+
+pytestmark = pytest.mark.e2e
+
+CALLS: Final = 16
+NAME: Final = "agents.test."
+HOSTS: Final = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
+QUIET: Final = {"drain": {"quiet_period": "500ms"}}
+
+
+async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
+    """Wait until these are the backends, each by the end of its address, with these states. Returns /status."""
+    while True:
+        status = await daemon.status()
+        found = {row["address"].split(":")[0].split(".")[-1]: row["state"] for row in status["backends"]}
+        if found == {name.removeprefix("n"): state for name, state in wanted.items()}:
+            return status
+        await asyncio.sleep(POLL_S)
+
+
+async def test_a_pool_grows_and_shrinks_by_dns(tmp_path: Path) -> None:
+    """Server IDs are made of addresses. New servers get calls, leaving ones keep theirs until they end. 0 lost."""
+    gates, service = Gates(), ("127.0.0.1", free_port())
+    port = free_port()
+    async with (
+        asyncio.timeout(LIMIT_S),
+        dns_server() as dns,
+        quic_servers(["agent-1"], PARAMS, gates, host=HOSTS[0], port=port) as first,
+        quic_servers(["agent-2"], PARAMS, gates, host=HOSTS[1], port=port) as second,
+        quic_servers(["agent-3"], PARAMS, gates, host=HOSTS[2], port=port) as third,
+    ):
+        for (server,) in (first, second, third):
+            assert server.rotation is not None
+            server.rotation.rotate(CidGenerator(PARAMS, ipaddress.ip_address(server.address[0]).packed))
+        dns.records = {(NAME, "A"): list(HOSTS[:2])}
+        dns.ttl_s = {"A": 0}
+        source = {
+            "name": "agents",
+            "dns": "agents.test",
+            "port": str(port),
+            "resolvers": [str(dns.address)],
+            "networks": ["127.0.1.0/24"],
+            "server_id_from": "address",
+            "min_interval": "100ms",
+        }
+        config = configuration([service], [PARAMS], [], discovery=[source], **QUIET)
+        async with running(tmp_path / "daemon", config) as daemon:
+            status = await until_pool(daemon, n1="active", n2="active")
+            assert [(row["name"], row["source"]) for row in status["backends"]] == [
+                (f"agents-{host}:{port}", "agents") for host in HOSTS[:2]
+            ]
+            with Nat() as nat:
+
+                def clients() -> list[tuple[str, int]]:
+                    return [nat.port(service).address for _ in range(CALLS)]
+
+                async with in_progress(clients()) as early:
+                    await early.until_more()
+                    dns.records[NAME, "A"] = list(HOSTS[1:])
+                    await until_pool(daemon, n1="draining", n2="active", n3="active")
+                    nat.rebind_all()
+                    async with in_progress(clients()) as late:
+                        await asyncio.gather(early.until_more(), late.until_more())
+                        assert set(early.backends) == {"agent-1", "agent-2"}
+                        assert set(late.backends) == {"agent-2", "agent-3"}
+                        dns.mood[NAME] = "broken"
+                        await daemon.until(lambda found: not found.total("qlb_discovery_up"))
+                        nat.rebind_all()
+                        await asyncio.gather(early.until_more(), late.until_more())
+                    assert early.lost + late.lost == []
+                await until_pool(daemon, n2="active", n3="active")
+            found = await daemon.metrics()
+            assert found.by("qlb_discovery_backends", "source") == {"agents": 2}
+            assert daemon.logged("backend has left") == 1
+            assert daemon.logged("discovery fails") == 1
+            code, text = await daemon.cli("server-config", str(daemon.path), "127.0.1.9")
+            assert (code, yaml.safe_load(text)["cid_configs"][0]["server_ids"]) == (0, ["7f000109"])
+
+
+async def test_a_pool_in_a_file(tmp_path: Path) -> None:
+    """Somebody writes the file; a wrong one changes nothing; a restart under calls forgets nobody."""
+    gates, service, pool = Gates(), ("127.0.0.1", free_port()), tmp_path / "pool.yaml"
+    async with asyncio.timeout(LIMIT_S), quic_servers(["one", "two"], PARAMS, gates) as servers:
+        own, found = servers
+        pool.write_text(yaml.safe_dump({"backends": [backend_config(found, [PARAMS])]}))
+        source = {"name": "pool", "file": str(pool)}
+        config = configuration([service], [PARAMS], [own], discovery=[source], **QUIET)
+        async with running(tmp_path / "daemon", config) as daemon:
+            await daemon.until(lambda metrics: metrics.total("qlb_backend_up") == 2)
+            async with in_progress([service] * CALLS) as calls:
+                await calls.until_more()
+                assert set(calls.backends) == {"one", "two"}
+                pool.write_text("backends: [{name: two}]\n")
+                await daemon.until(lambda metrics: not metrics.total("qlb_discovery_up"))
+                (row,) = (await daemon.status())["discovery"]
+                assert f"{pool}:1:12: backends[0] lacks the key address" in row["error"]
+                await daemon.upgrade()
+                await calls.until_more()
+                pool.write_text("backends: []\n")
+                await daemon.until(lambda metrics: metrics.by("qlb_backend_draining", "backend").get("two") == 1)
+                await calls.until_more()
+                assert calls.lost == []
+            await daemon.until(lambda metrics: "two" not in metrics.by("qlb_backend_draining", "backend"))
