@@ -9,11 +9,9 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from qlb.config.changes import changes
 from qlb.config.load import Loaded
@@ -21,8 +19,6 @@ from qlb.config.model import Config
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.engine import Engine
 from qlb.control.guard import ReloadRefused
-from qlb.control.handover import Successor
-from qlb.control.inherit import STATE, Named
 from qlb.control.origin import Origin
 from qlb.control.places import open_places
 from qlb.control.preflight import preflight
@@ -31,6 +27,7 @@ from qlb.control.reload import Desired
 from qlb.control.service import Service
 from qlb.control.sources import sources
 from qlb.control.traffic import INTERVAL_S, Traffic
+from qlb.control.upgrade import REPLIES_S, Belongings, hand_over, next_process
 from qlb.control.workers import Place, Workers
 from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
@@ -47,12 +44,6 @@ from qlb.observe.reading import Reading
 from qlb.routing.backends import Backend, BackendState, Endpoint
 
 log = logging.getLogger("qlb")
-
-_NEXT_START_S: Final = 30.0
-"""How long the next process may take until it could forward."""
-_NEXT_FORWARDS_S: Final = 10.0
-_REPLIES_S: Final = 1.0
-"""How long replies to packets that this process has forwarded still go back after another has taken its place."""
 
 
 class Supervisor:
@@ -88,7 +79,7 @@ class Supervisor:
         self._pool_changed = False
         self._changing = asyncio.Lock()
         self._upgrading = False
-        self._successor: Successor | None = None
+        self._is_followed = False
         self._all_taken = True
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -215,7 +206,7 @@ class Supervisor:
             work.add_done_callback(self._tasks.discard)
             return await asyncio.shield(work)
         finally:
-            self._upgrading = self._successor is not None
+            self._upgrading = self._is_followed
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
@@ -237,48 +228,31 @@ class Supervisor:
         return ""
 
     async def _upgrade(self) -> UpgradeOutcome:
+        assert self.engine is not None, "it was started"
         log.info("upgrading")
-        successor: Successor | None = None
+        descriptors = Belongings(self.engine, self.admin, self.origin).all
         try:
-            environ = {**os.environ, **self.service.environ}
-            successor = await Successor.start(self.origin.command, environ, self._descriptors())
-            await successor.wait_ready(_NEXT_START_S)
-            async with self._changing:
-                await self._hand_over(successor)
-        except BaseException as error:
-            if successor is not None:
-                await successor.kill()
-            if not isinstance(error, OSError | QlbError):
-                raise
+            async with (
+                next_process(self.origin.command, self.service.environ, descriptors) as successor,
+                self._changing,
+            ):
+                self._remember()
+                self._all_taken = await hand_over(successor, self.engine, self.admin)
+        except (OSError, QlbError) as error:
             log.error("upgrade failed; this process goes on: %s", error)
             return UpgradeOutcome(False, os.getpid(), (str(error),))
-        log.info("another process has taken over", extra={"pid": successor.pid})
-        self._successor = successor
-        self._ended.set()
-        return UpgradeOutcome(True, successor.pid)
-
-    async def _hand_over(self, successor: Successor) -> None:
-        """Let it read, and stop reading; or take all back."""
-        assert self.engine is not None, "it was started"
-        self._remember()
-        try:
-            await self.engine.hold()
-            await self.admin.hold()
-            self._all_taken = await successor.go(_NEXT_FORWARDS_S)
-        except BaseException:
-            await successor.kill()  # before anything is read here again
-            with suppress(QlbError):  # workers that have died are replaced as ever
-                await self.engine.resume()
-            await self.admin.serve()
-            raise
+        self._is_followed = True
         self.origin.memory.close()
         self.admin.give_away()
         self.service.hand_over(successor.pid)
         successor.release()
+        log.info("another process has taken over", extra={"pid": successor.pid})
+        self._ended.set()
+        return UpgradeOutcome(True, successor.pid)
 
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
-            if self._successor is not None:
+            if self._is_followed:
                 raise QlbError("another process has taken over: ask it again")
             self.desired.set_state(name, state)
             await self._tell_engine()
@@ -375,31 +349,11 @@ class Supervisor:
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 
     def _store(self) -> None:
-        """Have the service manager, if any, keep what the next process needs, and nothing else.
-
-        Not the control socket: its file goes when the daemon ends.
-        """
-        inherited = self.origin.inherited
-        kept = [
-            Named(name, sock.fileno())
-            for name, sock in self._sockets()
-            if sock.family != socket.AF_UNIX and not inherited.is_borrowed(sock)
-        ]
-        kept.append(Named(STATE, self.origin.memory.descriptor))
-        self.service.drop(inherited.stored - {named.name for named in kept})
+        """Have the service manager, if any, keep what the next process needs, and nothing else."""
+        assert self.engine is not None, "it is there"
+        kept = Belongings(self.engine, self.admin, self.origin).kept
+        self.service.drop(self.origin.inherited.stored - {named.name for named in kept})
         self.service.keep(kept)
-
-    def _sockets(self) -> list[tuple[str, socket.socket]]:
-        """Every socket that outlives this process, with its name."""
-        places = self.engine.places if self.engine is not None else ()
-        of_service = [(place.number, sock) for place in places for sock in place.listeners]
-        every = [*of_service, *((0, sock) for sock in self.admin.sockets)]
-        return [(self.origin.inherited.name_of(sock, worker), sock) for worker, sock in every]
-
-    def _descriptors(self) -> list[Named]:
-        """What the next process is given."""
-        passed = [Named(name, sock.fileno()) for name, sock in self._sockets()]
-        return [*passed, Named(STATE, self.origin.memory.descriptor)]
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""
@@ -454,8 +408,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.discovery.stop()
         await self.health.stop()
-        if self._successor is not None and self._all_taken:
-            await asyncio.sleep(_REPLIES_S)  # a socket that nobody reads there must go at once
+        if self._is_followed and self._all_taken:
+            await asyncio.sleep(REPLIES_S)  # a socket that nobody reads there must go at once
         if self.engine is not None:
             await self.engine.stop()
         await self.admin.stop()
