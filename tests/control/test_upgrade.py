@@ -239,12 +239,15 @@ async def test_a_next_process_that_fails(
         assert why in outcome.problems[0]
         assert supervisor.is_ready()
         await _forwards(supervisor, backend)
-        reader, writer = await asyncio.open_unix_connection(config.with_name("qlb.sock"))
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_unix_connection(config.with_name("qlb.sock"))
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
         await writer.wait_closed()
-        assert len(list(Path("/dev/fd").iterdir())) <= descriptors
+        async with asyncio.timeout(10):  # the other end of that connection is closed a turn later
+            while len(list(Path("/dev/fd").iterdir())) > descriptors:
+                await asyncio.sleep(0.01)
         assert (await supervisor.reload()).ok
 
 

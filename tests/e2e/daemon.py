@@ -25,6 +25,7 @@ Yaml = dict[str, Any]
 
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
+UPGRADE_TIMEOUT_S: Final = START_TIMEOUT_S + STOP_TIMEOUT_S
 _READY: Final = '"ready"'
 _STOPPED: Final = '"stopped"'
 _HARMLESS: Final = ("debug", "info", "warning")
@@ -172,7 +173,7 @@ class Daemon:
 
     async def upgrade(self) -> None:
         """Have another process take over by ``qlb upgrade``; return when the one before has ended, with 0."""
-        code, output = await self.command("upgrade", "--json")
+        code, output = await self.cli("upgrade", "--json", "--socket", str(self.socket), timeout_s=UPGRADE_TIMEOUT_S)
         assert code == 0, output
         await self.follow(json.loads(output)["pid"])
 
@@ -206,7 +207,7 @@ class Daemon:
         """Run a command of the CLI against its control socket; return (exit code, all that it printed)."""
         return await self.cli(*arguments, "--socket", str(self.socket))
 
-    async def cli(self, *arguments: str) -> tuple[int, str]:
+    async def cli(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> tuple[int, str]:
         """Run a command of the CLI; return (exit code, all that it printed)."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "qlb", *arguments),
@@ -214,7 +215,7 @@ class Daemon:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), STOP_TIMEOUT_S)
+        output, _ = await asyncio.wait_for(process.communicate(), timeout_s)
         return process.returncode or 0, output.decode()
 
     async def status(self) -> dict[str, Any]:
