@@ -415,6 +415,10 @@ class Config(Section):
     """HTTP for looking, a Unix socket for steering."""
     logging: Logging = Logging()
     """What is written to stderr."""
+    reload_on_change: Annotated[bool, BOOLEAN] = False
+    """true: this file and the key files that it names are looked at each second, and a change that has stayed for one
+    more is taken over as by `qlb reload`. What is refused, as wrong or as unsafe, is tried again with the next change
+    only. For files that somebody else writes, such as Kubernetes. Default: false."""
     shutdown_delay: Annotated[float, duration("0s", "24h")] = 0.0
     """From SIGTERM, when /readyz turns 503, to the end: the time for routers and other balancers to take the
     traffic away. 0s to 24h. Default: 0s."""

@@ -16,8 +16,10 @@ from pathlib import Path
 from qlb.config.changes import changes
 from qlb.config.load import Loaded
 from qlb.config.model import Config
+from qlb.control import file_watch
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.engine import Engine
+from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
 from qlb.control.origin import Origin
 from qlb.control.places import open_places
@@ -66,6 +68,8 @@ class Supervisor:
         self.listen: tuple[Endpoint, ...] = ()
         self.health = HealthMonitor(self._on_health)
         self.discovery = Discovery(self._on_found)
+        self._path = path
+        self._files = FileWatch(files_of(path, loaded.config))
         self.admin = AdminServer(self.read, self.is_ready, self)
         self.origin = origin or Origin()
         self.service = Service(self.origin.notifier)
@@ -153,6 +157,7 @@ class Supervisor:
     async def _reload(self, *, force: bool) -> ReloadOutcome:
         async with self._changing:
             before = self.desired.config
+            self._files.read(files_of(self._path, before))
             try:
                 await self._note_traffic()
                 self.desired.reload(None if force else self.traffic)
@@ -293,6 +298,13 @@ class Supervisor:
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
 
+    async def _follow_files(self) -> None:
+        while True:
+            await asyncio.sleep(file_watch.INTERVAL_S)
+            config = self.desired.config
+            if config.reload_on_change and self._files.has_changed(files_of(self._path, config)):
+                await self.reload()
+
     async def _note_traffic(self) -> None:
         """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
         with suppress(OSError):  # they could not be read: the next time will do
@@ -346,6 +358,7 @@ class Supervisor:
         self.discovery.apply(sources(config))
         self._begin(self._follow_news())
         self._begin(self._follow_traffic())
+        self._begin(self._follow_files())
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 
     def _store(self) -> None:

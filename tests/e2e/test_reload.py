@@ -216,3 +216,17 @@ async def test_a_reload_meets_a_dead_worker(tmp_path: Path) -> None:
         found = await on.daemon.settled()
         assert found.by("qlb_packets_forwarded_total", "route") == {"cid": CLIENTS}, "no worker is behind"
         assert found.total("qlb_config_generation") == 1 + 2 * DEATHS
+
+
+async def test_files_that_somebody_else_writes(tmp_path: Path) -> None:
+    """A changed file is taken over by itself; a wrong one is refused once, and the next change is tried again."""
+    async with echoes(tmp_path, "127.0.0.1", may_log_errors=True, reload_on_change="true") as on:
+        on.daemon.write({**on.config, "drain": {"quiet_period": "2s"}})
+        await on.daemon.until_logged("reloaded", times=1)
+        on.daemon.path.write_text("listen: [")
+        while not on.daemon.logged("reload refused"):
+            await asyncio.sleep(POLL_S)
+        on.daemon.write({**on.config, "drain": {"quiet_period": "3s"}})
+        await on.daemon.until_logged("reloaded", times=2)
+        assert on.daemon.logged("reload refused") == 1
+        assert (await on.daemon.status())["config"]["generation"] == 3
