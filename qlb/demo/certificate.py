@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 DEFAULT_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-_LIFETIME: Final = datetime.timedelta(days=30)
+_LIFETIME: Final = datetime.timedelta(days=10)
+"""Browsers take a certificate by its hash alone where it is valid for 14 days at most."""
 _CLOCK_SKEW: Final = datetime.timedelta(hours=1)
 
 
@@ -29,6 +30,11 @@ class Certificate(NamedTuple):
     def pem(self) -> bytes:
         """The certificate in PEM: what a client that checks must be given to trust."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def sha256(self) -> bytes:
+        """The hash by which a browser can be told to trust it: serverCertificateHashes of WebTransport."""
+        return self.certificate.fingerprint(hashes.SHA256())
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``certificate.pem`` and ``key.pem`` (mode 0600) into a folder; return their paths."""
@@ -44,7 +50,7 @@ class Certificate(NamedTuple):
 
 
 def make_certificate(names: Iterable[str] = DEFAULT_NAMES) -> Certificate:
-    """Make a certificate that is valid from an hour ago, for 30 days, for these host names and IP literals."""
+    """Make a certificate that is valid from an hour ago, for 10 days, for these host names and IP literals."""
     private_key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "qlb demo")])
     begin = datetime.datetime.now(datetime.UTC) - _CLOCK_SKEW

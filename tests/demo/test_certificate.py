@@ -1,11 +1,13 @@
 """The demo certificate."""
 
+import hashlib
 import ipaddress
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from qlb.demo.certificate import make_certificate
 
@@ -28,3 +30,12 @@ def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None
     key = load_pem_private_key(key_path.read_bytes(), password=None)
     assert key.public_key() == made.certificate.public_key()
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
+
+
+def test_a_browser_would_take_it_by_its_hash() -> None:
+    """On P-256, valid for 14 days at most, and named by the SHA-256 of what is sent."""
+    made = make_certificate()
+    certificate = made.certificate
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc <= timedelta(days=14)
+    assert made.private_key.curve.name == "secp256r1"
+    assert made.sha256 == hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
