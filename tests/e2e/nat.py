@@ -2,14 +2,16 @@
 
 Each client gets a port of its own to talk to, so everything that comes from there is one client, whatever
 address it uses by then. Each of its addresses is mapped to one outside socket. A rebound client leaves from
-a new outside socket; the old one still delivers replies for a grace period, as real NATs do.
+a new outside socket; the old one still delivers replies for a grace period, as real NATs do. What it keeps is
+bounded: open mappings as in real NATs, and its notes of what has been.
 """
 
 import asyncio
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Final, Self
 
 Address = tuple[str, int]
@@ -21,8 +23,21 @@ _BATCH: Final = 32
 _BUFFER_BYTES: Final = 1 << 20
 _SLOW_QUEUE: Final = 8
 _HEADER_BYTES: Final = 64
+_HEADERS: Final = 20_000
+_OPEN_MAPPINGS: Final = 256
+_REMEMBERED: Final = 4096
 _NEVER_FRAGMENT: Final = {socket.AF_INET: (socket.IPPROTO_IP, 10, 3), socket.AF_INET6: (socket.IPPROTO_IPV6, 23, 3)}
 """IP_MTU_DISCOVER and IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE."""
+
+
+def loopback_hosts() -> Iterator[str]:
+    """Return source addresses without an end: 127.0.0.2 to 127.0.0.250 where loopback has them, else 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("127.0.0.2", 0))
+        except OSError:
+            return cycle(["127.0.0.1"])
+    return cycle([f"127.0.0.{number}" for number in range(2, 251)])
 
 
 class Mapping:
@@ -44,28 +59,41 @@ class NatPort:
     """One client's way through the NAT.
 
     address: what the client sends to. clients: addresses that it has sent from. outsides: addresses that the
-    balancer has seen for it. headers: how each of its datagrams began. strays: where answers came from that it
+    balancer has seen for it, the last few thousand. headers: how its first datagrams began. changes: times that the
+    balancer has seen this client leave one address for another. rounds: when each of the last datagrams reached the
+    client, by the loop's clock, and how many round trips lay behind it: 1 where it answers what a client sends
+    unasked, 2 where it answers what the client sent after that, and so on. strays: where answers came from that it
     was never sent to. lost: datagrams that a slow link or the system did not take.
     """
 
-    def __init__(self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None) -> None:
-        """target: the balancer's address. host: to leave from, loopback by default. Must be made while a loop runs."""
+    def __init__(
+        self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None, delay_s: float = 0.0
+    ) -> None:
+        """target: the balancer's address. host: to leave from, loopback by default. delay_s: of a datagram, one way.
+
+        Must be made while a loop runs.
+        """
         self._loop = asyncio.get_running_loop()
         self._target = target
         self._targets = {target}
         self._grace_s = grace_s
+        self._delay_s = delay_s
         self._family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         loopback = "::1" if ":" in target[0] else "127.0.0.1"
         self._outside_host = host or loopback
         self._inside = self._open(loopback)
         self._mappings: dict[Address, Mapping] = {}
-        self._open_mappings: set[Mapping] = set()
-        self._all: list[Mapping] = []
+        self._open_mappings: dict[Mapping, None] = {}
+        self._all: deque[Mapping] = deque(maxlen=_REMEMBERED)
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.address: Address = self._inside.getsockname()[:2]
         self.newest: Mapping | None = None
         self.clients: list[Address] = []
-        self.outsides: list[Address] = []
+        self.outsides: deque[Address] = deque(maxlen=_REMEMBERED)
+        self.changes = 0
+        self.rounds: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
+        self._client_round = 0
+        self._balancer_round = 0
         self.strays: list[Address] = []
         self.headers: list[bytes] = []
         self.lost = 0
@@ -81,12 +109,7 @@ class NatPort:
     @property
     def mappings(self) -> list[Mapping]:
         """All that there have been."""
-        return self._all
-
-    @property
-    def changes(self) -> int:
-        """Times that the balancer has seen this client leave one address for another."""
-        return max(len(self.outsides) - 1, 0)
+        return list(self._all)
 
     def rebind(self, *, host: str | None = None) -> None:
         """Leave from a new port from now on. host: another source address too, such as 127.0.0.9."""
@@ -94,6 +117,12 @@ class NatPort:
         for mapping in self._mappings.values():
             self._loop.call_later(self._grace_s, self._close, mapping)
         self._mappings.clear()
+
+    async def rebind_every(self, period_s: float) -> None:
+        """Leave from another source address and port each time, until this is cancelled."""
+        for host in loopback_hosts():
+            await asyncio.sleep(period_s)
+            self.rebind(host=host)
 
     def move(self, target: Address) -> None:
         """Send to another balancer from now on, from the same port: what a change of routes does."""
@@ -177,8 +206,16 @@ class NatPort:
 
     def _forward(self, client: Address, datagram: bytes) -> None:
         mapping = self._mappings.get(client) or self._map(client)
+        if len(self.headers) < _HEADERS:
+            self.headers.append(datagram[:_HEADER_BYTES])
+        if self._delay_s:
+            self._loop.call_later(self._delay_s, self._up, mapping, datagram, self._client_round + 1)
+        else:
+            self._up(mapping, datagram, self._client_round + 1)
+
+    def _up(self, mapping: Mapping, datagram: bytes, round_trip: int) -> None:
         mapping.up += self._send(mapping.sock, datagram, self._target)
-        self.headers.append(datagram[:_HEADER_BYTES])
+        self._balancer_round = max(self._balancer_round, round_trip)
         self._wake()
 
     def _on_balancer(self, mapping: Mapping) -> None:
@@ -190,10 +227,18 @@ class NatPort:
             if source[:2] not in self._targets:
                 self.strays.append(source[:2])
                 continue
-            delivered = self._send(self._inside, datagram, mapping.client)
-            if source[:2] == self._target:
-                mapping.down += delivered
-            self._wake()
+            if self._delay_s:
+                self._loop.call_later(self._delay_s, self._down, mapping, datagram, source[:2], self._balancer_round)
+            else:
+                self._down(mapping, datagram, source[:2], self._balancer_round)
+
+    def _down(self, mapping: Mapping, datagram: bytes, source: Address, round_trip: int) -> None:
+        self._client_round = max(self._client_round, round_trip)
+        self.rounds.append((self._loop.time(), round_trip))
+        delivered = self._send(self._inside, datagram, mapping.client)
+        if source == self._target:
+            mapping.down += delivered
+        self._wake()
 
     def _send(self, sock: socket.socket, datagram: bytes, address: Address) -> int:
         try:
@@ -204,10 +249,13 @@ class NatPort:
         return 1
 
     def _map(self, client: Address) -> Mapping:
+        if len(self._open_mappings) >= _OPEN_MAPPINGS:
+            self._close(next(iter(self._open_mappings)))
         mapping = Mapping(client, self._open(self._outside_host))
         self._mappings[client] = mapping
-        self._open_mappings.add(mapping)
+        self._open_mappings[mapping] = None
         self._all.append(mapping)
+        self.changes += self.newest is not None
         self.newest = mapping
         self.outsides.append(mapping.outside)
         if client not in self.clients:
@@ -226,7 +274,9 @@ class NatPort:
 
     def _close(self, mapping: Mapping) -> None:
         if mapping in self._open_mappings:
-            self._open_mappings.remove(mapping)
+            del self._open_mappings[mapping]
+            if self._mappings.get(mapping.client) is mapping:
+                del self._mappings[mapping.client]
             self._loop.remove_reader(mapping.sock)
             mapping.sock.close()
 
@@ -238,9 +288,11 @@ class Nat:
         """Start with none."""
         self.ports: list[NatPort] = []
 
-    def port(self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None) -> NatPort:
-        """Open a port for one client towards a balancer. host: to leave from."""
-        port = NatPort(target, grace_s=grace_s, host=host)
+    def port(
+        self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None, delay_s: float = 0.0
+    ) -> NatPort:
+        """Open a port for one client towards a balancer. host: to leave from. delay_s: of a datagram, one way."""
+        port = NatPort(target, grace_s=grace_s, host=host, delay_s=delay_s)
         self.ports.append(port)
         return port
 
