@@ -12,13 +12,17 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo voice-demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
 
 demo: $(VENV)/run.stamp
 	@$(BIN)/qlb demo configs/quickstart.yaml
+
+# A voice agent in the browser, through a NAT that changes addresses: see examples/voice_agent/README.md.
+voice-demo: $(VENV)/run.stamp
+	@$(BIN)/python -m examples.voice_agent
 
 test: $(VENV)/test.stamp
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
@@ -58,9 +62,10 @@ fuzz-core: $(VENV)/test.stamp
 soak: $(VENV)/test.stamp
 	$(BIN)/python -m tests.e2e.soak $(SOAK_S)
 
-# The pictures in docs/ of the status page: needs Chromium (Debian: chromium, chromium-driver).
+# The pictures in docs/ of the status page and of the voice agent: needs Chromium (Debian: chromium, chromium-driver).
 pictures: $(VENV)/test.stamp
 	$(BIN)/python -m tests.e2e.pictures docs
+	$(BIN)/python -m tests.e2e.voice_picture docs
 
 # A copy whose extension checks every access, under the tests of the plane and a short soak. Python's own
 # allocations at exit are no leaks of ours.

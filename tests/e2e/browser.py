@@ -45,6 +45,10 @@ class Browser:
         """Go to a page; return when it is loaded."""
         await asyncio.to_thread(self._driver.get, url)
 
+    async def click(self, selector: str) -> None:
+        """Click on an element as a person does, which permits the page to make a sound."""
+        await asyncio.to_thread(lambda: self._driver.find_element("css selector", selector).click())
+
     async def evaluate(self, expression: str, *arguments: Any) -> Any:
         """Return the value of an expression of JavaScript in the page; it finds arguments in ``arguments``."""
         return await asyncio.to_thread(self._driver.execute_script, f"return {expression}", *arguments)

@@ -1,0 +1,108 @@
+"""Everything that a call needs, on this machine: agents, the balancer, a NAT before it, and the page's server."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from examples.voice_agent.agent import PATH
+from examples.voice_agent.network import Network
+from examples.voice_agent.web import serving_page
+from qlb.config.load import load
+from qlb.demo.certificate import make_certificate
+from qlb.errors import BackendError
+from tests.e2e.nat import Nat, NatPort
+
+START_TIMEOUT_S: Final = 30.0
+_STOP_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.05
+_AGENT: Final = "examples.voice_agent.agent"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What runs.
+
+    page_url: to be opened. admin_url: the balancer's own page. port: the NAT's, towards the balancer.
+    daemon, agents: the processes.
+    """
+
+    page_url: str
+    admin_url: str
+    port: NatPort
+    daemon: asyncio.subprocess.Process
+    agents: dict[str, asyncio.subprocess.Process]
+
+
+@asynccontextmanager
+async def running(config: Path, *, page_port: int, delay_s: float) -> AsyncIterator[Demo]:
+    """Run it all until the end of the block. config: the balancer's. delay_s: of the network, one way.
+
+    Raises ConfigError; BackendError where a process does not start; OSError where the page's port is taken.
+    """
+    loaded = load(config).config
+    certificate = make_certificate()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qlb-voice-")))
+        certificate.write(folder)
+        agents = {
+            backend.name: await stack.enter_async_context(_process(_AGENT, str(config), backend.name, str(folder)))
+            for backend in loaded.backends
+        }
+        for name, process in agents.items():
+            await _agent_ready(name, process)
+        daemon = await stack.enter_async_context(_process("qlb", "run", str(config)))
+        admin, service = loaded.admin.listen, loaded.listen[0]
+        assert admin is not None, "the balancer is asked there whether it is ready"
+        admin_url = f"http://{admin}/"
+        await _balancer_ready(daemon, f"{admin_url}readyz")
+        port = stack.enter_context(Nat()).port((service.host, service.port), delay_s=delay_s)
+        call_url = "https://{}:{}{}".format(*port.address, PATH)
+        network = Network(port)
+        stack.callback(network.keep_changing, False)
+        page = serving_page("127.0.0.1", page_port, call_url=call_url, sha256=certificate.sha256, network=network)
+        yield Demo(await stack.enter_async_context(page), admin_url, port, daemon, agents)
+
+
+@asynccontextmanager
+async def _process(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program of Python until the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the one that started it
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.communicate(), _STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _agent_ready(name: str, process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None, "it was started with a pipe"
+    if not await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S):
+        raise BackendError(f"{name} did not start; what it said is above")
+
+
+async def _balancer_ready(process: asyncio.subprocess.Process, url: str) -> None:
+    async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
+        while process.returncode is None:
+            with suppress(aiohttp.ClientError):
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(_POLL_S)
+    raise BackendError("the balancer did not start; what it said is above")
