@@ -1,0 +1,81 @@
+"""The voice agent's frames on the wire, and how their receiver counts them."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.voice_agent.frames import BUFFER_S, FRAME_S, SAMPLES_BYTES, Arrivals, Frame, FrameReader
+from examples.voice_agent.speech import say_name
+
+FRAMES = st.builds(
+    Frame,
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.floats(0, 1e15),
+    st.binary(max_size=SAMPLES_BYTES),
+)
+
+
+@given(st.lists(FRAMES, max_size=4), st.integers(1, 700))
+def test_frames_come_back_from_any_pieces(frames: list[Frame], piece: int) -> None:
+    """However a stream is cut, its frames are found, and only when they are complete."""
+    octets = b"".join(frame.encode() for frame in frames)
+    reader = FrameReader()
+    found = [frame for at in range(0, len(octets), piece) for frame in reader.feed(octets[at : at + piece])]
+    assert found == frames
+
+
+@given(st.binary(max_size=2000))
+def test_any_octets_are_frames_or_refused(octets: bytes) -> None:
+    """A frame that would be too long is refused at once, not waited for."""
+    try:
+        frames = list(FrameReader().feed(octets))
+    except ValueError:
+        return
+    assert sum(len(frame.encode()) for frame in frames) <= len(octets)
+
+
+def test_a_frame_that_is_too_long_is_named() -> None:
+    """The text says how long it claims to be."""
+    with pytest.raises(ValueError, match="640 octets of samples at most, not 641"):
+        list(FrameReader().feed(Frame(0, 0, 0.0, bytes(641)).encode()))
+
+
+def arrivals(*frames: tuple[float, int, int]) -> Arrivals:
+    """Return what a receiver counts of frames: (time, sequence, utterance)."""
+    counted = Arrivals()
+    for now_s, sequence, utterance in frames:
+        counted.add(Frame(sequence, utterance, 0.0, b""), now_s)
+    return counted
+
+
+def test_missing_frames_are_those_below_the_highest() -> None:
+    """A gap counts while it is open."""
+    assert arrivals((0, 0, 0), (0, 3, 0)).missing == 2
+    assert arrivals((0, 0, 0), (0, 3, 0), (0, 1, 0), (0, 2, 0)).missing == 0
+
+
+def test_a_frame_is_late_when_the_buffer_has_run_dry() -> None:
+    """The gap is what the listener hears; the frames after it are due later by as much."""
+    assert arrivals((0, 0, 0), (BUFFER_S + FRAME_S, 1, 0)).late == 0
+    found = arrivals((0, 0, 0), (1, 1, 0), (1, 2, 0))
+    assert (found.late, found.longest_gap_s) == (1, pytest.approx(1 - BUFFER_S - FRAME_S))
+    assert found.buffered_s(1) == pytest.approx(2 * FRAME_S)
+
+
+def test_the_next_utterance_waits_for_the_one_before() -> None:
+    """Nothing is late that comes while something else is being played, or after a pause."""
+    found = arrivals((0, 0, 0), (0, 1, 0), (0, 2, 1), (9, 3, 2))
+    assert found.late == 0
+    assert arrivals((0, 0, 0), (0, 1, 0), (0, 2, 1)).buffered_s(0) == pytest.approx(BUFFER_S + 3 * FRAME_S)
+
+
+def test_agents_sound_different() -> None:
+    """Each letter is a sound of its own, in whole frames, loud but not clipped; so is a name without a letter."""
+    sounds = [say_name(name) for name in ("agent-a", "agent-b", "agent-c", "agent-9")]
+    assert all(before != after for before, after in pairwise(sounds))
+    for frames in [*sounds, say_name("")]:
+        assert {len(samples) for samples in frames} == {SAMPLES_BYTES}
+        assert max(map(abs, memoryview(b"".join(frames)).cast("h"))) == 9000
