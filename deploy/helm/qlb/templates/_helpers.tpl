@@ -1,0 +1,38 @@
+{{- define "qlb.name" -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) | trunc 53 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "qlb.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "qlb.labels" -}}
+{{ include "qlb.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What the daemon reads: the operator's YAML, and what only the chart knows. */}}
+{{- define "qlb.config" -}}
+{{- $admin := dict "listen" (printf "%s:%d" (ternary (printf "[%s]" .Values.admin.host) .Values.admin.host (contains ":" .Values.admin.host)) (int .Values.admin.port)) "socket" "/run/qlb/qlb.sock" }}
+{{- toYaml (merge (dict "admin" $admin "reload_on_change" true) .Values.config) }}
+{{- end }}
+
+{{/* The mode of direct return, or nothing. */}}
+{{- define "qlb.direct" -}}
+{{- with .Values.config.forwarding }}{{ if has .mode (list "l2" "ipip" "gue") }}{{ .mode }}{{ end }}{{ end }}
+{{- end }}
+
+{{/* Whether some port of the service is below 1024. */}}
+{{- define "qlb.lowPort" -}}
+{{- range .Values.config.listen }}{{ if lt (int (regexFind "[0-9]+$" .)) 1024 }}yes{{ end }}{{ end }}
+{{- end }}
+
+{{- define "qlb.secret" -}}
+{{- .Values.existingSecret | default (printf "%s-keys" (include "qlb.name" .)) }}
+{{- end }}

@@ -1,0 +1,156 @@
+"""deploy/helm/qlb: Helm installs it into an API server that only keeps what comes; every object is checked."""
+
+import asyncio
+import importlib.util
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from qlb.config.load import load
+from tests.deploy.kubernetes import api_server
+from tests.deploy.places import DEPLOY, REPOSITORY
+
+CHART: Final = DEPLOY / "helm/qlb"
+VALUES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
+RELEASES: Final = ("1.28", "1.33")
+LIMIT_S: Final = 60.0
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not here (package helm-sdkpy)"
+)
+
+Objects = dict[str, dict[str, Any]]
+
+
+async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
+    """Run Helm; return its exit code and what it has printed."""
+    path = folder / "kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(kubeconfig)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.deploy.helm", *map(str, arguments)),
+        cwd=REPOSITORY,
+        env={**os.environ, "KUBECONFIG": str(path), "HOME": str(folder)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def installed(values: dict[str, Any], folder: Path) -> Objects:
+    """Install the chart with values; return what was created, by kind."""
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    async with api_server() as api:
+        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
+        assert code == 0, output
+        return {one["kind"]: one for one in api.created}
+
+
+async def refused(values: dict[str, Any], folder: Path) -> str:
+    """Return why Helm does not install the chart with values."""
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    async with api_server() as api:
+        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
+        assert (code, api.created) == (1, [])
+        return output
+
+
+def example(name: str) -> dict[str, Any]:
+    """Return one of the examples of values."""
+    found: dict[str, Any] = yaml.safe_load((CHART / f"ci/{name}-values.yaml").read_text())
+    return found
+
+
+def as_the_kubelet_does(objects: Objects, secrets: dict[str, str], folder: Path) -> Path:
+    """Write the files of the pod's volume with their modes; return the configuration's path."""
+    (volume,) = [one for one in objects["DaemonSet"]["spec"]["template"]["spec"]["volumes"] if "projected" in one]
+    for source in volume["projected"]["sources"]:
+        if "configMap" in source:
+            assert source["configMap"]["name"] == objects["ConfigMap"]["metadata"]["name"]
+            for name, text in objects["ConfigMap"]["data"].items():
+                write(folder / name, text, volume["projected"]["defaultMode"])
+        else:
+            for item in source["secret"]["items"]:
+                write(folder / item["path"], secrets[item["key"]], item["mode"])
+    return folder / "qlb.yaml"
+
+
+def write(path: Path, text: str, mode: int) -> None:
+    """Write a file with a mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+async def test_lint(tmp_path: Path) -> None:
+    """No error, and no warning but that there is no icon."""
+    code, output = await helm("{}", tmp_path, "lint", CHART)
+    assert (code, output) == (0, "severity 1: Chart.yaml\n")
+
+
+@pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
+async def test_examples(path: Path, tmp_path: Path) -> None:
+    """Every object is what Kubernetes knows, and the daemon takes what the pod would find."""
+    objects = await installed(yaml.safe_load(path.read_text()), tmp_path)
+    for kind, one in objects.items():
+        if kind != "ServiceMonitor":  # the operator's
+            for release in RELEASES:
+                kubernetes_validate.validate(one, release, strict=True)
+    secrets = {"1.hex": "00" * 16, "2.hex": "11" * 16, **objects.get("Secret", {}).get("stringData", {})}
+    config = load(as_the_kubelet_does(objects, secrets, tmp_path / "etc")).config
+    assert config.reload_on_change
+    (container,) = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    assert config.admin.listen is not None
+    assert config.admin.listen.port == container["readinessProbe"]["httpGet"]["port"]
+    assert container["readinessProbe"]["httpGet"]["host"] == "127.0.0.1"
+    for key in (tmp_path / "etc").glob("keys/*"):
+        assert not key.stat().st_mode & (stat.S_IRWXO | stat.S_IWGRP)
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "capabilities"),
+    [
+        ("minimal", False, None),
+        ("monitoring", False, None),
+        ("production", True, ["NET_BIND_SERVICE"]),
+        ("xdp", True, ["BPF", "NET_ADMIN", "PERFMON"]),
+    ],
+)
+async def test_no_more_rights_than_it_takes(
+    name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
+) -> None:
+    """Root is for those alone that need a capability, and has no other."""
+    spec = (await installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert (spec["securityContext"]["runAsUser"] == 0) is root is not spec["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["capabilities"].get("add") == capabilities
+    assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert not container["securityContext"]["allowPrivilegeEscalation"]
+    assert spec["hostNetwork"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"keys": {"1.hex": "secret"}}, "'^[0-9A-Fa-f]{32}$'"),
+        ({"keys": {"1.hex": "00" * 16}, "existingSecret": "mine"}, "two places for one thing"),
+        ({"existingSecret": "mine"}, "existingSecretKeys"),
+        ({"serviceMonitor": {"enabled": True}}, "Prometheus does not reach admin.host 127.0.0.1"),
+        ({"config": {"listen": [], "backends": []}}, "/config/listen"),
+        ({"config": {"listen": ["0.0.0.0:1"], "backends": [], "admin": {}}}, "/config/admin"),
+        ({"replicas": 3}, "replicas"),
+    ],
+)
+async def test_values_that_cannot_be_right(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Helm refuses them with a reason, before anything is created."""
+    assert reason in await refused({**example("minimal"), **change}, tmp_path)
