@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import sysconfig
 from collections.abc import AsyncIterator
@@ -143,7 +144,10 @@ def what_lacks() -> str:
         _unified()
     except LookupError:
         return "there is no unified hierarchy of cgroups"
-    return "" if shutil.which("unshare") else "unshare is missing (Debian: util-linux)"
+    if not shutil.which("unshare"):
+        return "unshare is missing (Debian: util-linux)"
+    tried = ("unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--mount-proc", "true")
+    return "" if subprocess.run(tried, check=False).returncode == 0 else "this system makes no namespaces"
 
 
 def _unified() -> Path:
