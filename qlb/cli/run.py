@@ -26,13 +26,13 @@ def run(config: Path, demo_backends: bool) -> None:
     """Forward QUIC by the configuration CONFIG until SIGTERM or Ctrl-C."""
     loaded = load(config)
     # The daemon's own libraries are imported only once the configuration is known to be good.
-    from qlb.control.loop import run_on_fast_loop
+    from qlb.control.processes.loop import run_on_fast_loop
 
     sys.exit(run_on_fast_loop(_run(config, loaded, demo_backends)))
 
 
 async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
-    from qlb.control.origin import Origin
+    from qlb.control.succession.origin import Origin
     from qlb.control.supervisor import Supervisor
 
     origin = Origin.of_process(os.environ, can_be_followed=not demo_backends)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import qlb
-from qlb.control.engine import Engine
+from qlb.control.processes.engine import Engine
+from qlb.control.processes.workers import Place
 from qlb.control.reload import Desired
 from qlb.control.rotation import Seen, read_rotation
 from qlb.control.traffic import Traffic
-from qlb.control.workers import Place
 from qlb.discovery.watch import Discovery
 from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import (

@@ -14,8 +14,8 @@ from qlb.config.load import Loaded, load
 from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
 from qlb.control.members import Members
-from qlb.control.memory import Remembered
 from qlb.control.preflight import preflight
+from qlb.control.succession.memory import Remembered
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
 from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, BackendState

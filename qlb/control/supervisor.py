@@ -18,19 +18,19 @@ from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control import file_watch
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
-from qlb.control.engine import Engine
 from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
-from qlb.control.origin import Origin
-from qlb.control.places import open_places
 from qlb.control.preflight import preflight
+from qlb.control.processes.engine import Engine
+from qlb.control.processes.places import open_places
+from qlb.control.processes.workers import Place, Workers
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
-from qlb.control.service import Service
 from qlb.control.sources import sources
+from qlb.control.succession.origin import Origin
+from qlb.control.succession.service import Service
+from qlb.control.succession.upgrade import REPLIES_S, Belongings, hand_over, next_process
 from qlb.control.traffic import INTERVAL_S, Traffic
-from qlb.control.upgrade import REPLIES_S, Belongings, hand_over, next_process
-from qlb.control.workers import Place, Workers
 from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
 from qlb.dataplane.sockets import (
@@ -371,7 +371,7 @@ class Supervisor:
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""
         if probe.PLANES[self.plane].in_kernel:
-            from qlb.control.kernel import KernelEngine
+            from qlb.control.processes.kernel import KernelEngine
 
             self.listen = config.listen
             return KernelEngine(config, lambda: self.desired.orders)

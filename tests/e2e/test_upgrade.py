@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from qlb.cli.control import ask
-from tests.control.manager import Manager, managing
+from tests.control.succession.manager import Manager, managing
 from tests.e2e import ngtcp2, processes, scrape
 from tests.e2e.clients import Calls, in_progress
 from tests.e2e.daemon import Daemon, configuration

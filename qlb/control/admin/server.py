@@ -13,7 +13,7 @@ from qlb.control.admin.control_socket import ControlSocket, open_control_socket
 from qlb.control.admin.http import HttpServer, Limits
 from qlb.control.admin.pages import Pages
 from qlb.control.admin.routes import Routes
-from qlb.control.inherit import Inherited
+from qlb.control.succession.inherit import Inherited
 from qlb.dataplane.sockets import bound_endpoint
 from qlb.errors import QlbError
 from qlb.observe.reading import Reading

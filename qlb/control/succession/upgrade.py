@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from qlb.control.admin import AdminServer
-from qlb.control.engine import Engine
-from qlb.control.handover import Successor
-from qlb.control.inherit import STATE, Inherited, Named
-from qlb.control.origin import Origin
+from qlb.control.processes.engine import Engine
+from qlb.control.succession.handover import Successor
+from qlb.control.succession.inherit import STATE, Inherited, Named
+from qlb.control.succession.origin import Origin
 from qlb.errors import QlbError
 
 log = logging.getLogger("qlb")

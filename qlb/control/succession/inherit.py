@@ -81,7 +81,7 @@ class Inherited:
         self.borrowed: dict[int, str] = {}
         """Sockets that a .socket unit holds, so that they need no store: their cookies, and names there."""
         self.state: int | None = None
-        """The descriptor of what an earlier process has remembered (qlb.control.memory), if it came along."""
+        """The descriptor of what an earlier process has remembered (see memory.py), if it came along."""
         self.stored: set[str] = set()
         """Names that the manager's store has, or had."""
         seen: set[int] = set()

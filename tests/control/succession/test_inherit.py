@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qlb.control import inherit
-from qlb.control.inherit import STATE, Inherited, Named, from_manager, listener_name
+from qlb.control.succession import inherit
+from qlb.control.succession.inherit import STATE, Inherited, Named, from_manager, listener_name
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
 

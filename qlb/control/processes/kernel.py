@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qlb.config.model import Config
-from qlb.control.workers import Place
+from qlb.control.processes.workers import Place
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.frames import frame_of, read_frame
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from qlb.control.memory import Memory, Remembered
+from qlb.control.succession.memory import Memory, Remembered
 
 SOME = Remembered({"a": "draining", "b": "active"}, {"a": True, "c": False})
 

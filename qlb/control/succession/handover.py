@@ -18,7 +18,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from qlb.control.inherit import Named
+from qlb.control.succession.inherit import Named
 from qlb.errors import QlbError
 
 _VARIABLE: Final = "QLB_HANDOVER"

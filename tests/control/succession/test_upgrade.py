@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
-from qlb.control import upgrade as module
-from qlb.control.inherit import Inherited, Named
-from qlb.control.memory import Memory
-from qlb.control.notify import Notifier
-from qlb.control.origin import Origin
+from qlb.control.succession import upgrade as module
+from qlb.control.succession.inherit import Inherited, Named
+from qlb.control.succession.memory import Memory
+from qlb.control.succession.notify import Notifier
+from qlb.control.succession.origin import Origin
 from qlb.control.supervisor import Supervisor
 from qlb.routing.backends import BackendState
-from tests.control.manager import Manager, managing
+from tests.control.succession.manager import Manager, managing
 
 CONFIG = {
     "listen": ["127.0.0.1:0"],
@@ -31,7 +31,7 @@ CONFIG = {
 
 STUB = """
 import asyncio, os, sys
-from qlb.control.handover import Predecessor
+from qlb.control.succession.handover import Predecessor
 one = Predecessor.find(os.environ)
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from qlb.control.workers import Place, WorkerProcess, Workers
+from qlb.control.processes.workers import Place, WorkerProcess, Workers
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
@@ -189,7 +189,7 @@ async def test_workers_that_die_together_all_find_a_spare(network: Network) -> N
 async def test_spares_are_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many workers do not double their processes."""
     _, backends = network.pool()
-    monkeypatch.setattr("qlb.control.workers._MAX_SPARES", 1)
+    monkeypatch.setattr("qlb.control.processes.workers._MAX_SPARES", 1)
     async with working(Desk(orders(backends)), 2) as (workers, _):
         assert len(workers.spares) == 1
 

@@ -1,4 +1,4 @@
-"""A worker's process: one data plane, started by the supervisor as ``python -m qlb.control.worker DESCRIPTOR PLANE``.
+"""A worker: one data plane, started by the supervisor as ``python -m qlb.control.processes.worker DESCRIPTOR PLANE``.
 
 It waits, with everything imported, until it is told what to be; so a spare takes a dead worker's place in
 milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign.
@@ -12,9 +12,9 @@ import socket
 import sys
 from contextlib import suppress
 
-from qlb.control import channel
-from qlb.control.channel import Applied, Assignment, Failed, Held, Hold
-from qlb.control.loop import run_on_fast_loop
+from qlb.control.processes import channel
+from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
+from qlb.control.processes.loop import run_on_fast_loop
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders, Plane
 from qlb.errors import QlbError

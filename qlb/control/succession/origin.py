@@ -3,10 +3,10 @@
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 
-from qlb.control.handover import Predecessor, own_command
-from qlb.control.inherit import Inherited, from_manager
-from qlb.control.memory import Memory
-from qlb.control.notify import Notifier
+from qlb.control.succession.handover import Predecessor, own_command
+from qlb.control.succession.inherit import Inherited, from_manager
+from qlb.control.succession.memory import Memory
+from qlb.control.succession.notify import Notifier
 
 
 @dataclass(frozen=True, slots=True)

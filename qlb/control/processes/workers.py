@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from qlb.control import channel
-from qlb.control.channel import Applied, Assignment, Failed, Held, Hold
+from qlb.control.processes import channel
+from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import DropCounter, granted_receive_buffer
 from qlb.errors import QlbError
@@ -55,7 +55,7 @@ class WorkerProcess:
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "qlb.control.worker", str(theirs.fileno()), plane),
+                    *(sys.executable, "-m", "qlb.control.processes.worker", str(theirs.fileno()), plane),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                 )

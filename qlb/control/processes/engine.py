@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from qlb.control.workers import Place
+from qlb.control.processes.workers import Place
 from qlb.dataplane.base import Orders
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters

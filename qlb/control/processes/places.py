@@ -4,9 +4,9 @@ import socket
 from collections.abc import Sequence
 
 from qlb.config.model import Config
-from qlb.control.inherit import Inherited
 from qlb.control.preflight import usable_cores
-from qlb.control.workers import Place
+from qlb.control.processes.workers import Place
+from qlb.control.succession.inherit import Inherited
 from qlb.dataplane.sockets import adopt_listener, bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from qlb.control.inherit import Named
-from qlb.control.notify import Notifier
+from qlb.control.succession.inherit import Named
+from qlb.control.succession.notify import Notifier
 
 _US: Final = 1_000_000
 _END_S: Final = 15.0

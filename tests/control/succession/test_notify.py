@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qlb.control.notify import Notifier
-from tests.control.manager import managing
+from qlb.control.succession.notify import Notifier
+from tests.control.succession.manager import managing
 
 
 @pytest.mark.parametrize(

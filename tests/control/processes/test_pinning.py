@@ -8,14 +8,14 @@ import pytest
 
 from qlb.config.load import load
 from qlb.control import preflight
-from qlb.control.inherit import Inherited
-from qlb.control.places import open_places
 from qlb.control.preflight import usable_cores
-from qlb.control.workers import Place, Workers
+from qlb.control.processes.places import open_places
+from qlb.control.processes.workers import Place, Workers
+from qlb.control.succession.inherit import Inherited
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.errors import ConfigError
 from qlb.routing.backends import Endpoint
-from tests.control.test_workers import TO_B0, Desk, _until
+from tests.control.processes.test_workers import TO_B0, Desk, _until
 from tests.dataplane.network import Network, orders, receive
 
 TEXT = """
@@ -41,7 +41,7 @@ def test_places_go_round_the_cores(
     """Worker n on the n-th core that the daemon may use, whatever its number; none where nobody asked."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
-    monkeypatch.setattr("qlb.control.places.usable_cores", lambda: (4, 6))
+    monkeypatch.setattr("qlb.control.processes.places.usable_cores", lambda: (4, 6))
     places = open_places(load(path).config, Inherited())
     assert [place.cpu for place in places] == cpus
     for place in places:
