@@ -32,6 +32,11 @@ def notices(status: Status) -> Iterator[str]:
     if status["all_probes_failing"]:
         yield "all probes fail at once: taken for this node's own fault, routing stays as it was"
     yield from (f"{row['name']}: {row['finding']}" for row in status["backends"] if row["finding"])
+    yield from (
+        f"source {row['name']} of backends fails, and what it found before is kept: {row['error']}"
+        for row in status["discovery"]
+        if row["error"]
+    )
     rotation = status["rotation"]
     if rotation["phase"] != "idle":
         yield f"rotation, {rotation['phase']}: {rotation['next_step']}"

@@ -37,6 +37,7 @@ def test_notices(status: Status) -> None:
     assert found[0].startswith("the last reload was refused")
     assert found[1].startswith("all probes fail at once")
     assert "b:2: wrong key" in found
+    assert "source pool of backends fails, and what it found before is kept: gone" in found
     assert any(line.startswith(f"rotation, {status['rotation']['phase']}: ") for line in found)
     assert any(f"config ID {row['config_id']}" in found[-1] for row in status["unconfigured_cids"])
     calm: dict[str, Any] = {
@@ -44,6 +45,7 @@ def test_notices(status: Status) -> None:
         "config": {**status["config"], "last_reload_ok": True},
         "all_probes_failing": False,
         "backends": [{**row, "finding": None} for row in status["backends"]],
+        "discovery": [],
         "rotation": {**status["rotation"], "phase": "idle"},
         "unconfigured_cids": [],
     }

@@ -106,8 +106,11 @@ async def test_the_page_shows_text_as_text(tmp_path: Path) -> None:
             "healthy": False,
         }
         await page.evaluate(
-            "show({...before, backends: before.backends.map(row => ({...row, ...arguments[0]}))})", hostile
+            "show({...before, discovery: [{name: 'dns', error: arguments[0].name}],"
+            " backends: before.backends.map(row => ({...row, ...arguments[0]}))})",
+            hostile,
         )
+        assert f"kept: {markup}" in await page.text("#notices")
         assert markup in await page.text(FIRST_ROW)
         assert f"{markup}: {markup}" in await page.text("#notices")
         assert await page.evaluate("[document.images.length, document.title]") == [0, "qlb"]
@@ -117,7 +120,7 @@ async def test_the_page_shows_text_as_text(tmp_path: Path) -> None:
 
 async def test_the_page_stays_readable_with_thousands_of_backends(tmp_path: Path) -> None:
     """It shows a hundred, says of how many, and finds the others by their names."""
-    servers = [Server(f"agent-{number}", number.to_bytes(4), ("127.0.0.1", 10_000 + number)) for number in range(MANY)]
+    servers = [Server(f"agent-{number}", number.to_bytes(4), ("127.0.9.1", 10_000 + number)) for number in range(MANY)]
     config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
     async with running(tmp_path / "daemon", config) as daemon, page_of(daemon, tmp_path) as page:
         await page.until_shown("#filtered", lambda shown: shown.startswith("100 of 5,000 shown"))

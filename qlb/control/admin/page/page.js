@@ -83,6 +83,8 @@ const showNotices = status => {
   const found = status.backends.filter(backend => backend.finding);
   for (const backend of found.slice(0, 5)) say(`${backend.name}: ${backend.finding}`, "bad");
   if (found.length > 5) say(`and ${found.length - 5} more backends that are set up wrongly`, "bad");
+  for (const row of status.discovery || [])
+    if (row.error) say(`Source ${row.name} of backends fails, and what it found before is kept: ${row.error}`, "bad");
   const rotation = status.rotation;
   if (rotation && rotation.phase !== "idle") say(`Rotation, ${rotation.phase}: ${rotation.next_step}`, rotation.phase === "done" ? "good" : "warn");
   for (const row of status.unconfigured_cids || [])
