@@ -20,7 +20,7 @@ from tests.e2e.udp_servers import UdpServer
 pytestmark = pytest.mark.e2e
 
 FIRST_ROW: Final = "#backends tbody tr:first-child"
-MANY: Final = 5000
+MANY: Final = 2000
 WIDTHS: Final = "[document.documentElement.scrollWidth, innerWidth]"
 LOADED: Final = "performance.getEntriesByType('resource').map(entry => new URL(entry.name).pathname)"
 
@@ -123,8 +123,8 @@ async def test_the_page_stays_readable_with_thousands_of_backends(tmp_path: Path
     servers = [Server(f"agent-{number}", number.to_bytes(4), ("127.0.9.1", 10_000 + number)) for number in range(MANY)]
     config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
     async with running(tmp_path / "daemon", config) as daemon, page_of(daemon, tmp_path) as page:
-        await page.until_shown("#filtered", lambda shown: shown.startswith("100 of 5,000 shown"))
+        await page.until_shown("#filtered", lambda shown: shown.startswith("100 of 2,000 shown"))
         assert await page.evaluate("document.querySelectorAll('#backends tbody tr').length") == 100
-        await page.evaluate("(at('filter').value = 'agent-4321', at('filter').dispatchEvent(new Event('input')))")
-        await page.until_shown("#backends tbody tr td:first-child", lambda shown: shown.startswith("agent-4321\n"))
-        assert await page.text("#filtered") == "1 of 5,000 shown"
+        await page.evaluate("(at('filter').value = 'agent-1321', at('filter').dispatchEvent(new Event('input')))")
+        await page.until_shown("#backends tbody tr td:first-child", lambda shown: shown.startswith("agent-1321\n"))
+        assert await page.text("#filtered") == "1 of 2,000 shown"
