@@ -65,6 +65,18 @@ def test_what_xdp_opens_is_little(tmp_path: Path) -> None:
     assert exposure(tmp_path, drop_in=True) < 2 * MOST_EXPOSURE
 
 
+def test_the_user_of_the_drop_in_is_made(tmp_path: Path) -> None:
+    """Without a dynamic user, the one that the service runs as is in sysusers' file: verify does not look for it."""
+    drop_in = (FOLDER / "qlb.service.d/xdp.conf").read_text()
+    assert "DynamicUser=no" in drop_in
+    user = re.search(r"^User=(\w+)$", drop_in, re.MULTILINE)
+    assert user
+    (tmp_path / "etc").mkdir()
+    run(tool("systemd-sysusers", "systemd"), f"--root={tmp_path}", FOLDER / "qlb.sysusers.conf")
+    made = {line.split(":")[0] for line in (tmp_path / "etc/passwd").read_text().splitlines()}
+    assert made == {user[1]}
+
+
 @dataclass
 class Scene:
     """The cast. admin: where the daemon is scraped."""
