@@ -88,12 +88,25 @@ class _Udp(asyncio.DatagramProtocol):
 async def dns_server() -> AsyncIterator[DnsServer]:
     """Run one with an empty zone."""
     server = DnsServer(Endpoint("127.0.0.1", 0))
-    tcp = await asyncio.start_server(server.over_tcp, "127.0.0.1", 0)
-    server.address = Endpoint("127.0.0.1", tcp.sockets[0].getsockname()[1])
-    udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: _Udp(server), tuple(server.address))
+    tcp, udp = await _listen(server)
     try:
         yield server
     finally:
         udp.close()
         tcp.close()
         await tcp.wait_closed()
+
+
+async def _listen(server: DnsServer) -> tuple[asyncio.Server, asyncio.DatagramTransport]:
+    """Find a port that is free for both."""
+    loop = asyncio.get_running_loop()
+    while True:
+        tcp = await asyncio.start_server(server.over_tcp, "127.0.0.1", 0)
+        server.address = Endpoint("127.0.0.1", tcp.sockets[0].getsockname()[1])
+        try:
+            udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(server), tuple(server.address))
+        except OSError:
+            tcp.close()
+            await tcp.wait_closed()
+        else:
+            return tcp, udp
