@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -49,6 +49,9 @@ MAX_ANSWERS: Final = 4
 MAX_CONTROL_BYTES: Final = 256
 MAX_TICKETS: Final = 10_000
 DATAGRAM_FRAME_BYTES: Final = 65_535
+
+ServeAgent = Callable[..., Awaitable[RoutableServer]]
+"""What serves one agent: see ``serve_agent``."""
 
 
 class Mouth:
@@ -246,7 +249,7 @@ async def serve_agent(
     )
 
 
-async def _serve_until_stopped(config: Path, name: str, folder: Path) -> None:
+async def _serve_until_stopped(serve_one: ServeAgent, config: Path, name: str, folder: Path) -> None:
     loaded = load(config).config
     backend = served_here(loaded, name)[0]
     generator = id_source(backend, issued(loaded))
@@ -256,7 +259,7 @@ async def _serve_until_stopped(config: Path, name: str, folder: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     threading.Thread(target=_await_end_of_stdin, args=(loop, stop), daemon=True).start()
-    server = await serve_agent(name, *backend.endpoint, quic=configuration(folder), generator=generator)
+    server = await serve_one(name, *backend.endpoint, quic=configuration(folder), generator=generator)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await stop.wait()
@@ -271,14 +274,14 @@ def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) ->
         loop.call_soon_threadsafe(stop.set)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Serve one agent; return the exit code."""
+def main(arguments: Sequence[str], serve_one: ServeAgent = serve_agent) -> int:
+    """Serve one agent; return the exit code. serve_one: what kind of agent."""
     if len(arguments) != 3:
-        sys.stderr.write("usage: python -m examples.voice_agent.agent CONFIG NAME FOLDER\n")
+        sys.stderr.write("usage: python -m MODULE_OF_THE_AGENT CONFIG NAME FOLDER\n")
         return 2
     logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
     try:
-        asyncio.run(_serve_until_stopped(Path(arguments[0]), arguments[1], Path(arguments[2])))
+        asyncio.run(_serve_until_stopped(serve_one, Path(arguments[0]), arguments[1], Path(arguments[2])))
     except (QlbError, OSError) as error:
         sys.stderr.write(f"{arguments[1]}: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1

@@ -15,14 +15,25 @@ from examples.voice_agent.agent import PATH
 from examples.voice_agent.network import Network
 from examples.voice_agent.web import serving_page
 from qlb.config.load import load
-from qlb.demo.certificate import make_certificate
+from qlb.demo.certificate import Certificate, make_certificate
 from qlb.errors import BackendError
-from tests.e2e.nat import Nat, NatPort
+from tests.e2e.nat import Address, Nat, NatPort
 
 START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
 _AGENT: Final = "examples.voice_agent.agent"
+
+
+@dataclass(frozen=True)
+class Service:
+    """Agents behind a balancer. address: the balancer's. admin_url: its own page. certificate: of all agents."""
+
+    address: Address
+    admin_url: str
+    certificate: Certificate
+    daemon: asyncio.subprocess.Process
+    agents: dict[str, asyncio.subprocess.Process]
 
 
 @dataclass(frozen=True)
@@ -46,28 +57,41 @@ async def running(config: Path, *, page_port: int, delay_s: float) -> AsyncItera
 
     Raises ConfigError; BackendError where a process does not start; OSError where the page's port is taken.
     """
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(serving(config))
+        port = stack.enter_context(Nat()).port(service.address, delay_s=delay_s)
+        call_url = "https://{}:{}{}".format(*port.address, PATH)
+        network = Network(port)
+        stack.callback(network.keep_changing, False)
+        sha256 = service.certificate.sha256
+        page = serving_page("127.0.0.1", page_port, call_url=call_url, sha256=sha256, network=network)
+        page_url = await stack.enter_async_context(page)
+        yield Demo(page_url, service.admin_url, port, service.daemon, service.agents)
+
+
+@asynccontextmanager
+async def serving(config: Path, agent: str = _AGENT) -> AsyncIterator[Service]:
+    """Run an agent for each backend, and the balancer. config: the balancer's. agent: the module of the agents.
+
+    Raises ConfigError; BackendError where a process does not start.
+    """
     loaded = load(config).config
     certificate = make_certificate()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qlb-voice-")))
         certificate.write(folder)
         agents = {
-            backend.name: await stack.enter_async_context(_process(_AGENT, str(config), backend.name, str(folder)))
+            backend.name: await stack.enter_async_context(_process(agent, str(config), backend.name, str(folder)))
             for backend in loaded.backends
         }
         for name, process in agents.items():
             await _agent_ready(name, process)
         daemon = await stack.enter_async_context(_process("qlb", "run", str(config)))
-        admin, service = loaded.admin.listen, loaded.listen[0]
+        admin, listen = loaded.admin.listen, loaded.listen[0]
         assert admin is not None, "the balancer is asked there whether it is ready"
         admin_url = f"http://{admin}/"
         await _balancer_ready(daemon, f"{admin_url}readyz")
-        port = stack.enter_context(Nat()).port((service.host, service.port), delay_s=delay_s)
-        call_url = "https://{}:{}{}".format(*port.address, PATH)
-        network = Network(port)
-        stack.callback(network.keep_changing, False)
-        page = serving_page("127.0.0.1", page_port, call_url=call_url, sha256=certificate.sha256, network=network)
-        yield Demo(await stack.enter_async_context(page), admin_url, port, daemon, agents)
+        yield Service((listen.host, listen.port), admin_url, certificate, daemon, agents)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from examples.voice_agent.demo import Demo, running
+from examples.voice_agent.demo import Demo, Service, running
 from tests.e2e.daemon import configuration
 from tests.e2e.ports import free_port
 from tests.e2e.server import Server, server_id_of
@@ -32,7 +32,7 @@ def voice_config(names: Sequence[str]) -> dict[str, Any]:
     return config | {"admin": {"listen": f"127.0.0.1:{free_port()}"}}
 
 
-async def status(demo: Demo) -> dict[str, Any]:
+async def status(demo: Demo | Service) -> dict[str, Any]:
     """Return the balancer's /status."""
     async with aiohttp.ClientSession() as session, session.get(f"{demo.admin_url}status") as answer:
         found: dict[str, Any] = await answer.json()
