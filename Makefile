@@ -12,7 +12,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo voice-demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo voice-demo moq-demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -23,6 +23,11 @@ demo: $(VENV)/run.stamp
 # A voice agent in the browser, through a NAT that changes addresses: see examples/voice_agent/README.md.
 voice-demo: $(VENV)/run.stamp
 	@$(BIN)/python -m examples.voice_agent
+
+# The same over MoQ, without a browser: one call, and whether anything was missing. See examples/moq/README.md.
+moq-demo: $(VENV)/run.stamp
+	@$(BIN)/pip install --quiet --editable ".[moq]"
+	@$(BIN)/python -m examples.moq
 
 test: $(VENV)/test.stamp
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal

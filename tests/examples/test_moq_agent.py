@@ -1,0 +1,214 @@
+"""The MoQ agent alone, without a balancer: what it answers, and what it refuses."""
+
+import asyncio
+import ssl
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamDataReceived, StreamReset
+
+from examples.moq import agent, wire
+from examples.moq.agent import TRACK, serve_agent
+from examples.moq.caller import BROADCAST, calling
+from examples.voice_agent.agent import configuration
+from examples.voice_agent.frames import SAMPLES_BYTES, Frame
+from examples.voice_agent.speech import say_name
+from qlb.cid import CidGenerator, CidParams
+from qlb.demo.certificate import make_certificate
+from tests.e2e.nat import Address
+
+LIMIT_S: Final = 20.0
+PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=bytes(16))
+NAME: Final = "agent-b"
+FAST_S: Final = 0.001
+FIRST_GROUP: Final = 3
+"""The first stream that a server opens one way."""
+
+
+class OneAgent(NamedTuple):
+    """An agent that is being served. sha256: of its certificate."""
+
+    address: Address
+    sha256: bytes
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a MoQ client is told."""
+        return "moqt://{}:{}".format(*self.address)
+
+
+@asynccontextmanager
+async def one_agent(folder: Path) -> AsyncIterator[OneAgent]:
+    """Run one agent on a free port."""
+    certificate = make_certificate()
+    certificate.write(folder)
+    async with asyncio.timeout(LIMIT_S):
+        quic, generator = configuration(folder), CidGenerator(PARAMS, b"bbbb")
+        server = await serve_agent(NAME, "127.0.0.1", 0, quic=quic, generator=generator)
+        try:
+            yield OneAgent(server.address, certificate.sha256)
+        finally:
+            server.close()
+
+
+class Streams(QuicConnectionProtocol):
+    """A client that writes to streams whatever it is told. received, refused: by stream. ended: why, or None."""
+
+    def __init__(self, quic: QuicConnection, stream_handler: QuicStreamHandler | None = None) -> None:
+        """Begin with nothing."""
+        super().__init__(quic, stream_handler)
+        self.received: defaultdict[int, bytes] = defaultdict(bytes)
+        self.refused: set[int] = set()
+        self.ended: ConnectionTerminated | None = None
+        self._arrived = asyncio.Event()
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        """Keep what has come."""
+        if isinstance(event, StreamDataReceived):
+            self.received[event.stream_id] += event.data
+        elif isinstance(event, StreamReset | StopSendingReceived):
+            self.refused.add(event.stream_id)
+        elif isinstance(event, ConnectionTerminated):
+            self.ended = event
+        self._arrived.set()
+
+    def open(self, octets: bytes, *, one_way: bool = False, end: bool = False) -> int:
+        """Begin a stream with these octets; return its ID."""
+        stream_id = self._quic.get_next_available_stream_id(is_unidirectional=one_way)
+        self._quic.send_stream_data(stream_id, octets, end)
+        self.transmit()
+        return stream_id
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until this holds."""
+        while not holds():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+@asynccontextmanager
+async def streams_to(address: Address) -> AsyncIterator[Streams]:
+    """Connect to an agent with aioquic."""
+    quic = QuicConfiguration(alpn_protocols=[wire.ALPN], server_name="localhost", verify_mode=ssl.CERT_NONE)
+    async with connect(*address, configuration=quic, create_protocol=Streams) as client:
+        assert isinstance(client, Streams)
+        yield client
+
+
+async def test_it_greets_and_gives_back_what_it_heard(tmp_path: Path) -> None:
+    """A library that knows nothing of this agent follows its track: a greeting, then the prompt and its name again."""
+    jingle, said = say_name(NAME), [bytes([number]) * SAMPLES_BYTES for number in range(7)]
+    async with one_agent(tmp_path) as found, calling(found.url, found.sha256) as call:
+        await call.answered(1)
+        await call.prompt(said, interval_s=FAST_S)
+        await call.answered(2)
+        assert call.agent == NAME
+        assert call.answers == [jingle, [*said, *jingle]]
+        assert (call.heard.missing, call.connections) == (0, 1)
+
+
+async def test_what_is_kept_of_prompts_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so much of a long prompt is given back, and the next one is heard as before."""
+    monkeypatch.setattr(agent, "MAX_PROMPT_FRAMES", 10)
+    async with one_agent(tmp_path) as found, calling(found.url, found.sha256) as call:
+        await call.answered(1)
+        for number in range(2):
+            await call.prompt([bytes(SAMPLES_BYTES)] * 25, interval_s=FAST_S)
+            await call.answered(2 + number)
+            assert len(call.answers[-1]) == 10 + len(say_name(NAME))
+
+
+async def test_of_too_many_answers_the_oldest_are_left_out(tmp_path: Path) -> None:
+    """Four wait at most, for a caller that says much and does not listen yet."""
+    async with one_agent(tmp_path) as found, streams_to(found.address) as client:
+        for number in range(10):
+            said = Frame(number, number, 0.0, bytes([number]) * SAMPLES_BYTES).encode()
+            client.open(group(number) + wire.frame(said), one_way=True, end=True)
+        await client.ping()
+        client.open(subscription(NAME, TRACK))
+        await client.until(lambda: len(client.received[FIRST_GROUP]) > SAMPLES_BYTES)
+        assert bytes([6]) * SAMPLES_BYTES in client.received[FIRST_GROUP]
+
+
+async def test_streams_that_nobody_asked_for_are_refused(tmp_path: Path) -> None:
+    """Unknown types both ways, a track that is not there, one that is served already: the connection goes on."""
+    async with one_agent(tmp_path) as found, streams_to(found.address) as client:
+        client.open(subscription(NAME, TRACK))
+        two_way = [
+            wire.stream_type(4),
+            wire.stream_type(wire.GROUP),
+            subscription(NAME, "other"),
+            subscription(NAME, TRACK),
+        ]
+        refused = {client.open(octets) for octets in two_way}
+        refused.add(client.open(wire.stream_type(wire.SUBSCRIBE), one_way=True))
+        await client.until(lambda: client.refused == refused)
+        await client.ping()
+        assert client.ended is None
+
+
+@pytest.mark.parametrize(
+    ("octets", "one_way", "reason"),
+    [
+        (wire.stream_type(wire.ANNOUNCE) + wire.stream_type(5000), False, "4096 octets at most, not 5000"),
+        (wire.stream_type(wire.SUBSCRIBE) + b"\x02\x01\x09", False, ""),
+        (wire.stream_type(wire.GROUP) + wire.GroupHeader(0, 0).encode() + b"\x01x", True, "not enough values"),
+    ],
+    ids=["too long", "no text", "no audio"],
+)
+async def test_what_is_none_of_the_protocol_ends_the_connection(
+    tmp_path: Path, octets: bytes, one_way: bool, reason: str
+) -> None:
+    """The reason is said."""
+    async with one_agent(tmp_path) as found, streams_to(found.address) as client:
+        client.open(octets, one_way=one_way)
+        await client.until(lambda: client.ended)
+        assert client.ended is not None
+        assert client.ended.error_code == 1
+        assert reason in client.ended.reason_phrase
+
+
+async def test_a_stream_that_is_broken_off_harms_nobody(tmp_path: Path) -> None:
+    """In the middle of a type, of a message, of a frame: the connection goes on."""
+    async with one_agent(tmp_path) as found, streams_to(found.address) as client:
+        for octets in (b"\x40", wire.stream_type(wire.SUBSCRIBE) + b"\x09\x01", b""):
+            client.open(octets, end=True)
+        client.open(group(0) + b"\x20half", one_way=True, end=True)
+        await client.ping()
+        asked = client.open(wire.stream_type(wire.ANNOUNCE) + wire.Interest("").encode())
+        await client.until(lambda: NAME.encode() in client.received[asked])
+        assert client.ended is None
+
+
+async def test_a_track_can_be_left_and_followed_again(tmp_path: Path) -> None:
+    """What has been said by then is over; groups go on with the next number."""
+    async with one_agent(tmp_path) as found, streams_to(found.address) as client:
+        first = client.open(subscription(NAME, TRACK), end=True)
+        await client.until(lambda: client.received[first] == wire.accepted())
+        await client.ping()
+        again = client.open(subscription(NAME, TRACK))
+        await client.until(lambda: client.received[again] == wire.accepted())
+        assert not client.refused
+
+
+def test_the_caller_publishes_what_the_agent_subscribes_to() -> None:
+    """The names are in the README."""
+    assert (BROADCAST, TRACK) == ("caller", "voice")
+
+
+def group(sequence: int) -> bytes:
+    """Return the beginning of a group."""
+    return wire.stream_type(wire.GROUP) + wire.GroupHeader(0, sequence).encode()
+
+
+def subscription(broadcast: str, track: str) -> bytes:
+    """Return a stream that asks for a track."""
+    return wire.stream_type(wire.SUBSCRIBE) + wire.Subscription(0, broadcast, track).encode()
