@@ -31,7 +31,7 @@ def test_rules_are_sound(name: str) -> None:
     run(_promtool(), "check", "rules", "--lint-fatal", FOLDER / name)
 
 
-@pytest.mark.slow
+@pytest.mark.toolchain
 def test_every_alert_does_what_it_says() -> None:
     """Promtool feeds each alert with series: it is silent before, and fires with the right labels after."""
     assert "SUCCESS" in run(_promtool(), "test", "rules", FOLDER / "qlb.alerts.test.yml")

@@ -22,6 +22,8 @@ from qlb.control.supervisor import Supervisor
 from qlb.routing.backends import BackendState
 from tests.control.succession.manager import Manager, managing
 
+pytestmark = pytest.mark.e2e
+
 CONFIG = {
     "listen": ["127.0.0.1:0"],
     "health": {"probe": "none"},
