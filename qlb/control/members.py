@@ -31,6 +31,11 @@ class Members:
         """Return the source of a backend; None for one of the configuration's own."""
         return self._sources.get(name)
 
+    @property
+    def present(self) -> Mapping[str, tuple[Backend, ...]]:
+        """What each source has had at its last answer."""
+        return self._present
+
     def found(self, source: str, backends: Sequence[Backend]) -> None:
         """Take over what a source has now; what it had before and has no more begins to leave."""
         before = {one.name: one for one in self._present.get(source, ())}

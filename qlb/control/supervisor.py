@@ -355,7 +355,7 @@ class Supervisor:
         self.health.apply(config.health, self.desired.targets)
         self.health.recall(verdicts)
         self.health.start()
-        self.discovery.apply(sources(config))
+        self.discovery.apply(sources(config), self.desired.members.present)
         self._begin(self._follow_news())
         self._begin(self._follow_traffic())
         self._begin(self._follow_files())

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _LIFETIME_S: Final = 5.0
 """How long one question may take, tries with every resolver included."""
-_EMPTY_ANSWERS: Final = 3
-"""In a row, until a name without addresses is believed to have none any more."""
 _MAX_SRV_TARGETS: Final = 64
 _KINDS: Final = {"address": ("A", "AAAA"), "a": ("A",), "aaaa": ("AAAA",), "srv": ("A", "AAAA")}
 
@@ -52,13 +50,12 @@ class DnsSource:
     """A name that is asked for."""
 
     kind: Final = "dns"
+    patience: Final = 3
 
     def __init__(self, settings: DnsSettings) -> None:
         """Raises ConfigError where dnspython, or a resolver, is missing."""
         self._settings = settings
         self._resolver = _resolver(settings.resolvers)
-        self._had_some = False
-        self._empty = 0
 
     @property
     def name(self) -> str:
@@ -78,7 +75,6 @@ class DnsSource:
         else:
             hosts = await self._addresses(self._settings.host, ttls)
             places = [(Endpoint(host, self._settings.port), self._settings.weight) for host in hosts]
-        self._require_some(bool(places))
         backends, remarks = self._choose(places)
         again_s = min(max(min(ttls, default=0.0), self._settings.min_s), self._settings.max_s)
         return Answer(tuple(backends), again_s, tuple(remarks))
@@ -120,16 +116,6 @@ class DnsSource:
         except (DNSException, OSError, ValueError, EOFError) as error:
             raise DiscoveryError(f"{kind} records of {host}: {type(error).__name__}: {error}") from error
         return found if found.rrset is not None else None
-
-    def _require_some(self, some: bool) -> None:
-        """Raise DiscoveryError where a name that had addresses has none, for the first times: zones are edited."""
-        self._empty = 0 if some else self._empty + 1
-        if not some and self._had_some and self._empty < _EMPTY_ANSWERS:
-            raise DiscoveryError(
-                f"{self._settings.host} has no records any more ({self._empty} of {_EMPTY_ANSWERS} times until that is "
-                "believed)"
-            )
-        self._had_some = some
 
     def _may_be(self, place: Endpoint) -> bool:
         settings = self._settings

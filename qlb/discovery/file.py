@@ -23,6 +23,7 @@ class FileSource:
     """A file that is looked at each second."""
 
     kind: Final = "file"
+    patience: Final = 1
     retry_s: Final = _POLL_S
 
     def __init__(self, name: str, path: Path, read: Read) -> None:

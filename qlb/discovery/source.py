@@ -35,6 +35,11 @@ class Source(Protocol):
         ...
 
     @property
+    def patience(self) -> int:
+        """So many times in a row a source that had backends must answer that there are none, until that is believed."""
+        ...
+
+    @property
     def retry_s(self) -> float:
         """Seconds until it is asked again after an error."""
         ...

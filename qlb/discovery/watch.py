@@ -1,10 +1,12 @@
 """All sources of one daemon, each asked when its time has come; who is there now, and how the asking went."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from qlb.discovery.source import Answer, DiscoveryError, Source
@@ -31,6 +33,8 @@ class Watched:
     error: str = ""
     backends: tuple[Backend, ...] | None = None
     remarks: tuple[str, ...] = ()
+    empty: int = 0
+    """Answers in a row that nobody is there any more, which are not believed yet."""
     task: asyncio.Task[None] | None = None
 
 
@@ -48,19 +52,20 @@ class Discovery:
         """Every source, by name."""
         return self._watched
 
-    def apply(self, sources: Iterable[Source]) -> None:
-        """Ask these sources from now on, each at once; what one of the same name has found is kept till then."""
+    def apply(self, sources: Iterable[Source], known: Mapping[str, tuple[Backend, ...]] = MappingProxyType({})) -> None:
+        """Ask these sources from now on, each at once; what one of the same name has found is kept till then.
+
+        known: what was found in an earlier process.
+        """
         before, self._watched = self._watched, {}
         for watched in before.values():
             if watched.task is not None:
                 watched.task.cancel()
         for source in sources:
             old = before.get(source.name)
-            watched = Watched(
-                source, backends=old.backends if old else None, answered_at=old.answered_at if old else None
-            )
+            watched = Watched(source, backends=known.get(source.name))
             if old is not None:
-                watched.up, watched.error = old.up, old.error
+                watched = dataclasses.replace(old, source=source, empty=0)
             watched.task = asyncio.create_task(self._follow(watched))
             self._watched[source.name] = watched
 
@@ -75,6 +80,7 @@ class Discovery:
         while True:
             try:
                 answer = await watched.source.ask()
+                _require_somebody(watched, answer)
             except DiscoveryError as error:
                 self._failed(watched, str(error))
                 again_s = watched.source.retry_s
@@ -103,3 +109,11 @@ class Discovery:
             extra = {"source": watched.source.name, "reason": error, "kept": kept}
             log.warning("discovery fails; what was found before is kept", extra=extra)
         watched.up, watched.error = False, error
+
+
+def _require_somebody(watched: Watched, answer: Answer) -> None:
+    """Raise DiscoveryError where a source that had backends has none, for the first times."""
+    watched.empty = 0 if answer.backends else watched.empty + 1
+    patience = watched.source.patience
+    if watched.backends and not answer.backends and watched.empty < patience:
+        raise DiscoveryError(f"there is nobody any more ({watched.empty} of {patience} times until that is believed)")

@@ -19,9 +19,12 @@ class Scripted:
     kind = "scripted"
     retry_s = 0.001
 
-    def __init__(self, name: str, *answers: Sequence[Backend] | str, remarks: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, *answers: Sequence[Backend] | str, remarks: tuple[str, ...] = (), patience: int = 1
+    ) -> None:
         """answers: backends, or the text of an error."""
         self.name = name
+        self.patience = patience
         self.answers = list(answers)
         self.remarks = remarks
         self.asked = 0
@@ -112,3 +115,35 @@ async def test_long_errors_are_cut() -> None:
     await source.until_asked(2)
     await discovery.stop()
     assert len(discovery.sources["one"].error) == 500
+
+
+async def test_nobody_is_believed_after_a_while() -> None:
+    """As many times in a row as the source's patience says; one answer between begins anew."""
+    told: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: told.append(backends))
+    source = Scripted("one", [A], [], [], [B], [], [], [], [], patience=3)
+    discovery.apply([source])
+    await source.until_asked(4)
+    assert told == [(A,), (B,)]
+    await source.until_asked(5)
+    assert "nobody any more" in discovery.sources["one"].error
+    await source.until_asked(8)
+    await discovery.stop()
+    assert told == [(A,), (B,), ()]
+    assert discovery.sources["one"].up
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+async def test_nobody_is_not_believed_because_one_asks_anew(reloaded: bool) -> None:
+    """After a reload, and in the next process: what was known before is doubted no sooner."""
+    told: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: told.append(backends))
+    if reloaded:
+        first = Scripted("one", [A], patience=3)
+        discovery.apply([first])
+        await first.until_asked(1)
+    again = Scripted("one", [], [], [A], patience=3)
+    discovery.apply([again], {} if reloaded else {"one": (A,)})
+    await again.until_asked(4)
+    await discovery.stop()
+    assert told == ([(A,)] if reloaded else [])
