@@ -125,7 +125,7 @@ async def under_systemd(folder: Path) -> AsyncIterator[Scene]:
 
 @pytest.mark.e2e
 async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
-    """Restart, kill -9 and reload of the service as deploy/ has it, under calls whose addresses change: 0 lost."""
+    """Restart, kill -9, reload and upgrade of the service as it stands, under calls that change address: 0 lost."""
     async with under_systemd(tmp_path) as scene:
         addresses = [scene.nat.port(scene.service).address for _ in range(CALLS)]
         async with in_progress(addresses) as calls:
@@ -144,6 +144,12 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
             await calls.until_more()
             await scene.manager.run("systemctl", "reload", "qlb.service")
             await calls.until_more()
+            third = await scene.main_pid()
+            await scene.manager.run("/opt/qlb/bin/qlb", "upgrade")
+            while await scene.main_pid() == third:
+                await asyncio.sleep(scrape.POLL_S)
+            scene.nat.rebind_all()
+            await calls.until_more()
         assert calls.lost == [], scene.manager.log
         assert sum(server.accepted for server in scene.servers) == CALLS, "nobody has connected a second time"
         stored, text, state = await scene.manager.show(
@@ -155,3 +161,4 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
         assert " error" not in scene.manager.log.lower()
         await scene.manager.run("systemctl", "stop", "qlb.service")
         assert (await scene.manager.show("qlb.service", "Result"))[0] == "success"
+        assert scene.manager.log.rstrip().endswith("INFO qlb stopped"), "it was given the time to end"
