@@ -38,9 +38,10 @@ class VoiceCall(QuicConnectionProtocol):
     lost: why the call came to an end, None while it is well, "" where this side hung up.
     """
 
-    def __init__(self, quic: QuicConnection) -> None:
-        """quic: a client's connection."""
+    def __init__(self, quic: QuicConnection, on_heard: Callable[[float], None] | None = None) -> None:
+        """quic: a client's connection. on_heard: called with the time whenever something comes from the agent."""
         super().__init__(quic)
+        self._on_heard = on_heard
         self.agent = ""
         self.sent = 0
         self.prompts = 0
@@ -102,14 +103,14 @@ class VoiceCall(QuicConnectionProtocol):
         self._http.send_datagram(self._session_id, octets)
         self.transmit()
 
-    async def ping_on(self) -> None:
+    async def ping_on(self, period_s: float = PING_S) -> None:
         """Send a ping every now and then, until this is cancelled: a client that is silent cannot be found again."""
         while True:
             if self._accepted and self.lost is None:
                 self._pinged += 1
                 self._pings[self._pinged] = self._loop.time()
                 self.send_control(json.dumps({"ping": self._pinged}).encode())
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(period_s)
 
     async def until(self, holds: Callable[["VoiceCall"], bool]) -> None:
         """Wait until this holds of the call, or it is lost."""
@@ -125,6 +126,11 @@ class VoiceCall(QuicConnectionProtocol):
         await self.until(lambda call: call.utterances >= utterances)
         await self.until(lambda call: call.by_agent.get("received") == call.sent)
         await self.until(lambda call: call.by_agent.get("sent") == call.heard.received)
+
+    async def give_up(self, reason: str) -> None:
+        """Take it for lost, as a caller does who hears nothing any more."""
+        self.lost = self.lost or reason
+        await self._notify()
 
     def hang_up(self) -> None:
         """End it, without waiting for what the agent says to that."""
@@ -146,6 +152,8 @@ class VoiceCall(QuicConnectionProtocol):
         task.add_done_callback(self._notifying.discard)
 
     def _http_event_received(self, event: H3Event) -> None:
+        if self._on_heard is not None:
+            self._on_heard(self._loop.time())
         if isinstance(event, HeadersReceived):
             headers = dict(event.headers)
             self.agent = headers[b"x-backend"].decode()
@@ -182,10 +190,13 @@ async def calling(
     path: str = PATH,
     ticket: SessionTicket | None = None,
     keep_ticket: Callable[[SessionTicket], None] | None = None,
+    ping_s: float = PING_S,
+    on_heard: Callable[[float], None] | None = None,
 ) -> AsyncIterator[VoiceCall]:
     """Call an agent at an address of IPv4; hung up at the end of the block.
 
-    ticket: of an earlier call, for 0-RTT. keep_ticket: called with each one for the next call.
+    ticket: of an earlier call, for 0-RTT. keep_ticket: called with each one for the next call. ping_s: from one ping to
+    the next. on_heard: called with the time whenever something comes from the agent.
     """
     configuration = QuicConfiguration(
         alpn_protocols=H3_ALPN,
@@ -197,8 +208,8 @@ async def calling(
     )
     quic = QuicConnection(configuration=configuration, session_ticket_handler=keep_ticket)
     loop = asyncio.get_running_loop()
-    _, call = await loop.create_datagram_endpoint(lambda: VoiceCall(quic), local_addr=("127.0.0.1", 0))
-    pinging = asyncio.create_task(call.ping_on())
+    _, call = await loop.create_datagram_endpoint(lambda: VoiceCall(quic, on_heard), local_addr=("127.0.0.1", 0))
+    pinging = asyncio.create_task(call.ping_on(ping_s))
     try:
         call.call(address, path)
         yield call
