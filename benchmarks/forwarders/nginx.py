@@ -7,6 +7,7 @@ session lasts as long as qlb's, whatever is answered (proxy_responses is left al
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -48,21 +49,26 @@ class Nginx:
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
         """Write nginx.conf."""
-        program = shutil.which("nginx") or shutil.which("nginx", path=_PATHS)
-        if program is None:
-            raise Missing("nginx is not installed")
-        servers = "\n".join(f"        server 127.0.0.1:{port};" for port in place.backends)
-        path = place.folder / "nginx.conf"
-        path.write_text(
-            _FILE.format(
-                module=_module(program), folder=place.folder, connections=_CONNECTIONS, servers=servers, port=place.port
-            )
-        )
-        return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(path)]
+        return nginx_command(place)
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
         """The worker; the master moves no packet."""
         return children(pid)
+
+
+def nginx_command(place: Place, down: Collection[int] = ()) -> list[str]:
+    """Write nginx.conf, return how to start it. down: ports of backends that get no new session. Raises Missing."""
+    program = shutil.which("nginx") or shutil.which("nginx", path=_PATHS)
+    if program is None:
+        raise Missing("nginx is not installed")
+    servers = "\n".join(f"        server 127.0.0.1:{port}{' down' * (port in down)};" for port in place.backends)
+    path = place.folder / "nginx.conf"
+    path.write_text(
+        _FILE.format(
+            module=_module(program), folder=place.folder, connections=_CONNECTIONS, servers=servers, port=place.port
+        )
+    )
+    return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(path)]
 
 
 def _module(program: str) -> str:

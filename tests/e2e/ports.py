@@ -27,6 +27,11 @@ async def until_free(host: str, port: int) -> None:
         await asyncio.sleep(_POLL_S)
 
 
+def is_bound(host: str, port: int) -> bool:
+    """Whether a process holds a UDP port."""
+    return not _is_free(host, port, socket.SOCK_DGRAM)
+
+
 def _is_free(host: str, port: int, kind: socket.SocketKind) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, kind) as sock:

@@ -1,0 +1,225 @@
+"""The designs that are compared, each with two balancers before the same three agents."""
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from benchmarks.forwarders.base import Missing, Place
+from benchmarks.forwarders.nginx import nginx_command
+from benchmarks.voice.programs import Program
+from qlb.errors import BackendError
+from tests.e2e import daemon, ports
+from tests.e2e.nat import Address
+
+BALANCERS: Final = 2
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a design finds there. config: qlb's, without listen. backends: name → UDP port. ports: of the balancers."""
+
+    folder: Path
+    config: dict[str, Any]
+    backends: dict[str, int]
+    ports: tuple[int, ...]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where callers send to."""
+        return [("127.0.0.1", port) for port in self.ports]
+
+
+class Design(Protocol):
+    """Two balancers that run."""
+
+    async def kill(self, index: int) -> None:
+        """Kill a balancer, at once and without a word."""
+
+    async def restart(self, index: int) -> None:
+        """Start it again."""
+
+    async def drain(self, backend: str) -> None:
+        """Give a backend no new calls, by every balancer's own means."""
+
+    async def restart_table(self) -> bool:
+        """Kill what balancers share and start it again; return whether there is such a thing."""
+
+
+class Qlb:
+    """``qlb run`` with the default plane; the two know nothing of each other."""
+
+    def __init__(self, site: Site) -> None:
+        """Write the configurations."""
+        self._daemons = []
+        for index, port in enumerate(site.ports):
+            folder = site.folder / f"qlb-{index}"
+            folder.mkdir()
+            config = {**site.config, "listen": [f"127.0.0.1:{port}"]}
+            self._daemons.append(daemon.Daemon(folder, config, ("127.0.0.1", ports.free_port())))
+        self._ports = site.ports
+
+    async def start(self) -> None:
+        """Start both."""
+        for each in self._daemons:
+            await each.start()
+
+    async def kill(self, index: int) -> None:
+        """Kill the supervisor; its workers notice."""
+        await self._daemons[index].kill()
+
+    async def restart(self, index: int) -> None:
+        """Start it where it was."""
+        await ports.until_free("127.0.0.1", self._ports[index])
+        await self._daemons[index].start()
+
+    async def drain(self, backend: str) -> None:
+        """``qlb drain``."""
+        for each in self._daemons:
+            code, said = await each.command("drain", backend)
+            if code:
+                raise BackendError(f"qlb drain: {said}")
+
+    async def restart_table(self) -> bool:
+        """There is none."""
+        return False
+
+    async def stop(self) -> None:
+        """Stop both."""
+        for each in self._daemons:
+            await each.end()
+
+
+class NginxHash:
+    """nginx's stream module, configured as in benchmarks/forwarders/nginx.py: a consistent hash of address and port."""
+
+    def __init__(self, site: Site) -> None:
+        """Write the configurations. Raises Missing."""
+        self._site = site
+        self._places = []
+        for index, port in enumerate(site.ports):
+            folder = site.folder / f"nginx-{index}"
+            folder.mkdir()
+            self._places.append(Place(folder, port, list(site.backends.values())))
+        self._programs = [Program(nginx_command(place), place.folder / "log") for place in self._places]
+
+    async def start(self) -> None:
+        """Start both."""
+        for index in range(BALANCERS):
+            await self.restart(index)
+
+    async def kill(self, index: int) -> None:
+        """Kill master and worker."""
+        await self._programs[index].kill()
+
+    async def restart(self, index: int) -> None:
+        """Start it; both hash alike."""
+        await self._programs[index].start(udp_port=self._site.ports[index])
+
+    async def drain(self, backend: str) -> None:
+        """Mark it ``down`` and reload: the old workers keep their sessions."""
+        for place, program in zip(self._places, self._programs, strict=True):
+            nginx_command(place, down=[self._site.backends[backend]])
+            program.signal(signal.SIGHUP)
+
+    async def restart_table(self) -> bool:
+        """There is none."""
+        return False
+
+    async def stop(self) -> None:
+        """Stop both."""
+        for program in self._programs:
+            await program.stop()
+
+
+class SharedTable:
+    """benchmarks/forwarders/shared_table.py twice, and one Redis for both, with its log on disk synced every second."""
+
+    def __init__(self, site: Site) -> None:
+        """Write the configurations. Raises Missing."""
+        server = shutil.which("redis-server")
+        if server is None:
+            raise Missing("redis-server is not installed (Debian: redis-server)")
+        self._site = site
+        self._redis_port = ports.free_port()
+        self._redis = Program(redis_command(server, site.folder, self._redis_port), site.folder / "redis.log")
+        self._settings = [site.folder / f"table-{index}.json" for index in range(BALANCERS)]
+        self._write(drained=[])
+        module = "benchmarks.forwarders.shared_table"
+        self._programs = [
+            Program([sys.executable, "-m", module, str(path)], path.with_suffix(".log")) for path in self._settings
+        ]
+
+    async def start(self) -> None:
+        """Start Redis, then both forwarders."""
+        await self._redis.start(tcp_port=self._redis_port)
+        for index in range(BALANCERS):
+            await self.restart(index)
+
+    async def kill(self, index: int) -> None:
+        """Kill a forwarder: its cache is gone, the table is not."""
+        await self._programs[index].kill()
+
+    async def restart(self, index: int) -> None:
+        """Start it with an empty cache."""
+        await self._programs[index].start(udp_port=self._site.ports[index])
+
+    async def drain(self, backend: str) -> None:
+        """Give it no new entry; those that are there hold."""
+        self._write(drained=[self._site.backends[backend]])
+        for program in self._programs:
+            program.signal(signal.SIGHUP)
+
+    async def restart_table(self) -> bool:
+        """Kill Redis and start it; it reads its log."""
+        await self._redis.kill()
+        await self._redis.start(tcp_port=self._redis_port)
+        return True
+
+    async def stop(self) -> None:
+        """Stop all three."""
+        for program in (*self._programs, self._redis):
+            await program.stop()
+
+    def _write(self, drained: list[int]) -> None:
+        fixed = {"redis_port": self._redis_port, "backends": list(self._site.backends.values()), "drained": drained}
+        for port, path in zip(self._site.ports, self._settings, strict=True):
+            path.write_text(json.dumps({"listen_port": port, **fixed}))
+
+
+DESIGNS: Final[dict[str, Callable[[Site], Qlb | NginxHash | SharedTable]]] = {
+    "qlb": Qlb,
+    "nginx, hash of the 4-tuple": NginxHash,
+    "shared table in Redis": SharedTable,
+}
+
+
+@asynccontextmanager
+async def design_running(name: str, site: Site) -> AsyncIterator[Design]:
+    """Run a design until the end of the block. Raises Missing, and BackendError where it does not start."""
+    design = DESIGNS[name](site)
+    try:
+        await design.start()
+        yield design
+    finally:
+        await design.stop()
+
+
+def redis_command(server: str, folder: Path, port: int) -> list[str]:
+    """Return how Redis is started: on disk at most a second behind, and never without room for a new entry."""
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory": "256mb",
+        "maxmemory-policy": "volatile-ttl",
+    }
+    return [server, *(word for key, value in options.items() for word in (f"--{key}", value))]
