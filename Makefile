@@ -12,7 +12,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo voice-demo moq-demo test check bench bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: run demo voice-demo moq-demo test check bench voice bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -44,6 +44,11 @@ check: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.plot results/forward.json results/forwarding.svg
+
+# 100 calls through a NAT that rebinds, behind qlb and two other designs: some five minutes, see docs/voice.md. nginx and
+# Redis are measured where they are installed (Debian: nginx-light, libnginx-mod-stream, redis-server).
+voice: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.voice $(VOICE)
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp

@@ -1,0 +1,190 @@
+"""One person on the phone: speaks, listens, thinks, speaks again; and calls again at once where a call is lost.
+
+A call is lost where the connection ends, or where nothing has come from the agent for the plan's ``patience_s`` though
+it is asked every ``PING_S``. Times are seconds since the run began.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Final, NamedTuple
+
+from aioquic.tls import SessionTicket
+
+from benchmarks.voice.plan import Plan
+from tests.e2e.nat import NatPort
+from tests.e2e.voice_client import VoiceCall, calling
+
+FINISH_S: Final = 15.0
+PING_S: Final = 0.4
+SILENCE_S: Final = 1.0
+"""A silence is noted from here on: two pings that nobody answers."""
+PROMPT_FRAMES: Final = (50, 150)
+_KEPT: Final = 10_000
+
+
+class Setup(NamedTuple):
+    """A connection's way to its first audio. round_trips: counted on the wire. early: the request went in 0-RTT."""
+
+    at_s: float
+    took_s: float
+    round_trips: int
+    early: bool
+
+
+class Ending(NamedTuple):
+    """A connection's end. lost: why, "" where the caller hung up. sent, heard: frames. up, down: those missing.
+
+    Of the caller's, those that the agent has not confirmed; of the agent's, those that it said it had sent.
+    """
+
+    at_s: float
+    lost: str
+    was_set_up: bool
+    sent: int
+    heard: int
+    up: int
+    down: int
+
+
+class Span(NamedTuple):
+    """Some time."""
+
+    at_s: float
+    length_s: float
+
+
+@dataclass
+class Told:
+    """What a caller has to tell. gaps: waits for audio that was due. silences: with nothing at all from the agent."""
+
+    setups: list[Setup] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    gaps: list[Span] = field(default_factory=list)
+    silences: list[Span] = field(default_factory=list)
+    changes: int = 0
+
+
+class Caller:
+    """Calls through one port of a NAT until the plan ends."""
+
+    def __init__(self, port: NatPort, plan: Plan, random: Random, began_s: float) -> None:
+        """random: its habits. began_s: of the run, by the loop's clock."""
+        self._loop = asyncio.get_running_loop()
+        self._port = port
+        self._plan = plan
+        self._random = random
+        self._began_s = began_s
+        self._tickets: list[SessionTicket] = []
+        self._heard_s = self._loop.time()
+        self._lost_since_s: float | None = None
+        self.told = Told()
+
+    async def run(self) -> Told:
+        """Call, and call again; return what has been."""
+        self._heard_s = self._loop.time()
+        while not self._is_over():
+            await self._call()
+        if self._lost_since_s is not None:
+            self._gap(self._lost_since_s)
+            self._note(self.told.silences, self._heard_s, self._loop.time())
+        self.told.changes = self._port.changes
+        return self.told
+
+    async def _call(self) -> None:
+        ticket = self._tickets.pop() if self._tickets else None
+        async with calling(
+            self._port.address,
+            ticket=ticket,
+            keep_ticket=self._keep_ticket,
+            ping_s=PING_S,
+            on_heard=self._on_heard,
+        ) as call:
+            watching = asyncio.create_task(self._watch(call))
+            try:
+                await self._converse(call)
+                if call.lost is None:
+                    await self._finish(call)
+            finally:
+                watching.cancel()
+        self._end(call)
+
+    async def _converse(self, call: VoiceCall) -> None:
+        await call.until(lambda call: call.first_frame_s is not None)
+        if call.first_frame_s is not None:
+            self._set_up(call, call.first_frame_s)
+        await self._listen(call, utterances=1)
+        while call.lost is None and not self._is_over():
+            await call.prompt(self._random.randint(*PROMPT_FRAMES))
+            spoken_s, before = self._loop.time(), call.heard.received
+            await call.until(partial(_has_heard, before))
+            if call.lost is None:
+                self._gap(spoken_s)
+            await self._listen(call, utterances=call.prompts + 1)
+
+    async def _listen(self, call: VoiceCall, *, utterances: int) -> None:
+        """Hear the agent out, and think, unless the call is lost."""
+        await call.until(lambda call: call.utterances >= utterances)
+        if call.heard.longest_gap_s:
+            self._gap(self._loop.time() - call.heard.longest_gap_s)
+            call.heard.longest_gap_s = 0.0
+        rest_s = call.heard.buffered_s(self._loop.time()) + self._plan.thinking_s * self._random.uniform(0.6, 1.4)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rest_s):
+                await call.ended()
+
+    async def _finish(self, call: VoiceCall) -> None:
+        """Wait until each side has all frames of the other."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await call.answered(call.prompts + 1)
+
+    async def _watch(self, call: VoiceCall) -> None:
+        """Give a call up that has been silent for too long."""
+        while (left_s := max(self._heard_s, call.began_s) + self._plan.patience_s - self._loop.time()) > 0:
+            await asyncio.sleep(left_s)
+        await call.give_up(f"nothing heard for {self._plan.patience_s:g} s")
+
+    def _on_heard(self, now_s: float) -> None:
+        if now_s - self._heard_s > SILENCE_S:
+            self._note(self.told.silences, self._heard_s, now_s)
+        self._heard_s = now_s
+
+    def _set_up(self, call: VoiceCall, first_frame_s: float) -> None:
+        before = [number for when_s, number in self._port.rounds if when_s < call.began_s]
+        until_then = [number for when_s, number in self._port.rounds if when_s <= first_frame_s]
+        round_trips = max(until_then, default=0) - max(before, default=0)
+        at_s = call.began_s - self._began_s
+        self.told.setups.append(Setup(at_s, first_frame_s - call.began_s, round_trips, call.early))
+        if self._lost_since_s is not None:
+            self._gap(self._lost_since_s)
+            self._lost_since_s = None
+
+    def _end(self, call: VoiceCall) -> None:
+        lost, was_set_up = call.lost or "", call.first_frame_s is not None
+        if lost and self._lost_since_s is None:
+            self._lost_since_s = self._heard_s
+        up = call.sent - call.by_agent.get("received", 0)
+        down = call.by_agent.get("sent", 0) - call.heard.received
+        now_s = self._loop.time() - self._began_s
+        ending = Ending(now_s, lost, was_set_up, call.sent, call.heard.received, max(0, up), max(0, down))
+        self.told.endings.append(ending)
+
+    def _keep_ticket(self, ticket: SessionTicket) -> None:
+        self._tickets = [ticket]
+
+    def _gap(self, since_s: float) -> None:
+        self._note(self.told.gaps, since_s, self._loop.time())
+
+    def _note(self, spans: list[Span], since_s: float, until_s: float) -> None:
+        if len(spans) < _KEPT:
+            spans.append(Span(since_s - self._began_s, until_s - since_s))
+
+    def _is_over(self) -> bool:
+        return self._loop.time() - self._began_s >= self._plan.end_s
+
+
+def _has_heard(before: int, call: VoiceCall) -> bool:
+    return call.heard.received > before

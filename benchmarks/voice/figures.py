@@ -1,0 +1,111 @@
+"""Figures of one design's run, phase by phase."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.voice.caller import Ending, Setup, Span
+from benchmarks.voice.plan import Plan
+
+STEP_S: Final = 0.5
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What came of all calls in one phase.
+
+    lost: connections that had audio and have none any more. failed: attempts that never had any. again: connections
+    that took the place of a lost one. sent, heard: frames. missing_up, missing_down: those that never came, as the
+    other side said last; counted when the connection ends. longest_gap_s: for which anybody waited for audio that was
+    due; typical_gap_s: the median of every caller's longest. silent_s: with nothing at all from the agent, all
+    calls together.
+    """
+
+    lost: int
+    failed: int
+    again: int
+    sent: int
+    heard: int
+    missing_up: int
+    missing_down: int
+    longest_gap_s: float
+    typical_gap_s: float
+    silent_s: float
+
+    @property
+    def missing(self) -> int:
+        """Frames of both directions."""
+        return self.missing_up + self.missing_down
+
+
+@dataclass(frozen=True)
+class Setups:
+    """Set-ups of one kind, in both phases. round_trips: until the first audio, as seldom and as often as it was."""
+
+    count: int
+    typical: int
+    most: int
+    typical_s: float
+
+
+def callers(run: Run) -> list[Run]:
+    """Return what every caller has told."""
+    return [told for shard in run["shards"] for told in shard["told"]]
+
+
+def phase(run: Run, plan: Plan, name: str) -> Phase:
+    """Return what came of one phase; an event belongs to the phase in which it was counted."""
+    told = callers(run)
+    endings = [ending for each in told for ending in _of(each, "endings", Ending) if plan.phase(ending.at_s) == name]
+    longest = [
+        max((gap.length_s for gap in _of(each, "gaps", Span) if plan.phase(gap.at_s) == name), default=0.0)
+        for each in told
+    ]
+    silences = (span for each in told for span in _of(each, "silences", Span) if plan.phase(span.at_s) == name)
+    later = (setup for each in told for setup in _of(each, "setups", Setup)[1:] if plan.phase(setup.at_s) == name)
+    return Phase(
+        lost=sum(1 for ending in endings if ending.lost and ending.was_set_up),
+        failed=sum(1 for ending in endings if ending.lost and not ending.was_set_up),
+        again=sum(1 for _ in later),
+        sent=sum(ending.sent for ending in endings),
+        heard=sum(ending.heard for ending in endings),
+        missing_up=sum(ending.up for ending in endings),
+        missing_down=sum(ending.down for ending in endings),
+        longest_gap_s=max(longest, default=0.0),
+        typical_gap_s=statistics.median(longest or [0.0]),
+        silent_s=sum(span.length_s for span in silences),
+    )
+
+
+def setups(run: Run, *, early: bool) -> Setups | None:
+    """Return how connections came about, with the request in 0-RTT or not; None where there was none."""
+    found = [setup for told in callers(run) for setup in _of(told, "setups", Setup) if setup.early == early]
+    if not found:
+        return None
+    round_trips = [setup.round_trips for setup in found]
+    took_s = statistics.median(setup.took_s for setup in found)
+    return Setups(len(found), statistics.median_low(round_trips), max(round_trips), took_s)
+
+
+def silent(run: Run, end_s: float) -> list[tuple[float, int]]:
+    """Return (moment, callers who hear nothing at all from their agent then), from the beginning to the end."""
+    spans = [span for told in callers(run) for span in _of(told, "silences", Span)]
+    moments = [STEP_S * number for number in range(int(end_s / STEP_S))]
+    return [(at_s, sum(span.at_s <= at_s < span.at_s + span.length_s for span in spans)) for at_s in moments]
+
+
+def lag_s(run: Run) -> float:
+    """Return for how long the fleet itself did not get around to anything, at most."""
+    return max((lag for shard in run["shards"] for lag in shard["lags_s"]), default=0.0)
+
+
+def fleet_cpu_s(run: Run) -> float:
+    """Return the CPU time of callers and NAT."""
+    total: float = sum(shard["cpu_s"] for shard in run["shards"])
+    return total
+
+
+def _of(told: Run, key: str, make: Callable[..., Any]) -> Sequence[Any]:
+    return [make(*fields) for fields in told[key]]

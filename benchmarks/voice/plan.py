@@ -1,0 +1,58 @@
+"""What happens when, in one run: the same for every design."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+STILL: Final = "addresses stay"
+MOVING: Final = "addresses change"
+PHASES: Final = (STILL, MOVING)
+
+KILL: Final = "a balancer killed"
+RESTART: Final = "balancer back"
+MOVE: Final = "addresses begin to change"
+TABLE: Final = "table restarted"
+DRAIN: Final = "a backend drained"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """calls: how many. ramp_s: in which they begin. still_s, moving_s: the phases. seed: of what callers choose.
+
+    period_s: from one change of a caller's address to the next. thinking_s: of a caller before it speaks again, about.
+    patience_s: for which it hears nothing before it hangs up and calls again; QUIC itself gives up after 10 s.
+    shards: processes that callers are spread over.
+    """
+
+    calls: int = 100
+    ramp_s: float = 5.0
+    still_s: float = 15.0
+    moving_s: float = 60.0
+    period_s: float = 1.0
+    thinking_s: float = 5.0
+    patience_s: float = 5.0
+    shards: int = 2
+    seed: int = 1
+
+    @property
+    def moving_at_s(self) -> float:
+        """When addresses begin to change."""
+        return self.ramp_s + self.still_s
+
+    @property
+    def end_s(self) -> float:
+        """When nobody begins to speak any more."""
+        return self.moving_at_s + self.moving_s
+
+    def events(self) -> Iterator[tuple[float, str]]:
+        """Yield (when, what) in order: a balancer dies and comes back in each phase, the table too; then the drain."""
+        for begin_s, length_s in ((self.ramp_s, self.still_s), (self.moving_at_s, self.moving_s)):
+            if begin_s == self.moving_at_s:
+                yield begin_s, MOVE
+            for share, event in ((0.2, KILL), (0.4, RESTART), (0.6, TABLE)):
+                yield begin_s + share * length_s, event
+        yield self.moving_at_s + 0.75 * self.moving_s, DRAIN
+
+    def phase(self, at_s: float) -> str:
+        """Return the phase of a moment."""
+        return STILL if at_s < self.moving_at_s else MOVING

@@ -1,0 +1,67 @@
+"""The plot of a run: ``python -m benchmarks.voice.plot results/voice.json docs/voice.svg``.
+
+Above, callers who hear nothing, over time; below, what it came to while addresses changed. The same results give the
+same file. Needs matplotlib (the extra ``bench``).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.voice import figures
+from benchmarks.voice.plan import MOVING, Plan
+
+COLOURS: Final = ("#00695c", "#7cb342", "#c62828")
+_BARS: Final = {
+    "frames missing": ("missing", "{:,.0f}"),
+    "connections lost": ("lost", "{:,.0f}"),
+    "longest gap, s": ("longest_gap_s", "{:.1f}"),
+}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw it into an SVG file."""
+    plan, runs = Plan(**results["plan"]), [run for run in results["runs"] if "shards" in run]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    places = figure.subplot_mosaic([["time"] * len(_BARS), list(_BARS)], height_ratios=[3, 2])
+    _over_time(places["time"], plan, runs)
+    for title, (field, form) in _BARS.items():
+        _bars(
+            places[title],
+            title,
+            {run["design"]: getattr(figures.phase(run, plan, MOVING), field) for run in runs},
+            form,
+        )
+    with mpl.rc_context({"svg.hashsalt": "qlb", "svg.fonttype": "none"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _over_time(plot: Axes, plan: Plan, runs: list[dict[str, Any]]) -> None:
+    for run, colour in zip(runs, COLOURS, strict=False):
+        moments, counts = zip(*figures.silent(run, plan.end_s), strict=True)
+        plot.plot(moments, counts, label=run["design"], color=colour, linewidth=1.6)
+    for at_s, event in plan.events():
+        plot.axvline(at_s, color="#9e9e9e", linewidth=0.6, linestyle=":")
+        plot.text(at_s, 1.01, event, rotation=35, fontsize=7, transform=plot.get_xaxis_transform())
+    plot.set_xlim(0, plan.end_s)
+    plot.set_ylim(-plan.calls / 50, None)
+    plot.set_xlabel("seconds")
+    plot.set_ylabel(f"of {plan.calls} callers, hear nothing for 1 s or longer")
+    plot.legend(loc="upper left", frameon=False, fontsize=8)
+
+
+def _bars(plot: Axes, title: str, values: dict[str, float], form: str) -> None:
+    drawn = plot.bar(range(len(values)), list(values.values()), color=COLOURS[: len(values)])
+    plot.bar_label(drawn, [form.format(value) for value in values.values()], fontsize=8)
+    plot.set_xticks(range(len(values)), [name.split(",")[0].replace(" in ", "\nin ") for name in values], fontsize=8)
+    plot.set_title(title, fontsize=9)
+    plot.margins(y=0.15)
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

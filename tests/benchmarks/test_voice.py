@@ -1,0 +1,120 @@
+"""Short calls through every design: qlb loses nothing, and what befalls the others is counted, not made up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import pytest
+
+from benchmarks.forwarders.base import Missing
+from benchmarks.voice import figures
+from benchmarks.voice.caller import Caller, Ending, Setup, Told
+from benchmarks.voice.designs import DESIGNS
+from benchmarks.voice.plan import MOVING, STILL, TABLE, Plan
+from benchmarks.voice.run import agents_running, run
+from tests.e2e.nat import Address, Nat, NatPort
+
+pytestmark = pytest.mark.e2e
+
+SHORT: Final = Plan(calls=4, ramp_s=0.5, still_s=4, moving_s=8, thinking_s=0.3, patience_s=3)
+LIMIT_S: Final = 55.0
+NOWHERE: Final = ("127.0.0.1", 9)
+ALONE: Final = Plan(calls=1, ramp_s=0, still_s=1.5, moving_s=1.5, thinking_s=0.1)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+async def test_calls_through_each_design(name: str) -> None:
+    """No call and no frame is lost by qlb; no design does so while addresses stay; all sums hold."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            found = await run(name, SHORT)
+    except Missing as error:
+        pytest.skip(str(error))
+    told = figures.callers(found)
+    assert len(told) == SHORT.calls
+    assert all(one["setups"] for one in told), "every caller has heard an agent"
+    check_sums(told)
+    expected = [event for _, event in SHORT.events() if event != TABLE or name == "shared table in Redis"]
+    assert [event for _, event in found["events"]] == expected
+    assert sum(one["changes"] for one in told) >= SHORT.calls * (SHORT.moving_s - 2)
+    still, moving = (figures.phase(found, SHORT, phase) for phase in (STILL, MOVING))
+    assert (still.lost, still.failed, still.missing) == (0, 0, 0)
+    if name == "qlb":
+        assert (moving.lost, moving.failed, moving.again, moving.missing) == (0, 0, 0, 0)
+        assert sum(shard["cut_off"] for shard in found["shards"]) == 0
+        assert moving.sent >= SHORT.calls * 50
+        assert moving.heard > moving.sent
+
+
+def check_sums(told: list[dict[str, Any]]) -> None:
+    """Each connection has ended once; each but the first of a caller is there because one was lost before."""
+    for one in told:
+        endings = [Ending(*ending) for ending in one["endings"]]
+        setups = [Setup(*setup) for setup in one["setups"]]
+        assert sum(ending.was_set_up for ending in endings) == len(setups)
+        assert all(ending.lost for ending in endings[:-1])
+        assert all(0 <= ending.up <= ending.sent and ending.down >= 0 for ending in endings)
+        assert all(setup.round_trips >= 1 and setup.took_s > 0 for setup in setups)
+        assert all(setup.round_trips >= 2 for setup in setups if not setup.early)
+        assert [setup.at_s for setup in setups] == sorted(setup.at_s for setup in setups)
+
+
+@dataclass
+class Alone:
+    """A caller and an agent, with nothing but the NAT between them. calling: until the plan ends."""
+
+    agent: Address
+    port: NatPort
+    caller: Caller
+    calling: "asyncio.Task[Told]"
+
+
+@asynccontextmanager
+async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
+    """Have one call."""
+    async with asyncio.timeout(LIMIT_S), agents_running(folder, ["agent-a"]) as agents:
+        with Nat() as nat:
+            agent = ("127.0.0.1", agents.ports["agent-a"])
+            port = nat.port(agent)
+            caller = Caller(port, plan, Random(1), time.monotonic())
+            calling = asyncio.create_task(caller.run())
+            try:
+                yield Alone(agent, port, caller, calling)
+            finally:
+                calling.cancel()
+                with suppress(asyncio.CancelledError):
+                    await calling
+
+
+async def test_a_call_that_nothing_befalls(tmp_path: Path) -> None:
+    """One connection, all frames, no gap that is worth the name."""
+    async with one_caller(tmp_path, ALONE) as alone:
+        told = await alone.calling
+    assert [ending.lost for ending in told.endings] == [""]
+    assert (told.endings[0].up, told.endings[0].down) == (0, 0)
+    assert told.endings[0].heard > told.endings[0].sent >= 50
+    assert [setup.round_trips for setup in told.setups] == [2]
+    assert told.silences == []
+
+
+async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
+    """Its frames that did not come through are missing, the gap lasts until the next audio, the silence is noted."""
+    async with one_caller(tmp_path, replace(ALONE, patience_s=1.2)) as alone:
+        await alone.port.until_flowing(up=10)
+        alone.port.move(NOWHERE)
+        while not (found := alone.caller.told.endings):
+            await asyncio.sleep(0.02)
+        assert not alone.calling.done()
+        alone.port.move(alone.agent)
+        told = await alone.calling
+    assert found[0].lost == "nothing heard for 1.2 s"
+    assert found[0].up > 0
+    assert [ending.lost for ending in told.endings[-1:]] == [""]
+    assert len(told.setups) == 2
+    assert max(gap.length_s for gap in told.gaps) >= 1.2
+    assert [silence.length_s >= 1.2 for silence in told.silences] == [True]
