@@ -19,8 +19,8 @@ from tests.e2e.voice_client import VoiceCall, calling
 
 FINISH_S: Final = 15.0
 PING_S: Final = 0.4
-SILENCE_S: Final = 1.0
-"""A silence is noted from here on: two pings that nobody answers."""
+SILENCE_S: Final = 1.5
+"""A silence is noted from here on: more pings without an answer than a balancer's death costs."""
 PROMPT_FRAMES: Final = (50, 150)
 _KEPT: Final = 10_000
 
@@ -54,6 +54,11 @@ class Span(NamedTuple):
 
     at_s: float
     length_s: float
+
+    @property
+    def end_s(self) -> float:
+        """When it was over."""
+        return self.at_s + self.length_s
 
 
 @dataclass

@@ -1,17 +1,19 @@
 """The designs that are compared, each with two balancers before the same three agents."""
 
 import json
+import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from benchmarks.forwarders.base import Missing, Place
 from benchmarks.forwarders.nginx import nginx_command
+from benchmarks.processes import children
 from benchmarks.voice.programs import Program
 from qlb.errors import BackendError
 from tests.e2e import daemon, ports
@@ -50,6 +52,9 @@ class Design(Protocol):
     async def restart_table(self) -> bool:
         """Kill what balancers share and start it again; return whether there is such a thing."""
 
+    def pids(self) -> list[int]:
+        """Return the balancers' processes that run now."""
+
 
 class Qlb:
     """``qlb run`` with the default plane; the two know nothing of each other."""
@@ -70,8 +75,13 @@ class Qlb:
             await each.start()
 
     async def kill(self, index: int) -> None:
-        """Kill the supervisor; its workers notice."""
+        """Kill the supervisor, and its workers before they notice."""
+        workers = [os.pidfd_open(pid) for pid in children(self._daemons[index].pid)]
         await self._daemons[index].kill()
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker, signal.SIGKILL)
+            os.close(worker)
 
     async def restart(self, index: int) -> None:
         """Start it where it was."""
@@ -93,6 +103,10 @@ class Qlb:
         """Stop both."""
         for each in self._daemons:
             await each.end()
+
+    def pids(self) -> list[int]:
+        """Supervisors and workers."""
+        return _families(each.pid for each in self._daemons)
 
 
 class NginxHash:
@@ -135,6 +149,10 @@ class NginxHash:
         """Stop both."""
         for program in self._programs:
             await program.stop()
+
+    def pids(self) -> list[int]:
+        """Masters and workers."""
+        return _families(program.pid for program in self._programs)
 
 
 class SharedTable:
@@ -186,6 +204,10 @@ class SharedTable:
         for program in (*self._programs, self._redis):
             await program.stop()
 
+    def pids(self) -> list[int]:
+        """Forwarders and Redis."""
+        return [program.pid for program in (*self._programs, self._redis)]
+
     def _write(self, drained: list[int]) -> None:
         fixed = {"redis_port": self._redis_port, "backends": list(self._site.backends.values()), "drained": drained}
         for port, path in zip(self._site.ports, self._settings, strict=True):
@@ -223,3 +245,11 @@ def redis_command(server: str, folder: Path, port: int) -> list[str]:
         "maxmemory-policy": "volatile-ttl",
     }
     return [server, *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+
+def _families(pids: Iterable[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        with suppress(OSError):  # dead now, as one of them is for a while
+            found += [pid, *children(pid)]
+    return found

@@ -56,14 +56,14 @@ def callers(run: Run) -> list[Run]:
 
 
 def phase(run: Run, plan: Plan, name: str) -> Phase:
-    """Return what came of one phase; an event belongs to the phase in which it was counted."""
+    """Return what came of one phase; an event belongs to the phase in which it was over."""
     told = callers(run)
     endings = [ending for each in told for ending in _of(each, "endings", Ending) if plan.phase(ending.at_s) == name]
     longest = [
-        max((gap.length_s for gap in _of(each, "gaps", Span) if plan.phase(gap.at_s) == name), default=0.0)
+        max((gap.length_s for gap in _of(each, "gaps", Span) if plan.phase(gap.end_s) == name), default=0.0)
         for each in told
     ]
-    silences = (span for each in told for span in _of(each, "silences", Span) if plan.phase(span.at_s) == name)
+    silences = (span for each in told for span in _of(each, "silences", Span) if plan.phase(span.end_s) == name)
     later = (setup for each in told for setup in _of(each, "setups", Setup)[1:] if plan.phase(setup.at_s) == name)
     return Phase(
         lost=sum(1 for ending in endings if ending.lost and ending.was_set_up),
@@ -93,7 +93,7 @@ def silent(run: Run, end_s: float) -> list[tuple[float, int]]:
     """Return (moment, callers who hear nothing at all from their agent then), from the beginning to the end."""
     spans = [span for told in callers(run) for span in _of(told, "silences", Span)]
     moments = [STEP_S * number for number in range(int(end_s / STEP_S))]
-    return [(at_s, sum(span.at_s <= at_s < span.at_s + span.length_s for span in spans)) for at_s in moments]
+    return [(at_s, sum(span.at_s <= at_s < span.end_s for span in spans)) for at_s in moments]
 
 
 def lag_s(run: Run) -> float:

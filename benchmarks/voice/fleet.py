@@ -68,11 +68,15 @@ class Shard:
         elif "move" in order:
             home, target = order["move"]
             for number, port in self.callers.items():
-                if number % len(self._balancers) == home:
+                if self._home(number) == home:
                     port.move(self._balancers[target])
 
     def _open(self, nat: Nat, number: int, delay_s: float) -> NatPort:
-        return nat.port(self._balancers[number % len(self._balancers)], delay_s=delay_s)
+        return nat.port(self._balancers[self._home(number)], delay_s=delay_s)
+
+    def _home(self, number: int) -> int:
+        """Return which balancer is a caller's: each shard has callers of each."""
+        return number // self._plan.shards % len(self._balancers)
 
     async def _run(self, number: int) -> None:
         await asyncio.sleep(self._plan.ramp_s * number / self._plan.calls)

@@ -49,9 +49,9 @@ class Plan:
         for begin_s, length_s in ((self.ramp_s, self.still_s), (self.moving_at_s, self.moving_s)):
             if begin_s == self.moving_at_s:
                 yield begin_s, MOVE
-            for share, event in ((0.2, KILL), (0.4, RESTART), (0.6, TABLE)):
+            for share, event in ((0.15, KILL), (0.35, RESTART), (0.7, TABLE)):
                 yield begin_s + share * length_s, event
-        yield self.moving_at_s + 0.75 * self.moving_s, DRAIN
+        yield self.moving_at_s + 0.85 * self.moving_s, DRAIN
 
     def phase(self, at_s: float) -> str:
         """Return the phase of a moment."""

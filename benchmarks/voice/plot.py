@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.voice import figures
+from benchmarks.voice.caller import SILENCE_S
 from benchmarks.voice.plan import MOVING, Plan
 
 COLOURS: Final = ("#00695c", "#7cb342", "#c62828")
@@ -51,7 +52,7 @@ def _over_time(plot: Axes, plan: Plan, runs: list[dict[str, Any]]) -> None:
     plot.set_xlim(0, plan.end_s)
     plot.set_ylim(-plan.calls / 50, None)
     plot.set_xlabel("seconds")
-    plot.set_ylabel(f"of {plan.calls} callers, hear nothing for 1 s or longer")
+    plot.set_ylabel(f"callers of {plan.calls} with no sign of their agent for {SILENCE_S:g} s or longer", fontsize=9)
     plot.legend(loc="upper left", frameon=False, fontsize=8)
 
 

@@ -1,6 +1,7 @@
 """Tables of a run: ``python -m benchmarks.voice.report results/voice.json > docs/voice.md``."""
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -75,9 +76,19 @@ def _machine(runs: list[Run]) -> str:
         ["callers and NAT, cores", *(f"{figures.fleet_cpu_s(run) / run['elapsed_s']:.2f}" for run in runs)],
         ["agents, cores", *(f"{run['agents_cpu_s'] / run['elapsed_s']:.2f}" for run in runs)],
         ["the whole machine, with whatever else ran, cores", *(f"{run['machine_busy']:.2f}" for run in runs)],
+        [
+            "an agent or balancer waited for a core, of each second: median / one in ten",
+            *(f"{_waited(run)}" for run in runs),
+        ],
         ["the callers' own longest delay", *(f"{figures.lag_s(run) * 1000:.0f} ms" for run in runs)],
     ]
     return f"### What the machine had to do\n\n{_table(['', *(run['design'] for run in runs)], lines)}"
+
+
+def _waited(run: Run) -> str:
+    """The median second, and the one that a tenth of them exceed."""
+    deciles = statistics.quantiles(run["waited_s"], n=10)
+    return f"{deciles[4] * 1000:.0f} / {deciles[8] * 1000:.0f} ms"
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +68,10 @@ async def run(name: str, plan: Plan) -> dict[str, Any]:
         balancers = [list(address) for address in site.addresses]
         fleet.order(plan=asdict(plan), balancers=balancers, delay_s=DELAY_S, began_s=began_s)
         conducting = asyncio.create_task(_conduct(design, plan, fleet, began_s))
+        waited_s: list[float] = []
+        watching = asyncio.create_task(_watch_waits(design, agents, waited_s))
         told = await fleet.told(_BEGIN_S + plan.end_s + LIMIT_S + FINISH_S)
+        watching.cancel()
         elapsed_s = time.monotonic() - began_s
         return {
             "design": name,
@@ -76,6 +79,7 @@ async def run(name: str, plan: Plan) -> dict[str, Any]:
             "shards": told,
             "elapsed_s": elapsed_s,
             "agents_cpu_s": (cpu(agents.pids).total_ns - agents_ns) / 1e9,
+            "waited_s": waited_s,
             "machine_busy": (_machine_s() - machine) / elapsed_s,
         }
 
@@ -130,6 +134,19 @@ async def _befall(design: Design, fleet: Fleet, event: str) -> bool:
     elif event == TABLE:
         return await design.restart_table()
     return True
+
+
+async def _watch_waits(design: Design, agents: Agents, waited_s: list[float]) -> None:
+    """Note for how long of each second the one that waited longest for a core, of agents and balancers, did so."""
+    before: dict[int, int] = {}
+    while True:
+        now: dict[int, int] = {}
+        for pid in (*agents.pids, *design.pids()):
+            with suppress(OSError):
+                now[pid] = cpu([pid]).waited_ns
+        waited_s.append(max((now[pid] - before[pid] for pid in now if pid in before), default=0) / 1e9)
+        before = now
+        await asyncio.sleep(1)
 
 
 def _machine_s() -> float:

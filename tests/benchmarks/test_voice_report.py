@@ -33,7 +33,8 @@ def run(name: str, *told: dict[str, Any]) -> dict[str, Any]:
     """One design's run, two seconds of CPU in ten."""
     shard = {"told": list(told), "cut_off": 0, "cpu_s": 2.0, "lags_s": [0.01, 0.02]}
     return {
-        "design": name, "events": [], "shards": [shard], "elapsed_s": 10.0, "agents_cpu_s": 5.0, "machine_busy": 1.5,
+        "design": name, "events": [], "shards": [shard], "elapsed_s": 10.0, "agents_cpu_s": 5.0,
+        "waited_s": [0.2] * 19 + [0.5] * 9, "machine_busy": 1.5,
     }  # fmt: skip
 
 
@@ -94,6 +95,12 @@ def test_page() -> None:
     assert ["", "time without an agent, each call", "0.00 s", "3.25 s", ""] in cells
     assert ["", "0-RTT, the agent knew the ticket", "–", "1 / 1 (1; 30 ms)", ""] in cells
     assert ["", "callers and NAT, cores", "0.20", "0.20", ""] in cells
+    assert [
+        "",
+        "an agent or balancer waited for a core, of each second: median / one in ten",
+        *["200 / 500 ms"] * 2,
+        "",
+    ] in cells
     assert "Made by `a command`" in page
     assert "2 people are on the phone" in page
     assert "Missing: third (not installed)." in page
@@ -105,5 +112,5 @@ def test_plot_is_the_same_each_time(tmp_path: Path) -> None:
         draw(results(), tmp_path / name)
     one = (tmp_path / "one.svg").read_text()
     assert one == (tmp_path / "two.svg").read_text()
-    assert "of 2 callers" in one
+    assert "callers of 2" in one
     assert "connections lost" in one
