@@ -104,7 +104,7 @@ async def test_a_call_that_nothing_befalls(tmp_path: Path) -> None:
 
 async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
     """Its frames that did not come through are missing, the gap lasts until the next audio, the silence is noted."""
-    async with one_caller(tmp_path, replace(ALONE, patience_s=1.2)) as alone:
+    async with one_caller(tmp_path, replace(ALONE, moving_s=6, patience_s=2)) as alone:
         await alone.port.until_flowing(up=10)
         alone.port.move(NOWHERE)
         while not (found := alone.caller.told.endings):
@@ -112,9 +112,9 @@ async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
         assert not alone.calling.done()
         alone.port.move(alone.agent)
         told = await alone.calling
-    assert found[0].lost == "nothing heard for 1.2 s"
+    assert found[0].lost == "nothing heard for 2 s"
     assert found[0].up > 0
     assert [ending.lost for ending in told.endings[-1:]] == [""]
     assert len(told.setups) == 2
-    assert max(gap.length_s for gap in told.gaps) >= 1.2
-    assert [silence.length_s >= 1.2 for silence in told.silences] == [True]
+    assert max(gap.length_s for gap in told.gaps) >= 2
+    assert [silence.length_s >= 2 for silence in told.silences] == [True]
