@@ -1,6 +1,7 @@
 """CidParams: what exists is legal, and the key stays out of sight."""
 
 import pickle
+import re
 import traceback
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -115,3 +116,18 @@ def test_key_is_never_in_an_error(bad: dict[str, Any]) -> None:
         CidParams(**{**LEGAL, **bad})
     text = "".join(traceback.format_exception(caught.value)).lower()
     assert not any(secret in text for secret in (*_secrets(KEY), *_secrets(KEY + b"!")))
+
+
+def test_a_fingerprint_is_of_what_decoding_depends_on() -> None:
+    """8 hex digits: the config ID and what follows the block leave them alone, anything else changes them."""
+    params = CidParams(**LEGAL)
+    assert re.fullmatch("[0-9a-f]{8}", params.fingerprint)
+    assert params.fingerprint == CidParams(**LEGAL | {"config_id": 2, "cid_length": 20}).fingerprint
+    others: list[dict[str, Any]] = [
+        {"key": None},
+        {"key": KEY[::-1]},
+        {"server_id_length": 5},
+        {"nonce_length": 5},
+        {"length_self_encoded": True},
+    ]
+    assert len({params.fingerprint, *(CidParams(**LEGAL | other).fingerprint for other in others)}) == 1 + len(others)

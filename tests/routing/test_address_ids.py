@@ -65,3 +65,9 @@ def test_within(host: str, within: bool) -> None:
     """One host of one of the networks; small ones have no broadcast address."""
     networks = list(map(ipaddress.ip_network, ("10.0.0.0/24", "10.0.9.0/31", "2001:db8::/112")))
     assert is_within(host, networks) is within
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1", "::ffff:10.0.0.1"])
+def test_some_addresses_are_nobodys(host: str) -> None:
+    """However wide the networks are that are allowed."""
+    assert not is_within(host, [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")])

@@ -10,6 +10,7 @@ from qlb.routing.counters import (
     total_backend,
     total_outcomes,
     total_send_errors,
+    total_unconfigured,
 )
 from qlb.routing.outcomes import (
     BY_FALLBACK,
@@ -115,3 +116,15 @@ def test_the_last_sample_of_each_outcome_is_kept() -> None:
     workers[0].keep_sample(DROP_WORKER_DIED, b"", 7)
     assert last_sample(workers, DROP_WORKER_DIED) == (b"", 0, 7)
     assert last_sample(workers, DROP_EMPTY).seen_ms == 0
+
+
+def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
+    """Each with its packets and its last one, summed over workers; no outcome is touched."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    workers[0].count_unconfigured(6, 2000)
+    workers[1].count_unconfigured(6, 1000)
+    workers[1].count_unconfigured(0, 3000)
+    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIGS)]
+    assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
+    assert total_unconfigured([], 6) == (0, 0)
+    assert sum(total_outcomes(workers)) == 0

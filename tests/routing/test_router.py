@@ -12,9 +12,10 @@ from qlb.routing import outcomes as o
 from qlb.routing.backends import BackendState
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
 from qlb.routing.explain import explain
+from qlb.routing.flows import MISS
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.outcomes import OUTCOMES
-from qlb.routing.router import Router
+from qlb.routing.router import Router, unconfigured_id
 from qlb.routing.snapshot import compile_snapshot
 from tests.routing.pool import (
     CONFIGS,
@@ -254,6 +255,7 @@ def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
         outcome, index = r.decide(datagram, flow, float(number))
         assert explain(twin, datagram, flow, float(number)).decision == (outcome, index)
         assert (index >= 0) == (OUTCOMES[outcome].route != "drop")
+        assert unconfigured_id(outcome, datagram) in {MISS, 4, 5, 6}
         assert index < 3
         counters.count_received(1, len(datagram))
         counters.count(outcome, index, number)
@@ -278,3 +280,23 @@ def test_accidents_are_as_rare_as_promised() -> None:
     r = router()
     hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIGS for _ in range(3000))
     assert hits == 0
+
+
+@pytest.mark.parametrize(
+    ("datagram", "config_id"),
+    [
+        (short(b"\x80" + bytes(8)), 4),
+        (short(b"\xc0" + bytes(8)), 6),
+        (short(b"\xe0" + bytes(8)), MISS),
+        (short(b"\x40" + bytes(11)), MISS),
+        (short(cid(FOUR_PASS, 1)), MISS),
+        (long(b"\x80" + bytes(8)), MISS),
+        (b"", MISS),
+    ],
+    ids=["config 4", "config 6", "reserved", "unknown server", "routed", "long header", "empty"],
+)
+def test_the_config_id_that_nobody_configured(datagram: bytes, config_id: int) -> None:
+    """Only a short header tells it: the first ID of a connection is random, and is no server's."""
+    r = router()
+    for _ in range(2):
+        assert unconfigured_id(r.decide(datagram, FLOW, 0.0)[0], datagram) == config_id

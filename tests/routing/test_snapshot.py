@@ -10,6 +10,7 @@ from qlb.routing import snapshot as snapshot_module
 from qlb.routing.backends import Backend, BackendIndexes, Endpoint
 from qlb.routing.flows import FlowTables
 from qlb.routing.router import Router
+from qlb.routing.snapshot import fallback_shares
 from tests.routing.pool import FLOW, FOUR_PASS, KEY, backends, changed, cid, draining, long, router, short, snapshot
 
 
@@ -103,3 +104,14 @@ def test_a_config_tells_its_server_ids() -> None:
     config = snapshot().configs[2]
     assert config is not None
     assert config.server_ids == {b"\xa0" * 3: 0, b"\xa1" * 3: 1, b"\xa2" * 3: 2}
+
+
+def test_shares_of_the_fallback_go_by_weight() -> None:
+    """They sum to 1; who drains or is not there has none; without backends there are none."""
+    shares = fallback_shares(snapshot(changed(backends(), 2, weight=2)))
+    assert shares == pytest.approx((0.25, 0.25, 0.5), abs=0.01)
+    assert sum(shares) == pytest.approx(1)
+    first, drained, last = fallback_shares(snapshot(draining(backends(), 1)))
+    assert (drained, first + last) == (0, pytest.approx(1))
+    assert fallback_shares(snapshot([])) == ()
+    assert fallback_shares(snapshot(draining(backends(1), 0))) == (0,)
