@@ -63,7 +63,8 @@ def _measure(folder: Path, count: int) -> dict[str, dict[str, float]]:
         octets = b"".join(datagram.ljust(DATAGRAM_BYTES, b"\0") for datagram in traffic.datagrams)
         (folder / "datagrams").write_bytes(octets)
         for aes, figures in rows.items():
-            words = [folder / "core_loop", folder / "table", folder / "datagrams", aes, str(traffic.flows)]
+            files = map(str, (folder / "core_loop", folder / "table", folder / "datagrams"))
+            words = [*files, aes, str(traffic.flows)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             figures[traffic.name] = float(done.stdout.split()[0])
     return rows

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from functools import partial
 
 from benchmarks.table import Row, cost_us, print_table
 from qlb.cid import CidGenerator, CidParams
@@ -31,9 +33,9 @@ def main() -> None:
     for p in params:
         generator = CidGenerator(p, (7).to_bytes(4, "big"))
         repeated = b"\x40" + generator.generate() + bytes(60)
-        rows.append(Row(f"{p.algorithm}, repeated ID", cost_us(lambda d=repeated: router.decide(d, FLOW, 1.0))))
+        rows.append(Row(f"{p.algorithm}, repeated ID", cost_us(partial(router.decide, repeated, FLOW, 1.0))))
         fresh = itertools.cycle([b"\x40" + generator.generate() + bytes(60) for _ in range(FRESH)])
-        rows.append(Row(f"{p.algorithm}, fresh ID", cost_us(lambda it=fresh: _forgetful(router, next(it)))))
+        rows.append(Row(f"{p.algorithm}, fresh ID", cost_us(partial(_forgetful, router, fresh))))
     unknown = b"\x40\xff" + bytes(60)
     rows.append(Row("unroutable, known 4-tuple", cost_us(lambda: router.decide(unknown, FLOW, 1.0))))
     rows.append(Row("unroutable, fallback", cost_us(lambda: stateless.decide(unknown, FLOW, 1.0))))
@@ -42,8 +44,9 @@ def main() -> None:
     print_table(f"One decision, {BACKENDS} backends", rows)
 
 
-def _forgetful(router: Router, datagram: bytes) -> None:
-    """Decide as if the ID had never been seen: the memo is emptied, which is part of the figure."""
+def _forgetful(router: Router, datagrams: Iterator[bytes]) -> None:
+    """Decide on the next one as if the ID had never been seen: the memo is emptied, which is part of the figure."""
+    datagram = next(datagrams)
     config = router.snapshot.configs[datagram[1] >> 5]
     assert config is not None
     config.forget()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.connection_ids import laps
 from benchmarks.network import cores, in_new_network, pinned
@@ -62,12 +63,12 @@ class Load:
         self.unsent -= run.sent
         return run
 
-    def _answer(self) -> dict[str, object]:
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None, "it was started with a pipe"
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the load has ended: exit code {self._process.wait()}")
-        answer: dict[str, object] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 

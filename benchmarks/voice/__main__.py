@@ -10,7 +10,7 @@ import platform
 import shlex
 import signal
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def measure(plan: Plan, names: list[str]) -> dict[str, Any]:
 def main(only: tuple[str, ...], out: Path, calls: int, shards: int, **seconds: float) -> None:
     """Measure, print, and write voice.json and voice.svg."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends what it has started, as on Ctrl-C
-    results = measure(replace(Plan(calls, shards=shards), **seconds), list(only or DESIGNS))
+    plan = Plan(**seconds | {"calls": calls, "shards": shards})  # type: ignore[arg-type]
+    results = measure(plan, list(only or DESIGNS))
     out.mkdir(parents=True, exist_ok=True)
     (out / "voice.json").write_text(json.dumps(results))
     draw(results, out / "voice.svg")
