@@ -1,7 +1,7 @@
-"""One person on the phone: speaks, listens, thinks, speaks again; and calls again at once where a call is lost.
+"""One person on the phone: hears the greeting, hangs up, calls again; then speaks, listens, thinks, speaks again.
 
-A call is lost where the connection ends, or where nothing has come from the agent for the plan's ``patience_s`` though
-it is asked every ``PING_S``. Times are seconds since the run began.
+Whoever loses a call calls again at once. A call is lost where the connection ends, or where nothing has come from the
+agent for the plan's ``patience_s`` though it is asked every ``PING_S``. Times are seconds since the run began.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from aioquic.tls import SessionTicket
 
-from benchmarks.voice.plan import Plan
+from benchmarks.voice.plan import STILL, Plan
 from tests.e2e.nat import NatPort
 from tests.e2e.voice_client import VoiceCall, calling
 
@@ -26,12 +26,16 @@ _KEPT: Final = 10_000
 
 
 class Setup(NamedTuple):
-    """A connection's way to its first audio. round_trips: counted on the wire. early: the request went in 0-RTT."""
+    """A connection's way to its first audio.
+
+    round_trips: counted on the wire. early: the request went in 0-RTT. after_loss: it took the place of a lost one.
+    """
 
     at_s: float
     took_s: float
     round_trips: int
     early: bool
+    after_loss: bool
 
 
 class Ending(NamedTuple):
@@ -84,7 +88,9 @@ class Caller:
         self._began_s = began_s
         self._tickets: list[SessionTicket] = []
         self._heard_s = self._loop.time()
+        self._has_hung_up = False
         self._lost_since_s: float | None = None
+        self._is_after_loss = False
         self.told = Told()
 
     async def run(self) -> Told:
@@ -121,7 +127,7 @@ class Caller:
         if call.first_frame_s is not None:
             self._set_up(call, call.first_frame_s)
         await self._listen(call, utterances=1)
-        while call.lost is None and not self._is_over():
+        while call.lost is None and not self._is_over() and not self._hangs_up():
             await call.prompt(self._random.randint(*PROMPT_FRAMES))
             spoken_s, before = self._loop.time(), call.heard.received
             await call.until(partial(_has_heard, before))
@@ -162,7 +168,9 @@ class Caller:
         until_then = [number for when_s, number in self._port.rounds if when_s <= first_frame_s]
         round_trips = max(until_then, default=0) - max(before, default=0)
         at_s = call.began_s - self._began_s
-        self.told.setups.append(Setup(at_s, first_frame_s - call.began_s, round_trips, call.early))
+        took_s = first_frame_s - call.began_s
+        self.told.setups.append(Setup(at_s, took_s, round_trips, call.early, self._is_after_loss))
+        self._is_after_loss = False
         if self._lost_since_s is not None:
             self._gap(self._lost_since_s)
             self._lost_since_s = None
@@ -171,6 +179,7 @@ class Caller:
         lost, was_set_up = call.lost or "", call.first_frame_s is not None
         if lost and self._lost_since_s is None:
             self._lost_since_s = self._heard_s
+        self._is_after_loss |= bool(lost) and was_set_up
         up = call.sent - call.by_agent.get("received", 0)
         down = call.by_agent.get("sent", 0) - call.heard.received
         now_s = self._loop.time() - self._began_s
@@ -186,6 +195,12 @@ class Caller:
     def _note(self, spans: list[Span], since_s: float, until_s: float) -> None:
         if len(spans) < _KEPT:
             spans.append(Span(since_s - self._began_s, until_s - since_s))
+
+    def _hangs_up(self) -> bool:
+        """Return True once, while addresses stay: the next call is the one that lasts, and begins with a ticket."""
+        hangs_up = not self._has_hung_up and self._plan.phase(self._loop.time() - self._began_s) == STILL
+        self._has_hung_up = True
+        return hangs_up
 
     def _is_over(self) -> bool:
         return self._loop.time() - self._began_s >= self._plan.end_s

@@ -64,11 +64,11 @@ def phase(run: Run, plan: Plan, name: str) -> Phase:
         for each in told
     ]
     silences = (span for each in told for span in _of(each, "silences", Span) if plan.phase(span.end_s) == name)
-    later = (setup for each in told for setup in _of(each, "setups", Setup)[1:] if plan.phase(setup.at_s) == name)
+    setups = (setup for each in told for setup in _of(each, "setups", Setup) if plan.phase(setup.at_s) == name)
     return Phase(
         lost=sum(1 for ending in endings if ending.lost and ending.was_set_up),
         failed=sum(1 for ending in endings if ending.lost and not ending.was_set_up),
-        again=sum(1 for _ in later),
+        again=sum(setup.after_loss for setup in setups),
         sent=sum(ending.sent for ending in endings),
         heard=sum(ending.heard for ending in endings),
         missing_up=sum(ending.up for ending in endings),

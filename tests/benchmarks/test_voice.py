@@ -52,12 +52,13 @@ async def test_calls_through_each_design(name: str) -> None:
 
 
 def check_sums(told: list[dict[str, Any]]) -> None:
-    """Each connection has ended once; each but the first of a caller is there because one was lost before."""
+    """Each connection has ended once; each but the first two of a caller is there because one was lost before."""
     for one in told:
         endings = [Ending(*ending) for ending in one["endings"]]
         setups = [Setup(*setup) for setup in one["setups"]]
         assert sum(ending.was_set_up for ending in endings) == len(setups)
-        assert all(ending.lost for ending in endings[:-1])
+        assert all(ending.lost for ending in endings[1:-1])
+        assert sum(setup.after_loss for setup in setups) <= sum(bool(ending.lost) for ending in endings)
         assert all(0 <= ending.up <= ending.sent and ending.down >= 0 for ending in endings)
         assert all(setup.round_trips >= 1 and setup.took_s > 0 for setup in setups)
         assert all(setup.round_trips >= 2 for setup in setups if not setup.early)
@@ -92,19 +93,20 @@ async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
 
 
 async def test_a_call_that_nothing_befalls(tmp_path: Path) -> None:
-    """One connection, all frames, no gap that is worth the name."""
+    """One that is hung up, and one with its ticket: all frames, no gap that is worth the name, no silence."""
     async with one_caller(tmp_path, ALONE) as alone:
         told = await alone.calling
-    assert [ending.lost for ending in told.endings] == [""]
-    assert (told.endings[0].up, told.endings[0].down) == (0, 0)
-    assert told.endings[0].heard > told.endings[0].sent >= 50
-    assert [setup.round_trips for setup in told.setups] == [2]
+    assert [(ending.lost, ending.up, ending.down) for ending in told.endings] == [("", 0, 0)] * 2
+    assert told.endings[0].sent == 0
+    assert told.endings[1].heard > told.endings[1].sent >= 50
+    assert [(setup.early, setup.round_trips) for setup in told.setups] == [(False, 2), (True, 1)]
+    assert not any(setup.after_loss for setup in told.setups)
     assert told.silences == []
 
 
 async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
     """Its frames that did not come through are missing, the gap lasts until the next audio, the silence is noted."""
-    async with one_caller(tmp_path, replace(ALONE, moving_s=6, patience_s=2)) as alone:
+    async with one_caller(tmp_path, replace(ALONE, still_s=0, moving_s=7.5, patience_s=2)) as alone:
         await alone.port.until_flowing(up=10)
         alone.port.move(NOWHERE)
         while not (found := alone.caller.told.endings):
@@ -115,6 +117,6 @@ async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
     assert found[0].lost == "nothing heard for 2 s"
     assert found[0].up > 0
     assert [ending.lost for ending in told.endings[-1:]] == [""]
-    assert len(told.setups) == 2
+    assert [setup.after_loss for setup in told.setups] == [False, True]
     assert max(gap.length_s for gap in told.gaps) >= 2
     assert [silence.length_s >= 2 for silence in told.silences] == [True]
