@@ -25,16 +25,22 @@ PROMPT_FRAMES: Final = (50, 150)
 _KEPT: Final = 10_000
 
 
+WITHOUT_TICKET: Final = "1-RTT"
+TICKET_KNOWN: Final = "0-RTT, the agent knew the ticket"
+TICKET_UNKNOWN: Final = "0-RTT refused, another agent's ticket"
+WAYS: Final = (WITHOUT_TICKET, TICKET_KNOWN, TICKET_UNKNOWN)
+
+
 class Setup(NamedTuple):
     """A connection's way to its first audio.
 
-    round_trips: counted on the wire. early: the request went in 0-RTT. after_loss: it took the place of a lost one.
+    round_trips: counted on the wire. way: one of WAYS. after_loss: it took the place of a lost connection.
     """
 
     at_s: float
     took_s: float
     round_trips: int
-    early: bool
+    way: str
     after_loss: bool
 
 
@@ -115,17 +121,17 @@ class Caller:
         ) as call:
             watching = asyncio.create_task(self._watch(call))
             try:
-                await self._converse(call)
+                await self._converse(call, with_ticket=ticket is not None)
                 if call.lost is None:
                     await self._finish(call)
             finally:
                 watching.cancel()
         self._end(call)
 
-    async def _converse(self, call: VoiceCall) -> None:
+    async def _converse(self, call: VoiceCall, *, with_ticket: bool) -> None:
         await call.until(lambda call: call.first_frame_s is not None)
         if call.first_frame_s is not None:
-            self._set_up(call, call.first_frame_s)
+            self._set_up(call, call.first_frame_s, with_ticket=with_ticket)
         await self._listen(call, utterances=1)
         while call.lost is None and not self._is_over() and not self._hangs_up():
             await call.prompt(self._random.randint(*PROMPT_FRAMES))
@@ -163,13 +169,14 @@ class Caller:
             self._note(self.told.silences, self._heard_s, now_s)
         self._heard_s = now_s
 
-    def _set_up(self, call: VoiceCall, first_frame_s: float) -> None:
+    def _set_up(self, call: VoiceCall, first_frame_s: float, *, with_ticket: bool) -> None:
         before = [number for when_s, number in self._port.rounds if when_s < call.began_s]
         until_then = [number for when_s, number in self._port.rounds if when_s <= first_frame_s]
         round_trips = max(until_then, default=0) - max(before, default=0)
         at_s = call.began_s - self._began_s
         took_s = first_frame_s - call.began_s
-        self.told.setups.append(Setup(at_s, took_s, round_trips, call.early, self._is_after_loss))
+        way = TICKET_KNOWN if call.early else TICKET_UNKNOWN if with_ticket else WITHOUT_TICKET
+        self.told.setups.append(Setup(at_s, took_s, round_trips, way, self._is_after_loss))
         self._is_after_loss = False
         if self._lost_since_s is not None:
             self._gap(self._lost_since_s)

@@ -79,9 +79,9 @@ def phase(run: Run, plan: Plan, name: str) -> Phase:
     )
 
 
-def setups(run: Run, *, early: bool) -> Setups | None:
-    """Return how connections came about, with the request in 0-RTT or not; None where there was none."""
-    found = [setup for told in callers(run) for setup in _of(told, "setups", Setup) if setup.early == early]
+def setups(run: Run, way: str) -> Setups | None:
+    """Return how connections came about in one of the caller's WAYS; None where none did."""
+    found = [setup for told in callers(run) for setup in _of(told, "setups", Setup) if setup.way == way]
     if not found:
         return None
     round_trips = [setup.round_trips for setup in found]

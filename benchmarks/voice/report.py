@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.voice import figures
+from benchmarks.voice.caller import WAYS
 from benchmarks.voice.figures import Phase, Run
 from benchmarks.voice.plan import PHASES, STILL, Plan
 
@@ -61,12 +62,12 @@ def _changes(run: Run) -> int:
 
 def _setups(runs: list[Run]) -> str:
     lines = []
-    for label, early in (("1-RTT", False), ("0-RTT, the agent knew the ticket", True)):
-        found = [figures.setups(run, early=early) for run in runs]
+    for way in WAYS:
+        found = [figures.setups(run, way) for run in runs]
         cells = [
             f"{one.typical} / {one.most} ({one.count}; {one.typical_s * 1000:.0f} ms)" if one else "–" for one in found
         ]
-        lines.append([label, *cells])
+        lines.append([way, *cells])
     title = "### Round trips until the first audio: median / most (set-ups; median time)"
     return f"{title}\n\n{_table(['', *(run['design'] for run in runs)], lines)}"
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.forwarders.base import Missing
 from benchmarks.voice import figures
-from benchmarks.voice.caller import Caller, Ending, Setup, Told
+from benchmarks.voice.caller import TICKET_KNOWN, WITHOUT_TICKET, Caller, Ending, Setup, Told
 from benchmarks.voice.designs import DESIGNS
 from benchmarks.voice.plan import MOVING, STILL, TABLE, Plan
 from benchmarks.voice.run import agents_running, run
@@ -61,7 +61,8 @@ def check_sums(told: list[dict[str, Any]]) -> None:
         assert sum(setup.after_loss for setup in setups) <= sum(bool(ending.lost) for ending in endings)
         assert all(0 <= ending.up <= ending.sent and ending.down >= 0 for ending in endings)
         assert all(setup.round_trips >= 1 and setup.took_s > 0 for setup in setups)
-        assert all(setup.round_trips >= 2 for setup in setups if not setup.early)
+        assert all(setup.round_trips >= 2 for setup in setups if setup.way != TICKET_KNOWN)
+        assert setups[0].way == WITHOUT_TICKET
         assert [setup.at_s for setup in setups] == sorted(setup.at_s for setup in setups)
 
 
@@ -99,7 +100,7 @@ async def test_a_call_that_nothing_befalls(tmp_path: Path) -> None:
     assert [(ending.lost, ending.up, ending.down) for ending in told.endings] == [("", 0, 0)] * 2
     assert told.endings[0].sent == 0
     assert told.endings[1].heard > told.endings[1].sent >= 50
-    assert [(setup.early, setup.round_trips) for setup in told.setups] == [(False, 2), (True, 1)]
+    assert [(setup.way, setup.round_trips) for setup in told.setups] == [(WITHOUT_TICKET, 2), (TICKET_KNOWN, 1)]
     assert not any(setup.after_loss for setup in told.setups)
     assert told.silences == []
 
