@@ -16,7 +16,7 @@ from qlb.config.advice import advise
 from qlb.config.checks import check, socket_path
 from qlb.config.draft import read_draft
 from qlb.config.key_files import read_keys
-from qlb.config.model import Config
+from qlb.config.model import Config, DiscoverySource
 from qlb.config.problems import START, Problems
 from qlb.config.references import check_references
 from qlb.config.restart import check_restart
@@ -123,13 +123,16 @@ def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
         fallback = fallback.model_copy(update=_key("hash_key", folder, fallback.hash_key_file, keys))
     if admin.socket is not None:
         admin = admin.model_copy(update={"socket": socket_path(folder, admin.socket)})
-    sources = tuple(
-        one if one.file is None else one.model_copy(update={"file": (folder / one.file).absolute()})
-        for one in config.discovery
-    )
+    sources = tuple(_source(folder, one) for one in config.discovery)
     return config.model_copy(
         update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin, "discovery": sources}
     )
+
+
+def _source(folder: Path, source: DiscoverySource) -> DiscoverySource:
+    paths = {"file": source.file, "kubeconfig": source.kubeconfig}
+    update = {name: (folder / path).absolute() for name, path in paths.items() if path is not None}
+    return source.model_copy(update=update) if update else source
 
 
 def _key(name: str, folder: Path, file: Path, keys: dict[Path, bytes]) -> dict[str, object]:

@@ -39,9 +39,11 @@ from qlb.config.scalars import (
     NAME,
     NETWORK,
     PATH,
+    PORT_NAME,
     RESOLVER,
     SERVER_ID,
     SERVER_NAME,
+    SERVICE,
     SOURCE_NAME,
     Size,
     choice,
@@ -287,7 +289,7 @@ class Rotation(Section):
 
 
 class DiscoverySource(Section):
-    """One place where backends are found, besides `backends`: a DNS name, or a file that something else writes.
+    """One place where backends are found, besides `backends`: a DNS name, a Service of Kubernetes, or a file.
 
     A backend that a source no longer has keeps its connections: it drains until no packet has gone to it for
     drain.quiet_period, and leaves then. `qlb reload` asks every source at once.
@@ -298,7 +300,10 @@ class DiscoverySource(Section):
     letters, digits and . _ : -, each once. Required."""
     dns: Annotated[str | None, SERVER_NAME] = None
     """The name whose addresses are backends, asked for again when its TTL has run out. Default: none. Each source has
-    either this or file. Needs the discovery extra (dnspython)."""
+    one of dns, kubernetes and file. Needs the discovery extra (dnspython)."""
+    kubernetes: Annotated[str | None, SERVICE] = Field(default=None, examples=["voice/agents"])
+    """NAMESPACE/SERVICE whose ready endpoints are backends: its EndpointSlices are read, and followed as they change.
+    Default: none. Needs the kubernetes extra (lightkube)."""
     file: Annotated[Path | None, PATH] = None
     """A file that holds a list of backends, written like the list under `backends`; it is read again when it changes. A
     file that is wrong changes nothing. Relative to this file. Default: none."""
@@ -306,20 +311,27 @@ class DiscoverySource(Section):
     """dns: what is asked for: address (A and AAAA), a, aaaa, or srv, whose records bring their own ports and weights.
     Default: address."""
     port: Annotated[int | None, whole_number(1, 65535)] = None
-    """dns: the port of every backend, 1 to 65535. Required but for srv. Default: none."""
+    """dns, kubernetes: the port of every backend, 1 to 65535. Required for dns, but for srv. Default: none: what srv
+    records or EndpointSlices say."""
+    port_name: Annotated[str | None, PORT_NAME] = Field(default=None, examples=["quic"])
+    """kubernetes: the name of the Service's UDP port, where it has more than one. Default: none."""
+    kubeconfig: Annotated[Path | None, PATH] = None
+    """kubernetes: a kubeconfig file, relative to this file. Default: none: the pod's own service account; outside of a
+    cluster $KUBECONFIG or ~/.kube/config."""
     resolvers: tuple[Annotated[Endpoint, RESOLVER], ...] = Field(default=(), examples=[["10.0.0.53"]])
     """dns: the servers to ask, as addresses with or without a port (53). Default: none: the system's."""
     networks: tuple[Annotated[Network, NETWORK], ...] = Field(default=(), examples=[["10.0.0.0/16"]])
     """The networks that backends may be in. An address outside is left out of an answer, and a mistake in a file.
-    Required for dns. Default: none, which for a file allows every address."""
+    Required for dns and kubernetes. Default: none, which for a file allows every address."""
     server_id_from: Annotated[ServerIdFrom, SERVER_ID_FROM] = "none"
-    """dns: where a backend's server ID comes from: address (the last server_id_length octets of its IP address, under
-    every config; `qlb server-config CONFIG 10.0.0.5` prints what that server must load) or none. Default: none."""
+    """dns, kubernetes: where a backend's server ID comes from: address (the last server_id_length octets of its IP
+    address, under every config; `qlb server-config CONFIG 10.0.0.5` prints what that server must load) or none.
+    Default: none."""
     weight: Annotated[int, whole_number(0, 65535)] = 1
-    """dns: the weight of each backend; srv records have their own. 0 to 65535. Default: 1."""
+    """dns, kubernetes: the weight of each backend; srv records have their own. 0 to 65535. Default: 1."""
     min_interval: Annotated[float, duration("100ms", "24h")] = 5.0
-    """dns: the least time from one question to the next, however short a TTL is, and after an error. 100ms to 24h.
-    Default: 5s."""
+    """dns: the least time from one question to the next, however short a TTL is. dns, kubernetes: the time after an
+    error. 100ms to 24h. Default: 5s."""
     max_interval: Annotated[float, duration("100ms", "24h")] = 300.0
     """dns: the most time from one question to the next, however long a TTL is. 100ms to 24h. Default: 300s."""
     max_backends: Annotated[int, whole_number(1, 16384)] = 1000

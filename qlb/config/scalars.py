@@ -41,6 +41,8 @@ _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 _ALPN: Final = re.compile(r"[!-~]{1,255}")
 _SERVER_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_SERVICE: Final = re.compile(rf"{_LABEL.pattern}/{_LABEL.pattern}")
 _ADMIN_URL: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
@@ -336,6 +338,20 @@ def _server_name(text: str) -> str:
     return text
 
 
+def _service(text: str) -> str:
+    """Take a Service of Kubernetes with its namespace."""
+    if not _SERVICE.fullmatch(text):
+        raise ScalarError(f"must be NAMESPACE/SERVICE such as voice/agents, not {shown(text)}")
+    return text
+
+
+def _port_name(text: str) -> str:
+    """Take the name of a port of a Service."""
+    if not _LABEL.fullmatch(text):
+        raise ScalarError(f"must be the name of a port such as quic, not {shown(text)}")
+    return text
+
+
 def _balancer(text: str) -> str:
     """Take the address of an admin server, or an absolute path of a control socket."""
     if not _ADMIN_URL.fullmatch(text) and not (text.startswith("/") and "\0" not in text):
@@ -362,6 +378,8 @@ NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.
 INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
 ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
 SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
+SERVICE: Final = Scalar(_service, {"type": "string", "pattern": f"^{_SERVICE.pattern}$"})
+PORT_NAME: Final = Scalar(_port_name, {"type": ["string", "number"], "pattern": f"^{_LABEL.pattern}$"})
 BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
 SOURCE_NAME: Final = Scalar(
     _source_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$", "maxLength": MAX_SOURCE_CHARACTERS}

@@ -6,7 +6,19 @@ from qlb.config.draft import Draft, SourceDraft
 from qlb.config.problems import Problems, shown
 from qlb.routing.address_ids import ambiguity
 
-_DNS_ONLY: Final = ("record", "port", "resolvers", "server_id_from", "weight", "min_interval", "max_interval")
+_KINDS: Final = ("dns", "kubernetes", "file")
+_KEYS: Final = {
+    "record": ("dns",),
+    "port": ("dns", "kubernetes"),
+    "port_name": ("kubernetes",),
+    "kubeconfig": ("kubernetes",),
+    "resolvers": ("dns",),
+    "server_id_from": ("dns", "kubernetes"),
+    "weight": ("dns", "kubernetes"),
+    "min_interval": ("dns", "kubernetes"),
+    "max_interval": ("dns",),
+}
+"""Keys that not every kind of source has: those that do."""
 
 
 def check_sources(draft: Draft, problems: Problems) -> None:
@@ -24,23 +36,31 @@ def check_sources(draft: Draft, problems: Problems) -> None:
 
 
 def _check_kind(source: SourceDraft, problems: Problems) -> None:
-    keys = source.keys
-    if ("dns" in keys) == ("file" in keys):
-        text = "both dns and file: they are two sources" if "dns" in keys else "neither dns nor file: add one of them"
-        problems.add(source.mark, f"{source.path} has {text}")
-    elif "file" in keys:
-        for key in _DNS_ONLY:
-            if key in keys:
-                problems.add(keys[key], f"{source.path}.{key} is of dns, and {source.path} is a file: remove it")
+    kinds = [kind for kind in _KINDS if kind in source.keys]
+    if not kinds:
+        problems.add(source.mark, f"{source.path} has neither dns nor kubernetes nor file: add one of them")
+    elif len(kinds) > 1:
+        problems.add(source.mark, f"{source.path} has {' and '.join(kinds)}: they are {len(kinds)} sources")
     else:
+        _check_keys(source, kinds[0], problems)
+
+
+def _check_keys(source: SourceDraft, kind: str, problems: Problems) -> None:
+    for key, owners in _KEYS.items():
+        if key in source.keys and kind not in owners:
+            text = f"is of {' and '.join(owners)}, and {source.path} has {kind}: remove it"
+            problems.add(source.keys[key], f"{source.path}.{key} {text}")
+    if kind != "file" and "networks" not in source.keys:
+        text = "lacks the key networks: whoever answers could send packets anywhere; name those that servers are in"
+        problems.add(source.mark, f"{source.path} {text}, for example `networks: [10.0.0.0/16]`")
+    if kind == "dns":
         _check_dns(source, problems)
+    elif "port" in source.keys and "port_name" in source.keys:
+        problems.add(source.keys["port"], f"{source.path} has port and port_name: remove one of them")
 
 
 def _check_dns(source: SourceDraft, problems: Problems) -> None:
     keys = source.keys
-    if "networks" not in keys:
-        text = "lacks the key networks: whoever answers for the name could send packets anywhere; name those that"
-        problems.add(source.mark, f"{source.path} {text} servers are in, for example `networks: [10.0.0.0/16]`")
     if source.record == "srv" and "port" in keys:
         problems.add(keys["port"], f"{source.path}.port: srv records bring their own ports: remove it")
     if source.record != "srv" and "port" not in keys:

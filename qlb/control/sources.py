@@ -7,8 +7,10 @@ from pathlib import Path
 from qlb.config.checks import is_loop
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.pool import read_backends
+from qlb.discovery.choice import Limits
 from qlb.discovery.dns import DnsSettings, DnsSource
 from qlb.discovery.file import FileSource
+from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
 from qlb.discovery.source import Source
 from qlb.routing.backends import Backend, Endpoint
 
@@ -22,28 +24,48 @@ def _sources(config: Config) -> Iterator[Source]:
     for one in config.discovery:
         if one.file is not None:
             yield FileSource(one.name, one.file, partial(_read, config=config, source=one))
+        elif one.kubernetes is not None:
+            yield KubernetesSource(_kubernetes(one, one.kubernetes, config))
         elif one.dns is not None:
-            yield DnsSource(_dns(one, config))
+            yield DnsSource(_dns(one, one.dns, config))
 
 
 def _read(path: Path, *, config: Config, source: DiscoverySource) -> tuple[Backend, ...]:
     return read_backends(path, config, source.networks, source.max_backends)
 
 
-def _dns(one: DiscoverySource, config: Config) -> DnsSettings:
+def _dns(one: DiscoverySource, host: str, config: Config) -> DnsSettings:
     return DnsSettings(
         name=one.name,
-        host=one.dns or "",
+        host=host,
         record=one.record,
         port=one.port or 0,
         resolvers=one.resolvers,
-        networks=one.networks,
-        is_own=partial(_is_own, listen=config.listen),
+        limits=_limits(one, config),
         weight=one.weight,
         min_s=one.min_interval,
         max_s=max(one.min_interval, one.max_interval),
-        max_backends=one.max_backends,
     )
+
+
+def _kubernetes(one: DiscoverySource, path: str, config: Config) -> KubernetesSettings:
+    namespace, _, service = path.partition("/")
+    return KubernetesSettings(
+        name=one.name,
+        namespace=namespace,
+        service=service,
+        port=one.port or 0,
+        port_name=one.port_name or "",
+        kubeconfig=one.kubeconfig,
+        limits=_limits(one, config),
+        weight=one.weight,
+        retry_s=one.min_interval,
+    )
+
+
+def _limits(one: DiscoverySource, config: Config) -> Limits:
+    is_own = partial(_is_own, listen=config.listen)
+    return Limits(networks=one.networks, is_own=is_own, max_backends=one.max_backends)
 
 
 def _is_own(place: Endpoint, *, listen: tuple[Endpoint, ...]) -> bool:

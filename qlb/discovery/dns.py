@@ -1,19 +1,18 @@
 """Backends by DNS: the addresses of a name, or its SRV records, for as long as they may be kept.
 
-Answers can be forged and names can be taken over, so an address is a backend only within the networks that the
-operator has named. dnspython does the talking: random ports and query IDs, TCP where an answer is cut off.
+dnspython does the talking: random ports and query IDs, TCP where an answer is cut off.
 
 Spec: RFC 1035; RFC 2782 (SRV); RFC 2181, section 5.2 (TTL).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from qlb.discovery.choice import Limits, choose
 from qlb.discovery.source import Answer, DiscoveryError
 from qlb.errors import ConfigError
-from qlb.routing.address_ids import Network, is_within
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Endpoint
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
@@ -29,8 +28,7 @@ _KINDS: Final = {"address": ("A", "AAAA"), "a": ("A",), "aaaa": ("AAAA",), "srv"
 class DnsSettings:
     """One source. record: address (A and AAAA), a, aaaa or srv. port: of address records. weight: of each backend.
 
-    resolvers: where questions go; none = the system's. is_own: whether an address is this balancer's, so that packets
-    would go round. min_s, max_s: bounds on TTLs.
+    resolvers: where questions go; none = the system's. min_s, max_s: bounds on TTLs.
     """
 
     name: str
@@ -38,12 +36,10 @@ class DnsSettings:
     record: str
     port: int
     resolvers: tuple[Endpoint, ...]
-    networks: tuple[Network, ...]
-    is_own: Callable[[Endpoint], bool]
+    limits: Limits
     weight: int
     min_s: float
     max_s: float
-    max_backends: int
 
 
 class DnsSource:
@@ -75,9 +71,9 @@ class DnsSource:
         else:
             hosts = await self._addresses(self._settings.host, ttls)
             places = [(Endpoint(host, self._settings.port), self._settings.weight) for host in hosts]
-        backends, remarks = self._choose(places)
+        backends, remarks = choose(self.name, dict(places), self._settings.limits)
         again_s = min(max(min(ttls, default=0.0), self._settings.min_s), self._settings.max_s)
-        return Answer(tuple(backends), again_s, tuple(remarks))
+        return Answer(backends, again_s, remarks)
 
     async def _services(self, ttls: list[float]) -> list[tuple[Endpoint, int]]:
         """Return the places that SRV records name. Those of other than the best priority get nothing new."""
@@ -116,32 +112,6 @@ class DnsSource:
         except (DNSException, OSError, ValueError, EOFError) as error:
             raise DiscoveryError(f"{kind} records of {host}: {type(error).__name__}: {error}") from error
         return found if found.rrset is not None else None
-
-    def _may_be(self, place: Endpoint) -> bool:
-        settings = self._settings
-        in_range = 0 < place.port < 1 << 16
-        return in_range and is_within(place.host, settings.networks) and not settings.is_own(place)
-
-    def _choose(self, places: Sequence[tuple[Endpoint, int]]) -> tuple[list[Backend], list[str]]:
-        settings = self._settings
-        allowed = {place: weight for place, weight in places if self._may_be(place)}
-        outside = sorted({str(place) for place, _ in places} - set(map(str, allowed)))
-        chosen = sorted(allowed)[: settings.max_backends]
-        backends = [
-            Backend(f"{settings.name}-{place.host}:{place.port}", place, {}, allowed[place]) for place in chosen
-        ]
-        return backends, [*_outside(outside), *_too_many(len(allowed), settings.max_backends)]
-
-
-def _outside(places: Sequence[str]) -> Iterator[str]:
-    if places:
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        yield f"{places[0]}{more}: outside of `networks`, or this balancer itself, and so no backend"
-
-
-def _too_many(found: int, most: int) -> Iterator[str]:
-    if found > most:
-        yield f"{found} addresses, and max_backends allows {most}: the others are left out"
 
 
 def _resolver(resolvers: Sequence[Endpoint]) -> "Resolver":

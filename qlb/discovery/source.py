@@ -31,7 +31,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """``dns`` or ``file``."""
+        """``dns``, ``file`` or ``kubernetes``."""
         ...
 
     @property

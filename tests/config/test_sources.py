@@ -23,6 +23,9 @@ discovery:
     server_id_from: address
   - name: pool
     file: pool.yaml
+  - name: pods
+    kubernetes: voice/agents
+    networks: [10.9.0.0/24]
 """
 
 
@@ -38,9 +41,16 @@ def test_a_sound_one() -> None:
     loaded = load_text(SOUND, Path("/etc/qlb/x.yaml"))
     assert loaded.warnings == ()
     assert loaded.config.discovery[1].file == Path("/etc/qlb/pool.yaml")
+    assert [one.kubeconfig for one in loaded.config.discovery] == [None] * 3
     found = server_config(loaded.config, "10.7.1.9")["cid_configs"]
     assert isinstance(found, list)
     assert [one["server_ids"] for one in found] == [["0109"], ["000a070109"]]
+
+
+def test_a_kubeconfig_is_beside_the_configuration() -> None:
+    """As every other file."""
+    text = SOUND.replace("voice/agents", "voice/agents\n    kubeconfig: edge.kubeconfig")
+    assert load_text(text, Path("/etc/qlb/x.yaml")).config.discovery[2].kubeconfig == Path("/etc/qlb/edge.kubeconfig")
 
 
 @pytest.mark.parametrize("address", ["10.8.0.1", "10.7.255.255", "pool", "::1"])
@@ -55,9 +65,19 @@ def test_addresses_of_nobody(address: str) -> None:
     [
         ("name: pool", "name: agents", "12:11: discovery[1].name 'agents' is already the source's in line 7"),
         ("name: pool", "name: a-name-that-is-too-long", "12:11: discovery[1].name must be 1 to 16 letters"),
-        ("    dns: agents.test\n", "", "7:5: discovery[0] has neither dns nor file"),
-        ("    file: pool.yaml", "    dns: a.test\n    file: b", "12:5: discovery[1] has both dns and file"),
-        ("    file: pool.yaml", "    file: b\n    port: 1", "14:5: discovery[1].port is of dns"),
+        ("    dns: agents.test\n", "", "7:5: discovery[0] has neither dns nor kubernetes nor file"),
+        ("    file: pool.yaml", "    dns: a.test\n    file: b", "12:5: discovery[1] has dns and file: they are 2"),
+        ("    file: pool.yaml", "    file: b\n    port: 1", "14:5: discovery[1].port is of dns and kubernetes, and"),
+        ("    dns: agents.test", "    dns: agents.test\n    port_name: quic", "9:5: discovery[0].port_name is of kube"),
+        ("    kubernetes: voice/agents", "    kubernetes: agents", "15:17: discovery[2].kubernetes must be NAMESPACE/"),
+        (
+            "voice/agents",
+            "voice/agents\n    record: a",
+            "16:5: discovery[2].record is of dns, and disc",
+        ),
+        ("voice/agents", "voice/agents\n    port_name: Quic", "16:16: discovery[2].port_name must be the name of a"),
+        ("voice/agents", "voice/agents\n    port: 1\n    port_name: q", "16:5: discovery[2] has port and port_name"),
+        ("    networks: [10.9.0.0/24]\n", "", "14:5: discovery[2] lacks the key networks"),
         ("    port: 4433\n", "", "7:5: discovery[0] lacks the key port"),
         ("port: 4433", "port: 4433\n    record: srv", "9:5: discovery[0].port: srv records bring their own"),
         ("    networks: [10.7.0.0/16]\n", "", "7:5: discovery[0] lacks the key networks"),

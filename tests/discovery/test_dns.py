@@ -3,11 +3,13 @@
 import ipaddress
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from qlb.discovery import dns
+from qlb.discovery.choice import Limits
 from qlb.discovery.dns import DnsSettings, DnsSource
 from qlb.discovery.source import DiscoveryError
 from qlb.errors import ConfigError
@@ -33,6 +35,11 @@ async def server() -> AsyncIterator[DnsServer]:
         yield running
 
 
+def limits(**changes: Any) -> Limits:
+    """Return what may be a backend."""
+    return replace(Limits(networks=NETWORKS, is_own=lambda _: False, max_backends=1000), **changes)
+
+
 def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSource:
     """Return a source that asks this server."""
     settings: dict[str, Any] = {
@@ -41,12 +48,10 @@ def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSou
         "record": "address",
         "port": 4433,
         "resolvers": (server.address,),
-        "networks": NETWORKS,
-        "is_own": lambda _: False,
+        "limits": limits(),
         "weight": 3,
         "min_s": 1.0,
         "max_s": 3600.0,
-        "max_backends": 1000,
     }
     return DnsSource(DnsSettings(**settings | changes))
 
@@ -110,7 +115,7 @@ async def test_a_cut_answer_is_asked_for_over_tcp(server: DnsServer) -> None:
 async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
     """As many as are allowed, always the same ones, and a remark."""
     server.records[NAME, "A"] = [f"10.0.{number % 9}.{number}" for number in range(1, 201)]
-    asked = source(server, record="a", max_backends=7)
+    asked = source(server, record="a", limits=limits(max_backends=7))
     answer = await asked.ask()
     assert len(answer.backends) == 7
     assert answer.remarks == ("200 addresses, and max_backends allows 7: the others are left out",)
@@ -142,13 +147,13 @@ async def test_nothing_outside_of_the_networks(server: DnsServer, kind: str, add
     assert "outside of `networks`" in answer.remarks[0]
     everything = tuple(map(ipaddress.ip_network, ("0.0.0.0/0", "::/0")))
     is_a_host = address in {"192.0.2.1", "127.0.0.1", "::1", "fe80::1", "10.0.255.255"}
-    assert len(await places(source(server, networks=everything))) == 3 + is_a_host
+    assert len(await places(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
 
 
 async def test_the_balancer_is_no_backend(server: DnsServer) -> None:
     """Packets would go round."""
     own = Endpoint("10.0.0.1", 4433)
-    assert str(own) not in await places(source(server, is_own=lambda place: place == own))
+    assert str(own) not in await places(source(server, limits=limits(is_own=lambda place: place == own)))
 
 
 @pytest.mark.parametrize("mood", ["silent", "nonsense", "broken"])

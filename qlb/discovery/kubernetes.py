@@ -1,0 +1,196 @@
+"""Backends by Kubernetes: the endpoints of a Service, followed as they change.
+
+lightkube does the talking: the pod's own account or a kubeconfig, TLS, tokens that are renewed.
+
+Spec: Kubernetes API, discovery.k8s.io/v1, EndpointSlice.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from qlb.discovery.choice import Limits, choose
+from qlb.discovery.source import Answer, DiscoveryError
+from qlb.errors import ConfigError
+from qlb.routing.backends import Endpoint
+
+if TYPE_CHECKING:
+    from lightkube import AsyncClient
+    from lightkube.models.discovery_v1 import Endpoint as PodEndpoint
+    from lightkube.resources.discovery_v1 import EndpointSlice
+
+_FOLLOW_S: Final = 60.0
+"""So long changes are waited for at once; then the connection is a new one, with a token that may be new too."""
+_SETTLE_S: Final = 0.2
+"""What comes within this time of a change belongs to it: a rollout changes several slices."""
+_SERVICE_OF_SLICE: Final = "kubernetes.io/service-name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesSettings:
+    """One source. port: of every backend, 0 for the one that slices tell. port_name: which of those; "" = the only one.
+
+    kubeconfig: how the API server is reached; None = as the pod's account, by $KUBECONFIG or by ~/.kube/config, the
+    first that is there. weight: of each backend. retry_s: from an error to the next question.
+    """
+
+    name: str
+    namespace: str
+    service: str
+    port: int
+    port_name: str
+    kubeconfig: Path | None
+    limits: Limits
+    weight: int
+    retry_s: float
+
+
+class KubernetesSource:
+    """A Service whose endpoints are backends while they are ready; where none is, those that serve until they end."""
+
+    kind: Final = "kubernetes"
+    patience: Final = 1
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        """Raises ConfigError where lightkube is missing."""
+        try:
+            import lightkube  # noqa: F401
+        except ImportError as error:
+            raise ConfigError("discovery by kubernetes needs its extra: pip install 'qlb[kubernetes]'") from error
+        self._settings = settings
+        self._slices: dict[str, EndpointSlice] = {}
+        self._version: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._settings.name
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds from an error to the next question."""
+        return self._settings.retry_s
+
+    async def ask(self) -> Answer:
+        """Read every slice the first time; later wait until one has changed, for a minute at most."""
+        try:
+            again_s = await self._refresh()
+        except Exception as error:  # Of whatever kind: a file, a certificate, an answer. Nothing of it ends the daemon.
+            self._version = None
+            service = f"{self._settings.namespace}/{self._settings.service}"
+            raise DiscoveryError(f"Service {service}: {type(error).__name__}: {error}") from error
+        ports = {name: self._port(one) for name, one in self._slices.items()}
+        remarks = [f"EndpointSlice {name}: {port}" for name, port in sorted(ports.items()) if isinstance(port, str)]
+        backends, left_out = choose(self.name, dict.fromkeys(self._places(ports), self._settings.weight), self._limits)
+        return Answer(backends, again_s, (*remarks, *left_out))
+
+    @property
+    def _limits(self) -> Limits:
+        return self._settings.limits
+
+    @property
+    def _labels(self) -> dict[str, Any]:
+        return {_SERVICE_OF_SLICE: self._settings.service}
+
+    async def _refresh(self) -> float:
+        """Bring what is known up to date; return in how many seconds to ask again."""
+        client = self._client()
+        try:
+            if self._version is not None:
+                # A version can be too old, and watching can be forbidden: then reading all of it again will do.
+                with suppress(Exception):
+                    await self._follow(client, self._version)
+                    return 0.0
+            again_s = 0.0 if self._version is None else self.retry_s
+            await self._read(client)
+            return again_s
+        finally:
+            await client.close()
+
+    def _client(self) -> "AsyncClient":
+        from lightkube import AsyncClient, KubeConfig
+
+        path = self._settings.kubeconfig
+        config = KubeConfig.from_env() if path is None else KubeConfig.from_file(path)
+        return AsyncClient(config)
+
+    async def _read(self, client: "AsyncClient") -> None:
+        from lightkube.resources.discovery_v1 import EndpointSlice
+
+        found = client.list(EndpointSlice, namespace=self._settings.namespace, labels=self._labels)
+        self._slices = {_name(one): one async for one in found}
+        self._version = found.resourceVersion
+
+    async def _follow(self, client: "AsyncClient", version: str) -> None:
+        """Wait for changes after a version, and take those that come."""
+        from lightkube.resources.discovery_v1 import EndpointSlice
+
+        loop, has_changed = asyncio.get_running_loop(), False
+        watching = client.watch(
+            EndpointSlice, namespace=self._settings.namespace, labels=self._labels, resource_version=version
+        )
+        async with aclosing(cast("AsyncGenerator[tuple[str, EndpointSlice], None]", watching)) as changes:
+            try:
+                async with asyncio.timeout(_FOLLOW_S) as limit:
+                    async for kind, one in changes:
+                        self._take(kind, one)
+                        if not has_changed:
+                            has_changed = True
+                            limit.reschedule(loop.time() + _SETTLE_S)
+            except TimeoutError:
+                return
+
+    def _take(self, kind: str, one: "EndpointSlice") -> None:
+        assert one.metadata is not None, "every object has them"
+        self._version = one.metadata.resourceVersion
+        if kind == "DELETED":
+            self._slices.pop(_name(one), None)
+        else:
+            self._slices[_name(one)] = one
+
+    def _port(self, one: "EndpointSlice") -> int | str:
+        """Return the port of a slice's endpoints, or why there is none."""
+        settings = self._settings
+        if settings.port:
+            return settings.port
+        ports = [port for port in one.ports or () if port.protocol == "UDP" and port.port]
+        if settings.port_name:
+            ports = [port for port in ports if port.name == settings.port_name]
+        if len(ports) == 1 and ports[0].port:
+            return ports[0].port
+        wanted = f"UDP port {settings.port_name!r}" if settings.port_name else "UDP port"
+        return f"{len(ports)} UDP ports, and port_name does not say which" if ports else f"no {wanted}"
+
+    def _places(self, ports: dict[str, int | str]) -> list[Endpoint]:
+        """Return where those are that are ready; if nobody is, those that end but serve until then."""
+        ready, ending = [], []
+        for name, one in self._slices.items():
+            port = ports[name]
+            if isinstance(port, str):
+                continue
+            for endpoint in one.endpoints or ():
+                places = [Endpoint(host, port) for host in _hosts(endpoint)]
+                conditions = endpoint.conditions
+                if conditions is None or conditions.ready is not False:
+                    ready += places
+                elif conditions.serving is not False and conditions.terminating:
+                    ending += places
+        return ready or ending
+
+
+def _name(one: "EndpointSlice") -> str:
+    assert one.metadata is not None, "every object has them"
+    return one.metadata.name or ""
+
+
+def _hosts(endpoint: "PodEndpoint") -> Iterator[str]:
+    """Yield the IP address of an endpoint: its first; a host name is none."""
+    for text in (endpoint.addresses or ())[:1]:
+        try:
+            yield str(ipaddress.ip_address(text))
+        except ValueError:
+            continue

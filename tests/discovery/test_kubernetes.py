@@ -1,0 +1,243 @@
+"""Kubernetes as a source of backends: slices are read, followed and read again, whatever the API server does."""
+
+import asyncio
+import ipaddress
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from qlb.discovery import kubernetes
+from qlb.discovery.choice import Limits
+from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
+from qlb.discovery.source import DiscoveryError
+from qlb.errors import ConfigError
+from tests.discovery.api_server import ENDING, NAMESPACE, QUIC, READY, SERVICE, UNREADY, ApiServer, api_server
+
+NETWORKS: Final = tuple(map(ipaddress.ip_network, ("10.0.0.0/16", "2001:db8::/48")))
+LIMITS: Final = Limits(networks=NETWORKS, is_own=lambda _: False, max_backends=1000)
+RETRY_S: Final = 7.0
+LIMIT_S: Final = 30.0
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
+    """A server with two slices."""
+    async with asyncio.timeout(LIMIT_S), api_server(tmp_path) as running:
+        await running.put("agents-a", {"10.0.0.2": READY, "10.0.0.1": READY})
+        await running.put("agents-b", {"2001:db8:0::7": READY}, kind="IPv6")
+        running.write_kubeconfig(tmp_path)
+        yield running
+
+
+def source(folder: Path, **changes: Any) -> KubernetesSource:
+    """Return a source that asks the server whose kubeconfig is there."""
+    settings = KubernetesSettings(
+        name="pods",
+        namespace=NAMESPACE,
+        service=SERVICE,
+        port=0,
+        port_name="",
+        kubeconfig=folder / "kubeconfig",
+        limits=LIMITS,
+        weight=3,
+        retry_s=RETRY_S,
+    )
+    return KubernetesSource(replace(settings, **changes))
+
+
+async def places(asked: KubernetesSource) -> list[str]:
+    """Ask, and return the addresses of the backends."""
+    return [str(backend.endpoint) for backend in (await asked.ask()).backends]
+
+
+async def test_all_slices_are_one_pool(server: ApiServer, tmp_path: Path) -> None:
+    """Both families, by name and in order, with the source's weight; other Services are others'."""
+    await server.put("others", {"10.0.0.9": READY}, service="other")
+    answer = await source(tmp_path).ask()
+    assert [(one.name, str(one.endpoint), one.weight) for one in answer.backends] == [
+        ("pods-10.0.0.1:4433", "10.0.0.1:4433", 3),
+        ("pods-10.0.0.2:4433", "10.0.0.2:4433", 3),
+        ("pods-2001:db8::7:4433", "[2001:db8::7]:4433", 3),
+    ]
+    assert (answer.again_s, answer.remarks) == (0, ())
+
+
+async def test_only_those_that_are_ready(server: ApiServer, tmp_path: Path) -> None:
+    """Whoever does not say is; whoever ends is not, which leaves it to drain."""
+    await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": READY})
+    await server.put("agents-b", {"10.0.0.4": None, "10.0.0.5": {}})
+    assert await places(source(tmp_path)) == ["10.0.0.3:4433", "10.0.0.4:4433", "10.0.0.5:4433"]
+
+
+async def test_where_nobody_is_ready(server: ApiServer, tmp_path: Path) -> None:
+    """Those that end but still serve are better than nobody, as kube-proxy has it."""
+    await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": ENDING | {"serving": False}})
+    await server.put("agents-b", {})
+    assert await places(source(tmp_path)) == ["10.0.0.2:4433"]
+    await server.put("agents-a", {"10.0.0.1": UNREADY})
+    assert await places(source(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("ports", "settings", "found", "remark"),
+    [
+        ([QUIC], {}, [4433], ""),
+        ([QUIC, {"name": "http", "protocol": "TCP", "port": 80}, {"name": "x", "port": 81}], {}, [4433], ""),
+        ([QUIC, QUIC | {"name": "moq", "port": 4434}], {"port_name": "moq"}, [4434], ""),
+        ([QUIC, QUIC | {"name": "moq", "port": 4434}], {}, [], "2 UDP ports, and port_name does not say which"),
+        ([QUIC], {"port_name": "moq"}, [], "no UDP port 'moq'"),
+        ([{"name": "http", "protocol": "TCP", "port": 80}], {}, [], "no UDP port"),
+        ([QUIC | {"port": None}], {}, [], "no UDP port"),
+        ([], {}, [], "no UDP port"),
+        ([], {"port": 5}, [5], ""),
+        ([QUIC], {"port": 5}, [5], ""),
+    ],
+)
+async def test_ports(
+    server: ApiServer,
+    tmp_path: Path,
+    ports: list[dict[str, Any]],
+    settings: dict[str, Any],
+    found: list[int],
+    remark: str,
+) -> None:
+    """The only UDP port, or the one of the name, or what the configuration says; a slice without is left out."""
+    await server.delete("agents-b")
+    await server.put("agents-a", {"10.0.0.1": READY}, ports=ports)
+    answer = await source(tmp_path, **settings).ask()
+    assert [one.endpoint.port for one in answer.backends] == found
+    assert answer.remarks == ((f"EndpointSlice agents-a: {remark}",) if remark else ())
+
+
+async def test_nothing_outside_of_the_networks(server: ApiServer, tmp_path: Path) -> None:
+    """Nor host names, nor what is no address, nor the balancer itself, nor more than there may be."""
+    odd = {"192.0.2.1": READY, "agent.example.com": READY, "": READY, "10.0.0.1": READY, "10.0.0.2": READY}
+    await server.put("agents-a", odd)
+    answer = await source(tmp_path, limits=replace(LIMITS, max_backends=2)).ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.0.1", "10.0.0.2"]
+    assert answer.remarks == (
+        "192.0.2.1:4433: outside of `networks`, or this balancer itself, and so no backend",
+        "3 addresses, and max_backends allows 2: the others are left out",
+    )
+    own = replace(LIMITS, is_own=lambda place: place.host == "10.0.0.1")
+    assert await places(source(tmp_path, limits=own)) == ["10.0.0.2:4433", "[2001:db8::7]:4433"]
+
+
+async def test_changes_are_followed(server: ApiServer, tmp_path: Path) -> None:
+    """The next answer comes when something changes, with all that changes at that time; nothing is read again."""
+    asked = source(tmp_path)
+    await asked.ask()
+    waiting = asyncio.create_task(places(asked))
+    await server.until_watched()
+    await server.put("agents-a", {"10.0.0.3": READY})
+    await server.delete("agents-b")
+    await server.put("agents-c", {"10.0.0.4": READY})
+    assert await waiting == ["10.0.0.3:4433", "10.0.0.4:4433"]
+    await server.put("agents-c", {"10.0.0.5": READY})
+    assert await places(asked) == ["10.0.0.3:4433", "10.0.0.5:4433"]
+    assert server.asked == ["list", "watch", "watch"]
+
+
+async def test_nothing_changes(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is the same one, and shows that the server still answers."""
+    monkeypatch.setattr(kubernetes, "_FOLLOW_S", 0.05)
+    asked = source(tmp_path)
+    assert await asked.ask() == await asked.ask()
+    assert server.asked == ["list", "watch"]
+
+
+async def test_what_was_missed_is_read_again(server: ApiServer, tmp_path: Path) -> None:
+    """The server no longer knows what has happened since."""
+    asked = source(tmp_path)
+    await asked.ask()
+    await server.put("agents-a", {"10.0.0.8": READY})
+    server.forget()
+    answer = await asked.ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.0.8", "2001:db8::7"]
+    assert server.asked == ["list", "watch", "list"]
+
+
+@pytest.mark.parametrize("mood", ["forbidden", "broken", "nonsense"])
+async def test_who_cannot_watch_reads_now_and_then(server: ApiServer, tmp_path: Path, mood: str) -> None:
+    """Not all the time."""
+    server.mood["watch"] = mood
+    asked = source(tmp_path)
+    await asked.ask()
+    await server.put("agents-a", {"10.0.0.8": READY})
+    answer = await asked.ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.0.8", "2001:db8::7"]
+    assert answer.again_s == RETRY_S
+
+
+@pytest.mark.parametrize("mood", ["forbidden", "broken", "nonsense"])
+async def test_failures_are_no_answers(server: ApiServer, tmp_path: Path, mood: str) -> None:
+    """They are errors of one kind, so that what was known is kept; then everything is read again."""
+    asked = source(tmp_path)
+    await asked.ask()
+    server.mood = {"list": mood, "watch": mood}
+    with pytest.raises(DiscoveryError, match="Service voice/agents: ") as caught:
+        await asked.ask()
+    assert server.token not in str(caught.value)
+    assert asked.retry_s == RETRY_S
+    server.mood.clear()
+    await server.put("agents-a", {"10.0.0.8": READY})
+    assert await places(asked) == ["10.0.0.8:4433", "[2001:db8::7]:4433"]
+
+
+async def test_a_token_may_be_renewed(server: ApiServer, tmp_path: Path) -> None:
+    """The kubelet writes a new one into the same file."""
+    asked = source(tmp_path)
+    await asked.ask()
+    server.token = "another token"
+    with pytest.raises(DiscoveryError, match="Unauthorized"):
+        await asked.ask()
+    server.write_kubeconfig(tmp_path)
+    assert len(await places(asked)) == 3
+
+
+async def test_a_stranger_is_not_believed(server: ApiServer, tmp_path: Path) -> None:
+    """Nor told the token: its certificate is another authority's."""
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    async with api_server(folder) as stranger:
+        stranger.authority = server.authority
+        stranger.write_kubeconfig(tmp_path)
+        with pytest.raises(DiscoveryError, match="certificate"):
+            await source(tmp_path).ask()
+        assert stranger.asked == []
+
+
+WITHOUT_USER: Final = """\
+clusters: [{name: a, cluster: {server: "http://127.0.0.1:9"}}]
+contexts: [{name: a, context: {cluster: a}}]
+current-context: a
+"""
+
+
+@pytest.mark.parametrize("text", ["", "[", "clusters: 7", "clusters: [{name: a, cluster: {}}]", WITHOUT_USER])
+async def test_kubeconfigs_that_are_none(tmp_path: Path, text: str) -> None:
+    """An error, and no exception of the library's."""
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(DiscoveryError):
+        await source(tmp_path).ask()
+    (tmp_path / "kubeconfig").unlink()
+    with pytest.raises(DiscoveryError):
+        await source(tmp_path).ask()
+
+
+async def test_without_a_kubeconfig(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is named, and this is no pod, the environment's counts."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    assert len(await places(source(tmp_path, kubeconfig=None))) == 3
+    assert server.asked == ["list"]
+
+
+def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra."""
+    monkeypatch.setitem(sys.modules, "lightkube", None)
+    with pytest.raises(ConfigError, match=r"qlb\[kubernetes\]"):
+        source(tmp_path)
