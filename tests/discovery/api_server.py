@@ -42,6 +42,7 @@ class ApiServer:
     _events: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _watched: asyncio.Event = field(default_factory=asyncio.Event)
+    _watches: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def put(
         self,
@@ -74,6 +75,11 @@ class ApiServer:
         """Remember nothing of what has happened so far: who asks for it is told that it is gone."""
         self.version += 1
         self.oldest = self.version
+
+    def hang_up(self) -> None:
+        """End every watch."""
+        for task in self._watches:
+            task.cancel()
 
     async def until_watched(self) -> None:
         """Wait until somebody begins to watch."""
@@ -125,6 +131,9 @@ class ApiServer:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         self._watched.set()
+        if (task := asyncio.current_task()) is not None:
+            self._watches.add(task)
+            task.add_done_callback(self._watches.discard)
         seen = int(request.query["resourceVersion"])
         if seen < self.oldest:
             gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}

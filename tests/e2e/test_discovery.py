@@ -1,7 +1,10 @@
-"""A pool that scales without an edit of the configuration: servers come and go by DNS or by a file. Nobody is lost."""
+"""A pool that scales without an edit of the configuration, by DNS, Kubernetes or a file. Nobody is lost."""
 
 import asyncio
 import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +12,7 @@ import pytest
 import yaml
 
 from qlb.cid import CidGenerator
+from tests.discovery.api_server import ENDING, QUIC, READY, api_server
 from tests.discovery.dns_server import dns_server
 from tests.e2e.clients import in_progress
 from tests.e2e.daemon import Daemon, backend_config, configuration, running
@@ -37,13 +41,55 @@ async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
         await asyncio.sleep(POLL_S)
 
 
-async def test_a_pool_grows_and_shrinks_by_dns(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Registry:
+    """Who is asked for servers. source: keys of the configuration. have: these hosts, from now on. fail: no answers."""
+
+    source: dict[str, Any]
+    have: Callable[[Sequence[str]], Awaitable[None]]
+    fail: Callable[[], None]
+
+
+@asynccontextmanager
+async def dns_registry(_folder: Path, port: int) -> AsyncIterator[Registry]:
+    """A zone."""
+    async with dns_server() as dns:
+        dns.ttl_s = {"A": 0}
+
+        async def have(hosts: Sequence[str]) -> None:
+            dns.records = {(NAME, "A"): list(hosts)}
+
+        source = {"dns": "agents.test", "port": str(port), "resolvers": [str(dns.address)]}
+        yield Registry(source, have, lambda: dns.mood.update({NAME: "broken"}))
+
+
+@asynccontextmanager
+async def kubernetes_registry(folder: Path, port: int) -> AsyncIterator[Registry]:
+    """An API server. Who leaves is first said to end, and is gone then."""
+    async with api_server(folder) as api:
+        ports = [QUIC | {"port": port}]
+
+        async def have(hosts: Sequence[str]) -> None:
+            before = [one["addresses"][0] for one in api.slices.get("agents", {}).get("endpoints", ())]
+            ending = [host for host in before if host not in hosts]
+            await api.put("agents", dict.fromkeys(hosts, READY) | dict.fromkeys(ending, ENDING), ports=ports)
+
+        def fail() -> None:
+            api.mood = dict.fromkeys(("list", "watch"), "broken")
+            api.hang_up()
+
+        yield Registry({"kubernetes": "voice/agents", "kubeconfig": str(api.write_kubeconfig(folder))}, have, fail)
+
+
+@pytest.mark.parametrize("registry", [dns_registry, kubernetes_registry])
+async def test_a_pool_grows_and_shrinks(
+    tmp_path: Path, registry: Callable[[Path, int], AbstractAsyncContextManager[Registry]]
+) -> None:
     """Server IDs are made of addresses. New servers get calls, leaving ones keep theirs until they end. 0 lost."""
-    gates, service = Gates(), ("127.0.0.1", free_port())
-    port = free_port()
+    gates, service, port = Gates(), ("127.0.0.1", free_port()), free_port()
     async with (
         asyncio.timeout(LIMIT_S),
-        dns_server() as dns,
+        registry(tmp_path, port) as found,
         quic_servers(["agent-1"], PARAMS, gates, host=HOSTS[0], port=port) as first,
         quic_servers(["agent-2"], PARAMS, gates, host=HOSTS[1], port=port) as second,
         quic_servers(["agent-3"], PARAMS, gates, host=HOSTS[2], port=port) as third,
@@ -51,18 +97,14 @@ async def test_a_pool_grows_and_shrinks_by_dns(tmp_path: Path) -> None:
         for (server,) in (first, second, third):
             assert server.rotation is not None
             server.rotation.rotate(CidGenerator(PARAMS, ipaddress.ip_address(server.address[0]).packed))
-        dns.records = {(NAME, "A"): list(HOSTS[:2])}
-        dns.ttl_s = {"A": 0}
-        source = {
+        await found.have(HOSTS[:2])
+        every = {
             "name": "agents",
-            "dns": "agents.test",
-            "port": str(port),
-            "resolvers": [str(dns.address)],
             "networks": ["127.0.1.0/24"],
             "server_id_from": "address",
             "min_interval": "100ms",
         }
-        config = configuration([service], [PARAMS], [], discovery=[source], **QUIET)
+        config = configuration([service], [PARAMS], [], discovery=[every | found.source], **QUIET)
         async with running(tmp_path / "daemon", config) as daemon:
             status = await until_pool(daemon, n1="active", n2="active")
             assert [(row["name"], row["source"]) for row in status["backends"]] == [
@@ -75,21 +117,21 @@ async def test_a_pool_grows_and_shrinks_by_dns(tmp_path: Path) -> None:
 
                 async with in_progress(clients()) as early:
                     await early.until_more()
-                    dns.records[NAME, "A"] = list(HOSTS[1:])
+                    await found.have(HOSTS[1:])
                     await until_pool(daemon, n1="draining", n2="active", n3="active")
                     nat.rebind_all()
                     async with in_progress(clients()) as late:
                         await asyncio.gather(early.until_more(), late.until_more())
                         assert set(early.backends) == {"agent-1", "agent-2"}
                         assert set(late.backends) == {"agent-2", "agent-3"}
-                        dns.mood[NAME] = "broken"
-                        await daemon.until(lambda found: not found.total("qlb_discovery_up"))
+                        found.fail()
+                        await daemon.until(lambda metrics: not metrics.total("qlb_discovery_up"))
                         nat.rebind_all()
                         await asyncio.gather(early.until_more(), late.until_more())
                     assert early.lost + late.lost == []
                 await until_pool(daemon, n2="active", n3="active")
-            found = await daemon.metrics()
-            assert found.by("qlb_discovery_backends", "source") == {"agents": 2}
+            metrics = await daemon.metrics()
+            assert metrics.by("qlb_discovery_backends", "source") == {"agents": 2}
             assert daemon.logged("backend has left") == 1
             assert daemon.logged("discovery fails") == 1
             code, text = await daemon.cli("server-config", str(daemon.path), "127.0.1.9")
