@@ -75,10 +75,10 @@ def _check_server_ids(source: SourceDraft, draft: Draft, problems: Problems) -> 
         problems.add(source.from_address.mark, f"{source.path}.{text}")
     before = draft.sources[: draft.sources.index(source)]
     others = [at.value for one in before if one.from_address is not None for at in one.networks]
-    own = [at.value for at in source.networks]
+    networks = list(dict.fromkeys([*(at.value for at in source.networks), *others]))
     for config in draft.cid_configs:
         length = config.server_id_length
-        reason = ambiguity([*own, *(one for one in others if one not in own)], length.value) if length else ""
+        reason = ambiguity(networks, length.value) if length else ""
         if reason:
             text = f"server_id_from: address under {config.path}: {reason}"
             problems.add(source.from_address.mark, f"{source.path}.{text}; make networks smaller or server IDs longer")

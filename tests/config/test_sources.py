@@ -110,6 +110,14 @@ def test_networks_of_two_sources_must_not_end_alike() -> None:
     assert "addresses in 10.8.0.0/24 and 10.7.0.0/16 can end in the same 2 octets" in found[0]
 
 
+def test_sources_may_share_a_network() -> None:
+    """An address is the same server whoever names it; a third source changes nothing about that."""
+    shared = "  - {name: NAME, dns: b.test, port: 1, networks: [10.7.0.0/16], server_id_from: address}\n"
+    other = shared.replace("10.7.0.0/16", "10.9.0.0/32").replace("NAME", "d")
+    text = SOUND.replace("server_id_length: 2", "server_id_length: 4").replace("nonce_length: 14", "nonce_length: 12")
+    load_text(text + shared.replace("NAME", "b") + shared.replace("NAME", "c") + other, Path("x.yaml"))
+
+
 def test_server_ids_need_a_configuration() -> None:
     """It says how long they are."""
     text = SOUND[: SOUND.index("cid_configs")] + SOUND[SOUND.index("backends") :]
