@@ -9,10 +9,11 @@ import yaml
 from aiohttp import web
 
 _KINDS: Final = {
-    "v1": {"secrets": "Secret", "configmaps": "ConfigMap", "services": "Service"},
+    "v1": {"secrets": "Secret", "configmaps": "ConfigMap", "services": "Service", "serviceaccounts": "ServiceAccount"},
     "apps/v1": {"daemonsets": "DaemonSet"},
     "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "rbac.authorization.k8s.io/v1": {"roles": "Role", "rolebindings": "RoleBinding"},
     "monitoring.coreos.com/v1": {"servicemonitors": "ServiceMonitor"},
 }
 _OF_HELM: Final = "application/vnd.kubernetes.protobuf"

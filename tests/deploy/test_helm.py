@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from qlb.config.load import load
+from tests.deploy.helm import NAMESPACE
 from tests.deploy.kubernetes import api_server
 from tests.deploy.places import DEPLOY, REPOSITORY
 
@@ -46,13 +47,18 @@ async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[i
     return process.returncode or 0, output.decode()
 
 
-async def installed(values: dict[str, Any], folder: Path) -> Objects:
-    """Install the chart with values; return what was created, by kind."""
+async def created(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Install the chart with values; return what was created."""
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     async with api_server() as api:
         code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
         assert code == 0, output
-        return {one["kind"]: one for one in api.created}
+        return api.created
+
+
+async def installed(values: dict[str, Any], folder: Path) -> Objects:
+    """Install the chart with values; return the objects of which there is one, by kind."""
+    return {one["kind"]: one for one in await created(values, folder)}
 
 
 async def refused(values: dict[str, Any], folder: Path) -> str:
@@ -100,11 +106,12 @@ async def test_lint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 async def test_examples(path: Path, tmp_path: Path) -> None:
     """Every object is what Kubernetes knows, and the daemon takes what the pod would find."""
-    objects = await installed(yaml.safe_load(path.read_text()), tmp_path)
-    for kind, one in objects.items():
-        if kind != "ServiceMonitor":  # the operator's
+    every = await created(yaml.safe_load(path.read_text()), tmp_path)
+    for one in every:
+        if one["kind"] != "ServiceMonitor":  # the operator's
             for release in RELEASES:
                 kubernetes_validate.validate(one, release, strict=True)
+    objects = {one["kind"]: one for one in every}
     secrets = {"1.hex": "00" * 16, "2.hex": "11" * 16, **objects.get("Secret", {}).get("stringData", {})}
     config = load(as_the_kubelet_does(objects, secrets, tmp_path / "etc")).config
     assert config.reload_on_change
@@ -121,6 +128,7 @@ async def test_examples(path: Path, tmp_path: Path) -> None:
     [
         ("minimal", False, None),
         ("monitoring", False, None),
+        ("kubernetes", False, None),
         ("production", True, ["NET_BIND_SERVICE"]),
         ("xdp", True, ["BPF", "NET_ADMIN", "PERFMON"]),
     ],
@@ -137,6 +145,46 @@ async def test_no_more_rights_than_it_takes(
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert not container["securityContext"]["allowPrivilegeEscalation"]
     assert spec["hostNetwork"]
+
+
+async def test_rights_of_discovery(tmp_path: Path) -> None:
+    """To read EndpointSlices, where the Services are, once for each namespace; nothing else, and nobody else."""
+    every = await created(example("kubernetes"), tmp_path)
+    (account,) = (one["metadata"]["name"] for one in every if one["kind"] == "ServiceAccount")
+    roles = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "Role"}
+    bindings = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "RoleBinding"}
+    assert set(roles) == set(bindings) == {"voice", "elsewhere"}
+    for namespace, role in roles.items():
+        assert role["rules"] == [
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+        ]
+        assert bindings[namespace]["roleRef"]["name"] == role["metadata"]["name"]
+        assert bindings[namespace]["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
+    (spec,) = (one["spec"]["template"]["spec"] for one in every if one["kind"] == "DaemonSet")
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == (account, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "account"),
+    [
+        ({}, (None, False)),
+        ({"kubernetes": "voice/agents", "kubeconfig": "keys/kubeconfig"}, (None, False)),
+        ({"kubernetes": "voice/agents"}, ("mine", True)),
+    ],
+    ids=["no source", "a kubeconfig", "an account of one's own"],
+)
+async def test_no_rights_that_are_not_asked_for(
+    change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path
+) -> None:
+    """Without such a source the pods have no account; where it exists already it is only named."""
+    values = example("minimal")
+    source = {"name": "agents", "networks": ["10.0.0.0/8"], **change}
+    values["config"]["discovery"] = [source] if change else []
+    values["rbac"] = {"create": False, "serviceAccountName": "mine"}
+    objects = await installed(values, tmp_path)
+    assert {"ServiceAccount", "Role", "RoleBinding"}.isdisjoint(objects)
+    spec = objects["DaemonSet"]["spec"]["template"]["spec"]
+    assert (spec.get("serviceAccountName"), spec["automountServiceAccountToken"]) == account
 
 
 @pytest.mark.parametrize(

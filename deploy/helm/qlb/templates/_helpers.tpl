@@ -33,6 +33,19 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- range .Values.config.listen }}{{ if lt (int (regexFind "[0-9]+$" .)) 1024 }}yes{{ end }}{{ end }}
 {{- end }}
 
+{{/* The namespaces in which discovery reads EndpointSlices by the pod's own account, as a JSON list; or nothing. */}}
+{{- define "qlb.namespaces" -}}
+{{- $found := list }}
+{{- range .Values.config.discovery }}
+{{- if and .kubernetes (not .kubeconfig) }}{{ $found = append $found (first (splitList "/" .kubernetes)) }}{{ end }}
+{{- end }}
+{{- with uniq $found }}{{ toJson . }}{{ end }}
+{{- end }}
+
+{{- define "qlb.account" -}}
+{{- .Values.rbac.serviceAccountName | default (include "qlb.name" .) }}
+{{- end }}
+
 {{- define "qlb.secret" -}}
 {{- .Values.existingSecret | default (printf "%s-keys" (include "qlb.name" .)) }}
 {{- end }}
