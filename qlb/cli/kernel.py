@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from qlb.cli.run import CONFIG
-from qlb.config.load import load
+from qlb.config.load import load_interfaces
 
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -98,10 +98,13 @@ def _signals_wait() -> Iterator[None]:
 @click.command("detach")
 @click.argument("config", type=CONFIG)
 def detach(config: Path) -> None:
-    """Take the program off CONFIG's interfaces that a daemon with keep_attached has left there."""
+    """Take the program off CONFIG's interfaces that a daemon with keep_attached has left there.
+
+    Key files need not be there: a service manager takes its credentials away with the daemon.
+    """
     from qlb.dataplane.xdp.attach import detach as detach_from
 
-    for interface in load(config).config.forwarding.interfaces:
+    for interface in load_interfaces(config):
         found = "detached" if detach_from(interface) else "nothing was left there"
         click.echo(f"{interface}: {found}")
 

@@ -60,6 +60,19 @@ def load_text(text: str, path: Path) -> Loaded:
     return _load(text, Problems(path), exposed=False)
 
 
+def load_interfaces(path: Path) -> tuple[str, ...]:
+    """Return the interfaces that a configuration names. Key files are not read: they may go when the daemon does.
+
+    Raises ConfigError with all problems of the rest.
+    """
+    problems = Problems(path)
+    root = known_keys(parse(decode(read_octets(path, problems)[0], path), problems), problems)
+    config = validate(root, problems)
+    problems.raise_if_any()
+    assert config is not None, "no configuration means a problem"
+    return config.forwarding.interfaces
+
+
 def decode(content: bytes, path: Path) -> str:
     """Return the text of a file: UTF-8, with or without a byte order mark.
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from qlb.config import Config, Loaded, load, load_text
-from qlb.config.load import MAX_FILE_BYTES
+from qlb.config.load import MAX_FILE_BYTES, load_interfaces
 from qlb.config.problems import Mark, Problems
 from qlb.config.tree import MappingNode, ScalarNode, SequenceNode
 from qlb.config.validate import validate
@@ -268,3 +268,21 @@ def test_a_file_without_end_is_refused() -> None:
         pytest.skip("this system has no /dev/zero")
     with pytest.raises(ConfigError, match=f":1:1: cannot be read: more than {MAX_FILE_BYTES >> 20} MiB"):
         load(Path("/dev/zero"))
+
+
+def test_interfaces_are_told_without_keys(tmp_path: Path) -> None:
+    """Of a configuration whose key files have gone with the daemon; another mistake is one here too."""
+    path = tmp_path / "qlb.yaml"
+    text = """
+        listen: ["192.0.2.1:443"]
+        cid_configs: [{config_id: 1, server_id_length: 4, nonce_length: 12, key_file: gone.hex}]
+        backends: []
+        forwarding: {mode: l2, interfaces: [eth0, eth1]}
+    """
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"gone\.hex"):
+        load(path)
+    assert load_interfaces(path) == ("eth0", "eth1")
+    path.write_text(text.replace("eth1", "a/b"))
+    with pytest.raises(ConfigError, match=r"interfaces\[1\]"):
+        load_interfaces(path)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -45,6 +45,11 @@ mount -o remount,bind,ro /proc/sys
 mount -o remount,bind,ro /
 mount --make-rshared /  # systemd moves mounts between its namespaces; none comes out of this one
 cd /
+if [ -n "$BPF" ]; then
+  mount -t bpf bpf /sys/fs/bpf
+  systemd-sysusers /opt/units/qlb.sysusers.conf
+  systemd-tmpfiles --create /opt/units/qlb.tmpfiles.conf  # this one file, and nothing is cleaned
+fi
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/opt/units "$PROGRAM" --system \
   --unit=only.target --log-target=null --show-status=no
 """
@@ -77,7 +82,7 @@ class Systemd:
     async def run(self, *arguments: str) -> str:
         """Run a command beside the manager, such as systemctl; return all that it prints. It must end with 0."""
         process = await asyncio.create_subprocess_exec(
-            *("nsenter", f"--target={self._pid}", "--mount", "--pid", "--", *arguments),
+            *("nsenter", f"--target={self._pid}", "--mount", "--pid", "--net", "--", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -95,10 +100,11 @@ class Systemd:
 
 
 @asynccontextmanager
-async def systemd(folder: Path, *units: str) -> AsyncIterator[Systemd]:
+async def systemd(folder: Path, *units: str, prefix: Sequence[str] = ()) -> AsyncIterator[Systemd]:
     """Run it, with these units of deploy/systemd as they are, and FOLDER/etc/qlb as /etc/qlb; nothing is started yet.
 
-    Skips where it cannot be had.
+    units: paths of drop-ins and of sysusers' files too; a drop-in comes with a bpffs. prefix: of the command line, such
+    as another network's. Skips where it cannot be had.
     """
     lack = what_lacks()
     if lack:
@@ -108,6 +114,7 @@ async def systemd(folder: Path, *units: str) -> AsyncIterator[Systemd]:
     group.mkdir()
     environment = {
         "BASE": sys.base_prefix,
+        "BPF": "yes" if any("/" in unit for unit in units) else "",
         "FILES": str(folder),
         "PACKAGES": sysconfig.get_path("platlib"),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -115,6 +122,7 @@ async def systemd(folder: Path, *units: str) -> AsyncIterator[Systemd]:
         "SOURCE": str(REPOSITORY),
     }
     process = await asyncio.create_subprocess_exec(
+        *prefix,
         *("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", "unshare", "--kill-child", "--fork"),
         *("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--mount-proc", "sh", "-c", _BOOT),
         env=environment,
@@ -162,10 +170,12 @@ def _unified() -> Path:
 def _write_files(folder: Path, units: tuple[str, ...]) -> None:
     (folder / "units").mkdir()
     for unit in units:
-        shutil.copy(DEPLOY / "systemd" / unit, folder / "units")
-        drop_ins = folder / "units" / f"{unit}.d"
-        drop_ins.mkdir()
-        (drop_ins / "log.conf").write_text(_LOGGED)
+        (folder / "units" / unit).parent.mkdir(exist_ok=True)
+        shutil.copy(DEPLOY / "systemd" / unit, folder / "units" / unit)
+        if unit.endswith(".service"):
+            drop_ins = folder / "units" / f"{unit}.d"
+            drop_ins.mkdir(exist_ok=True)
+            (drop_ins / "log.conf").write_text(_LOGGED)
     for name in _TARGETS:
         (folder / "units" / f"{name}.target").write_text(_TARGET)
     (folder / "qlb").write_text(_QLB)

@@ -1,21 +1,24 @@
 """deploy/systemd/: units that systemd takes, harden and run; restarts under them lose nothing."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
 
+from qlb.dataplane.xdp import libbpf
 from tests.deploy.places import DEPLOY, run, tool
 from tests.deploy.systemd import Systemd, systemd
 from tests.e2e import scrape
 from tests.e2e.clients import in_progress
 from tests.e2e.daemon import configuration, written
+from tests.e2e.hosts import BACKENDS, CLIENT_ADDRESSES, SERVICES, hosts
 from tests.e2e.nat import Address, Nat
 from tests.e2e.ports import free_port
 from tests.e2e.quic_servers import QuicServerBehind, quic_servers
@@ -27,6 +30,10 @@ UNITS: Final = ("qlb.service", "qlb.socket")
 MOST_EXPOSURE: Final = 2.0
 CALLS: Final = 12
 LIMIT_S: Final = 100.0
+KERNEL_PORT: Final = 4433
+CAPABILITIES: Final = "000000c000001400"
+"""BPF, PERFMON, NET_ADMIN; and NET_BIND_SERVICE, which the unit has without the drop-in too."""
+WITH_XDP: Final = ("qlb.service", "qlb.service.d/xdp.conf", "qlb.sysusers.conf", "qlb.tmpfiles.conf")
 
 
 def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
@@ -102,19 +109,24 @@ class Scene:
             await asyncio.sleep(scrape.POLL_S)
 
 
+def write_etc(folder: Path, config: dict[str, Any]) -> None:
+    """Write /etc/qlb as the unit wants it; the key is a file of its own, and the configuration names its credential."""
+    del config["cid_configs"][0]["key"]
+    config["cid_configs"][0]["key_file"] = "/run/credentials/qlb.service/keys_1.hex"
+    (folder / "etc/qlb/keys").mkdir(parents=True)
+    (folder / "etc/qlb/qlb.yaml").write_text(yaml.safe_dump(config))
+    (folder / "etc/qlb/keys/1.hex").write_text((PARAMS.key or b"").hex())
+    (folder / "etc/qlb/keys/1.hex").chmod(0o600)
+
+
 @asynccontextmanager
 async def under_systemd(folder: Path) -> AsyncIterator[Scene]:
     """Three real servers, and the daemon before them as the unit starts it, with its key as a credential."""
     service, admin = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
     async with asyncio.timeout(LIMIT_S), quic_servers(NAMES, PARAMS, Gates()) as servers:
         config = configuration([service], [PARAMS], servers, forwarding={"workers": "2"})
-        del config["cid_configs"][0]["key"]
-        config["cid_configs"][0]["key_file"] = "/run/credentials/qlb.service/keys_1.hex"
         config["admin"] = {"listen": written(admin), "socket": "/run/qlb/qlb.sock"}
-        (folder / "etc/qlb/keys").mkdir(parents=True)
-        (folder / "etc/qlb/qlb.yaml").write_text(yaml.safe_dump(config))
-        (folder / "etc/qlb/keys/1.hex").write_text((PARAMS.key or b"").hex())
-        (folder / "etc/qlb/keys/1.hex").chmod(0o600)
+        write_etc(folder, config)
         async with systemd(folder, "qlb.service") as manager:
             await manager.run("systemctl", "start", "qlb.service")
             with Nat() as nat:
@@ -162,3 +174,85 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
         await scene.manager.run("systemctl", "stop", "qlb.service")
         assert (await scene.manager.show("qlb.service", "Result"))[0] == "success"
         assert scene.manager.log.rstrip().endswith("INFO qlb stopped"), "it was given the time to end"
+
+
+@dataclass
+class KernelScene:
+    """The cast of the drop-in: hosts of which one is the balancer. nat: the clients', in whose network the test is."""
+
+    manager: Systemd
+    servers: list[QuicServerBehind]
+    nat: Nat
+
+    def ports(self, count: int) -> list[Address]:
+        """Open ways of clients to the service."""
+        service = SERVICES[4], KERNEL_PORT
+        return [self.nat.port(service, host=CLIENT_ADDRESSES[4][0]).address for _ in range(count)]
+
+    def rebind_all(self, host: str) -> None:
+        """Give every client another port of another address."""
+        for port in self.nat.ports:
+            port.rebind(host=host)
+
+    async def status(self) -> dict[str, Any]:
+        """What the daemon says, asked as root."""
+        found: dict[str, Any] = json.loads(await self.manager.run("/opt/qlb/bin/qlb", "status", "--json"))
+        return found
+
+
+@asynccontextmanager
+async def xdp_under_systemd(folder: Path) -> AsyncIterator[KernelScene]:
+    """Two servers that answer for the service, and the daemon on the host before them, with the drop-in."""
+    with hosts() as made, made.client.inside():
+        async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
+            servers, gates = [], Gates()
+            for name, host, address in zip(NAMES, made.backends, BACKENDS[4], strict=False):
+                with host.inside():
+                    for own in (SERVICES[4], address):  # the service, and where it is probed
+                        found = quic_servers((name,), PARAMS, gates, host=own, port=KERNEL_PORT)
+                        servers += await stack.enter_async_context(found)
+            config = configuration([(SERVICES[4], KERNEL_PORT)], [PARAMS], servers[::2])
+            for backend, address in zip(config["backends"], BACKENDS[4], strict=True):
+                backend["address"] = f"{address}:{KERNEL_PORT}"
+            config["forwarding"] = {"mode": "l2", "interfaces": ["in0"], "keep_attached": "true"}
+            config["admin"] = {"socket": "/run/qlb/qlb.sock"}
+            write_etc(folder, config)
+            manager = await stack.enter_async_context(systemd(folder, *WITH_XDP, prefix=made.balancer.prefix))
+            await manager.run("mkdir", "/sys/fs/bpf/another")
+            await manager.run("systemctl", "start", "qlb.service")
+            yield KernelScene(manager, servers[::2], stack.enter_context(Nat()))
+
+
+@pytest.mark.e2e
+async def test_the_kernel_plane_under_systemd(tmp_path: Path) -> None:
+    """With the drop-in as it stands: no root, three capabilities, one folder of bpffs; restarts lose nothing."""
+    if lack := libbpf.what_lacks():
+        pytest.skip(f"the xdp plane: {lack}")
+    async with xdp_under_systemd(tmp_path) as scene:
+        async with in_progress(scene.ports(CALLS)) as calls:
+            (pid,) = await scene.manager.show("qlb.service", "MainPID")
+            told = dict(
+                line.split(":\t") for line in (await scene.manager.run("cat", f"/proc/{pid}/status")).splitlines()
+            )
+            assert told["CapEff"] == told["CapBnd"] == CAPABILITIES
+            assert "0" not in told["Uid"].split()
+            seen = await scene.manager.run("ls", f"/proc/{pid}/root/sys/fs/bpf")
+            assert seen.split() == ["qlb"]
+            assert (await scene.status())["plane"] == "xdp"
+            await scene.manager.run("systemctl", "restart", "qlb.service")
+            scene.rebind_all(CLIENT_ADDRESSES[4][1])
+            await calls.until_more()
+            await scene.manager.run("systemctl", "stop", "qlb.service")
+            scene.rebind_all(CLIENT_ADDRESSES[4][2])
+            await calls.until_more()  # the kernel goes on alone
+            await scene.manager.run("systemctl", "start", "qlb.service")
+            scene.rebind_all(CLIENT_ADDRESSES[4][0])
+            await calls.until_more()
+            await scene.manager.run("/opt/qlb/bin/qlb", "upgrade")
+            scene.rebind_all(CLIENT_ADDRESSES[4][1])
+            await calls.until_more()
+        assert calls.lost == [], scene.manager.log
+        assert sum(server.accepted for server in scene.servers) == CALLS
+        assert " error" not in scene.manager.log.lower()
+        await scene.manager.run("systemctl", "stop", "qlb.service")
+        assert await scene.manager.run("/opt/qlb/bin/qlb", "detach", "/etc/qlb/qlb.yaml") == "in0: detached\n"

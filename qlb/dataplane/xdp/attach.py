@@ -125,12 +125,17 @@ def _pin_of(interface: str) -> Path:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder in the BPF file system, which is mounted first where nobody has. Raises OSError."""
+    if folder.is_dir() and _is_bpf_fs(folder):
+        return  # a service manager may show the daemon this one and nothing else
     libc = ctypes.CDLL(None, use_errno=True)
-    status = ctypes.create_string_buffer(_STATFS_BYTES)
-    if libc.statfs(os.fsencode(BPF_FOLDER), status):
-        raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is not there")
-    if ctypes.c_uint32.from_buffer(status).value != _BPF_FS_MAGIC and libc.mount(
-        b"bpf", os.fsencode(BPF_FOLDER), b"bpf", 0, None
-    ):
+    if not _is_bpf_fs(BPF_FOLDER) and libc.mount(b"bpf", os.fsencode(BPF_FOLDER), b"bpf", 0, None):
         raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is no BPF file system, and none can be mounted there")
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _is_bpf_fs(folder: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    status = ctypes.create_string_buffer(_STATFS_BYTES)
+    if libc.statfs(os.fsencode(folder), status):
+        raise OSError(ctypes.get_errno(), f"{folder} is not there")
+    return ctypes.c_uint32.from_buffer(status).value == _BPF_FS_MAGIC
