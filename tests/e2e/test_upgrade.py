@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any, Final
 import pytest
 
 from qlb.cli.control import ask
-from tests.control.succession.manager import Manager, managing
+from tests.control.succession.manager import managing
 from tests.e2e import ngtcp2, processes, scrape
 from tests.e2e.clients import Calls, in_progress
 from tests.e2e.daemon import Daemon, configuration
 from tests.e2e.echoes import echoes
 from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
+from tests.e2e.managed import start_managed
 from tests.e2e.nat import NatPort
 from tests.e2e.ports import free_port
 from tests.e2e.stage import PARAMS, Stage, stage
@@ -33,17 +33,6 @@ CALLS: Final = 6
 UPGRADES: Final = 5
 LIMIT_S: Final = 120.0
 PLANES: Final = ("batch", "asyncio")
-
-ACTIVATE: Final = """
-import fcntl, os, sys
-passed = [int(one) for one in sys.argv[1].split(",") if one]
-high = [fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in passed]
-for number, one in enumerate(high):
-    os.dup2(one, 3 + number)
-    os.close(one)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @asynccontextmanager
@@ -206,23 +195,6 @@ async def test_nothing_is_left_over(tmp_path: Path) -> None:
         assert await held(scene.daemon) == before
         everybody = processes.children(scene.daemon.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in everybody)
-
-
-async def start_managed(daemon: Daemon, manager: Manager) -> None:
-    """Start it as a service manager does: with what it keeps, from descriptor 3 on."""
-    kept = manager.descriptors()
-    passed = [descriptor for _, descriptor in kept]
-    environ = {
-        "NOTIFY_SOCKET": manager.name,
-        "LISTEN_FDS": str(len(kept)),
-        "LISTEN_FDNAMES": ":".join(name for name, _ in kept),
-    }
-    prefix = (sys.executable, "-c", ACTIVATE, ",".join(map(str, passed)))
-    try:
-        await daemon.start(environ, passed, prefix)
-    finally:
-        for descriptor in passed:
-            os.close(descriptor)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])

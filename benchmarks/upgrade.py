@@ -1,0 +1,193 @@
+"""What changing the daemon costs: packets that nobody answers, and the longest wait for an answer, by change and plane.
+
+``python -m benchmarks.upgrade`` prints the table of docs/upgrading.md: clients send at a steady rate to a server that
+sends everything back, while the daemon between them is replaced several times. The packets carry no connection ID that
+anybody knows, so each needs the flow table or the fallback: the harder way.
+"""
+
+import asyncio
+import itertools
+import logging
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import uvloop
+
+from tests.control.succession.manager import Manager, managing
+from tests.e2e.daemon import Daemon, configuration, running
+from tests.e2e.managed import start_managed
+from tests.e2e.nat import Address
+from tests.e2e.ports import free_port
+
+CLIENTS: Final = 20
+RATE: Final = 1000.0
+CHANGES: Final = 5
+PAUSE_S: Final = 0.5
+LATE_S: Final = 0.05
+PLANES: Final = ("batch", "asyncio")
+_NUMBER_BYTES: Final = 8
+_BUFFER_BYTES: Final = 8 << 20
+_SO_RCVBUFFORCE: Final = 33
+"""Linux's; the kernel's limit must not be what loses packets here."""
+_TICK_S: Final = 0.001
+_LAST_S: Final = 1.5
+"""So long after the last packet an answer may still come."""
+
+
+class Figures(NamedTuple):
+    """What came of a run. lost: packets that were never answered. worst_s: from a packet to its answer."""
+
+    sent: int
+    lost: int
+    worst_s: float
+
+
+class Echo(asyncio.DatagramProtocol):
+    """A server that sends everything back after a while."""
+
+    def __init__(self, delay_s: float) -> None:
+        """delay_s: until it answers."""
+        self._delay_s = delay_s
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
+        self._transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        """Answer, now or later."""
+        if self._delay_s:
+            asyncio.get_running_loop().call_later(self._delay_s, self._transport.sendto, data, addr)
+        else:
+            self._transport.sendto(data, addr)
+
+
+class Clients:
+    """They send at a steady rate, taking turns, and note what comes back."""
+
+    def __init__(self, service: Address) -> None:
+        """service: where they send to."""
+        self._loop = asyncio.get_running_loop()
+        self._service = service
+        self._sockets = [_socket() for _ in range(CLIENTS)]
+        self._sent: dict[int, float] = {}
+        self._waits: dict[int, float] = {}
+        for sock in self._sockets:
+            self._loop.add_reader(sock, self._receive, sock)
+        self._sending = asyncio.create_task(self._send())
+
+    async def figures(self) -> Figures:
+        """Send no more, wait for what is under way, and return what came of it."""
+        self._sending.cancel()
+        await asyncio.sleep(_LAST_S)
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+        lost = len(self._sent.keys() - self._waits.keys())
+        return Figures(len(self._sent), lost, max(self._waits.values(), default=0.0))
+
+    async def _send(self) -> None:
+        begin_s = time.perf_counter()
+        for number in itertools.count():
+            while number > (time.perf_counter() - begin_s) * RATE:
+                await asyncio.sleep(_TICK_S)
+            datagram = b"\x40" + bytes(_NUMBER_BYTES) + number.to_bytes(_NUMBER_BYTES)
+            self._sent[number] = time.perf_counter()
+            self._sockets[number % CLIENTS].sendto(datagram, self._service)
+
+    def _receive(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                datagram = sock.recv(2048)
+            except OSError:
+                return
+            number = int.from_bytes(datagram[-_NUMBER_BYTES:])
+            self._waits.setdefault(number, time.perf_counter() - self._sent[number])
+
+
+Change = Callable[[Daemon, Manager], Awaitable[None]]
+
+
+async def _nothing(_daemon: Daemon, _manager: Manager) -> None:
+    await asyncio.sleep(1.0)
+
+
+async def _upgrade(daemon: Daemon, _manager: Manager) -> None:
+    await daemon.upgrade()
+
+
+async def _stop_and_start(daemon: Daemon, manager: Manager) -> None:
+    await daemon.stop()
+    await start_managed(daemon, manager)
+
+
+async def _kill_and_start(daemon: Daemon, manager: Manager) -> None:
+    await daemon.kill()
+    await start_managed(daemon, manager)
+
+
+ROWS: Final[tuple[tuple[str, Change, float], ...]] = (
+    ("no change", _nothing, 0.0),
+    ("`qlb upgrade`", _upgrade, 0.0),
+    ("`qlb upgrade`, servers answer after 50 ms", _upgrade, LATE_S),
+    ("SIGTERM, start from the store", _stop_and_start, 0.0),
+    ("SIGKILL, start from the store", _kill_and_start, 0.0),
+)
+
+
+async def measure(change: Change, plane: str, delay_s: float) -> Figures:
+    """Run one row: as many changes as there are to be, with a pause between them."""
+    with tempfile.TemporaryDirectory(prefix="qlb-upgrade-") as name, managing(Path(name)) as manager:
+        async with _echo(delay_s) as server:
+            service = ("127.0.0.1", free_port())
+            config = configuration([service], [], [], health={"probe": "none"})
+            config["backends"] = [{"name": "echo", "address": f"{server[0]}:{server[1]}"}]
+            config["forwarding"] = {"plane": plane, "workers": "2"}
+            async with running(Path(name) / "daemon", config) as daemon:
+                await daemon.stop()
+                await start_managed(daemon, manager)
+                clients = Clients(service)
+                for _ in range(CHANGES):
+                    await asyncio.sleep(PAUSE_S)
+                    await change(daemon, manager)
+                await asyncio.sleep(PAUSE_S)
+                return await clients.figures()
+
+
+@asynccontextmanager
+async def _echo(delay_s: float) -> AsyncIterator[Address]:
+    sock = _socket()
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Echo(delay_s), sock=sock)
+    try:
+        yield sock.getsockname()
+    finally:
+        transport.close()
+
+
+def _socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def main() -> None:
+    """Print the table, row by row."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    print("| | plane | sent | lost | longest wait for an answer |\n| --- | --- | --- | --- | --- |")
+    for name, change, delay_s in ROWS:
+        for plane in PLANES:
+            found = uvloop.run(measure(change, plane, delay_s))
+            print(f"| {name} | {plane} | {found.sent:,} | {found.lost:,} | {found.worst_s * 1000:.0f} ms |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
