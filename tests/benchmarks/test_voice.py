@@ -23,8 +23,10 @@ pytestmark = pytest.mark.e2e
 
 SHORT: Final = Plan(calls=4, ramp_s=0.5, still_s=4, moving_s=8, thinking_s=0.3, patience_s=3)
 LIMIT_S: Final = 55.0
+DELAY_S: Final = 0.05
+"""One way: an agent that is slow to answer must still do so before its caller's next packets come."""
 NOWHERE: Final = ("127.0.0.1", 9)
-ALONE: Final = Plan(calls=1, ramp_s=0, still_s=1.5, moving_s=1.5, thinking_s=0.1)
+ALONE: Final = Plan(calls=1, ramp_s=0, still_s=5, moving_s=1, thinking_s=0.1)
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -82,7 +84,7 @@ async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
     async with asyncio.timeout(LIMIT_S), agents_running(folder, ["agent-a"]) as agents:
         with Nat() as nat:
             agent = ("127.0.0.1", agents.ports["agent-a"])
-            port = nat.port(agent)
+            port = nat.port(agent, delay_s=DELAY_S)
             caller = Caller(port, plan, Random(1), time.monotonic())
             calling = asyncio.create_task(caller.run())
             try:

@@ -117,8 +117,10 @@ class Daemon:
 
     @property
     def log_records(self) -> list[dict[str, Any]]:
-        """The lines of the log; a line that is no JSON counts as an error."""
-        return [_record(line) for line in self.log.splitlines()]
+        """The lines of the log; a line that is no JSON counts as an error, unless it is still being written."""
+        whole, _, rest = self.log.rpartition("\n")
+        is_running = self._process is not None and self._process.returncode is None
+        return [_record(line) for line in (*whole.splitlines(), *([rest] if rest and not is_running else []))]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
