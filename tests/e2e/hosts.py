@@ -123,7 +123,7 @@ class Hosts:
 def hosts() -> Iterator[Hosts]:
     """Make them, and unmake them in the end."""
     with ExitStack() as stack:
-        by_role = {role: stack.enter_context(_host()) for role in _COMMANDS}
+        by_role = {role: stack.enter_context(new_host()) for role in _COMMANDS}
         for role, interface, peer_role, peer in _LINKS:
             peer_path = by_role[peer_role].path
             by_role[role].ip(f"link add {interface} type veth peer name {peer} netns {peer_path}\n")
@@ -138,7 +138,8 @@ def hosts() -> Iterator[Hosts]:
 
 
 @contextmanager
-def _host() -> Iterator[Host]:
+def new_host() -> Iterator[Host]:
+    """Make a host without any link, and unmake it in the end."""
     with ExitStack() as stack:
         with network_of_its_own():
             _settle_kernel()
