@@ -8,7 +8,7 @@ Spec: Kubernetes API, discovery.k8s.io/v1, EndpointSlice.
 import asyncio
 import ipaddress
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -64,6 +64,8 @@ class KubernetesSource:
         self._settings = settings
         self._slices: dict[str, EndpointSlice] = {}
         self._version: str | None = None
+        self._not_followed = 0
+        self._why = ""
 
     @property
     def name(self) -> str:
@@ -86,6 +88,8 @@ class KubernetesSource:
         ports = {name: self._port(one) for name, one in self._slices.items()}
         remarks = [f"EndpointSlice {name}: {port}" for name, port in sorted(ports.items()) if isinstance(port, str)]
         backends, left_out = choose(self.name, dict.fromkeys(self._places(ports), self._settings.weight), self._limits)
+        if self._not_followed > 1:  # once is a version that was too old
+            remarks.append(f"changes cannot be followed, all is read again each {self.retry_s:g} s: {self._why}")
         return Answer(backends, again_s, (*remarks, *left_out))
 
     @property
@@ -100,11 +104,8 @@ class KubernetesSource:
         """Bring what is known up to date; return in how many seconds to ask again."""
         client = self._client()
         try:
-            if self._version is not None:
-                # A version can be too old, and watching can be forbidden: then reading all of it again will do.
-                with suppress(Exception):
-                    await self._follow(client, self._version)
-                    return 0.0
+            if self._version is not None and await self._could_follow(client, self._version):
+                return 0.0
             again_s = 0.0 if self._version is None else self.retry_s
             await self._read(client)
             return again_s
@@ -124,6 +125,17 @@ class KubernetesSource:
         found = client.list(EndpointSlice, namespace=self._settings.namespace, labels=self._labels)
         self._slices = {_name(one): one async for one in found}
         self._version = found.resourceVersion
+
+    async def _could_follow(self, client: "AsyncClient", version: str) -> bool:
+        """Follow, and say whether that went well: a version can be too old, and watching can be forbidden."""
+        try:
+            await self._follow(client, version)
+        except Exception as error:  # as in ask(): reading all of it again will do, or fail for the same reason
+            self._not_followed += 1
+            self._why = f"{type(error).__name__}: {error}"
+            return False
+        self._not_followed = 0
+        return True
 
     async def _follow(self, client: "AsyncClient", version: str) -> None:
         """Wait for changes after a version, and take those that come."""
