@@ -76,9 +76,10 @@ class RotationReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReading:
-    """One source of backends. kind: ``dns`` or ``file``. up: it was answered the last time. backends: that it has now.
+    """One source of backends. kind: ``dns``, ``kubernetes`` or ``file``. up: it was answered the last time.
 
-    last_success_s: since it was answered; None for never. error: why not, the last time, or "".
+    backends: that it has now. last_success_s: since it was answered; None for never. error: why not, the last time,
+    or "".
     """
 
     name: str
