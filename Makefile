@@ -69,7 +69,7 @@ fuzz-router: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python tests/fuzz/fuzz_router.py -max_total_time=60
 
-# Needs clang and its runtimes (Debian: clang, libclang-rt-14-dev).
+# Needs clang and its runtimes (Debian: clang, libclang-rt-dev).
 fuzz-core: $(VENV)/test.stamp
 	mkdir -p $(FUZZ)
 	$(BIN)/python -m tests.fuzz.core_seeds $(FUZZ)

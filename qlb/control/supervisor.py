@@ -23,21 +23,17 @@ from qlb.control.guard import ReloadRefused
 from qlb.control.preflight import preflight
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.places import open_places
-from qlb.control.processes.workers import Place, Workers
+from qlb.control.processes.workers import Workers
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
+from qlb.control.shortfalls import Shortfalls
 from qlb.control.sources import sources
 from qlb.control.succession.origin import Origin
 from qlb.control.succession.service import Service
 from qlb.control.succession.upgrade import REPLIES_S, Belongings, hand_over, next_process
 from qlb.control.traffic import INTERVAL_S, Traffic
 from qlb.dataplane import probe
-from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
-from qlb.dataplane.sockets import (
-    bound_endpoint,
-    granted_receive_buffer,
-    receive_buffer_shortfall,
-)
+from qlb.dataplane.sockets import bound_endpoint
 from qlb.discovery.watch import Discovery
 from qlb.errors import QlbError
 from qlb.health.monitor import HealthMonitor
@@ -75,7 +71,7 @@ class Supervisor:
         self.service = Service(self.origin.notifier)
         self.engine: Engine | None = None
         self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
-        self._told: set[str | None] = set()
+        self._shortfalls = Shortfalls(self.plane)
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -175,7 +171,7 @@ class Supervisor:
             self.history.reloaded(self.desired.generation)
         self._log_warnings()
         if self.engine is not None and self.engine.places:
-            self._check_limits(config, len(self.engine.places))
+            self._shortfalls.check_sessions(config, len(self.engine.places))
         told = changes(before, config)
         log.info(
             "reloaded",
@@ -377,29 +373,9 @@ class Supervisor:
             return KernelEngine(config, lambda: self.desired.orders)
         places = open_places(config, self.origin.inherited)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
-        self._check_buffers(places[0])
-        self._check_limits(config, len(places))
+        self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes)
+        self._shortfalls.check_sessions(config, len(places))
         return Workers(places, self.plane, lambda: self.desired.orders)
-
-    def _check_buffers(self, place: Place) -> None:
-        """Warn, once, where the system grants less than was asked for; all sockets are granted the same."""
-        granted = min(map(granted_receive_buffer, place.listeners))
-        shortfall = receive_buffer_shortfall(self.desired.config.forwarding.receive_buffer, granted)
-        if shortfall is not None:
-            log.warning(shortfall)
-
-    def _check_limits(self, config: Config, workers: int) -> None:
-        """Tell where the system allows fewer sessions than max_sessions; again only when that has changed."""
-        limits, forwarding = read_limits(), config.forwarding
-        descriptors = descriptor_shortfall(forwarding.max_sessions, limits)
-        uses = len(config.backends) if probe.PLANES[self.plane].shares_ports else 1
-        ports = port_shortfall(forwarding.max_sessions, workers, max(uses, 1), limits)
-        # A bound that nobody has asked for is above the ports of every Linux as it comes: no reason to warn.
-        port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
-        told, self._told = self._told, {descriptors, ports}
-        for level, text in ((logging.WARNING, descriptors), (port_level, ports)):
-            if text is not None and text not in told:
-                log.log(level, text)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -87,14 +87,11 @@ class KubernetesSource:
             raise DiscoveryError(f"Service {service}: {type(error).__name__}: {error}") from error
         ports = {name: self._port(one) for name, one in self._slices.items()}
         remarks = [f"EndpointSlice {name}: {port}" for name, port in sorted(ports.items()) if isinstance(port, str)]
-        backends, left_out = choose(self.name, dict.fromkeys(self._places(ports), self._settings.weight), self._limits)
+        places = dict.fromkeys(self._places(ports), self._settings.weight)
+        backends, left_out = choose(self.name, places, self._settings.limits)
         if self._not_followed > 1:  # once is a version that was too old
             remarks.append(f"changes cannot be followed, all is read again each {self.retry_s:g} s: {self._why}")
         return Answer(backends, again_s, (*remarks, *left_out))
-
-    @property
-    def _limits(self) -> Limits:
-        return self._settings.limits
 
     @property
     def _labels(self) -> dict[str, Any]:

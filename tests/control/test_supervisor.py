@@ -99,7 +99,7 @@ async def test_a_smaller_receive_buffer_is_warned_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line for all sockets of all workers."""
-    monkeypatch.setattr("qlb.control.supervisor.granted_receive_buffer", lambda _: 4096)
+    monkeypatch.setattr("qlb.control.processes.workers.granted_receive_buffer", lambda _: 4096)
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
@@ -110,7 +110,7 @@ async def test_limits_are_told_once_and_again_when_they_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the start; not after a reload that leaves them as they are; again after one that asks for more."""
-    monkeypatch.setattr("qlb.control.supervisor.read_limits", lambda: Limits(1064, 1500))
+    monkeypatch.setattr("qlb.control.shortfalls.read_limits", lambda: Limits(1064, 1500))
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "max_sessions": 2000})
 
     def told(*texts: str) -> list[int]:
@@ -133,7 +133,7 @@ async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The default of max_sessions is above the ports that Linux comes with: told as information."""
-    monkeypatch.setattr("qlb.control.supervisor.read_limits", lambda: Limits(None, 28_232))
+    monkeypatch.setattr("qlb.control.shortfalls.read_limits", lambda: Limits(None, 28_232))
     caplog.set_level(logging.INFO)
     async with _running(_supervisor(tmp_path)):
         pass
