@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Row, busy, cost_us, measured, rate, ratio, user_share
+from benchmarks.table import markdown
 
 SATURATED: Final = 0.95
 """A forwarder that is less busy had too little to do: the load, on the other core, is the limit."""
@@ -44,7 +45,7 @@ def _side_by_side(axis: str, label: str, rows: list[Row]) -> str:
     head = ["", "CPU µs per packet", "user", "system", "÷ nginx", "÷ floor", "packets/s", "busy"]
     missing = "; ".join(f"{row['forwarder']} ({row['missing']})" for row in own if not row["rounds"])
     title = "### The base point" if axis == "base" else f"### {axis.capitalize()}: {label}"
-    return f"{title}\n\n{_table(head, lines)}" + (f"\n\nMissing: {missing}." if missing else "")
+    return f"{title}\n\n{markdown(head, lines)}" + (f"\n\nMissing: {missing}." if missing else "")
 
 
 def _cells(row: Row, nginx: Row | None, floor: Row | None) -> Iterator[str]:
@@ -67,7 +68,7 @@ def _compared(axis: str, rows: list[Row]) -> str:
     title = f"### {axis[0].upper()}{axis[1:]}: CPU µs per packet, and the ratio to the first row"
     missing = {row["forwarder"]: row["missing"] for row in rows if not row["rounds"]}
     named = "; ".join(f"{forwarder} ({reason})" for forwarder, reason in missing.items())
-    return f"{title}\n\n{_table(['', *forwarders], lines)}" + (f"\n\nMissing: {named}." if named else "")
+    return f"{title}\n\n{markdown(['', *forwarders], lines)}" + (f"\n\nMissing: {named}." if named else "")
 
 
 def _paced(rows: list[Row]) -> str:
@@ -88,7 +89,7 @@ def _paced(rows: list[Row]) -> str:
         lines.append(cells)
     head = ["", "lost at 80 %", "half load: datagrams/s", "added p50, µs", "added p99, µs", "added p99.9, µs"]
     title = "### Loss at 80 % of its own saturation, latency added at half of it (and latency without a forwarder)"
-    return f"{title}\n\n{_table(head, lines)}" if lines else ""
+    return f"{title}\n\n{markdown(head, lines)}" if lines else ""
 
 
 def _sessions(rows: list[Row]) -> str:
@@ -101,15 +102,7 @@ def _sessions(rows: list[Row]) -> str:
             before = row["sessions"]["before"] / KIB / KIB
             lines.append([row["forwarder"], f"{before:.1f}", *(f"{each:.2f}" for each in grown)])
     head = ["", "resident before, MiB", "resident for each session, KiB", "kernel slab for each session, KiB"]
-    return f"### Memory of {most:,} sessions\n\n{_table(head, lines)}" if lines else ""
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    widths = [max(3, *(len(line[at]) for line in [head, *lines])) for at in range(len(head))]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in [head, ["-" * width for width in widths], *lines]
-    )
+    return f"### Memory of {most:,} sessions\n\n{markdown(head, lines)}" if lines else ""
 
 
 if __name__ == "__main__":

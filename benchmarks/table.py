@@ -1,4 +1,4 @@
-"""Measure calls and print figures as a table with ratios to the first row."""
+"""Tables as Markdown; and calls measured, with ratios to the first row."""
 
 import time
 from collections.abc import Callable
@@ -32,6 +32,15 @@ def print_table(title: str, rows: list[Row]) -> None:
     print(f"| {'':{width}} | µs | ratio |\n| {'-' * width} | --- | --- |")
     for row in rows:
         print(f"| {row.name:{width}} | {row.cost_us:.2f} | {row.cost_us / rows[0].cost_us:.2f} |")
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table whose columns are as wide as they must be in the text too."""
+    widths = [max(3, *(len(line[at]) for line in [head, *lines])) for at in range(len(head))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in [head, ["-" * width for width in widths], *lines]
+    )
 
 
 def _timed(operation: Callable[[], object], calls: int) -> float:

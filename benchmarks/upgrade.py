@@ -23,6 +23,7 @@ from tests.e2e.daemon import Daemon, configuration, running
 from tests.e2e.managed import start_managed
 from tests.e2e.nat import Address
 from tests.e2e.ports import free_port
+from tests.e2e.udp_servers import open_socket
 
 CLIENTS: Final = 20
 RATE: Final = 1000.0
@@ -30,10 +31,8 @@ CHANGES: Final = 5
 PAUSE_S: Final = 0.5
 LATE_S: Final = 0.05
 PLANES: Final = ("batch", "asyncio")
+ANYWHERE: Final = ("127.0.0.1", 0)
 _NUMBER_BYTES: Final = 8
-_BUFFER_BYTES: Final = 8 << 20
-_SO_RCVBUFFORCE: Final = 33
-"""Linux's; the kernel's limit must not be what loses packets here."""
 _TICK_S: Final = 0.001
 _LAST_S: Final = 1.5
 """So long after the last packet an answer may still come."""
@@ -73,7 +72,7 @@ class Clients:
         """service: where they send to."""
         self._loop = asyncio.get_running_loop()
         self._service = service
-        self._sockets = [_socket() for _ in range(CLIENTS)]
+        self._sockets = [open_socket(ANYWHERE) for _ in range(CLIENTS)]
         self._sent: dict[int, float] = {}
         self._waits: dict[int, float] = {}
         for sock in self._sockets:
@@ -160,23 +159,12 @@ async def measure(change: Change, plane: str, delay_s: float) -> Figures:
 
 @asynccontextmanager
 async def _echo(delay_s: float) -> AsyncIterator[Address]:
-    sock = _socket()
+    sock = open_socket(ANYWHERE)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Echo(delay_s), sock=sock)
     try:
         yield sock.getsockname()
     finally:
         transport.close()
-
-
-def _socket() -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setblocking(False)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-    sock.bind(("127.0.0.1", 0))
-    return sock
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,18 +109,13 @@ class Qlb:
         return _families(each.pid for each in self._daemons)
 
 
-class NginxHash:
-    """nginx's stream module, configured as in benchmarks/forwarders/nginx.py: a consistent hash of address and port."""
+class _Programs:
+    """Two balancers that are programs of others, which start and end like any."""
 
-    def __init__(self, site: Site) -> None:
-        """Write the configurations. Raises Missing."""
+    def __init__(self, site: Site, programs: Sequence[Program]) -> None:
+        """programs: one for each of the site's ports."""
         self._site = site
-        self._places = []
-        for index, port in enumerate(site.ports):
-            folder = site.folder / f"nginx-{index}"
-            folder.mkdir()
-            self._places.append(Place(folder, port, list(site.backends.values())))
-        self._programs = [Program(nginx_command(place), place.folder / "log") for place in self._places]
+        self._programs = programs
 
     async def start(self) -> None:
         """Start both."""
@@ -128,12 +123,30 @@ class NginxHash:
             await self.restart(index)
 
     async def kill(self, index: int) -> None:
-        """Kill master and worker."""
+        """Kill one, with all its processes."""
         await self._programs[index].kill()
 
     async def restart(self, index: int) -> None:
-        """Start it; both hash alike."""
+        """Start one; it knows nothing of before."""
         await self._programs[index].start(udp_port=self._site.ports[index])
+
+    async def stop(self) -> None:
+        """Stop both."""
+        for program in self._programs:
+            await program.stop()
+
+
+class NginxHash(_Programs):
+    """nginx's stream module, configured as in benchmarks/forwarders/nginx.py: a consistent hash of address and port."""
+
+    def __init__(self, site: Site) -> None:
+        """Write the configurations. Raises Missing."""
+        self._places = []
+        for index, port in enumerate(site.ports):
+            folder = site.folder / f"nginx-{index}"
+            folder.mkdir()
+            self._places.append(Place(folder, port, list(site.backends.values())))
+        super().__init__(site, [Program(nginx_command(place), place.folder / "log") for place in self._places])
 
     async def drain(self, backend: str) -> None:
         """Mark it ``down`` and reload: the old workers keep their sessions."""
@@ -145,17 +158,12 @@ class NginxHash:
         """There is none."""
         return False
 
-    async def stop(self) -> None:
-        """Stop both."""
-        for program in self._programs:
-            await program.stop()
-
     def pids(self) -> list[int]:
         """Masters and workers."""
         return _families(program.pid for program in self._programs)
 
 
-class SharedTable:
+class SharedTable(_Programs):
     """benchmarks/forwarders/shared_table.py twice, and one Redis for both, with its log on disk synced every second."""
 
     def __init__(self, site: Site) -> None:
@@ -163,29 +171,17 @@ class SharedTable:
         server = shutil.which("redis-server")
         if server is None:
             raise Missing("redis-server is not installed (Debian: redis-server)")
-        self._site = site
         self._redis_port = ports.free_port()
         self._redis = Program(redis_command(server, site.folder, self._redis_port), site.folder / "redis.log")
         self._settings = [site.folder / f"table-{index}.json" for index in range(BALANCERS)]
+        command = [sys.executable, "-m", "benchmarks.forwarders.shared_table"]
+        super().__init__(site, [Program([*command, str(path)], path.with_suffix(".log")) for path in self._settings])
         self._write(drained=[])
-        module = "benchmarks.forwarders.shared_table"
-        self._programs = [
-            Program([sys.executable, "-m", module, str(path)], path.with_suffix(".log")) for path in self._settings
-        ]
 
     async def start(self) -> None:
         """Start Redis, then both forwarders."""
         await self._redis.start(tcp_port=self._redis_port)
-        for index in range(BALANCERS):
-            await self.restart(index)
-
-    async def kill(self, index: int) -> None:
-        """Kill a forwarder: its cache is gone, the table is not."""
-        await self._programs[index].kill()
-
-    async def restart(self, index: int) -> None:
-        """Start it with an empty cache."""
-        await self._programs[index].start(udp_port=self._site.ports[index])
+        await super().start()
 
     async def drain(self, backend: str) -> None:
         """Give it no new entry; those that are there hold."""
@@ -201,8 +197,8 @@ class SharedTable:
 
     async def stop(self) -> None:
         """Stop all three."""
-        for program in (*self._programs, self._redis):
-            await program.stop()
+        await super().stop()
+        await self._redis.stop()
 
     def pids(self) -> list[int]:
         """Forwarders and Redis."""

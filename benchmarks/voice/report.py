@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.table import markdown
 from benchmarks.voice import figures
 from benchmarks.voice.caller import WAYS
 from benchmarks.voice.figures import Phase, Run
@@ -53,7 +54,7 @@ def _phase(runs: list[Run], plan: Plan, name: str) -> str:
             1, ["frames sent by callers / heard", *(f"{one.sent:,} / {one.heard:,}" for one in found.values())]
         )
     length_s = plan.still_s if name == STILL else plan.moving_s
-    return f"### {name.capitalize()}: {length_s:g} s\n\n{_table(['', *found], lines)}"
+    return f"### {name.capitalize()}: {length_s:g} s\n\n{markdown(['', *found], lines)}"
 
 
 def _changes(run: Run) -> int:
@@ -69,7 +70,7 @@ def _setups(runs: list[Run]) -> str:
         ]
         lines.append([way, *cells])
     title = "### Round trips until the first audio: median / most (set-ups; median time)"
-    return f"{title}\n\n{_table(['', *(run['design'] for run in runs)], lines)}"
+    return f"{title}\n\n{markdown(['', *(run['design'] for run in runs)], lines)}"
 
 
 def _machine(runs: list[Run]) -> str:
@@ -83,21 +84,13 @@ def _machine(runs: list[Run]) -> str:
         ],
         ["the callers' own longest delay", *(f"{figures.lag_s(run) * 1000:.0f} ms" for run in runs)],
     ]
-    return f"### What the machine had to do\n\n{_table(['', *(run['design'] for run in runs)], lines)}"
+    return f"### What the machine had to do\n\n{markdown(['', *(run['design'] for run in runs)], lines)}"
 
 
 def _waited(run: Run) -> str:
     """The median second, and the one that a tenth of them exceed."""
     deciles = statistics.quantiles(run["waited_s"], n=10)
     return f"{deciles[4] * 1000:.0f} / {deciles[8] * 1000:.0f} ms"
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    widths = [max(3, *(len(line[at]) for line in [head, *lines])) for at in range(len(head))]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in [head, ["-" * width for width in widths], *lines]
-    )
 
 
 if __name__ == "__main__":
