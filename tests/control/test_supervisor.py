@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,15 +22,6 @@ CONFIG = {
     "health": {"probe": "none"},
     "admin": {"listen": "127.0.0.1:0"},
 }
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """Give the logger back the way it was: the supervisor configures it for a whole process."""
-    logger = logging.getLogger("qlb")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def _supervisor(folder: Path, **changes: object) -> Supervisor:

@@ -18,7 +18,8 @@ from tests.deploy.systemd import Systemd, systemd
 from tests.e2e import scrape
 from tests.e2e.clients import in_progress
 from tests.e2e.daemon import configuration, written
-from tests.e2e.hosts import BACKENDS, CLIENT_ADDRESSES, SERVICES, hosts
+from tests.e2e.direct import PORT, direct_configuration, direct_servers
+from tests.e2e.hosts import CLIENT_ADDRESSES, SERVICES, hosts
 from tests.e2e.nat import Address, Nat
 from tests.e2e.ports import free_port
 from tests.e2e.quic_servers import QuicServerBehind, quic_servers
@@ -30,7 +31,6 @@ UNITS: Final = ("qlb.service", "qlb.socket")
 MOST_EXPOSURE: Final = 2.0
 CALLS: Final = 12
 LIMIT_S: Final = 100.0
-KERNEL_PORT: Final = 4433
 CAPABILITIES: Final = "000000c000001400"
 """BPF, PERFMON, NET_ADMIN; and NET_BIND_SERVICE, which the unit has without the drop-in too."""
 WITH_XDP: Final = ("qlb.service", "qlb.service.d/xdp.conf", "qlb.sysusers.conf", "qlb.tmpfiles.conf")
@@ -186,7 +186,7 @@ class KernelScene:
 
     def ports(self, count: int) -> list[Address]:
         """Open ways of clients to the service."""
-        service = SERVICES[4], KERNEL_PORT
+        service = SERVICES[4], PORT
         return [self.nat.port(service, host=CLIENT_ADDRESSES[4][0]).address for _ in range(count)]
 
     def rebind_all(self, host: str) -> None:
@@ -205,22 +205,15 @@ async def xdp_under_systemd(folder: Path) -> AsyncIterator[KernelScene]:
     """Two servers that answer for the service, and the daemon on the host before them, with the drop-in."""
     with hosts() as made, made.client.inside():
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
-            servers, gates = [], Gates()
-            for name, host, address in zip(NAMES, made.backends, BACKENDS[4], strict=False):
-                with host.inside():
-                    for own in (SERVICES[4], address):  # the service, and where it is probed
-                        found = quic_servers((name,), PARAMS, gates, host=own, port=KERNEL_PORT)
-                        servers += await stack.enter_async_context(found)
-            config = configuration([(SERVICES[4], KERNEL_PORT)], [PARAMS], servers[::2])
-            for backend, address in zip(config["backends"], BACKENDS[4], strict=True):
-                backend["address"] = f"{address}:{KERNEL_PORT}"
-            config["forwarding"] = {"mode": "l2", "interfaces": ["in0"], "keep_attached": "true"}
+            servers = await stack.enter_async_context(direct_servers(made, Gates(), 4, 4))
+            keep = {"keep_attached": "true"}
+            config = direct_configuration(servers, [PARAMS], 4, 4, "l2", forwarding=keep)
             config["admin"] = {"socket": "/run/qlb/qlb.sock"}
             write_etc(folder, config)
             manager = await stack.enter_async_context(systemd(folder, *WITH_XDP, prefix=made.balancer.prefix))
             await manager.run("mkdir", "/sys/fs/bpf/another")
             await manager.run("systemctl", "start", "qlb.service")
-            yield KernelScene(manager, servers[::2], stack.enter_context(Nat()))
+            yield KernelScene(manager, servers, stack.enter_context(Nat()))
 
 
 @pytest.mark.e2e

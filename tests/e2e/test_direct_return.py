@@ -24,17 +24,17 @@ from qlb.cid import CidParams
 from qlb.dataplane.xdp import libbpf
 from tests.e2e import datagrams, ngtcp2
 from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, cid_config, configuration, running
+from tests.e2e.daemon import Daemon, cid_config, running
+from tests.e2e.direct import PORT, direct_configuration, direct_servers
 from tests.e2e.hosts import BACKENDS, BALANCER, CLIENT_ADDRESSES, SERVICES, Host, Hosts, datagrams_from, hosts
 from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
 from tests.e2e.nat import Address, Nat, NatPort
-from tests.e2e.quic_servers import QuicServerBehind, quic_servers
+from tests.e2e.quic_servers import QuicServerBehind
 from tests.e2e.stage import KEY, NAMES, PARAMS
 from tests.e2e.stories import Gates
 
 pytestmark = pytest.mark.e2e
 
-PORT: Final = 4433
 CONNECTIONS: Final = 10
 LIMIT_S: Final = 60.0
 OTHER_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=10, key=KEY[::-1])
@@ -79,28 +79,13 @@ class Scene:
 
     def config(self, params: Sequence[CidParams], **sections: Any) -> dict[str, Any]:
         """Return a configuration. sections: replace those of its kind."""
-        return _config(self.servers, params, self.family, self.outer, self.mode, **sections)
+        return direct_configuration(self.servers, params, self.family, self.outer, self.mode, **sections)
 
     async def moved(self, port: NatPort) -> None:
         """Another port, then another address, then another of each."""
         for host in (None, *CLIENT_ADDRESSES[self.family][1:]):
             port.rebind(host=host)
             await port.until_flowing()
-
-
-def _config(
-    servers: Sequence[QuicServerBehind],
-    params: Sequence[CidParams],
-    family: int,
-    outer: int,
-    mode: str,
-    **sections: Any,
-) -> dict[str, Any]:
-    found = configuration([(SERVICES[family], PORT)], params, servers, **sections)
-    for backend, address in zip(found["backends"], BACKENDS[outer], strict=True):
-        backend["address"] = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
-    found["forwarding"] = {"mode": mode, "interfaces": ["in0"], **sections.get("forwarding", {})}
-    return found
 
 
 @contextmanager
@@ -139,16 +124,11 @@ async def scene(
     gates = Gates()
     with _network() as made:
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
-            servers = []
-            for name, host, address in zip(NAMES, made.backends, BACKENDS[outer], strict=False):
-                with host.inside():
-                    for own in (SERVICES[family], address):  # the service, and where it is probed
-                        running_one = quic_servers((name,), PARAMS, gates, host=own, port=PORT)
-                        found = await stack.enter_async_context(running_one)
-                        servers += found if own == SERVICES[family] else []
-                if mode != "l2":
+            servers = await stack.enter_async_context(direct_servers(made, gates, family, outer))
+            if mode != "l2":
+                for host in made.backends:
                     await stack.enter_async_context(_decapsulating(host, SERVICES[family]))
-            config = _config(servers, (PARAMS,), family, outer, mode, **sections)
+            config = direct_configuration(servers, (PARAMS,), family, outer, mode, **sections)
             daemon = await stack.enter_async_context(
                 running(folder / "daemon", config, admin=(BALANCER, 9464), prefix=made.balancer.prefix)
             )

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import socket
 import sys
@@ -36,15 +35,6 @@ import asyncio, os, sys
 from qlb.control.succession.handover import Predecessor
 one = Predecessor.find(os.environ)
 """
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """Give the logger back the way it was: the supervisor configures it for a whole process."""
-    logger = logging.getLogger("qlb")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture
