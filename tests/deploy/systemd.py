@@ -33,10 +33,10 @@ cp -a /etc/. /run/etc
 mount --bind /run/etc /etc
 cp -r "$FILES/etc/qlb" /etc/qlb
 mount -t tmpfs tmpfs /opt
-mkdir -p /opt/qlb/bin /opt/python /opt/packages /opt/source /opt/units
+mkdir -p /opt/qlb/bin /opt/python /opt/packages /opt/source/qlb /opt/units
 mount --bind "$BASE" /opt/python
 mount --bind "$PACKAGES" /opt/packages
-mount --bind "$SOURCE" /opt/source
+mount --bind "$SOURCE/qlb" /opt/source/qlb  # the checkout itself may be a folder that only its owner may enter
 cp "$FILES/qlb" /opt/qlb/bin/qlb
 cp -r "$FILES"/units/* /opt/units/
 for place in /tmp /var/tmp /root /home; do mount -t tmpfs tmpfs $place; done
