@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import qlb
@@ -31,10 +31,12 @@ from qlb.routing.counters import (
     Counters,
     config_last_seen_ms,
     last_sample,
+    last_too_large_bytes,
     total,
     total_backend,
+    total_backend_send_errors,
     total_outcomes,
-    total_send_errors,
+    total_return_send_errors,
     total_unconfigured,
 )
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
@@ -106,11 +108,14 @@ def take_reading(daemon: Daemon) -> Reading:
         unroutable=_by_reason(packets, dropped=False),
         return_dropped=total(workers, layout.RETURN_DROPPED),
         return_overflowed=total(workers, layout.RETURN_OVERFLOWED),
-        send_errors=total_send_errors(workers),
+        return_send_errors=total_return_send_errors(workers),
         icmp_forwarded=total(workers, layout.ICMP_FORWARDED),
         icmp_sent=total(workers, layout.ICMP_SENT),
         sessions=total(workers, layout.SESSIONS),
         sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
+        sessions_protected=total(workers, layout.SESSIONS_PROTECTED),
+        sessions_reopened=total(workers, layout.SESSIONS_REOPENED),
+        return_pauses=total(workers, layout.RETURN_PAUSES),
         sessions_max=desired.config.forwarding.max_sessions * len(places),
         workers=tuple(
             WorkerReading(index=place.number, pid=place.process.pid, alive=place.process.alive)
@@ -158,6 +163,7 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
 def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
     rows = []
     source_of = daemon.desired.members.source_of
+    refused = total(workers, layout.SEND_ERRORS) > 0  # spares a look at every backend's causes
     for index, (name, backend) in enumerate(zip(daemon.desired.names, daemon.desired.backends, strict=True)):
         counts = total_backend(workers, index)
         last_seen_s = _since(counts.last_seen_ms, now_s)
@@ -179,9 +185,15 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
                 fallback_share=daemon.desired.fallback_shares[index],
                 packets_per_second=daemon.traffic.backend_rate(name),
                 source=source_of(name),
+                send_errors=_nonzero(total_backend_send_errors(workers, index)) if refused else {},
+                too_large_bytes=last_too_large_bytes(workers, index) if refused else 0,
             )
         )
     return tuple(rows)
+
+
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _cid_configs(

@@ -35,6 +35,8 @@ _BATCH: Final = 64
 """Datagrams read from one socket before the loop turns to the others."""
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
+_HEARTBEAT_S: Final = 0.5
+"""The supervisor expects one each second."""
 _SENDS: Final = 2
 """Tries of one datagram: a refusal answers an earlier one (ICMP port unreachable), so this one goes again."""
 
@@ -52,6 +54,7 @@ class AsyncioPlane:
         self._session_timeout_s = settings.session_timeout_s
         self._listeners = [_Listener(self, socket.socket(fileno=descriptor)) for descriptor in listeners]
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._started = False
         self._held = False
 
@@ -60,6 +63,7 @@ class AsyncioPlane:
         self._started = True
         self.hold(self._held)
         self._sweep()
+        self._beat()
 
     def hold(self, held: bool) -> None:
         """Leave the listeners unread, or read them again."""
@@ -83,8 +87,9 @@ class AsyncioPlane:
 
     def stop(self) -> None:
         """Stop reading, close every session and the listeners' descriptors of this process."""
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
+        for timer in (self._sweep_timer, self._heartbeat_timer):
+            if timer is not None:
+                timer.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener.sock)
             listener.sock.close()
@@ -165,7 +170,7 @@ class AsyncioPlane:
                     session.ecn = ecn
                 session.sock.send(datagram)
             except OSError as error:
-                self._counters.count_send_error(send_error_kind(error))
+                self._counters.count_send_error(send_error_kind(error), session.index, len(datagram))
                 if not isinstance(error, ConnectionRefusedError):
                     break
             else:
@@ -190,6 +195,10 @@ class AsyncioPlane:
         self._count_sessions()
         delay_s = max(self._session_timeout_s / _SWEEPS_PER_TIMEOUT, _MIN_SWEEP_S)
         self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
+
+    def _beat(self) -> None:
+        self._counters.slots[layout.HEARTBEAT_MS] = int(time.monotonic() * 1000)
+        self._heartbeat_timer = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
     def _close_session(self, session: Session) -> None:
         self._loop.remove_reader(session.sock)

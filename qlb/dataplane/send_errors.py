@@ -1,6 +1,6 @@
-"""Why the system refused to send: errno, as one of the kinds that are counted.
+"""The causes of refused sends: each errno belongs to one of the counted kinds.
 
-The kinds and their order are those of the counters; the batch plane counts the same ones in C.
+The kinds and their order are those of the counters. The batch plane has the same table in C (batch/counters.h).
 """
 
 import errno
@@ -10,12 +10,16 @@ from typing import Final
 
 from qlb.routing.counters import SEND_ERROR_KINDS
 
+_ENONET: Final = getattr(errno, "ENONET", errno.EHOSTUNREACH)
+"""Linux: an ICMP message said that the host is isolated."""
 _KINDS: Final = {
     "would_block": (errno.EAGAIN, errno.EWOULDBLOCK),
     "no_buffers": (errno.ENOBUFS, errno.ENOMEM),
     "refused": (errno.ECONNREFUSED,),
     "too_large": (errno.EMSGSIZE,),
-    "unreachable": (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN),
+    "unreachable": (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, _ENONET),
+    "not_permitted": (errno.EPERM, errno.EACCES),
+    "invalid": (errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO),
 }
 _KIND_OF: Final[Mapping[int, int]] = MappingProxyType(
     {number: SEND_ERROR_KINDS.index(kind) for kind, numbers in _KINDS.items() for number in numbers}
@@ -24,5 +28,5 @@ _OTHER: Final = SEND_ERROR_KINDS.index("other")
 
 
 def send_error_kind(error: OSError) -> int:
-    """Return the index in SEND_ERROR_KINDS of what a call to send has raised."""
+    """Return the index in SEND_ERROR_KINDS of an error that a call to send raised."""
     return _KIND_OF.get(error.errno or 0, _OTHER)

@@ -91,12 +91,7 @@ def _packets(reading: Reading) -> Iterator[Metric]:
         "Datagrams from backends that the system dropped because a way back was full, known when it closes.",
         reading.return_overflowed,
     )
-    yield _counters(
-        "qlb_send_errors",
-        "Calls to send that the system refused, both ways; one that a second try made good counts too.",
-        "error",
-        reading.send_errors,
-    )
+    yield _send_errors(reading)
     if reading.mode not in _RETURNING_MODES:
         yield _counter(
             "qlb_icmp_forwarded",
@@ -106,6 +101,21 @@ def _packets(reading: Reading) -> Iterator[Metric]:
         yield _counter(
             "qlb_icmp_sent", "ICMP messages to clients whose packets were too big to be passed on.", reading.icmp_sent
         )
+
+
+def _send_errors(reading: Reading) -> Metric:
+    """Count by cause; for backends, only causes that occurred have a row."""
+    refused = CounterMetricFamily(
+        "qlb_send_errors",
+        "Calls to send that the system refused, by cause and direction; retries that succeeded included.",
+        labels=("error", "direction", "backend"),
+    )
+    for error, count in reading.return_send_errors.items():
+        refused.add_metric((error, "client", ""), count)
+    for backend in reading.backends:
+        for error, count in backend.send_errors.items():
+            refused.add_metric((error, "backend", backend.name), count)
+    return refused
 
 
 def _listeners(reading: Reading) -> Iterator[Metric]:
@@ -230,6 +240,21 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
     yield _gauge("qlb_sessions", "Ways back to clients that are open.", reading.sessions)
     yield _gauge("qlb_sessions_max", "Ways back that may be open at once, in all workers.", reading.sessions_max)
     yield _counter("qlb_sessions_evicted", "Ways back closed before their time to make room.", reading.sessions_evicted)
+    yield _gauge(
+        "qlb_sessions_protected",
+        "Open sessions that their clients used in two separate seconds; evicted last.",
+        reading.sessions_protected,
+    )
+    yield _counter(
+        "qlb_sessions_reopened",
+        "Sessions that got a new socket because the old one did not work any more.",
+        reading.sessions_reopened,
+    )
+    yield _counter(
+        "qlb_return_pauses",
+        "Times that a worker paused reading from one backend session because the send queue to clients was filling up.",
+        reading.return_pauses,
+    )
     yield _gauge("qlb_config_last_reload_successful", "Whether the last reload took effect.", reading.last_reload_ok)
     yield _gauge(
         "qlb_config_last_reload_success_timestamp_seconds",

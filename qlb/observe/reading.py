@@ -37,6 +37,10 @@ class BackendReading:
     finding: str = ""
     fallback_share: float = 0.0
     source: str | None = None
+    send_errors: Mapping[str, int] = field(default_factory=dict)
+    """Cause → refused calls to send to this backend; causes that never occurred are left out."""
+    too_large_bytes: int = 0
+    """Octets of the last datagram that was too large for the path to the backend; 0 = none was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,7 @@ class Reading:
     samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
     as if they did not. sessions_max: of all workers together; 0 where there are no ways back.
 
-    send_errors: kind → calls to send that the system refused, in either direction. icmp_forwarded, icmp_sent: of
+    return_send_errors: cause → calls to send to clients that the system refused. icmp_forwarded, icmp_sent: of
     direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
     """
 
@@ -151,7 +155,7 @@ class Reading:
     unroutable: Mapping[str, int]
     return_dropped: int
     return_overflowed: int
-    send_errors: Mapping[str, int]
+    return_send_errors: Mapping[str, int]
     icmp_forwarded: int
     icmp_sent: int
     sessions: int
@@ -159,6 +163,9 @@ class Reading:
     sessions_max: int
     workers: tuple[WorkerReading, ...]
     worker_restarts: int
+    sessions_protected: int = 0
+    sessions_reopened: int = 0
+    return_pauses: int = 0
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
     all_failing: bool = False

@@ -3,6 +3,7 @@
 Names and meanings are a contract. Nothing in it is secret. Durations end in _s; ``loaded_at`` is RFC 3339.
 """
 
+from collections import Counter
 from datetime import UTC, datetime
 
 from qlb.observe.reading import (
@@ -49,16 +50,27 @@ def build_status(reading: Reading) -> dict[str, object]:
         "received_bytes": reading.received_bytes,
         "return_dropped_packets": reading.return_dropped,
         "return_overflowed_packets": reading.return_overflowed,
-        "send_errors": dict(reading.send_errors),
+        "send_errors": _send_errors(reading),
         "icmp_forwarded": reading.icmp_forwarded,
         "icmp_sent": reading.icmp_sent,
         "sessions": reading.sessions,
         "sessions_max": reading.sessions_max,
+        "sessions_protected": reading.sessions_protected,
+        "sessions_reopened": reading.sessions_reopened,
+        "return_pauses": reading.return_pauses,
         "discovery": [_source(row) for row in reading.discovery],
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
     }
+
+
+def _send_errors(reading: Reading) -> dict[str, int]:
+    """Return refused calls to send by cause, in both directions."""
+    totals = Counter(reading.return_send_errors)
+    for row in reading.backends:
+        totals.update(row.send_errors)
+    return dict(totals)
 
 
 def _backend(row: BackendReading) -> dict[str, object]:
@@ -71,6 +83,8 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "healthy": row.healthy,
         "detail": row.detail,
         "finding": row.finding or None,
+        "send_errors": dict(row.send_errors),
+        "too_large_bytes": row.too_large_bytes or None,
         "weight": row.weight,
         "fallback_share": round(row.fallback_share, _SHARE_DECIMALS),
         "packets_per_second": round(row.packets_per_second, _DECIMALS),

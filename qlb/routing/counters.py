@@ -22,14 +22,32 @@ RETURN_OVERFLOWED: Final = 5
 """Packets from backends that the system dropped because a session's receive queue was full, as far as a plane
 has seen: it may learn of them only when the session closes."""
 SEND_ERRORS: Final = 6
-"""First of one counter for each of SEND_ERROR_KINDS: calls to send, in either direction, that the system refused."""
-SEND_ERROR_KINDS: Final = ("would_block", "no_buffers", "refused", "too_large", "unreachable", "other")
-"""A call counts once, however many packets it was to send, and also where a second try succeeded: so these
-are no packets, and stand outside of the sums."""
+"""Calls to send that the system refused, in both directions. The counters by cause add up to it."""
+SESSIONS_REOPENED: Final = 7
+"""Sessions that got a new socket because the old one could not work any more."""
+SESSIONS_PROTECTED: Final = 8
+"""A gauge: open sessions that their clients have used in two separate seconds."""
+RETURN_PAUSES: Final = 9
+"""Times that a plane stopped reading a session because the send queue towards clients was filling up."""
+SEND_ERROR_KINDS: Final = (
+    "would_block",
+    "no_buffers",
+    "refused",
+    "too_large",
+    "unreachable",
+    "not_permitted",
+    "invalid",
+    "other",
+)
+"""Causes of a refused send. A call counts once, however many packets it carried, and also if a second try succeeded.
+So these are not packets, and no sum of packets includes them."""
+TOO_LARGE: Final = SEND_ERROR_KINDS.index("too_large")
 ICMP_FORWARDED: Final = 12
 """Direct return: ICMP errors about packets of servers, passed on to the backend that they concern."""
 ICMP_SENT: Final = 13
 """Direct return: ICMP messages to clients whose packets were too big. Both are in none of the sums."""
+HEARTBEAT_MS: Final = 14
+"""Milliseconds of the monotonic clock when the worker's plane last began a round; at least once a second, 0 = never."""
 
 OUTCOME: Final = 16
 """First of one counter for each outcome."""
@@ -46,7 +64,11 @@ FORWARDED: Final = 0
 """First of three in a backend's slots: by cid, flow, fallback."""
 RETURNED: Final = 3
 LAST_SEEN_MS: Final = 4
-BACKEND_SLOTS: Final = 8
+TOO_LARGE_BYTES: Final = 5
+"""Octets of the last datagram that was too large for the path to the backend; 0 = none was."""
+BACKEND_SEND_ERRORS: Final = 8
+"""First of one counter for each of SEND_ERROR_KINDS: refused calls to send to this backend."""
+BACKEND_SLOTS: Final = 16
 
 SAMPLE: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
 """First of SAMPLE_SLOTS for each outcome that is a drop: the last such datagram, to be looked at by people."""
@@ -54,11 +76,13 @@ SAMPLE_SLOTS: Final = 10
 """When (milliseconds of the monotonic clock), how long it was, and its first SAMPLE_BYTES octets."""
 SAMPLE_BYTES: Final = 64
 
-SLOTS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
+RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
+"""First of one counter for each of SEND_ERROR_KINDS: refused calls to send to clients."""
+SLOTS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
 SIZE_BYTES: Final = 8 * SLOTS
-"""4 MiB of addresses a worker, a few pages of memory."""
+"""8 MiB of addresses a worker, a few pages of memory."""
 
-assert SEND_ERRORS + len(SEND_ERROR_KINDS) <= ICMP_FORWARDED, "the kinds of send errors have outgrown their slots"
+assert BACKEND_SEND_ERRORS + len(SEND_ERROR_KINDS) <= BACKEND_SLOTS, "the causes have outgrown a backend's slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
 
 
@@ -139,9 +163,20 @@ class Counters:
         """Count a packet that went from a backend to its client."""
         self.slots[BACKEND + BACKEND_SLOTS * index + RETURNED] += 1
 
-    def count_send_error(self, kind: int) -> None:
-        """Count a call to send that the system refused. kind: index in SEND_ERROR_KINDS."""
-        self.slots[SEND_ERRORS + kind] += 1
+    def count_send_error(self, kind: int, index: int = -1, size_bytes: int = 0) -> None:
+        """Count a refused call to send.
+
+        kind: index in SEND_ERROR_KINDS. index: of the backend; -1 if the datagram was for a client.
+        size_bytes: octets of the datagram.
+        """
+        self.slots[SEND_ERRORS] += 1
+        if index < 0:
+            self.slots[RETURN_SEND_ERRORS + kind] += 1
+            return
+        at = BACKEND + BACKEND_SLOTS * index
+        self.slots[at + BACKEND_SEND_ERRORS + kind] += 1
+        if kind == TOO_LARGE:
+            self.slots[at + TOO_LARGE_BYTES] = size_bytes
 
     def settle(self) -> int:
         """After the worker was killed: count what it received and never accounted for as drops; return how many.
@@ -151,7 +186,7 @@ class Counters:
         missing = self.slots[PACKETS_RECEIVED] - sum(self.slots[OUTCOME : OUTCOME + len(OUTCOMES)])
         if missing > 0:
             self.slots[OUTCOME + DROP_WORKER_DIED] += missing
-        self.slots[SESSIONS] = 0
+        self.slots[SESSIONS] = self.slots[SESSIONS_PROTECTED] = 0
         return max(missing, 0)
 
 
@@ -165,9 +200,21 @@ def total_outcomes(workers: Sequence[Counters]) -> tuple[int, ...]:
     return tuple(total(workers, OUTCOME + outcome) for outcome in range(len(OUTCOMES)))
 
 
-def total_send_errors(workers: Sequence[Counters]) -> dict[str, int]:
-    """Return refused calls to send by kind, all of SEND_ERROR_KINDS."""
-    return {kind: total(workers, SEND_ERRORS + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
+def total_return_send_errors(workers: Sequence[Counters]) -> dict[str, int]:
+    """Return refused calls to send to clients by cause, all of SEND_ERROR_KINDS."""
+    return {kind: total(workers, RETURN_SEND_ERRORS + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
+
+
+def total_backend_send_errors(workers: Sequence[Counters], index: int) -> dict[str, int]:
+    """Return refused calls to send to one backend by cause, all of SEND_ERROR_KINDS."""
+    at = BACKEND + BACKEND_SLOTS * index + BACKEND_SEND_ERRORS
+    return {kind: total(workers, at + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
+
+
+def last_too_large_bytes(workers: Sequence[Counters], index: int) -> int:
+    """Return octets of a datagram that was too large for the path to one backend; 0 if none was."""
+    at = BACKEND + BACKEND_SLOTS * index + TOO_LARGE_BYTES
+    return max((counters.slots[at] for counters in workers), default=0)
 
 
 def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:

@@ -39,10 +39,12 @@ _DROPS: Final = (
     "no_session",  # proxy mode: no socket for the way back could be opened
     "worker_died",  # received by a worker that was killed before it could say what it did
     "fragment",  # direct return: the first fragment of a datagram; QUIC forbids fragments, and only it has the ports
-    "hop_limit",  # direct return: it may go no further
+    "hop_limit",  # its hop limit (TTL) is used up, as in a loop
     "too_big",  # direct return: longer, with what is put around it, than the path to its backend takes
     "no_route",  # direct return: the kernel has no route to the backend, or may not forward on this interface
     "no_neighbour",  # direct return: the next hop's MAC address is not known
+    "bad_source",  # a source that no client has: an unspecified address, port 0, or this service's own address
+    "overload",  # a new session, while packets arrive faster than the worker opens sessions
 )
 
 
@@ -97,3 +99,5 @@ DROP_HOP_LIMIT: Final = _drop("hop_limit")
 DROP_TOO_BIG: Final = _drop("too_big")
 DROP_NO_ROUTE: Final = _drop("no_route")
 DROP_NO_NEIGHBOUR: Final = _drop("no_neighbour")
+DROP_BAD_SOURCE: Final = _drop("bad_source")
+DROP_OVERLOAD: Final = _drop("overload")

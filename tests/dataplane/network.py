@@ -70,6 +70,6 @@ class Network:
 
 async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
     """Wait, within bounds, for a datagram and its sender."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         datagram, sender = await asyncio.get_running_loop().sock_recvfrom(sock, 65535)
         return datagram, sender

@@ -12,7 +12,10 @@ from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.backends import Endpoint
-from qlb.routing.counters import SIZE_BYTES, Counters, total_send_errors
+from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
+
+_BACKENDS = 8
+"""Indexes that tests use at most."""
 
 
 @dataclass
@@ -39,11 +42,12 @@ class Running:
 
     def send_error(self, kind: str) -> int:
         """Refused calls to send of one kind."""
-        return total_send_errors([self.counters])[kind]
+        found = total_return_send_errors([self.counters])[kind]
+        return found + sum(total_backend_send_errors([self.counters], n)[kind] for n in range(_BACKENDS))
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, within bounds, until this holds: planes count on threads of their own."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0)
 

@@ -431,9 +431,11 @@ def test_pieces_too_long_for_the_way_go_singly() -> None:
                 assert (await receive(sockets[0]))[0] == short
             finally:
                 plane.stop()
-            slots = Counters(memory).slots
+            counters = Counters(memory)
+            slots = counters.slots
             assert slots[layout.OUTCOME + DROP_SEND_FAILED] == 3
             assert slots[layout.OUTCOME + FOUR_PASS.config_id] == 1
-            assert slots[layout.SEND_ERRORS + layout.SEND_ERROR_KINDS.index("too_large")] >= 3
+            assert layout.total_backend_send_errors([counters], 0)["too_large"] >= 3
+            assert layout.last_too_large_bytes([counters], 0) == 1400
 
     in_a_network_of_its_own(work)

@@ -351,3 +351,12 @@ async def test_a_held_plane_does_not_change_how_another_one_reads(network: Netwo
         batch.plane.hold(True)
         plain.plane.hold(False)
         assert put_together() == 0
+
+
+async def test_a_plane_stamps_its_heartbeat_without_traffic(running: Run, network: Network) -> None:
+    """The stamp moves on although no packet arrives, so that a hung worker can be told from an idle one."""
+    _, backends = network.pool()
+    async with running(orders(backends)) as qlb:
+        await qlb.until(lambda: qlb.slot(layout.HEARTBEAT_MS) > 0)
+        first = qlb.slot(layout.HEARTBEAT_MS)
+        await qlb.until(lambda: qlb.slot(layout.HEARTBEAT_MS) > first)

@@ -21,7 +21,12 @@ from qlb.routing.counters import SEND_ERROR_KINDS
         (errno.EHOSTUNREACH, "unreachable"),
         (errno.ENETDOWN, "unreachable"),
         (errno.EHOSTDOWN, "unreachable"),
-        (errno.EPERM, "other"),
+        (errno.EPERM, "not_permitted"),
+        (errno.EACCES, "not_permitted"),
+        (errno.EINVAL, "invalid"),
+        (errno.EADDRNOTAVAIL, "invalid"),
+        (errno.ENODEV, "invalid"),
+        (errno.EIO, "other"),
         (None, "other"),
     ],
 )

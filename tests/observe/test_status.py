@@ -57,7 +57,7 @@ def test_the_contract(reading: Reading) -> None:
         {"listen": "127.0.0.1:4433", "kernel_dropped_packets": 17, "receive_buffer_bytes": 4096},
         {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096},
     ]
-    assert status["send_errors"] == {"would_block": 13, "other": 0}
+    assert status["send_errors"] == {"would_block": 13, "other": 0, "too_large": 31}
 
 
 def test_a_backend(reading: Reading) -> None:
@@ -71,6 +71,8 @@ def test_a_backend(reading: Reading) -> None:
         "healthy": True,
         "detail": "it answers",
         "finding": None,
+        "send_errors": {"too_large": 31},
+        "too_large_bytes": 1452,
         "weight": 2,
         "packets_per_second": 49.988,
         "fallback_share": 0.75,

@@ -6,10 +6,12 @@ from qlb.routing.counters import (
     Counters,
     config_last_seen_ms,
     last_sample,
+    last_too_large_bytes,
     total,
     total_backend,
+    total_backend_send_errors,
     total_outcomes,
-    total_send_errors,
+    total_return_send_errors,
     total_unconfigured,
 )
 from qlb.routing.outcomes import (
@@ -58,23 +60,21 @@ def test_sums_over_workers() -> None:
     assert config_last_seen_ms([], 3) == 0
 
 
-def test_send_errors_stand_beside_the_packets() -> None:
-    """Each kind in its own slot, where C counts them too, summed over workers; no outcome is touched."""
-    assert (c.RETURN_OVERFLOWED, c.SEND_ERRORS, len(c.SEND_ERROR_KINDS)) == (5, 6, 6)
+def test_send_errors_are_no_packets() -> None:
+    """Each cause has its own counter, by backend or for clients, summed over workers; no outcome changes."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     for counters in workers:
         for kind in range(len(c.SEND_ERROR_KINDS)):
+            counters.count_send_error(kind, index=7, size_bytes=1452)
             counters.count_send_error(kind)
     workers[1].count_send_error(2)
-    assert list(workers[1].slots[6:12]) == [1, 1, 2, 1, 1, 1]
-    assert total_send_errors(workers) == {
-        "would_block": 2,
-        "no_buffers": 2,
-        "refused": 3,
-        "too_large": 2,
-        "unreachable": 2,
-        "other": 2,
-    }
+    workers[1].count_send_error(3, index=7, size_bytes=1460)
+    assert total_backend_send_errors(workers, 7) == dict.fromkeys(c.SEND_ERROR_KINDS, 2) | {"too_large": 3}
+    assert total_backend_send_errors(workers, 8) == dict.fromkeys(c.SEND_ERROR_KINDS, 0)
+    assert total_return_send_errors(workers) == dict.fromkeys(c.SEND_ERROR_KINDS, 2) | {"refused": 3}
+    assert total(workers, c.SEND_ERRORS) == 34
+    assert last_too_large_bytes(workers, 7) == 1460
+    assert last_too_large_bytes([], 7) == 0
     assert sum(total_outcomes(workers)) == 0
 
 

@@ -18,6 +18,7 @@ ELSEWHERE: FourTuple = ("203.0.113.9", 1234, "198.51.100.1", 443)
 NOT_THE_ROUTERS = {
     *("drop_send_failed", "drop_no_session", "drop_worker_died"),
     *("drop_fragment", "drop_hop_limit", "drop_too_big", "drop_no_route", "drop_no_neighbour"),
+    *("drop_bad_source", "drop_overload"),
 }
 """Planes and the supervisor decide these."""
 
@@ -33,7 +34,7 @@ DCIDS = {
 
 def test_table_is_consistent() -> None:
     """Names are unique, routes and reasons are those that have names, and the integers match the table."""
-    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIGS + len(STEPS) * len(REASONS) + 12
+    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIGS + len(STEPS) * len(REASONS) + 14
     for number, outcome in enumerate(OUTCOMES):
         assert outcome.route in (*ROUTES, "drop")
         assert outcome.config_id == (number if number < CONFIGS else -1)

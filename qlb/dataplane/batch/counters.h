@@ -11,16 +11,19 @@
 
 #include "../core/counters.h"
 
-/* Why the system refused a send; slots from QLB_SLOT_SEND_ERRORS on. */
+/* Causes of a refused send; one slot each from QLB_BACKEND_SEND_ERRORS and QLB_SLOT_RETURN_SEND_ERRORS on. */
 enum {
     QLB_SEND_ERROR_WOULD_BLOCK,
     QLB_SEND_ERROR_NO_BUFFERS,
     QLB_SEND_ERROR_REFUSED,
     QLB_SEND_ERROR_TOO_LARGE,
     QLB_SEND_ERROR_UNREACHABLE,
+    QLB_SEND_ERROR_NOT_PERMITTED,
+    QLB_SEND_ERROR_INVALID,
     QLB_SEND_ERROR_OTHER,
-    QLB_SEND_ERROR_KINDS,
 };
+
+#define QLB_TO_CLIENT UINT32_MAX /* in place of a backend's index */
 
 QLB_INLINE void qlb_set_slot(uint64_t *slots, uint32_t slot, uint64_t value)
 {
@@ -61,21 +64,51 @@ QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8
     memcpy(&slots[sample + 2], octets, len < QLB_SAMPLE_BYTES ? len : QLB_SAMPLE_BYTES);
 }
 
-/* Count a send that the system refused. */
-QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error)
+/* The cause of a refused send. */
+QLB_INLINE uint32_t qlb_send_error_kind(int error)
 {
-    uint32_t kind = QLB_SEND_ERROR_OTHER;
-    if (error == EAGAIN || error == EWOULDBLOCK)
-        kind = QLB_SEND_ERROR_WOULD_BLOCK;
-    else if (error == ENOBUFS || error == ENOMEM)
-        kind = QLB_SEND_ERROR_NO_BUFFERS;
-    else if (error == ECONNREFUSED)
-        kind = QLB_SEND_ERROR_REFUSED;
-    else if (error == EMSGSIZE)
-        kind = QLB_SEND_ERROR_TOO_LARGE;
-    else if (error == ENETUNREACH || error == EHOSTUNREACH || error == ENETDOWN || error == EHOSTDOWN)
-        kind = QLB_SEND_ERROR_UNREACHABLE;
-    qlb_add_to_slot(slots, QLB_SLOT_SEND_ERRORS + kind, 1);
+    switch (error) {
+    case EAGAIN:
+        return QLB_SEND_ERROR_WOULD_BLOCK;
+    case ENOBUFS:
+    case ENOMEM:
+        return QLB_SEND_ERROR_NO_BUFFERS;
+    case ECONNREFUSED:
+        return QLB_SEND_ERROR_REFUSED;
+    case EMSGSIZE:
+        return QLB_SEND_ERROR_TOO_LARGE;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+    case EHOSTDOWN:
+    case ENONET:
+        return QLB_SEND_ERROR_UNREACHABLE;
+    case EPERM:
+    case EACCES:
+        return QLB_SEND_ERROR_NOT_PERMITTED;
+    case EINVAL:
+    case EADDRNOTAVAIL:
+    case ENODEV:
+    case ENXIO:
+        return QLB_SEND_ERROR_INVALID;
+    default:
+        return QLB_SEND_ERROR_OTHER;
+    }
+}
+
+/* Count a refused send. index: of the backend, or QLB_TO_CLIENT. len: octets of the datagram. */
+QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error, uint32_t index, uint32_t len)
+{
+    const uint32_t kind = qlb_send_error_kind(error);
+    qlb_add_to_slot(slots, QLB_SLOT_SEND_ERRORS, 1);
+    if (index == QLB_TO_CLIENT) {
+        qlb_add_to_slot(slots, QLB_SLOT_RETURN_SEND_ERRORS + kind, 1);
+        return;
+    }
+    const uint32_t backend = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * index;
+    qlb_add_to_slot(slots, backend + QLB_BACKEND_SEND_ERRORS + kind, 1);
+    if (kind == QLB_SEND_ERROR_TOO_LARGE)
+        qlb_set_slot(slots, backend + QLB_BACKEND_TOO_LARGE_BYTES, len);
 }
 
 #endif

@@ -9,6 +9,7 @@
 
 #define QLB_EVENTS 256
 #define QLB_NS_PER_MS 1000000u
+#define QLB_HEARTBEAT_MS 500 /* the supervisor expects one each second */
 
 static uint64_t monotonic_ns(void)
 {
@@ -185,15 +186,15 @@ static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *eve
     return woken ? obey(forwarder, 1) : 1;
 }
 
-/* Milliseconds to wait at most, rounded up: until the next sweep, or for ever where there is nothing to sweep. */
+/* Milliseconds to wait at most, rounded up: until the next sweep or the next heartbeat. */
 static int patience_ms(const struct qlb_forwarder *forwarder)
 {
     if (!forwarder->sessions.count)
-        return -1;
+        return QLB_HEARTBEAT_MS;
     if (forwarder->next_sweep_ns <= forwarder->now_ns)
         return 0;
     const uint64_t wait_ms = (forwarder->next_sweep_ns - forwarder->now_ns) / QLB_NS_PER_MS + 1;
-    return wait_ms < 1000 ? (int)wait_ms : 1000;
+    return wait_ms < QLB_HEARTBEAT_MS ? (int)wait_ms : QLB_HEARTBEAT_MS;
 }
 
 int qlb_forwarder_run(struct qlb_forwarder *forwarder)
@@ -204,6 +205,7 @@ int qlb_forwarder_run(struct qlb_forwarder *forwarder)
         const int count = epoll_wait(forwarder->epoll, events, QLB_EVENTS, patience_ms(forwarder));
         forwarder->now_ns = monotonic_ns();
         forwarder->round++;
+        qlb_set_slot(forwarder->slots, QLB_SLOT_HEARTBEAT_MS, forwarder->now_ns / QLB_NS_PER_MS);
         if (count >= 0) {
             go_on = handle(forwarder, events, count);
             error = forwarder->error;

@@ -156,7 +156,8 @@ static void account_returned(const struct qlb_forwarder *forwarder, const struct
 static const struct way to_clients = {listener_fd, reply_of, account_returned};
 
 /* Send, and once more after a refusal. Return 0, or the errno. */
-static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message)
+static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message, uint32_t index,
+                    uint32_t len)
 {
     int error = 0;
     for (int i = 0; i < QLB_SENDS; i++) {
@@ -167,7 +168,7 @@ static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct 
         if (sent >= 0)
             return 0;
         error = errno;
-        qlb_count_send_error(forwarder->slots, error);
+        qlb_count_send_error(forwarder->slots, error, index, len);
         if (error != ECONNREFUSED)
             break;
     }
@@ -178,7 +179,8 @@ static void send_one(struct qlb_forwarder *forwarder, const struct way *way, con
 {
     uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
     const struct msghdr message = way->describe(forwarder, group, control);
-    const int error = try_send(forwarder, way->fd(forwarder, group), &message);
+    const uint32_t index = way == &to_clients ? QLB_TO_CLIENT : group->session->key.index;
+    const int error = try_send(forwarder, way->fd(forwarder, group), &message, index, group->size);
     if (!is_for_want_of_offload(forwarder, group, error)) {
         way->account(forwarder, group, error);
         return;

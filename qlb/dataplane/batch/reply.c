@@ -25,7 +25,7 @@ void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uin
     const int received = qlb_inbox_receive(inbox, session->fd, first, session->appetite, 0);
     if (received <= 0) {
         if (received < 0 && errno == ECONNREFUSED) /* the answer to an earlier send; reading it has cleared it */
-            qlb_count_send_error(forwarder->slots, ECONNREFUSED);
+            qlb_count_send_error(forwarder->slots, ECONNREFUSED, session->key.index, 0);
         return;
     }
     session->last_used_ns = forwarder->now_ns;
