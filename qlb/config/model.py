@@ -80,6 +80,7 @@ MODE: Final = choice(get_args(Mode))
 DNS_RECORD: Final = choice(get_args(DnsRecord))
 SERVER_ID_FROM: Final = choice(get_args(ServerIdFrom))
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
+DSCP: Final = or_word("keep", "keep", whole_number(0, 63))
 
 
 class Section(BaseModel):
@@ -220,8 +221,13 @@ class Forwarding(Section):
     """Worker processes, each with its own socket on each address. 1 to 1024, or auto: one per core. Default: 1.
     A change needs a restart."""
     session_timeout: Annotated[float, duration("1ms", "168h")] = 120.0
-    """proxy mode: how long a client's way back stays open without packets. 1ms to 168h. Default: 120s. When it
-    has closed, the next packet opens another; the server sees a new path and the connection lives on."""
+    """proxy mode: how long an idle session (one client and one backend) stays open if no packet with a routable
+    connection ID has used it. 1ms to 168h. Default: 120s. The client's next packet opens a new session; the server
+    sees a new path and the connection goes on."""
+    routable_session_timeout: Annotated[float, duration("1ms", "168h")] = 1800.0
+    """proxy mode: the same for sessions that routable packets have used. Until then a server may send first after a
+    silence. Under pressure (max_sessions, descriptors, ports) the sessions that are idle longest are evicted earlier.
+    At least session_timeout applies. 1ms to 168h. Default: 1800s."""
     max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
     """proxy mode: ways back (one socket each) that a worker keeps open; beyond it the one idle for longest is
     closed. 1 to 1000000. Default: 65536."""
@@ -232,6 +238,15 @@ class Forwarding(Section):
     """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
     4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not
     grant (net.core.rmem_max, unless qlb has CAP_NET_ADMIN) is warned of at the start. A change needs a restart."""
+    send_buffer: Annotated[Size, size("4KiB", "512MiB")] = Size(4 << 20)
+    """Memory for packets to clients that wait in each worker's socket for the network device: octets, 512KiB, 4MiB.
+    When half of it is in use, sessions that return packets take turns, so that one slow client costs no other client
+    a packet. 4KiB to 512MiB. Default: 4MiB. The daemon logs a warning at the start if the system grants less
+    (net.core.wmem_max, unless qlb has CAP_NET_ADMIN). A change needs a restart."""
+    dscp: Annotated[int | Literal["keep"], DSCP] = "keep"
+    """proxy mode: the DSCP (RFC 2474) of forwarded and returned packets: keep copies it from the packet that was
+    received, as a router does; a number sets it. 0 to 63, or keep. Default: keep. Set 0 if clients must not choose the
+    priority of their packets in your network. The ECN bits are always copied."""
     gso_to_backends: Annotated[bool, BOOLEAN] = False
     """batch plane: true: datagrams of a client that come together go to their backend in one piece (UDP GSO), at less
     cost. Only for backends that read whole pieces where such reach them, on this machine or in its containers:

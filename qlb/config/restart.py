@@ -13,6 +13,7 @@ NEEDS_RESTART: Final = (
     ("forwarding", "workers"),
     ("forwarding", "pin_workers"),
     ("forwarding", "receive_buffer"),
+    ("forwarding", "send_buffer"),
     ("forwarding", "interfaces"),
     ("forwarding", "attach"),
     ("forwarding", "keep_attached"),

@@ -24,6 +24,12 @@ def preflight(config: Config) -> str:
     return probe.choose(config.forwarding.plane, config.forwarding.mode)
 
 
+def worker_count(config: Config) -> int:
+    """Return how many worker processes a configuration asks for."""
+    workers = config.forwarding.workers
+    return len(usable_cores()) if workers == "auto" else workers
+
+
 def usable_cores() -> tuple[int, ...]:
     """Return the numbers of the cores that this process may use, in order; at least one."""
     if hasattr(os, "sched_getaffinity"):

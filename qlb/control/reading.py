@@ -155,6 +155,7 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
                 listen=str(endpoint),
                 kernel_dropped=sum(dropped) if dropped else None,
                 receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
+                send_buffer_bytes=min(place.send_buffer_bytes[number] for place in places),
             )
         )
     return tuple(rows)

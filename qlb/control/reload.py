@@ -14,7 +14,7 @@ from qlb.config.load import Loaded, load
 from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
 from qlb.control.members import Members
-from qlb.control.preflight import preflight
+from qlb.control.preflight import preflight, worker_count
 from qlb.control.succession.memory import Remembered
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
@@ -195,6 +195,9 @@ def plane_settings(config: Config) -> PlaneSettings:
     """Return the bounds that a configuration sets for a plane's own state."""
     return PlaneSettings(
         session_timeout_s=config.forwarding.session_timeout,
+        routable_session_timeout_s=config.forwarding.routable_session_timeout,
+        workers=worker_count(config),
+        dscp=None if config.forwarding.dscp == "keep" else config.forwarding.dscp,
         max_sessions=config.forwarding.max_sessions,
         flow_table_size=config.fallback.flow_table_size,
         flow_timeout_s=config.fallback.flow_timeout,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from qlb.config.model import Config
 from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
-from qlb.dataplane.sockets import receive_buffer_shortfall
+from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
 
 log = logging.getLogger("qlb")
 
@@ -19,11 +19,17 @@ class Shortfalls:
         self._plane = probe.PLANES[plane]
         self._told: set[str | None] = set()
 
-    def check_buffers(self, config: Config, granted: Iterable[int]) -> None:
-        """Warn of receive buffers, once. granted: octets, of one worker's listeners; the others have the same."""
-        shortfall = receive_buffer_shortfall(config.forwarding.receive_buffer, min(granted))
-        if shortfall is not None:
-            log.warning(shortfall)
+    def check_buffers(self, config: Config, receive_bytes: Iterable[int], send_bytes: Iterable[int]) -> None:
+        """Log a warning for buffers that are smaller than configured.
+
+        receive_bytes, send_bytes: granted to one worker's listeners; the other workers have the same.
+        """
+        for shortfall in (
+            receive_buffer_shortfall(config.forwarding.receive_buffer, min(receive_bytes)),
+            send_buffer_shortfall(config.forwarding.send_buffer, min(send_bytes)),
+        ):
+            if shortfall is not None:
+                log.warning(shortfall)
 
     def check_sessions(self, config: Config, workers: int) -> None:
         """Tell where the system allows fewer sessions than max_sessions; again only when that has changed."""

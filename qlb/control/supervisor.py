@@ -373,7 +373,7 @@ class Supervisor:
             return KernelEngine(config, lambda: self.desired.orders)
         places = open_places(config, self.origin.inherited)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
-        self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes)
+        self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
         self._shortfalls.check_sessions(config, len(places))
         return Workers(places, self.plane, lambda: self.desired.orders)
 

@@ -11,12 +11,18 @@ from qlb.routing.snapshot import Snapshot
 class PlaneSettings:
     """The bounds of a plane's own, disposable state; may change with every reload.
 
-    session_timeout_s: seconds after which an idle way back is closed. max_sessions: ways back of one
-    worker. flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: seconds of an entry.
+    session_timeout_s: seconds after which an idle session is closed if no routable packet has used it.
+    routable_session_timeout_s: seconds for the other sessions; at least session_timeout_s applies.
+    max_sessions: sessions of one worker. workers: processes that share the machine's local ports.
+    flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: seconds of an entry.
+    dscp: of all packets that are sent, 0 to 63; None = as received.
     gso_to_backends: whether datagrams may go to backends many in one piece.
     """
 
     session_timeout_s: float = 120.0
+    routable_session_timeout_s: float = 1800.0
+    workers: int = 1
+    dscp: int | None = None
     max_sessions: int = 65_536
     flow_table_size: int = 65_536
     flow_timeout_s: float = 30.0

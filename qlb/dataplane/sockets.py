@@ -9,20 +9,29 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from qlb.dataplane import ancillary
 from qlb.routing.backends import Endpoint
 
-RECEIVE_BUFFER_BYTES: Final = 4 << 20
-"""Asked for on listeners where nobody says otherwise."""
+
+class Buffers(NamedTuple):
+    """Octets of memory to ask for on a listener: for packets not read yet, and for packets not sent yet."""
+
+    receive_bytes: int = 4 << 20
+    send_bytes: int = 4 << 20
+
+
+DEFAULT_BUFFERS: Final = Buffers()
+
 
 # Linux: always set "don't fragment", and do not let a forged ICMP message shrink what may be sent.
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
-# Linux: a receive buffer beyond the limit of the system, for CAP_NET_ADMIN; and what a socket's memory is used
-# for, an array of 32-bit numbers, one of which counts what was dropped.
+# Linux: buffers beyond the limit of the system, for CAP_NET_ADMIN; and the use of a socket's memory, an array of
+# 32-bit numbers, one of which counts dropped datagrams.
+_SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("=9I")
@@ -32,10 +41,10 @@ _DROPS_WRAP: Final = 1 << 32
 _UDP_GRO: Final = 104
 
 
-def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> socket.socket:
+def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS) -> socket.socket:
     """Bind a non-blocking UDP socket that other workers may bind too. Port 0 takes any free one.
 
-    receive_buffer_bytes: asked for; the system may grant less (receive_buffer_shortfall() tells).
+    buffers: sizes to ask for; the system may grant less (see receive_buffer_shortfall(), send_buffer_shortfall()).
     Raises OSError where the address is not this machine's, the port is taken or needs privileges.
     """
     sock = _open(endpoint)
@@ -43,7 +52,7 @@ def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _prepare_listener(sock, endpoint, receive_buffer_bytes)
+        _prepare_listener(sock, endpoint, buffers)
         sock.bind(address_of(endpoint))
     except OSError:
         sock.close()
@@ -51,11 +60,11 @@ def open_listener(endpoint: Endpoint, receive_buffer_bytes: int = RECEIVE_BUFFER
     return sock
 
 
-def adopt_listener(sock: socket.socket, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
+def adopt_listener(sock: socket.socket, buffers: Buffers = DEFAULT_BUFFERS) -> None:
     """Give a UDP socket that somebody else has bound what open_listener() gives its own. Raises OSError."""
     _make_quic(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may join it
-    _prepare_listener(sock, bound_endpoint(sock), receive_buffer_bytes)
+    _prepare_listener(sock, bound_endpoint(sock), buffers)
 
 
 def take_single_datagrams(sock: socket.socket) -> None:
@@ -93,6 +102,24 @@ def granted_receive_buffer(sock: socket.socket) -> int:
     """Return the octets of a socket's receive buffer, as they were asked for."""
     granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     return granted // 2 if sys.platform == "linux" else granted  # Linux tells its double: its own bookkeeping
+
+
+def granted_send_buffer(sock: socket.socket) -> int:
+    """Return the octets of a socket's send buffer, in the unit in which they are asked for."""
+    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return granted // 2 if sys.platform == "linux" else granted  # Linux reports twice the size: its own bookkeeping
+
+
+def send_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
+    """Return a warning for the operator of a system that grants a smaller send buffer; None if it does not."""
+    if granted_bytes >= wanted_bytes:
+        return None
+    limit = "net.core.wmem_max" if sys.platform == "linux" else "kern.ipc.maxsockbuf"
+    privilege = ", or give qlb CAP_NET_ADMIN" if sys.platform == "linux" else ""
+    return (
+        f"forwarding.send_buffer is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: fewer packets to "
+        f"clients can wait for the network device; raise the sysctl {limit} to {wanted_bytes:d}{privilege}"
+    )
 
 
 def receive_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
@@ -156,21 +183,22 @@ def _make_quic(sock: socket.socket) -> None:
         _where_supported(option, sock)
 
 
-def _prepare_listener(sock: socket.socket, endpoint: Endpoint, receive_buffer_bytes: int) -> None:
-    _ask_for_receive_buffer(sock, receive_buffer_bytes)
+def _prepare_listener(sock: socket.socket, endpoint: Endpoint, buffers: Buffers) -> None:
+    _ask_for_buffer(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, buffers.receive_bytes)
+    _ask_for_buffer(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, buffers.send_bytes)
     if ipaddress.ip_address(endpoint.host).is_unspecified:
         ancillary.receive_destination(sock)
 
 
-def _ask_for_receive_buffer(sock: socket.socket, wanted_bytes: int) -> None:
+def _ask_for_buffer(sock: socket.socket, option: int, force_option: int, wanted_bytes: int) -> None:
     if sys.platform == "linux":
         try:
-            return sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
-        except PermissionError:
-            return sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)  # cut to rmem_max
+            return sock.setsockopt(socket.SOL_SOCKET, force_option, wanted_bytes)
+        except OSError:  # no privilege, or a kernel (gVisor) without the option
+            return sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)  # cut to rmem_max or wmem_max
     while wanted_bytes:  # the BSDs refuse what is too much
         try:
-            return sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)
+            return sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)
         except OSError:
             wanted_bytes //= 2
     return None

@@ -129,11 +129,15 @@ def _listeners(reading: Reading) -> Iterator[Metric]:
     buffers = GaugeMetricFamily(
         "qlb_receive_buffer_bytes", "Receive buffer that the system grants each worker's socket.", labels=("listen",)
     )
+    send_buffers = GaugeMetricFamily(
+        "qlb_send_buffer_bytes", "Send buffer that the system grants each worker's socket.", labels=("listen",)
+    )
     for row in reading.listeners:
         buffers.add_metric((row.listen,), row.receive_buffer_bytes)
+        send_buffers.add_metric((row.listen,), row.send_buffer_bytes)
         if row.kernel_dropped is not None:
             dropped.add_metric((row.listen,), row.kernel_dropped)
-    yield buffers
+    yield from (buffers, send_buffers)
     if dropped.samples:
         yield dropped
 

@@ -108,12 +108,14 @@ class ListenerReading:
     """One service address, all workers' sockets on it together.
 
     kernel_dropped: datagrams that the system dropped before a worker could receive them, since their queues
-    were full: in no other figure. None where the system does not tell. receive_buffer_bytes: of each socket.
+    were full: in no other figure. None where the system does not tell. receive_buffer_bytes, send_buffer_bytes: of
+    each socket, as granted by the system.
     """
 
     listen: str
     kernel_dropped: int | None
     receive_buffer_bytes: int
+    send_buffer_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

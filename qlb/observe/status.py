@@ -118,6 +118,7 @@ def _listener(row: ListenerReading) -> dict[str, object]:
         "listen": row.listen,
         "kernel_dropped_packets": row.kernel_dropped,
         "receive_buffer_bytes": row.receive_buffer_bytes,
+        "send_buffer_bytes": row.send_buffer_bytes,
     }
 
 

@@ -11,13 +11,16 @@ import pytest
 
 from qlb.dataplane import sockets
 from qlb.dataplane.sockets import (
+    Buffers,
     DropCounter,
     adopt_listener,
     bound_endpoint,
     dropped_at,
     granted_receive_buffer,
+    granted_send_buffer,
     open_listener,
     receive_buffer_shortfall,
+    send_buffer_shortfall,
 )
 from qlb.routing.backends import Endpoint
 
@@ -109,26 +112,31 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None
         assert DropCounter(sock).read() is None
 
 
-def test_a_small_buffer_is_granted_as_it_was_asked_for() -> None:
-    """What is asked for and what is granted are told in the same octets."""
-    with open_listener(Endpoint("127.0.0.1", 0), 64 << 10) as sock:
+def test_small_buffers_are_granted_exactly() -> None:
+    """Wanted and granted sizes have the same unit."""
+    with open_listener(Endpoint("127.0.0.1", 0), Buffers(64 << 10, 48 << 10)) as sock:
         assert granted_receive_buffer(sock) == 64 << 10
+        assert granted_send_buffer(sock) == 48 << 10
 
 
 @only_linux
-def test_without_the_privilege_the_limit_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond rmem_max the socket opens all the same, with what the system allows."""
-    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.ENOPROTOOPT])
+def test_without_the_privilege_the_limit_is_granted(monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+    """The socket opens with the system's limit, without CAP_NET_ADMIN and on kernels without the options."""
+    receive_limit, send_limit = (
+        int(Path(f"/proc/sys/net/core/{name}").read_text()) for name in ("rmem_max", "wmem_max")
+    )
 
     class Unprivileged(socket.socket):
         def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
-            if (level, option) == (socket.SOL_SOCKET, 33):
-                raise PermissionError(errno.EPERM, "SO_RCVBUFFORCE needs CAP_NET_ADMIN")
+            if level == socket.SOL_SOCKET and option in (32, 33):
+                raise OSError(reason, "SO_RCVBUFFORCE and SO_SNDBUFFORCE need CAP_NET_ADMIN")
             super().setsockopt(level, option, value)
 
     monkeypatch.setattr(socket, "socket", Unprivileged)
-    with open_listener(Endpoint("127.0.0.1", 0), 2 * limit) as sock:
-        assert granted_receive_buffer(sock) == limit
+    with open_listener(Endpoint("127.0.0.1", 0), Buffers(2 * receive_limit, 2 * send_limit)) as sock:
+        assert granted_receive_buffer(sock) == receive_limit
+        assert granted_send_buffer(sock) == send_limit
 
 
 def test_where_too_much_is_refused_half_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +154,7 @@ def test_where_too_much_is_refused_half_is_asked_for(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(socket, "socket", Grudging)
-    with open_listener(Endpoint("127.0.0.1", 0), 64 << 10):
+    with open_listener(Endpoint("127.0.0.1", 0), Buffers(64 << 10)):
         assert asked == [65536, 32768, 16384]
 
 
@@ -167,3 +175,8 @@ def test_a_shortfall_names_the_figures_and_the_way_out(
     assert "4,194,304 octets, but the system grants 212,992" in told
     assert told.endswith(says)
     assert receive_buffer_shortfall(4 << 20, 4 << 20) is None
+    told = send_buffer_shortfall(4 << 20, 212_992)
+    assert told is not None
+    assert "4,194,304 octets, but the system grants 212,992" in told
+    assert told.endswith(says.replace("rmem_max", "wmem_max"))
+    assert send_buffer_shortfall(4 << 20, 4 << 20) is None

@@ -22,8 +22,10 @@ def sample_reading() -> Reading:
         mode="proxy",
         listen=("127.0.0.1:4433", "[::1]:4433"),
         listeners=(
-            ListenerReading(listen="127.0.0.1:4433", kernel_dropped=17, receive_buffer_bytes=4096),
-            ListenerReading(listen="[::1]:4433", kernel_dropped=0, receive_buffer_bytes=4096),
+            ListenerReading(
+                listen="127.0.0.1:4433", kernel_dropped=17, receive_buffer_bytes=4096, send_buffer_bytes=8192
+            ),
+            ListenerReading(listen="[::1]:4433", kernel_dropped=0, receive_buffer_bytes=4096, send_buffer_bytes=8192),
         ),
         ready=True,
         generation=3,

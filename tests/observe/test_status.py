@@ -54,8 +54,13 @@ def test_the_contract(reading: Reading) -> None:
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
     assert (status["icmp_forwarded"], status["icmp_sent"]) == (19, 23)
     assert status["listeners"] == [
-        {"listen": "127.0.0.1:4433", "kernel_dropped_packets": 17, "receive_buffer_bytes": 4096},
-        {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096},
+        {
+            "listen": "127.0.0.1:4433",
+            "kernel_dropped_packets": 17,
+            "receive_buffer_bytes": 4096,
+            "send_buffer_bytes": 8192,
+        },
+        {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096, "send_buffer_bytes": 8192},
     ]
     assert status["send_errors"] == {"would_block": 13, "other": 0, "too_large": 31}
 

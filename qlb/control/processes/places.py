@@ -4,25 +4,23 @@ import socket
 from collections.abc import Sequence
 
 from qlb.config.model import Config
-from qlb.control.preflight import usable_cores
+from qlb.control.preflight import usable_cores, worker_count
 from qlb.control.processes.workers import Place
 from qlb.control.succession.inherit import Inherited
-from qlb.dataplane.sockets import adopt_listener, bound_endpoint, open_listener
+from qlb.dataplane.sockets import Buffers, adopt_listener, bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
 
 
 def open_places(config: Config, inherited: Inherited) -> list[Place]:
     """Take or bind every service address once for each worker. Raises OSError where one cannot be bound."""
-    cores = usable_cores()
-    wanted = config.forwarding.workers
-    count = len(cores) if wanted == "auto" else wanted
+    cores, count = usable_cores(), worker_count(config)
     rows: list[list[socket.socket]] = []
     try:
         endpoints: Sequence[Endpoint] = config.listen
         for _ in range(count):
             rows.append([])
             for endpoint in endpoints:
-                rows[-1].append(_take_or_open(endpoint, config.forwarding.receive_buffer, inherited))
+                rows[-1].append(_take_or_open(endpoint, _buffers(config), inherited))
             endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
     except OSError as error:
         for sock in [sock for row in rows for sock in row]:
@@ -32,9 +30,13 @@ def open_places(config: Config, inherited: Inherited) -> list[Place]:
     return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
 
 
-def _take_or_open(endpoint: Endpoint, receive_buffer_bytes: int, inherited: Inherited) -> socket.socket:
+def _take_or_open(endpoint: Endpoint, buffers: Buffers, inherited: Inherited) -> socket.socket:
     sock = inherited.take_udp(endpoint)
     if sock is None:
-        return open_listener(endpoint, receive_buffer_bytes)
-    adopt_listener(sock, receive_buffer_bytes)
+        return open_listener(endpoint, buffers)
+    adopt_listener(sock, buffers)
     return sock
+
+
+def _buffers(config: Config) -> Buffers:
+    return Buffers(config.forwarding.receive_buffer, config.forwarding.send_buffer)

@@ -19,7 +19,7 @@ from typing import Final
 from qlb.control.processes import channel
 from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
 from qlb.dataplane.base import Orders
-from qlb.dataplane.sockets import DropCounter, granted_receive_buffer
+from qlb.dataplane.sockets import DropCounter, granted_receive_buffer, granted_send_buffer
 from qlb.errors import QlbError
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters
@@ -124,6 +124,7 @@ class Place:
         self.cpu = cpu
         self.listeners = tuple(listeners)
         self.receive_buffer_bytes = tuple(map(granted_receive_buffer, listeners))
+        self.send_buffer_bytes = tuple(map(granted_send_buffer, listeners))
         self.drops = tuple(map(DropCounter, listeners))
         """What the system has dropped at each listener; workers come and go, the sockets and this stay."""
         self._memory_file = _open_memory()
