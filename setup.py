@@ -14,7 +14,10 @@ from setuptools import Extension, setup
 LIMITED_API = "0x030b0000"
 FOLDER = Path("qlb/dataplane")
 EVERYWHERE = ("decider.c", "layout.c", "module.c", "router.c")
-LINUX = ("forward.c", "inbox.c", "loop.c", "outbox.c", "plane.c", "reply.c", "sessions.c", "upstream.c")
+LINUX = (
+    *("forward.c", "gate.c", "inbox.c", "loop.c", "outbox.c", "plane.c"),
+    *("ports.c", "reply.c", "sessions.c", "sources.c", "upstream.c"),
+)
 SOURCES = EVERYWHERE + (LINUX if sys.platform == "linux" else ())
 
 core = Extension(

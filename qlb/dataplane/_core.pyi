@@ -60,9 +60,14 @@ class Forwarder:
         max_sessions: int,
         session_timeout_ns: int,
         gso_to_backends: bool,
+        routable_timeout_ns: int = 0,
+        max_ports: int = 0xFFFFFFFF,
+        dscp: int = -1,
     ) -> None:
         """Replace everything between two packets, and return when that is done.
 
+        routable_timeout_ns: of sessions that routable packets have used; at least session_timeout_ns applies.
+        max_ports: local ports that sessions may hold. dscp: 0 to 63, or -1 to copy it from what is received.
         endpoints: 24 octets (struct qlb_endpoint) for each backend index of the table. Raises ValueError where
         these do not fit together or a number is out of range, and changes nothing then.
         """

@@ -1,8 +1,10 @@
-/* Control messages of UDP sockets: ECN bits, the address that a client sent to, and the length of segments.
+/* Control messages of UDP sockets: the traffic class, the hop limit, the address that a client sent to, and the length
+ * of segments.
  *
- * QUIC needs the ECN bits end to end, so they are copied both ways (RFC 9000, section 13.4). A listener on a
- * wildcard address answers from the very address that the client sent to. UDP_GRO hands over several datagrams
- * of one sender as one piece, UDP_SEGMENT sends several at once; both say how long each is, the last may be short.
+ * The traffic class octet holds the DSCP and the ECN bits. QUIC needs the ECN bits end to end (RFC 9000, section
+ * 13.4), so they are copied both ways. The DSCP is copied too, unless the configuration sets it. A listener on a
+ * wildcard address answers from the address that the client sent to. UDP_GRO hands over several datagrams of one
+ * sender as one piece, UDP_SEGMENT sends several at once; both give the length of each, the last may be shorter.
  */
 #ifndef QLB_BATCH_CONTROL_H
 #define QLB_BATCH_CONTROL_H
@@ -21,13 +23,15 @@
 #endif
 
 #define QLB_ECN_MASK 3
-/* Room for a TOS or traffic class, for packet info and for a segment's length. */
-#define QLB_CONTROL_BYTES (2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo)))
+#define QLB_UNKNOWN_HOP_LIMIT 64 /* assumed where the system does not report one */
+/* Room for a traffic class, a hop limit, packet info and a segment's length. */
+#define QLB_CONTROL_BYTES (3 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo)))
 
 /* What came along with one receive. */
 struct qlb_arrival {
     uint32_t segment_bytes; /* of each datagram but the last; 0: it is one datagram */
-    uint8_t ecn;
+    uint8_t traffic_class; /* DSCP and ECN bits */
+    uint8_t hop_limit;
     uint8_t has_service;
     uint8_t service[16]; /* the address that the client sent to, if has_service */
 };
@@ -36,15 +40,20 @@ struct qlb_arrival {
 QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arrival)
 {
     arrival->segment_bytes = 0;
-    arrival->ecn = arrival->has_service = 0;
+    arrival->traffic_class = arrival->has_service = 0;
+    arrival->hop_limit = QLB_UNKNOWN_HOP_LIMIT;
     for (struct cmsghdr *each = CMSG_FIRSTHDR(message); each; each = CMSG_NXTHDR(message, each)) {
         const uint8_t *data = CMSG_DATA(each);
         int number;
         if (each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_TOS) {
-            arrival->ecn = data[0] & QLB_ECN_MASK;
+            arrival->traffic_class = data[0];
         } else if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_TCLASS) {
             memcpy(&number, data, sizeof number);
-            arrival->ecn = (uint8_t)(number & QLB_ECN_MASK);
+            arrival->traffic_class = (uint8_t)number;
+        } else if ((each->cmsg_level == IPPROTO_IP && each->cmsg_type == IP_TTL) ||
+                   (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_HOPLIMIT)) {
+            memcpy(&number, data, sizeof number);
+            arrival->hop_limit = (uint8_t)number;
         } else if (each->cmsg_level == IPPROTO_UDP && each->cmsg_type == UDP_GRO) {
             memcpy(&number, data, sizeof number);
             arrival->segment_bytes = number > 0 ? (uint32_t)number : 0;
@@ -69,12 +78,12 @@ QLB_INLINE void qlb_add_control(struct msghdr *message, int level, int type, con
     message->msg_controllen += CMSG_SPACE(size);
 }
 
-/* Mark what is sent with these ECN bits. family: of the socket, 4 or 6. */
-QLB_INLINE void qlb_add_ecn(struct msghdr *message, uint8_t family, int ecn)
+/* Send with this DSCP and these ECN bits; 0 is the default. family: of the socket, 4 or 6. */
+QLB_INLINE void qlb_add_traffic_class(struct msghdr *message, uint8_t family, int traffic_class)
 {
-    if (ecn)
-        qlb_add_control(message, family == 6 ? IPPROTO_IPV6 : IPPROTO_IP, family == 6 ? IPV6_TCLASS : IP_TOS, &ecn,
-                        sizeof ecn);
+    if (traffic_class)
+        qlb_add_control(message, family == 6 ? IPPROTO_IPV6 : IPPROTO_IP, family == 6 ? IPV6_TCLASS : IP_TOS,
+                        &traffic_class, sizeof traffic_class);
 }
 
 /* Cut what is sent into datagrams of this length. */

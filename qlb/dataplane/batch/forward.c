@@ -1,13 +1,22 @@
-/* From clients to backends: one batch of a listener is received, decided datagram by datagram, and sent. */
-#include "../core/route.h"
+/* From clients to backends: one batch of a listener is received, decided datagram by datagram, and sent.
+ *
+ * Opening a session costs ten times as much as forwarding a packet. When a batch is full, the queue is behind: then
+ * datagrams of open sessions go first, and only a few sessions are opened in each batch. So a flood from many addresses
+ * cannot take the worker from the calls that are there.
+ */
 #include "forwarder.h"
+#include "silence.h"
 
-/* One receive: the datagrams in it have a sender, a way and a mark in common. */
+#define QLB_OPENS_ROUTABLE 4 /* sessions that a full batch opens for datagrams that their IDs have routed */
+#define QLB_OPENS_OTHER 4    /* and for others; each may use up the other's */
+
+/* One receive: the datagrams in it have a sender, a way and a traffic class in common. */
 struct qlb_piece {
     struct qlb_four_tuple four_tuple;
     struct qlb_session_key key;
     struct qlb_session *session; /* of the datagram before, or a null pointer */
-    uint8_t ecn;
+    uint8_t traffic_class;
+    uint8_t hop_limit;
 };
 
 static void describe(const struct qlb_forwarder *forwarder, uint32_t which, const union qlb_sockaddr *sender,
@@ -16,7 +25,8 @@ static void describe(const struct qlb_forwarder *forwarder, uint32_t which, cons
     const struct qlb_listener *listener = &forwarder->listeners[which];
     memset(piece, 0, sizeof *piece);
     piece->key.listener = (uint16_t)which;
-    piece->ecn = arrival->ecn;
+    piece->traffic_class = arrival->traffic_class;
+    piece->hop_limit = arrival->hop_limit;
     qlb_endpoint_from(&piece->key.client, sender);
     const uint8_t *service = listener->endpoint.host;
     if (listener->wildcard && arrival->has_service) {
@@ -29,50 +39,142 @@ static void describe(const struct qlb_forwarder *forwarder, uint32_t which, cons
     memcpy(piece->four_tuple.ports + 2, listener->endpoint.port, 2);
 }
 
-/* The way to a backend and back: the session that there is, if its backend has not moved, or a new one. */
-static struct qlb_session *session_to(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t index)
+/* Return the open session to a backend, or a null pointer: none is open, or its backend has moved. */
+static struct qlb_session *open_session_to(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t index)
 {
     if (piece->session && piece->key.index == index)
         return piece->session;
     piece->key.index = index;
-    struct qlb_session *session = qlb_session_find(&forwarder->sessions, &piece->key);
-    if (session && memcmp(&session->upstream, &forwarder->endpoints[index], sizeof session->upstream) != 0) {
-        qlb_upstream_close(forwarder, session);
-        session = NULL;
+    piece->session = qlb_session_find(&forwarder->sessions, &piece->key);
+    if (piece->session && memcmp(&piece->session->upstream, &forwarder->endpoints[index],
+                                 sizeof piece->session->upstream) != 0) {
+        qlb_upstream_close(forwarder, piece->session);
+        piece->session = NULL;
     }
-    if (session)
-        session->renewed = 1;
-    else
-        session = qlb_upstream_open(forwarder, &piece->key);
-    if (session)
-        session->last_used_ns = forwarder->now_ns;
-    piece->session = session;
-    return session;
+    return piece->session;
 }
 
-static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, const uint8_t *octets, uint32_t len)
+static void drop(const struct qlb_forwarder *forwarder, uint32_t outcome, const uint8_t *octets, uint32_t len)
+{
+    qlb_count_dropped(forwarder->slots, outcome, octets, len, forwarder->now_ns / 1000000);
+}
+
+static void send_by(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t outcome, const uint8_t *octets,
+                    uint32_t len)
+{
+    struct qlb_session *session = piece->session;
+    qlb_session_use(&forwarder->sessions, session, forwarder->now_ns);
+    session->is_routable |= outcome < QLB_CONFIGS;
+    if (qlb_silence_note(session, forwarder->now_ns)) {
+        (void)qlb_upstream_reopen(forwarder, session); /* if it fails, the old socket stays */
+        qlb_silence_reopened(session, forwarder->now_ns);
+    }
+    qlb_outbox_add(forwarder, session, octets, len, piece->traffic_class, outcome, qlb_send_to_backends);
+}
+
+/* Open a session for a datagram and send it, or drop it. */
+static void open_and_send(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t outcome,
+                          const uint8_t *octets, uint32_t len)
+{
+    uint32_t refusal;
+    piece->session = qlb_upstream_open(forwarder, &piece->key, piece->hop_limit, &refusal);
+    if (piece->session)
+        send_by(forwarder, piece, outcome, octets, len);
+    else
+        drop(forwarder, refusal, octets, len);
+}
+
+/* Put a datagram off until those of open sessions are served. */
+static void defer(struct qlb_forwarder *forwarder, uint32_t receive, uint32_t at, uint32_t len,
+                  struct qlb_decision decision)
+{
+    if (forwarder->deferred_count < QLB_DEFERRED)
+        forwarder->deferred[forwarder->deferred_count++] = (struct qlb_deferred){receive, at, len, decision};
+    else
+        drop(forwarder, QLB_DROP_OVERLOAD, (const uint8_t *)forwarder->inbox.buffers[receive].iov_base + at, len);
+}
+
+/* Decide a datagram and send or drop it. is_behind: put it off if it would open a session. */
+static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t receive, uint32_t at,
+                   uint32_t len, int is_behind)
 {
     struct qlb_decider *decider = &forwarder->decider;
-    struct qlb_decision decision = qlb_decide(&decider->table.view, &decider->flows, octets, octets + len,
-                                              &piece->four_tuple, forwarder->now_ns);
+    const uint8_t *octets = (const uint8_t *)forwarder->inbox.buffers[receive].iov_base + at;
+    const struct qlb_decision decision = qlb_decide(&decider->table.view, &decider->flows, octets, octets + len,
+                                                    &piece->four_tuple, forwarder->now_ns);
     const int32_t unconfigured = qlb_unconfigured_id(decision.outcome, octets, octets + len);
     if (unconfigured >= 0)
         qlb_count_unconfigured(forwarder->slots, (uint32_t)unconfigured, forwarder->now_ns / 1000000);
-    struct qlb_session *session = NULL;
-    if (decision.index >= 0) {
-        session = session_to(forwarder, piece, (uint32_t)decision.index);
-        decision.outcome = session ? decision.outcome : QLB_DROP_NO_SESSION;
-    }
-    if (session)
-        qlb_outbox_add(forwarder, session, octets, len, piece->ecn, decision.outcome, qlb_send_to_backends);
+    if (decision.index < 0)
+        drop(forwarder, decision.outcome, octets, len);
+    else if (open_session_to(forwarder, piece, (uint32_t)decision.index))
+        send_by(forwarder, piece, decision.outcome, octets, len);
+    else if (is_behind)
+        defer(forwarder, receive, at, len, decision);
     else
-        qlb_count_dropped(forwarder->slots, decision.outcome, octets, len, forwarder->now_ns / 1000000);
+        open_and_send(forwarder, piece, decision.outcome, octets, len);
+}
+
+/* Go through the deferred datagrams: send those whose session is open by now, open sessions for some, keep the rest.
+ * opens: sessions that may be opened, for routable datagrams and for others. */
+static void serve_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals,
+                           uint32_t opens[2])
+{
+    const uint32_t count = forwarder->deferred_count;
+    forwarder->deferred_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct qlb_deferred each = forwarder->deferred[i];
+        const uint8_t *octets = (const uint8_t *)forwarder->inbox.buffers[each.receive].iov_base + each.at;
+        uint32_t *left = &opens[each.decision.outcome >= QLB_CONFIGS];
+        struct qlb_piece piece;
+        describe(forwarder, listener, &forwarder->inbox.senders[each.receive], &arrivals[each.receive], &piece);
+        if (open_session_to(forwarder, &piece, (uint32_t)each.decision.index)) {
+            send_by(forwarder, &piece, each.decision.outcome, octets, each.len);
+        } else if (*left) {
+            --*left;
+            open_and_send(forwarder, &piece, each.decision.outcome, octets, each.len);
+        } else {
+            forwarder->deferred[forwarder->deferred_count++] = each;
+        }
+    }
+}
+
+/* Open a few sessions for the deferred datagrams of a full batch, and drop the rest. */
+static void settle_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals)
+{
+    uint32_t opens[2] = {QLB_OPENS_ROUTABLE, QLB_OPENS_OTHER};
+    serve_deferred(forwarder, listener, arrivals, opens);
+    opens[0] = opens[1] = opens[0] + opens[1]; /* at most one kind is left */
+    serve_deferred(forwarder, listener, arrivals, opens);
+    for (uint32_t i = 0; i < forwarder->deferred_count; i++) {
+        const struct qlb_deferred *each = &forwarder->deferred[i];
+        drop(forwarder, QLB_DROP_OVERLOAD, (const uint8_t *)forwarder->inbox.buffers[each->receive].iov_base + each->at,
+             each->len);
+    }
+    forwarder->deferred_count = 0;
 }
 
 /* Datagrams in a receive. */
 static uint32_t datagrams_in(uint32_t bytes, uint32_t segment_bytes)
 {
     return bytes > segment_bytes ? (bytes + segment_bytes - 1) / segment_bytes : 1;
+}
+
+/* Read what came along with the receives, and count them. Count before deciding: if the worker dies in between, the
+ * supervisor can still account for these packets. */
+static void count_received(const struct qlb_forwarder *forwarder, struct qlb_arrival *arrivals, int received)
+{
+    uint64_t packets = 0, bytes = 0;
+    for (int i = 0; i < received; i++) {
+        const struct mmsghdr *message = &forwarder->inbox.messages[i];
+        qlb_read_control((struct msghdr *)&message->msg_hdr, &arrivals[i]);
+        if (!arrivals[i].segment_bytes)
+            arrivals[i].segment_bytes = message->msg_len;
+        packets += datagrams_in(message->msg_len, arrivals[i].segment_bytes);
+        bytes += message->msg_len;
+    }
+    qlb_add_to_slot(forwarder->slots, QLB_SLOT_PACKETS_RECEIVED, packets);
+    qlb_add_to_slot(forwarder->slots, QLB_SLOT_BYTES_RECEIVED, bytes);
 }
 
 void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener)
@@ -82,29 +184,22 @@ void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener)
     if (received <= 0)
         return;
     struct qlb_arrival arrivals[QLB_BATCH];
-    uint64_t packets = 0, bytes = 0;
-    for (int i = 0; i < received; i++) {
-        struct qlb_arrival *arrival = &arrivals[i];
-        const uint32_t len = inbox->messages[i].msg_len;
-        qlb_read_control(&inbox->messages[i].msg_hdr, arrival);
-        if (!arrival->segment_bytes)
-            arrival->segment_bytes = len;
-        packets += datagrams_in(len, arrival->segment_bytes);
-        bytes += len;
-    }
-    /* Before the first is decided: who is killed in between has lost packets that the sums know of. */
-    qlb_add_to_slot(forwarder->slots, QLB_SLOT_PACKETS_RECEIVED, packets);
-    qlb_add_to_slot(forwarder->slots, QLB_SLOT_BYTES_RECEIVED, bytes);
-    for (int i = 0; i < received; i++) {
-        const uint8_t *octets = inbox->buffers[i].iov_base;
+    count_received(forwarder, arrivals, received);
+    for (uint32_t i = 0; i < (uint32_t)received; i++) {
         const uint32_t len = inbox->messages[i].msg_len, segment_bytes = arrivals[i].segment_bytes;
         struct qlb_piece piece;
         describe(forwarder, listener, &inbox->senders[i], &arrivals[i], &piece);
+        const int is_bad = qlb_is_bad_source(forwarder, &piece.key.client, piece.four_tuple.service);
         uint32_t at = 0;
         do {
-            handle(forwarder, &piece, octets + at, len - at < segment_bytes ? len - at : segment_bytes);
+            const uint32_t each = len - at < segment_bytes ? len - at : segment_bytes;
+            if (is_bad)
+                drop(forwarder, QLB_DROP_BAD_SOURCE, (const uint8_t *)inbox->buffers[i].iov_base + at, each);
+            else
+                handle(forwarder, &piece, i, at, each, received == QLB_BATCH);
             at += segment_bytes;
         } while (at < len);
     }
+    settle_deferred(forwarder, listener, arrivals);
     qlb_send_to_backends(forwarder);
 }

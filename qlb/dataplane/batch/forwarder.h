@@ -1,8 +1,10 @@
 /* The batch plane: what its files share, and the way of a datagram through them.
  *
  * loop.c waits for sockets. forward.c receives from clients, decides (core/route.h) and finds the session;
- * reply.c receives from backends; outbox.c sends what both have put together, many datagrams with one call
- * where they go the same way. upstream.c opens and closes the sessions' sockets. plane.c is the Python class.
+ * sources.c recognises addresses that no client has. reply.c receives from backends, unless gate.c pauses the session
+ * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they go
+ * the same way. upstream.c opens and closes the sessions' sockets, ports.c finds local ports for them, silence.h
+ * recognises sessions that get no answers any more. plane.c is the Python class.
  *
  * One thread runs all of it without the GIL; what another thread wants is handed over in `pending`.
  */
@@ -15,6 +17,7 @@
 
 #include "control.h"
 #include "counters.h"
+#include "../core/route.h"
 #include "decider.h"
 #include "sessions.h"
 
@@ -24,6 +27,8 @@
 #define QLB_BUFFER_BYTES 65536    /* the largest datagram, or the largest piece that UDP_GRO makes */
 #define QLB_BUFFER_STRIDE (QLB_BUFFER_BYTES + 21 * 64) /* so that the buffers' beginnings use all sets of a cache */
 #define QLB_MAX_LISTENERS 250
+#define QLB_DEFERRED 4096  /* datagrams of one batch; those beyond are dropped */
+#define QLB_OWN_HOSTS 1024 /* addresses of this machine that are known */
 
 /* A service address. */
 struct qlb_listener {
@@ -32,6 +37,18 @@ struct qlb_listener {
     uint8_t family;
     uint8_t wildcard;
     struct qlb_endpoint endpoint;
+    /* The send queue towards clients (gate.c). */
+    uint32_t queue_limit; /* octets */
+    uint32_t queued;      /* octets when last asked */
+    uint32_t unchecked;   /* octets sent since then */
+    uint32_t closings;    /* how often the limit was reached */
+    uint8_t is_closed;    /* whether it is reached now */
+    struct qlb_session *paused_first;
+    struct qlb_session *paused_last;
+    struct qlb_session *trial; /* the session that is being tried, or a null pointer */
+    uint64_t trial_ns;         /* since when */
+    uint32_t trial_queued;     /* octets in the queue before */
+    uint32_t trial_bytes;      /* octets that it has returned since */
 };
 
 /* Datagrams of one length, the last may be shorter, that leave by one call. */
@@ -41,7 +58,7 @@ struct qlb_group {
     uint16_t size; /* of each but the last */
     uint8_t count; /* datagrams */
     uint8_t parts_count;
-    uint8_t ecn;
+    uint8_t traffic_class;
     uint8_t full; /* nothing may follow */
     uint8_t outcomes[QLB_GROUP_DATAGRAMS]; /* as decided; not used on the way back */
     struct iovec parts[QLB_GROUP_DATAGRAMS]; /* datagrams that lie side by side are one part */
@@ -53,7 +70,15 @@ struct qlb_outbox {
     struct qlb_group groups[QLB_BATCH];
 };
 
-/* Where receives put what came. */
+/* A datagram that waits until those of open sessions are served, because it would open a session under overload. */
+struct qlb_deferred {
+    uint32_t receive; /* slot of the inbox */
+    uint32_t at;      /* offset in it */
+    uint32_t len;
+    struct qlb_decision decision;
+};
+
+/* Receives put packets here. */
 struct qlb_inbox {
     uint8_t *octets; /* QLB_BATCH buffers */
     struct mmsghdr messages[QLB_BATCH];
@@ -62,12 +87,22 @@ struct qlb_inbox {
     uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
 };
 
-/* What the plane is to do from now on. When it was taken over, it holds what it has replaced. */
+/* Addresses of this machine, as last asked for. */
+struct qlb_own_hosts {
+    uint64_t asked_ns; /* 0: never */
+    uint32_t count;
+    uint8_t hosts[QLB_OWN_HOSTS][16];
+};
+
+/* New orders for the plane. After it has adopted them, they hold the old ones. */
 struct qlb_orders {
     struct qlb_decider decider;
     struct qlb_endpoint *endpoints; /* malloc'd; of every backend index that the table names */
     uint32_t max_sessions;
+    uint32_t max_ports;
     uint64_t session_timeout_ns;
+    uint64_t routable_timeout_ns;
+    int dscp; /* -1: as received */
     int gso_to_backends;
 };
 
@@ -77,9 +112,12 @@ struct qlb_forwarder {
     struct qlb_sessions sessions;
     struct qlb_endpoint *endpoints;
     uint64_t session_timeout_ns;
+    uint64_t routable_timeout_ns;
+    uint32_t max_ports; /* local ports that this worker may hold */
+    int dscp;           /* of what is sent; -1: as received */
     uint64_t ports_exhausted_until_ns;
     uint64_t next_sweep_ns;
-    uint64_t now_ns; /* since when this round is under way, monotonic */
+    uint64_t now_ns; /* when this round began, monotonic */
     uint32_t round;
     uint64_t *slots; /* shared counters */
     int epoll;
@@ -87,10 +125,14 @@ struct qlb_forwarder {
     int gro;  /* whether UDP_GRO is asked for */
     int gso;  /* whether UDP_SEGMENT works, as far as is known */
     int gso_to_backends; /* whether to use it towards them, too */
+    int has_paused;      /* whether sessions are paused */
     uint32_t listeners_count;
     struct qlb_listener listeners[QLB_MAX_LISTENERS];
     struct qlb_inbox inbox;
     struct qlb_outbox outbox;
+    struct qlb_own_hosts own_hosts;
+    uint32_t deferred_count;
+    struct qlb_deferred deferred[QLB_DEFERRED];
 
     pthread_mutex_t mutex; /* over what follows */
     pthread_cond_t taken;
@@ -122,14 +164,34 @@ void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener);
 /* reply.c: receive from a backend; what came waits in the outbox. `used`: slots of the inbox that wait. */
 void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used);
 
+/* sources.c: whether a client's address cannot be one. service: the address that the datagram was sent to. */
+int qlb_is_bad_source(struct qlb_forwarder *forwarder, const struct qlb_endpoint *client, const uint8_t *service);
+
+/* gate.c: the send queue towards clients, which all clients of a listener share. */
+void qlb_gate_open_listener(struct qlb_listener *listener);
+int qlb_gate_admits(struct qlb_forwarder *forwarder, struct qlb_session *session);
+void qlb_gate_note_received(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t bytes);
+void qlb_gate_note_sent(struct qlb_listener *listener, uint32_t bytes, int error);
+void qlb_gate_forget(struct qlb_forwarder *forwarder, struct qlb_session *session);
+int qlb_gate_resume(struct qlb_forwarder *forwarder); /* returns whether sessions stay paused */
+
 /* outbox.c: add a datagram for a session; send all that waits to the backends, or to the clients. */
 void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session, const uint8_t *octets,
-                    uint32_t len, uint8_t ecn, uint32_t outcome, void (*flush)(struct qlb_forwarder *));
+                    uint32_t len, uint8_t traffic_class, uint32_t outcome, void (*flush)(struct qlb_forwarder *));
 void qlb_send_to_backends(struct qlb_forwarder *forwarder);
 void qlb_send_to_clients(struct qlb_forwarder *forwarder);
 
-/* upstream.c: the sessions' sockets. */
-struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key);
+/* ports.c: give a socket a local port, unless connect() may choose one. port: this one, or 0. Return the session's
+ * `shares`, or -1 with errno set if there is no port. */
+int qlb_port_find(struct qlb_forwarder *forwarder, int fd, const struct qlb_endpoint *endpoint, uint16_t port);
+
+/* upstream.c: the sessions' sockets. qlb_upstream_open() returns a null pointer and sets *outcome if it fails;
+ * hop_limit: of what the session sends. qlb_upstream_reopen() gives a session a new socket and returns whether it
+ * could; the session keeps the old one if not. */
+struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
+                                      uint8_t hop_limit, uint32_t *outcome);
+int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
+int qlb_upstream_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
 void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *session);
 void qlb_upstream_close_all(struct qlb_forwarder *forwarder);
 void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit);

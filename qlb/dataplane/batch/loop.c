@@ -40,6 +40,10 @@ static void probe_offloads(struct qlb_forwarder *forwarder, int fd)
 static int take_up(struct qlb_forwarder *forwarder, const struct qlb_listener *listener)
 {
     const int on = 1;
+    if (listener->family == 6) /* without it, every packet counts as one with QLB_UNKNOWN_HOP_LIMIT */
+        (void)setsockopt(listener->fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &on, sizeof on);
+    else
+        (void)setsockopt(listener->fd, IPPROTO_IP, IP_RECVTTL, &on, sizeof on);
     if (forwarder->gro && setsockopt(listener->fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) < 0)
         forwarder->gro = 0;
     return watch(forwarder, listener->fd, listener);
@@ -56,6 +60,7 @@ static int open_listener(struct qlb_forwarder *forwarder, struct qlb_listener *l
     listener->family = listener->endpoint.family;
     listener->wildcard = memcmp(listener->endpoint.host, listener->family == 6 ? any_ipv6 : any_ipv4, 16) == 0;
     probe_offloads(forwarder, listener->fd);
+    qlb_gate_open_listener(listener);
     return 0;
 }
 
@@ -82,6 +87,9 @@ static void adopt(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
     forwarder->endpoints = orders->endpoints;
     orders->endpoints = endpoints;
     forwarder->session_timeout_ns = orders->session_timeout_ns;
+    forwarder->routable_timeout_ns = orders->routable_timeout_ns;
+    forwarder->max_ports = orders->max_ports;
+    forwarder->dscp = orders->dscp;
     forwarder->gso_to_backends = orders->gso_to_backends;
     forwarder->next_sweep_ns = 0;
     if (qlb_sessions_resize(&forwarder->sessions, orders->max_sessions) == 0)
@@ -164,7 +172,7 @@ static int obey(struct qlb_forwarder *forwarder, int running)
     return go_on;
 }
 
-/* Handle one round of events: clients first, since that may close sessions. Return whether to go on. */
+/* Handle one round of events: clients first, because that may close sessions. Return whether to go on. */
 static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *events, int count)
 {
     int woken = 0;
@@ -182,13 +190,17 @@ static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *eve
             qlb_reply(forwarder, session, &used);
     }
     qlb_send_to_clients(forwarder);
+    forwarder->has_paused = qlb_gate_resume(forwarder);
     qlb_sessions_bury(&forwarder->sessions);
     return woken ? obey(forwarder, 1) : 1;
 }
 
-/* Milliseconds to wait at most, rounded up: until the next sweep or the next heartbeat. */
+/* Milliseconds to wait at most, rounded up: until the next sweep, the next look at paused sessions or the next
+ * heartbeat. */
 static int patience_ms(const struct qlb_forwarder *forwarder)
 {
+    if (forwarder->has_paused)
+        return 1;
     if (!forwarder->sessions.count)
         return QLB_HEARTBEAT_MS;
     if (forwarder->next_sweep_ns <= forwarder->now_ns)

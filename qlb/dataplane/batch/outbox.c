@@ -1,18 +1,18 @@
-/* What waits to be sent: datagrams of one session, one length and one mark leave in one piece (UDP GSO), towards backends
- * only where they have been said to read such pieces whole; else those of one session leave by one call.
+/* Datagrams that wait to be sent. Those of one session, one length and one traffic class leave in one piece (UDP GSO);
+ * towards backends only if the configuration says that they read such pieces whole. All others of one session leave by
+ * one call.
  *
  * A session has one open group at most, and groups leave in the order in which they were begun, so datagrams of
- * one session keep their order. Nothing waits longer than a round of the loop. What the system does not take is
- * counted and gone, as in any network: nothing is queued here.
+ * one session keep their order. Nothing waits longer than a round of the loop. A datagram that the system does not take
+ * is counted and dropped, as in any network: nothing is queued here.
  */
 #include "forwarder.h"
+#include "silence.h"
 
-/* Sends of one datagram: a refusal answers an earlier one (ICMP port unreachable), so this one goes again. */
-#define QLB_SENDS 2
-
-static int fits(const struct qlb_group *group, uint32_t len, uint8_t ecn)
+static int fits(const struct qlb_group *group, uint32_t len, uint8_t traffic_class)
 {
-    return !group->full && group->ecn == ecn && len <= group->size && group->bytes + len <= QLB_GROUP_BYTES;
+    return !group->full && group->traffic_class == traffic_class && len && len <= group->size &&
+           group->bytes + len <= QLB_GROUP_BYTES;
 }
 
 static void append(struct qlb_group *group, const uint8_t *octets, uint32_t len)
@@ -28,12 +28,15 @@ static void append(struct qlb_group *group, const uint8_t *octets, uint32_t len)
 }
 
 void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session, const uint8_t *octets,
-                    uint32_t len, uint8_t ecn, uint32_t outcome, void (*flush)(struct qlb_forwarder *))
+                    uint32_t len, uint8_t traffic_class, uint32_t outcome, void (*flush)(struct qlb_forwarder *))
 {
     struct qlb_outbox *outbox = &forwarder->outbox;
     struct qlb_group *group = session->group;
-    const int gso = forwarder->gso && (forwarder->gso_to_backends || flush != qlb_send_to_backends);
-    if (!group || !gso || !fits(group, len, ecn)) {
+    const int gso = forwarder->gso && !session->sends_singly &&
+                    (forwarder->gso_to_backends || flush != qlb_send_to_backends);
+    if (forwarder->dscp >= 0)
+        traffic_class = (uint8_t)(forwarder->dscp << 2 | (traffic_class & QLB_ECN_MASK));
+    if (!group || !gso || !fits(group, len, traffic_class)) {
         if (outbox->count == QLB_BATCH)
             flush(forwarder);
         group = session->group = &outbox->groups[outbox->count++];
@@ -41,7 +44,7 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
         group->bytes = 0;
         group->size = (uint16_t)len;
         group->count = group->parts_count = 0;
-        group->ecn = ecn;
+        group->traffic_class = traffic_class;
     }
     group->outcomes[group->count] = (uint8_t)outcome;
     append(group, octets, len);
@@ -51,7 +54,7 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
 struct way {
     int (*fd)(const struct qlb_forwarder *forwarder, const struct qlb_group *group);
     struct msghdr (*describe)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control);
-    void (*account)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error);
+    void (*account)(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error);
 };
 
 /* Describe one send of a group. */
@@ -62,7 +65,7 @@ static struct msghdr message_of(const struct qlb_group *group, void *control, ui
         .msg_iovlen = group->parts_count,
         .msg_control = control,
     };
-    qlb_add_ecn(&message, family, group->ecn);
+    qlb_add_traffic_class(&message, family, group->traffic_class);
     if (group->count > 1)
         qlb_add_segment(&message, group->size);
     return message;
@@ -73,8 +76,10 @@ static int is_for_want_of_offload(struct qlb_forwarder *forwarder, const struct 
 {
     if (group->count == 1)
         return 0;
-    if (error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT)
-        forwarder->gso = 0; /* it will not come back: leave it for good */
+    if (error == EOPNOTSUPP || error == ENOPROTOOPT)
+        forwarder->gso = 0; /* the kernel has none */
+    if (error == EIO)
+        group->session->sends_singly = 1; /* this path has none: a device without checksum offload, or IPsec */
     return error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT || error == EINVAL || error == EMSGSIZE;
 }
 
@@ -94,7 +99,7 @@ static struct qlb_group one_of(const struct qlb_group *group, uint32_t which)
     struct qlb_group one = {
         .session = group->session,
         .size = group->size,
-        .ecn = group->ecn,
+        .traffic_class = group->traffic_class,
         .outcomes = {group->outcomes[which]},
     };
     append(&one, octets_at(group, offset), rest < group->size ? rest : group->size);
@@ -114,7 +119,7 @@ static struct msghdr forward_of(const struct qlb_forwarder *forwarder, const str
     return message_of(group, control, group->session->upstream.family);
 }
 
-static void account_forwarded(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
+static void account_forwarded(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     const uint64_t now_ms = forwarder->now_ns / 1000000;
     for (uint32_t i = 0; i < group->count; i++) {
@@ -147,31 +152,67 @@ static struct msghdr reply_of(const struct qlb_forwarder *forwarder, const struc
     return message;
 }
 
-static void account_returned(const struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
+static void account_returned(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
+    qlb_gate_note_sent(&forwarder->listeners[group->session->key.listener], error ? 0 : group->bytes, error);
     const uint32_t slot = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * group->session->key.index + QLB_BACKEND_RETURNED;
     qlb_add_to_slot(forwarder->slots, error ? QLB_SLOT_RETURN_DROPPED : slot, group->count);
 }
 
 static const struct way to_clients = {listener_fd, reply_of, account_returned};
 
-/* Send, and once more after a refusal. Return 0, or the errno. */
-static int try_send(const struct qlb_forwarder *forwarder, int fd, const struct msghdr *message, uint32_t index,
-                    uint32_t len)
+/* Send once. Return 0, or the errno. */
+static int send_once(int fd, const struct msghdr *message)
 {
-    int error = 0;
-    for (int i = 0; i < QLB_SENDS; i++) {
-        /* The common case by the shorter call. */
-        const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
-                                 ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
-                                 : sendmsg(fd, message, MSG_DONTWAIT);
-        if (sent >= 0)
-            return 0;
-        error = errno;
-        qlb_count_send_error(forwarder->slots, error, index, len);
-        if (error != ECONNREFUSED)
-            break;
+    /* The common case by the shorter call. */
+    const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
+                             ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
+                             : sendmsg(fd, message, MSG_DONTWAIT);
+    return sent >= 0 ? 0 : errno;
+}
+
+/* Whether an error may be that of an earlier datagram (ICMP), which the next send on the socket reports. */
+static int may_be_stale(int error)
+{
+    return error && error != EAGAIN && error != ENOBUFS && error != ENOMEM;
+}
+
+/* Whether a session with this error may work again with a new socket. */
+static int calls_for_reopening(int error)
+{
+    const uint32_t kind = qlb_send_error_kind(error);
+    return kind == QLB_SEND_ERROR_UNREACHABLE || kind == QLB_SEND_ERROR_INVALID || kind == QLB_SEND_ERROR_OTHER;
+}
+
+/* Send a group; once more if the error may be stale. A single datagram is sent on a new socket if the session's own
+ * cannot work any more. Return 0, or the errno. */
+static int try_send(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *group,
+                    const struct msghdr *message)
+{
+    struct qlb_session *session = group->session;
+    const uint32_t index = way == &to_clients ? QLB_TO_CLIENT : session->key.index;
+    int error = send_once(way->fd(forwarder, group), message);
+    if (!error)
+        return 0;
+    qlb_count_send_error(forwarder->slots, error, index, group->size);
+    if (may_be_stale(error)) {
+        int pending;
+        socklen_t len = sizeof pending;
+        (void)getsockopt(way->fd(forwarder, group), SOL_SOCKET, SO_ERROR, &pending, &len);
+        const int first = error;
+        error = send_once(way->fd(forwarder, group), message);
+        if (error && error != first)
+            qlb_count_send_error(forwarder->slots, error, index, group->size);
     }
+    if (!error || way == &to_clients || group->count > 1 || !calls_for_reopening(error) ||
+        forwarder->now_ns < session->reopen_at_ns)
+        return error;
+    session->reopen_at_ns = forwarder->now_ns + QLB_REOPEN_PAUSE_NS;
+    if (!qlb_upstream_reopen(forwarder, session))
+        return error;
+    error = send_once(session->fd, message);
+    if (error)
+        qlb_count_send_error(forwarder->slots, error, index, group->size);
     return error;
 }
 
@@ -179,8 +220,7 @@ static void send_one(struct qlb_forwarder *forwarder, const struct way *way, con
 {
     uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
     const struct msghdr message = way->describe(forwarder, group, control);
-    const uint32_t index = way == &to_clients ? QLB_TO_CLIENT : group->session->key.index;
-    const int error = try_send(forwarder, way->fd(forwarder, group), &message, index, group->size);
+    const int error = try_send(forwarder, way, group, &message);
     if (!is_for_want_of_offload(forwarder, group, error)) {
         way->account(forwarder, group, error);
         return;
@@ -205,7 +245,7 @@ static void send_run(struct qlb_forwarder *forwarder, const struct way *way, con
         for (int i = 0; i < sent; i++)
             way->account(forwarder, &groups[done + (uint32_t)i], 0);
         done += sent > 0 ? (uint32_t)sent : 0;
-        if (done < count) /* it stopped here, and does not say why: this one alone, then the rest */
+        if (done < count) /* it stopped here without an errno: send this one alone, then the rest */
             send_one(forwarder, way, &groups[done++]);
     }
 }

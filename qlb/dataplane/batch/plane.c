@@ -94,15 +94,18 @@ static int read_orders(const struct qlb_forwarder *forwarder, PyObject *args, Py
                        struct qlb_orders *orders)
 {
     static char *names[] = {"table", "endpoints", "flow_table_size", "flow_timeout_ns", "max_sessions",
-                            "session_timeout_ns", "gso_to_backends", NULL};
+                            "session_timeout_ns", "gso_to_backends", "routable_timeout_ns", "max_ports", "dscp", NULL};
     Py_buffer table, endpoints;
     unsigned long flow_table_size;
-    unsigned int max_sessions;
-    unsigned long long flow_timeout_ns, session_timeout_ns;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*y*kKIKp", names, &table, &endpoints, &flow_table_size,
-                                     &flow_timeout_ns, &max_sessions, &session_timeout_ns,
-                                     &orders->gso_to_backends))
+    unsigned int max_sessions, max_ports = UINT32_MAX;
+    unsigned long long flow_timeout_ns, session_timeout_ns, routable_timeout_ns = 0;
+    orders->dscp = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*y*kKIKp|KIi", names, &table, &endpoints, &flow_table_size,
+                                     &flow_timeout_ns, &max_sessions, &session_timeout_ns, &orders->gso_to_backends,
+                                     &routable_timeout_ns, &max_ports, &orders->dscp))
         return -1;
+    orders->max_ports = max_ports;
+    orders->routable_timeout_ns = routable_timeout_ns;
     const int64_t now_size = forwarder->decider.flow_memory ? (int64_t)forwarder->decider.flows.size : -1;
     orders->max_sessions = max_sessions;
     orders->session_timeout_ns = session_timeout_ns;
@@ -221,8 +224,9 @@ static void forwarder_dealloc(PyObject *self)
 
 static PyMethodDef forwarder_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))forwarder_apply, METH_VARARGS | METH_KEYWORDS,
-     "apply(table, endpoints, flow_table_size, flow_timeout_ns, max_sessions, session_timeout_ns, gso_to_backends): replace all of "
-     "it between two packets, and return when that is done; not from several threads at once"},
+     "apply(table, endpoints, flow_table_size, flow_timeout_ns, max_sessions, session_timeout_ns, gso_to_backends, "
+     "routable_timeout_ns=0, max_ports=no limit, dscp=-1): replace all of it between two packets, and return when that "
+     "is done; not from several threads at once"},
     {"run", forwarder_run, METH_NOARGS, "run(): forward until stop(), without the GIL"},
     {"stop", forwarder_stop, METH_NOARGS, "stop(): make run() return, from any thread; sessions stay open"},
     {"hold", forwarder_hold, METH_O,

@@ -15,9 +15,10 @@ from typing import Final
 
 from qlb.dataplane import _core
 from qlb.dataplane.base import Orders
-from qlb.dataplane.limits import affordable_sessions
+from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
 from qlb.dataplane.table import Layout, compile_table
 from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.maglev import canonical_host
 from qlb.routing.snapshot import Snapshot
 
 ENDPOINT: Final = Layout("qlb_endpoint", {"host": "16s", "port": "2s", "family": "B", "unused": "B", "scope_id": "I"})
@@ -25,6 +26,8 @@ ENDPOINT: Final = Layout("qlb_endpoint", {"host": "16s", "port": "2s", "family":
 _NO_ENDPOINT: Final = bytes(ENDPOINT.size_bytes)
 _MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
 _NS: Final = 1_000_000_000
+_NO_LIMIT: Final = 2**32 - 1
+_AS_RECEIVED: Final = -1
 
 
 class BatchPlane:
@@ -54,6 +57,9 @@ class BatchPlane:
             affordable_sessions(settings.max_sessions),
             int(settings.session_timeout_s * _NS),
             settings.gso_to_backends,
+            int(settings.routable_session_timeout_s * _NS),
+            port_budget(settings.workers, read_limits()) or _NO_LIMIT,
+            _AS_RECEIVED if settings.dscp is None else settings.dscp,
         )
 
     def hold(self, held: bool) -> None:
@@ -87,7 +93,7 @@ def _pack_endpoint(backend: Backend | None) -> bytes:
 
 
 def _pack(endpoint: Endpoint) -> bytes:
-    address = ipaddress.ip_address(endpoint.host)
+    address = ipaddress.ip_address(canonical_host(endpoint.host))
     port = endpoint.port.to_bytes(2, "big")
     if address.version == 4:
         return ENDPOINT.pack(host=_MAPPED_IPV4 + address.packed, port=port, family=4, scope_id=0)

@@ -1,10 +1,11 @@
-/* From backends to clients: what a session's socket has is received and waits in the outbox. */
+/* From backends to clients: packets of a session's socket are received and wait in the outbox. */
 #include "forwarder.h"
+#include "silence.h"
 
 #define QLB_MAX_APPETITE 16
 
-/* How many receives the next call for a session tries: one, which is enough for most; twice as many as now for
- * who had that many in two rounds running. */
+/* Set how many receives the next call for a session tries: one is enough for most. The number doubles for a session that
+ * had that many in two rounds running. */
 static void learn(struct qlb_session *session, int received, uint32_t round)
 {
     if (received < session->appetite)
@@ -17,6 +18,8 @@ static void learn(struct qlb_session *session, int received, uint32_t round)
 void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used)
 {
     struct qlb_inbox *inbox = &forwarder->inbox;
+    if (!qlb_gate_admits(forwarder, session))
+        return;
     if (*used + session->appetite > QLB_BATCH) {
         qlb_send_to_clients(forwarder);
         *used = 0;
@@ -24,12 +27,13 @@ void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uin
     const uint32_t first = *used;
     const int received = qlb_inbox_receive(inbox, session->fd, first, session->appetite, 0);
     if (received <= 0) {
-        if (received < 0 && errno == ECONNREFUSED) /* the answer to an earlier send; reading it has cleared it */
-            qlb_count_send_error(forwarder->slots, ECONNREFUSED, session->key.index, 0);
+        if (received < 0 && errno != EAGAIN && errno != EINTR) /* of an earlier send; reading it has cleared it */
+            qlb_count_send_error(forwarder->slots, errno, session->key.index, 0);
         return;
     }
     session->last_used_ns = forwarder->now_ns;
-    session->renewed = 1;
+    session->renewed |= session->is_protected; /* answers alone protect no session */
+    qlb_silence_end(session);
     learn(session, received, forwarder->round);
     for (uint32_t i = first; i < first + (uint32_t)received; i++) {
         const uint8_t *octets = inbox->buffers[i].iov_base;
@@ -40,9 +44,10 @@ void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uin
         uint32_t at = 0;
         do {
             qlb_outbox_add(forwarder, session, octets + at, len - at < segment_bytes ? len - at : segment_bytes,
-                           arrival.ecn, 0, qlb_send_to_clients);
+                           arrival.traffic_class, 0, qlb_send_to_clients);
             at += segment_bytes;
         } while (at < len);
+        qlb_gate_note_received(forwarder, session, len);
     }
     *used += (uint32_t)received;
 }

@@ -5,7 +5,7 @@
 
 #include "siphash.h"
 
-/* Sessions that the clock hand passes before it takes the next one whatever its use: a bound on the work. */
+/* Sessions that the clock hand skips before it returns the next one in any case: a bound on the work. */
 #define QLB_HAND_STEPS 64
 #define QLB_SEARCH_STEPS 4096
 
@@ -53,21 +53,25 @@ struct qlb_session *qlb_session_find(const struct qlb_sessions *sessions, const 
     return session;
 }
 
-/* Make a session the newest. */
+/* Make a session the newest of its list. */
 static void list(struct qlb_sessions *sessions, struct qlb_session *session)
 {
-    session->older = sessions->newest;
+    struct qlb_session_list *own = &sessions->lists[session->is_protected];
+    session->older = own->newest;
     session->newer = NULL;
-    *(sessions->newest ? &sessions->newest->newer : &sessions->oldest) = session;
-    sessions->newest = session;
+    *(own->newest ? &own->newest->newer : &own->oldest) = session;
+    own->newest = session;
+    own->count++;
 }
 
 static void unlist(struct qlb_sessions *sessions, struct qlb_session *session)
 {
+    struct qlb_session_list *own = &sessions->lists[session->is_protected];
     if (sessions->sweep == session)
         sessions->sweep = session->newer;
-    *(session->older ? &session->older->newer : &sessions->oldest) = session->newer;
-    *(session->newer ? &session->newer->older : &sessions->newest) = session->older;
+    *(session->older ? &session->older->newer : &own->oldest) = session->newer;
+    *(session->newer ? &session->newer->older : &own->newest) = session->older;
+    own->count--;
 }
 
 struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct qlb_session_key *key)
@@ -88,18 +92,6 @@ struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct 
     return session;
 }
 
-void qlb_session_has_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port)
-{
-    struct qlb_ports *ports = sessions->ports;
-    if (!ports->first[port]) {
-        ports->place[port] = (uint16_t)ports->count;
-        ports->held[ports->count++] = port;
-    }
-    session->port = port;
-    session->port_next = ports->first[port];
-    ports->first[port] = session;
-}
-
 static void leave_port(struct qlb_ports *ports, struct qlb_session *session)
 {
     struct qlb_session **link = &ports->first[session->port];
@@ -111,6 +103,34 @@ static void leave_port(struct qlb_ports *ports, struct qlb_session *session)
         ports->place[last] = ports->place[session->port];
         ports->held[ports->place[last]] = last;
     }
+}
+
+void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port)
+{
+    struct qlb_ports *ports = sessions->ports;
+    if (session->port)
+        leave_port(ports, session);
+    session->port = 0;
+    if (!port)
+        return;
+    if (!ports->first[port]) {
+        ports->place[port] = (uint16_t)ports->count;
+        ports->held[ports->count++] = port;
+    }
+    session->port = port;
+    session->port_next = ports->first[port];
+    ports->first[port] = session;
+}
+
+void qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns)
+{
+    session->renewed = session->last_used_ns != 0; /* a source that is seen once is the first to go */
+    session->last_used_ns = now_ns;
+    if (session->is_protected || now_ns - session->first_used_ns < QLB_PROTECT_AFTER_NS)
+        return;
+    unlist(sessions, session);
+    session->is_protected = 1;
+    list(sessions, session);
 }
 
 void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *session)
@@ -136,24 +156,41 @@ void qlb_sessions_bury(struct qlb_sessions *sessions)
     }
 }
 
+struct qlb_session *qlb_session_sweep(struct qlb_sessions *sessions)
+{
+    struct qlb_session *session = sessions->sweep;
+    if (!session) {
+        sessions->sweep_list ^= 1;
+        session = sessions->lists[sessions->sweep_list].oldest;
+    }
+    sessions->sweep = session ? session->newer : NULL;
+    return session;
+}
+
+struct qlb_session *qlb_session_any(const struct qlb_sessions *sessions)
+{
+    return sessions->lists[0].oldest ? sessions->lists[0].oldest : sessions->lists[1].oldest;
+}
+
 struct qlb_session *qlb_session_idlest(struct qlb_sessions *sessions)
 {
+    struct qlb_session_list *from = &sessions->lists[sessions->lists[0].count == 0];
     for (int i = 0; i < QLB_HAND_STEPS; i++) {
-        struct qlb_session *session = sessions->oldest;
+        struct qlb_session *session = from->oldest;
         if (!session || !session->renewed)
             return session;
         session->renewed = 0;
         unlist(sessions, session);
         list(sessions, session);
     }
-    return sessions->oldest;
+    return from->oldest;
 }
 
-struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *upstream)
+static struct qlb_session *idlest_of(const struct qlb_session_list *from, const struct qlb_endpoint *upstream)
 {
     struct qlb_session *found = NULL;
     uint32_t steps = 0;
-    for (struct qlb_session *each = sessions->oldest; each && steps < QLB_SEARCH_STEPS; each = each->newer, steps++) {
+    for (struct qlb_session *each = from->oldest; each && steps < QLB_SEARCH_STEPS; each = each->newer, steps++) {
         if (memcmp(&each->upstream, upstream, sizeof *upstream) != 0)
             continue;
         if (!each->renewed)
@@ -162,6 +199,12 @@ struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const s
             found = each;
     }
     return found;
+}
+
+struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *upstream)
+{
+    struct qlb_session *found = idlest_of(&sessions->lists[0], upstream);
+    return found ? found : idlest_of(&sessions->lists[1], upstream);
 }
 
 int qlb_sessions_resize(struct qlb_sessions *sessions, uint32_t limit)
@@ -174,10 +217,12 @@ int qlb_sessions_resize(struct qlb_sessions *sessions, uint32_t limit)
         free(sessions->buckets);
         sessions->buckets = buckets;
         sessions->bucket_mask = mask;
-        for (struct qlb_session *session = sessions->oldest; session; session = session->newer) {
-            struct qlb_session **bucket = bucket_of(sessions, &session->key);
-            session->next = *bucket;
-            *bucket = session;
+        for (int i = 0; i < 2; i++) {
+            for (struct qlb_session *each = sessions->lists[i].oldest; each; each = each->newer) {
+                struct qlb_session **bucket = bucket_of(sessions, &each->key);
+                each->next = *bucket;
+                *bucket = each;
+            }
         }
     }
     sessions->limit = limit;

@@ -1,9 +1,10 @@
-/* Proxy mode's ways back: one connected socket for each client 4-tuple and backend, found by a hash table.
+/* Sessions of proxy mode: one connected socket for each client 4-tuple and backend, found by a hash table.
  *
- * A session is no routing state: lose it and the client's next packet is routed by its connection ID all the
- * same, through a new socket. Hence the bound and the eviction, which is that of qlb/dataplane/sessions.py: a
- * clock hand passes over sessions that were used since its last visit, so that a flood of addresses, each seen
- * once, pushes out itself and not the calls. The hash is keyed, because clients choose their addresses.
+ * A session is not routing state. If it is lost, the client's next packet is routed by its connection ID through a
+ * new socket. So the table is bounded. Eviction works as in qlb/dataplane/sessions.py: there are two lists. A session
+ * that its client has used in two separate seconds is protected. Unprotected sessions are evicted first, so that a
+ * flood of addresses evicts itself and not the calls. Within a list, a clock hand skips sessions that were used
+ * since its last visit. The hash is keyed, because clients choose their addresses.
  */
 #ifndef QLB_BATCH_SESSIONS_H
 #define QLB_BATCH_SESSIONS_H
@@ -11,6 +12,8 @@
 #include "addresses.h"
 
 struct qlb_group;
+
+#define QLB_PROTECT_AFTER_NS 1000000000ull /* between a session's first use and the use that protects it */
 
 /* What an event of the loop is about; each such thing begins with this number. */
 enum {
@@ -38,14 +41,32 @@ struct qlb_session {
     struct qlb_session *newer;
     struct qlb_session *port_next; /* another session on the same local port */
     struct qlb_group *group;       /* datagrams that wait to be sent for it in this round, or a null pointer */
+    struct qlb_session *paused_next; /* the next paused session of the listener */
+    uint64_t first_used_ns;
     uint64_t last_used_ns;
+    uint64_t mark_ns;        /* of the last mark: silence.h */
+    uint64_t first_mark_ns;
+    uint64_t reopen_at_ns;   /* no new socket before this time */
+    uint64_t fast_until_ns;  /* its client takes packets quickly: gate.c */
+    uint64_t window_ns;      /* since when window_bytes is counted */
+    uint32_t window_bytes;   /* returned to the client */
+    uint32_t tried;          /* the closing of the gate in which it was tried last */
     uint32_t overflow; /* datagrams that its full receive queue had cost when last asked */
+    uint32_t round;    /* in which its socket was last read */
     uint16_t port;     /* local, as a number */
     uint8_t renewed;   /* set on every use but the first, cleared by the clock hand */
     uint8_t shares;    /* its port may be bound again */
     uint8_t appetite;  /* receives that one call tries */
-    uint32_t round;    /* in which its socket was last read */
+    uint8_t is_protected; /* evicted last: its client has used it in two separate seconds */
+    uint8_t is_routable;  /* a packet that was routed by its connection ID has used it */
+    uint8_t is_answered;  /* its backend has answered at least once */
+    uint8_t is_paused;    /* not read, because the queue towards clients is filling up */
+    uint8_t sends_singly; /* a path on its way takes no pieces of several datagrams */
+    uint8_t marks;        /* without an answer */
+    uint8_t silences;     /* sockets that it got in a row because no answer came */
+    uint8_t hop_limit;    /* of what is sent to the backend */
     uint8_t client_len;
+    struct qlb_endpoint local; /* of its socket */
     union qlb_sockaddr client; /* as the socket calls want it */
 };
 
@@ -60,18 +81,25 @@ struct qlb_ports {
     uint32_t cursor; /* the place at which the last search for a port to share ended */
 };
 
+/* Sessions in the order of the clock hand. */
+struct qlb_session_list {
+    struct qlb_session *oldest;
+    struct qlb_session *newest;
+    uint32_t count;
+};
+
 /* At most `limit` sessions. */
 struct qlb_sessions {
     struct qlb_session **buckets;
-    struct qlb_session *oldest;
-    struct qlb_session *newest;
-    struct qlb_session *sweep;     /* the next one that is looked at for idleness */
-    struct qlb_session *graveyard; /* closed, but events of this round may name them */
+    struct qlb_session_list lists[2]; /* unprotected and protected ones */
+    struct qlb_session *sweep;        /* the next one that is looked at for idleness */
+    struct qlb_session *graveyard;    /* closed, but events of this round may name them */
     struct qlb_ports *ports;
     uint64_t secret[2];
     uint32_t bucket_mask;
     uint32_t limit;
     uint32_t count;
+    uint8_t sweep_list; /* the list that is being looked at for idleness */
 };
 
 /* Open an empty table. Return 0, or -1 without memory or chance. */
@@ -86,8 +114,17 @@ struct qlb_session *qlb_session_find(const struct qlb_sessions *sessions, const 
 /* Make a session, the newest, which has no socket yet. Return a null pointer without memory. */
 struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct qlb_session_key *key);
 
-/* Set down which local port a session has got. */
-void qlb_session_has_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port);
+/* Note which local port a session has; the one that it had before, if any, is given up. */
+void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port);
+
+/* Note that the client has used a session. */
+void qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns);
+
+/* Return the next session to look at for idleness, or a null pointer at the end of a list. */
+struct qlb_session *qlb_session_sweep(struct qlb_sessions *sessions);
+
+/* Return any session, or a null pointer. */
+struct qlb_session *qlb_session_any(const struct qlb_sessions *sessions);
 
 /* Take a session out, into the graveyard. */
 void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *session);
@@ -95,13 +132,14 @@ void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *sessi
 /* Free the sessions of the graveyard: no event names them any more. */
 void qlb_sessions_bury(struct qlb_sessions *sessions);
 
-/* Return the session that has been idle longest, approximately; a null pointer where there is none. */
+/* Return the session to evict: approximately the one that is idle longest, unprotected ones first; a null pointer if
+ * there is none. */
 struct qlb_session *qlb_session_idlest(struct qlb_sessions *sessions);
 
-/* The same among those to one backend, roughly and within bounds. */
+/* The same among the sessions to one backend; looks at a bounded number. */
 struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *upstream);
 
-/* Apply another limit to the hash table; who is above it is evicted by its owner. Return 0, or -1 without memory. */
+/* Apply another limit to the hash table; the owner evicts the sessions above it. Return 0, or -1 without memory. */
 int qlb_sessions_resize(struct qlb_sessions *sessions, uint32_t limit);
 
 #endif

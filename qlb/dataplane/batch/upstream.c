@@ -1,18 +1,10 @@
-/* The sessions' sockets: connected to a backend, opened with a client's first packet, closed when idle.
- *
- * Each has a local port of its own among those of the system, as long as this worker holds few of them: so many
- * that the machine's other programs still find some. From then on a port that this worker holds is used again
- * for other backends; the two ends' addresses together still tell the sockets apart. Who holds a port
- * alone has got it from the kernel, so two workers never share one.
- */
+/* The sessions' sockets: connected to a backend, opened with a client's first packet, closed when idle. */
 #include <linux/sock_diag.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "forwarder.h"
 
-#define QLB_OWN_PORTS 8192u /* held by a worker before it prefers to share them among backends */
-#define QLB_PORT_PROBES 256u
 #define QLB_PORTS_RETRY_NS 1000000000ull
 #define QLB_SWEEPS_PER_TIMEOUT 1024 /* a sweep looks at one of QLB_SWEEP_SHARES: four visits in a timeout */
 #define QLB_SWEEP_SHARES 256
@@ -28,8 +20,8 @@ static void set_option(int fd, int level, int option, int value)
     (void)setsockopt(fd, level, option, &value, sizeof value); /* all are such that forwarding can do without */
 }
 
-/* A socket that never fragments and tells the ECN bits. Return its descriptor, or -1. */
-static int make_socket(const struct qlb_forwarder *forwarder, uint8_t family)
+/* A socket that never fragments and reports the traffic class. Return its descriptor, or -1. */
+static int make_socket(const struct qlb_forwarder *forwarder, uint8_t family, int hop_limit)
 {
     const int fd = socket(family == 6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -37,9 +29,11 @@ static int make_socket(const struct qlb_forwarder *forwarder, uint8_t family)
     if (family == 6) {
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
         set_option(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
+        set_option(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, hop_limit);
         set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
     } else {
         set_option(fd, IPPROTO_IP, IP_RECVTOS, 1);
+        set_option(fd, IPPROTO_IP, IP_TTL, hop_limit);
         set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
     }
     if (forwarder->gro)
@@ -54,97 +48,54 @@ static int connect_to(int fd, const struct qlb_endpoint *endpoint)
     return connect(fd, &address.any, len);
 }
 
-/* The local port of a socket, as a number; 0 where it cannot be told. */
-static uint16_t local_port(int fd)
+static uint16_t port_of(const struct qlb_endpoint *endpoint)
+{
+    return (uint16_t)(endpoint->port[0] << 8 | endpoint->port[1]);
+}
+
+/* Note the local address of a session's socket. */
+static void note_local(struct qlb_sessions *sessions, struct qlb_session *session)
 {
     union qlb_sockaddr address;
-    struct qlb_endpoint endpoint;
     socklen_t len = sizeof address;
-    if (getsockname(fd, &address.any, &len) < 0)
-        return 0;
-    qlb_endpoint_from(&endpoint, &address);
-    return (uint16_t)(endpoint.port[0] << 8 | endpoint.port[1]);
+    memset(&session->local, 0, sizeof session->local);
+    if (getsockname(session->fd, &address.any, &len) == 0)
+        qlb_endpoint_from(&session->local, &address);
+    qlb_session_set_port(sessions, session, port_of(&session->local));
 }
 
-/* Whether the sessions of a port, of which this is the first, leave it to another one, to this backend. */
-static int leaves_port(const struct qlb_session *session, const struct qlb_endpoint *endpoint)
+/* Whether an error means that descriptors, memory or local ports are used up. Only then may another session be evicted:
+ * other errors are the backend's own, and would come again. */
+static int is_used_up(int error)
 {
-    for (; session; session = session->port_next)
-        if (session->upstream.family != endpoint->family ||
-            memcmp(&session->upstream, endpoint, sizeof *endpoint) == 0)
-            return 0;
-    return 1;
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
+           error == EADDRNOTAVAIL || error == EADDRINUSE;
 }
 
-/* Bind a socket to a local port that may have others on it. Return 0, or -1 with errno set. */
-static int bind_to(int fd, uint8_t family, uint16_t port)
+/* Open a socket to a backend. port: the local one, or 0 for any. shares: set to the session's `shares`. Return the
+ * descriptor, or -1 with errno set. */
+static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
+                       uint16_t port, uint8_t *shares)
 {
-    const struct qlb_endpoint any = {.family = family, .port = {(uint8_t)(port >> 8), (uint8_t)port}};
-    union qlb_sockaddr local;
-    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    const socklen_t len = qlb_endpoint_to(&any, &local);
-    return bind(fd, &local.any, len);
-}
-
-/* Bind a socket to a port that sessions to other backends hold. Return 0, or -1 where there is none. */
-static int share_port(struct qlb_ports *ports, int fd, const struct qlb_endpoint *endpoint)
-{
-    for (uint32_t i = 0; i < QLB_PORT_PROBES && i < ports->count; i++) {
-        ports->cursor = (ports->cursor + 1) % ports->count;
-        const uint16_t port = ports->held[ports->cursor];
-        struct qlb_session *holder = ports->first[port];
-        if (!leaves_port(holder, endpoint))
-            continue;
-        for (; holder; holder = holder->port_next) {
-            if (!holder->shares)
-                set_option(holder->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-            holder->shares = 1;
-        }
-        if (bind_to(fd, endpoint->family, port) == 0)
-            return 0;
-    }
-    return -1;
-}
-
-/* Find a local port for a socket, if it should not be left to connect(). port: this one, or 0. Return what a
- * session with it must have in `shares`, or -1 with errno set where there is no port. */
-static int find_port(struct qlb_forwarder *forwarder, int fd, const struct qlb_endpoint *endpoint, uint16_t port)
-{
-    const int exhausted = forwarder->ports_exhausted_until_ns > forwarder->now_ns;
-    if (port)
-        return bind_to(fd, endpoint->family, port) == 0 ? 1 : -1;
-    if (!exhausted && forwarder->sessions.ports->count < QLB_OWN_PORTS)
-        return 0;
-    if (share_port(forwarder->sessions.ports, fd, endpoint) == 0)
-        return 1;
-    errno = EAGAIN;
-    return exhausted ? -1 : 0;
-}
-
-/* Open a socket to a backend. port: the local one, or 0 for any. shares: set where it may be bound again.
- * Return its descriptor, or -1 with errno set: EAGAIN where no local port is left. */
-static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint16_t port,
-                       uint8_t *shares)
-{
-    const int fd = make_socket(forwarder, endpoint->family);
+    const int fd = make_socket(forwarder, endpoint->family, hop_limit);
     if (fd < 0)
         return -1;
-    const int found = find_port(forwarder, fd, endpoint, port);
+    const int found = qlb_port_find(forwarder, fd, endpoint, port);
     *shares = found > 0;
     if (found >= 0 && connect_to(fd, endpoint) == 0)
         return fd;
     const int error = errno;
     close(fd);
     if (error == EAGAIN && found == 0) {
-        /* To ask again costs a walk over all ports: not for each of a flood. */
+        /* The kernel has walked over all ports. Do not make it do so again for each packet of a flood. */
         forwarder->ports_exhausted_until_ns = forwarder->now_ns + QLB_PORTS_RETRY_NS;
-        return open_socket(forwarder, endpoint, port, shares);
+        return open_socket(forwarder, endpoint, hop_limit, port, shares);
     }
     errno = error;
     return -1;
 }
 
-/* Add what a session's full receive queue has cost since it was last asked. */
+/* Add the datagrams that a session's full receive queue has dropped since it was last asked. */
 static void count_overflow(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     uint32_t figures[16] = {0};
@@ -155,15 +106,23 @@ static void count_overflow(struct qlb_forwarder *forwarder, struct qlb_session *
     session->overflow = figures[SK_MEMINFO_DROPS];
 }
 
-static void count_sessions(struct qlb_forwarder *forwarder)
+static void count_sessions(const struct qlb_forwarder *forwarder)
 {
     qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS, forwarder->sessions.count);
+    qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS_PROTECTED, forwarder->sessions.lists[1].count);
+}
+
+int qlb_upstream_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = (void *)session}};
+    return epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, session->fd, &event);
 }
 
 void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     if (session->group)
         qlb_send_to_backends(forwarder);
+    qlb_gate_forget(forwarder, session);
     if (session->fd >= 0) {
         count_overflow(forwarder, session);
         close(session->fd);
@@ -175,15 +134,19 @@ void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *ses
 
 void qlb_upstream_close_all(struct qlb_forwarder *forwarder)
 {
-    while (forwarder->sessions.oldest)
-        qlb_upstream_close(forwarder, forwarder->sessions.oldest);
+    struct qlb_session *session;
+    while ((session = qlb_session_any(&forwarder->sessions)))
+        qlb_upstream_close(forwarder, session);
     qlb_sessions_bury(&forwarder->sessions);
 }
 
+/* Close a session to make room. One that was idle beyond session_timeout is not counted: its time was over. */
 static void evict(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
+    const int was_in_time = forwarder->now_ns - session->last_used_ns < forwarder->session_timeout_ns;
     qlb_upstream_close(forwarder, session);
-    qlb_add_to_slot(forwarder->slots, QLB_SLOT_SESSIONS_EVICTED, 1);
+    if (was_in_time)
+        qlb_add_to_slot(forwarder->slots, QLB_SLOT_SESSIONS_EVICTED, 1);
 }
 
 void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit)
@@ -192,29 +155,50 @@ void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit)
         evict(forwarder, qlb_session_idlest(&forwarder->sessions));
 }
 
-/* Open a socket after another try has failed with this error: in the place of a session that is closed for it. */
-static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, int error,
-                        uint8_t *shares)
+/* Open a socket after an attempt failed because something is used up: in place of a session that is closed for it. */
+static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
+                        int error, uint8_t *shares)
 {
-    const int no_port = error == EAGAIN; /* then a session to the same backend must leave its own */
+    const int no_port = error == EAGAIN || error == EADDRNOTAVAIL || error == EADDRINUSE;
     struct qlb_session *victim = no_port ? qlb_session_idlest_to(&forwarder->sessions, endpoint)
                                          : qlb_session_idlest(&forwarder->sessions);
     if (!victim)
         return -1;
-    const uint16_t port = no_port ? victim->port : 0;
+    const uint16_t port = no_port ? victim->port : 0; /* its port becomes free for this backend */
     evict(forwarder, victim);
-    return open_socket(forwarder, endpoint, port, shares);
+    return open_socket(forwarder, endpoint, hop_limit, port, shares);
 }
 
-struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key)
+/* Whether a packet comes from the socket of one of this worker's own sessions: then the backend is this machine, and
+ * the packet would go round. */
+static int is_own(const struct qlb_forwarder *forwarder, const struct qlb_endpoint *client)
+{
+    const struct qlb_session *each = forwarder->sessions.ports->first[port_of(client)];
+    for (; each; each = each->port_next)
+        if (memcmp(each->local.host, client->host, sizeof client->host) == 0)
+            return 1;
+    return 0;
+}
+
+struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
+                                      uint8_t hop_limit, uint32_t *outcome)
 {
     struct qlb_sessions *sessions = &forwarder->sessions;
     const struct qlb_endpoint *upstream = &forwarder->endpoints[key->index];
     uint8_t shares;
+    if (hop_limit <= 1 || is_own(forwarder, &key->client)) {
+        *outcome = hop_limit <= 1 ? QLB_DROP_HOP_LIMIT : QLB_DROP_BAD_SOURCE;
+        return NULL;
+    }
+    *outcome = QLB_DROP_NO_SESSION;
     qlb_upstream_evict_above(forwarder, sessions->limit - 1);
-    int fd = open_socket(forwarder, upstream, 0, &shares);
-    if (fd < 0)
-        fd = open_instead(forwarder, upstream, errno, &shares);
+    int fd = open_socket(forwarder, upstream, hop_limit - 1, 0, &shares);
+    if (fd < 0 && is_used_up(errno))
+        fd = open_instead(forwarder, upstream, hop_limit - 1, errno, &shares);
+    if (fd < 0 && !is_used_up(errno)) {
+        qlb_count_send_error(forwarder->slots, errno, key->index, 0);
+        *outcome = QLB_DROP_SEND_FAILED;
+    }
     if (fd < 0)
         return NULL;
     struct qlb_session *session = qlb_session_add(sessions, key);
@@ -225,14 +209,44 @@ struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const str
     session->fd = fd;
     session->upstream = *upstream;
     session->shares = shares;
-    qlb_session_has_port(sessions, session, local_port(fd));
-    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = session}};
-    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
+    session->hop_limit = hop_limit - 1;
+    session->first_used_ns = forwarder->now_ns;
+    note_local(sessions, session);
+    if (qlb_upstream_watch(forwarder, session) < 0) {
         qlb_upstream_close(forwarder, session);
         return NULL;
     }
     count_sessions(forwarder);
     return session;
+}
+
+int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session)
+{
+    uint8_t shares;
+    int fd = open_socket(forwarder, &session->upstream, session->hop_limit, 0, &shares);
+    if (fd < 0 && errno == EAGAIN && session->port) { /* no other port: its own again */
+        set_option(session->fd, SOL_SOCKET, SO_REUSEADDR, 1);
+        fd = open_socket(forwarder, &session->upstream, session->hop_limit, session->port, &shares);
+    }
+    if (fd < 0)
+        return 0;
+    count_overflow(forwarder, session);
+    close(session->fd);
+    session->fd = fd;
+    session->shares = shares;
+    session->overflow = 0;
+    note_local(&forwarder->sessions, session);
+    if (!session->is_paused && qlb_upstream_watch(forwarder, session) < 0)
+        session->reopen_at_ns = 0; /* out of memory: nothing is read from it until the next attempt */
+    qlb_add_to_slot(forwarder->slots, QLB_SLOT_SESSIONS_REOPENED, 1);
+    return 1;
+}
+
+static uint64_t timeout_of(const struct qlb_forwarder *forwarder, const struct qlb_session *session)
+{
+    return session->is_routable && forwarder->routable_timeout_ns > forwarder->session_timeout_ns
+               ? forwarder->routable_timeout_ns
+               : forwarder->session_timeout_ns;
 }
 
 /* Look at some of the sessions, so that all are looked at four times in a timeout. */
@@ -245,11 +259,10 @@ void qlb_upstream_sweep(struct qlb_forwarder *forwarder)
     forwarder->next_sweep_ns = forwarder->now_ns + (pause_ns > QLB_MIN_SWEEP_NS ? pause_ns : QLB_MIN_SWEEP_NS);
     const uint32_t share = sessions->count / QLB_SWEEP_SHARES + QLB_SWEEP_LEAST;
     for (uint32_t left = share < sessions->count ? share : sessions->count; left; left--) {
-        struct qlb_session *session = sessions->sweep ? sessions->sweep : sessions->oldest;
+        struct qlb_session *session = qlb_session_sweep(sessions);
         if (!session)
-            return;
-        sessions->sweep = session->newer;
-        if (session->last_used_ns + forwarder->session_timeout_ns < forwarder->now_ns)
+            continue; /* the end of a list: the other one is next */
+        if (session->last_used_ns + timeout_of(forwarder, session) < forwarder->now_ns)
             qlb_upstream_close(forwarder, session);
         else
             count_overflow(forwarder, session);
