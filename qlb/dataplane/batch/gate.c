@@ -132,6 +132,7 @@ static int judge(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
     if (!listener->trial_bytes || listener->queued >= listener->trial_queued + listener->trial_bytes / 2)
         return 0;
     session->fast_until_ns = forwarder->now_ns + QLB_FAST_NS;
+    session->tried--; /* it may be tried again in this closing */
     if (session->is_paused)
         resume(forwarder, session);
     return 0;
