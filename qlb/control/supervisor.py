@@ -26,6 +26,7 @@ from qlb.control.processes.places import open_places
 from qlb.control.processes.workers import Workers
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
+from qlb.control.send_errors import SendErrorWatch
 from qlb.control.shortfalls import Shortfalls
 from qlb.control.sources import sources
 from qlb.control.succession.origin import Origin
@@ -72,6 +73,7 @@ class Supervisor:
         self.engine: Engine | None = None
         self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
         self._shortfalls = Shortfalls(self.plane)
+        self._send_errors = SendErrorWatch()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -290,6 +292,8 @@ class Supervisor:
             if self.desired.sweep(self.traffic.backend_silence_s):
                 self._pool_changed = True
                 self._news.set()
+            if self.engine is not None:
+                self._send_errors.look(self.engine.counters, self.desired.backends)
             self._remember()
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)

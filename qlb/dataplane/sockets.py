@@ -27,6 +27,8 @@ DEFAULT_BUFFERS: Final = Buffers()
 
 # Linux: always set "don't fragment", and do not let a forged ICMP message shrink what may be sent.
 _IP_MTU_DISCOVER: Final = 10
+_IP_MTU: Final = 14
+_IPV6_MTU: Final = 24
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
 # Linux: buffers beyond the limit of the system, for CAP_NET_ADMIN; and the use of a socket's memory, an array of
@@ -85,6 +87,19 @@ def open_upstream(endpoint: Endpoint) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def path_mtu(endpoint: Endpoint) -> int | None:
+    """Return the octets of the largest IP packet on the path to an address, as far as the system knows; else None."""
+    if sys.platform != "linux":
+        return None
+    try:
+        with open_upstream(endpoint) as sock:
+            if sock.family == socket.AF_INET6:
+                return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+            return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    except OSError:
+        return None
 
 
 def address_of(endpoint: Endpoint) -> tuple[str, int]:
