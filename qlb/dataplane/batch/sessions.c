@@ -76,9 +76,10 @@ static void unlist(struct qlb_sessions *sessions, struct qlb_session *session)
 
 struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct qlb_session_key *key)
 {
-    struct qlb_session *session = calloc(1, sizeof *session);
+    struct qlb_session *session = aligned_alloc(_Alignof(struct qlb_session), sizeof *session);
     if (!session)
         return NULL;
+    memset(session, 0, sizeof *session);
     struct qlb_session **bucket = bucket_of(sessions, key);
     session->watched = QLB_WATCHED_SESSION;
     session->key = *key;

@@ -9,6 +9,8 @@
 #ifndef QLB_BATCH_SESSIONS_H
 #define QLB_BATCH_SESSIONS_H
 
+#include <stddef.h>
+
 #include "addresses.h"
 
 struct qlb_group;
@@ -31,44 +33,53 @@ struct qlb_session_key {
     uint16_t unused;
 };
 
+/* Four lines of the cache: to find it; forwarding; returning; all that is seldom looked at. */
 struct qlb_session {
     uint32_t watched; /* QLB_WATCHED_SESSION */
     int fd;           /* -1: it was closed in this round */
     struct qlb_session_key key;
-    struct qlb_endpoint upstream; /* what its socket is connected to */
     struct qlb_session *next; /* in its bucket; after it was closed: in the graveyard */
-    struct qlb_session *older;
-    struct qlb_session *newer;
-    struct qlb_session *port_next; /* another session on the same local port */
-    struct qlb_group *group;       /* datagrams that wait to be sent for it in this round, or a null pointer */
-    struct qlb_session *paused_next; /* the next paused session of the listener */
+
+    struct qlb_endpoint upstream; /* of the backend that its socket is connected to */
+    struct qlb_group *group;      /* datagrams that wait to be sent for it in this round, or a null pointer */
     uint64_t first_used_ns;
     uint64_t last_used_ns;
-    uint64_t mark_ns;        /* of the last mark: silence.h */
-    uint64_t first_mark_ns;
-    uint64_t reopen_at_ns;   /* no new socket before this time */
-    uint64_t fast_until_ns;  /* its client takes packets quickly: gate.c */
-    uint64_t window_ns;      /* since when window_bytes is counted */
-    uint32_t window_bytes;   /* returned to the client */
-    uint32_t tried;          /* the closing of the gate in which it was tried last */
-    uint32_t overflow; /* datagrams that its full receive queue had cost when last asked */
-    uint32_t round;    /* in which its socket was last read */
-    uint16_t port;     /* local, as a number */
-    uint8_t renewed;   /* set on every use but the first, cleared by the clock hand */
-    uint8_t shares;    /* its port may be bound again */
-    uint8_t appetite;  /* receives that one call tries */
-    uint8_t is_protected; /* evicted last: its client has used it in two separate seconds */
-    uint8_t is_routable;  /* a packet that was routed by its connection ID has used it */
-    uint8_t is_answered;  /* its backend has answered at least once */
-    uint8_t is_paused;    /* not read, because the queue towards clients is filling up */
-    uint8_t sends_singly; /* a path on its way takes no pieces of several datagrams */
-    uint8_t marks;        /* without an answer */
-    uint8_t silences;     /* sockets that it got in a row because no answer came */
-    uint8_t hop_limit;    /* of what is sent to the backend */
-    uint8_t client_len;
-    struct qlb_endpoint local; /* of its socket */
+    uint64_t mark_ns;      /* of the last mark: silence.h */
+    uint8_t renewed;       /* set on every use but the first, cleared by the clock hand */
+    uint8_t is_protected;  /* evicted last: its client has used it in two separate seconds */
+    uint8_t is_routable;   /* a packet that was routed by its connection ID has used it */
+    uint8_t is_answered;   /* its backend has answered at least once */
+    uint8_t is_paused;     /* not read, because the queue towards clients is filling up */
+    uint8_t sends_singly;  /* a path on its way takes no pieces of several datagrams */
+    uint8_t marks;         /* without an answer */
+    uint8_t silences;      /* sockets that it got in a row because no answer came */
+
+    uint64_t window_ns;     /* since when window_bytes is counted */
+    uint64_t fast_until_ns; /* its client takes packets quickly: gate.c */
+    uint32_t window_bytes;  /* returned to the client */
+    uint32_t round;         /* in which its socket was last read */
     union qlb_sockaddr client; /* as the socket calls want it */
-};
+    uint8_t client_len;
+    uint8_t appetite;  /* receives that one call tries */
+    uint8_t shares;    /* its port may be bound again */
+    uint8_t hop_limit; /* of what is sent to the backend */
+    uint16_t port;     /* local, as a number */
+    uint16_t unused;
+    uint32_t tried; /* the closing of the gate in which it was tried last */
+
+    struct qlb_session *older;
+    struct qlb_session *newer;
+    struct qlb_session *port_next;   /* another session on the same local port */
+    struct qlb_session *paused_next; /* the next paused session of the listener */
+    uint64_t reopen_at_ns;  /* no new socket before this time */
+    uint32_t first_mark_ms; /* of the count of marks */
+    uint32_t overflow;      /* datagrams that its full receive queue had dropped when last asked */
+    uint8_t local[16];      /* the host of its socket's own address */
+} __attribute__((aligned(64)));
+
+_Static_assert(offsetof(struct qlb_session, upstream) == 64 && offsetof(struct qlb_session, window_ns) == 128 &&
+                   sizeof(struct qlb_session) == 256,
+               "fields that are used together share a line");
 
 #define QLB_PORTS 65536u
 

@@ -12,7 +12,7 @@
 
 #define QLB_MARK_NS 100000000ull
 #define QLB_MARKS 3
-#define QLB_SILENCE_NS 500000000ull      /* from the first mark on */
+#define QLB_SILENCE_MS 500               /* from the first mark on */
 #define QLB_MARK_PAUSE_NS 1000000000ull  /* between two marks: a new count begins */
 #define QLB_REOPEN_PAUSE_NS 250000000ull /* between two sockets that errors of sends ask for */
 #define QLB_MAX_SILENCES 4               /* the pause doubles so many times: 1, 2, 4, 8, 16 s */
@@ -20,15 +20,16 @@
 /* Note a datagram of the client. Return whether the session should get a new socket before it is sent. */
 QLB_INLINE int qlb_silence_note(struct qlb_session *session, uint64_t now_ns)
 {
+    const uint32_t now_ms = (uint32_t)(now_ns / 1000000);
     if (!session->is_answered || now_ns - session->mark_ns < QLB_MARK_NS)
         return 0;
     if (!session->marks || now_ns - session->mark_ns > QLB_MARK_PAUSE_NS) {
         session->marks = 0;
-        session->first_mark_ns = now_ns;
+        session->first_mark_ms = now_ms;
     }
     session->mark_ns = now_ns;
     session->marks += session->marks < QLB_MARKS;
-    return session->marks == QLB_MARKS && now_ns - session->first_mark_ns >= QLB_SILENCE_NS &&
+    return session->marks == QLB_MARKS && now_ms - session->first_mark_ms >= QLB_SILENCE_MS &&
            now_ns >= session->reopen_at_ns;
 }
 

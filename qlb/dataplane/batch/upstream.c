@@ -57,11 +57,12 @@ static uint16_t port_of(const struct qlb_endpoint *endpoint)
 static void note_local(struct qlb_sessions *sessions, struct qlb_session *session)
 {
     union qlb_sockaddr address;
+    struct qlb_endpoint local = {.family = 0};
     socklen_t len = sizeof address;
-    memset(&session->local, 0, sizeof session->local);
     if (getsockname(session->fd, &address.any, &len) == 0)
-        qlb_endpoint_from(&session->local, &address);
-    qlb_session_set_port(sessions, session, port_of(&session->local));
+        qlb_endpoint_from(&local, &address);
+    memcpy(session->local, local.host, sizeof session->local);
+    qlb_session_set_port(sessions, session, port_of(&local));
 }
 
 /* Whether an error means that descriptors, memory or local ports are used up. Only then may another session be evicted:
@@ -175,7 +176,7 @@ static int is_own(const struct qlb_forwarder *forwarder, const struct qlb_endpoi
 {
     const struct qlb_session *each = forwarder->sessions.ports->first[port_of(client)];
     for (; each; each = each->port_next)
-        if (memcmp(each->local.host, client->host, sizeof client->host) == 0)
+        if (memcmp(each->local, client->host, sizeof client->host) == 0)
             return 1;
     return 0;
 }
