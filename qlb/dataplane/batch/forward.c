@@ -144,7 +144,7 @@ static void settle_deferred(struct qlb_forwarder *forwarder, uint32_t listener, 
 {
     uint32_t opens[2] = {QLB_OPENS_ROUTABLE, QLB_OPENS_OTHER};
     serve_deferred(forwarder, listener, arrivals, opens);
-    opens[0] = opens[1] = opens[0] + opens[1]; /* at most one kind is left */
+    opens[0] = opens[1] = opens[0] + opens[1]; /* a kind that has opens left has no datagrams left */
     serve_deferred(forwarder, listener, arrivals, opens);
     for (uint32_t i = 0; i < forwarder->deferred_count; i++) {
         const struct qlb_deferred *each = &forwarder->deferred[i];
