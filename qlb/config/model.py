@@ -247,6 +247,11 @@ class Forwarding(Section):
     """proxy mode: the DSCP (RFC 2474) of forwarded and returned packets: keep copies it from the packet that was
     received, as a router does; a number sets it. 0 to 63, or keep. Default: keep. Set 0 if clients must not choose the
     priority of their packets in your network. The ECN bits are always copied."""
+    freebind: Annotated[bool, BOOLEAN] = True
+    """true: on Linux qlb also binds addresses of listen and admin.listen that no interface has yet (a VIP on a standby,
+    an IPv6 address that is still tentative), warns of each, and receives from the moment that the address is added;
+    and it answers from IPv6 addresses that are local by a route only (AnyIP). false: such an address is an error at the
+    start. Elsewhere than on Linux it is always an error. Default: true. A change needs a restart."""
     gso_to_backends: Annotated[bool, BOOLEAN] = False
     """batch plane: true: datagrams of a client that come together go to their backend in one piece (UDP GSO), at less
     cost. Only for backends that read whole pieces where such reach them, on this machine or in its containers:

@@ -14,6 +14,7 @@ NEEDS_RESTART: Final = (
     ("forwarding", "pin_workers"),
     ("forwarding", "receive_buffer"),
     ("forwarding", "send_buffer"),
+    ("forwarding", "freebind"),
     ("forwarding", "interfaces"),
     ("forwarding", "attach"),
     ("forwarding", "keep_attached"),

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from qlb.config.model import Config
 from qlb.dataplane import probe
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
-from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
+from qlb.dataplane.sockets import is_local, receive_buffer_shortfall, send_buffer_shortfall
+from qlb.routing.backends import Endpoint
 
 log = logging.getLogger("qlb")
 
@@ -18,6 +19,16 @@ class Shortfalls:
         """plane: that forwards."""
         self._plane = probe.PLANES[plane]
         self._told: set[str | None] = set()
+
+    def check_address(self, key: str, endpoint: Endpoint | None) -> None:
+        """Warn of an address that is bound though packets to it do not reach this machine now. key: where it is set."""
+        if endpoint is not None and not is_local(endpoint):
+            log.warning(
+                "%s: %s is not an address of this machine now; qlb receives from the moment that it is added "
+                "(forwarding.freebind: false makes this an error)",
+                key,
+                endpoint,
+            )
 
     def check_buffers(self, config: Config, receive_bytes: Iterable[int], send_bytes: Iterable[int]) -> None:
         """Log a warning for buffers that are smaller than configured.

@@ -331,7 +331,9 @@ class Supervisor:
         inherited, predecessor = self.origin.inherited, self.origin.predecessor
         remembered = self.origin.memory.read()
         self.desired.recall(remembered)
-        await self.admin.open(config.admin.listen, config.admin.socket, inherited)
+        freebind = config.forwarding.freebind
+        await self.admin.open(config.admin.listen, config.admin.socket, inherited, freebind=freebind)
+        self._shortfalls.check_address("admin.listen", self.admin.address)
         if predecessor is None:
             await self.admin.serve()
         self.engine = self._open_engine(config)
@@ -377,6 +379,8 @@ class Supervisor:
             return KernelEngine(config, lambda: self.desired.orders)
         places = open_places(config, self.origin.inherited)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        for endpoint in self.listen:
+            self._shortfalls.check_address("listen", endpoint)
         self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
         self._shortfalls.check_sessions(config, len(places))
         return Workers(places, self.plane, lambda: self.desired.orders)

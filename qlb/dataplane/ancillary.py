@@ -61,19 +61,29 @@ def read_ecn(messages: Iterable[ControlMessage]) -> int:
 
 
 def read_destination(messages: Iterable[ControlMessage]) -> str | None:
-    """Return the address that a datagram was sent to, as a literal; None where the system did not say."""
+    """Return the address that a datagram was sent to, as a literal; None where the system did not say.
+
+    A link-local address is followed by ``%`` and the number of the interface: one on another interface is another.
+    """
     for level, kind, data in messages:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             return socket.inet_ntop(socket.AF_INET, _IPV4_INFO.unpack_from(data)[2])
         if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-            return socket.inet_ntop(socket.AF_INET6, _IPV6_INFO.unpack_from(data)[0])
+            octets, interface = _IPV6_INFO.unpack_from(data)
+            host = socket.inet_ntop(socket.AF_INET6, octets)
+            return f"{host}%{interface}" if _is_link_local(octets) else host
     return None
 
 
 def source_message(host: str) -> ControlMessage:
-    """Return the control message that makes a datagram leave from this local address."""
+    """Return the control message that makes a datagram leave from this local address.
+
+    host: as read_destination() returns it. An interface is named for link-local addresses only: all others leave
+    by the route to the client, which may be another interface than the one that the client's packet came in by.
+    """
     if ":" in host:
-        data = _IPV6_INFO.pack(socket.inet_pton(socket.AF_INET6, host), 0)
+        address, _, interface = host.partition("%")
+        data = _IPV6_INFO.pack(socket.inet_pton(socket.AF_INET6, address), int(interface or 0))
         return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data
     assert _IP_PKTINFO is not None, "asked only where read_destination() has answered"
     data = _IPV4_INFO.pack(0, socket.inet_pton(socket.AF_INET, host), bytes(4))
@@ -86,3 +96,7 @@ def ecn_message(family: int, ecn: int) -> ControlMessage:
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_TCLASS, data
     return socket.IPPROTO_IP, socket.IP_TOS, data
+
+
+def _is_link_local(octets: bytes) -> bool:
+    return octets[0] == 0xFE and octets[1] & 0xC0 == 0x80

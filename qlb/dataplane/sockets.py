@@ -4,6 +4,7 @@ The supervisor opens listeners and passes them down; a plane opens sockets towar
 is on the packet path.
 """
 
+import errno
 import ipaddress
 import socket
 import struct
@@ -41,12 +42,18 @@ _MEMINFO_DROPS: Final = 8
 _DROPS_WRAP: Final = 1 << 32
 # Linux: many datagrams of one sender in one piece.
 _UDP_GRO: Final = 104
+# Linux: bind, and send from, addresses that no interface has (yet).
+_IP_FREEBIND: Final = 15
+_IPV6_FREEBIND: Final = 78
+_SO_BINDTODEVICE: Final = 25
+_LOOPBACK: Final = b"lo\0"
 
 
-def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS) -> socket.socket:
+def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> socket.socket:
     """Bind a non-blocking UDP socket that other workers may bind too. Port 0 takes any free one.
 
     buffers: sizes to ask for; the system may grant less (see receive_buffer_shortfall(), send_buffer_shortfall()).
+    freebind: on Linux, also bind an address that no interface has yet; see is_local().
     Raises OSError where the address is not this machine's, the port is taken or needs privileges.
     """
     sock = _open(endpoint)
@@ -54,7 +61,7 @@ def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS) -> soc
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _prepare_listener(sock, endpoint, buffers)
+        _prepare_listener(sock, endpoint, buffers, freebind)
         sock.bind(address_of(endpoint))
     except OSError:
         sock.close()
@@ -62,11 +69,23 @@ def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS) -> soc
     return sock
 
 
-def adopt_listener(sock: socket.socket, buffers: Buffers = DEFAULT_BUFFERS) -> None:
-    """Give a UDP socket that somebody else has bound what open_listener() gives its own. Raises OSError."""
+def adopt_listener(sock: socket.socket, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> None:
+    """Set on a UDP socket that another process has bound what open_listener() sets on its own. Raises OSError."""
     _make_quic(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may join it
-    _prepare_listener(sock, bound_endpoint(sock), buffers)
+    _prepare_listener(sock, bound_endpoint(sock), buffers, freebind)
+
+
+def bind_freely(sock: socket.socket) -> None:
+    """Let a socket bind, and send from, addresses that no interface has (yet), if the system can do so.
+
+    A wildcard IPv6 listener needs it too: without it the kernel refuses to send from an address that is local only
+    by a route (``ip -6 route add local 2001:db8:1::/64 dev lo``). For IPv4 it does not.
+    """
+    if sys.platform == "linux":
+        ipv6 = sock.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_FREEBIND) if ipv6 else (socket.IPPROTO_IP, _IP_FREEBIND)
+        _where_supported(lambda one: one.setsockopt(level, option, 1), sock)
 
 
 def take_single_datagrams(sock: socket.socket) -> None:
@@ -102,15 +121,42 @@ def path_mtu(endpoint: Endpoint) -> int | None:
         return None
 
 
-def address_of(endpoint: Endpoint) -> tuple[str, int]:
-    """Return the address in the form of the socket calls; a ``%scope`` stays in the host."""
-    return endpoint.host, endpoint.port
+def address_of(endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Return an address in the form that socket calls take.
+
+    A ``%scope`` becomes the number of its interface, because bind() and connect() ignore it inside the host.
+    Raises OSError (ENODEV) if there is no such interface.
+    """
+    host, _, scope = endpoint.host.partition("%")
+    return (host, endpoint.port, 0, interface_index(scope)) if scope else (host, endpoint.port)
+
+
+def interface_index(scope: str) -> int:
+    """Return the number of a network interface. scope: its name or its number. Raises OSError (ENODEV)."""
+    try:
+        return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no network interface {scope}") from error
 
 
 def bound_endpoint(sock: socket.socket) -> Endpoint:
-    """Return the address that a socket is bound to."""
-    host, port = sock.getsockname()[:2]
-    return Endpoint(host, port)
+    """Return the address that a socket is bound to, with the ``%scope`` of a link-local one."""
+    host, port, *rest = sock.getsockname()
+    return Endpoint(f"{host}%{_interface_name(rest[1])}" if rest and rest[1] else host, port)
+
+
+def is_local(endpoint: Endpoint) -> bool:
+    """Return whether packets to an address reach this machine now: an interface has it, or a route makes it local.
+
+    True, too, if that cannot be found out. A tentative IPv6 address (DAD) is not local yet.
+    """
+    try:
+        address = address_of(endpoint._replace(port=0))
+        with socket.socket(_family(endpoint), socket.SOCK_DGRAM) as sock:
+            sock.bind(address)
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV) or _is_routed_locally(endpoint)
+    return True
 
 
 def granted_receive_buffer(sock: socket.socket) -> int:
@@ -152,11 +198,16 @@ def receive_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | Non
 def dropped_at(sock: socket.socket) -> int | None:
     """Return how many datagrams the system has dropped on the way into a socket since it was opened, modulo 2³².
 
-    Nearly always because its receive queue was full. None where the system does not tell (it is not Linux).
+    Nearly always because its receive queue was full. None if the system does not report it: it is not Linux, or
+    Linux before 4.12, or a sandbox such as gVisor.
     """
     if sys.platform != "linux":
         return None
-    return int(_MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[_MEMINFO_DROPS])
+    try:
+        figures = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+    except (OSError, struct.error):
+        return None
+    return int(figures[_MEMINFO_DROPS])
 
 
 class DropCounter:
@@ -186,10 +237,37 @@ class DropCounter:
 
 
 def _open(endpoint: Endpoint) -> socket.socket:
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.socket(_family(endpoint), socket.SOCK_DGRAM)
     _make_quic(sock)
     return sock
+
+
+def _family(endpoint: Endpoint) -> int:
+    return socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+
+
+def _interface_name(index: int) -> str:
+    """Return the name of an interface, or its number if it has gone since."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)
+
+
+def _is_routed_locally(endpoint: Endpoint) -> bool:
+    """Return whether a route of type ``local`` covers an IPv6 address. bind() to it fails all the same, unlike IPv4's.
+
+    A socket that is tied to loopback can reach only what is local, so connect() finds out; it sends nothing.
+    """
+    if sys.platform != "linux" or ":" not in endpoint.host:
+        return False
+    try:
+        with socket.socket(_family(endpoint), socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, _LOOPBACK)
+            sock.connect(address_of(endpoint))
+    except OSError:
+        return False
+    return True
 
 
 def _make_quic(sock: socket.socket) -> None:
@@ -198,11 +276,13 @@ def _make_quic(sock: socket.socket) -> None:
         _where_supported(option, sock)
 
 
-def _prepare_listener(sock: socket.socket, endpoint: Endpoint, buffers: Buffers) -> None:
+def _prepare_listener(sock: socket.socket, endpoint: Endpoint, buffers: Buffers, freebind: bool) -> None:
     _ask_for_buffer(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, buffers.receive_bytes)
     _ask_for_buffer(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, buffers.send_bytes)
+    if freebind:
+        bind_freely(sock)
     if ipaddress.ip_address(endpoint.host).is_unspecified:
-        ancillary.receive_destination(sock)
+        _where_supported(ancillary.receive_destination, sock)
 
 
 def _ask_for_buffer(sock: socket.socket, option: int, force_option: int, wanted_bytes: int) -> None:
@@ -210,7 +290,9 @@ def _ask_for_buffer(sock: socket.socket, option: int, force_option: int, wanted_
         try:
             return sock.setsockopt(socket.SOL_SOCKET, force_option, wanted_bytes)
         except OSError:  # no privilege, or a kernel (gVisor) without the option
-            return sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)  # cut to rmem_max or wmem_max
+            return _where_supported(  # cut to rmem_max or wmem_max
+                lambda one: one.setsockopt(socket.SOL_SOCKET, option, wanted_bytes), sock
+            )
     while wanted_bytes:  # the BSDs refuse what is too much
         try:
             return sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)

@@ -90,6 +90,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "receive_buffer": 4 << 20,
         "send_buffer": 4 << 20,
         "dscp": "keep",
+        "freebind": True,
         "gso_to_backends": False,
         "interfaces": (),
         "attach": "auto",

@@ -126,6 +126,7 @@ def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monk
         ("forwarding.workers", "admin:", "forwarding: {workers: 2}\nadmin:"),
         ("forwarding.pin_workers", "admin:", "forwarding: {pin_workers: true}\nadmin:"),
         ("forwarding.receive_buffer", "admin:", "forwarding: {receive_buffer: 1MiB}\nadmin:"),
+        ("forwarding.freebind", "admin:", "forwarding: {freebind: false}\nadmin:"),
     ],
 )
 def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:

@@ -167,12 +167,31 @@ async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_pa
 
 @pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
 async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, and one line that names the address."""
+    """Exit code 1, and one line that names the address, where it may not be bound in advance."""
     async with asyncio.timeout(20):
-        assert await _supervisor(tmp_path, **changes).run() == 1
+        assert await _supervisor(tmp_path, forwarding={"freebind": False}, **changes).run() == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "192.0.2.1" in lines[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds addresses in advance")
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("listen", {"listen": ["192.0.2.1:0"], "forwarding": {"workers": 2}}),
+        ("admin.listen", {"admin": {"listen": "192.0.2.1:0"}}),
+    ],
+)
+async def test_an_address_that_may_come_later(
+    tmp_path: Path, key: str, changes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon starts, and one warning names the address and its key: it may be a typo."""
+    async with _running(_supervisor(tmp_path, **changes)):
+        pass
+    warned = [line.getMessage() for line in caplog.records if "is not an address of this machine now" in line.message]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"{key}: 192.0.2.1:")
 
 
 async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,20 +14,24 @@ from qlb.dataplane import sockets
 from qlb.dataplane.sockets import (
     Buffers,
     DropCounter,
+    address_of,
     adopt_listener,
     bound_endpoint,
     dropped_at,
     granted_receive_buffer,
     granted_send_buffer,
+    is_local,
     open_listener,
     receive_buffer_shortfall,
     send_buffer_shortfall,
+    take_single_datagrams,
 )
 from qlb.routing.backends import Endpoint
 
 FLOOD: Final = 200
 IP_PKTINFO: Final = 8
 IP_RECVTOS: Final = 13
+IPV6_FREEBIND: Final = 78
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
 
@@ -102,6 +107,89 @@ def test_an_adopted_socket_is_as_one_of_its_own() -> None:
                 assert sock.getsockopt(socket.IPPROTO_IP, option) == own.getsockopt(socket.IPPROTO_IP, option)
             assert granted_receive_buffer(sock) == granted_receive_buffer(own)
         assert not sock.getblocking()
+
+
+@only_linux
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_that_is_not_here(host: str) -> None:
+    """It is bound in advance if that is wanted, and otherwise an error."""
+    endpoint = Endpoint(host, 0)
+    with open_listener(endpoint) as sock:
+        assert bound_endpoint(sock).host == host
+        assert not is_local(bound_endpoint(sock))
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        open_listener(endpoint, freebind=False)
+
+
+@only_linux
+def test_an_adopted_socket_may_answer_from_every_address() -> None:
+    """A socket unit, or qlb before this option, has bound it without the option that such answers need."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        adopt_listener(sock, freebind=False)
+        assert sock.getsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND) == 0
+        adopt_listener(sock)
+        assert sock.getsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND) == 1
+
+
+@pytest.mark.parametrize("call", [address_of, open_listener])
+def test_an_interface_that_is_not_there_is_named(call: Callable[[Endpoint], object]) -> None:
+    """Not as an unknown name, which an operator would look for in DNS."""
+    with pytest.raises(OSError, match="there is no network interface none0") as caught:
+        call(Endpoint("fe80::1%none0", 4433))
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_a_scope_may_be_a_number() -> None:
+    """An interface that has gone since has no other."""
+    assert address_of(Endpoint("fe80::1%12345", 4433)) == ("fe80::1", 4433, 0, 12345)
+
+
+class Old(socket.socket):
+    """A socket of a system that knows none of the options that forwarding can do without."""
+
+    NEEDED: Final = {
+        (socket.SOL_SOCKET, socket.SO_REUSEPORT),
+        (socket.SOL_SOCKET, socket.SO_RCVBUF),
+        (socket.SOL_SOCKET, socket.SO_SNDBUF),
+        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
+    }
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
+        """Refuse what is not needed."""
+        if (level, option) not in self.NEEDED:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        super().setsockopt(level, option, value)
+
+    def getsockopt(self, level: int, option: int, length: int = 0) -> Any:  # type: ignore[override]
+        """Refuse what is not needed."""
+        if (level, option) not in self.NEEDED:
+            raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+        return super().getsockopt(level, option, length) if length else super().getsockopt(level, option)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_a_listener_opens_without_optional_features(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """As in sandboxes and on old kernels: what is missing costs comfort, not the service."""
+    monkeypatch.setattr(socket, "socket", Old)
+    with open_listener(Endpoint(host, 0), Buffers(64 << 10, 64 << 10)) as sock:
+        assert granted_receive_buffer(sock) == 64 << 10
+        adopt_listener(sock, Buffers(64 << 10, 64 << 10))
+        take_single_datagrams(sock)
+        assert dropped_at(sock) is None
+        assert DropCounter(sock).read() is None
+
+
+@only_linux
+def test_an_answer_without_figures_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may answer with fewer figures than Linux."""
+
+    class Short(socket.socket):
+        getsockopt = Mock(return_value=b"")
+
+    monkeypatch.setattr(socket, "socket", Short)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        assert dropped_at(sock) is None
 
 
 def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:

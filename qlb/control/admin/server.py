@@ -14,7 +14,7 @@ from qlb.control.admin.http import HttpServer, Limits
 from qlb.control.admin.pages import Pages
 from qlb.control.admin.routes import Routes
 from qlb.control.succession.inherit import Inherited
-from qlb.dataplane.sockets import bound_endpoint
+from qlb.dataplane.sockets import address_of, bind_freely, bound_endpoint
 from qlb.errors import QlbError
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint
@@ -59,17 +59,23 @@ class AdminServer:
         await self.serve()
 
     async def open(
-        self, tcp: tuple[str, int] | None, unix_socket: Path | None, inherited: Inherited | None = None
+        self,
+        tcp: tuple[str, int] | None,
+        unix_socket: Path | None,
+        inherited: Inherited | None = None,
+        *,
+        freebind: bool = False,
     ) -> None:
         """Take or bind the sockets; who calls waits until serve(). tcp: an IP literal and a port, 0 = any.
 
         unix_socket: path of the control socket. inherited: sockets that came with this process.
+        freebind: on Linux, also bind an address that no interface has yet.
         Raises QlbError, listening nowhere, where one of them cannot be had.
         """
         inherited = inherited or Inherited()
         try:
             if tcp is not None:
-                self._tcp = inherited.take_tcp(Endpoint(*tcp)) or _open_tcp(Endpoint(*tcp))
+                self._tcp = inherited.take_tcp(Endpoint(*tcp)) or _open_tcp(Endpoint(*tcp), freebind)
                 self.address = bound_endpoint(self._tcp)
             if unix_socket is not None:
                 self._control_socket = await _take_or_open(unix_socket, inherited)
@@ -117,15 +123,17 @@ class AdminServer:
             self._tcp = None
 
 
-def _open_tcp(endpoint: Endpoint) -> socket.socket:
+def _open_tcp(endpoint: Endpoint, freebind: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if freebind:
+            bind_freely(sock)
         sock.setblocking(False)
-        sock.bind(socket.getaddrinfo(*endpoint, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4])
+        sock.bind(address_of(endpoint))
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Sequence
 
-from qlb.config.model import Config
+from qlb.config.model import Config, Forwarding
 from qlb.control.preflight import usable_cores, worker_count
 from qlb.control.processes.workers import Place
 from qlb.control.succession.inherit import Inherited
@@ -20,7 +20,7 @@ def open_places(config: Config, inherited: Inherited) -> list[Place]:
         for _ in range(count):
             rows.append([])
             for endpoint in endpoints:
-                rows[-1].append(_take_or_open(endpoint, _buffers(config), inherited))
+                rows[-1].append(_take_or_open(endpoint, config.forwarding, inherited))
             endpoints = [bound_endpoint(sock) for sock in rows[0]]  # port 0 is one port for all workers
     except OSError as error:
         for sock in [sock for row in rows for sock in row]:
@@ -30,13 +30,10 @@ def open_places(config: Config, inherited: Inherited) -> list[Place]:
     return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
 
 
-def _take_or_open(endpoint: Endpoint, buffers: Buffers, inherited: Inherited) -> socket.socket:
+def _take_or_open(endpoint: Endpoint, forwarding: Forwarding, inherited: Inherited) -> socket.socket:
+    buffers = Buffers(forwarding.receive_buffer, forwarding.send_buffer)
     sock = inherited.take_udp(endpoint)
     if sock is None:
-        return open_listener(endpoint, buffers)
-    adopt_listener(sock, buffers)
+        return open_listener(endpoint, buffers, freebind=forwarding.freebind)
+    adopt_listener(sock, buffers, freebind=forwarding.freebind)
     return sock
-
-
-def _buffers(config: Config) -> Buffers:
-    return Buffers(config.forwarding.receive_buffer, config.forwarding.send_buffer)

@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
+from qlb.dataplane.sockets import address_of
 from qlb.errors import PlaneUnavailable
 from qlb.routing.backends import Endpoint
 
@@ -36,7 +37,7 @@ def source_towards(backend: Endpoint) -> str | None:
     """Return the address of this machine that the system would send from, or None where there is no route."""
     with socket.socket(_family(backend), socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect((backend.host, backend.port))
+            sock.connect(address_of(backend))
         except OSError:
             return None
         host: str = sock.getsockname()[0]
@@ -53,7 +54,7 @@ def wake_neighbours(backends: Sequence[Endpoint]) -> None:
                 sockets[family] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
                 sockets[family].setblocking(False)
             with suppress(OSError):
-                sockets[family].sendto(_NOTHING, (backend.host, backend.port))
+                sockets[family].sendto(_NOTHING, address_of(backend))
 
 
 def _family(backend: Endpoint) -> socket.AddressFamily:
