@@ -33,8 +33,30 @@ struct qlb_arrival {
     uint8_t traffic_class; /* DSCP and ECN bits */
     uint8_t hop_limit;
     uint8_t has_service;
-    uint8_t service[16]; /* the address that the client sent to, if has_service */
+    uint8_t service[16]; /* the address that the client sent to, if has_service; see qlb_embed_interface() */
 };
+
+/* A link-local service address needs its interface, or the kernel refuses to send from it to a client whose address
+ * is not link-local. Octets 4 to 7 of such an address are zero (RFC 4291, section 2.5.6), so the interface's number is
+ * kept there: the same address on another interface is another service, and sessions need no further field. */
+QLB_INLINE int qlb_is_link_local(const uint8_t host[16]) { return host[0] == 0xfe && (host[1] & 0xc0) == 0x80; }
+
+QLB_INLINE void qlb_embed_interface(uint8_t host[16], uint32_t interface)
+{
+    if (qlb_is_link_local(host))
+        memcpy(host + 4, &interface, sizeof interface);
+}
+
+/* Take the interface's number out of an address again; return it, or 0 where there is none. */
+QLB_INLINE uint32_t qlb_take_interface(uint8_t host[16])
+{
+    uint32_t interface = 0;
+    if (qlb_is_link_local(host)) {
+        memcpy(&interface, host + 4, sizeof interface);
+        memset(host + 4, 0, sizeof interface);
+    }
+    return interface;
+}
 
 /* Read the control messages of a receive. */
 QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arrival)
@@ -61,7 +83,10 @@ QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arr
             qlb_map_ipv4(arrival->service, data + offsetof(struct in_pktinfo, ipi_addr));
             arrival->has_service = 1;
         } else if (each->cmsg_level == IPPROTO_IPV6 && each->cmsg_type == IPV6_PKTINFO) {
-            memcpy(arrival->service, data + offsetof(struct in6_pktinfo, ipi6_addr), 16);
+            struct in6_pktinfo info;
+            memcpy(&info, data, sizeof info);
+            memcpy(arrival->service, &info.ipi6_addr, 16);
+            qlb_embed_interface(arrival->service, (uint32_t)info.ipi6_ifindex);
             arrival->has_service = 1;
         }
     }
@@ -92,12 +117,13 @@ QLB_INLINE void qlb_add_segment(struct msghdr *message, uint16_t segment_bytes)
     qlb_add_control(message, IPPROTO_UDP, UDP_SEGMENT, &segment_bytes, sizeof segment_bytes);
 }
 
-/* Send from this local address. */
+/* Send from this local address. host: as in qlb_arrival.service. */
 QLB_INLINE void qlb_add_source(struct msghdr *message, uint8_t family, const uint8_t host[16])
 {
     if (family == 6) {
-        struct in6_pktinfo info = {.ipi6_ifindex = 0};
+        struct in6_pktinfo info;
         memcpy(&info.ipi6_addr, host, 16);
+        info.ipi6_ifindex = qlb_take_interface(info.ipi6_addr.s6_addr);
         qlb_add_control(message, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
     } else {
         struct in_pktinfo info = {.ipi_ifindex = 0};
