@@ -31,6 +31,8 @@ def notices(status: Status) -> Iterator[str]:
         yield "the last reload was refused: what is on disk is not in force"
     if status["all_probes_failing"]:
         yield "all probes fail at once: taken for this node's own fault, routing stays as it was"
+    if status["probe_error"]:
+        yield f"this node cannot send probes ({status['probe_error']}): its verdicts on backends stay as they were"
     yield from (f"{row['name']}: {row['finding']}" for row in status["backends"] if row["finding"])
     yield from (
         f"source {row['name']} of backends fails, and what it found before is kept: {row['error']}"

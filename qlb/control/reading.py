@@ -125,6 +125,8 @@ def take_reading(daemon: Daemon) -> Reading:
         worker_restarts=sum(place.restarts for place in places),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
+        probe_errors=daemon.health.own_errors.counts,
+        probe_error=daemon.health.own_errors.current,
         all_failing=daemon.health.all_failing,
         unconfigured=_unconfigured(daemon, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),

@@ -32,7 +32,7 @@ from qlb.control.sources import sources
 from qlb.control.succession.origin import Origin
 from qlb.control.succession.service import Service
 from qlb.control.succession.upgrade import REPLIES_S, Belongings, hand_over, next_process
-from qlb.control.traffic import INTERVAL_S, Traffic
+from qlb.control.traffic import INTERVAL_S, REFUSALS_INTERVAL_S, Refusals, Traffic
 from qlb.dataplane import probe
 from qlb.dataplane.sockets import bound_endpoint
 from qlb.discovery.watch import Discovery
@@ -63,7 +63,7 @@ class Supervisor:
         self.desired = Desired(path, loaded)
         self.history = History()
         self.listen: tuple[Endpoint, ...] = ()
-        self.health = HealthMonitor(self._on_health)
+        self.health = HealthMonitor(self._on_health, traffic=lambda name: self.traffic.exchanged(name))
         self.discovery = Discovery(self._on_found)
         self._path = path
         self._files = FileWatch(files_of(path, loaded.config))
@@ -72,6 +72,7 @@ class Supervisor:
         self.service = Service(self.origin.notifier)
         self.engine: Engine | None = None
         self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
+        self._refusals = Refusals(lambda: self.engine.counters if self.engine is not None else ())
         self._shortfalls = Shortfalls(self.plane)
         self._send_errors = SendErrorWatch()
         self._on_ready = on_ready
@@ -298,6 +299,13 @@ class Supervisor:
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
 
+    async def _follow_refusals(self) -> None:
+        """Have backends that refuse clients' packets probed at once."""
+        while self.engine is not None and self.engine.places:  # in the kernel nothing is refused
+            for name in self._refusals.look(self.desired.names):
+                self.health.hint(name)
+            await asyncio.sleep(REFUSALS_INTERVAL_S)
+
     async def _follow_files(self) -> None:
         while True:
             await asyncio.sleep(file_watch.INTERVAL_S)
@@ -360,6 +368,7 @@ class Supervisor:
         self.discovery.apply(sources(config), self.desired.members.present)
         self._begin(self._follow_news())
         self._begin(self._follow_traffic())
+        self._begin(self._follow_refusals())
         self._begin(self._follow_files())
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 

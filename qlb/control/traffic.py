@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from qlb.health.evidence import Exchange
 from qlb.routing import counters as layout
 from qlb.routing.counters import Counters, config_last_seen_ms, total_unconfigured
 from qlb.routing.outcomes import CONFIGS
@@ -16,6 +17,10 @@ INTERVAL_S: Final = 1.0
 """From one note to the next."""
 WINDOW_S: Final = 5.0
 """Over which rates are taken."""
+REFUSALS_INTERVAL_S: Final = 0.2
+"""From one look for refused packets to the next: part of the time for which new clients are sent to a dead backend."""
+
+_REFUSED: Final = layout.BACKEND_SEND_ERRORS + layout.SEND_ERROR_KINDS.index("refused")
 
 
 class _Note(NamedTuple):
@@ -27,6 +32,7 @@ class _Note(NamedTuple):
     at_s: float
     indexes: Mapping[str, int]
     backends: list[int]
+    returned: list[int]
     configs: list[int]
     backends_seen_ms: list[int]
     configs_seen_ms: list[int]
@@ -51,6 +57,7 @@ class Traffic:
                 at_s=now_s,
                 indexes=dict(zip(names, range(backends), strict=True)),
                 backends=list(map(sum, zip(*routes, strict=True))),
+                returned=_column(workers, layout.RETURNED, backends, sum),
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
                 backends_seen_ms=_column(workers, layout.LAST_SEEN_MS, backends, max),
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
@@ -65,6 +72,13 @@ class Traffic:
     def config_rate(self, config_id: int) -> float:
         """Return the packets per second that IDs of a configuration route."""
         return self._rate(lambda note: note.configs[config_id])
+
+    def exchanged(self, name: str) -> Exchange:
+        """Return the packets that have gone to a backend and come back from it, as of the last note."""
+        note = self._last
+        if note is None:
+            return Exchange()
+        return Exchange(_of(note, note.backends, name), _of(note, note.returned, name), note.at_s)
 
     def backend_silence_s(self, name: str) -> float | None:
         """Return the seconds since the last packet to a backend; None where there was none."""
@@ -90,6 +104,30 @@ class Traffic:
 
     def _since(self, moment_ms: int) -> float | None:
         return max(self._now() - moment_ms / 1000, 0.0) if moment_ms else None
+
+
+class Refusals:
+    """Backends to which the system refuses to send clients' packets, since their hosts say that nothing listens."""
+
+    def __init__(self, read: Callable[[], Sequence[Counters]]) -> None:
+        """read: returns the counters of all workers."""
+        self._read = read
+        self._total = 0
+        self._refused: list[int] = []
+
+    def look(self, names: Sequence[str]) -> list[str]:
+        """Return the backends that have refused packets since the last look. names: of the backends, by index.
+
+        Nearly always nothing was refused, and that takes one slot of each worker to see.
+        """
+        workers = self._read()
+        total = layout.total(workers, layout.SEND_ERRORS)
+        if total == self._total:
+            return []
+        before, self._total = self._refused, total
+        self._refused = _column(workers, _REFUSED, len(names), sum)
+        before = [*before, *[0] * (len(names) - len(before))]
+        return [name for name, now, then in zip(names, self._refused, before, strict=False) if now > then]
 
 
 def _of(note: _Note, column: list[int], name: str) -> int:

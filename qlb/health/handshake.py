@@ -21,9 +21,10 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionAdapter
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, PingAcknowledged
 from aioquic.quic.packet import QuicErrorCode
 
-from qlb.health.negotiation import connected, explain_error
+from qlb.health.negotiation import connected, failure
 from qlb.health.probes import ProbeResult
 from qlb.health.target import Target
+from qlb.routing.backends import Endpoint
 from qlb.wire.invariants import LONG, parse
 from qlb.wire.versions import VERSION_NEGOTIATION
 
@@ -36,11 +37,15 @@ _SILENT.addHandler(logging.NullHandler())
 
 
 class _End(NamedTuple):
-    """How a handshake ended. ok: the server does its part. reached: it answered, or its host did."""
+    """How a handshake ended. ok: the server does its part. reached: it answered, or its host did.
+
+    failed: the result, if the operating system did not deliver a packet.
+    """
 
     ok: bool
     detail: str
     reached: bool = True
+    failed: ProbeResult | None = None
 
 
 class _Handshake(asyncio.DatagramProtocol):
@@ -78,8 +83,7 @@ class _Handshake(asyncio.DatagramProtocol):
             self._finish(_End(ok=False, detail=f"what it sends cannot be read: {error!r}"))
 
     def error_received(self, exc: Exception) -> None:
-        refused = isinstance(exc, ConnectionRefusedError)
-        self._finish(_End(ok=False, detail=explain_error(self._endpoint, exc), reached=refused))
+        self._finish(_undelivered(self._endpoint, exc))
 
     def close(self) -> None:
         """Tell the server that it may forget the connection, and close the socket."""
@@ -142,7 +146,7 @@ async def probe_handshake(target: Target, timeout_s: float) -> ProbeResult:
         text = "no answer from" if silent else "no complete handshake with"
         end = _End(ok=False, detail=f"{text} UDP {target.endpoint} within {timeout_s:g} s", reached=not silent)
     except OSError as error:
-        end = _End(ok=False, detail=explain_error(target.endpoint, error), reached=False)
+        end = _undelivered(target.endpoint, error)
     finally:
         exchange.close()
     return _judged(target, end, (*exchange.ids, *exchange.issued_ids()))
@@ -156,7 +160,14 @@ def _judged(target: Target, end: _End, ids: tuple[bytes, ...]) -> ProbeResult:
             return ProbeResult(ok=False, detail=finding, reached=True, finding=finding)
         configs = ", ".join(sorted({str(cid[0] >> 5) for cid in ids}))
         end = end._replace(detail=f"{end.detail}; all of its {len(ids)} connection IDs are its own (config {configs})")
+    if end.failed is not None:
+        return end.failed._replace(doubtful=not end.reached)
     return ProbeResult(ok=end.ok, detail=end.detail, doubtful=not end.ok and not end.reached, reached=end.reached)
+
+
+def _undelivered(endpoint: Endpoint, error: Exception) -> _End:
+    result = failure(endpoint, error)
+    return _End(ok=False, detail=result.detail, reached=result.reached, failed=result)
 
 
 def _terminated(event: ConnectionTerminated) -> _End:

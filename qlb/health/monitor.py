@@ -3,99 +3,35 @@
 A backend counts as healthy until its first result. An answer or a refusal decides at once then; silence, and
 all that comes later, by rise and fall; a finding always at once. Where all fail at once, the fault may be this node's
 (qlb.health.fleet). Whatever a probe or the listener does, the monitor goes on.
+
+Real traffic has a say, too (qlb.health.evidence): a refusal of it brings the next probe forward, and if that probe is
+refused as well, the backend is unhealthy at once; answers of a backend whose server never answers probes are good
+results. An error of this node's own socket is no result.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
+from qlb.health.evidence import Exchange, OwnErrors, own_error
 from qlb.health.fleet import Fleet
-from qlb.health.judgement import Judgement
 from qlb.health.pace import Pace
 from qlb.health.probes import Probe, ProbeResult, find_probe
+from qlb.health.settings import HealthSettings, Settings
 from qlb.health.target import Target
+from qlb.health.watch import BackendHealth, Watch
 
 log = logging.getLogger("qlb.health")
 
 _PROBES_AT_ONCE: Final = 256
 """Sockets that probes may hold; a daemon with more backends probes them in turns."""
+_COUNTS_LATE_S: Final = 2.0
+"""How late the counts of real traffic may be: they are taken once a second."""
 
 OnChange = Callable[[str, bool, str], None]
 """(name, healthy, detail): whether new connections may go to a backend has turned."""
-
-
-class HealthSettings(Protocol):
-    """What is read of a configuration's ``health``. interval, timeout: seconds."""
-
-    @property
-    def probe(self) -> str:
-        """Name of the probe."""
-
-    @property
-    def interval(self) -> float:
-        """From one probe of a backend to the next."""
-
-    @property
-    def timeout(self) -> float:
-        """How long an answer may take."""
-
-    @property
-    def rise(self) -> int:
-        """Good results in a row that make a backend healthy."""
-
-    @property
-    def fall(self) -> int:
-        """Bad results in a row that make it unhealthy."""
-
-    @property
-    def all_failing(self) -> str:
-        """``keep``: backends that fail all at once count as healthy; ``obey``: as unhealthy."""
-
-
-class BackendHealth(NamedTuple):
-    """What is known of a backend. healthy: the probes' verdict. detail: of the last probe.
-
-    changed_at: Unix seconds; when the verdict became so. finding: what is wrong with how the backend is set up, or "".
-    """
-
-    healthy: bool
-    detail: str
-    changed_at: float
-    finding: str = ""
-
-
-class _Settings(NamedTuple):
-    """The settings as they were when they were applied."""
-
-    probe: str
-    interval: float
-    timeout: float
-    rise: int
-    fall: int
-    all_failing: str
-
-    @property
-    def round_s(self) -> float:
-        """How long it can take until every backend's silence has become a verdict, intervals' chance included."""
-        return (self.fall + 1) * (max(self.interval, self.timeout) * 1.1) + self.timeout
-
-
-class _Watch:
-    """One backend under watch."""
-
-    __slots__ = ("changed_at", "counts", "detail", "finding", "judged", "judgement", "target", "task")
-
-    def __init__(self, target: Target, now: float) -> None:
-        self.target = target
-        self.counts = True
-        self.judgement = Judgement()
-        self.judged = False
-        self.detail = "not probed yet: taken to be healthy"
-        self.finding = ""
-        self.changed_at = now
-        self.task: asyncio.Task[None] | None = None
 
 
 class HealthMonitor:
@@ -108,15 +44,20 @@ class HealthMonitor:
         find: Callable[[str], Probe] = find_probe,
         pace: Pace | None = None,
         unix_time: Callable[[], float] = time.time,
+        traffic: Callable[[str], Exchange] = lambda _: Exchange(),
     ) -> None:
-        """on_change: called in the event loop, only when it turns whether a backend counts. find: name → probe."""
+        """on_change: called in the event loop, only when it turns whether a backend counts. find: name → probe.
+
+        traffic: backend name → its packets since the start, at most some seconds old.
+        """
         self._on_change = on_change
         self._find = find
         self._pace = pace or Pace()
         self._unix_time = unix_time
-        self._settings = _Settings("none", 1.0, 1.0, 1, 1, "keep")
+        self._traffic = traffic
+        self._settings = Settings("none", 1.0, 1.0, 1, 1, "keep")
         self._probe = find("none")
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._started = False
@@ -124,6 +65,7 @@ class HealthMonitor:
         self.probes_ok = 0
         """Probes whose result was good, since the start."""
         self.probes_failed = 0
+        self.own_errors = OwnErrors()
 
     @property
     def all_failing(self) -> bool:
@@ -170,18 +112,19 @@ class HealthMonitor:
         thing, the next result decides at once. Raises ConfigError, changing nothing, where there is no such probe.
         """
         probe = self._find(settings.probe)
-        before, now = self._settings, _Settings(*(getattr(settings, name) for name in _Settings._fields))
+        before, now = self._settings, Settings.of(settings)
         self._probe, self._settings = probe, now
         gone = self._watches.keys() - targets.keys()
         self._fleet.forget(gone)
         for name in gone:
-            _cancel(self._watches.pop(name))
+            self._watches.pop(name).cancel()
+            self.own_errors.forget(name)
         for name, target in targets.items():
-            watch = self._watches.setdefault(name, _Watch(target, self._unix_time()))
+            watch = self._watches.setdefault(name, Watch(target, self._unix_time(), self._traffic(name)))
             other = (watch.target, before.probe) != (target, now.probe)
             watch.target = target
             if other:
-                watch.judgement.begin_anew()
+                watch.begin_anew()
             if other or watch.task is None or before.interval != now.interval:
                 self._restart(name, watch)
 
@@ -194,6 +137,16 @@ class HealthMonitor:
             self._fleet.take(name, healthy, at_s=self._pace.now(), window_s=-1.0, everybody=self._watches, reached=True)
             watch.counts = healthy
 
+    def hint(self, name: str) -> None:
+        """Take in that a client's packet to a backend was refused (ECONNREFUSED): probe it now, not after the interval.
+
+        At most once a second for each backend, and not while it is unhealthy or being probed: whatever clients send
+        causes no more than that.
+        """
+        watch = self._watches.get(name)
+        if watch is not None and watch.note_refusal(self._pace.now()):
+            self._restart(name, watch)
+
     def start(self) -> None:
         """Begin to probe: every backend at once, then each at its own pace."""
         self._started = True
@@ -204,17 +157,17 @@ class HealthMonitor:
         """Stop probing; return when no probe is under way."""
         self._started = False
         for watch in self._watches.values():
-            _cancel(watch)
+            watch.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _restart(self, name: str, watch: _Watch) -> None:
-        _cancel(watch)
+    def _restart(self, name: str, watch: Watch) -> None:
+        watch.cancel()
         if self._started:
             watch.task = asyncio.create_task(self._keep_watch(name, watch), name=f"health of {name}")
             self._tasks.add(watch.task)
             watch.task.add_done_callback(self._tasks.discard)
 
-    async def _keep_watch(self, name: str, watch: _Watch) -> None:
+    async def _keep_watch(self, name: str, watch: Watch) -> None:
         while True:
             began_s = self._pace.now()
             async with self._slots:
@@ -222,27 +175,41 @@ class HealthMonitor:
             self._take(name, watch, result)
             if result.final:
                 return
+            watch.resting = True
             await self._pace.rest(began_s, self._settings.interval)
+            watch.resting = False
 
     async def _ask(self, name: str, target: Target) -> ProbeResult:
         try:
             return await self._probe(target, self._settings.timeout)
         except Exception as error:
             log.exception("probe failed", extra={"backend": name})
-            return ProbeResult(ok=False, detail=f"the probe itself failed: {error!r}")
+            own = own_error(error)
+            return ProbeResult(ok=False, detail=f"the probe itself failed: {error!r}", error=own, void=bool(own))
 
-    def _take(self, name: str, watch: _Watch, result: ProbeResult) -> None:
-        watch.detail, watch.judged = result.detail, True
-        self.probes_ok += result.ok
-        self.probes_failed += not result.ok
-        self._note_finding(name, watch, result.finding)
+    def _take(self, name: str, watch: Watch, result: ProbeResult) -> None:
         settings, now_s = self._settings, self._pace.now()
+        self.own_errors.take(name, result.error, result.detail)
+        if not result.error:
+            self.probes_ok += result.ok
+            self.probes_failed += not result.ok
+        since_s = now_s - settings.turn_s - _COUNTS_LATE_S
+        result = watch.weigh(result, self._traffic(name), now_s, since_s)
+        watch.detail = result.detail
+        if result.void:
+            return
+        watch.judged = True
+        self._note_finding(name, watch, result.finding)
         results = watch.judgement.take(
-            result.ok, rise=settings.rise, fall=settings.fall, doubtful=result.doubtful, certain=bool(result.finding)
+            result.ok,
+            rise=settings.rise,
+            fall=settings.fall,
+            doubtful=result.doubtful,
+            certain=bool(result.finding) or (result.refused and watch.was_refused(now_s)),
         )
         was_failing = self._fleet.failing
         if results:
-            watch.changed_at = self._unix_time()
+            watch.turned(self._unix_time())
             self._fleet.take(
                 name,
                 result.ok,
@@ -275,16 +242,10 @@ class HealthMonitor:
         elif was_failing and not self._fleet.failing:
             log.info("probes succeed again: every verdict applies")
 
-    def _note_finding(self, name: str, watch: _Watch, finding: str) -> None:
+    def _note_finding(self, name: str, watch: Watch, finding: str) -> None:
         """Log a finding when it appears or is another one, and when it has gone."""
         if finding and not watch.finding:
             log.warning("backend is set up wrongly", extra={"backend": name, "finding": finding})
         elif watch.finding and not finding:
             log.info("backend is set up rightly again", extra={"backend": name})
         watch.finding = finding
-
-
-def _cancel(watch: _Watch) -> None:
-    if watch.task is not None:
-        watch.task.cancel()
-        watch.task = None

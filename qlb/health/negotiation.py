@@ -7,10 +7,12 @@ Spec: RFC 8999, section 6; RFC 9000, sections 5.2.2 and 6.
 """
 
 import asyncio
+import errno
 import os
 import socket
 from typing import Final
 
+from qlb.health.evidence import NOT_PERMITTED, own_error
 from qlb.health.probes import ProbeResult
 from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
@@ -49,11 +51,10 @@ class _Exchange(asyncio.DatagramProtocol):
             return
         shown = ", ".join(version_name(version) for version in versions[:_VERSIONS_SHOWN])
         more = ", …" if len(versions) > _VERSIONS_SHOWN else ""
-        self._decide(ok=True, detail=f"it answers; it speaks {shown}{more}")
+        self._decide(ProbeResult(ok=True, detail=f"it answers; it speaks {shown}{more}", reached=True))
 
     def error_received(self, exc: Exception) -> None:
-        refused = isinstance(exc, ConnectionRefusedError)
-        self._decide(ok=False, detail=explain_error(self._endpoint, exc), reached=refused)
+        self._decide(failure(self._endpoint, exc))
 
     def _answered(self, datagram: bytes) -> tuple[int, ...]:
         """Return the versions of an answer to our packet; none where it answers something else.
@@ -65,9 +66,9 @@ class _Exchange(asyncio.DatagramProtocol):
             return ()
         return found[2]
 
-    def _decide(self, *, ok: bool, detail: str, reached: bool = True) -> None:
+    def _decide(self, result: ProbeResult) -> None:
         if not self.verdict.done():
-            self.verdict.set_result(ProbeResult(ok, detail, reached=reached))
+            self.verdict.set_result(result)
 
 
 async def probe_version_negotiation(target: Target, timeout_s: float) -> ProbeResult:
@@ -82,23 +83,48 @@ async def probe_version_negotiation(target: Target, timeout_s: float) -> ProbeRe
             transport.sendto(build_probe(dcid, scid))
             return await exchange.verdict
     except TimeoutError:
-        return ProbeResult(ok=False, detail=_silence(endpoint, timeout_s, exchange.ignored), doubtful=True)
+        return ProbeResult(ok=False, detail=_silence(endpoint, timeout_s, exchange.ignored), doubtful=True, silent=True)
     except OSError as error:
-        return ProbeResult(ok=False, detail=explain_error(endpoint, error))
+        return failure(endpoint, error)
     finally:
         exchange.end()
 
 
 def connected(endpoint: Endpoint) -> socket.socket:
-    """Open a socket to an address. Not left to the loop: uvloop leaks the socket where connect() fails."""
-    sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_DGRAM)
+    """Open a socket to an address. Not left to the loop: uvloop leaks the socket where connect() fails.
+
+    Raises OSError; ENODEV if the interface of a link-local address is not there.
+    """
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        sock.connect(endpoint)
+        sock.connect(_scoped(endpoint) if "%" in endpoint.host else endpoint)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def failure(endpoint: Endpoint, error: Exception) -> ProbeResult:
+    """Return the result of a probe that the operating system did not deliver."""
+    detail, own = explain_error(endpoint, error), own_error(error)
+    if own == NOT_PERMITTED:
+        detail = f"{detail} (a local firewall rule, or a full connection tracking table)"
+        return ProbeResult(ok=False, detail=detail, doubtful=True, error=own)
+    if own:
+        return ProbeResult(ok=False, detail=f"not probed, this node's own error: {error}", error=own, void=True)
+    refused = isinstance(error, ConnectionRefusedError)
+    return ProbeResult(ok=False, detail=detail, reached=refused, refused=refused)
+
+
+def _scoped(endpoint: Endpoint) -> tuple[str, int, int, int]:
+    """Return a link-local address as connect() takes it: the interface by its number."""
+    host, _, scope = endpoint.host.partition("%")
+    try:
+        return host, endpoint.port, 0, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no network interface {scope}") from error
 
 
 def explain_error(endpoint: Endpoint, error: Exception) -> str:

@@ -19,6 +19,9 @@ class ProbeResult(NamedTuple):
     doubtful: it may be chance (a packet can be lost), so it counts only in a row with others.
     reached: the backend has answered, or its host has: whatever is wrong is not this node's network.
     finding: the backend answers and is set up wrongly; what was expected and what was seen. It decides at once.
+    refused: its host has answered that nothing listens there (ECONNREFUSED).
+    silent: nothing came back, which proves little of servers that never answer this kind of probe.
+    error: the name of this node's own error that ended the probe. void: no result; the verdict stays as it is.
     """
 
     ok: bool
@@ -27,6 +30,10 @@ class ProbeResult(NamedTuple):
     doubtful: bool = False
     reached: bool = False
     finding: str = ""
+    refused: bool = False
+    silent: bool = False
+    error: str = ""
+    void: bool = False
 
 
 Probe = Callable[[Target, float], Awaitable[ProbeResult]]

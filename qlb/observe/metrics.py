@@ -196,6 +196,12 @@ def _backends(reading: Reading) -> Iterator[Metric]:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
     yield from (forwarded, returned, up, draining, drained, mismatch, share, seen)
     yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
+    yield _counters(
+        "qlb_health_probe_errors",
+        "Health probes that this node could not send, by the error of its own socket.",
+        "error",
+        reading.probe_errors,
+    )
     yield _gauge(
         "qlb_health_all_failing",
         "Whether all probes fail at once and backends count as healthy all the same.",

@@ -133,6 +133,8 @@ class Reading:
     samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
     as if they did not. sessions_max: of all workers together; 0 where there are no ways back.
 
+    probe_errors: error → probes that this node could not send. probe_error: the error that it meets now, or "".
+
     return_send_errors: cause → calls to send to clients that the system refused. icmp_forwarded, icmp_sent: of
     direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
     """
@@ -170,6 +172,8 @@ class Reading:
     return_pauses: int = 0
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
+    probe_errors: Mapping[str, int] = field(default_factory=dict)
+    probe_error: str = ""
     all_failing: bool = False
     unconfigured: tuple[UnconfiguredReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")

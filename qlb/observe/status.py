@@ -37,6 +37,7 @@ def build_status(reading: Reading) -> dict[str, object]:
             "last_reload_ok": reading.last_reload_ok,
         },
         "all_probes_failing": reading.all_failing,
+        "probe_error": reading.probe_error or None,
         "backends": [_backend(row) for row in reading.backends if row.state != REMOVED],
         "removed_backends": [_counts(row) for row in reading.backends if row.state == REMOVED],
         "cid_configs": [_cid_config(row) for row in reading.cid_configs],

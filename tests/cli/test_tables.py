@@ -44,6 +44,7 @@ def test_notices(status: Status) -> None:
         **status,
         "config": {**status["config"], "last_reload_ok": True},
         "all_probes_failing": False,
+        "probe_error": None,
         "backends": [{**row, "finding": None} for row in status["backends"]],
         "discovery": [],
         "rotation": {**status["rotation"], "phase": "idle"},

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from qlb.control.traffic import INTERVAL_S, WINDOW_S, Traffic
-from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.control.traffic import INTERVAL_S, WINDOW_S, Refusals, Traffic
+from qlb.health.evidence import Exchange
+from qlb.routing.counters import SEND_ERROR_KINDS, SIZE_BYTES, Counters
 from qlb.routing.outcomes import BY_FALLBACK, DROP_EMPTY, NO_CONFIG, unroutable
 
 NAMES = ("a", "b")
@@ -105,3 +106,31 @@ def test_ids_that_nobody_configured(traffic: Traffic, workers: list[Counters], c
     clock.now_s += 3
     assert traffic.unconfigured_silence_s(4) == pytest.approx(3)
     assert (traffic.unconfigured_silence_s(3), traffic.config_silence_s(4)) == (None, None)
+
+
+def test_what_was_exchanged(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Of all workers and ways, as of the last note; nothing before it, and nothing of a name that it does not know."""
+    assert traffic.exchanged("a") == Exchange(0, 0)
+    for worker in workers:
+        _count(worker, clock, unroutable(BY_FALLBACK, NO_CONFIG), 1, 3)
+        worker.count_returned(1)
+    assert traffic.exchanged("b") == Exchange(0, 0)
+    traffic.note(NAMES)
+    assert traffic.exchanged("a") == traffic.exchanged("nobody") == Exchange(0, 0, clock.now_s)
+    assert traffic.exchanged("b") == Exchange(6, 2, clock.now_s)
+
+
+def test_refusals_are_told_once_each(workers: list[Counters]) -> None:
+    """Those since the last look, of any worker; no other cause, and nothing on the way to clients."""
+    refusals = Refusals(lambda: workers)
+    refused, other = SEND_ERROR_KINDS.index("refused"), SEND_ERROR_KINDS.index("would_block")
+    assert refusals.look(NAMES) == []
+    workers[1].count_send_error(refused, 1)
+    workers[0].count_send_error(other, 0)
+    workers[0].count_send_error(refused)
+    assert refusals.look(NAMES) == ["b"]
+    assert refusals.look(NAMES) == []
+    workers[0].count_send_error(refused, 2)
+    workers[0].count_send_error(refused, 1)
+    assert refusals.look((*NAMES, "c")) == ["b", "c"]
+    assert Refusals(lambda: ()).look(NAMES) == []

@@ -1,6 +1,8 @@
 """Health that proves the path: a backend with a wrong key is found, and a prober without a network moves nobody."""
 
 import asyncio
+import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,8 @@ from qlb.demo.client import connect
 from tests.e2e import scrape
 from tests.e2e.clients import in_progress
 from tests.e2e.daemon import Yaml, configuration, running
+from tests.e2e.datagrams import short
+from tests.e2e.echoes import Echoes, echoes
 from tests.e2e.nat import Address, Nat
 from tests.e2e.ports import free_port
 from tests.e2e.server import Server, server_id_of
@@ -116,3 +120,52 @@ async def test_where_nobody_answers_routing_stays(tmp_path: Path) -> None:
             await daemon.until(lambda found: found.total("qlb_backend_up") == len(NAMES))
             await daemon.until(lambda found: found.total("qlb_health_all_failing") == 0)
         assert (await daemon.settled()).by("qlb_packets_dropped_total", "reason") == {}
+
+
+async def test_a_refused_packet_finds_a_dead_server(tmp_path: Path) -> None:
+    """The next probe would be an hour away: clients' packets that its host refuses bring it forward."""
+    health = {"probe": "quic", "interval": "1h", "timeout": "50ms"}
+    async with echoes(tmp_path, "127.0.0.1", health=health) as scene:
+        dead, *others = scene.servers
+        await scene.daemon.until(lambda found: found.total("qlb_probes_total") == len(NAMES))
+        assert (await scene.daemon.metrics()).total("qlb_backend_up") == len(NAMES)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unbound:
+            os.dup2(unbound.fileno(), dead.sock.fileno())  # nothing has its address any more
+        packet = short(scene.id_of(dead))
+        while (await scene.daemon.metrics()).total("qlb_backend_up", backend=dead.name):
+            scene.client.sendto(packet, scene.service)
+        found = await scene.daemon.metrics()
+        assert found.by("qlb_backend_up", "backend") == {server.name: 1 for server in others}
+        assert "ECONNREFUSED" in (await scene.daemon.status())["backends"][0]["detail"]
+        assert found.total("qlb_probes_total") == len(NAMES) + 1
+
+
+async def test_servers_that_never_answer_probes_live_by_their_answers(tmp_path: Path) -> None:
+    """Ready while clients are answered, and while nobody asks; not ready when clients get no answers any more."""
+    health = {"probe": "quic", "interval": "100ms", "timeout": "50ms"}
+
+    async def probed(scene: Echoes, times: int) -> None:
+        goal = (await scene.daemon.metrics()).total("qlb_probes_total") + times
+        await scene.daemon.until(lambda found: found.total("qlb_probes_total") >= goal)
+
+    async def detail(scene: Echoes) -> str:
+        return str((await scene.daemon.status())["backends"][0]["detail"])
+
+    async def ready(scene: Echoes) -> bool:
+        return (await scrape.get(scene.daemon.admin, "/readyz"))[0] == 200
+
+    async with echoes(tmp_path, "127.0.0.1", health=health) as scene:
+        server = scene.servers[0]
+        await scene.daemon.until(lambda found: found.total("qlb_backend_up") == 0)
+        assert not await ready(scene)
+        while not await ready(scene):
+            await scene.ask(short(scene.id_of(server)))
+        assert "answers clients, but never a probe" in await detail(scene)
+        while "no traffic now" not in await detail(scene):
+            await probed(scene, len(NAMES))
+        await probed(scene, 10 * len(NAMES))
+        assert await ready(scene), "no client has asked it anything"
+        server.silent = True
+        while await ready(scene):
+            scene.client.sendto(short(scene.id_of(server)), scene.service)
+        await scene.daemon.settled()

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from qlb.errors import ConfigError
-from qlb.health.monitor import BackendHealth, HealthMonitor
+from qlb.health.evidence import Exchange
+from qlb.health.monitor import HealthMonitor
 from qlb.health.pace import Pace
 from qlb.health.probes import Probe, ProbeResult, assume_healthy, find_probe
 from qlb.health.target import Target
+from qlb.health.watch import BackendHealth
 from qlb.routing.backends import Endpoint
 
 A = Target("a", Endpoint("192.0.2.1", 443))
@@ -455,3 +457,158 @@ async def test_probes_are_counted(stage: Stage) -> None:
     stage.monitor.start()
     await stage.answer("++-")
     assert (stage.monitor.probes_ok, stage.monitor.probes_failed) == (2, 1)
+
+
+class Paused(Stage):
+    """A stage whose rests never end by themselves, and whose clock can be set."""
+
+    def __init__(self) -> None:
+        """The clock stands at 0."""
+        super().__init__()
+        self.now_s = 0.0
+        self.resting: asyncio.Queue[float] = asyncio.Queue()
+        self.exchanged = Exchange()
+        self.monitor = HealthMonitor(
+            self._on_change,
+            find=self._find,
+            pace=Pace(now=lambda: self.now_s, sleep=self._sleep, draw=lambda: 0.5),
+            unix_time=lambda: self.unix_time,
+            traffic=lambda _: self.exchanged,
+        )
+
+    async def _sleep(self, delay_s: float) -> None:
+        self.resting.put_nowait(delay_s)
+        await asyncio.get_running_loop().create_future()
+
+    async def settle(self, result: ProbeResult) -> None:
+        """Answer the next probe and wait until its backend rests."""
+        (await self.next()).result.set_result(result)
+        await asyncio.wait_for(self.resting.get(), PATIENCE_S)
+
+
+@pytest.fixture
+async def paused() -> AsyncIterator[Paused]:
+    """A paused stage that watches one backend, with nothing left running in the end."""
+    found = Paused()
+    found.watch(a=A)
+    found.monitor.start()
+    yield found
+    await found.monitor.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+GOOD = ProbeResult(ok=True, detail="it answers", reached=True)
+REFUSED = ProbeResult(ok=False, detail="refused", reached=True, refused=True)
+SILENCE = ProbeResult(ok=False, detail="no answer", doubtful=True, silent=True)
+NO_PORT = ProbeResult(ok=False, detail="no local port", error="EAGAIN", void=True)
+
+
+async def test_a_refused_packet_brings_the_probe_forward(paused: Paused) -> None:
+    """And if that is refused as well, this is no chance: new connections go elsewhere at once."""
+    await paused.settle(GOOD)
+    paused.monitor.hint("a")
+    await paused.settle(REFUSED)
+    assert paused.changes == [("a", False, "refused")]
+
+
+async def test_a_hint_alone_is_no_verdict(paused: Paused) -> None:
+    """A backend that answers the probe stays; a refusal that no client has met needs others in a row."""
+    await paused.settle(GOOD)
+    paused.monitor.hint("a")
+    await paused.settle(GOOD)
+    paused.now_s += 10
+    paused.monitor.hint("a")
+    paused.now_s += 10
+    await paused.settle(REFUSED)
+    assert paused.changes == []
+
+
+async def test_hints_cause_one_probe_a_second(paused: Paused) -> None:
+    """However many come, for one backend or for names that nobody watches."""
+    await paused.settle(GOOD)
+    for tenth in range(30):
+        paused.now_s = tenth / 10
+        paused.monitor.hint("a")
+        paused.monitor.hint("nobody")
+        for _ in range(5):  # a probe that was brought forward begins within these
+            await asyncio.sleep(0)
+        if not paused.asked.empty():
+            await paused.settle(GOOD)
+    assert paused.monitor.probes_ok == 1 + 3
+
+
+async def test_an_unhealthy_backend_is_not_probed_more_often(paused: Paused) -> None:
+    """Its clients go on to be refused, as long as they have its connection IDs."""
+    await paused.settle(REFUSED)
+    paused.now_s = 100.0
+    paused.monitor.hint("a")
+    await asyncio.sleep(0)
+    assert paused.asked.empty()
+    assert paused.monitor.probes_failed == 1
+
+
+async def test_an_error_of_this_node_is_no_verdict(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The last verdict stays, and at the start there is none; it is counted, shown, and logged once."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    for _ in range(10):
+        (await stage.next()).result.set_result(NO_PORT)
+    await stage.answer("")
+    assert not stage.monitor.has_judged("a")
+    assert stage.monitor.own_errors.current == "EAGAIN"
+    await stage.answer("-")
+    assert (stage.monitor.has_judged("a"), stage.monitor.is_up("a")) == (True, False)
+    for _ in range(10):
+        (await stage.next()).result.set_result(NO_PORT)
+    await stage.answer("++")
+    assert stage.monitor.own_errors.counts == {"EAGAIN": 20}
+    assert stage.monitor.own_errors.current == ""
+    assert (stage.monitor.probes_ok, stage.monitor.probes_failed) == (2, 1)
+    assert [change[1] for change in stage.changes] == [False, True]
+    told = [record for record in caplog.records if record.message == "this node cannot send probes"]
+    assert len(told) == 2
+
+
+async def test_a_probe_that_runs_out_of_memory_is_no_verdict(stage: Stage) -> None:
+    """Nor one whose own code meets the limit of files."""
+    stage.watch(a=A)
+    stage.monitor.start()
+    (await stage.next()).result.set_exception(MemoryError())
+    (await stage.next()).result.set_exception(OSError(24, "Too many open files"))
+    await stage.answer("")
+    assert not stage.monitor.has_judged("a")
+    assert stage.monitor.own_errors.counts == {"ENOMEM": 1, "EMFILE": 1}
+
+
+async def test_a_server_that_answers_only_clients_is_healthy(stage: Stage) -> None:
+    """Judged by its answers, so that the node is ready; dead when its clients get none."""
+    counts = iter([Exchange(n, n, n) for n in range(8)] + [Exchange(n, 8, n) for n in range(9, 40)])
+    monitor = HealthMonitor(
+        stage._on_change, find=stage._find, pace=Clock(2.0), unix_time=lambda: 0.0, traffic=lambda _: next(counts)
+    )
+    stage.monitor = monitor
+    monitor.apply(Settings(), {"a": A})
+    monitor.start()
+    for _ in range(6):
+        (await stage.next()).result.set_result(SILENCE)
+    asked = await stage.next()
+    assert (monitor.has_judged("a"), monitor.is_up("a"), stage.changes) == (True, True, [])
+    asked.result.set_result(SILENCE)
+    for _ in range(6):
+        (await stage.next()).result.set_result(SILENCE)
+    await stage.next()
+    assert [change[1] for change in stage.changes] == [False]
+
+
+class Clock(Pace):
+    """A pace whose rests take no time, and whose clock goes on by one interval with each."""
+
+    def __init__(self, interval_s: float) -> None:
+        """interval_s: what each rest lasts on this clock."""
+        self._now_s = 0.0
+        self._interval_s = interval_s
+        super().__init__(now=lambda: self._now_s, sleep=self._pass, draw=lambda: 0.5)
+
+    async def _pass(self, _: float) -> None:
+        self._now_s += self._interval_s
+        await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """The Version Negotiation probe, over real sockets on loopback, against a real server and against false ones."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from aioquic.quic.packet import encode_quic_version_negotiation
 
 from qlb.demo.certificate import make_certificate
 from qlb.health import negotiation as probes
-from qlb.health.negotiation import explain_error
+from qlb.health.negotiation import explain_error, failure
 from qlb.health.probes import ProbeResult
 from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
@@ -171,7 +172,7 @@ def test_silence_ends_with_the_timeout(loop: Loop) -> None:
 
     result, endpoint = run(loop, main())
     detail = f"no answer from UDP {endpoint} within 0.05 s"
-    assert result == ProbeResult(ok=False, detail=detail, doubtful=True)
+    assert result == ProbeResult(ok=False, detail=detail, doubtful=True, silent=True)
 
 
 async def test_ignored_datagrams_are_told() -> None:
@@ -259,3 +260,30 @@ def test_an_address_that_cannot_be_sent_to(loop: Loop) -> None:
     assert not result.ok
     assert result.detail.startswith("UDP 255.255.255.255:9 cannot be reached: ")
     assert explain_error(endpoint, OSError(113, "No route to host")).endswith("[Errno 113] No route to host")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+async def test_an_error_of_this_node_is_no_result(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the error, and says nothing about the backend."""
+
+    def fail(_: Endpoint) -> socket.socket:
+        raise OSError(number, "not for a probe")
+
+    monkeypatch.setattr(probes, "connected", fail)
+    result = await probe_version_negotiation(Endpoint("192.0.2.1", 443), PATIENCE_S)
+    assert (result.ok, result.void, result.error) == (False, True, errno.errorcode[number])
+    assert "this node's own error" in result.detail
+
+
+def test_a_blocked_packet_names_the_firewall() -> None:
+    """An operator looks for a missing permission otherwise. It counts, but only in a row with others."""
+    result = failure(Endpoint("192.0.2.1", 443), PermissionError(errno.EPERM, "Operation not permitted"))
+    assert (result.ok, result.void, result.doubtful, result.error) == (False, False, True, "EPERM")
+    assert "a local firewall rule, or a full connection tracking table" in result.detail
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    """A link-local backend is out of reach without its interface, for clients' packets too."""
+    with pytest.raises(OSError, match="there is no network interface none0") as caught:
+        probes.connected(Endpoint("fe80::1%none0", 443))
+    assert caught.value.errno == errno.ENODEV

@@ -79,6 +79,7 @@ const showNotices = status => {
   const notices = [];
   const say = (text, kind) => notices.push(put("li", text, kind));
   if (!status.config.last_reload_ok) say("The last reload was refused: what is on disk is not in force. The log says why.", "bad");
+  if (status.probe_error) say(`This node cannot send probes (${status.probe_error}): its verdicts on backends stay as they were.`, "bad");
   if (status.all_probes_failing) say("All probes fail at once: taken for this node's own fault. Routing stays as it was; /readyz is 503.", "bad");
   const found = status.backends.filter(backend => backend.finding);
   for (const backend of found.slice(0, 5)) say(`${backend.name}: ${backend.finding}`, "bad");

@@ -1,0 +1,85 @@
+"""Evidence beside the probes, without sockets and without a clock."""
+
+import errno
+import logging
+
+import pytest
+
+from qlb.health.evidence import NOT_PERMITTED, Exchange, OwnErrors, TrafficEvidence, own_error
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (OSError(errno.EAGAIN, "no port"), "EAGAIN"),
+        (OSError(errno.EADDRNOTAVAIL, "no address"), "EADDRNOTAVAIL"),
+        (OSError(errno.EMFILE, "too many"), "EMFILE"),
+        (OSError(errno.ENFILE, "too many"), "ENFILE"),
+        (OSError(errno.ENOBUFS, "no buffers"), "ENOBUFS"),
+        (OSError(errno.ENOMEM, "no memory"), "ENOMEM"),
+        (OSError(errno.ENOSPC, "too many watches"), "ENOSPC"),
+        (MemoryError(), "ENOMEM"),
+        (OSError(errno.EPERM, "not permitted"), NOT_PERMITTED),
+        (OSError(errno.EACCES, "a prohibit route"), ""),
+        (OSError(errno.ECONNREFUSED, "refused"), ""),
+        (OSError(errno.ENETUNREACH, "no route"), ""),
+        (OSError(errno.ENODEV, "no interface"), ""),
+        (OSError("no number"), ""),
+        (ValueError("not of the system"), ""),
+    ],
+)
+def test_whose_fault_an_error_is(error: Exception, name: str) -> None:
+    """Only what this node lacks is its own: what is wrong on the way concerns clients' packets as well."""
+    assert own_error(error) == name
+
+
+def test_answers_count_from_the_first_look_on() -> None:
+    """Counts of before are no evidence; neither is a count that has begun anew."""
+    evidence = TrafficEvidence(Exchange(10, 10))
+    evidence.note(Exchange(10, 10), 1.0)
+    assert not evidence.has_answered(0.0)
+    evidence.note(Exchange(11, 11), 2.0)
+    assert evidence.has_answered(2.0)
+    assert not evidence.has_answered(2.1)
+    evidence.note(Exchange(0, 0), 3.0)
+    assert not evidence.has_answered(2.1)
+
+
+def test_was_asked_is_about_the_last_two_looks() -> None:
+    """One packet makes one look, however long ago the answers were."""
+    evidence = TrafficEvidence(Exchange())
+    asked = []
+    for forwarded in (0, 1, 1, 2):
+        evidence.note(Exchange(forwarded), float(forwarded))
+        asked.append(evidence.was_asked)
+    assert asked == [False, True, False, True]
+
+
+def test_own_errors_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many backends cannot be probed for the same reason, and that it is over."""
+    caplog.set_level(logging.INFO)
+    errors = OwnErrors()
+    for name in ("a", "b", "a"):
+        errors.take(name, "EMFILE", "too many files")
+    errors.take("b", "EAGAIN", "no port")
+    assert errors.counts == {"EMFILE": 3, "EAGAIN": 1}
+    assert errors.current == "EAGAIN"
+    errors.take("b", "", "")
+    assert errors.current == "EMFILE"
+    errors.take("a", "", "")
+    errors.take("a", "", "")
+    assert errors.current == ""
+    assert [record.message for record in caplog.records] == [
+        "this node cannot send probes",
+        "this node cannot send probes",
+        "this node can send probes again",
+    ]
+
+
+def test_a_backend_that_has_left_has_no_error() -> None:
+    """It is not probed any more, so nothing would end its error."""
+    errors = OwnErrors()
+    errors.take("a", "EMFILE", "too many files")
+    errors.forget("a")
+    errors.forget("nobody")
+    assert errors.current == ""

@@ -1,0 +1,105 @@
+"""Both probes in networks of their own: no local port is left, the server is link-local, the firewall drops."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import uvloop
+from aioquic.asyncio.server import QuicServer
+from aioquic.quic.configuration import QuicConfiguration
+
+from qlb.demo.certificate import make_certificate
+from qlb.health.handshake import probe_handshake
+from qlb.health.negotiation import probe_version_negotiation
+from qlb.health.probes import Probe, ProbeResult
+from qlb.health.target import Target
+from qlb.routing.backends import Endpoint
+from tests.namespace import network_of_its_own
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.parametrize("probe", [probe_version_negotiation, probe_handshake]),
+    pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]),
+]
+
+PATIENCE_S: Final = 60.0
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def run(loop: Loop, work: Coroutine[Any, Any, ProbeResult]) -> ProbeResult:
+    """Run a probe to its end on a fresh loop."""
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(work)
+
+
+def ip(command: str) -> None:
+    """Run one command of ip in this thread's network."""
+    subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+
+
+def test_no_local_port_is_left(probe: Probe, loop: Loop) -> None:
+    """As in a flood that opens a session for each of many addresses: the backend is not to blame."""
+    with network_of_its_own(), ExitStack() as stack:
+        ip("link set lo up")
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40003", encoding="ascii")
+        for port in range(40000, 40004):
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("0.0.0.0", port))
+        result = run(loop, probe(Target("a", Endpoint("127.0.0.1", 443)), PATIENCE_S))
+    assert (result.ok, result.void, result.error, result.reached) == (False, True, "EAGAIN", False)
+
+
+def test_a_link_local_server(probe: Probe, loop: Loop) -> None:
+    """It is reached by its interface, and its answer counts."""
+
+    async def work() -> ProbeResult:
+        certificate = make_certificate()
+        configuration = QuicConfiguration(
+            is_client=False,
+            alpn_protocols=["h3"],
+            certificate=certificate.certificate,
+            private_key=certificate.private_key,
+        )
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.bind(("fe80::1", 0, 0, socket.if_nametoindex("v0")))
+        port = sock.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        _, server = await loop.create_datagram_endpoint(lambda: QuicServer(configuration=configuration), sock=sock)
+        try:
+            return await probe(Target("a", Endpoint("fe80::1%v0", port), alpn=("h3",)), PATIENCE_S)
+        finally:
+            server.close()
+
+    with network_of_its_own():
+        for command in ("link set lo up", "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up"):
+            ip(command)
+        ip("-6 addr add fe80::1/64 dev v0 nodad")
+        result = run(loop, work())
+    assert result.ok, result.detail
+
+
+def test_an_interface_that_is_not_there(probe: Probe, loop: Loop) -> None:
+    """Clients' packets could not reach the backend either, so this is a verdict."""
+    with network_of_its_own():
+        result = run(loop, probe(Target("a", Endpoint("fe80::1%none0", 443)), PATIENCE_S))
+    assert (result.ok, result.void, result.error) == (False, False, "")
+    assert "there is no network interface none0" in result.detail
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
+def test_a_local_firewall(probe: Probe, loop: Loop) -> None:
+    """The detail says where to look; in a row with others it counts, since clients' packets may meet the same rule."""
+    with network_of_its_own():
+        ip("link set lo up")
+        rules = "table inet t { chain out { type filter hook output priority 0; udp dport 443 drop; }; }"
+        if subprocess.run(["nft", rules], capture_output=True, check=False).returncode:
+            pytest.skip("this kernel has no nftables")
+        result = run(loop, probe(Target("a", Endpoint("127.0.0.1", 443)), PATIENCE_S))
+    assert (result.ok, result.void, result.error, result.doubtful) == (False, False, "EPERM", True)
+    assert "a local firewall rule" in result.detail
