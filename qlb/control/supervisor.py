@@ -20,6 +20,7 @@ from qlb.control import file_watch
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
+from qlb.control.interfaces import Interfaces
 from qlb.control.preflight import preflight
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.places import open_places
@@ -75,6 +76,7 @@ class Supervisor:
         self._refusals = Refusals(lambda: self.engine.counters if self.engine is not None else ())
         self._shortfalls = Shortfalls(self.plane)
         self._send_errors = SendErrorWatch()
+        self._interfaces = Interfaces()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -295,9 +297,16 @@ class Supervisor:
                 self._news.set()
             if self.engine is not None:
                 self._send_errors.look(self.engine.counters, self.desired.backends)
+            self._follow_interfaces()
             self._remember()
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
+
+    def _follow_interfaces(self) -> None:
+        """Have workers resolve link-local backends again, if an interface has appeared or was made anew."""
+        self._interfaces.report_lost_listeners()
+        if self._interfaces.have_changed(backend.endpoint for backend in self.desired.backends if backend is not None):
+            self._news.set()
 
     async def _follow_refusals(self) -> None:
         """Have backends that refuse clients' packets probed at once."""
@@ -388,6 +397,7 @@ class Supervisor:
             return KernelEngine(config, lambda: self.desired.orders)
         places = open_places(config, self.origin.inherited)
         self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        self._interfaces.bound(self.listen)
         for endpoint in self.listen:
             self._shortfalls.check_address("listen", endpoint)
         self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
