@@ -11,11 +11,11 @@ import mmap
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from qlb.control.anonymous import open_anonymous
 from qlb.control.processes import channel
 from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
 from qlb.dataplane.base import Orders
@@ -325,10 +325,6 @@ class Workers:
 
 def _open_memory() -> int:
     """Open zeroed memory that can be shared by its descriptor."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("qlb-counters", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+    descriptor = open_anonymous("qlb-counters")
     os.ftruncate(descriptor, SIZE_BYTES)
     return descriptor

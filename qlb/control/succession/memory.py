@@ -8,11 +8,12 @@ import dataclasses
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
+
+from qlb.control.anonymous import open_anonymous
 
 log = logging.getLogger("qlb")
 
@@ -37,7 +38,7 @@ class Memory:
 
     def __init__(self, descriptor: int | None = None) -> None:
         """descriptor: of the memory of an earlier process, owned from now on; None: begin with an empty one."""
-        self.descriptor = _open() if descriptor is None else descriptor
+        self.descriptor = open_anonymous("qlb-state") if descriptor is None else descriptor
         self._last: Remembered | None = None
         self._closed = False
 
@@ -78,10 +79,3 @@ def _parse(found: object) -> Remembered:
         {str(name): one for name, one in healthy.items() if isinstance(one, bool)} if isinstance(healthy, dict) else {},
         {str(name): one for name, one in discovered.items()} if isinstance(discovered, dict) else {},
     )
-
-
-def _open() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("qlb-state", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
