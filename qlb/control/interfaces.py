@@ -7,7 +7,7 @@ again then. A listener cannot be: its socket stays tied to the number that it wa
 import logging
 from collections.abc import Iterable
 
-from qlb.dataplane.sockets import interface_index
+from qlb.dataplane.addresses import interface_index
 from qlb.routing.backends import Endpoint
 
 log = logging.getLogger("qlb")

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from qlb.config.model import Config
 from qlb.dataplane import probe
+from qlb.dataplane.addresses import is_local
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
-from qlb.dataplane.sockets import is_local, receive_buffer_shortfall, send_buffer_shortfall
+from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
 from qlb.routing.backends import Endpoint
 
 log = logging.getLogger("qlb")

@@ -4,7 +4,6 @@ The supervisor opens listeners and passes them down; a plane opens sockets towar
 is on the packet path.
 """
 
-import errno
 import ipaddress
 import socket
 import struct
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from qlb.dataplane import ancillary
+from qlb.dataplane.addresses import address_of, family_of, interface_name
 from qlb.routing.backends import Endpoint
 
 
@@ -45,8 +45,6 @@ _UDP_GRO: Final = 104
 # Linux: bind, and send from, addresses that no interface has (yet).
 _IP_FREEBIND: Final = 15
 _IPV6_FREEBIND: Final = 78
-_SO_BINDTODEVICE: Final = 25
-_LOOPBACK: Final = b"lo\0"
 
 
 def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> socket.socket:
@@ -121,42 +119,10 @@ def path_mtu(endpoint: Endpoint) -> int | None:
         return None
 
 
-def address_of(endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return an address in the form that socket calls take.
-
-    A ``%scope`` becomes the number of its interface, because bind() and connect() ignore it inside the host.
-    Raises OSError (ENODEV) if there is no such interface.
-    """
-    host, _, scope = endpoint.host.partition("%")
-    return (host, endpoint.port, 0, interface_index(scope)) if scope else (host, endpoint.port)
-
-
-def interface_index(scope: str) -> int:
-    """Return the number of a network interface. scope: its name or its number. Raises OSError (ENODEV)."""
-    try:
-        return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
-    except OSError as error:
-        raise OSError(errno.ENODEV, f"there is no network interface {scope}") from error
-
-
 def bound_endpoint(sock: socket.socket) -> Endpoint:
     """Return the address that a socket is bound to, with the ``%scope`` of a link-local one."""
     host, port, *rest = sock.getsockname()
-    return Endpoint(f"{host}%{_interface_name(rest[1])}" if rest and rest[1] else host, port)
-
-
-def is_local(endpoint: Endpoint) -> bool:
-    """Return whether packets to an address reach this machine now: an interface has it, or a route makes it local.
-
-    True, too, if that cannot be found out. A tentative IPv6 address (DAD) is not local yet.
-    """
-    try:
-        address = address_of(endpoint._replace(port=0))
-        with socket.socket(_family(endpoint), socket.SOCK_DGRAM) as sock:
-            sock.bind(address)
-    except OSError as error:
-        return error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV) or _is_routed_locally(endpoint)
-    return True
+    return Endpoint(f"{host}%{interface_name(rest[1])}" if rest and rest[1] else host, port)
 
 
 def granted_receive_buffer(sock: socket.socket) -> int:
@@ -237,37 +203,9 @@ class DropCounter:
 
 
 def _open(endpoint: Endpoint) -> socket.socket:
-    sock = socket.socket(_family(endpoint), socket.SOCK_DGRAM)
+    sock = socket.socket(family_of(endpoint), socket.SOCK_DGRAM)
     _make_quic(sock)
     return sock
-
-
-def _family(endpoint: Endpoint) -> int:
-    return socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-
-
-def _interface_name(index: int) -> str:
-    """Return the name of an interface, or its number if it has gone since."""
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return str(index)
-
-
-def _is_routed_locally(endpoint: Endpoint) -> bool:
-    """Return whether a route of type ``local`` covers an IPv6 address. bind() to it fails all the same, unlike IPv4's.
-
-    A socket that is tied to loopback can reach only what is local, so connect() finds out; it sends nothing.
-    """
-    if sys.platform != "linux" or ":" not in endpoint.host:
-        return False
-    try:
-        with socket.socket(_family(endpoint), socket.SOCK_DGRAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, _LOOPBACK)
-            sock.connect(address_of(endpoint))
-    except OSError:
-        return False
-    return True
 
 
 def _make_quic(sock: socket.socket) -> None:

@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.sockets import address_of, bound_endpoint, is_local, open_listener
+from qlb.dataplane.addresses import address_of, is_local
+from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import total_outcomes
 from tests.dataplane.network import FOUR_PASS, backend, cid_of, orders, receive, short_header

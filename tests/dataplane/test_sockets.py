@@ -11,16 +11,15 @@ from unittest.mock import Mock
 import pytest
 
 from qlb.dataplane import sockets
+from qlb.dataplane.addresses import address_of, is_local
 from qlb.dataplane.sockets import (
     Buffers,
     DropCounter,
-    address_of,
     adopt_listener,
     bound_endpoint,
     dropped_at,
     granted_receive_buffer,
     granted_send_buffer,
-    is_local,
     open_listener,
     receive_buffer_shortfall,
     send_buffer_shortfall,

@@ -84,6 +84,8 @@ def sample_reading() -> Reading:
             ),
         ),
         probes={"ok": 31, "failed": 37},
+        probe_errors={"EAGAIN": 103},
+        probe_error="EAGAIN",
         all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
         discovery=(

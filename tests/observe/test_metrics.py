@@ -88,6 +88,7 @@ CONTRACT = {
     ("qlb_discovery_up", "source"),
     ("qlb_fallback_share", "backend"),
     ("qlb_probes_total", "result"),
+    ("qlb_health_probe_errors_total", "error"),
     ("qlb_health_all_failing", ""),
 }
 
@@ -169,6 +170,7 @@ def test_values(reading: Reading) -> None:
         sample("qlb_backend_cid_mismatch", backend="b:2"): 1,
         sample("qlb_probes_total", result="ok"): 31,
         sample("qlb_probes_total", result="failed"): 37,
+        sample("qlb_health_probe_errors_total", error="EAGAIN"): 103,
         sample("qlb_health_all_failing"): 1,
         sample("qlb_rotation_phase", phase="idle"): 0,
         sample("qlb_rotation_phase", phase="retiring"): 1,

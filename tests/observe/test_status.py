@@ -19,6 +19,7 @@ def test_the_contract(reading: Reading) -> None:
     assert status["version"] == "1.2.3"
     assert status["ready"] is True
     assert status["all_probes_failing"] is True
+    assert status["probe_error"] == "EAGAIN"
     assert [row["finding"] for row in status["backends"]] == [None, "wrong key"]
     assert status["uptime_s"] == 12.346
     assert (status["plane"], status["mode"]) == ("asyncio", "proxy")

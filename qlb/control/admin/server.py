@@ -14,7 +14,8 @@ from qlb.control.admin.http import HttpServer, Limits
 from qlb.control.admin.pages import Pages
 from qlb.control.admin.routes import Routes
 from qlb.control.succession.inherit import Inherited
-from qlb.dataplane.sockets import address_of, bind_freely, bound_endpoint
+from qlb.dataplane.addresses import address_of
+from qlb.dataplane.sockets import bind_freely, bound_endpoint
 from qlb.errors import QlbError
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint

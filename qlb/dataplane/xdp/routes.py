@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from qlb.dataplane.sockets import address_of
+from qlb.dataplane.addresses import address_of, family_of
 from qlb.errors import PlaneUnavailable
 from qlb.routing.backends import Endpoint
 
@@ -35,7 +35,7 @@ def check_forwarding(interface: str, families: frozenset[int]) -> None:
 
 def source_towards(backend: Endpoint) -> str | None:
     """Return the address of this machine that the system would send from, or None where there is no route."""
-    with socket.socket(_family(backend), socket.SOCK_DGRAM) as sock:
+    with socket.socket(family_of(backend), socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(address_of(backend))
         except OSError:
@@ -49,13 +49,9 @@ def wake_neighbours(backends: Sequence[Endpoint]) -> None:
     with ExitStack() as stack:
         sockets: dict[int, socket.socket] = {}
         for backend in backends:
-            family = _family(backend)
+            family = family_of(backend)
             if family not in sockets:
                 sockets[family] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
                 sockets[family].setblocking(False)
             with suppress(OSError):
                 sockets[family].sendto(_NOTHING, address_of(backend))
-
-
-def _family(backend: Endpoint) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in backend.host else socket.AF_INET
