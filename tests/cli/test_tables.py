@@ -36,6 +36,7 @@ def test_notices(status: Status) -> None:
     found = list(notices(status))
     assert found[0].startswith("the last reload was refused")
     assert found[1].startswith("all probes fail at once")
+    assert found[2].startswith("this node cannot send probes (EAGAIN)")
     assert "b:2: wrong key" in found
     assert "source pool of backends fails, and what it found before is kept: gone" in found
     assert any(line.startswith(f"rotation, {status['rotation']['phase']}: ") for line in found)

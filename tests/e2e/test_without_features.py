@@ -1,0 +1,46 @@
+"""The daemon in a sandbox that lacks every optional feature: it forwards, and says what it does not know."""
+
+import asyncio
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from qlb.dataplane import probe
+from tests.e2e.daemon import configuration, running
+from tests.e2e.datagrams import short
+from tests.e2e.echoes import PARAMS
+from tests.e2e.ports import free_port
+from tests.e2e.stage import NAMES
+from tests.e2e.udp_servers import open_socket, received, udp_servers
+from tests.e2e.without_features import SYSCALLS
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        sys.platform != "linux" or platform.machine() not in SYSCALLS,
+        reason="the filter knows Linux only",
+    ),
+]
+
+LIMIT_S = 120.0
+
+
+@pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
+@pytest.mark.parametrize(("listen", "host"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1")])
+async def test_it_forwards_without_optional_features(tmp_path: Path, plane: str, listen: str, host: str) -> None:
+    """There and back on a wildcard and on one address, with two workers; buffers are what the system grants."""
+    port = free_port(host)
+    sections = {"forwarding": {"plane": plane, "workers": "2"}, "health": {"probe": "quic", "interval": "100ms"}}
+    prefix = (sys.executable, "-m", "tests.e2e.without_features")
+    async with asyncio.timeout(LIMIT_S), udp_servers(NAMES, PARAMS, host=host) as servers:
+        config = configuration([(listen, port)], [PARAMS], servers, **sections)
+        async with running(tmp_path / "daemon", config, prefix=prefix) as daemon:
+            (row,) = (await daemon.status())["listeners"]
+            assert row["kernel_dropped_packets"] is None, "SO_MEMINFO is refused"
+            with open_socket((host, 0)) as client:
+                client.sendto(short(b"unknown!"), (host, port))
+                answer, _, source = await received(client)
+                assert (answer, source) == (short(b"unknown!"), (host, port))
+            await daemon.settled()
