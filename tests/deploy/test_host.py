@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -11,8 +12,9 @@ from tests.deploy.places import DEPLOY, run, tool
 from tests.namespace import network_of_its_own
 
 RULES = DEPLOY / "nftables/qlb.nft"
-SENT = 2000
 BURST = 400
+"""New flows that one source may open at once; the tests' rules give it no more for an hour."""
+OVERALL_BURST = 20_000
 SETTINGS = DEPLOY / "sysctl/90-qlb.conf"
 
 
@@ -35,54 +37,175 @@ def test_a_setting_is_one_that_linux_has(name: str, value: str) -> None:
     assert all(number.isdecimal() for number in value.split())
 
 
+def slow_rules() -> str:
+    """Return the rules with their bursts, and rates so low that a slow machine sees the bursts alone."""
+    text = RULES.read_text()
+    for rate in ("100/second", "5000/second"):
+        assert rate in text
+        text = text.replace(rate, "1/hour")
+    return text
+
+
 @pytest.fixture
-def rules() -> Iterator[str]:
+def rules(tmp_path: Path) -> Iterator[str]:
     """A network of its own where the rules are loaded, twice: the second time in place of the first. nft's path."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     nft = tool("nft", "nftables")
+    path = tmp_path / "slow.nft"
+    path.write_text(slow_rules())
     with network_of_its_own():
         run("ip", "link", "set", "lo", "up")
         run(nft, "-c", "-f", RULES)
         for _ in range(2):
-            run(nft, "-f", RULES)
+            run(nft, "-f", path)
         yield nft
 
 
-def passed(datagram: bytes, family: int, host: str, source: str) -> int:
-    """Send a datagram to the service's port SENT times; return how many have come."""
-    with socket.socket(family, socket.SOCK_DGRAM) as service, socket.socket(family, socket.SOCK_DGRAM) as client:
-        service.bind((host, 443))
-        service.setblocking(False)
-        client.bind((source, 0))
-        count = 0
-        for _ in range(SENT):
-            client.sendto(datagram, (host, 443))
-            try:
-                service.recv(2048)
-            except BlockingIOError:
-                continue
-            count += 1
-        return count
+class Service:
+    """The service's socket, and clients of it."""
+
+    def __init__(self, family: int) -> None:
+        """family: of the addresses."""
+        self.family = family
+        self.host = "127.0.0.1" if family == socket.AF_INET else "::1"
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.bind((self.host, 443))
+        self.socket.setblocking(False)
+        self._follower = socket.socket(family, socket.SOCK_DGRAM)
+        self._follower.bind((self.host, 0))
+        self._follower.settimeout(60)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the sockets."""
+        self.socket.close()
+        self._follower.close()
+
+    def client(self, source: str | None = None, port: int = 0) -> socket.socket:
+        """Return a client's socket."""
+        client = socket.socket(self.family, socket.SOCK_DGRAM)
+        client.bind((source or self.host, port))
+        client.connect((self.host, 443))
+        return client
+
+    def gets(self, client: socket.socket, datagram: bytes) -> bool:
+        """Send a datagram; return whether the service has received it."""
+        client.send(datagram)
+        if self._received():
+            return True
+        # A busy kernel delivers later, but in order: when a datagram that nothing filters is there, so is this one.
+        self._follower.sendto(b"follower", self._follower.getsockname())
+        self._follower.recv(100)
+        return self._received()
+
+    def _received(self) -> bool:
+        try:
+            self.socket.recv(2048)
+        except BlockingIOError:
+            return False
+        return True
+
+    def new_flows(self, datagram: bytes, count: int, source: str | None = None) -> int:
+        """Send a datagram from as many ports of a source; return how many the service has received."""
+        passed = 0
+        for port in range(10_000, 10_000 + count):
+            with self.client(source, port) as client:
+                passed += self.gets(client, datagram)
+        return passed
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-@pytest.mark.parametrize("first_octet", [0xC3, 0xD0])
-def test_new_connections_of_one_source_are_limited(rules: str, family: int, host: str, first_octet: int) -> None:
-    """A burst passes and no more; what belongs to connections passes all the while."""
-    some = passed(bytes((first_octet,)) + bytes(1199), family, host, host)
-    assert BURST <= some < SENT
-    for other in (b"\x40", b"\x5f", b"\xe0", b"\xf0"):  # short headers, Handshake, Retry
-        assert passed(other + bytes(99), family, host, host) == SENT
-    assert "drop" in run(rules, "list", "table", "inet", "qlb_limit")
+FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+FIRST_DATAGRAMS = {
+    "Initial of version 1": bytes.fromhex("c3 00000001") + bytes(1195),
+    "Initial of version 2": bytes.fromhex("d3 6b3343cf") + bytes(1195),
+    "Initial without the fixed bit": bytes.fromhex("83 00000001") + bytes(1195),
+    "Handshake": bytes.fromhex("e3 00000001") + bytes(95),
+    "0-RTT": bytes.fromhex("d3 00000001") + bytes(95),
+    "Retry": bytes.fromhex("f3 00000001") + bytes(95),
+    "unknown version": bytes.fromhex("f0 1a2a3a4a") + bytes(1195),
+    "Version Negotiation": bytes.fromhex("80 00000000") + bytes(95),
+    "short header": b"\x40" + bytes(99),
+    "short header without the fixed bit": b"\x1f" + bytes(99),
+    "one octet": b"\xff",
+}
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", FIRST_DATAGRAMS)
+@pytest.mark.usefixtures("rules")
+def test_new_flows_of_one_source_are_limited(family: int, kind: str) -> None:
+    """Whatever the first octet: a burst passes, and no more."""
+    with Service(family) as service:
+        assert service.new_flows(FIRST_DATAGRAMS[kind], BURST + 100) == BURST
+
+
+@FAMILIES
+@pytest.mark.usefixtures("rules")
+def test_live_flows_are_never_limited(family: int) -> None:
+    """A flow that was let in passes while its own source, and all sources together, are over their limits."""
+    with Service(family) as service, service.client() as live, service.client() as late:
+        assert service.gets(live, b"\xc3" + bytes(1199))
+        service.new_flows(b"\x40" + bytes(99), BURST + 10)
+        assert not service.gets(late, b"\xc3" + bytes(1199))
+        for datagram in FIRST_DATAGRAMS.values():
+            assert all(service.gets(live, datagram) for _ in range(BURST))
+
+
+@FAMILIES
+@pytest.mark.usefixtures("rules")
+def test_what_the_service_answers_is_live(family: int) -> None:
+    """A call that was there before the rules passes from the service's next answer on."""
+    with Service(family) as service, service.client() as call:
+        service.new_flows(b"\x40" + bytes(99), BURST + 10)
+        assert not service.gets(call, b"\x40" + bytes(99))
+        service.socket.sendto(b"answer", call.getsockname())
+        assert all(service.gets(call, b"\x40" + bytes(99)) for _ in range(BURST))
 
 
 @pytest.mark.usefixtures("rules")
 def test_another_source_has_a_limit_of_its_own() -> None:
     """One flooding household takes nothing from its neighbours."""
-    initial = b"\xc3" + bytes(1199)
-    assert passed(initial, socket.AF_INET, "127.0.0.1", "127.0.0.1") < SENT
-    assert passed(initial, socket.AF_INET, "127.0.0.1", "127.0.0.2") >= BURST
+    with Service(socket.AF_INET) as service:
+        assert service.new_flows(b"\xc3" + bytes(1199), BURST + 10) == BURST
+        assert service.new_flows(b"\xc3" + bytes(1199), BURST + 10, "127.0.0.2") == BURST
+
+
+def test_an_ipv6_source_is_a_network(rules: str) -> None:
+    """Addresses of one /64 share a limit; another /64 has its own."""
+    addresses = [f"2001:db8:0:{network}::{host:x}" for network in (1, 2) for host in range(1, 5)]
+    for address in addresses:
+        run("ip", "address", "add", f"{address}/128", "dev", "lo", "nodad")
+    with Service(socket.AF_INET6) as service:
+        passed = [service.new_flows(b"\x40", BURST // 2, address) for address in addresses]
+    assert passed == [BURST // 2, BURST // 2, 0, 0] * 2
+    assert "2001:db8:0:1::" in run(rules, "list", "set", "inet", "qlb_limit", "sources_v6")
+
+
+def test_all_sources_together_have_a_limit(rules: str) -> None:
+    """Spoofed sources differ in each datagram: the overall bound is for them, and live flows pass beside it."""
+    with Service(socket.AF_INET) as service, service.client() as live:
+        assert service.gets(live, b"\xc3" + bytes(1199))
+        sources = (f"127.{1 + n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(OVERALL_BURST + 200))
+        passed = sum(service.new_flows(b"\x40", 1, source) for source in sources)
+        assert passed == OVERALL_BURST - 1
+        assert all(service.gets(live, b"\x40") for _ in range(BURST))
+    assert "drop" in run(rules, "list", "table", "inet", "qlb_limit")
+
+
+def test_other_ports_are_left_alone(rules: str) -> None:
+    """What does not go to the service has no limit and no entry."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 5353))
+        other.settimeout(60)
+        for _ in range(BURST + 10):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"question", ("127.0.0.1", 5353))
+                assert other.recv(100) == b"question"
+    assert "127.0.0.1" not in run(rules, "list", "set", "inet", "qlb_limit", "flows_v4")
 
 
 def test_quic_is_not_tracked(rules: str) -> None:
