@@ -1,5 +1,6 @@
 """deploy/nftables and deploy/sysctl: the host's side, checked by nft and by the kernel's own names."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ RULES = DEPLOY / "nftables/qlb.nft"
 BURST = 400
 """New flows that one source may open at once; the tests' rules give it no more for an hour."""
 OVERALL_BURST = 20_000
+REFLECTION_PORTS = (53, 123, 1900, 5353, 11211)
+"""Source ports that services may block. Spec: RFC 9308, section 8.1."""
 SETTINGS = DEPLOY / "sysctl/90-qlb.conf"
 
 
@@ -33,8 +36,33 @@ def test_a_setting_is_one_that_linux_has(name: str, value: str) -> None:
     if not Path("/proc/sys/net").is_dir():
         pytest.skip("this is no Linux")
     assert path.is_file(), f"Linux has no {name}"
-    assert len(path.read_text().split()) == len(value.split())
-    assert all(number.isdecimal() for number in value.split())
+    if "," not in value:  # a list has no number of its own
+        assert len(path.read_text().split()) == len(value.split())
+    assert all(number.isdecimal() for number in value.replace(",", " ").split())
+
+
+def test_no_local_port_is_one_that_servers_drop() -> None:
+    """Where the shipped range is in force, sockets get every port of it but the reserved ones."""
+    if os.geteuid():
+        pytest.skip("network namespaces need root")
+    values = dict(settings())
+    reserved = {int(port) for port in values["net.ipv4.ip_local_reserved_ports"].split(",")}
+    assert reserved >= {port for port in REFLECTION_PORTS if port >= 1024}
+    with network_of_its_own():
+        run("ip", "link", "set", "lo", "up")
+        folder = Path("/proc/sys/net/ipv4")
+        (folder / "ip_local_reserved_ports").write_text(values["net.ipv4.ip_local_reserved_ports"])
+        for port in reserved:
+            (folder / "ip_local_port_range").write_text(f"{port - 1} {port + 1}")
+            used = set()
+            with contextlib.ExitStack() as stack:
+                for _ in range(2):
+                    one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    one.connect(("127.0.0.1", 4433))
+                    used.add(one.getsockname()[1])
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as third, pytest.raises(BlockingIOError):
+                    third.connect(("127.0.0.1", 4433))
+            assert used == {port - 1, port + 1}
 
 
 def slow_rules() -> str:
