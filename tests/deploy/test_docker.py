@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any, Final
 import pytest
 import yaml
 from compose_viz.spec.compose_spec import ComposeSpecification
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from qlb.config.load import load
 from tests.deploy.places import DEPLOY, REPOSITORY, run
@@ -25,6 +29,10 @@ DOCKERFILE: Final = (FOLDER / "Dockerfile").read_text()
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 BALANCERS: Final = ("balancer-1", "balancer-2")
 AGENTS: Final = ("agent-a", "agent-b", "agent-c")
+EXTRAS: Final = ("aioquic", "discovery", "kubernetes")
+"""What the image has besides the project's own dependencies."""
+PROXIES: Final = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+"""Engines hand such variables to containers; port 9 has nobody behind it."""
 LIMIT_S: Final = 60.0
 
 
@@ -49,27 +57,70 @@ def test_the_compose_file_follows_the_specification() -> None:
 
 
 def test_what_compose_mounts_is_there() -> None:
-    """Every file and folder, and the dashboards where the provisioning looks for them."""
+    """Folders only, since a mounted file is not replaced with its name; the dashboards where they are looked for."""
     for service in COMPOSE["services"].values():
         for mount in service.get("volumes", ()):
-            assert (FOLDER / mount.split(":")[0]).exists(), mount
+            assert (FOLDER / mount.split(":")[0]).is_dir(), mount
         build = service.get("build")
         assert build is None or (FOLDER / build["context"] / build["dockerfile"]).resolve() == FOLDER / "Dockerfile"
-    (provider,) = yaml.safe_load((FOLDER / "grafana/dashboards.yaml").read_text())["providers"]
-    targets = [mount.split(":")[1] for mount in COMPOSE["services"]["grafana"]["volumes"]]
-    assert f"{provider['options']['path']}/qlb.json" in targets
+    (provider,) = yaml.safe_load((FOLDER / "grafana/dashboards/qlb.yaml").read_text())["providers"]
+    sources = {mount.split(":")[1]: FOLDER / mount.split(":")[0] for mount in COMPOSE["services"]["grafana"]["volumes"]}
+    assert (sources[provider["options"]["path"]] / "qlb.json").is_file()
+    for kind in ("datasources", "dashboards"):
+        assert (sources[f"/etc/grafana/provisioning/{kind}"] / "qlb.yaml").is_file()
 
 
 def test_addresses_are_those_of_the_configuration() -> None:
     """Backends are where qlb.yaml says, and Prometheus scrapes the balancers."""
-    config = load(FOLDER / "qlb.yaml").config
+    config = load(FOLDER / "qlb/qlb.yaml").config
     assert {one.name: one.address.host for one in config.backends} == {name: address_of(name) for name in AGENTS}
     (job,) = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     assert config.admin.listen is not None
     port = config.admin.listen.port
     assert job["static_configs"][0]["targets"] == [f"{name}:{port}" for name in BALANCERS]
-    (source,) = yaml.safe_load((FOLDER / "grafana/datasource.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((FOLDER / "grafana/datasources/qlb.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_local_ports_are_those_of_the_host_sample() -> None:
+    """The balancers' own networks have the port settings of deploy/sysctl."""
+    sample = dict(
+        line.split(" = ") for line in (DEPLOY / "sysctl/90-qlb.conf").read_text().splitlines() if " = " in line
+    )
+    for name in BALANCERS:
+        sysctls = COMPOSE["services"][name]["sysctls"]
+        assert set(sysctls) == {"net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"}
+        assert all(sample[key] == value for key, value in sysctls.items())
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "build-requirements.txt"])
+def test_every_library_has_one_release_and_hashes(file: str) -> None:
+    """Pip's own condition for --require-hashes; no line names an index."""
+    text = (FOLDER / file).read_text()
+    entries = [line for line in text.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
+    assert entries
+    for entry in entries:
+        assert re.fullmatch(r"[a-z0-9.-]+==\S+(\s*;.+?)?(\s+--hash=sha256:[0-9a-f]{64})+", entry), entry[:80]
+    assert f"--require-hashes --requirement {file}" in DOCKERFILE
+
+
+def test_the_lock_is_of_what_the_project_needs() -> None:
+    """Each library of the project and of the image's extras is in it, in a release that the project takes."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    locked = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (FOLDER / "requirements.txt").read_text(), re.MULTILINE))
+    extras = project["project"]["optional-dependencies"]
+    for text in (*project["project"]["dependencies"], *(one for name in EXTRAS for one in extras[name])):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), text
+    (build,) = project["build-system"]["requires"]
+    found = re.findall(r"^setuptools==(\S+)", (FOLDER / "build-requirements.txt").read_text(), re.MULTILINE)
+    assert Requirement(build).specifier.contains(*found)
+
+
+def test_the_base_image_can_be_pinned() -> None:
+    """One argument names it for both stages, so that a digest is given once."""
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
+    assert re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE) == ["python:3.13-slim-bookworm"]
 
 
 @pytest.mark.slow
@@ -97,7 +148,7 @@ def test_what_the_builder_copies_is_enough(tmp_path: Path) -> None:
 def test_the_services_of_compose(tmp_path: Path) -> None:
     """Command lines, configuration and addresses as they stand, in one network: the client gets its answers."""
     path = tmp_path / "qlb.yaml"
-    path.write_text((FOLDER / "qlb.yaml").read_text().replace("/run/qlb/qlb.sock", "qlb.sock"))
+    path.write_text((FOLDER / "qlb/qlb.yaml").read_text().replace("/run/qlb/qlb.sock", "qlb.sock"))
     (command,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     (healthy,) = re.findall(r"HEALTHCHECK [^[]*(\[.*\])$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)
 
@@ -128,7 +179,7 @@ def in_here(command: list[str], path: Path) -> list[str]:
 async def started(stack: AsyncExitStack, *command: str) -> None:
     """Start what runs until the end of the block; its standard input stays open."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, env={**os.environ, **PROXIES}
     )
 
     async def end() -> None:
@@ -141,7 +192,11 @@ async def started(stack: AsyncExitStack, *command: str) -> None:
 async def ended(*command: str) -> str:
     """Run a command; return what it prints. It must end with 0."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **PROXIES},
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
