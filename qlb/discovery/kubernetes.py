@@ -114,7 +114,8 @@ class KubernetesSource:
 
         path = self._settings.kubeconfig
         config = KubeConfig.from_env() if path is None else KubeConfig.from_file(path)
-        return AsyncClient(config)
+        # Without the proxies of the environment: they lead to the Internet, and would be handed the token.
+        return AsyncClient(config, trust_env=False)
 
     async def _read(self, client: "AsyncClient") -> None:
         from lightkube.resources.discovery_v1 import EndpointSlice

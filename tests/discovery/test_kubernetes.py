@@ -66,6 +66,18 @@ async def test_all_slices_are_one_pool(server: ApiServer, tmp_path: Path) -> Non
     assert (answer.again_s, answer.remarks) == (0, ())
 
 
+async def test_the_api_server_is_reached_without_a_proxy(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy of the environment would be handed the account's token; here nothing listens at it."""
+    await server.put("agents-b", {})
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.2:4433"]
+
+
 async def test_only_those_that_are_ready(server: ApiServer, tmp_path: Path) -> None:
     """Whoever does not say is; whoever ends is not, which leaves it to drain."""
     await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": READY})
