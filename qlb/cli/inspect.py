@@ -64,14 +64,16 @@ class ClientAddress(click.ParamType[tuple[str, int]]):
 
 @click.command("check")
 @click.argument("config", type=CONFIG)
-def check(config: Path) -> None:
-    """Say what is wrong with CONFIG: all that ``run`` would, up to the first socket."""
-    loaded = load(config)
+@click.option("--no-keys", is_flag=True, help="Do not read key files: for a CI that must not have them.")
+def check(config: Path, no_keys: bool) -> None:
+    """Validate CONFIG and report every problem that ``run`` would, up to the first socket."""
+    loaded = load(config, with_keys=not no_keys)
     chosen = preflight(loaded.config)
     build.snapshot(loaded.config)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}")
+    unread = ", key files not read" if no_keys else ""
+    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{unread}")
 
 
 @click.command("schema")

@@ -1,21 +1,33 @@
-"""Key files: one key each, 32 hex digits, and nobody but its owner and group may read it.
+"""Key files: one key each, 32 hex digits, that strangers can neither read nor change.
 
-The file is opened once and its mode is asked of what was opened. A message names the file and never shows
-what is in it.
+A file is opened once, and its owner and mode are read from what was opened. A message names the file and never shows
+its content.
+
+- Its owner is root, the user that runs qlb, or the owner of the configuration (who could name another key anyway).
+- Neither its group nor others may write to it. Its group may read it.
+- Others may not read it, with two exceptions. A file without any write permission may lie in a folder that others
+  cannot enter. And a read-only file system in memory is how Docker and Kubernetes pass secrets to a container (modes
+  0444 and 0644); the only users there are the container's own.
 """
 
+import hashlib
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from qlb.config.draft import Draft
+from qlb.config.model import Config
 from qlb.config.problems import Problems, shown
 from qlb.config.scalars import HEX_KEY, ScalarError
+from qlb.config.tree import MappingNode, locate
 
 MAX_FILE_BYTES: Final = 4096
 """A file that is larger is not a key."""
-WORLD_ACCESS: Final = stat.S_IRWXO
+_OTHERS: Final = stat.S_IRWXO
+_WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_MEMORY: Final = ("tmpfs", "ramfs")
 _HINT: Final = "names are relative to the configuration; make a key with `(umask 077; qlb keygen > FILE)`"
 
 
@@ -25,30 +37,63 @@ def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, byte
     Returns name as in the configuration → key. What cannot be read is added to problems.
     """
     keys: dict[Path, bytes] = {}
+    trusted = _trusted(problems.path)
     for key in draft.keys:
         if key.file is None or key.inline is not None:
             continue
         try:
-            keys[key.file.value] = read_key_file(folder / key.file.value)
+            keys[key.file.value] = read_key_file(folder / key.file.value, trusted)
         except ScalarError as error:
             # shown(): the key itself may have been written where its file belongs.
             problems.add(key.file.mark, f"{key.path}.{key.name}_file {shown(str(key.file.value))} {error}")
     return keys
 
 
-def read_key_file(path: Path) -> bytes:
-    """Return the 16 octets of a key file; whitespace around the digits is fine.
+def stand_in_keys(draft: Draft) -> dict[Path, bytes]:
+    """Return what read_keys() returns, with a made-up key for each name; no file is opened."""
+    files = [key.file.value for key in draft.keys if key.file is not None]
+    return {file: hashlib.sha256(bytes(file)).digest()[:16] for file in files}
+
+
+def check_kubeconfigs(config: Config, root: MappingNode, problems: Problems) -> None:
+    """Add a problem for each kubeconfig that strangers can change: it names programs that qlb runs, and credentials.
+
+    A file that is absent is left to discovery, which tries again. root: the tree that config was made of.
+    """
+    trusted = _trusted(problems.path)
+    for index, source in enumerate(config.discovery):
+        if source.kubeconfig is None:
+            continue
+        try:
+            _check_owner(source.kubeconfig.stat(), source.kubeconfig, trusted)
+        except ScalarError as error:
+            mark = locate(root, ("discovery", index, "kubeconfig"))[2]
+            problems.add(mark, f"discovery[{index}].kubeconfig {shown(str(source.kubeconfig))} {error}")
+        except OSError:
+            continue
+
+
+def read_key_file(path: Path, trusted: frozenset[int]) -> bytes:
+    """Return the 16 octets of a key file; whitespace around the digits is fine. trusted: user IDs that may own it.
 
     Raises ScalarError with what is wrong, to be read after the file's name.
     """
-    text = _read(path).strip()
+    text = _read(path, trusted).strip()
     if not text:
         raise ScalarError(f"is empty: write a key into it, `qlb keygen > {path}`")
     # Latin-1 takes any octet, so that the one complaint is that of the key's form.
     return HEX_KEY.parse(text.decode("latin-1"))
 
 
-def _read(path: Path) -> bytes:
+def _trusted(configuration: Path) -> frozenset[int]:
+    """Return the user IDs that may own secrets."""
+    trusted = {0, os.geteuid()}
+    with suppress(OSError, ValueError):  # a text that was never a file
+        trusted.add(configuration.stat().st_uid)
+    return frozenset(trusted)
+
+
+def _read(path: Path, trusted: frozenset[int]) -> bytes:
     try:
         # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -58,11 +103,55 @@ def _read(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ScalarError("is not a regular file: a key file holds 32 hex digits")
-        if status.st_mode & WORLD_ACCESS:
+        if status.st_mode & _OTHERS and not _is_out_of_reach(descriptor, status, path, trusted):
             raise ScalarError(f"is open to everybody on this machine: chmod o-rwx {path}")
+        _check_owner(status, path, trusted)
         content = os.read(descriptor, MAX_FILE_BYTES + 1)
     finally:
         os.close(descriptor)
     if len(content) > MAX_FILE_BYTES:
         raise ScalarError(f"has more than {MAX_FILE_BYTES} octets: a key file holds 32 hex digits")
     return content
+
+
+def _check_owner(status: os.stat_result, path: Path, trusted: frozenset[int]) -> None:
+    """Raise ScalarError where a stranger can change a file."""
+    if status.st_uid not in trusted:
+        raise ScalarError(
+            f"is owned by user ID {status.st_uid}, who could change it: chown it to root, to the user that runs qlb "
+            f"({os.geteuid()}), or to the owner of the configuration"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ScalarError(f"may be changed by others than its owner: chmod go-w {path}")
+
+
+def _is_out_of_reach(descriptor: int, status: os.stat_result, path: Path, trusted: frozenset[int]) -> bool:
+    """Whether others cannot reach a file although its mode lets them read it."""
+    if status.st_mode & (_OTHERS & ~stat.S_IROTH):
+        return False
+    if not status.st_mode & _WRITE and _is_in_closed_folder(path, trusted):
+        return True
+    return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY) and _file_system(status.st_dev) in _MEMORY
+
+
+def _is_in_closed_folder(path: Path, trusted: frozenset[int]) -> bool:
+    """Whether others cannot enter some folder on the way to a file, and only trusted users could open that folder."""
+    try:
+        folders = [folder.stat() for folder in Path(os.path.realpath(path)).parents]
+    except OSError:
+        return False
+    return any(not one.st_mode & stat.S_IXOTH and one.st_uid in trusted for one in folders)
+
+
+def _file_system(device: int) -> str:
+    """Return the kind of file system that a device number stands for; empty where the system does not tell."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split(" ")[2:3] == [wanted]:
+            return kind.split(" ")[0]
+    return ""

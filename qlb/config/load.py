@@ -15,7 +15,7 @@ from typing import Final
 from qlb.config.advice import advise
 from qlb.config.checks import check, socket_path
 from qlb.config.draft import read_draft
-from qlb.config.key_files import read_keys
+from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.problems import START, Problems
 from qlb.config.references import check_references
@@ -40,16 +40,19 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load(path: Path, *, running: Config | None = None) -> Loaded:
+def load(path: Path, *, running: Config | None = None, with_keys: bool = True) -> Loaded:
     """Read and check a configuration file. Key files that it names are read too.
 
     running: the configuration of a daemon that is to take this one over; what only a restart can change is
-    then a problem too.
+    then a problem too. with_keys: false leaves key files and kubeconfigs unread, and made-up keys stand in for theirs:
+    the result can be checked and must not forward.
     Raises ConfigError with all problems.
     """
     problems = Problems(path)
     content, mode = read_octets(path, problems)
-    return _load(decode(content, path), problems, exposed=bool(mode & stat.S_IROTH), running=running)
+    return _load(
+        decode(content, path), problems, exposed=bool(mode & stat.S_IROTH), running=running, with_keys=with_keys
+    )
 
 
 def load_text(text: str, path: Path) -> Loaded:
@@ -104,7 +107,9 @@ def read_octets(path: Path, problems: Problems) -> tuple[bytes, int]:
     raise problems.failure(START, f"cannot be read: {reason}")
 
 
-def _load(text: str, problems: Problems, *, exposed: bool, running: Config | None = None) -> Loaded:
+def _load(
+    text: str, problems: Problems, *, exposed: bool, running: Config | None = None, with_keys: bool = True
+) -> Loaded:
     """Go all the way. exposed: everybody on this machine can read the file."""
     folder = problems.path.parent
     root = known_keys(parse(text, problems), problems)
@@ -113,10 +118,13 @@ def _load(text: str, problems: Problems, *, exposed: bool, running: Config | Non
     check(draft, folder, problems)
     check_references(draft, problems)
     check_sources(draft, problems)
-    keys = read_keys(draft, folder, problems)
+    keys = read_keys(draft, folder, problems) if with_keys else stand_in_keys(draft)
     problems.raise_if_any()
     assert config is not None, "no configuration means a problem"
     config = _complete(config, folder, keys)
+    if with_keys:
+        check_kubeconfigs(config, root, problems)
+    problems.raise_if_any()
     if running is not None:
         check_restart(config, running, root, problems)
         problems.raise_if_any()

@@ -169,8 +169,9 @@ class CidConfig(Section):
     everybody on the path reads the server ID of every packet. Not together with key_file. In a loaded
     configuration this holds the key wherever it came from."""
     key_file: Annotated[Path | None, PATH] = None
-    """A file that holds the key as 32 hex digits. Relative to this file; others must have no access to it
-    (chmod o-rwx). It is read again at each reload. Default: none."""
+    """A file that holds the key as 32 hex digits. Relative to this file. Its owner must be root, the user that runs
+    qlb, or the owner of this file; its group may read it; others must have no access to it (chmod o-rwx, go-w), unless
+    it is a secret that Docker or Kubernetes mounts. It is read again at each reload. Default: none."""
     cid_length: Annotated[int | None, CID_LENGTH] = None
     """Octets of the connection IDs that servers issue, first octet included. 1 + server_id_length +
     nonce_length, which is the default, to 20; what exceeds it is random. The balancer itself decodes longer IDs

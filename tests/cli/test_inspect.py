@@ -61,6 +61,21 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
+    """A CI that must not have the keys can check everything else."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT.replace(f"key: {KEY}", "key_file: keys/1.hex"))
+    assert qlb("check", path).code == 2
+    code, out, err = qlb("check", "--no-keys", path)
+    assert code == 0
+    assert out == f"{path}: good; 2 backends, plane {probe.choose('auto', 'proxy')}, key files not read\n"
+    assert "cannot be read" not in err
+    path.write_text(path.read_text().replace("server_id_length: 3", "server_id_length: 5"))
+    code, out, err = qlb("check", "--no-keys", path)
+    assert (code, out) == (2, "")
+    assert "server_ids" in err
+
+
 def test_check_of_a_good_file(qlb: Run, config: Path) -> None:
     """Exit 0, and one line that says what would run."""
     result = qlb("check", config)

@@ -1,13 +1,25 @@
 """Key files: what is read, and what is refused."""
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from qlb.config import Loaded
+from qlb.config import Loaded, key_files, load
+from qlb.errors import ConfigError
 
+STRANGER = 54321
+KUBERNETES = """\
+discovery:
+  - name: agents
+    kubernetes: voice/agents
+    kubeconfig: kubeconfig
+    networks: [10.0.0.0/16]
+"""
 KEY = "8f95f09245765f80256934e50c66207f"
 Lines = Callable[[str], tuple[str, ...]]
 Read = Callable[[str], Loaded]
@@ -84,6 +96,183 @@ def test_a_key_file_that_others_can_open_is_refused(with_file: str, problems: Li
     assert problems(with_file) == (
         f"6:15: cid_configs[0].key_file 'keys/1.hex' is open to everybody on this machine: chmod o-rwx {key_file}",
     )
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o660, 0o630, 0o670])
+def test_a_key_file_that_its_group_can_change_is_refused(
+    with_file: str, problems: Lines, key_file: Path, mode: int
+) -> None:
+    """Reading is the group's right, writing is not."""
+    write(key_file, KEY.encode(), mode)
+    assert problems(with_file) == (
+        f"6:15: cid_configs[0].key_file 'keys/1.hex' may be changed by others than its owner: chmod go-w {key_file}",
+    )
+
+
+@pytest.fixture
+def as_root() -> None:
+    """Skip where files cannot be given to others."""
+    if os.geteuid():
+        pytest.skip("giving files away needs root")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_key_file_of_a_stranger_is_refused(with_file: str, sound: str, problems: Lines, key_file: Path) -> None:
+    """A stranger could change it; the key of the fallback's hash is no other."""
+    write(key_file, KEY.encode())
+    os.chown(key_file, STRANGER, -1)
+    (line,) = problems(with_file)
+    assert line.startswith(f"6:15: cid_configs[0].key_file 'keys/1.hex' is owned by user ID {STRANGER}, who could")
+    assert line.endswith("chown it to root, to the user that runs qlb (0), or to the owner of the configuration")
+    (line,) = problems(f"{sound}fallback: {{hash_key_file: keys/1.hex}}\n")
+    assert line.startswith(f"14:27: fallback.hash_key_file 'keys/1.hex' is owned by user ID {STRANGER}")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_owner_of_the_configuration_may_own_its_keys(with_file: str, tmp_path: Path, key_file: Path) -> None:
+    """Such a user could name another key anyway; another user's file is a stranger's still."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(with_file)
+    os.chown(path, STRANGER, -1)
+    write(key_file, KEY.encode(), 0o400)
+    os.chown(key_file, STRANGER, -1)
+    assert load(path).config.cid_configs[0].key == bytes.fromhex(KEY)
+    os.chown(key_file, STRANGER + 1, -1)
+    with pytest.raises(ConfigError, match=f"owned by user ID {STRANGER + 1}"):
+        load(path)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, with all above it; pytest's own are closed."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        if any(not one.stat().st_mode & 0o001 for one in folder.resolve().parents):
+            pytest.skip("the system's folder for temporary files is closed to others")
+        yield folder
+
+
+@pytest.mark.parametrize(
+    ("key_mode", "folder_mode", "accepted"),
+    [
+        (0o444, 0o700, True),  # a secret of Docker in a closed folder
+        (0o444, 0o750, True),
+        (0o444, 0o710, True),
+        (0o404, 0o700, True),
+        (0o444, 0o755, False),
+        (0o444, 0o1777, False),
+        (0o444, 0o711, False),
+        (0o644, 0o700, False),  # somebody forgot a chmod
+        (0o446, 0o700, False),
+        (0o445, 0o700, False),
+    ],
+)
+def test_a_file_for_all_in_a_closed_folder(
+    with_file: str, open_folder: Path, key_mode: int, folder_mode: int, accepted: bool
+) -> None:
+    """A file that nobody may write to can be readable by all where others cannot enter its folder."""
+    (open_folder / "secrets").mkdir()
+    write(open_folder / "secrets/1.hex", KEY.encode(), key_mode)
+    (open_folder / "secrets").chmod(folder_mode)
+    path = open_folder / "qlb.yaml"
+    text = with_file.replace("keys/1.hex", "secrets/1.hex")
+    path.write_text(text)
+    if accepted:
+        assert load(path).config.cid_configs[0].key == bytes.fromhex(KEY)
+    else:
+        with pytest.raises(ConfigError, match="is open to everybody on this machine"):
+            load(path)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_closed_folder_of_a_stranger_is_no_protection(with_file: str, open_folder: Path) -> None:
+    """A stranger can open it again."""
+    (open_folder / "secrets").mkdir(mode=0o700)
+    os.chown(open_folder / "secrets", STRANGER, -1)
+    write(open_folder / "secrets/1.hex", KEY.encode(), 0o444)
+    path = open_folder / "qlb.yaml"
+    path.write_text(with_file.replace("keys/1.hex", "secrets/1.hex"))
+    with pytest.raises(ConfigError, match="is open to everybody on this machine"):
+        load(path)
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o644])
+@pytest.mark.parametrize("mounted", ["ro", "rw"])
+@pytest.mark.usefixtures("as_root")
+def test_secrets_of_containers(with_file: str, open_folder: Path, mode: int, mounted: str) -> None:
+    """Docker (0444) and Kubernetes (0644, by way of links) mount secrets read-only and in memory."""
+    path = open_folder / "qlb.yaml"
+    path.write_text(with_file)
+    (open_folder / "keys").mkdir()
+    script = f"""
+        mount -t tmpfs -o mode=1777 tmpfs keys && mkdir keys/..1
+        echo {KEY} >keys/..1/1.hex && chmod {mode:o} keys/..1/1.hex
+        ln -s ..1 keys/..data && ln -s ..data/1.hex keys/1.hex && mount -o remount,{mounted} keys
+        exec {sys.executable} -m qlb check qlb.yaml
+    """
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=open_folder, capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("mount namespaces are not allowed here")
+    if mounted == "ro":
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 2
+        assert "is open to everybody on this machine" in done.stderr
+
+
+@pytest.mark.parametrize("mountinfo", ["", "1 2 0:1", "what - ever"])
+def test_a_system_that_does_not_tell_its_mounts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mountinfo: str
+) -> None:
+    """Then no file system is one in memory."""
+    monkeypatch.setattr(Path, "read_text", lambda *_args, **_names: mountinfo)
+    assert key_files._file_system(tmp_path.stat().st_dev) == ""
+    monkeypatch.undo()
+    assert key_files._file_system(Path("/proc/self").stat().st_dev) in ("proc", "")
+
+
+def test_a_kubeconfig_that_strangers_can_change_is_refused(sound: str, problems: Lines, tmp_path: Path) -> None:
+    """It names programs that qlb runs."""
+    text = sound + KUBERNETES
+    (tmp_path / "kubeconfig").write_text("{}")
+    (tmp_path / "kubeconfig").chmod(0o664)
+    (line,) = problems(text)
+    assert line.startswith("17:17: discovery[0].kubeconfig")
+    assert line.endswith(f"may be changed by others than its owner: chmod go-w {tmp_path / 'kubeconfig'}")
+    if not os.geteuid():
+        (tmp_path / "kubeconfig").chmod(0o600)
+        os.chown(tmp_path / "kubeconfig", STRANGER, -1)
+        (line,) = problems(text)
+        assert f"is owned by user ID {STRANGER}" in line
+
+
+@pytest.mark.parametrize("mode", [None, 0o600, 0o644])
+def test_other_kubeconfigs_are_taken(sound: str, read: Read, tmp_path: Path, mode: int | None) -> None:
+    """Absent, closed, or readable for all as many tools write it."""
+    if mode is not None:
+        (tmp_path / "kubeconfig").write_text("{}")
+        (tmp_path / "kubeconfig").chmod(mode)
+    assert read(sound + KUBERNETES).config.discovery[0].kubeconfig == tmp_path / "kubeconfig"
+
+
+def test_a_check_without_keys(with_file: str, tmp_path: Path) -> None:
+    """No key file is opened; everything else is checked as with them, and one name is one key."""
+    path = tmp_path / "qlb.yaml"
+    text = f"{with_file}fallback: {{hash_key_file: keys/2.hex}}\n{KUBERNETES}"
+    path.write_text(text)
+    loaded = load(path, with_keys=False)
+    assert loaded.warnings == ()
+    assert loaded.config.cid_configs[0].key not in (None, loaded.config.fallback.hash_key)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(path)
+    second = "  - {config_id: 2, server_id_length: 4, nonce_length: 8, key_file: keys/1.hex}\nbackends:"
+    path.write_text(text.replace("backends:", second).replace("{1: ", "{2: c0ffee09, 1: ", 1))
+    (line,) = load(path, with_keys=False).warnings
+    assert "config 2 has the key of config 1" in line
+    path.write_text(text.replace("nonce_length: 8", "nonce_length: 80"))
+    with pytest.raises(ConfigError, match="nonce_length"):
+        load(path, with_keys=False)
 
 
 def test_things_that_are_no_file(with_file: str, problems: Lines, key_file: Path) -> None:
