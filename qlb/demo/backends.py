@@ -35,6 +35,7 @@ from qlb.config.model import DIRECT_RETURN, Config
 from qlb.demo.certificate import Certificate, make_certificate
 from qlb.demo.http3 import answering_as, backend_configuration
 from qlb.errors import BackendError, ConfigError
+from qlb.observe.streams import open_missing_streams
 from qlb.routing.backends import Backend, Endpoint
 
 _STDIN: Final = 0
@@ -101,6 +102,7 @@ def issued(config: Config) -> tuple[CidParams, ...]:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve the backends of a configuration file, or the one that is named; return the exit code."""
+    open_missing_streams()
     if len(arguments) not in (1, 2):
         return _fail(2, "usage: python -m qlb.demo.backends CONFIG [NAME]")
     try:
