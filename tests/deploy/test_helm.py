@@ -97,6 +97,14 @@ def write(path: Path, text: str, mode: int) -> None:
     path.chmod(mode)
 
 
+def with_server_ids(value: object) -> dict[str, Any]:
+    """Return a configuration whose backend has a server ID, or what stands in its place."""
+    return {
+        "listen": ["0.0.0.0:4433"],
+        "backends": [{"name": "agent-a", "address": "10.0.0.11:4433", "server_ids": {"1": value}}],
+    }
+
+
 async def test_lint(tmp_path: Path) -> None:
     """No error, and no warning but that there is no icon."""
     code, output = await helm("{}", tmp_path, "lint", CHART)
@@ -187,6 +195,18 @@ async def test_no_rights_that_are_not_asked_for(
     assert (spec.get("serviceAccountName"), spec["automountServiceAccountToken"]) == account
 
 
+@pytest.mark.parametrize("server_ids", ["00000001", "1e05", ["00000001", "0000000A"]])
+async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_path: Path) -> None:
+    """From the values to the configuration that the pod finds."""
+    length = 2 if server_ids == "1e05" else 4
+    cid_configs = [{"config_id": 1, "server_id_length": length, "nonce_length": 12}]
+    config = {**with_server_ids(server_ids), "cid_configs": cid_configs}
+    objects = await installed({**example("minimal"), "config": config}, tmp_path)
+    loaded = load(as_the_kubelet_does(objects, {}, tmp_path / "etc")).config
+    wanted = [server_ids] if isinstance(server_ids, str) else server_ids
+    assert loaded.backends[0].server_ids[1] == tuple(map(bytes.fromhex, wanted))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -197,6 +217,20 @@ async def test_no_rights_that_are_not_asked_for(
         ({"config": {"listen": [], "backends": []}}, "/config/listen"),
         ({"config": {"listen": ["0.0.0.0:1"], "backends": [], "admin": {}}}, "/config/admin"),
         ({"replicas": 3}, "replicas"),
+        ({"keys": {"1.hex": 10203040506070801020304050607080}}, "/keys/1.hex"),
+        ({"config": with_server_ids(1)}, "/config/backends/0/server_ids/1"),
+        ({"config": with_server_ids(1e5)}, "/config/backends/0/server_ids/1"),
+        ({"config": with_server_ids(["00000001", 2])}, "/config/backends/0/server_ids/1/1"),
+        ({"config": with_server_ids("1")}, "/config/backends/0/server_ids/1"),
+        ({"config": {"listen": ["0.0.0.0:1"], "backends": [{"name": 8}]}}, "/config/backends/0/name"),
+        (
+            {"config": {"listen": ["0.0.0.0:1"], "backends": [], "cid_configs": [{"key": 1}]}},
+            "/config/cid_configs/0/key",
+        ),
+        (
+            {"config": {"listen": ["0.0.0.0:1"], "backends": [], "fallback": {"hash_key": 1}}},
+            "/config/fallback/hash_key",
+        ),
     ],
 )
 async def test_values_that_cannot_be_right(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
