@@ -13,11 +13,12 @@ from qlb.cid.params import CidParams
 class RotatingGenerator:
     """What generates IDs now; the next one takes its place between two IDs."""
 
-    __slots__ = ("_generator",)
+    __slots__ = ("_for_retry", "_generator")
 
     def __init__(self, generator: CidGenerator) -> None:
         """Begin with a generator."""
         self._generator = generator
+        self._for_retry = False
 
     @property
     def params(self) -> CidParams:
@@ -38,9 +39,20 @@ class RotatingGenerator:
         """Return a connection ID of cid_length octets. Raises what the present generator raises."""
         return self._generator.generate()
 
+    def reserve_for_retry(self) -> None:
+        """Set nonces aside for Retry packets, in the present generator and in each that follows."""
+        self._for_retry = True
+        self._generator.reserve_for_retry()
+
+    def generate_retry(self) -> bytes:
+        """Return an ID for a Retry packet, as the present generator makes it. Never raises."""
+        return self._generator.generate_retry()
+
     def rotate(self, generator: CidGenerator) -> None:
         """Issue from another generator from now on.
 
         It must have another config ID or key, and every balancer must decode it already.
         """
+        if self._for_retry:
+            generator.reserve_for_retry()
         self._generator = generator

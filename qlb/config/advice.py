@@ -22,8 +22,10 @@ DEMO_KEY: Final = bytes.fromhex("716c62207075626c69632064656d6f21")
 """The key of configs/quickstart.yaml, which everybody knows."""
 MIN_SERVER_ID_BYTES: Final = 3
 """From here on, clients' random IDs are taken for a server's less often than once in a million."""
-MIN_PLAIN_NONCE_BYTES: Final = 6
-"""Plaintext nonces are random to an observer. From here on, even odds of a repetition need 19 million IDs."""
+MIN_NONCE_BYTES: Final = 6
+"""From here on, 100 lives of a server of 100,000 IDs each repeat an ID in 1 of 281,475 cases, or less often."""
+_LIVES: Final = 100
+_IDS_A_LIFE: Final = 100_000
 
 Advice = Iterator[tuple[tuple[int | str, ...], str]]
 """Where (keys and indexes) and what."""
@@ -52,21 +54,33 @@ def _short_server_ids(config: Config) -> Advice:
 
 def _plaintext(config: Config) -> Advice:
     for index, one in enumerate(config.cid_configs):
-        if one.key is not None:
-            continue
-        yield (
-            ("cid_configs", index, "config_id"),
-            f"config {one.config_id} has no key: everybody on the path reads from each packet which server it goes "
-            "to; add key_file (`qlb keygen` makes a key)",
-        )
-        if one.nonce_length < MIN_PLAIN_NONCE_BYTES:
-            repeat = math.sqrt(2 * math.log(2) * 256**one.nonce_length)
+        if one.key is None:
             yield (
-                ("cid_configs", index, "nonce_length"),
-                f"config {one.config_id} has no key, so servers must draw nonces that look random; of "
-                f"{one.nonce_length} octets two are equal with even odds after {repeat:,.0f} connection IDs; use "
-                f"{MIN_PLAIN_NONCE_BYTES} octets or more",
+                ("cid_configs", index, "config_id"),
+                f"config {one.config_id} has no key: everybody on the path reads from each packet which server it goes "
+                "to; add key_file (`qlb keygen` makes a key)",
             )
+
+
+def _short_nonces(config: Config) -> Advice:
+    """Warn of nonces that repeat when a server starts again: each start begins at a random one.
+
+    Lives of k IDs meet where their random starts are less than k apart: with odds of lives² · k / 256^length.
+    A plaintext nonce must look random, and a server may draw it: then two of 256^length are equal by the birthday rule.
+    """
+    for index, one in enumerate(config.cid_configs):
+        if one.nonce_length >= MIN_NONCE_BYTES:
+            continue
+        odds = 256**one.nonce_length / (_LIVES**2 * _IDS_A_LIFE)
+        text = (
+            f"nonces of config {one.config_id} are shorter than {MIN_NONCE_BYTES} octets: a server begins at a random "
+            f"nonce after a restart, and {_LIVES} starts of {_IDS_A_LIFE:,} connection IDs each repeat one with odds "
+            f"of 1 in {odds:,.0f} ({_LIVES}^2 x {_IDS_A_LIFE:,} / 256^{one.nonce_length})"
+        )
+        if one.key is None:
+            repeat = math.sqrt(2 * math.log(2) * 256**one.nonce_length)
+            text += f"; servers that draw them at random have even odds after {repeat:,.0f} connection IDs"
+        yield ("cid_configs", index, "nonce_length"), f"{text}; use {MIN_NONCE_BYTES} octets or more"
 
 
 def _unused_configs(config: Config) -> Advice:
@@ -205,6 +219,7 @@ _EXPOSED: Final = (
 _RULES: Final[tuple[Callable[[Config], Advice], ...]] = (
     _short_server_ids,
     _plaintext,
+    _short_nonces,
     _unused_configs,
     _backends_without_ids,
     _shared_keys,

@@ -163,7 +163,8 @@ class CidConfig(Section):
     first IDs are taken for a server's too often."""
     nonce_length: Annotated[int, NONCE_LENGTH] = Field(examples=[12])
     """Octets of the nonce, which makes each ID unique. 4 to 18; with server_id_length 19 at most. Required.
-    A sum of 16 means one AES block per ID instead of four. A server can issue 256^nonce_length IDs."""
+    A sum of 16 means one AES block per ID instead of four. A server can issue 256^nonce_length IDs. Below 6, restarts
+    of a server soon repeat IDs (`qlb check` warns)."""
     key: Annotated[bytes | None, HEX_KEY] = Field(default=None, repr=False, exclude=True)
     """The AES-128 key, 32 hex digits (`qlb keygen`). A secret: prefer key_file. Default: none, and then
     everybody on the path reads the server ID of every packet. Not together with key_file. In a loaded

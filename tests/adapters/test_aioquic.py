@@ -17,10 +17,10 @@ from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicNetworkPath
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
-from aioquic.quic.packet import QuicErrorCode, pull_quic_transport_parameters
+from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header, pull_quic_transport_parameters
 
 from qlb.adapters import aioquic as adapter
-from qlb.cid import CidCodec, CidGenerator, CidParams, reserved_cid
+from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingGenerator, reserved_cid
 from qlb.demo.certificate import make_certificate
 from qlb.errors import CidError, NonceExhausted, QlbError
 
@@ -67,6 +67,29 @@ class WatchingClient(QuicConnectionProtocol):
         """Keep the end."""
         if isinstance(event, ConnectionTerminated):
             self.ended = event
+
+
+def retry_id(datagram: bytes) -> bytes:
+    """Return the Source Connection ID of a Retry packet."""
+    header = pull_quic_header(Buffer(data=datagram), host_cid_length=FOUR_PASS.cid_length)
+    assert header.packet_type == QuicPacketType.RETRY
+    assert header.source_cid is not None
+    return header.source_cid
+
+
+def retrying_server(source: adapter.IdSource, configuration: QuicConfiguration, *, initials: int) -> "FakeTransport":
+    """Give a server with Retry so many first Initials, each from an address of its own; return what it has sent."""
+    fitting = adapter.routable_configuration(configuration, source)
+    server = adapter.RoutableServer(configuration=fitting, generator=source, retry=True)
+    transport = FakeTransport()
+    server.connection_made(transport)
+    client = QuicConnection(configuration=client_configuration())
+    client.connect(("192.0.2.1", 4433), now=0.0)
+    initial = client.datagrams_to_send(now=0.0)[0][0]
+    for port in range(1000, 1000 + initials):
+        server.datagram_received(initial, ("198.51.100.1", port))
+    assert server._protocols == {}
+    return transport
 
 
 class FakeTransport(asyncio.DatagramTransport):
@@ -248,6 +271,33 @@ async def test_a_retry_token_holds_for_one_address(
     for protocol in set(server._protocols.values()):
         assert protocol._timer is not None
         protocol._timer.cancel()
+
+
+async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
+    """Each Retry has an ID of its own that decodes to the server; the budget of connections stays as it was."""
+    source = RotatingGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
+    transport = retrying_server(source, server_configuration, initials=300)
+    ids = [retry_id(datagram) for datagram, _ in transport.sent]
+    assert len(set(ids)) == 300
+    assert CidCodec(FOUR_PASS).decode_batch(ids) == [SERVER_ID] * 300
+    assert source.used == 0
+
+
+async def test_retries_of_a_source_without_ids_for_them(server_configuration: QuicConfiguration) -> None:
+    """They are unroutable, and none of the source's own is taken."""
+    source = ShortSource(3)
+    transport = retrying_server(source, server_configuration, initials=5)
+    assert {retry_id(datagram)[0] >> 5 for datagram, _ in transport.sent} == {0b111}
+    assert len(transport.sent) == 5
+    assert source.left == 3
+
+
+async def test_a_server_without_retry_sets_nothing_aside(server_configuration: QuicConfiguration) -> None:
+    """Every nonce is there for connections."""
+    source = CidGenerator(FOUR_PASS, SERVER_ID)
+    configuration = adapter.routable_configuration(server_configuration, source)
+    adapter.RoutableServer(configuration=configuration, generator=source)
+    assert source.left == 256**FOUR_PASS.nonce_length
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\xc0", b"\x40" * 1200, b"\xc0\x00\x00\x00\x01\xff" + bytes(1200)])

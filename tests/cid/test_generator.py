@@ -12,6 +12,8 @@ from tests.cid import oracle
 KEY = bytes(range(16))
 ENCRYPTED = CidParams(2, 3, 4, KEY)
 PLAINTEXT = CidParams(2, 3, 4)
+TAGGED = CidParams(2, 3, 7, KEY)
+TAGGED_PLAINTEXT = CidParams(2, 3, 7)
 SERVER_ID = b"srv"
 
 
@@ -21,15 +23,15 @@ def _nonces(params: CidParams, cids: list[bytes]) -> list[int]:
 
 
 def _small(params: CidParams, index: int = 5, **options: object) -> CidGenerator:
-    """A generator whose space is 2 ** 16: a four-octet nonce less a tag of 16 bits."""
+    """A generator of the smallest space that a tag may leave, 2 ** 40: a seven-octet nonce less a tag of 16 bits."""
     options.setdefault("nonce_key", None if params.key else KEY)
     return CidGenerator(params, SERVER_ID, worker=WorkerTag(index, 16), **options)  # type: ignore[arg-type]
 
 
 def _near_the_end(generator: CidGenerator, left: int) -> CidGenerator:
     """Skip all but the last nonces, as if they had been issued."""
-    generator._counter = itertools.count(2**16 - left)
-    generator._issued = 2**16 - left
+    generator._issued = generator.used + generator.left - left
+    generator._counter = itertools.count(generator._issued)
     return generator
 
 
@@ -56,21 +58,25 @@ def test_encrypted_nonces_count_up_from_a_random_start() -> None:
 
 
 def test_exhaustion_is_exact() -> None:
-    """Every nonce of the space is used once, and not one more; the budget is told all the way."""
-    generator = _small(ENCRYPTED)
-    assert (generator.used, generator.left) == (0, 2**16)
+    """The last nonces of the space are used once, and not one more; the budget is told all the way."""
+    generator = _small(TAGGED)
+    assert (generator.used, generator.left) == (0, 2**40)
+    first = _nonces(TAGGED, [generator.generate()])[0]
+    _near_the_end(generator, 5000)
     # One key and one server ID: the block is a permutation of the nonce, so as many blocks are as many nonces.
-    assert len({generator.generate()[1:] for _ in range(2**16)}) == 2**16
-    assert (generator.used, generator.left) == (2**16, 0)
+    last = [generator.generate() for _ in range(5000)]
+    assert len({cid[1:] for cid in last}) == 5000
+    assert (generator.used, generator.left) == (2**40, 0)
+    assert (first - _nonces(TAGGED, last)[-1]) % 2**40 == 1, "the circle is closed"
     for _ in range(2):
-        with pytest.raises(NonceExhausted, match="65536 nonces of config ID 2"):
+        with pytest.raises(NonceExhausted, match=f"{2**40} nonces of config ID 2"):
             generator.generate()
     assert generator.left == 0
 
 
 def test_exhaustion_of_plaintext_nonces() -> None:
     """The permuted counter ends just as exactly."""
-    generator = _near_the_end(_small(PLAINTEXT), 100)
+    generator = _near_the_end(_small(TAGGED_PLAINTEXT), 100)
     assert len({generator.generate()[1:] for _ in range(100)}) == 100
     assert generator.left == 0
     with pytest.raises(NonceExhausted):
@@ -79,7 +85,7 @@ def test_exhaustion_of_plaintext_nonces() -> None:
 
 def test_fall_over_to_the_reserved_config() -> None:
     """When asked to, an exhausted generator issues IDs under 0b111 that encode their length and are random."""
-    generator = _near_the_end(_small(CidParams(2, 3, 4, KEY, cid_length=12), on_exhaustion="reserved"), 1)
+    generator = _near_the_end(_small(CidParams(2, 3, 7, KEY, cid_length=12), on_exhaustion="reserved"), 1)
     assert generator.generate()[0] >> 5 == 2
     cids = [generator.generate() for _ in range(50)]
     assert {cid[0] for cid in cids} == {0b111_00000 | 11}
@@ -89,7 +95,7 @@ def test_fall_over_to_the_reserved_config() -> None:
 
 def test_reserved_ids_have_seven_octets_of_chance_at_least() -> None:
     """Shorter ones would collide: the shortest configuration falls over to IDs of 8 octets."""
-    generator = CidGenerator(CidParams(2, 1, 4, KEY), b"s", worker=WorkerTag(0, 16), on_exhaustion="reserved")
+    generator = CidGenerator(CidParams(2, 1, 4, KEY), b"s", on_exhaustion="reserved")
     assert len(_near_the_end(generator, 0).generate()) == 8
     for length in (7, 21):
         with pytest.raises(CidError, match="8 to 20"):
@@ -105,26 +111,44 @@ def test_plaintext_nonces_show_no_counter() -> None:
     assert len(set(nonces)) == len(nonces)
 
 
-@pytest.mark.parametrize("params", [ENCRYPTED, PLAINTEXT], ids=["encrypted", "plaintext"])
+@pytest.mark.parametrize("params", [TAGGED, TAGGED_PLAINTEXT], ids=["encrypted", "plaintext"])
 def test_worker_tags_keep_processes_apart(params: CidParams) -> None:
     """Two workers with one server ID issue no ID in common, at whatever places their counters are."""
     ids = [{generator.generate()[1:] for _ in range(3000)} for generator in (_small(params, 1), _small(params, 2))]
     assert not ids[0] & ids[1]
     if params.key:
-        assert {nonce >> 16 for nonce in _nonces(params, [b"\0" + block for block in ids[0]])} == {1}
+        assert {nonce >> 40 for nonce in _nonces(params, [b"\0" + block for block in ids[0]])} == {1}
 
 
 @pytest.mark.parametrize("tag", [WorkerTag(0, 0), WorkerTag(0, 17), WorkerTag(2, 1), WorkerTag(-1, 4)])
 def test_impossible_tags(tag: WorkerTag) -> None:
     """A tag has 1 to 16 bits, and an index that fits."""
     with pytest.raises(CidError, match="worker tag"):
-        CidGenerator(ENCRYPTED, SERVER_ID, worker=tag)
+        CidGenerator(TAGGED, SERVER_ID, worker=tag)
+
+
+@pytest.mark.parametrize(
+    ("nonce_length", "bits", "least"), [(4, 1, 6), (4, 16, 7), (5, 1, 6), (6, 9, 7), (6, 16, 7), (5, 8, 6)]
+)
+@pytest.mark.parametrize("key", [KEY, None], ids=["encrypted", "plaintext"])
+def test_tags_that_leave_too_few_nonces(nonce_length: int, bits: int, least: int, key: bytes | None) -> None:
+    """A flood of Initials could use them up; the error names the length that does, and that one does."""
+    tag = WorkerTag(1, bits)
+    with pytest.raises(CidError, match=rf"leave 2\^40 or more by nonce_length {least}, or fewer bits"):
+        CidGenerator(CidParams(2, 3, nonce_length, key), SERVER_ID, worker=tag, nonce_key=KEY)
+    fitting = CidGenerator(CidParams(2, 3, least, key), SERVER_ID, worker=tag, nonce_key=KEY)
+    assert fitting.left == 2 ** (8 * least - bits) >= 2**40
+
+
+def test_without_a_tag_every_length_is_taken() -> None:
+    """The draft's least, four octets, is a server's own choice; qlb check warns of it."""
+    assert CidGenerator(ENCRYPTED, SERVER_ID).left == 2**32
 
 
 def test_shared_plaintext_needs_a_shared_key() -> None:
     """Two random permutations could meet: refused; and a permutation's key has 16 octets."""
     with pytest.raises(CidError, match="nonce_key"):
-        CidGenerator(PLAINTEXT, SERVER_ID, worker=WorkerTag(1, 4))
+        CidGenerator(TAGGED_PLAINTEXT, SERVER_ID, worker=WorkerTag(1, 4))
     with pytest.raises(CidError, match="16 octets"):
         CidGenerator(PLAINTEXT, SERVER_ID, nonce_key=b"short")
 

@@ -13,15 +13,17 @@ from tests.cid import oracle
 KEY = bytes(range(16))
 ENCRYPTED = CidParams(2, 3, 4, KEY)
 PLAINTEXT = CidParams(2, 3, 4)
+TAGGED = CidParams(2, 3, 6, KEY)
+TAGGED_PLAINTEXT = CidParams(2, 3, 6)
 
 
 def _starting_at(start: int) -> Callable[[int], bytes]:
-    """A source of randomness that begins a four-octet counter at a given number."""
-    return lambda size: start.to_bytes(4, "big") if size == 4 else os.urandom(size)
+    """A source of randomness that begins a counter of four or six octets at a given number."""
+    return lambda size: start.to_bytes(size, "big") if size in (4, 6) else os.urandom(size)
 
 
 def _nonce(cid: bytes) -> int:
-    found = oracle.decode(KEY, 3, 4, cid)
+    found = oracle.decode(KEY, 3, len(cid) - 4, cid)
     assert found is not None
     return int.from_bytes(found[1], "big")
 
@@ -36,9 +38,10 @@ def _near_the_end(generator: CidGenerator, left: int) -> CidGenerator:
 @pytest.mark.parametrize("index", [0, 5, 15])
 def test_wrap_around_stays_in_the_workers_share(index: int) -> None:
     """Past the last nonce of its share a worker goes on at its own zero, not in its neighbour's."""
-    generator = CidGenerator(ENCRYPTED, b"srv", worker=WorkerTag(index, 4), random_bytes=_starting_at(0x0FFFFFFE))
+    last = 2**44 - 1
+    generator = CidGenerator(TAGGED, b"srv", worker=WorkerTag(index, 4), random_bytes=_starting_at(last - 1))
     nonces = [_nonce(generator.generate()) for _ in range(4)]
-    assert nonces == [index << 28 | low for low in (0x0FFFFFFE, 0x0FFFFFFF, 0, 1)]
+    assert nonces == [index << 44 | low for low in (last - 1, last, 0, 1)]
 
 
 @pytest.mark.parametrize("params", [ENCRYPTED, PLAINTEXT], ids=["encrypted", "plaintext"])
@@ -63,7 +66,7 @@ def test_reserved_ids_are_at_least_8_and_at_most_as_long_as_configured(cid_lengt
 
 def test_tags_keep_apart_from_the_same_start() -> None:
     """Workers that draw the same random start, with one key for plaintext nonces, have nothing in common."""
-    for params in (ENCRYPTED, PLAINTEXT):
+    for params in (TAGGED, TAGGED_PLAINTEXT):
         issued = [
             CidGenerator(params, b"srv", worker=WorkerTag(n, 3), nonce_key=KEY, random_bytes=_starting_at(7))
             for n in range(8)

@@ -1,5 +1,6 @@
 """Warnings: each fires where it should, at the right place, and a sound configuration has none."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,15 +33,37 @@ def test_short_server_ids(sound: str, warnings: Lines) -> None:
 
 
 def test_plaintext(sound: str, warnings: Lines) -> None:
-    """No key, and short nonces without a key; with one, four octets are a counter and enough."""
-    plain = sound.replace(f"    {INLINE}\n", "")
-    (line,) = warnings(plain)
+    """Without a key everybody on the path can follow a connection."""
+    (line,) = warnings(sound.replace(f"    {INLINE}\n", ""))
     assert line.startswith("3:16: config 1 has no key: everybody on the path reads from each packet which server")
-    key, nonce = warnings(plain.replace("nonce_length: 8", "nonce_length: 4"))
-    assert key == line
-    assert nonce.startswith("5:19: config 1 has no key, so servers must draw nonces that look random; of 4 octets two")
-    assert "with even odds after 77,163 connection IDs" in nonce
-    assert warnings(sound.replace("nonce_length: 8", "nonce_length: 4")) == ()
+
+
+@pytest.mark.parametrize(("length", "odds"), [(4, "1 in 4 "), (5, "1 in 1,100 "), (6, None), (8, None)])
+def test_short_nonces(sound: str, warnings: Lines, length: int, odds: str | None) -> None:
+    """Below six octets restarts of a server repeat its IDs; more so where nonces are drawn at random."""
+    text = sound.replace("nonce_length: 8", f"nonce_length: {length}")
+    plain = warnings(text.replace(f"    {INLINE}\n", ""))[1:]
+    if odds is None:
+        assert warnings(text) == plain == ()
+        return
+    (line,) = warnings(text)
+    assert line.startswith("5:19: nonces of config 1 are shorter than 6 octets: a server begins at a random nonce")
+    assert f"odds of {odds}(100^2 x 100,000 / 256^{length})" in line
+    assert line.endswith("; use 6 octets or more")
+    assert "at random have even odds" not in line
+    (line,) = plain
+    assert "; servers that draw them at random have even odds after " in line
+    assert length != 4 or "after 77,163 connection IDs" in line
+
+
+def test_no_configuration_of_ours_has_short_nonces() -> None:
+    """Samples are copied."""
+    root = Path(__file__).parents[2]
+    samples = [*root.glob("configs/*.yaml"), *root.glob("deploy/**/qlb.yaml"), *root.glob("examples/**/*.yaml")]
+    assert len(samples) > 2
+    for path in samples:
+        lengths = re.findall(r"nonce_length: ([0-9]+)", path.read_text())
+        assert all(int(length) >= 6 for length in lengths), path
 
 
 def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:

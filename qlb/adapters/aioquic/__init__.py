@@ -9,6 +9,9 @@ RELIES_ON names every private attribute of aioquic that this adapter touches; ``
 the first packet, a release that lacks one. aioquic reads every short header with one fixed ID length, so all
 the configurations that a server issues from in its life must have the same cid_length.
 
+IDs of Retry packets come from nonces of their own, so that a flood of Initials, each of which gets a Retry,
+takes none from connections.
+
 Where nonces run out, live connections keep the IDs that they have and get no more, and new connections are
 refused with CONNECTION_REFUSED: never an exception in the datagram callback.
 
@@ -16,7 +19,7 @@ Spec: draft-ietf-quic-load-balancers, sections "Server Actions" and "Configurati
 sections 5.1 (issuing IDs), 8.1.2 (Retry), 5.2.2 (refusing) and 9.6 (preferred addresses).
 """
 
-from qlb.adapters.aioquic.connection import IdSource, PreferredAddress, install
+from qlb.adapters.aioquic.connection import IdSource, PreferredAddress, RetryIdSource, install
 from qlb.adapters.aioquic.release import RELIES_ON, check_aioquic, missing_attributes
 from qlb.adapters.aioquic.server import CreateProtocol, RoutableServer, routable, routable_configuration, serve
 
@@ -25,6 +28,7 @@ __all__ = [
     "CreateProtocol",
     "IdSource",
     "PreferredAddress",
+    "RetryIdSource",
     "RoutableServer",
     "check_aioquic",
     "install",

@@ -7,7 +7,7 @@ Spec: RFC 9000, sections 5.1 (issuing IDs), 9.6 and 18.2 (preferred_address).
 
 import ipaddress
 import os
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
@@ -58,6 +58,21 @@ class IdSource(Protocol):
 
     def generate(self) -> bytes:
         """Return a new ID, first octet included. Raises NonceExhausted."""
+
+
+@runtime_checkable
+class RetryIdSource(IdSource, Protocol):
+    """A source that has IDs for Retry packets beside those of connections, as CidGenerator and RotatingGenerator have.
+
+    With retry, a server takes the IDs of its Retry packets from there. From a plain IdSource it takes none: its Retry
+    packets have unroutable IDs, and balancers lead the client's next Initial by its 4-tuple.
+    """
+
+    def reserve_for_retry(self) -> None:
+        """Set IDs aside for Retry packets; called once, before the first packet."""
+
+    def generate_retry(self) -> bytes:
+        """Return an ID for the Source Connection ID of a Retry packet, first octet included. Never raises."""
 
 
 def install(

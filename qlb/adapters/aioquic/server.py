@@ -25,6 +25,7 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 from qlb.adapters.aioquic.connection import (
     IdSource,
     PreferredAddress,
+    RetryIdSource,
     install,
     refusal_id,
     require_length,
@@ -54,10 +55,12 @@ async def serve(
 ) -> "RoutableServer":
     """Start a server as ``aioquic.asyncio.serve`` does, whose every connection ID is routable.
 
-    generator: where the IDs come from. configuration: used as it is if its connection_id_length is the
-    generator's already; a copy of it if that is aioquic's default.
-    retry: validate addresses first. A token holds for the address that this server sees, which behind a
-    balancer in proxy mode is the balancer's; each Retry takes a nonce, and anyone can ask for one.
+    port: 0 to 65535; 0 takes a free one. generator: the source of the IDs. configuration: used as it is if its
+    connection_id_length (octets) is the generator's already; a copy of it if that is aioquic's default.
+    retry: validate addresses first (RFC 9000, section 8.1.2). A token holds for the address that this server sees,
+    which behind a balancer in proxy mode is the balancer's. Anyone can ask for a Retry, so the IDs of these packets
+    have nonces of their own, a sixteenth of the generator's; when those are used up, Retry packets have unroutable IDs
+    and still work while the client's address stays.
     preferred_address: where clients are to go after the handshake.
     Raises CidError where configuration asks for another length or nobody can go to preferred_address; QlbError where
     aioquic is unknown; OSError.
@@ -125,7 +128,10 @@ class RoutableServer(QuicServer):
         stream_handler: QuicStreamHandler | None = None,
         preferred_address: PreferredAddress | None = None,
     ) -> None:
-        """Take what ``serve`` takes. Raises CidError where the configuration's ID length is not the generator's."""
+        """Take what ``serve`` takes; with retry, set nonces of the generator aside for Retry packets.
+
+        Raises CidError where the configuration's ID length (octets) is not the generator's.
+        """
         require_length(configuration, generator)
         super().__init__(
             configuration=configuration,
@@ -136,6 +142,9 @@ class RoutableServer(QuicServer):
             stream_handler=stream_handler,
         )
         self._generator = generator
+        self._retry_ids = generator if retry and isinstance(generator, RetryIdSource) else None
+        if self._retry_ids is not None:
+            self._retry_ids.reserve_for_retry()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -187,11 +196,8 @@ class RoutableServer(QuicServer):
         self._transport.sendto(packet, addr)
 
     def _retry_id(self) -> bytes:
-        """Return an ID for a Retry. Without nonces it is unroutable, and the connection that follows is refused."""
-        try:
-            return self._generator.generate()
-        except NonceExhausted:
-            return refusal_id(self._generator)
+        """Return an ID for a Retry: never one of a nonce that a connection could have."""
+        return refusal_id(self._generator) if self._retry_ids is None else self._retry_ids.generate_retry()
 
 
 class _Routable:
