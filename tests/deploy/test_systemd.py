@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from qlb.dataplane.xdp import libbpf
-from tests.deploy.places import DEPLOY, run, tool
+from tests.deploy.places import DEPLOY, REPOSITORY, run, tool
 from tests.deploy.systemd import Systemd, systemd
 from tests.e2e import scrape
 from tests.e2e.clients import in_progress
@@ -51,6 +51,14 @@ def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
 def test_systemd_understands_every_line(tmp_path: Path, drop_in: bool) -> None:
     """systemd-analyze verify has nothing to say."""
     assert run(tool("systemd-analyze", "systemd"), "verify", *units(tmp_path, drop_in=drop_in)) == ""
+
+
+def test_the_unit_has_what_the_documentation_asks_for() -> None:
+    """A unit that somebody writes by docs/upgrading.md is no other than ours."""
+    (block,) = re.findall(r"```ini\n\[Service\]\n(.*?)```", (REPOSITORY / "docs/upgrading.md").read_text(), re.DOTALL)
+    lines = (FOLDER / "qlb.service").read_text().splitlines()
+    assert len(block.split()) >= 6
+    assert [line for line in block.split() if line not in lines] == []
 
 
 def exposure(folder: Path, *, drop_in: bool) -> float:
