@@ -34,7 +34,8 @@ class CidCodec:
     def __init__(self, params: CidParams, *, random_bytes: RandomBytes = os.urandom) -> None:
         """Prepare the algorithm that the parameters choose.
 
-        random_bytes: source of the first octet's free bits and of the octets that pad up to cid_length.
+        random_bytes: count -> that many random octets, for the first octet's free bits and for the octets that pad up
+        to cid_length.
         """
         self.params = params
         self._random_bytes = random_bytes
@@ -47,9 +48,10 @@ class CidCodec:
         return CidCodec, (self.params,)
 
     def encode(self, server_id: bytes, nonce: bytes) -> bytes:
-        """Return a connection ID of cid_length octets, first octet included.
+        """Return a connection ID of params.cid_length octets (6 to 20), first octet included.
 
-        server_id, nonce: as many octets as the parameters say; never use one nonce twice.
+        server_id: params.server_id_length octets (1 to 15). nonce: params.nonce_length octets (4 to 18); never use one
+        nonce twice with a server ID and key.
         Raises CidError where a length is wrong.
         Spec: draft-ietf-quic-load-balancers, section "Server Actions".
         """
@@ -63,9 +65,10 @@ class CidCodec:
         return bytes((first,)) + self._encode_block(server_id + nonce) + padding
 
     def decode(self, cid: bytes) -> bytes | None:
-        """Return the server ID of a connection ID, or None where the ID is too short.
+        """Return the server ID of a connection ID, params.server_id_length octets; None where the ID is too short.
 
-        cid: first octet included; octets after the block are accepted (a server may append its own).
+        cid: first octet included, params.block_end octets or more; those after the block are accepted (a server may
+        append its own). The first octet is not looked at: its config ID and length are the caller's. Never raises.
         Any ID that is long enough decodes to something: the caller looks the server ID up.
         Spec: draft-ietf-quic-load-balancers, section "Load Balancer Actions".
         """
@@ -74,7 +77,10 @@ class CidCodec:
         return self._decode_block(cid[1 : self._block_end])
 
     def decode_batch(self, cids: Sequence[bytes]) -> list[bytes | None]:
-        """Return decode() of each connection ID, with one AES call a pass for every 64 of them."""
+        """Return decode() of each connection ID in order, with one AES call a pass for every 64 of them.
+
+        Spec: draft-ietf-quic-load-balancers, section "Load Balancer Actions".
+        """
         end = self._block_end
         found: list[bytes | None] = [None] * len(cids)
         whole = [index for index, cid in enumerate(cids) if len(cid) >= end]
@@ -89,6 +95,7 @@ class CidCodec:
 def first_octet(config_id: int, cid_length: int, length_self_encoded: bool, random_bytes: RandomBytes) -> int:
     """Return the first octet: three bits of config ID, five of length (without this octet) or chance.
 
+    config_id: 0 to 7. cid_length: octets of the whole ID, 1 to 20. Neither is checked.
     Spec: draft-ietf-quic-load-balancers, section "First CID octet".
     """
     low = cid_length - 1 if length_self_encoded else random_bytes(1)[0] & _LENGTH_MASK

@@ -41,6 +41,7 @@ class CidParams:
     nonce, the most is 20. What exceeds the default is filled with random octets.
 
     Raises CidError, naming the parameter, where a value is out of its range.
+    Spec: draft-ietf-quic-load-balancers, sections "Configuration Agent Actions" and "First CID octet".
     """
 
     config_id: int

@@ -36,7 +36,10 @@ class RotatingGenerator:
         return self._generator.left
 
     def generate(self) -> bytes:
-        """Return a connection ID of cid_length octets. Raises what the present generator raises."""
+        """Return a connection ID of params.cid_length octets, first octet included.
+
+        Raises NonceExhausted where the present generator does.
+        """
         return self._generator.generate()
 
     def reserve_for_retry(self) -> None:
@@ -51,7 +54,9 @@ class RotatingGenerator:
     def rotate(self, generator: CidGenerator) -> None:
         """Issue from another generator from now on.
 
-        It must have another config ID or key, and every balancer must decode it already.
+        It must have another config ID or key, and every balancer must decode it already. Nothing of it is checked, and
+        nothing is raised.
+        Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation".
         """
         if self._for_retry:
             generator.reserve_for_retry()
