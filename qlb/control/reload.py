@@ -55,8 +55,13 @@ class Desired:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every backend name since the start, by index; some may have left."""
+        """The backends' names by index, of those that have left too; empty where an index has none."""
         return self._indexes.names
+
+    @property
+    def revision(self) -> int:
+        """The number of the snapshot that was compiled last."""
+        return self.orders.snapshot.generation
 
     @property
     def backends(self) -> tuple[Backend | None, ...]:
@@ -147,6 +152,16 @@ class Desired:
             self._orders = None
         return gone
 
+    def forget(self, name: str) -> int:
+        """Take the name of a backend that has left from its index; return the index, which no other gets yet."""
+        self._states.pop(name, None)
+        self._healthy.pop(name, None)
+        return self._indexes.forget(name)
+
+    def release(self, index: int) -> None:
+        """Let a new backend have a forgotten index."""
+        self._indexes.release(index)
+
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over a verdict of the health monitor."""
         self._healthy[name] = healthy
@@ -174,12 +189,10 @@ class Desired:
         """Leave discovered backends out for whom there is no index left; own: so many are the configuration's."""
         names = set(self._indexes.names)
         strangers = [one for one in backends[own:] if one.name not in names]
-        room = MAX_BACKENDS - len(names | {one.name for one in backends[:own]})
+        room = self._indexes.room - len({one.name for one in backends[:own]} - names)
         if len(strangers) <= room:
             return backends
-        log.error(
-            "more than %d backend names since the start: new ones are left out; `qlb upgrade` begins anew", MAX_BACKENDS
-        )
+        log.error("discovered backends are left out: more than %d are there or left a short while ago", MAX_BACKENDS)
         left_out = {one.name for one in strangers[max(room, 0) :]}
         return [one for one in backends if one.name not in left_out]
 

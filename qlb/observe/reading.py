@@ -11,6 +11,8 @@ ROTATION_PHASES: Final = ("idle", "staged", "retiring", "done")
 """No rotation; a new configuration is decoded, not issued from; an old one is not issued from any more; it may go."""
 REMOVED: Final = "removed"
 """The state of a backend that has left the configuration; its counts stay, so that sums hold."""
+REMOVED_ROW: Final = "(removed)"
+"""Stands in place of a name for all the backends whose rows were folded into one. No backend can have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
