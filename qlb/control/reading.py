@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import qlb
+from qlb.control.id_use import IdUse
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.workers import Place
 from qlb.control.reload import Desired
@@ -74,6 +75,7 @@ class Daemon(Protocol):
     discovery: Discovery
     traffic: Traffic
     rows: BackendRows
+    id_use: IdUse
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
@@ -129,6 +131,7 @@ def take_reading(daemon: Daemon) -> Reading:
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         all_failing=daemon.health.all_failing,
+        without_ids=daemon.id_use.none_at_all,
         unconfigured=_unconfigured(daemon, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
@@ -205,6 +208,7 @@ def _backend(
         returned=counts.returned,
         last_seen_s=last_seen_s,
         fallback_share=share,
+        without_ids=daemon.id_use.is_missing(name),
         packets_per_second=daemon.traffic.backend_rate(name),
         source=daemon.desired.members.source_of(name),
         send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
@@ -237,7 +241,15 @@ def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> 
         counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
         if counts is not None and counts.packets:
             last_seen_s = _since(counts.last_seen_ms, now_s)
-            rows.append(UnconfiguredReading(config_id=config_id, packets=counts.packets, last_seen_s=last_seen_s))
+            rows.append(
+                UnconfiguredReading(
+                    config_id=config_id,
+                    packets=counts.packets,
+                    last_seen_s=last_seen_s,
+                    sustained=daemon.traffic.is_unconfigured_sustained(config_id),
+                    configured_before=config_id in daemon.desired.former,
+                )
+            )
     return tuple(rows)
 
 

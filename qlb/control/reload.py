@@ -34,7 +34,7 @@ class Desired:
         self._states: dict[str, BackendState] = {}
         self._healthy: dict[str, bool] = {}
         self._former: dict[int, str] = {}
-        """Fingerprints of the configurations that were in force before, by config ID."""
+        """Fingerprints of the configurations that were in force before, here or in an earlier process, by config ID."""
         self._compiled = 0
         self.members = Members()
         self._follow(loaded.config)
@@ -57,6 +57,11 @@ class Desired:
     def names(self) -> tuple[str, ...]:
         """The backends' names by index, of those that have left too; empty where an index has none."""
         return self._indexes.names
+
+    @property
+    def former(self) -> Mapping[int, str]:
+        """Config ID → fingerprint of the configuration that it stood for before the last reload, here or earlier."""
+        return self._former
 
     @property
     def revision(self) -> int:
@@ -114,7 +119,9 @@ class Desired:
         """Return what the next process should know from the start. judged: backends that health has found out about."""
         states = {name: str(state) for name, state in self._states.items()}
         healthy = {name: self._healthy.get(name, True) for name in judged}
-        return Remembered(states, healthy, self.members.remembered())
+        known = self._former | {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
+        former = {str(config_id): fingerprint for config_id, fingerprint in known.items()}
+        return Remembered(states, healthy, self.members.remembered(), former)
 
     def recall(self, remembered: Remembered) -> None:
         """Take over what operators and health said in an earlier process, of the backends that are still there."""
@@ -122,6 +129,8 @@ class Desired:
             self.members.recall(remembered.discovered)
         except ValueError as error:
             log.warning("what the daemon before this one has discovered cannot be read: %s", error)
+        former = {int(n): one for n, one in remembered.former.items() if n.isdecimal()}
+        self._former = former | self._former
         self._follow(self.config)
         self._orders = None
         present = {backend.name for backend in self.backends if backend is not None}

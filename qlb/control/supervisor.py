@@ -21,6 +21,7 @@ from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.departures import Departures
 from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
+from qlb.control.id_use import IdUse
 from qlb.control.preflight import preflight
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.places import open_places
@@ -75,6 +76,7 @@ class Supervisor:
         self.engine: Engine | None = None
         self.rows = BackendRows()
         self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else (), self.rows)
+        self.id_use = IdUse()
         self._departures = Departures()
         self._shortfalls = Shortfalls(self.plane)
         self._send_errors = SendErrorWatch()
@@ -298,8 +300,9 @@ class Supervisor:
                 self._news.set()
             if self.engine is not None:
                 self._send_errors.look(self.engine.counters, self._read_rows, self.desired.backends)
-                flow_timeout_s = self.desired.config.fallback.flow_timeout
-                self._departures.note(self.desired, self.traffic.rows, flow_timeout_s, self.engine.applied)
+                fallback = self.desired.config.fallback
+                self.id_use.note(self.desired.backends, self.traffic.rows, has_flows=fallback.flow_table_size > 0)
+                self._departures.note(self.desired, self.traffic.rows, fallback.flow_timeout, self.engine.applied)
             self._remember()
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qlb.control.rows import BackendRows, Row
+from qlb.control.streak import Streak
 from qlb.routing import counters as layout
 from qlb.routing.counters import (
     Counters,
@@ -56,11 +57,15 @@ class Traffic:
         self._read = read
         self._backend_rows = rows or BackendRows()
         self._now = now
+        self._unconfigured = tuple(Streak() for _ in range(CONFIGS))
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
     def note(self, names: Sequence[str]) -> None:
         """Note the sums. names: of the backends, by index; empty where an index has none."""
         workers, now_s = self._read(), self._now()
+        unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIGS)]
+        for streak, counts in zip(self._unconfigured, unconfigured, strict=True):
+            streak.note(counts.packets, now_s)
         self._notes.append(
             _Note(
                 at_s=now_s,
@@ -68,7 +73,7 @@ class Traffic:
                 rows=self._backend_rows.read(workers, names).by_index,
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
-                unconfigured=[total_unconfigured(workers, config_id) for config_id in range(CONFIGS)],
+                unconfigured=unconfigured,
             )
         )
 
@@ -96,6 +101,10 @@ class Traffic:
     def unconfigured_silence_s(self, config_id: int) -> float | None:
         """Return the seconds since a short header has carried a config ID that is not configured; None for never."""
         return self._since(note.unconfigured[config_id].last_seen_ms if (note := self._last) else 0)
+
+    def is_unconfigured_sustained(self, config_id: int) -> bool:
+        """Whether packets with a config ID that is not configured keep coming; a few may be anybody's."""
+        return self._unconfigured[config_id].counts
 
     @property
     def _last(self) -> _Note | None:

@@ -187,6 +187,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         "Whether a probe has found that the backend's connection IDs do not lead back to it.",
         labels=("backend",),
     )
+    without_cids = GaugeMetricFamily(
+        "qlb_backend_without_cids",
+        "Whether packets keep going to a backend that has server IDs, and none was routed by its ID for a minute.",
+        labels=("backend",),
+    )
     share = GaugeMetricFamily(
         "qlb_fallback_share", "Share of new connections that the backend gets now, 0 to 1.", labels=("backend",)
     )
@@ -205,10 +210,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
             draining.add_metric((backend.name,), backend.state == "draining")
             drained.add_metric((backend.name,), backend.drained)
             mismatch.add_metric((backend.name,), bool(backend.finding))
+            without_cids.add_metric((backend.name,), backend.without_ids)
             share.add_metric((backend.name,), backend.fallback_share)
             if backend.last_seen_s is not None:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
-    yield from (forwarded, returned, up, draining, drained, mismatch, share, seen)
+    yield from (forwarded, returned, up, draining, drained, mismatch, without_cids, share, seen)
     yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
     yield _gauge(
         "qlb_health_all_failing",

@@ -82,6 +82,7 @@ CONTRACT = {
     ("qlb_cid_config_info", "algorithm config_id fingerprint state"),
     ("qlb_cid_config_last_packet_timestamp_seconds", "config_id"),
     ("qlb_unconfigured_cid_packets_total", "config_id"),
+    ("qlb_backend_without_cids", "backend"),
     ("qlb_rotation_phase", "phase"),
     ("qlb_backend_cid_mismatch", "backend"),
     ("qlb_discovery_backends", "source"),
