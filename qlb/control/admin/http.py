@@ -8,7 +8,7 @@ from others. What is no HTTP gets a 400 without a traceback in the log. Nothing 
 import asyncio
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
@@ -27,6 +27,7 @@ HEADERS: Final = {
 _LINGER_S: Final = 0.2
 """How long the rest of a body that nobody wants is read, so that closing does not tear our answer away."""
 
+_PIECE_BYTES: Final = 1 << 16
 _READING: Final = ("GET", "HEAD")
 _SPARES: Final = 32
 """Connections beyond the bound while all others are busy with commands."""
@@ -60,14 +61,20 @@ def json_body(answer: object) -> bytes:
     return json.dumps(answer).encode() + b"\n"
 
 
-def json_answer(status: int, body: bytes) -> web.Response:
-    """Return an answer of JSON that is encoded already."""
-    return web.Response(status=status, body=body, content_type="application/json", headers=HEADERS)
+def page_response(body: bytes, content_type: str) -> web.Response:
+    """Return a page that many readers share. It is sent in pieces, so a slow reader holds a piece and not a copy."""
+    headers = {**HEADERS, "Content-Type": content_type, "Content-Length": str(len(body))}
+    return web.Response(body=_pieces(body), headers=headers)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield memoryview(body)[start : start + _PIECE_BYTES]
 
 
 def json_response(status: int, answer: object) -> web.Response:
     """Return an answer in JSON."""
-    return json_answer(status, json_body(answer))
+    return web.Response(status=status, body=json_body(answer), content_type="application/json", headers=HEADERS)
 
 
 class HttpServer(web.Server):

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from qlb.control.admin.cache import PageCache
 from qlb.control.admin.html import PAGE, PAGE_POLICY
-from qlb.control.admin.http import HEADERS, json_answer, json_body, text_response
+from qlb.control.admin.http import HEADERS, json_body, page_response, text_response
 from qlb.observe.metrics import Metrics, choose_format
 from qlb.observe.reading import REMOVED, Reading
 from qlb.observe.status import build_status
@@ -39,11 +39,11 @@ class Pages:
         accept = ",".join(request.headers.getall("Accept", ()))
         content_type = choose_format(accept).content_type
         body = await self._cache.page(content_type, lambda reading: Metrics(lambda: reading).render(accept)[0])
-        return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
+        return page_response(body, content_type)
 
     async def _status(self, _request: web.BaseRequest) -> web.Response:
         body = await self._cache.page("status", lambda reading: json_body(build_status(reading)))
-        return json_answer(HTTPStatus.OK, body)
+        return page_response(body, "application/json")
 
     async def _readyz(self, _request: web.BaseRequest) -> web.Response:
         present = [row for row in self._cache.reading().backends if row.state != REMOVED]

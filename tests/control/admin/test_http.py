@@ -187,6 +187,21 @@ async def ask(peer: Peer, target: str = "/healthz") -> int:
     return (await peer.answer()).status
 
 
+async def test_an_answer_that_is_not_read_is_not_copied(full: Stage) -> None:
+    """A reader that stops holds a piece of the page, whatever the page's size."""
+    full.daemon.set(backends=(full.daemon.reading.backends[0],) * 20_000)
+    greedy = await full.tcp()
+    greedy.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    http = full.server._listeners[0][1]
+    async with asyncio.timeout(60.0):
+        while not any(one.transport and one.transport.get_write_buffer_size() for one in http.connections):
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert all(one.transport.get_write_buffer_size() < 1 << 18 for one in http.connections if one.transport)
+    assert (await greedy.answer()).headers["content-length"] == str(len((await full.ask("GET", "/status")).body))
+
+
 @pytest.mark.parametrize("control", [False, True], ids=["tcp", "unix"])
 @pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics", "/status"])
 async def test_a_new_connection_takes_the_place_of_the_idlest(full: Stage, control: bool, target: str) -> None:
