@@ -86,12 +86,14 @@ class IdUse:
 
     def _log(self, now_s: float) -> None:
         if self._all.is_to_be_logged(now_s):
-            log.warning("no packet has had a QUIC-LB ID that decodes for a minute: check what the servers issue")
+            log.warning(
+                "no packet carries a QUIC-LB ID that decodes: check which IDs the servers issue, and their keys"
+            )
         if self._all.missing:
             return
         for name, one in self._watched.items():
             if one.is_to_be_logged(now_s):
                 log.warning(
-                    "backend gets packets, and none has had a QUIC-LB ID of it for a minute: check what it issues",
+                    "packets to a backend carry none of its QUIC-LB IDs: check which IDs the server issues",
                     extra={"backend": name},
                 )

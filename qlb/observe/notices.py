@@ -57,7 +57,7 @@ def _ids(reading: Reading) -> Iterator[Notice]:
         yield Notice(WARNING, "no_cids", text)
     else:
         found = [
-            f"{row.name} has server IDs and gets packets, but for a minute none had an ID of it: check what it issues"
+            f"{row.name}: packets keep coming, and for a minute none had one of its QUIC-LB IDs: check which it issues"
             for row in reading.backends
             if row.without_ids
         ]
