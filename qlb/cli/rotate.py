@@ -50,6 +50,8 @@ class _BalancerName(click.ParamType[str]):
 @click.option("--dry-run", is_flag=True, help="Show what would change in CONFIG, and change nothing.")
 @click.option("--wait", is_flag=True, help="Go on, step by step, until the old configuration has gone.")
 @click.option("--config-id", type=click.IntRange(0, 6), help="What to replace, where several are active.")
+@click.option("--new-config-id", type=click.IntRange(0, 6), help="The config ID of the new configuration.")
+@click.option("--force", is_flag=True, help="Do the step even if packets speak against it: anybody can send them.")
 @click.option("--balancer", "balancers", type=_BalancerName(), multiple=True, help="In place of rotation.balancers.")
 def rotate(
     config: Path,
@@ -58,6 +60,8 @@ def rotate(
     dry_run: bool,
     wait: bool,
     config_id: int | None,
+    new_config_id: int | None,
+    force: bool,
     balancers: tuple[str, ...],
 ) -> None:
     """Do the next safe step from one QUIC-LB configuration to another with a new key, or say why it is not safe yet.
@@ -65,9 +69,12 @@ def rotate(
     The steps: a new configuration that every balancer decodes; then servers issue from it; then the old one goes, when
     no packet has carried it for rotation.quiet_period. Each edits CONFIG and reloads its daemon.
     """
+    if force and wait:
+        raise click.UsageError("--force does one step; it does not go with --wait")
 
     def begin() -> RotationSteps:
-        return RotationSteps(config, lambda: _ask_all(load(config).config, balancers), config_id)
+        ask_all = lambda: _ask_all(load(config).config, balancers)  # noqa: E731
+        return RotationSteps(config, ask_all, config_id, new_id=new_config_id, force=force)
 
     if only_status:
         _say_status(begin(), _ask_all(load(config).config, balancers))
@@ -78,7 +85,7 @@ def rotate(
         if dry_run:
             click.echo("\n".join(_difference(steps, step)))
         else:
-            _do(steps, step)
+            _do(steps, step, force=force)
         if dry_run or not wait or (steps.parts.retiring and steps.parts.staged is None):
             return
 
@@ -96,23 +103,23 @@ def _when_safe(steps: RotationSteps) -> Step:
             time.sleep(_POLL_S)
 
 
-def _do(steps: RotationSteps, step: Step) -> None:
+def _do(steps: RotationSteps, step: Step, *, force: bool) -> None:
     """Write the files and reload their daemon; where that refuses, put them back."""
     steps.write(step)
-    problems = _reload(steps.config)
+    problems = _reload(steps.config, force=force)
     if problems:
         steps.take_back(step)
         raise QlbError("the daemon refuses, and the file is as it was:\n" + "\n".join(problems))
     click.echo("\n".join(step.said))
 
 
-def _reload(config: Config) -> tuple[str, ...]:
+def _reload(config: Config, *, force: bool) -> tuple[str, ...]:
     """Reload the daemon of a configuration, if it runs; return why it refuses."""
     path = config.admin.socket
     if path is None or not path.is_socket():
         click.echo("no daemon was reloaded: there is no control socket (admin.socket)", err=True)
         return ()
-    code, answer = ask(path, "POST", "/reload")
+    code, answer = ask(path, "POST", "/reload/force" if force else "/reload")
     return () if code == HTTPStatus.OK else tuple(answer.get("problems", ())) or (str(answer),)
 
 

@@ -26,27 +26,8 @@ def headline(status: Status) -> str:
 
 
 def notices(status: Status) -> Iterator[str]:
-    """Yield what somebody should look at."""
-    if not status["config"]["last_reload_ok"]:
-        yield "the last reload was refused: what is on disk is not in force"
-    if status["all_probes_failing"]:
-        yield "all probes fail at once: taken for this node's own fault, routing stays as it was"
-    if status["probe_error"]:
-        yield f"this node cannot send probes ({status['probe_error']}): its verdicts on backends stay as they were"
-    yield from (f"{row['name']}: {row['finding']}" for row in status["backends"] if row["finding"])
-    yield from (
-        f"source {row['name']} of backends fails, and what it found before is kept: {row['error']}"
-        for row in status["discovery"]
-        if row["error"]
-    )
-    rotation = status["rotation"]
-    if rotation["phase"] != "idle":
-        yield f"rotation, {rotation['phase']}: {rotation['next_step']}"
-    for row in status["unconfigured_cids"]:
-        yield (
-            f"packets carry config ID {row['config_id']}, which is not configured here ({row['packets']}, the last one "
-            f"{ago(row['last_seen_s'])})"
-        )
+    """Yield what an operator should look at, the gravest first."""
+    yield from (notice["text"] for notice in status.get("notices", ()))
 
 
 def backends(status: Status) -> Table:

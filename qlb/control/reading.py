@@ -2,19 +2,22 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import qlb
+from qlb.control.id_use import IdUse
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.workers import Place
 from qlb.control.reload import Desired
 from qlb.control.rotation import Seen, read_rotation
+from qlb.control.rows import BackendRows, Row
 from qlb.control.traffic import Traffic
 from qlb.discovery.watch import Discovery
 from qlb.health.monitor import HealthMonitor
 from qlb.observe.reading import (
     REMOVED,
+    REMOVED_ROW,
     BackendReading,
     CidConfigReading,
     ListenerReading,
@@ -26,15 +29,15 @@ from qlb.observe.reading import (
     WorkerReading,
 )
 from qlb.routing import counters as layout
-from qlb.routing.backends import BackendState, Endpoint
+from qlb.routing.backends import Backend, BackendState, Endpoint
 from qlb.routing.counters import (
+    SEND_ERROR_KINDS,
+    TOO_LARGE,
     Counters,
     config_last_seen_ms,
     last_sample,
     last_too_large_bytes,
     total,
-    total_backend,
-    total_backend_send_errors,
     total_outcomes,
     total_return_send_errors,
     total_unconfigured,
@@ -71,6 +74,8 @@ class Daemon(Protocol):
     health: HealthMonitor
     discovery: Discovery
     traffic: Traffic
+    rows: BackendRows
+    id_use: IdUse
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
@@ -128,6 +133,7 @@ def take_reading(daemon: Daemon) -> Reading:
         probe_errors=daemon.health.own_errors.counts,
         probe_error=daemon.health.own_errors.current,
         all_failing=daemon.health.all_failing,
+        without_ids=daemon.id_use.none_at_all,
         unconfigured=_unconfigured(daemon, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
@@ -164,39 +170,52 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
 
 
 def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
+    backends = daemon.desired.backends  # before the names, which it may add to
+    names, shares = daemon.desired.names, daemon.desired.fallback_shares
+    daemon.rows.follow(workers, names)
+    counts = daemon.rows.read(workers, names)
     rows = []
-    source_of = daemon.desired.members.source_of
-    refused = total(workers, layout.SEND_ERRORS) > 0  # spares a look at every backend's causes
-    for index, (name, backend) in enumerate(zip(daemon.desired.names, daemon.desired.backends, strict=True)):
-        counts = total_backend(workers, index)
-        last_seen_s = _since(counts.last_seen_ms, now_s)
-        silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
-        state = str(backend.state) if backend else REMOVED
-        rows.append(
-            BackendReading(
-                name=name,
-                address=str(backend.endpoint) if backend else "",
-                state=state,
-                drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
-                healthy=backend is not None and daemon.health.is_up(name),
-                detail=daemon.health.detail(name) if backend else "",
-                finding=daemon.health.finding(name) if backend else "",
-                weight=backend.weight if backend else 0,
-                forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
-                returned=counts.returned,
-                last_seen_s=last_seen_s,
-                fallback_share=daemon.desired.fallback_shares[index],
-                packets_per_second=daemon.traffic.backend_rate(name),
-                source=source_of(name),
-                send_errors=_nonzero(total_backend_send_errors(workers, index)) if refused else {},
-                too_large_bytes=last_too_large_bytes(workers, index) if refused else 0,
-            )
-        )
+    for index, (name, backend) in enumerate(zip(names, backends, strict=True)):
+        if name:
+            row = counts.by_index[index]
+            too_large_bytes = last_too_large_bytes(workers, index) if row.send_errors[TOO_LARGE] else 0
+            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large_bytes))
+    if len(rows) < len(names) or counts.removed != Row():
+        rows.append(_backend(daemon, REMOVED_ROW, None, counts.removed, now_s))
     return tuple(rows)
 
 
-def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count}
+def _backend(
+    daemon: Daemon,
+    name: str,
+    backend: Backend | None,
+    counts: Row,
+    now_s: float,
+    share: float = 0.0,
+    too_large_bytes: int = 0,
+) -> BackendReading:
+    last_seen_s = _since(counts.last_seen_ms, now_s)
+    silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
+    state = str(backend.state) if backend else REMOVED
+    return BackendReading(
+        name=name,
+        address=str(backend.endpoint) if backend else "",
+        state=state,
+        drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
+        healthy=backend is not None and daemon.health.is_up(name),
+        detail=daemon.health.detail(name) if backend else "",
+        finding=daemon.health.finding(name) if backend else "",
+        weight=backend.weight if backend else 0,
+        forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
+        returned=counts.returned,
+        last_seen_s=last_seen_s,
+        fallback_share=share,
+        without_ids=daemon.id_use.is_missing(name),
+        packets_per_second=daemon.traffic.backend_rate(name),
+        source=daemon.desired.members.source_of(name),
+        send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
+        too_large_bytes=too_large_bytes,
+    )
 
 
 def _cid_configs(
@@ -224,7 +243,15 @@ def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> 
         counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
         if counts is not None and counts.packets:
             last_seen_s = _since(counts.last_seen_ms, now_s)
-            rows.append(UnconfiguredReading(config_id=config_id, packets=counts.packets, last_seen_s=last_seen_s))
+            rows.append(
+                UnconfiguredReading(
+                    config_id=config_id,
+                    packets=counts.packets,
+                    last_seen_s=last_seen_s,
+                    sustained=daemon.traffic.is_unconfigured_sustained(config_id),
+                    configured_before=config_id in daemon.desired.former,
+                )
+            )
     return tuple(rows)
 
 

@@ -34,7 +34,7 @@ class Desired:
         self._states: dict[str, BackendState] = {}
         self._healthy: dict[str, bool] = {}
         self._former: dict[int, str] = {}
-        """Fingerprints of the configurations that were in force before, by config ID."""
+        """Fingerprints of the configurations that were in force before, here or in an earlier process, by config ID."""
         self._compiled = 0
         self.members = Members()
         self._follow(loaded.config)
@@ -55,8 +55,18 @@ class Desired:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every backend name since the start, by index; some may have left."""
+        """The backends' names by index, of those that have left too; empty where an index has none."""
         return self._indexes.names
+
+    @property
+    def former(self) -> Mapping[int, str]:
+        """Config ID → fingerprint of the configuration that it stood for before the last reload, here or earlier."""
+        return self._former
+
+    @property
+    def revision(self) -> int:
+        """The number of the snapshot that was compiled last."""
+        return self.orders.snapshot.generation
 
     @property
     def backends(self) -> tuple[Backend | None, ...]:
@@ -109,7 +119,9 @@ class Desired:
         """Return what the next process should know from the start. judged: backends that health has found out about."""
         states = {name: str(state) for name, state in self._states.items()}
         healthy = {name: self._healthy.get(name, True) for name in judged}
-        return Remembered(states, healthy, self.members.remembered())
+        known = self._former | {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
+        former = {str(config_id): fingerprint for config_id, fingerprint in known.items()}
+        return Remembered(states, healthy, self.members.remembered(), former)
 
     def recall(self, remembered: Remembered) -> None:
         """Take over what operators and health said in an earlier process, of the backends that are still there."""
@@ -117,6 +129,8 @@ class Desired:
             self.members.recall(remembered.discovered)
         except ValueError as error:
             log.warning("what the daemon before this one has discovered cannot be read: %s", error)
+        former = {int(n): one for n, one in remembered.former.items() if n.isdecimal()}
+        self._former = former | self._former
         self._follow(self.config)
         self._orders = None
         present = {backend.name for backend in self.backends if backend is not None}
@@ -147,6 +161,16 @@ class Desired:
             self._orders = None
         return gone
 
+    def forget(self, name: str) -> int:
+        """Take the name of a backend that has left from its index; return the index, which no other gets yet."""
+        self._states.pop(name, None)
+        self._healthy.pop(name, None)
+        return self._indexes.forget(name)
+
+    def release(self, index: int) -> None:
+        """Let a new backend have a forgotten index."""
+        self._indexes.release(index)
+
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over a verdict of the health monitor."""
         self._healthy[name] = healthy
@@ -174,12 +198,10 @@ class Desired:
         """Leave discovered backends out for whom there is no index left; own: so many are the configuration's."""
         names = set(self._indexes.names)
         strangers = [one for one in backends[own:] if one.name not in names]
-        room = MAX_BACKENDS - len(names | {one.name for one in backends[:own]})
+        room = self._indexes.room - len({one.name for one in backends[:own]} - names)
         if len(strangers) <= room:
             return backends
-        log.error(
-            "more than %d backend names since the start: new ones are left out; `qlb upgrade` begins anew", MAX_BACKENDS
-        )
+        log.error("discovered backends are left out: more than %d are there or left a short while ago", MAX_BACKENDS)
         left_out = {one.name for one in strangers[max(room, 0) :]}
         return [one for one in backends if one.name not in left_out]
 

@@ -19,6 +19,8 @@ from qlb.observe.reading import RotationReading
 
 _PREFERRED_IDS: Final[tuple[int, ...]] = (*range(1, MAX_CONFIG_ID + 1), 0)
 """0 comes last: some servers that do not speak QUIC-LB begin their IDs with zeros."""
+_ISSUED_PACKETS: Final = 100
+"""Packets under a staged configuration from which on servers seem to issue from it; one short call sends more."""
 
 
 class Seen(NamedTuple):
@@ -34,12 +36,25 @@ class Seen(NamedTuple):
     packets: int = 0
 
 
+class Carried(NamedTuple):
+    """A config ID that a balancer has not, and that packets carry all the same.
+
+    Anybody can send a few such packets, so they are no evidence by themselves. sustained: they keep coming, as packets
+    of a server do. configured_before: this balancer once had the config ID, so they may be of connections that live.
+    """
+
+    silence_s: float
+    packets: int = 0
+    sustained: bool = False
+    configured_before: bool = False
+
+
 class Balancer(NamedTuple):
-    """What one balancer says of itself. unconfigured: config IDs that it has not, and for how long each was silent."""
+    """What one balancer says of itself. unconfigured: by config ID."""
 
     name: str
     configs: Mapping[int, Seen]
-    unconfigured: Mapping[int, float]
+    unconfigured: Mapping[int, Carried]
 
 
 class Parts(NamedTuple):
@@ -72,7 +87,17 @@ def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
         row["config_id"]: Seen(row["config_id"], row["state"], silence_s(row), row["fingerprint"], row["packets"])
         for row in rows
     }
-    return Balancer(name, configs, {row["config_id"]: silence_s(row) for row in others})
+    carried: dict[int, Carried] = {
+        row["config_id"]: Carried(
+            silence_s(row),
+            int(row.get("packets", 0)),
+            # An earlier release does not know; there, every packet objects, as it did then.
+            sustained=row.get("sustained", True) is not False,
+            configured_before=row.get("configured_before", True) is not False,
+        )
+        for row in others
+    }
+    return Balancer(name, configs, carried)
 
 
 def read_parts(config: Config, old_id: int | None = None) -> Parts:
@@ -96,19 +121,56 @@ def read_parts(config: Config, old_id: int | None = None) -> Parts:
     return Parts(None, retiring, tuple(old))
 
 
-def choose_config_id(config: Config, balancers: Sequence[Balancer]) -> int:
-    """Return a config ID for a new configuration: one that nobody uses, and that no packet has carried lately.
+def choose_config_id(
+    config: Config, balancers: Sequence[Balancer], wanted: int | None = None, *, force: bool = False
+) -> tuple[int, tuple[str, ...]]:
+    """Return a config ID for a new configuration, and warnings about it.
 
-    Raises QlbError where there is none.
+    It is one that is configured nowhere and that no server seems to issue; one that no packet carries is preferred.
+    wanted: the only one to consider. force: whatever packets carry. Raises QlbError where there is none.
     """
-    taken: set[int] = {one.config_id for one in config.cid_configs}
-    for balancer in balancers:
-        taken |= balancer.configs.keys()
-        taken |= {n for n, silence_s in balancer.unconfigured.items() if silence_s < config.rotation.quiet_period}
-    free: list[int] = [config_id for config_id in _PREFERRED_IDS if config_id not in taken]
+    configured: set[int] = {one.config_id for one in config.cid_configs}.union(*(one.configs for one in balancers))
+    if wanted in configured:
+        raise QlbError(f"config ID {wanted} is configured already: choose another one (--new-config-id)")
+    free = [n for n in _PREFERRED_IDS if n not in configured and wanted in (None, n)]
     if not free:
-        raise QlbError("all seven config IDs are in use, or packets still carry them: retire one first")
-    return free[0]
+        raise QlbError("all seven config IDs are configured: retire one first")
+    objections = {n: tuple(against_using(config, n, balancers)) for n in free}
+    possible = free if force else [n for n in free if not objections[n]]
+    if not possible:
+        reasons = "\n".join(reason for n in free for reason in objections[n])
+        raise QlbError(f"no free config ID is safe to use; --force uses one all the same:\n{reasons}")
+    chosen = min(possible, key=lambda n: (bool(objections[n]), any(n in one.unconfigured for one in balancers)))
+    return chosen, objections[chosen] or tuple(_stray(chosen, balancers))
+
+
+def against_using(config: Config, config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a free config ID should not be used: servers seem to issue it, or did a while ago.
+
+    A few packets that carry an ID which no balancer ever had are no reason, since anybody can send them.
+    """
+    quiet_s = config.rotation.quiet_period
+    for balancer in balancers:
+        seen = balancer.unconfigured.get(config_id)
+        if seen is None or seen.silence_s >= quiet_s:
+            continue
+        if seen.sustained:
+            yield f"{balancer.name}: packets keep coming with config ID {config_id}: some server may issue it"
+        elif seen.configured_before:
+            yield (
+                f"{balancer.name}: packets still carry config ID {config_id}, which it had before (the last one "
+                f"{seen.silence_s:.1f} s ago, and it must be {quiet_s:g} s)"
+            )
+
+
+def _stray(config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
+    for balancer in balancers:
+        seen = balancer.unconfigured.get(config_id)
+        if seen is not None:
+            yield (
+                f"{balancer.name}: {seen.packets} packets carried config ID {config_id} before it was configured (the "
+                f"last one {seen.silence_s:.1f} s ago); too few to be a server's"
+            )
 
 
 def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
@@ -133,11 +195,26 @@ def against_removing(config: Config, going: CidConfig, balancers: Sequence[Balan
         if seen is not None and seen.silence_s < quiet_s:
             yield (
                 f"{balancer.name}: config {going.config_id} has been silent for {seen.silence_s:.1f} s, and must be "
-                f"for {quiet_s:g} s (rotation.quiet_period)"
+                f"for {quiet_s:g} s (rotation.quiet_period; --force removes it all the same)"
             )
     successors = [one.config_id for one in config.cid_configs if one.state == "active"]
     if not any(balancer.configs[n].packets for balancer in balancers for n in successors if n in balancer.configs):
         yield f"no balancer has seen a packet under config {_or(successors)} yet: give servers what they must load"
+
+
+def against_unstaging(staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a staged configuration must not go: servers issue from it already.
+
+    Few packets are no evidence. Random octets decode to some backend now and then where server IDs are short, and a
+    stranger can make an ID up where there is no key.
+    """
+    for balancer in balancers:
+        seen = balancer.configs.get(staged.config_id)
+        if seen is not None and seen.packets >= _ISSUED_PACKETS:
+            yield (
+                f"{balancer.name} has routed {seen.packets} packets under config {staged.config_id}: servers have it "
+                "already (--force removes it all the same)"
+            )
 
 
 def read_rotation(configs: Sequence[Seen], quiet_period_s: float) -> RotationReading:

@@ -15,7 +15,15 @@ from typing import NamedTuple
 from qlb.config import rotation as edits
 from qlb.config.load import decode, load
 from qlb.config.model import CidConfig, CidState
-from qlb.control.rotation import Balancer, Parts, against_issuing, against_removing, choose_config_id, read_parts
+from qlb.control.rotation import (
+    Balancer,
+    Parts,
+    against_issuing,
+    against_removing,
+    against_unstaging,
+    choose_config_id,
+    read_parts,
+)
 from qlb.errors import QlbError
 
 
@@ -41,9 +49,18 @@ class Step(NamedTuple):
 class RotationSteps:
     """The rotation of one configuration file as it is now."""
 
-    def __init__(self, path: Path, ask: Callable[[], Sequence[Balancer]], old_id: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ask: Callable[[], Sequence[Balancer]],
+        old_id: int | None = None,
+        *,
+        new_id: int | None = None,
+        force: bool = False,
+    ) -> None:
         """ask: returns what every balancer says of itself, or raises. old_id: what to replace, if several are active.
 
+        new_id: the config ID of a new configuration; None to choose one. force: do what packets alone speak against.
         Raises ConfigError where the file is wrong, QlbError where it cannot be told what takes part.
         """
         self.config = load(path).config
@@ -51,6 +68,8 @@ class RotationSteps:
         self.text = decode(self.path.read_bytes(), path)
         self.parts: Parts = read_parts(self.config, old_id)
         self._ask = ask
+        self._new_id = new_id
+        self._force = force
 
     def next_step(self) -> Step:
         """Return the next step. Raises StepRefused where it is not safe yet, QlbError where that is not known."""
@@ -89,7 +108,8 @@ class RotationSteps:
             step.key_file.path.unlink()
 
     def _introduce(self, old: CidConfig) -> Step:
-        new_id, key = choose_config_id(self.config, self._ask()), secrets.token_bytes(16)
+        new_id, warnings = choose_config_id(self.config, self._ask(), self._new_id, force=self._force)
+        key = secrets.token_bytes(16)
         inline = old.key is not None and old.key_file is None
         key_file = None if inline else KeyFile(self._unused_key_path(old, new_id), key)
         named = Path(os.path.relpath(key_file.path, self.path.parent)) if key_file is not None else None
@@ -98,6 +118,7 @@ class RotationSteps:
             text = edits.introduce(self.text, self.path, new, old.config_id, self._server_ids(old))
         said = (
             f"config {new_id} with a new key is staged beside config {old.config_id} in {self.path}",
+            *(f"note: {warning}" for warning in warnings),
             "next: give this file and its keys to every balancer and reload them; then run this again",
         )
         return Step(text, said, key_file)
@@ -115,18 +136,16 @@ class RotationSteps:
         return Step(edits.set_states(self.text, self.path, states), said)
 
     def _remove(self, going: CidConfig) -> Step:
-        _refuse(against_removing(self.config, going, self._ask()))
+        if not self._force:
+            _refuse(against_removing(self.config, going, self._ask()))
         said = [f"config {going.config_id} is gone from {self.path}: give it to every balancer and reload them"]
         if going.key_file is not None:
             said.append(f"when all have it, nobody needs {going.key_file} any more")
         return Step(edits.remove(self.text, self.path, going.config_id), tuple(said))
 
     def _unstage(self, staged: CidConfig) -> Step:
-        _refuse(
-            f"{balancer.name} has routed packets under config {staged.config_id}: servers have it already"
-            for balancer in self._ask()
-            if (seen := balancer.configs.get(staged.config_id)) is not None and seen.packets
-        )
+        if not self._force:
+            _refuse(against_unstaging(staged, self._ask()))
         said = f"config {staged.config_id} is gone from {self.path}: give it to every balancer and reload them"
         return Step(edits.remove(self.text, self.path, staged.config_id), (said,))
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from qlb.control.rows import Row
 from qlb.dataplane.sockets import path_mtu
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import (
+    SEND_ERROR_KINDS,
     Counters,
     last_too_large_bytes,
     total,
-    total_backend_send_errors,
     total_return_send_errors,
 )
 
@@ -52,17 +53,18 @@ class SendErrorWatch:
         self._seen: dict[tuple[str, str], int] = {}
         self._logged_at: dict[tuple[str, str], float] = {}
 
-    def look(self, workers: Sequence[Counters], backends: Sequence[Backend | None]) -> None:
-        """Log causes that occurred since the last call. backends: by index."""
+    def look(
+        self, workers: Sequence[Counters], rows: Callable[[], Sequence[Row]], backends: Sequence[Backend | None]
+    ) -> None:
+        """Log causes that occurred since the last call. rows: returns the counts by index. backends: by index."""
         refused = total(workers, layout.SEND_ERRORS)
         if refused == self._total:
             return
         self._total = refused
-        for index, backend in enumerate(backends):
+        for index, (row, backend) in enumerate(zip(rows(), backends, strict=False)):
             if backend is not None:
-                self._compare(
-                    backend.name, total_backend_send_errors(workers, index), _details(workers, index, backend)
-                )
+                counts = dict(zip(SEND_ERROR_KINDS, row.send_errors, strict=True))
+                self._compare(backend.name, counts, _details(workers, index, backend))
         self._compare("", total_return_send_errors(workers), dict)
 
     def _compare(self, name: str, counts: Mapping[str, int], details: Callable[[], Mapping[str, object]]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control import file_watch
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
+from qlb.control.departures import Departures
 from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
+from qlb.control.id_use import IdUse
 from qlb.control.interfaces import Interfaces
 from qlb.control.preflight import preflight
 from qlb.control.processes.engine import Engine
@@ -27,6 +29,7 @@ from qlb.control.processes.places import open_places
 from qlb.control.processes.workers import Workers
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
+from qlb.control.rows import BackendRows, Row
 from qlb.control.send_errors import SendErrorWatch
 from qlb.control.shortfalls import Shortfalls
 from qlb.control.sources import sources
@@ -72,7 +75,10 @@ class Supervisor:
         self.origin = origin or Origin()
         self.service = Service(self.origin.notifier)
         self.engine: Engine | None = None
-        self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else ())
+        self.rows = BackendRows()
+        self.traffic = Traffic(lambda: self.engine.counters if self.engine is not None else (), self.rows)
+        self.id_use = IdUse()
+        self._departures = Departures()
         self._refusals = Refusals(lambda: self.engine.counters if self.engine is not None else ())
         self._shortfalls = Shortfalls(self.plane)
         self._send_errors = SendErrorWatch()
@@ -296,7 +302,10 @@ class Supervisor:
                 self._pool_changed = True
                 self._news.set()
             if self.engine is not None:
-                self._send_errors.look(self.engine.counters, self.desired.backends)
+                self._send_errors.look(self.engine.counters, self._read_rows, self.desired.backends)
+                fallback = self.desired.config.fallback
+                self.id_use.note(self.desired.backends, self.traffic.rows, has_flows=fallback.flow_table_size > 0)
+                self._departures.note(self.desired, self.traffic.rows, fallback.flow_timeout, self.engine.applied)
             self._follow_interfaces()
             self._remember()
             self.service.status(self._in_a_line())
@@ -324,13 +333,26 @@ class Supervisor:
 
     async def _note_traffic(self) -> None:
         """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
+        self._follow_names()
         with suppress(OSError):  # they could not be read: the next time will do
             await asyncio.to_thread(self.traffic.note, self.desired.names)
+
+    def _read_rows(self) -> Sequence[Row]:
+        assert self.engine is not None, "it was started"
+        return self.rows.read(self.engine.counters, self.desired.names).by_index
+
+    def _follow_names(self) -> None:
+        """Note what an index has counted before it gets packets for a new name."""
+        if self.engine is not None:
+            with suppress(OSError):
+                self.rows.follow(self.engine.counters, self.desired.names)
 
     async def _tell_engine(self) -> None:
         self._remember()
         if self.engine is not None:  # else it will ask for its orders when it starts
-            await self.engine.apply(self.desired.orders)
+            orders = self.desired.orders
+            self._follow_names()
+            await self.engine.apply(orders)
 
     def _remember(self) -> None:
         self.origin.memory.write(self.desired.remembered(self.health.judged))

@@ -8,9 +8,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from qlb.control.rows import BackendRows, Row, column
+from qlb.control.streak import Streak
 from qlb.health.evidence import Exchange
 from qlb.routing import counters as layout
-from qlb.routing.counters import Counters, config_last_seen_ms, total_unconfigured
+from qlb.routing.counters import (
+    Counters,
+    UnconfiguredCounts,
+    config_last_seen_ms,
+    total_unconfigured,
+)
 from qlb.routing.outcomes import CONFIGS
 
 INTERVAL_S: Final = 1.0
@@ -21,53 +28,68 @@ REFUSALS_INTERVAL_S: Final = 0.2
 """From one look for refused packets to the next: part of the time for which new clients are sent to a dead backend."""
 
 _REFUSED: Final = layout.BACKEND_SEND_ERRORS + layout.SEND_ERROR_KINDS.index("refused")
+_NOTHING: Final = Row()
 
 
 class _Note(NamedTuple):
     """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID.
 
-    indexes: backend name → index. unconfigured_seen_ms: of config IDs that no configuration has.
+    indexes: backend name → index. rows: of backends, by index. unconfigured: of config IDs that no configuration has.
     """
 
     at_s: float
     indexes: Mapping[str, int]
-    backends: list[int]
-    returned: list[int]
+    rows: Sequence[Row]
     configs: list[int]
-    backends_seen_ms: list[int]
     configs_seen_ms: list[int]
-    unconfigured_seen_ms: list[int]
+    unconfigured: list[UnconfiguredCounts]
 
 
 class Traffic:
     """Rates and silences of one daemon, as of the last note. A note may be taken in a thread of its own."""
 
-    def __init__(self, read: Callable[[], Sequence[Counters]], *, now: Callable[[], float] = time.monotonic) -> None:
-        """read: returns the counters of all workers. now: seconds of the clock that packets are stamped by."""
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Counters]],
+        rows: BackendRows | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """read: returns the counters of all workers. rows: reads those of backends by name.
+
+        now: seconds of the clock that packets are stamped by.
+        """
         self._read = read
+        self._backend_rows = rows or BackendRows()
         self._now = now
+        self._unconfigured = tuple(Streak() for _ in range(CONFIGS))
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
     def note(self, names: Sequence[str]) -> None:
-        """Note the sums. names: of the backends, by index."""
-        workers, now_s, backends = self._read(), self._now(), len(names)
-        routes = [_column(workers, layout.FORWARDED + route, backends, sum) for route in range(layout.RETURNED)]
+        """Note the sums. names: of the backends, by index; empty where an index has none."""
+        workers, now_s = self._read(), self._now()
+        unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIGS)]
+        for streak, counts in zip(self._unconfigured, unconfigured, strict=True):
+            streak.note(counts.packets, now_s)
         self._notes.append(
             _Note(
                 at_s=now_s,
-                indexes=dict(zip(names, range(backends), strict=True)),
-                backends=list(map(sum, zip(*routes, strict=True))),
-                returned=_column(workers, layout.RETURNED, backends, sum),
+                indexes={name: index for index, name in enumerate(names) if name},
+                rows=self._backend_rows.read(workers, names).by_index,
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
-                backends_seen_ms=_column(workers, layout.LAST_SEEN_MS, backends, max),
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
-                unconfigured_seen_ms=[total_unconfigured(workers, n).last_seen_ms for n in range(CONFIGS)],
+                unconfigured=unconfigured,
             )
         )
 
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The counts of backends by index, as of the last note."""
+        return note.rows if (note := self._last) else ()
+
     def backend_rate(self, name: str) -> float:
         """Return the packets per second that go to a backend; 0 before two notes were taken."""
-        return self._rate(lambda note: _of(note, note.backends, name))
+        return self._rate(lambda note: sum(_row(note, name).forwarded))
 
     def config_rate(self, config_id: int) -> float:
         """Return the packets per second that IDs of a configuration route."""
@@ -78,11 +100,12 @@ class Traffic:
         note = self._last
         if note is None:
             return Exchange()
-        return Exchange(_of(note, note.backends, name), _of(note, note.returned, name), note.at_s)
+        row = _row(note, name)
+        return Exchange(sum(row.forwarded), row.returned, note.at_s)
 
     def backend_silence_s(self, name: str) -> float | None:
         """Return the seconds since the last packet to a backend; None where there was none."""
-        return self._since(_of(note, note.backends_seen_ms, name) if (note := self._last) else 0)
+        return self._since(_row(note, name).last_seen_ms if (note := self._last) else 0)
 
     def config_silence_s(self, config_id: int) -> float | None:
         """Return the seconds since an ID of a configuration has last routed a packet; None where none has."""
@@ -90,7 +113,11 @@ class Traffic:
 
     def unconfigured_silence_s(self, config_id: int) -> float | None:
         """Return the seconds since a short header has carried a config ID that is not configured; None for never."""
-        return self._since(note.unconfigured_seen_ms[config_id] if (note := self._last) else 0)
+        return self._since(note.unconfigured[config_id].last_seen_ms if (note := self._last) else 0)
+
+    def is_unconfigured_sustained(self, config_id: int) -> bool:
+        """Whether packets with a config ID that is not configured keep coming; a few may be anybody's."""
+        return self._unconfigured[config_id].counts
 
     @property
     def _last(self) -> _Note | None:
@@ -116,7 +143,7 @@ class Refusals:
         self._refused: list[int] = []
 
     def look(self, names: Sequence[str]) -> list[str]:
-        """Return the backends that have refused packets since the last look. names: of the backends, by index.
+        """Return the backends that have refused packets since the last look. names: by index, empty where none is.
 
         Nearly always nothing was refused, and that takes one slot of each worker to see.
         """
@@ -125,23 +152,12 @@ class Refusals:
         if total == self._total:
             return []
         before, self._total = self._refused, total
-        self._refused = _column(workers, _REFUSED, len(names), sum)
+        self._refused = column(workers, _REFUSED, len(names), sum)
         before = [*before, *[0] * (len(names) - len(before))]
-        return [name for name, now, then in zip(names, self._refused, before, strict=False) if now > then]
+        return [name for name, now, then in zip(names, self._refused, before, strict=False) if name and now > then]
 
 
-def _of(note: _Note, column: list[int], name: str) -> int:
-    """Return a backend's number in a column; 0 where the note does not know it."""
+def _row(note: _Note, name: str) -> Row:
+    """Return a backend's counts; zeros where the note does not know it."""
     index = note.indexes.get(name)
-    return 0 if index is None else column[index]
-
-
-def _column(
-    workers: Sequence[Counters], slot: int, backends: int, together: Callable[[Sequence[int]], int]
-) -> list[int]:
-    """Return one slot of every backend: of the whole table at a time, for there may be thousands."""
-    start, end = layout.BACKEND + slot, layout.BACKEND + layout.BACKEND_SLOTS * backends
-    columns = [worker.slots[start : end : layout.BACKEND_SLOTS].tolist() for worker in workers]
-    if not columns:
-        return [0] * backends
-    return columns[0] if len(columns) == 1 else [together(row) for row in zip(*columns, strict=True)]
+    return _NOTHING if index is None else note.rows[index]

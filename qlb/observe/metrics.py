@@ -1,4 +1,4 @@
-"""Prometheus metrics, made from a reading at the moment of a scrape. No packet ever touches a metrics library.
+"""Prometheus metrics, made from a reading. No packet ever touches a metrics library.
 
 The sums hold: received = forwarded + dropped, forwarded = by every route to every backend, those that have
 left included. Rows of what is known (backends × routes, reasons, config IDs) are there from the start with 0,
@@ -8,7 +8,7 @@ so that a rate exists from the first packet on.
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -21,11 +21,19 @@ from qlb.routing.outcomes import OUTCOMES, REASONS
 _DROP_REASONS: Final = tuple(outcome.reason for outcome in OUTCOMES if outcome.route == "drop")
 _RETURNING_MODES: Final = ("proxy", "proxy-protocol")
 """Modes in which replies come back through the balancer."""
+_LATER_VERSION: Final = re.compile(r"version=0*[1-9]\d*\.\d+\.\d+")
 _ODD_VERSION: Final = re.compile(r"version=(?!\d{1,3}\.\d{1,3}\.\d{1,3}\s*(?:[,;]|$))")
 
 
+class Format(NamedTuple):
+    """A format of the metrics page. There are few, whatever an Accept header asks for."""
+
+    content_type: str
+    encode: Callable[[Collector], bytes]
+
+
 class QlbCollector(Collector):
-    """All of qlb's own metrics, read anew at each scrape."""
+    """All of qlb's own metrics, from one reading for each collection."""
 
     def __init__(self, read: Callable[[], Reading]) -> None:
         """read: takes a reading."""
@@ -52,14 +60,20 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the page and its content type.
+        """Return the page and its content type. accept: as choose_format() takes it."""
+        chosen = choose_format(accept)
+        return chosen.encode(self._registry), chosen.content_type
 
-        accept: an HTTP Accept header. It chooses OpenMetrics or the Prometheus text format, the latter in
-        version 0.0.4 if it asks for nothing newer or is malformed (the library compares versions unchecked).
-        """
-        sound = accept.isascii() and not _ODD_VERSION.search(accept)
-        encode, content_type = choose_encoder(accept if sound else "")
-        return encode(self._registry), content_type
+
+def choose_format(accept: str) -> Format:
+    """Return OpenMetrics or the Prometheus text format, as an HTTP Accept header asks.
+
+    Text of version 0.0.4 where it asks for nothing newer or is malformed (the library compares versions unchecked).
+    Versions after 1.0.0 are answered with 1.0.0: the library would name any version that a stranger makes up.
+    """
+    sound = accept.isascii() and not _ODD_VERSION.search(accept)
+    encode, content_type = choose_encoder(_LATER_VERSION.sub("version=1.0.0", accept) if sound else "")
+    return Format(content_type, encode)
 
 
 def _packets(reading: Reading) -> Iterator[Metric]:
@@ -173,6 +187,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         "Whether a probe has found that the backend's connection IDs do not lead back to it.",
         labels=("backend",),
     )
+    without_cids = GaugeMetricFamily(
+        "qlb_backend_without_cids",
+        "Whether packets keep going to a backend that has server IDs, and none was routed by its ID for a minute.",
+        labels=("backend",),
+    )
     share = GaugeMetricFamily(
         "qlb_fallback_share", "Share of new connections that the backend gets now, 0 to 1.", labels=("backend",)
     )
@@ -191,10 +210,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
             draining.add_metric((backend.name,), backend.state == "draining")
             drained.add_metric((backend.name,), backend.drained)
             mismatch.add_metric((backend.name,), bool(backend.finding))
+            without_cids.add_metric((backend.name,), backend.without_ids)
             share.add_metric((backend.name,), backend.fallback_share)
             if backend.last_seen_s is not None:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
-    yield from (forwarded, returned, up, draining, drained, mismatch, share, seen)
+    yield from (forwarded, returned, up, draining, drained, mismatch, without_cids, share, seen)
     yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
     yield _counters(
         "qlb_health_probe_errors",

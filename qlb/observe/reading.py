@@ -11,6 +11,8 @@ ROTATION_PHASES: Final = ("idle", "staged", "retiring", "done")
 """No rotation; a new configuration is decoded, not issued from; an old one is not issued from any more; it may go."""
 REMOVED: Final = "removed"
 """The state of a backend that has left the configuration; its counts stay, so that sums hold."""
+REMOVED_ROW: Final = "(removed)"
+"""Stands in place of a name for all the backends whose rows were folded into one. No backend can have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,8 @@ class BackendReading:
     detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
     drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
     fallback_share: of new connections, 0 to 1. finding: what a probe has found to be wrong with how the backend is set
-    up, "" for nothing. source: of discovery; None where it is the configuration's own.
+    up, "" for nothing. source: of discovery; None where it is the configuration's own. without_ids: it has server IDs,
+    and although packets keep going to it, none was routed by its ID.
     """
 
     name: str
@@ -36,6 +39,7 @@ class BackendReading:
     drained: bool = False
     finding: str = ""
     fallback_share: float = 0.0
+    without_ids: bool = False
     source: str | None = None
     send_errors: Mapping[str, int] = field(default_factory=dict)
     """Cause → refused calls to send to this backend; causes that never occurred are left out."""
@@ -58,11 +62,16 @@ class CidConfigReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnconfiguredReading:
-    """A config ID that has no configuration here, and short headers whose IDs carry it all the same."""
+    """A config ID that has no configuration here, and short headers whose IDs carry it all the same.
+
+    sustained: such packets keep coming; a few may be anybody's. configured_before: this daemon once had it.
+    """
 
     config_id: int
     packets: int
     last_seen_s: float | None
+    sustained: bool = False
+    configured_before: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +140,8 @@ class SampleReading:
 class Reading:
     """All of it. taken_at, loaded_at: Unix seconds. outcomes: name → packets. dropped, unroutable: reason → packets.
     samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
-    as if they did not. sessions_max: of all workers together; 0 where there are no ways back.
+    as if they did not. sessions_max: of all workers together; 0 where there are no ways back. without_ids: packets keep
+    coming, and none was routed by its ID.
 
     probe_errors: error → probes that this node could not send. probe_error: the error that it meets now, or "".
 
@@ -175,6 +185,7 @@ class Reading:
     probe_errors: Mapping[str, int] = field(default_factory=dict)
     probe_error: str = ""
     all_failing: bool = False
+    without_ids: bool = False
     unconfigured: tuple[UnconfiguredReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")
     discovery: tuple[SourceReading, ...] = ()

@@ -6,6 +6,7 @@ Names and meanings are a contract. Nothing in it is secret. Durations end in _s;
 from collections import Counter
 from datetime import UTC, datetime
 
+from qlb.observe.notices import notices
 from qlb.observe.reading import (
     REMOVED,
     BackendReading,
@@ -36,13 +37,20 @@ def build_status(reading: Reading) -> dict[str, object]:
             "loaded_at": datetime.fromtimestamp(reading.loaded_at, UTC).isoformat(timespec="milliseconds"),
             "last_reload_ok": reading.last_reload_ok,
         },
+        "notices": [notice._asdict() for notice in notices(reading)],
         "all_probes_failing": reading.all_failing,
         "probe_error": reading.probe_error or None,
         "backends": [_backend(row) for row in reading.backends if row.state != REMOVED],
         "removed_backends": [_counts(row) for row in reading.backends if row.state == REMOVED],
         "cid_configs": [_cid_config(row) for row in reading.cid_configs],
         "unconfigured_cids": [
-            {"config_id": row.config_id, "packets": row.packets, "last_seen_s": _rounded(row.last_seen_s)}
+            {
+                "config_id": row.config_id,
+                "packets": row.packets,
+                "last_seen_s": _rounded(row.last_seen_s),
+                "sustained": row.sustained,
+                "configured_before": row.configured_before,
+            }
             for row in reading.unconfigured
         ],
         "rotation": _rotation(reading.rotation),
@@ -86,6 +94,7 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "finding": row.finding or None,
         "send_errors": dict(row.send_errors),
         "too_large_bytes": row.too_large_bytes or None,
+        "without_ids": row.without_ids,
         "weight": row.weight,
         "fallback_share": round(row.fallback_share, _SHARE_DECIMALS),
         "packets_per_second": round(row.packets_per_second, _DECIMALS),

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from qlb.errors import QlbError
 
 MAX_BACKENDS: Final = 65536
-"""Backend names that one daemon can meet in its life; each has its own counters."""
+"""Backends that one daemon can have at once, with those that left a short while ago; each has its own counters."""
 
 
 class Endpoint(NamedTuple):
@@ -55,28 +55,63 @@ class Backend:
 
 
 class BackendIndexes:
-    """Backend name → index, the same for the life of a daemon: counters and flow entries rely on it."""
+    """Backend name → index. Counters, flow entries and sessions all name a backend by its index.
 
-    __slots__ = ("_by_name",)
+    An index has one of three states:
+
+    - named: it belongs to a name, whether or not a backend of that name is there now;
+    - resting: its name was forgotten, but flow entries of some worker may still hold the index;
+    - free: no flow entry can hold it any more, so the next new name gets it.
+
+    arrange() makes an index named, forget() makes it resting, release() makes it free.
+    """
+
+    __slots__ = ("_by_name", "_free", "_names")
 
     def __init__(self) -> None:
         """Start with no names."""
         self._by_name: dict[str, int] = {}
+        self._names: list[str] = []
+        self._free: list[int] = []
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that was ever given an index, in the order of the indexes."""
-        return tuple(self._by_name)
+        """The names by index; empty where an index has none."""
+        return tuple(self._names)
+
+    @property
+    def room(self) -> int:
+        """The number of new names that could get an index now."""
+        return MAX_BACKENDS - len(self._names) + len(self._free)
 
     def arrange(self, backends: Iterable[Backend]) -> tuple[Backend | None, ...]:
-        """Return the backends by index; None where a name is no longer among them.
+        """Return the backends by index; None where no backend is now.
 
-        Raises QlbError when the daemon has met more than MAX_BACKENDS names.
+        Raises QlbError where more names are new than there is room for.
         """
         present = {self._index(backend.name): backend for backend in backends}
-        return tuple(present.get(index) for index in range(len(self._by_name)))
+        return tuple(present.get(index) for index in range(len(self._names)))
+
+    def forget(self, name: str) -> int:
+        """Take the name from its index, which rests from now on; return the index. The name has one."""
+        index = self._by_name.pop(name)
+        self._names[index] = ""
+        return index
+
+    def release(self, index: int) -> None:
+        """Let the next new name have an index that rests."""
+        self._free.append(index)
 
     def _index(self, name: str) -> int:
-        if name not in self._by_name and len(self._by_name) >= MAX_BACKENDS:
-            raise QlbError(f"more than {MAX_BACKENDS} backend names since the start: restart the daemon")
-        return self._by_name.setdefault(name, len(self._by_name))
+        if name in self._by_name:
+            return self._by_name[name]
+        if not self.room:
+            raise QlbError(f"more than {MAX_BACKENDS} backend names at once: restart the daemon")
+        if self._free:
+            index = self._free.pop()
+            self._names[index] = name
+        else:
+            index = len(self._names)
+            self._names.append(name)
+        self._by_name[name] = index
+        return index

@@ -1,64 +1,145 @@
-"""``qlb rotate`` on the network: how other balancers are asked."""
+"""`qlb rotate` beside a daemon that a test plays: what it asks, what it does, and with which exit code."""
 
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
-from qlb.cli import main
+from qlb.cli import cli
+from qlb.config.load import load
 
-TEXT = """
-listen: ["127.0.0.1:4433"]
-cid_configs:
-  - {config_id: 1, server_id_length: 3, nonce_length: 13, key: 000102030405060708090a0b0c0d0e0f}
-backends:
-  - {name: a, address: "127.0.0.1:5001", server_ids: {1: "0a0a0a"}}
-"""
+SILENT = {"last_seen_s": None, "packets": 0}
 
 
-class _Balancer(BaseHTTPRequestHandler):
-    """The status of a balancer that has just begun and decodes nothing."""
+class FakeDaemon:
+    """A control socket that answers with a status, and notes what it is told."""
 
-    def do_GET(self) -> None:
-        """Answer."""
-        body = json.dumps({"uptime_s": 1.0, "cid_configs": [], "unconfigured_cids": []}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def __init__(self, folder: Path) -> None:
+        """Serve from now on; no config ID is carried by any packet."""
+        self.socket = folder / "qlb.sock"
+        self.path = folder / "qlb.yaml"
+        self.unconfigured: list[dict[str, Any]] = []
+        self.configs: list[dict[str, Any]] = []
+        self.told: list[str] = []
+        daemon = self
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Write nothing."""
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer({"uptime_s": 1e6, "cid_configs": daemon.configs, "unconfigured_cids": daemon.unconfigured})
+
+            def do_POST(self) -> None:
+                daemon.told.append(self.path)
+                self._answer({"ok": True, "generation": 2})
+
+            def address_string(self) -> str:
+                return ""
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+                pass
+
+            def _answer(self, told: object) -> None:
+                body = json.dumps(told).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = socketserver.ThreadingUnixStreamServer(str(self.socket), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def write(self, states: str = "active") -> None:
+        """Write a configuration whose configs 1, 2, … have these states."""
+        listed = states.split()
+        configs = ", ".join(
+            f"{{config_id: {n}, server_id_length: 4, nonce_length: 8, key: {n:032x}, state: {state}}}"
+            for n, state in enumerate(listed, start=1)
+        )
+        ids = ", ".join(f'{n}: "0a0a0a0a"' for n in range(1, len(listed) + 1))
+        self.path.write_text(
+            f'listen: ["127.0.0.1:4433"]\ncid_configs: [{configs}]\n'
+            f'backends: [{{name: a, address: "127.0.0.1:5001", server_ids: {{{ids}}}}}]\n'
+            f"admin: {{socket: {self.socket}}}\n"
+        )
+        self.path.chmod(0o600)
+
+    def rotate(self, *arguments: str) -> Result:
+        """Run the command."""
+        return CliRunner().invoke(cli, ["rotate", str(self.path), *arguments])
+
+    @property
+    def states(self) -> dict[int, str]:
+        """Config ID → state, as the file says."""
+        return {one.config_id: one.state for one in load(self.path).config.cid_configs}
 
 
 @pytest.fixture
-def balancer() -> Iterator[str]:
-    """A balancer's URL."""
-    with HTTPServer(("127.0.0.1", 0), _Balancer) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    """A daemon with one active configuration."""
+    found = FakeDaemon(tmp_path)
+    found.write()
+    yield found
+    found.close()
 
 
-@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"])
-def test_balancers_are_asked_without_a_proxy(
-    balancer: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A proxy of the environment has no way into the operator's network; here nothing listens at it."""
-    path = tmp_path / "qlb.yaml"
-    path.write_text(TEXT)
-    path.chmod(0o600)
-    for no_proxy in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
-        monkeypatch.delenv(no_proxy, raising=False)
-    monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr("sys.argv", ["qlb", "rotate", str(path), "--status", "--balancer", balancer])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, err) == (0, "")
-    assert f"{balancer}: does not decode it" in out
+def carried(config_id: int, *, sustained: bool) -> dict[str, Any]:
+    """Return what /status tells of packets under a config ID that nobody has."""
+    return {
+        "config_id": config_id,
+        "packets": 9,
+        "last_seen_s": 0.1,
+        "sustained": sustained,
+        "configured_before": False,
+    }
+
+
+def test_strangers_packets_are_a_note(daemon: FakeDaemon) -> None:
+    """The rotation begins, and the reload is an ordinary one."""
+    daemon.unconfigured = [carried(n, sustained=False) for n in range(7)]
+    result = daemon.rotate()
+    assert (result.exit_code, daemon.states, daemon.told) == (0, {1: "active", 2: "staged"}, ["/reload"])
+    assert "9 packets carried config ID 2 before it was configured" in result.output
+
+
+def test_packets_that_keep_coming_need_force(daemon: FakeDaemon) -> None:
+    """Refused with the reasons; the ID that the operator names is used by force, and the reload is forced."""
+    daemon.unconfigured = [carried(n, sustained=True) for n in range(7)]
+    refused = daemon.rotate("--new-config-id", "5")
+    assert refused.exit_code != 0
+    assert "packets keep coming with config ID 5" in str(refused.exception)
+    assert (daemon.states, daemon.told) == ({1: "active"}, [])
+    result = daemon.rotate("--new-config-id", "5", "--force")
+    assert (result.exit_code, daemon.states, daemon.told) == (0, {1: "active", 5: "staged"}, ["/reload/force"])
+
+
+def test_a_retiring_config_that_packets_still_carry_goes_by_force(daemon: FakeDaemon) -> None:
+    """Without it, the file is as it was."""
+    daemon.write("retiring active")
+    daemon.configs = [
+        {"config_id": n, "state": state, "fingerprint": "", "packets": 5, "last_seen_s": 0.1}
+        for n, state in ((1, "retiring"), (2, "active"))
+    ]
+    refused = daemon.rotate()
+    assert "--force removes it all the same" in str(refused.exception)
+    assert daemon.states == {1: "retiring", 2: "active"}
+    result = daemon.rotate("--force")
+    assert (result.exit_code, daemon.states, daemon.told) == (0, {2: "active"}, ["/reload/force"])
+
+
+def test_force_does_one_step(daemon: FakeDaemon) -> None:
+    """All steps by force, one after the other, would lose every connection."""
+    result = daemon.rotate("--force", "--wait")
+    assert (result.exit_code, daemon.states) == (2, {1: "active"})
+    assert "--force does one step" in result.output

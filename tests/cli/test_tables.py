@@ -1,10 +1,9 @@
 """Tables of the status: what the terminal shows of it."""
 
-from typing import Any
-
 import pytest
 
 from qlb.cli.tables import Status, ago, backends, cid_configs, headline, in_text, notices, outcomes
+from qlb.observe.notices import notices as daemon_notices
 from qlb.observe.status import build_status
 from tests.observe.readings import sample_reading
 
@@ -32,26 +31,11 @@ def test_the_headline(status: Status) -> None:
 
 
 def test_notices(status: Status) -> None:
-    """Each thing that somebody should look at has its line; where there is nothing, there is none."""
-    found = list(notices(status))
-    assert found[0].startswith("the last reload was refused")
-    assert found[1].startswith("all probes fail at once")
-    assert found[2].startswith("this node cannot send probes (EAGAIN)")
-    assert "b:2: wrong key" in found
-    assert "source pool of backends fails, and what it found before is kept: gone" in found
-    assert any(line.startswith(f"rotation, {status['rotation']['phase']}: ") for line in found)
-    assert any(f"config ID {row['config_id']}" in found[-1] for row in status["unconfigured_cids"])
-    calm: dict[str, Any] = {
-        **status,
-        "config": {**status["config"], "last_reload_ok": True},
-        "all_probes_failing": False,
-        "probe_error": None,
-        "backends": [{**row, "finding": None} for row in status["backends"]],
-        "discovery": [],
-        "rotation": {**status["rotation"], "phase": "idle"},
-        "unconfigured_cids": [],
-    }
-    assert list(notices(calm)) == []
+    """The texts of the daemon's notices; a daemon of an earlier release has none."""
+    assert list(notices(status)) == [notice.text for notice in daemon_notices(sample_reading())]
+    assert "b:2: wrong key" in list(notices(status))
+    earlier = {name: value for name, value in status.items() if name != "notices"}
+    assert list(notices(earlier)) == []
 
 
 def test_every_row_has_every_column(status: Status) -> None:

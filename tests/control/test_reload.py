@@ -10,7 +10,8 @@ from qlb.config.load import load
 from qlb.config.restart import NEEDS_RESTART
 from qlb.control.reload import Desired
 from qlb.errors import ConfigError
-from qlb.routing.backends import BackendState
+from qlb.routing import backends as backends_module
+from qlb.routing.backends import Backend, BackendState, Endpoint
 
 TEXT = """
 listen: ["127.0.0.1:4433"]
@@ -148,3 +149,48 @@ def test_the_ring_is_taken_over(desired: Desired) -> None:
     ring = desired.orders.snapshot.ring
     desired.set_health("a", False)
     assert desired.orders.snapshot.ring is ring
+
+
+def test_config_ids_of_before_are_known_after_a_restart(desired: Desired, path: Path) -> None:
+    """What packets carry a while after their configuration went is told from what strangers send."""
+    fingerprint = desired.orders.snapshot.configs[1].codec.params.fingerprint  # type: ignore[union-attr]
+    remembered = desired.remembered(())
+    assert remembered.former == {"1": fingerprint}
+    path.write_text(TEXT.replace("config_id: 1,", "config_id: 2,").replace("{1: ", "{2: "))
+    later = Desired(path, load(path))
+    assert later.former == {}
+    later.recall(remembered)
+    assert later.former == {1: fingerprint}
+    assert later.remembered(()).former.keys() == {"1", "2"}
+
+
+def test_an_index_is_another_names_when_it_was_released(desired: Desired, path: Path) -> None:
+    """Verdicts and states of the old one are forgotten with it."""
+    desired.set_health("a", False)
+    path.write_text(TEXT.replace("name: a,", "name: c,"))
+    desired.reload()
+    assert desired.names == ("a", "b", "c")
+    desired.set_health("a", False)  # a late verdict
+    assert desired.forget("a") == 0
+    desired.release(0)
+    path.write_text(TEXT.replace("name: a,", "name: d,"))
+    desired.reload()
+    assert [one.name if one else None for one in desired.backends] == ["d", "b", None]
+    assert "a" not in desired._healthy
+
+
+def test_discovered_backends_beyond_the_room_are_left_out(
+    desired: Desired, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until indexes are free again; the configuration's own come first."""
+    monkeypatch.setattr(backends_module, "MAX_BACKENDS", 3)
+    found = [Backend(name, Endpoint("192.0.2.1", 443)) for name in ("x", "y")]
+    desired.found("pool", found)
+    assert [one.name for one in desired.backends if one] == ["a", "b", "x"]
+    assert "discovered backends are left out" in caplog.text
+    desired.found("pool", found[1:])
+    desired.sweep(lambda _: None)
+    assert [one.name for one in desired.backends if one] == ["a", "b"]
+    desired.release(desired.forget("x"))
+    desired.set_health("a", True)
+    assert [one.name for one in desired.backends if one] == ["a", "b", "y"]

@@ -10,9 +10,11 @@ from qlb.config.load import load_text
 from qlb.config.model import Config
 from qlb.control.rotation import (
     Balancer,
+    Carried,
     Seen,
     against_issuing,
     against_removing,
+    against_unstaging,
     choose_config_id,
     read_balancer,
     read_parts,
@@ -21,6 +23,12 @@ from qlb.control.rotation import (
 from qlb.errors import QlbError
 
 QUIET_S = 60.0
+STRAY = Carried(0.0, packets=1)
+ISSUED = Carried(0.0, packets=600, sustained=True)
+HAD = Carried(59.0, packets=1, configured_before=True)
+HAD_LONG_AGO = Carried(60.0, packets=1000, configured_before=True)
+OLD = Carried(60.0, packets=1000, sustained=True)
+REST = dict.fromkeys((3, 4, 5, 6, 0), STRAY)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +67,7 @@ def _written(config_id: int, state: str) -> str:
     return f"{{config_id: {config_id}, server_id_length: 4, nonce_length: 8, key: {config_id:032x}, state: {state}}}"
 
 
-def balancer(name: str, *configs: Seen, unconfigured: dict[int, float] | None = None) -> Balancer:
+def balancer(name: str, *configs: Seen, unconfigured: dict[int, Carried] | None = None) -> Balancer:
     """Return what a balancer says of itself."""
     return Balancer(name, {seen.config_id: seen for seen in configs}, unconfigured or {})
 
@@ -69,19 +77,73 @@ def balancer(name: str, *configs: Seen, unconfigured: dict[int, float] | None = 
     [
         ([], 2),
         ([balancer("x", Seen(2, "active", 999.0))], 3),
-        ([balancer("x"), balancer("y", Seen(2, "active", 0.0), unconfigured={3: 59.0, 4: 60.0})], 4),
-        ([balancer("x", unconfigured=dict.fromkeys((2, 3, 4, 5, 6), 0.0))], 0),
+        ([balancer("x"), balancer("y", Seen(2, "active", 0.0), unconfigured={3: ISSUED, 4: OLD})], 5),
+        ([balancer("x", unconfigured={2: HAD, 3: ISSUED, 4: STRAY, 5: HAD_LONG_AGO})], 6),
+        ([balancer("x", unconfigured={2: HAD, 3: ISSUED, 4: STRAY, 5: HAD, 6: ISSUED})], 0),
+        ([balancer("x", unconfigured={2: HAD, 3: ISSUED, 4: STRAY, 5: HAD, 6: ISSUED, 0: ISSUED})], 4),
+        ([balancer("x", unconfigured={2: HAD, 3: ISSUED, 4: HAD, 5: HAD_LONG_AGO, 6: ISSUED, 0: HAD})], 5),
+        (
+            [
+                balancer("x", unconfigured={2: STRAY}),
+                balancer("y", unconfigured={2: HAD, **dict.fromkeys(REST, STRAY)}),
+            ],
+            3,
+        ),
     ],
 )
 def test_a_config_id_that_nobody_uses(balancers: Sequence[Balancer], chosen: int) -> None:
-    """Not in this file, on no balancer, and carried by no packet lately; 0 only where there is no other."""
-    assert choose_config_id(config("active"), balancers) == chosen
+    """Not in this file, on no balancer, and carried by no server's packets; 0 only where there is no other.
+
+    One without any stray packet is preferred.
+    """
+    assert choose_config_id(config("active"), balancers)[0] == chosen
+
+
+def test_a_stranger_with_seven_packets_does_not_block() -> None:
+    """They are told of, and that is all."""
+    found, warnings = choose_config_id(config("active"), [balancer("x", unconfigured=dict.fromkeys(range(7), STRAY))])
+    assert (found, len(warnings)) == (2, 1)
+    assert "x: 1 packets carried config ID 2" in warnings[0]
+
+
+@pytest.mark.parametrize("carried", ["ISSUED", "HAD"])
+def test_no_config_id_is_safe(carried: str) -> None:
+    """What servers seem to issue everywhere needs --force, whose user is told the same as a warning."""
+    evidence = {"ISSUED": ISSUED, "HAD": HAD}[carried]
+    balancers = [balancer("x", unconfigured=dict.fromkeys(range(7), evidence))]
+    with pytest.raises(QlbError, match=r"(?s)--force uses one.*config ID 2.*config ID 0"):
+        choose_config_id(config("active"), balancers)
+    found, warnings = choose_config_id(config("active"), balancers, force=True)
+    assert (found, ["config ID 2" in warning for warning in warnings]) == (2, [True])
+
+
+def test_a_config_id_of_the_operators_choice() -> None:
+    """It must be free, and safe or forced; nothing else is considered."""
+    balancers = [balancer("x", Seen(5, "active", 0.0), unconfigured={4: ISSUED})]
+    assert choose_config_id(config("active"), balancers, 6)[0] == 6
+    for configured in (1, 5):
+        with pytest.raises(QlbError, match=f"config ID {configured} is configured already"):
+            choose_config_id(config("active"), balancers, configured, force=True)
+    with pytest.raises(QlbError, match="--force") as refused:
+        choose_config_id(config("active"), balancers, 4)
+    assert "config ID 3" not in str(refused.value)
+    assert choose_config_id(config("active"), balancers, 4, force=True)[0] == 4
 
 
 def test_no_config_id_is_left() -> None:
-    """Then one has to go first."""
+    """Then one has to go first, by force or not."""
+    balancers = [balancer("x", *(Seen(n, "active", 0.0) for n in range(7)))]
     with pytest.raises(QlbError, match="all seven"):
-        choose_config_id(config("active"), [balancer("x", unconfigured=dict.fromkeys(range(7), 0.0))])
+        choose_config_id(config("active"), balancers, force=True)
+
+
+@pytest.mark.parametrize(("packets", "refused"), [(0, False), (99, False), (100, True)])
+def test_few_packets_are_no_server(packets: int, refused: bool) -> None:
+    """Whether servers issue from a staged configuration already is told by many packets, not by one."""
+    told = config("active", "staged")
+    found = list(against_unstaging(told.cid_configs[1], [balancer("x", Seen(2, "staged", 0.0, packets=packets))]))
+    assert bool(found) is refused
+    assert list(against_unstaging(told.cid_configs[1], [balancer("x")])) == []
 
 
 def test_who_takes_part() -> None:
@@ -149,8 +211,20 @@ def test_an_old_config_goes_when_nobody_carries_it(first: Seen, second: Seen, pr
 def test_a_status_is_read() -> None:
     """What was never seen has been silent since the start; what is no status says so."""
     row = {"config_id": 1, "state": "active", "fingerprint": "ab", "packets": 3, "last_seen_s": None}
-    status = {"uptime_s": 7, "cid_configs": [row], "unconfigured_cids": [{"config_id": 4, "last_seen_s": 2.5}]}
-    assert read_balancer("x", status) == Balancer("x", {1: Seen(1, "active", 7.0, "ab", 3)}, {4: 2.5})
+    others = [
+        {"config_id": 4, "packets": 9, "last_seen_s": 2.5, "sustained": False, "configured_before": True},
+        {"config_id": 5, "packets": 8, "last_seen_s": None, "sustained": True, "configured_before": False},
+    ]
+    status = {"uptime_s": 7, "cid_configs": [row], "unconfigured_cids": others}
+    carried = {4: Carried(2.5, 9, configured_before=True), 5: Carried(7.0, 8, sustained=True)}
+    assert read_balancer("x", status) == Balancer("x", {1: Seen(1, "active", 7.0, "ab", 3)}, carried)
     for broken in ({}, {**status, "cid_configs": 1}, {**status, "cid_configs": [{"config_id": 1}]}):
         with pytest.raises(QlbError, match="x gives no status"):
             read_balancer("x", broken)
+
+
+def test_a_status_of_an_earlier_release() -> None:
+    """It does not say whether packets keep coming; then any packet objects, as in that release."""
+    others = [{"config_id": 4, "packets": 1, "last_seen_s": 2.5}]
+    found = read_balancer("x", {"uptime_s": 7, "cid_configs": [], "unconfigured_cids": others})
+    assert found.unconfigured[4] == Carried(2.5, 1, sustained=True, configured_before=True)

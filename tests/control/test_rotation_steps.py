@@ -8,7 +8,7 @@ import pytest
 
 from qlb.config.build import cid_params
 from qlb.config.load import load
-from qlb.control.rotation import Balancer, Seen
+from qlb.control.rotation import Balancer, Carried, Seen
 from qlb.control.rotation_steps import RotationSteps, StepRefused
 from qlb.errors import QlbError
 
@@ -134,14 +134,16 @@ def test_servers_wait_for_the_last_balancer(path: Path) -> None:
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("packets", [0, 1])
+@pytest.mark.parametrize("packets", [0, 1, 1000])
 def test_what_is_staged_is_taken_back_while_no_server_has_it(path: Path, packets: int) -> None:
-    """Not any more once packets carry it."""
+    """Not any more once many packets carry it, except by force."""
     _do(path, everybody(path))
-    steps = RotationSteps(path, everybody(path, packets=packets))
-    if packets:
+    steps = RotationSteps(path, everybody(path, packets=packets), force=packets > 1)
+    if packets > 1:
         with pytest.raises(StepRefused, match="servers have it already"):
-            steps.abort()
+            RotationSteps(path, everybody(path, packets=packets)).abort()
+        steps.write(steps.abort())
+        assert path.read_text() == TEXT
     else:
         steps.write(steps.abort())
         assert path.read_text() == TEXT
@@ -182,3 +184,36 @@ def test_what_cannot_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPa
         _do(path, everybody(path))
     assert path.read_text() == TEXT
     assert not (path.parent / "keys/2.hex").exists()
+
+
+def test_a_config_id_of_the_operators_choice(path: Path) -> None:
+    """The new configuration gets it, and its key file is called after it."""
+    step = RotationSteps(path, everybody(path), new_id=6).next_step()
+    assert step.key_file is not None
+    assert (step.key_file.path.name, "config 6 with a new key" in step.said[0]) == ("6.hex", True)
+
+
+def test_stray_packets_are_told_and_do_not_block(path: Path) -> None:
+    """The step is done, and the operator learns of them."""
+    stray = dict.fromkeys(range(7), Carried(0.0, packets=1))
+    step = RotationSteps(path, lambda: [Balancer("x", {}, stray)]).next_step()
+    assert ["note: x: 1 packets carried config ID 2" in line for line in step.said] == [False, True, False]
+
+
+def test_a_retiring_config_goes_by_force(path: Path) -> None:
+    """Though packets still carry it, from whomever."""
+    for _ in range(2):
+        _do(path, everybody(path, packets=0))
+    assert _states(path) == {1: "retiring", 2: "active"}
+    with pytest.raises(StepRefused, match="--force removes it"):
+        RotationSteps(path, everybody(path)).next_step()
+    steps = RotationSteps(path, everybody(path), force=True)
+    steps.write(steps.next_step())
+    assert _states(path) == {2: "active"}
+
+
+def test_force_does_not_let_servers_issue_what_a_balancer_cannot_decode(path: Path) -> None:
+    """That is no matter of packets."""
+    _do(path, everybody(path))
+    with pytest.raises(StepRefused, match="y does not decode config 2 yet"):
+        RotationSteps(path, lambda: [*everybody(path)(), Balancer("y", {}, {})], force=True).next_step()

@@ -2,14 +2,21 @@
 
 import logging
 import sys
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from qlb.control.rows import BackendRows, Row
 from qlb.control.send_errors import HINTS, REPEAT_S, SendErrorWatch
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import SEND_ERROR_KINDS, SIZE_BYTES, Counters
 
 BACKENDS = (Backend("a", Endpoint("127.0.0.1", 5001)), None, Backend("c", Endpoint("::1", 5003)))
+
+
+def rows_of(workers: Sequence[Counters]) -> Callable[[], Sequence[Row]]:
+    """Return what reads the rows of all backends."""
+    return lambda: BackendRows().read(workers, ("a", "b", "c")).by_index
 
 
 def fields(record: logging.LogRecord, *names: str) -> tuple[object, ...]:
@@ -27,25 +34,25 @@ def test_a_cause_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> Non
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     now_s = [1000.0]
     watch = SendErrorWatch(now=lambda: now_s[0])
-    watch.look(workers, BACKENDS)
+    watch.look(workers, rows_of(workers), BACKENDS)
     assert not caplog.records
     for worker in workers:
         worker.count_send_error(SEND_ERROR_KINDS.index("not_permitted"), index=2)
         worker.count_send_error(SEND_ERROR_KINDS.index("refused"), index=0)
-    watch.look(workers, BACKENDS)
+    watch.look(workers, rows_of(workers), BACKENDS)
     (record,) = caplog.records
     assert record.getMessage() == "sends to a backend fail"
     assert fields(record, "backend", "error", "refused") == ("c", "not_permitted", 2)
     assert "firewall" in record.hint  # type: ignore[attr-defined]
     for _ in range(3):
         workers[0].count_send_error(SEND_ERROR_KINDS.index("not_permitted"), index=2)
-        watch.look(workers, BACKENDS)
+        watch.look(workers, rows_of(workers), BACKENDS)
     assert len(caplog.records) == 1
     now_s[0] += REPEAT_S
-    watch.look(workers, BACKENDS)
+    watch.look(workers, rows_of(workers), BACKENDS)
     assert len(caplog.records) == 1, "nothing new was refused"
     workers[0].count_send_error(SEND_ERROR_KINDS.index("not_permitted"), index=2)
-    watch.look(workers, BACKENDS)
+    watch.look(workers, rows_of(workers), BACKENDS)
     assert len(caplog.records) == 2
 
 
@@ -53,7 +60,7 @@ def test_too_large_datagrams_name_their_size_and_the_mtu(caplog: pytest.LogCaptu
     """An operator needs both to find the link."""
     worker = Counters(bytearray(SIZE_BYTES))
     worker.count_send_error(SEND_ERROR_KINDS.index("too_large"), index=0, size_bytes=1452)
-    SendErrorWatch().look([worker], BACKENDS)
+    SendErrorWatch().look([worker], rows_of([worker]), BACKENDS)
     (record,) = caplog.records
     assert fields(record, "backend", "datagram_bytes") == ("a", 1452)
     assert sys.platform != "linux" or record.path_mtu > 1452  # type: ignore[attr-defined]
@@ -63,7 +70,7 @@ def test_clients_have_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> N
     """A refused send to a client is not the backend's fault."""
     worker = Counters(bytearray(SIZE_BYTES))
     worker.count_send_error(SEND_ERROR_KINDS.index("unreachable"))
-    SendErrorWatch().look([worker], BACKENDS)
+    SendErrorWatch().look([worker], rows_of([worker]), BACKENDS)
     (record,) = caplog.records
     assert record.getMessage() == "sends to clients fail"
     assert fields(record, "backend", "error") == (None, "unreachable")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from qlb.control.rows import BackendRows
 from qlb.control.traffic import INTERVAL_S, WINDOW_S, Refusals, Traffic
 from qlb.health.evidence import Exchange
 from qlb.routing.counters import SEND_ERROR_KINDS, SIZE_BYTES, Counters
@@ -134,3 +135,35 @@ def test_refusals_are_told_once_each(workers: list[Counters]) -> None:
     workers[0].count_send_error(refused, 1)
     assert refusals.look((*NAMES, "c")) == ["b", "c"]
     assert Refusals(lambda: ()).look(NAMES) == []
+
+
+def test_ids_that_nobody_configured_and_that_keep_coming(
+    traffic: Traffic, workers: list[Counters], clock: Clock
+) -> None:
+    """A few are anybody's, however often; a minute's worth of packets is some server's."""
+    for second in range(62):
+        for config_id in (2, *(3 for _ in range(second == 0)), *(4 for _ in range(100 * (second == 30)))):
+            workers[1].count_unconfigured(config_id, int(clock.now_s * 1000))
+        traffic.note(NAMES)
+        clock.now_s += 1
+    assert [traffic.is_unconfigured_sustained(config_id) for config_id in (2, 3, 4, 5)] == [True, False, False, False]
+
+
+def test_a_name_at_an_index_that_had_another_name(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """It has neither the packets nor the silence of the one before."""
+    rows = BackendRows()
+    traffic = Traffic(lambda: workers, rows, now=clock)
+    rows.follow(workers, NAMES)
+    _count(workers[0], clock, 1, 0, 500)
+    traffic.note(NAMES)
+    for names in (("", "b"), ("c", "b")):
+        clock.now_s += 1
+        rows.follow(workers, names)
+        traffic.note(names)
+    assert (traffic.backend_rate("c"), traffic.backend_silence_s("c")) == (0.0, None)
+    assert (traffic.backend_rate("a"), traffic.backend_silence_s("a")) == (0.0, None)
+    _count(workers[1], clock, 1, 0, 20)
+    clock.now_s += 2
+    traffic.note(("c", "b"))
+    assert traffic.backend_rate("c") == 5.0
+    assert traffic.backend_silence_s("c") == pytest.approx(2)

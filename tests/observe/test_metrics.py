@@ -9,7 +9,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from qlb.observe.metrics import Metrics
+from qlb.observe.metrics import Metrics, choose_format
 from qlb.observe.reading import Reading
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
@@ -82,6 +82,7 @@ CONTRACT = {
     ("qlb_cid_config_info", "algorithm config_id fingerprint state"),
     ("qlb_cid_config_last_packet_timestamp_seconds", "config_id"),
     ("qlb_unconfigured_cid_packets_total", "config_id"),
+    ("qlb_backend_without_cids", "backend"),
     ("qlb_rotation_phase", "phase"),
     ("qlb_backend_cid_mismatch", "backend"),
     ("qlb_discovery_backends", "source"),
@@ -262,6 +263,14 @@ def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
     assert samples(cast(Any, parse_openmetrics)(body.decode())) == scrape(reading)
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.0.1", "2.0.0", "01.7.0", "987.0.0"])
+@pytest.mark.parametrize("name", ["application/openmetrics-text", "text/plain"])
+def test_there_are_few_formats(version: str, name: str) -> None:
+    """Whatever version is asked for: pages are kept by their format."""
+    content_type = choose_format(f"{name};version={version};escaping=underscores").content_type
+    assert content_type == f"{name}; version=1.0.0; charset=utf-8; escaping=underscores"
 
 
 @pytest.mark.parametrize(

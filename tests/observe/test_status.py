@@ -40,7 +40,14 @@ def test_the_contract(reading: Reading) -> None:
             "last_seen_s": 1.0,
         }
     ]
-    assert status["unconfigured_cids"] == [{"config_id": 4, "packets": 29, "last_seen_s": 2.0}]
+    assert status["unconfigured_cids"] == [
+        {"config_id": 4, "packets": 29, "last_seen_s": 2.0, "sustained": False, "configured_before": False}
+    ]
+    assert status["notices"][0] == {
+        "level": "error",
+        "kind": "reload_refused",
+        "text": "the last reload was refused: what is on disk is not in force; the log says why",
+    }
     assert status["rotation"] == {
         "phase": "retiring",
         "from_config_id": 1,
@@ -79,6 +86,7 @@ def test_a_backend(reading: Reading) -> None:
         "finding": None,
         "send_errors": {"too_large": 31},
         "too_large_bytes": 1452,
+        "without_ids": False,
         "weight": 2,
         "packets_per_second": 49.988,
         "fallback_share": 0.75,

@@ -7,7 +7,7 @@ import pytest
 from qlb.errors import QlbError
 from qlb.routing import backends as backends_module
 from qlb.routing import snapshot as snapshot_module
-from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, Endpoint
 from qlb.routing.flows import FlowTables
 from qlb.routing.router import Router
 from qlb.routing.snapshot import fallback_shares
@@ -115,3 +115,17 @@ def test_shares_of_the_fallback_go_by_weight() -> None:
     assert (drained, first + last) == (0, pytest.approx(1))
     assert fallback_shares(snapshot([])) == ()
     assert fallback_shares(snapshot(draining(backends(1), 0))) == (0,)
+
+
+def test_an_index_is_used_again_only_when_it_was_released() -> None:
+    """A forgotten name leaves a hole; the next new name goes to the end until the hole is free."""
+    indexes = BackendIndexes()
+    a, b, c = backends()
+    indexes.arrange([a, b])
+    assert indexes.forget("b0") == 0
+    assert (indexes.names, indexes.room) == (("", "b1"), MAX_BACKENDS - 2)
+    assert indexes.arrange([b, a]) == (None, b, a)
+    indexes.release(0)
+    assert indexes.room == MAX_BACKENDS - 2
+    assert indexes.arrange([b, a, c]) == (c, b, a)
+    assert (indexes.names, indexes.room) == (("b2", "b1", "b0"), MAX_BACKENDS - 3)

@@ -1,12 +1,14 @@
 """The HTTP server under the admin server: aiohttp, with bounds on how much a stranger can hold and for how long.
 
-A peer has a short time for its first request and a longer one for the next; too many connections are closed
-at once; what is no HTTP gets a 400 without a traceback in the log. Nothing here knows what is served.
+A peer has a short time for its first request and a longer one for the next. A new connection is always accepted: where
+there are too many, the one that has been idle longest is closed instead, so that nobody can keep /healthz and /readyz
+from others. What is no HTTP gets a 400 without a traceback in the log. Nothing here knows what is served.
 """
 
 import asyncio
+import ipaddress
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
@@ -25,17 +27,26 @@ HEADERS: Final = {
 _LINGER_S: Final = 0.2
 """How long the rest of a body that nobody wants is read, so that closing does not tear our answer away."""
 
+_PIECE_BYTES: Final = 1 << 16
+_READING: Final = ("GET", "HEAD")
+_SPARES: Final = 32
+"""Connections beyond the bound while all others are busy with commands."""
+_PEER_PREFIX: Final = 64
+"""Of IPv6: one host can have all addresses of such a network."""
+
 Answer = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 class Limits(NamedTuple):
     """What one listener grants its peers.
 
+    connections: at once. per_peer: of one IPv4 address or one IPv6 /64; the control socket's peers have none.
     first_request_s: from the connection to the end of the first request's head. idle_s: from our answer to the
     end of the next one's head, taking in the answer included.
     """
 
     connections: int = 256
+    per_peer: int = 64
     first_request_s: float = 10.0
     idle_s: float = 75.0
 
@@ -45,10 +56,25 @@ def text_response(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=f"{text}\n", headers=HEADERS)
 
 
+def json_body(answer: object) -> bytes:
+    """Return JSON on a line of its own."""
+    return json.dumps(answer).encode() + b"\n"
+
+
+def page_response(body: bytes, content_type: str) -> web.Response:
+    """Return a page that many readers share. It is sent in pieces, so a slow reader holds a piece and not a copy."""
+    headers = {**HEADERS, "Content-Type": content_type, "Content-Length": str(len(body))}
+    return web.Response(body=_pieces(body), headers=headers)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield memoryview(body)[start : start + _PIECE_BYTES]
+
+
 def json_response(status: int, answer: object) -> web.Response:
-    """Return an answer in JSON, on a line of its own."""
-    body = json.dumps(answer).encode() + b"\n"
-    return web.Response(status=status, body=body, content_type="application/json", headers=HEADERS)
+    """Return an answer in JSON."""
+    return web.Response(status=status, body=json_body(answer), content_type="application/json", headers=HEADERS)
 
 
 class HttpServer(web.Server):
@@ -58,23 +84,51 @@ class HttpServer(web.Server):
         """answer: request → response; it does not raise. Must be made in a running loop."""
         super().__init__(self._handle)
         self._answer = answer
+        self._open: set[_Connection] = set()
         self.limits = limits
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
         return _Connection(self)
 
+    def admit(self, new: "_Connection") -> None:
+        """Make room for a connection that was accepted: close the one that has been idle longest if need be."""
+        self._open.add(new)
+        if new.peer is not None:
+            same = [one for one in self._open if one.peer == new.peer]
+            if len(same) > self.limits.per_peer:
+                self._close_idlest(same, new)
+        if len(self._open) > self.limits.connections:
+            self._close_idlest(self._open, new)
+
+    def forget(self, connection: "_Connection") -> None:
+        """Note that a connection is closed."""
+        self._open.discard(connection)
+
+    def _close_idlest(self, among: Iterable["_Connection"], new: "_Connection") -> None:
+        """Close one, never one whose command is under way; where all are such, the new one beyond some spares."""
+        others = [one for one in among if one is not new and not one.commands]
+        if others:
+            min(others, key=lambda one: one.progress_s).drop()
+        elif len(self._open) > self.limits.connections + _SPARES:
+            new.drop()
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast(_Connection, request.protocol)
         connection.expect(None)
+        connection.commands = request.method not in _READING
         try:
             return await self._answer(request)
         finally:
+            connection.commands = False
             connection.expect(self.limits.idle_s)
 
 
 class _Connection(web.RequestHandler):
-    """One peer."""
+    """One peer. What counts as progress is the connection itself, the end of a request's head, and our answer to it.
+
+    So a peer that sends its request octet by octet, or does not read our answer, makes none.
+    """
 
     def __init__(self, server: HttpServer) -> None:
         super().__init__(
@@ -87,19 +141,37 @@ class _Connection(web.RequestHandler):
         )
         self._server = server
         self._expected: asyncio.TimerHandle | None = None
+        self.peer: str | None = None
+        self.progress_s = 0.0
+        self.commands = False
+        """Whether a request is under way that may change something; pages are asked for again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.peer = _peer(transport.get_extra_info("peername"))
         self.expect(self._server.limits.first_request_s)
-        if len(self._server.connections) > self._server.limits.connections:
-            self.force_close()
+        self._server.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        waiting = self._waiter is not None
+        super().data_received(data)
+        if waiting and self._messages:
+            self.progress_s = asyncio.get_running_loop().time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._server.forget(self)
         self.expect(None)
 
+    def drop(self) -> None:
+        """Close the connection at once, whatever is under way."""
+        self._server.forget(self)
+        if self.transport is not None:
+            self.transport.abort()
+
     def expect(self, within_s: float | None) -> None:
-        """Close the connection unless this is called again within a time; None: no such time is running."""
+        """Note progress, and close the connection unless there is more within a time; None: for as long as it takes."""
+        self.progress_s = asyncio.get_running_loop().time()
         if self._expected is not None:
             self._expected.cancel()
         self._expected = None
@@ -117,3 +189,13 @@ class _Connection(web.RequestHandler):
         response = text_response(status, HTTPStatus(status).phrase)
         response.force_close()
         return response
+
+
+def _peer(name: object) -> str | None:
+    """Return what a peer's share goes by. name: as the transport gives it, no address for a Unix socket."""
+    if not isinstance(name, tuple) or not name:  # empty: the peer has gone already
+        return None
+    address = ipaddress.ip_address(name[0].partition("%")[0])
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, _PEER_PREFIX), strict=False))

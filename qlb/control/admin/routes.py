@@ -60,12 +60,15 @@ class Routes:
         path = [unquote(part) for part in request.rel_url.raw_path.removeprefix("/").split("/")]
         page = self._pages.by_path.get(path[0]) if len(path) == 1 else None
         if request.method in _READING and page is not None:
-            return page(request)
+            return await page(request)
         if self._commands is None and request.method not in _READING:
             return _not_allowed(_READING, "read-only: reload, drain and undrain are on the control socket")
         command = self._commands.find(path) if self._commands is not None else None
         if command is not None and request.method == "POST":
-            return await command()
+            try:
+                return await command()
+            finally:
+                self._pages.forget()
         if command is not None:
             return _not_allowed(("POST",), "this is a command: POST it")
         if page is not None:

@@ -20,7 +20,8 @@ from qlb.errors import QlbError
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint
 
-_BACKLOG: Final = 100
+_BACKLOG: Final = 1024
+"""Connections that wait to be accepted; all are accepted as they come, so only a flood makes a long queue."""
 _STOP_TIMEOUT_S: Final = 1.0
 """How long answers that are under way may take when the server stops."""
 
@@ -90,10 +91,12 @@ class AdminServer:
         if self._tcp is not None and self.address is not None:
             local = ipaddress.ip_address(self.address.host.partition("%")[0]).is_loopback
             http = HttpServer(Routes(self._pages, local_names_only=local).answer, self._limits)
-            self._listeners.append((await loop.create_server(http, sock=self._tcp.dup()), http))
+            self._listeners.append((await loop.create_server(http, sock=self._tcp.dup(), backlog=_BACKLOG), http))
         if self._control_socket is not None:
             http = HttpServer(Routes(self._pages, self._commands).answer, self._limits)
-            self._listeners.append((await loop.create_unix_server(http, sock=self._control_socket.sock.dup()), http))
+            self._listeners.append(
+                (await loop.create_unix_server(http, sock=self._control_socket.sock.dup(), backlog=_BACKLOG), http)
+            )
 
     async def hold(self) -> None:
         """Leave whoever calls from now on to another process, or to serve(); answers under way go on."""

@@ -27,6 +27,11 @@ class Engine(Protocol):
         """Whether packets are forwarded."""
         ...
 
+    @property
+    def applied(self) -> int:
+        """The revision of the orders that is in force everywhere, at least; 0 before the first."""
+        ...
+
     async def start(self, *, held: bool = False) -> None:
         """Begin; returns when packets are forwarded. Raises OSError or QlbError.
 

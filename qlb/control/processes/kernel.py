@@ -42,6 +42,7 @@ class KernelEngine:
         )
         self._orders = orders
         self._plane: XdpPlane | None = None
+        self.applied = 0
         self._attached = False
         self._refused = ""
         self._waking: asyncio.Task[None] | None = None
@@ -58,7 +59,9 @@ class KernelEngine:
 
     async def start(self, *, held: bool = False) -> None:
         """Load the program and attach it. held: only load it; resume() attaches it."""
-        self._plane = await asyncio.to_thread(XdpPlane, self._settings, self._orders())
+        orders = self._orders()
+        self._plane = await asyncio.to_thread(XdpPlane, self._settings, orders)
+        self.applied = orders.snapshot.generation
         self._waking = asyncio.create_task(self._wake_neighbours())
         if not held:
             await self.resume()
@@ -78,6 +81,7 @@ class KernelEngine:
             return
         try:
             await asyncio.to_thread(self._plane.apply, orders)
+            self.applied = orders.snapshot.generation
             self._refused = ""
         except (OSError, QlbError) as error:
             if str(error) != self._refused:

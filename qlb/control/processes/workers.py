@@ -177,6 +177,11 @@ class Workers:
         """Whether some worker forwards."""
         return any(place.forwards for place in self.places)
 
+    @property
+    def applied(self) -> int:
+        """The lowest of the revisions that the workers reported last."""
+        return min((place.applied for place in self.places), default=0)
+
     async def start(self, *, held: bool = False) -> None:
         """Start every worker and return when all of them forward. Raises OSError where one cannot be started.
 

@@ -25,12 +25,14 @@ _MAX_BYTES: Final = 16 << 20
 class Remembered:
     """states: backend name → what an operator has set. healthy: backend name → health's verdict.
 
-    discovered: what sources have found, as Members has written it.
+    discovered: what sources have found, as Members has written it. former: config ID → fingerprint of the configuration
+    that it stood for last.
     """
 
     states: Mapping[str, str] = field(default_factory=dict)
     healthy: Mapping[str, bool] = field(default_factory=dict)
     discovered: Mapping[str, object] = field(default_factory=dict)
+    former: Mapping[str, str] = field(default_factory=dict)
 
 
 class Memory:
@@ -71,11 +73,12 @@ class Memory:
 def _parse(found: object) -> Remembered:
     """Keep what has the right shape: another release may have written it."""
     sections = found if isinstance(found, dict) else {}
-    states, healthy, discovered = (sections.get(name) for name in ("states", "healthy", "discovered"))
+    states, healthy, discovered, former = (sections.get(name) for name in ("states", "healthy", "discovered", "former"))
     return Remembered(
         {str(name): state for name, state in states.items() if isinstance(state, str)}
         if isinstance(states, dict)
         else {},
         {str(name): one for name, one in healthy.items() if isinstance(one, bool)} if isinstance(healthy, dict) else {},
         {str(name): one for name, one in discovered.items()} if isinstance(discovered, dict) else {},
+        {str(n): one for n, one in former.items() if isinstance(one, str)} if isinstance(former, dict) else {},
     )

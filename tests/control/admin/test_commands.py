@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qlb.control.admin import ReloadOutcome, UpgradeOutcome
+from qlb.control.admin import ReloadOutcome, UpgradeOutcome, cache
 from qlb.errors import ConfigError, QlbError
 from tests.control.admin.conftest import Stage
 
@@ -105,3 +105,19 @@ async def test_upgrade_refused(stage: Stage) -> None:
     """Nothing has changed, and the answer says why."""
     stage.daemon.upgrade_outcome = UpgradeOutcome(ok=False, pid=11, problems=("no",))
     assert await post(stage, "/upgrade") == (422, {"ok": False, "pid": 11, "problems": ["no"]})
+
+
+async def test_the_next_look_shows_what_a_command_has_changed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However recent the page is that was rendered before."""
+    monkeypatch.setattr(cache, "_AGE_S", 3600.0)
+    monkeypatch.setattr(cache, "_BURST_S", 0.0)
+
+    async def generations() -> list[int]:
+        pages = [await stage.ask("GET", "/status", control=control) for control in (False, True)]
+        return [json.loads(page.body)["config"]["generation"] for page in pages]
+
+    assert await generations() == [3, 3]
+    stage.daemon.set(generation=4)
+    assert await generations() == [3, 3]
+    await post(stage, "/reload")
+    assert await generations() == [4, 4]

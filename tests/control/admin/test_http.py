@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from qlb.control.admin import AdminServer
+from qlb.control.admin import http as http_module
 from qlb.control.admin.http import Limits
-from tests.control.admin.conftest import FakeDaemon, Stage
+from tests.control.admin.conftest import FakeDaemon, Peer, Stage
 
 HOSTILE = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -158,15 +159,161 @@ async def test_a_command_may_take_its_time(strict: Stage) -> None:
     assert (await peer.answer()).status == 200
 
 
-async def test_connections_are_bounded_for_each_listener(strict: Stage) -> None:
-    """One too many is closed at once; the control socket is not affected; a place that is free again can be had."""
-    held = [await strict.tcp() for _ in range(3)]
-    for peer in held:
-        peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+def crowded(per_peer: int = 64) -> Limits:
+    """Return bounds that four connections reach, and no time limit that a slow machine could reach."""
+    return Limits(connections=4, per_peer=per_peer, first_request_s=3600.0, idle_s=3600.0)
+
+
+@pytest.fixture
+async def full(tmp_path: Path) -> AsyncIterator[Stage]:
+    """A server that has room for four connections on each listener."""
+    daemon = FakeDaemon()
+    server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=crowded())
+    found = Stage(server, daemon, tmp_path / "qlb.sock")
+    await server.start(("127.0.0.1", 0), found.socket)
+    yield found
+    await found.close()
+    await server.stop()
+
+
+async def connect(stage: Stage, control: bool) -> Peer:
+    """Return a client on one of the listeners."""
+    return await (stage.unix() if control else stage.tcp())
+
+
+async def ask(peer: Peer, target: str = "/healthz") -> int:
+    """Ask over a connection that stays open."""
+    peer.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return (await peer.answer()).status
+
+
+async def test_an_answer_that_is_not_read_is_not_copied(full: Stage) -> None:
+    """A reader that stops holds a piece of the page, whatever the page's size."""
+    full.daemon.set(backends=(full.daemon.reading.backends[0],) * 20_000)
+    greedy = await full.tcp()
+    greedy.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    http = full.server._listeners[0][1]
+    async with asyncio.timeout(60.0):
+        while not any(one.transport and one.transport.get_write_buffer_size() for one in http.connections):
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert all(one.transport.get_write_buffer_size() < 1 << 18 for one in http.connections if one.transport)
+    assert (await greedy.answer()).headers["content-length"] == str(len((await full.ask("GET", "/status")).body))
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics", "/status"])
+async def test_a_new_connection_takes_the_place_of_the_idlest(full: Stage, control: bool, target: str) -> None:
+    """Whoever is there, the next one is served; the one that asked least recently is closed, and no other."""
+    held = [await connect(full, control) for _ in range(4)]
+    for peer in (*held, held[0]):
+        assert await ask(peer) == 200
+    newcomer = await connect(full, control)
+    assert await ask(newcomer, target) == 200
+    assert await held[1].rest() == b""
+    for peer in (held[0], held[2], held[3], newcomer):
+        assert await ask(peer) == 200
+
+
+@pytest.mark.parametrize("said", [b"G", b"GET /readyz HTTP/1.1\r\nHo", b"POST /reload HTTP/1.1\r\nX: "])
+async def test_a_request_that_does_not_end_is_idle(full: Stage, said: bytes) -> None:
+    """However often such peers send another octet, they make room for one who asks."""
+    slow = [await full.tcp() for _ in range(3)]
+    asking = await full.tcp()
+    for peer in slow:
+        peer.send(said)
+    assert await ask(asking) == 200
+    for peer in slow:
+        peer.send(b"E")
+    for one in [await full.tcp() for _ in range(3)]:
+        assert await ask(one) == 200
+    for peer in slow:
+        assert await peer.rest() == b""
+    assert await ask(asking) == 200
+
+
+async def test_an_answer_that_is_not_read_is_idle(full: Stage) -> None:
+    """Requests that wait behind it are no progress either."""
+    full.daemon.set(backends=(full.daemon.reading.backends[0],) * 20_000)
+    greedy = await full.tcp()
+    greedy.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5)
+    http = full.server._listeners[0][1]
+    async with asyncio.timeout(60.0):
+        while http.requests_count == 0 or not all(one.transport for one in http.connections):
+            await asyncio.sleep(0)
+    assert await ask(await full.tcp(), "/readyz") == 200
+    others = [await full.tcp() for _ in range(3)]
+    for peer in others:
+        assert await ask(peer) == 200
+    assert len(await greedy.rest()) < 5 * 3_000_000
+    for peer in others:
+        assert await ask(peer) == 200
+
+
+async def test_commands_that_are_under_way_are_not_closed(full: Stage) -> None:
+    """Even if nobody else is there to make room; /readyz is answered beside them."""
+    finish, called = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow(_name: str) -> None:
+        called.release()
+        await finish.wait()
+
+    full.daemon.drain = slow  # type: ignore[method-assign, assignment]
+    commanding = []
+    for _ in range(6):
+        commanding.append(await full.unix())
+        commanding[-1].send(b"POST /drain/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await called.acquire()
+    assert (await full.ask("GET", "/readyz", control=True)).status == 200
+    finish.set()
+    for peer in commanding:
         assert (await peer.answer()).status == 200
-    turned_away = await strict.tcp()
-    assert await turned_away.rest() == b""
-    assert (await strict.ask("GET", "/healthz", control=True)).status == 200
-    for peer in held:
-        await peer.rest()
-    assert (await strict.ask("GET", "/healthz")).status == 200
+
+
+async def test_beside_too_many_commands_the_new_one_is_closed(full: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even then what is held is bounded."""
+    monkeypatch.setattr(http_module, "_SPARES", 1)
+    finish, called = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow(_name: str) -> None:
+        called.release()
+        await finish.wait()
+
+    full.daemon.drain = slow  # type: ignore[method-assign, assignment]
+    for _ in range(5):
+        (await full.unix()).send(b"POST /drain/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await called.acquire()
+    assert await (await full.unix()).rest() == b""
+    finish.set()
+
+
+async def test_one_address_has_a_share(tmp_path: Path) -> None:
+    """It makes room for itself; the control socket's peers have no address, and no share."""
+    daemon = FakeDaemon()
+    server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=crowded(per_peer=2))
+    stage = Stage(server, daemon, tmp_path / "qlb.sock")
+    await server.start(("127.0.0.1", 0), stage.socket)
+    first, second, third = [await stage.tcp() for _ in range(3)]
+    assert await first.rest() == b""
+    assert [await ask(peer) for peer in (second, third)] == [200, 200]
+    local = [await stage.unix() for _ in range(4)]
+    assert [await ask(peer) for peer in local] == [200] * 4
+    await stage.close()
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        (("192.0.2.7", 5), "192.0.2.7"),
+        (("2001:db8::1:2:3:4", 5, 0, 0), "2001:db8::/64"),
+        (("fe80::1%eth0", 5, 0, 2), "fe80::/64"),
+        ("", None),
+        ((), None),
+        (None, None),
+    ],
+)
+def test_the_share_is_of_an_address_or_of_a_network(name: object, peer: str | None) -> None:
+    """An IPv6 host can have any number of addresses of its network."""
+    assert http_module._peer(name) == peer

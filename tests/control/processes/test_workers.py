@@ -232,6 +232,9 @@ async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
         desk.wanted = orders(backends, generation=2)
         await workers.apply(desk.wanted)
         assert [place.applied for place in workers.places] == [2, 2]
+        assert workers.applied == 2
+        workers.places[1].applied = 1
+        assert workers.applied == 1, "the worker that lags counts"
 
 
 async def test_workers_end_with_their_supervisor(network: Network) -> None:

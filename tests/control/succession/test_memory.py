@@ -6,7 +6,7 @@ import pytest
 
 from qlb.control.succession.memory import Memory, Remembered
 
-SOME = Remembered({"a": "draining", "b": "active"}, {"a": True, "c": False})
+SOME = Remembered({"a": "draining", "b": "active"}, {"a": True, "c": False}, former={"2": "0123abcd"})
 
 
 def test_the_next_process_reads_it() -> None:

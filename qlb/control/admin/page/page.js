@@ -75,23 +75,10 @@ const stateOf = backend => backend.drained ? ["drained", "good"] : backend.state
 
 const trouble = backend => (backend.finding ? 4 : 0) + (backend.healthy ? 0 : 2) + (backend.state === "draining" ? 1 : 0);
 
-const showNotices = status => {
-  const notices = [];
-  const say = (text, kind) => notices.push(put("li", text, kind));
-  if (!status.config.last_reload_ok) say("The last reload was refused: what is on disk is not in force. The log says why.", "bad");
-  if (status.probe_error) say(`This node cannot send probes (${status.probe_error}): its verdicts on backends stay as they were.`, "bad");
-  if (status.all_probes_failing) say("All probes fail at once: taken for this node's own fault. Routing stays as it was; /readyz is 503.", "bad");
-  const found = status.backends.filter(backend => backend.finding);
-  for (const backend of found.slice(0, 5)) say(`${backend.name}: ${backend.finding}`, "bad");
-  if (found.length > 5) say(`and ${found.length - 5} more backends that are set up wrongly`, "bad");
-  for (const row of status.discovery || [])
-    if (row.error) say(`Source ${row.name} of backends fails, and what it found before is kept: ${row.error}`, "bad");
-  const rotation = status.rotation;
-  if (rotation && rotation.phase !== "idle") say(`Rotation, ${rotation.phase}: ${rotation.next_step}`, rotation.phase === "done" ? "good" : "warn");
-  for (const row of status.unconfigured_cids || [])
-    if (row.last_seen_s < 60) say(`Packets carry config ID ${row.config_id}, which is not configured here (${count(row.packets)}, the last one ${ago(row.last_seen_s)}).`, "warn");
-  replace("notices", notices);
-};
+const KINDS = {error: "bad", warning: "warn", info: "good"};
+
+const showNotices = status =>
+  replace("notices", (status.notices || []).map(notice => put("li", notice.text, KINDS[notice.level] || "warn")));
 
 const showTiles = (status, seconds) => {
   const drops = Object.entries(status.outcomes).filter(([name]) => name.startsWith("drop_"));

@@ -1,0 +1,88 @@
+"""What an operator should look at now, in words. /status, the page, `qlb status` and `qlb top` show the same list."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from qlb.observe.reading import Reading
+
+ERROR: Final = "error"
+WARNING: Final = "warning"
+INFO: Final = "info"
+
+_NAMED: Final = 5
+"""Backends that are named one by one in notices of one kind; the others are counted."""
+
+
+class Notice(NamedTuple):
+    """One thing to look at. level: error, warning or info. kind: a name for programs. text: for people."""
+
+    level: str
+    kind: str
+    text: str
+
+
+def notices(reading: Reading) -> list[Notice]:
+    """Return the notices of a reading, the gravest first."""
+    every = (*_reload(reading), *_health(reading), *_discovery(reading), *_ids(reading), *_rotation(reading))
+    return sorted(every, key=lambda notice: (ERROR, WARNING, INFO).index(notice.level))
+
+
+def _reload(reading: Reading) -> Iterator[Notice]:
+    if not reading.last_reload_ok:
+        text = "the last reload was refused: what is on disk is not in force; the log says why"
+        yield Notice(ERROR, "reload_refused", text)
+
+
+def _health(reading: Reading) -> Iterator[Notice]:
+    if reading.all_failing:
+        text = "all probes fail at once: taken for this node's own fault; routing stays as it was, /readyz is 503"
+        yield Notice(ERROR, "all_probes_failing", text)
+    if reading.probe_error:
+        text = f"this node cannot send probes ({reading.probe_error}): the verdicts on backends stay as they were"
+        yield Notice(ERROR, "probes_not_sent", text)
+    found = [f"{row.name}: {row.finding}" for row in reading.backends if row.finding]
+    yield from _some(ERROR, "backend_finding", found, "more backends with findings")
+
+
+def _discovery(reading: Reading) -> Iterator[Notice]:
+    for source in reading.discovery:
+        if source.error:
+            text = f"source {source.name} of backends fails, and what it found before is retained: {source.error}"
+            yield Notice(ERROR, "discovery_failing", text)
+
+
+def _ids(reading: Reading) -> Iterator[Notice]:
+    if reading.without_ids:
+        text = (
+            "packets keep coming, and for a minute none had a QUIC-LB ID that decodes here: servers issue other IDs, "
+            "or have another key or other server IDs; their connections will break when a client's address changes"
+        )
+        yield Notice(WARNING, "no_cids", text)
+    else:
+        found = [
+            f"{row.name}: packets keep coming, and for a minute none had one of its QUIC-LB IDs: check which it issues"
+            for row in reading.backends
+            if row.without_ids
+        ]
+        yield from _some(WARNING, "backend_without_cids", found, "more backends without packets by ID")
+    for config in reading.unconfigured:
+        if config.sustained:
+            text = (
+                f"packets keep coming with config ID {config.config_id}, which is not configured here "
+                f"({config.packets} so far)"
+            )
+            yield Notice(WARNING, "unconfigured_config_id", text)
+
+
+def _rotation(reading: Reading) -> Iterator[Notice]:
+    rotation = reading.rotation
+    if rotation.phase != "idle":
+        level = INFO if rotation.phase == "done" else WARNING
+        yield Notice(level, "rotation", f"rotation, {rotation.phase}: {rotation.next_step}")
+
+
+def _some(level: str, kind: str, texts: Sequence[str], others: str) -> Iterator[Notice]:
+    for text in texts[:_NAMED]:
+        yield Notice(level, kind, text)
+    if len(texts) > _NAMED:
+        yield Notice(level, kind, f"and {len(texts) - _NAMED} {others}")

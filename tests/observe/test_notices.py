@@ -1,0 +1,75 @@
+"""What an operator should look at, in words."""
+
+import dataclasses
+
+import pytest
+
+from qlb.observe.notices import ERROR, INFO, WARNING, notices
+from qlb.observe.reading import Reading, RotationReading, UnconfiguredReading
+
+
+def kinds(reading: Reading) -> list[tuple[str, str]]:
+    """Return level and kind of each notice."""
+    return [(notice.level, notice.kind) for notice in notices(reading)]
+
+
+def calm(reading: Reading) -> Reading:
+    """Return a reading with which all is well."""
+    return dataclasses.replace(
+        reading,
+        last_reload_ok=True,
+        all_failing=False,
+        probe_error="",
+        backends=tuple(dataclasses.replace(row, finding="") for row in reading.backends),
+        discovery=reading.discovery[:1],
+        rotation=RotationReading(phase="idle"),
+    )
+
+
+def test_everything_has_a_notice(reading: Reading) -> None:
+    """The gravest first."""
+    told = dataclasses.replace(
+        reading, unconfigured=(dataclasses.replace(reading.unconfigured[0], sustained=True),), without_ids=True
+    )
+    assert kinds(told) == [
+        (ERROR, "reload_refused"),
+        (ERROR, "all_probes_failing"),
+        (ERROR, "probes_not_sent"),
+        (ERROR, "backend_finding"),
+        (ERROR, "discovery_failing"),
+        (WARNING, "no_cids"),
+        (WARNING, "unconfigured_config_id"),
+        (WARNING, "rotation"),
+    ]
+    texts = [notice.text for notice in notices(told)]
+    assert texts[3] == "b:2: wrong key"
+    assert texts[4] == "source pool of backends fails, and what it found before is retained: gone"
+    assert "config ID 4" in texts[6]
+    assert texts[7] == "rotation, retiring: wait"
+
+
+def test_where_all_is_well_there_is_none(reading: Reading) -> None:
+    """A few packets with a config ID that nobody configured are nothing to look at."""
+    assert notices(calm(reading)) == []
+    once = UnconfiguredReading(config_id=2, packets=1, last_seen_s=0.0, configured_before=True)
+    assert notices(dataclasses.replace(calm(reading), unconfigured=(once,))) == []
+
+
+def test_a_rotation_that_is_done_is_good_news(reading: Reading) -> None:
+    """Its old configuration may go."""
+    done = dataclasses.replace(calm(reading), rotation=RotationReading(phase="done", next_step="remove it"))
+    assert kinds(done) == [(INFO, "rotation")]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 5000])
+def test_many_backends_are_counted(reading: Reading, count: int) -> None:
+    """Five of a kind are named."""
+    row = reading.backends[0]
+    rows = tuple(dataclasses.replace(row, name=f"x{n}", finding="bad", without_ids=True) for n in range(count))
+    found = notices(dataclasses.replace(calm(reading), backends=rows))
+    for kind in ("backend_finding", "backend_without_cids"):
+        texts = [notice.text for notice in found if notice.kind == kind]
+        assert len(texts) == min(count, 6)
+        assert [text.startswith(f"x{n}") for n, text in enumerate(texts[:5])] == [True] * min(count, 5)
+        if count > 5:
+            assert texts[5].startswith(f"and {count - 5} more backends")
