@@ -1,7 +1,9 @@
-"""Control messages of UDP sockets: the ECN bits, and the address that a client sent to.
+"""Control messages of UDP sockets: the traffic class, the hop limit, and the address that a client sent to.
 
-QUIC needs the ECN bits end to end, so they are copied both ways (RFC 9000, section 13.4). A listener on a
-wildcard address answers from the very address that the client sent to, or the client drops the answer.
+QUIC needs the ECN bits end to end, so they are copied both ways (RFC 9000, section 13.4), and the DSCP with them.
+The hop limit (TTL) of a packet that is sent on is one less than that of the packet received, as at a router: so a
+loop of balancers ends. A listener on a wildcard address answers from the address that the client sent to, because
+the client drops answers from another address.
 """
 
 import socket
@@ -14,23 +16,34 @@ ControlMessage = tuple[int, int, bytes]
 """(level, type, data), as socket.recvmsg() gives and socket.sendmsg() takes."""
 
 ECN_MASK: Final = 0x03
-BUFFER_BYTES: Final = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
-"""Room for a TOS or traffic class and for one packet-info message."""
+BUFFER_BYTES: Final = 2 * socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
+"""Room for a TOS or traffic class, a TTL or hop limit, and one packet-info message."""
+ASSUMED_HOP_LIMIT: Final = 64
+"""Of datagrams whose hop limit the system does not report: the initial value that most systems use."""
 
 # The socket module names these on newer Pythons only; the numbers are the kernels' own.
 _IP_RECVTOS: Final = {"linux": 13, "darwin": 27}.get(sys.platform)
+_IP_RECVTTL: Final = {"linux": 12, "darwin": 24}.get(sys.platform)
 _IP_PKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform)
 _IP_RECVPKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform)
 _IPV4_INFO: Final = struct.Struct("=I4s4s")
 _IPV6_INFO: Final = struct.Struct("=16sI")
 
 
-def receive_ecn(sock: socket.socket) -> None:
-    """Ask for the TOS octet or traffic class of each datagram, where the system can tell it."""
+def receive_traffic_class(sock: socket.socket) -> None:
+    """Ask for the TOS octet or traffic class of each datagram, if the system can report it."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    elif _IP_RECVTOS is not None:
+    if _IP_RECVTOS is not None and _carries_ipv4(sock):
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+
+
+def receive_hop_limit(sock: socket.socket) -> None:
+    """Ask for the TTL or hop limit of each datagram, if the system can report it."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+    if _IP_RECVTTL is not None and _carries_ipv4(sock):
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
 
 
 def receive_destination(sock: socket.socket) -> None:
@@ -41,23 +54,47 @@ def receive_destination(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVPKTINFO, 1)
 
 
-def set_ecn(sock: socket.socket, ecn: int) -> None:
-    """Send with these two bits from now on; the rest of the octet is 0."""
+def set_traffic_class(sock: socket.socket, octet: int) -> None:
+    """Send with this TOS octet or traffic class from now on."""
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, ecn)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, octet)
     else:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, ecn)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, octet)
 
 
-def read_ecn(messages: Iterable[ControlMessage]) -> int:
-    """Return the two ECN bits among a datagram's control messages; 0 where none came."""
+def set_hop_limit(sock: socket.socket, hop_limit: int) -> None:
+    """Send with this TTL or hop limit from now on."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hop_limit)
+
+
+def read_traffic_class(messages: Iterable[ControlMessage]) -> int:
+    """Return the TOS octet or traffic class among a datagram's control messages; 0 if there is none."""
     for level, kind, data in messages:
-        # IPv4 sends one octet, IPv6 an int in the machine's order: octet 0 holds the bits on little-endian.
+        # IPv4 reports one octet, IPv6 an int in the machine's order.
         if level == socket.IPPROTO_IP and kind in (socket.IP_TOS, _IP_RECVTOS):
-            return data[0] & ECN_MASK
+            return data[0]
         if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_TCLASS:
-            return int.from_bytes(data, sys.byteorder) & ECN_MASK
+            return int.from_bytes(data, sys.byteorder) & 0xFF
     return 0
+
+
+def read_hop_limit(messages: Iterable[ControlMessage]) -> int:
+    """Return the TTL or hop limit among a datagram's control messages; ASSUMED_HOP_LIMIT if there is none."""
+    for level, kind, data in messages:
+        # Linux reports an int in the machine's order, others one octet for IPv4.
+        if (level == socket.IPPROTO_IP and kind in (socket.IP_TTL, _IP_RECVTTL)) or (
+            level == socket.IPPROTO_IPV6 and kind == socket.IPV6_HOPLIMIT
+        ):
+            return int.from_bytes(data, sys.byteorder) & 0xFF
+    return ASSUMED_HOP_LIMIT
+
+
+def marked(octet: int, dscp: int | None) -> int:
+    """Return the traffic class to send with. octet: received. dscp: to set, 0 to 63, or None. ECN is always kept."""
+    return octet if dscp is None else dscp << 2 | octet & ECN_MASK
 
 
 def read_destination(messages: Iterable[ControlMessage]) -> str | None:
@@ -90,12 +127,16 @@ def source_message(host: str) -> ControlMessage:
     return socket.IPPROTO_IP, _IP_PKTINFO, data
 
 
-def ecn_message(family: int, ecn: int) -> ControlMessage:
-    """Return the control message that marks one datagram with these ECN bits."""
-    data = ecn.to_bytes(4, sys.byteorder)
+def traffic_class_message(family: int, octet: int) -> ControlMessage:
+    """Return the control message that gives one datagram this TOS octet or traffic class."""
+    data = octet.to_bytes(4, sys.byteorder)
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_TCLASS, data
     return socket.IPPROTO_IP, socket.IP_TOS, data
+
+
+def _carries_ipv4(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_INET or not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def _is_link_local(octets: bytes) -> bool:

@@ -1,12 +1,11 @@
-"""The portable plane: datagram sockets on an event loop (uvloop where it is installed), all Python.
+"""The portable plane: datagram sockets on an event loop (uvloop if it is installed), all Python.
 
-A datagram is here twice: from a client on a listener, to be decided and sent on through its session, and
-from a backend on a session, to go back to the client from the address that the client sent to. Sockets are
-read with recvmsg() from the loop's reader callbacks, because the loop's own datagram transports hide the
-control messages that carry ECN and the destination address.
+Listeners are read with recvmsg() from the loop's reader callbacks, because the loop's own datagram transports hide the
+control messages that carry the traffic class, the hop limit and the destination address. Packets from clients are
+decided here and sent by portable/upstreams.py; packets from backends are returned by portable/replies.py.
 
-It never blocks, never raises and never logs: what the system does not take is counted and gone, as in any
-network.
+The plane never blocks, never raises and never logs. A datagram that the system does not accept is counted and dropped,
+as in any network.
 """
 
 import asyncio
@@ -17,28 +16,30 @@ from typing import Final
 
 from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
-from qlb.dataplane.base import Orders
-from qlb.dataplane.limits import affordable_sessions
-from qlb.dataplane.send_errors import send_error_kind
-from qlb.dataplane.sessions import Address, Session, SessionKey, SessionTable
-from qlb.dataplane.sockets import bound_endpoint, dropped_at, open_upstream, take_single_datagrams
+from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
+from qlb.dataplane.portable.gate import SendGate
+from qlb.dataplane.portable.overload import Admission
+from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
+from qlb.dataplane.portable.sources import Service, Sources
+from qlb.dataplane.portable.upstreams import Upstreams
+from qlb.dataplane.sessions import Address, Session, SessionKey
+from qlb.dataplane.sockets import bound_endpoint, take_single_datagrams
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import canonical_host
-from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
+from qlb.routing.outcomes import CONFIGS, DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_OVERLOAD
 from qlb.routing.router import Router, unconfigured_id
 
-MAX_DATAGRAM_BYTES: Final = 65_535
-_BATCH: Final = 64
-"""Datagrams read from one socket before the loop turns to the others."""
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
 _HEARTBEAT_S: Final = 0.5
 """The supervisor expects one each second."""
-_SENDS: Final = 2
-"""Tries of one datagram: a refusal answers an earlier one (ICMP port unreachable), so this one goes again."""
+
+Received = tuple[bytes, list[ControlMessage], Address]
+"""(datagram, control messages, client)."""
 
 
 class AsyncioPlane:
@@ -50,13 +51,18 @@ class AsyncioPlane:
         self._loop = asyncio.get_running_loop()
         self._counters = Counters(counters_memory)
         self._router = Router(orders.snapshot, FlowTables(settings.flow_table_size, settings.flow_timeout_s))
-        self._sessions = SessionTable(affordable_sessions(settings.max_sessions), self._close_session)
-        self._session_timeout_s = settings.session_timeout_s
-        self._listeners = [_Listener(self, socket.socket(fileno=descriptor)) for descriptor in listeners]
+        self._replies = Replies(self._counters, settings.dscp)
+        self._upstreams = Upstreams(self._counters, self._replies, settings.dscp)
+        self._sessions = self._upstreams.sessions
+        self._listeners = [
+            _Listener(self, self._counters, socket.socket(fileno=descriptor)) for descriptor in listeners
+        ]
+        self._sources = Sources(Service(canonical_host(one.host), one.port) for one in self._listeners)
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._started = False
         self._held = False
+        self._bound_sessions(settings)
 
     def start(self) -> None:
         """Begin to forward."""
@@ -80,8 +86,8 @@ class AsyncioPlane:
         settings, backends = orders.settings, orders.snapshot.backends
         self._router.snapshot = orders.snapshot
         self._router.flows.resize(settings.flow_table_size, settings.flow_timeout_s)
-        self._sessions.resize(affordable_sessions(settings.max_sessions))
-        self._session_timeout_s = settings.session_timeout_s
+        self._replies.dscp = self._upstreams.dscp = settings.dscp
+        self._bound_sessions(settings)
         self._sessions.close_where(lambda session: _has_moved(session, backends))
         self._count_sessions()
 
@@ -92,122 +98,111 @@ class AsyncioPlane:
                 timer.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener.sock)
-            listener.sock.close()
         self._sessions.close_all()
         self._count_sessions()
+        self._replies.stop()
+        for listener in self._listeners:
+            listener.sock.close()
 
-    def forward(self, listener: "_Listener", datagram: bytes, control: list[ControlMessage], client: Address) -> None:
-        """Decide one datagram from a client and send it on."""
-        now_s = time.monotonic()
-        service = (listener.wildcard and ancillary.read_destination(control)) or listener.host
-        four_tuple = (client[0], client[1], service, listener.port)
-        if listener.takes_both:
-            four_tuple = (canonical_host(client[0]), client[1], canonical_host(service), listener.port)
-        self._counters.count_received(1, len(datagram))
-        outcome, index = self._router.decide(datagram, four_tuple, now_s)
-        now_ms = int(now_s * 1000)
-        if (config_id := unconfigured_id(outcome, datagram)) >= 0:
-            self._counters.count_unconfigured(config_id, now_ms)
-        if index >= 0:
-            key = (client, service, listener.sock, index)
-            session = self._sessions.get(key)
-            if session is not None:
-                session.renewed = True
+    def forward(self, listener: "_Listener", received: Sequence[Received], now_s: float) -> None:
+        """Decide and send a batch of datagrams from clients.
+
+        If the batch is full, packets wait in the listener's queue: those of open sessions are served first, and few
+        sessions are opened.
+        """
+        waiting: list[tuple[int, SessionKey, Received]] = []
+        is_behind = len(received) == BATCH
+        for each in received:
+            found = self._decide(listener, each, now_s)
+            if found is None:
+                continue
+            outcome, key = found
+            if is_behind and self._sessions.get(key) is None:
+                waiting.append((outcome, key, each))
             else:
-                session = self._open_session(key, listener.wildcard)
-            failure = DROP_NO_SESSION if session is None else self._send(session, datagram, control, now_s)
-            if failure:
-                outcome, index = failure, -1
-        self._counters.count(outcome, index, now_ms)
-        if index < 0:
-            self._counters.keep_sample(outcome, datagram, now_ms)
-
-    def _open_session(self, key: SessionKey, wildcard: bool) -> Session | None:
-        backend = self._router.snapshot.backends[key[3]]
-        assert backend is not None, "the router names backends that are there"
-        sock = self._open_upstream(backend)
-        if sock is None:
-            return None
-        session = Session(key, sock, backend.endpoint, (ancillary.source_message(key[1]),) if wildcard else ())
-        self._sessions.add(session)
-        self._loop.add_reader(sock, self._on_reply, session)
+                self._pass_on(listener, outcome, key, each, now_s)
+        admission = Admission((outcome, key) for outcome, key, _ in waiting)
+        for outcome, key, each in waiting:
+            if self._sessions.get(key) is not None or admission.admits(outcome):
+                self._pass_on(listener, outcome, key, each, now_s)
+            else:
+                self._drop(DROP_OVERLOAD, each[0], now_s)
         self._count_sessions()
-        return session
 
-    def _open_upstream(self, backend: Backend) -> socket.socket | None:
-        try:
-            return open_upstream(backend.endpoint)
-        except OSError:
-            # No descriptor, port or memory left: one session less, and one more try.
-            if not self._sessions.evict():
-                return None
-        try:
-            return open_upstream(backend.endpoint)
-        except OSError:
+    def _decide(self, listener: "_Listener", received: Received, now_s: float) -> tuple[int, SessionKey] | None:
+        """Return the outcome and the session's key; None if the packet was dropped."""
+        datagram, control, client = received
+        host, port = client[:2]
+        service = (listener.wildcard and ancillary.read_destination(control)) or listener.host
+        if self._sources.is_bad(host, port, service, now_s):
+            self._drop(DROP_BAD_SOURCE, datagram, now_s)
             return None
+        four_tuple = (host, port, service, listener.port)
+        if listener.takes_both:
+            four_tuple = (canonical_host(host), port, canonical_host(service), listener.port)
+        outcome, index = self._router.decide(datagram, four_tuple, now_s)
+        if (config_id := unconfigured_id(outcome, datagram)) >= 0:
+            self._counters.count_unconfigured(config_id, int(now_s * 1000))
+        if index < 0:
+            self._drop(outcome, datagram, now_s)
+            return None
+        return outcome, (client, service, listener.gate, index)
 
-    def _on_reply(self, session: Session) -> None:
-        session.last_used_s = time.monotonic()
-        session.renewed = True
-        receive = session.sock.recvmsg
-        for _ in range(_BATCH):
-            try:
-                datagram, control, _, _ = receive(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue  # the error of an earlier send (ICMP port unreachable); reading it has cleared it
-            self._reply(session, datagram, ancillary.read_ecn(control))
-
-    def _send(self, session: Session, datagram: bytes, control: list[ControlMessage], now_s: float) -> int:
-        """Send towards the backend. Returns 0, or the outcome that the packet has instead of its own."""
-        session.last_used_s = now_s
-        ecn = ancillary.read_ecn(control)
-        for _ in range(_SENDS):
-            try:
-                if ecn != session.ecn:
-                    ancillary.set_ecn(session.sock, ecn)
-                    session.ecn = ecn
-                session.sock.send(datagram)
-            except OSError as error:
-                self._counters.count_send_error(send_error_kind(error), session.index, len(datagram))
-                if not isinstance(error, ConnectionRefusedError):
-                    break
-            else:
-                return 0
-        return DROP_SEND_FAILED
-
-    def _reply(self, session: Session, datagram: bytes, ecn: int) -> None:
-        """Send back to the client, and count it."""
-        control = session.reply
-        if ecn:
-            control = (*control, ancillary.ecn_message(session.listener.family, ecn))
-        try:
-            session.listener.sendmsg((datagram,), control, 0, session.client)
-        except OSError as error:
-            self._counters.count_send_error(send_error_kind(error))
-            self._counters.slots[layout.RETURN_DROPPED] += 1
+    def _pass_on(self, listener: "_Listener", outcome: int, key: SessionKey, received: Received, now_s: float) -> None:
+        """Send a datagram to its backend, through a new session if there is none."""
+        datagram, control, _ = received
+        session = self._sessions.get(key)
+        failure = 0
+        if session is not None:
+            self._sessions.use(session, now_s)
         else:
-            self._counters.count_returned(session.index)
+            backend = self._router.snapshot.backends[key[3]]
+            assert backend is not None, "the router names backends that are there"
+            session = listener.describe_session(key, backend, ancillary.read_hop_limit(control) - 1, now_s)
+            failure = self._open(session, now_s)
+        if outcome < CONFIGS:
+            session.is_routable = True
+        failure = failure or self._upstreams.send(session, datagram, ancillary.read_traffic_class(control), now_s)
+        if failure:
+            self._drop(failure, datagram, now_s)
+        else:
+            self._counters.count(outcome, key[3], int(now_s * 1000))
+
+    def _open(self, session: Session, now_s: float) -> int:
+        """Open a session. Return 0, or the outcome of a packet that must not open one."""
+        host, port = session.client[:2]
+        if self._sessions.has_local(canonical_host(host), port):
+            return DROP_BAD_SOURCE  # what this worker itself has sent came back
+        if session.hop_limit < 1:
+            return DROP_HOP_LIMIT
+        return self._upstreams.open(session, now_s)
+
+    def _drop(self, outcome: int, datagram: bytes, now_s: float) -> None:
+        now_ms = int(now_s * 1000)
+        self._counters.count(outcome, -1, now_ms)
+        self._counters.keep_sample(outcome, datagram, now_ms)
+
+    def _bound_sessions(self, settings: PlaneSettings) -> None:
+        """Apply the bounds of the settings and of the machine. Here each session needs a local port of its own."""
+        limit = affordable_sessions(settings.max_sessions)
+        budget = port_budget(settings.workers, read_limits())
+        self._sessions.timeout_s = settings.session_timeout_s
+        self._sessions.routable_timeout_s = settings.routable_session_timeout_s
+        self._sessions.resize(limit if budget is None else min(limit, budget), time.monotonic())
 
     def _sweep(self) -> None:
-        self._sessions.close_idle(time.monotonic() - self._session_timeout_s)
+        self._sessions.close_idle(time.monotonic())
         self._count_sessions()
-        delay_s = max(self._session_timeout_s / _SWEEPS_PER_TIMEOUT, _MIN_SWEEP_S)
+        delay_s = max(self._sessions.timeout_s / _SWEEPS_PER_TIMEOUT, _MIN_SWEEP_S)
         self._sweep_timer = self._loop.call_later(delay_s, self._sweep)
 
     def _beat(self) -> None:
         self._counters.slots[layout.HEARTBEAT_MS] = int(time.monotonic() * 1000)
         self._heartbeat_timer = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
-    def _close_session(self, session: Session) -> None:
-        self._loop.remove_reader(session.sock)
-        # Asked for once, here: what a session has dropped is not worth a system call for each reply.
-        self._counters.slots[layout.RETURN_OVERFLOWED] += dropped_at(session.sock) or 0
-        session.sock.close()
-
     def _count_sessions(self) -> None:
         self._counters.slots[layout.SESSIONS] = len(self._sessions)
+        self._counters.slots[layout.SESSIONS_PROTECTED] = self._sessions.protected
         self._counters.slots[layout.SESSIONS_EVICTED] += self._sessions.evicted
         self._sessions.evicted = 0
 
@@ -215,11 +210,13 @@ class AsyncioPlane:
 class _Listener:
     """A service address: reads what clients send to it."""
 
-    __slots__ = ("_plane", "host", "port", "sock", "takes_both", "wildcard")
+    __slots__ = ("_counters", "_plane", "gate", "host", "port", "sock", "takes_both", "wildcard")
 
-    def __init__(self, plane: AsyncioPlane, sock: socket.socket) -> None:
+    def __init__(self, plane: AsyncioPlane, counters: Counters, sock: socket.socket) -> None:
         self._plane = plane
+        self._counters = counters
         self.sock = sock
+        self.gate = SendGate(sock)
         self.host, self.port = bound_endpoint(sock)
         self.wildcard = self.host in ("0.0.0.0", "::")
         # Only such a socket has IPv4 clients with IPv6 names; open_listener() makes none, and others pay nothing.
@@ -228,19 +225,30 @@ class _Listener:
         )
 
     def on_readable(self) -> None:
-        """Read what is there, a bounded number at a time, and forward it."""
-        receive, forward = self.sock.recvmsg, self._plane.forward
-        for _ in range(_BATCH):
+        """Read a batch of the queue and forward it."""
+        receive, received = self.sock.recvmsg, []
+        for _ in range(BATCH):
             try:
                 datagram, control, _, client = receive(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 continue  # the error of an earlier reply; reading it has cleared it
-            forward(self, datagram, control, client)
+            self._counters.count_received(1, len(datagram))
+            received.append((datagram, control, client))
+        self._plane.forward(self, received, time.monotonic())
+
+    def describe_session(self, key: SessionKey, backend: Backend, hop_limit: int, now_s: float) -> Session:
+        """Return a session that has no socket yet."""
+        session = Session(key, backend.endpoint, hop_limit, now_s)
+        if self.wildcard:
+            session.messages = (ancillary.source_message(key[1]),)
+        if self.takes_both and canonical_host(key[0][0]) != key[0][0]:
+            session.client_family = socket.AF_INET
+        return session
 
 
 def _has_moved(session: Session, backends: Sequence[Backend | None]) -> bool:
-    """Whether its backend has another address by now. One that has left keeps its ways back until they idle."""
+    """Return whether a session's backend has a new address. Sessions of a removed backend stay until they are idle."""
     backend = backends[session.index]
     return backend is not None and backend.endpoint != session.endpoint

@@ -1,6 +1,6 @@
-"""How many ways back this machine allows: each takes a descriptor of its worker and a local port.
+"""How many sessions this machine allows: each needs a descriptor of its worker and a local port.
 
-What is computed from figures stands apart from what asks the system. Nothing here is on the packet path.
+Functions that compute from figures stand apart from those that ask the system. Nothing here is on the packet path.
 """
 
 import resource
@@ -11,13 +11,16 @@ SPARE_DESCRIPTORS: Final = 64
 """Kept for all that is no session: listeners, the event loop, files that are open for a moment."""
 _PORT_SHARE: Final = (9, 10)
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_USABLE_TENTHS: Final = 9
+"""Tenths of the local ports that sessions may use. Health probes, DNS and other programs need the rest."""
 
 
 class Limits(NamedTuple):
     """What the system allows. open_files: the hard limit of a process. local_ports: all together. None: no limit known.
 
-    local_ports is one number for all workers: a socket that connects takes a port that no other UDP socket of the
-    network namespace has, of either family, wherever that one is connected to.
+    local_ports is one number for all workers: a socket that connects gets a port that no other UDP socket of the
+    network namespace has, of either family, whatever that socket is connected to.
     """
 
     open_files: int | None
@@ -67,17 +70,25 @@ def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:
     )
 
 
-def port_shortfall(max_sessions: int, workers: int, uses: int, limits: Limits) -> str | None:
-    """Return what to tell an operator who has fewer local ports than ways back; None where all is well.
+def port_budget(workers: int, limits: Limits) -> int | None:
+    """Return how many local ports the sessions of one worker may use; 1 at least. None: the number is not known."""
+    if limits.local_ports is None:
+        return None
+    return max(limits.local_ports * _USABLE_TENTHS // 10 // workers, 1)
 
-    uses: ways back that one port can serve: the backends, where the plane shares ports among them, else 1.
+
+def port_shortfall(max_sessions: int, workers: int, uses: int, limits: Limits) -> str | None:
+    """Return a warning for an operator who has fewer local ports than sessions; None if there are enough.
+
+    uses: sessions that one port can serve: the backends if the plane shares ports among them, else 1.
     """
-    if limits.local_ports is None or max_sessions * workers <= limits.local_ports * uses:
+    budget = port_budget(workers, limits)
+    if budget is None or max_sessions <= budget * uses:
         return None
     return (
         f"forwarding.max_sessions is {max_sessions:,} for each of {workers} workers, but there are "
-        f"{limits.local_ports:,} local ports for all, and one serves {uses:,} of them at most; widen the sysctl "
-        "net.ipv4.ip_local_port_range"
+        f"{limits.local_ports:,} local ports for all: a worker may use {budget:,}, and one serves {uses:,} sessions at "
+        "most; widen the sysctl net.ipv4.ip_local_port_range"
     )
 
 
@@ -86,4 +97,13 @@ def _local_ports() -> int | None:
         first, last = map(int, _PORT_RANGE.read_text().split())
     except (OSError, ValueError):
         return None
-    return last - first + 1
+    return max(last - first + 1 - _reserved_ports(first, last), 1)
+
+
+def _reserved_ports(first: int, last: int) -> int:
+    """Return how many ports of a range the system gives to programs only by name, as in 8080,9000-9010."""
+    try:
+        ranges = [part.partition("-") for part in _RESERVED_PORTS.read_text().strip().split(",") if part]
+        return sum(max(min(int(end or begin), last) - max(int(begin), first) + 1, 0) for begin, _, end in ranges)
+    except (OSError, ValueError):
+        return 0

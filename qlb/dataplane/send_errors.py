@@ -24,9 +24,26 @@ _KINDS: Final = {
 _KIND_OF: Final[Mapping[int, int]] = MappingProxyType(
     {number: SEND_ERROR_KINDS.index(kind) for kind, numbers in _KINDS.items() for number in numbers}
 )
+_WANT_OF_ROOM: Final = frozenset(map(SEND_ERROR_KINDS.index, ("would_block", "no_buffers")))
+_DEAD_SOCKET: Final = frozenset(map(SEND_ERROR_KINDS.index, ("unreachable", "invalid", "other")))
 _OTHER: Final = SEND_ERROR_KINDS.index("other")
 
 
 def send_error_kind(error: OSError) -> int:
     """Return the index in SEND_ERROR_KINDS of an error that a call to send raised."""
-    return _KIND_OF.get(error.errno or 0, _OTHER)
+    return kind_of_errno(error.errno or 0)
+
+
+def kind_of_errno(number: int) -> int:
+    """Return the index in SEND_ERROR_KINDS of an errno."""
+    return _KIND_OF.get(number, _OTHER)
+
+
+def is_for_want_of_room(kind: int) -> bool:
+    """Return whether a send failed because a queue or memory is full: to try again at once would not help."""
+    return kind in _WANT_OF_ROOM
+
+
+def may_need_new_socket(kind: int) -> bool:
+    """Return whether a send may have failed because its socket has a source address or a route that is gone."""
+    return kind in _DEAD_SOCKET

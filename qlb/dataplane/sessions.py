@@ -1,9 +1,12 @@
-"""Proxy mode's ways back: one connected socket for each client 4-tuple and backend.
+"""Sessions of proxy mode: one connected socket for each client 4-tuple and backend.
 
-A session is no routing state. Lose it and the client's next packet is routed by its connection ID all the
-same, through a new socket; the server sees the client on a new path. Hence the bound: when it is reached,
-the session that has been idle longest goes, approximately (a clock hand passes over sessions used since
-its last visit), so that a flood of spoofed addresses, each seen once, pushes out itself and not the calls.
+A session is not routing state. If it is lost, the client's next packet is routed by its connection ID through a new
+socket, and the server sees the client on a new path. So the table is bounded.
+
+Sessions are evicted when the table, the descriptors or the local ports are full. A session is protected once its
+client has used it at least PROTECT_AFTER_S after its first use. Unprotected sessions are evicted first, so a flood of
+spoofed addresses evicts itself and not the calls. Answers of a backend alone never protect a session, because an
+attacker can cause them. Within each of the two lists a clock hand skips sessions that were used since its last visit.
 """
 
 import socket
@@ -12,98 +15,192 @@ from collections.abc import Callable
 from typing import Final
 
 from qlb.dataplane.ancillary import ControlMessage
+from qlb.dataplane.portable.gate import SendGate
 from qlb.routing.backends import Endpoint
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """A client's address as the socket calls give and take it."""
 
-SessionKey = tuple[Address, str, socket.socket, int]
-"""(client, host that it sent to, listener that received it, backend index)."""
+SessionKey = tuple[Address, str, SendGate, int]
+"""(client, host that it sent to, send queue of the listener that received it, backend index)."""
 
+PROTECT_AFTER_S: Final = 1.0
 _HAND_STEPS: Final = 64
-"""Sessions that the clock hand passes before it takes the next one whatever its use: a bound on the work."""
+"""Sessions that the clock hand skips before it evicts the next one in any case: a bound on the work."""
 
 
 class Session:
-    """A way back. ``renewed`` is set on every use but the first."""
+    """A client, a backend and the socket between them.
 
-    __slots__ = ("client", "ecn", "endpoint", "index", "key", "last_used_s", "listener", "renewed", "reply", "sock")
+    local: the socket's own host and port. messages: control messages of all datagrams to the client.
+    client_family: of the client's packets; differs from the listener's for IPv4 clients of an IPv6 socket.
+    traffic_class: with which the socket sends. hop_limit: TTL with which it sends.
+    renewed: used since the clock hand's last visit. is_routable: a packet that was routed by its ID has used it.
+    largest_bytes: of the datagrams that were sent to the backend. reopen_at_s: no new socket before, after send errors.
+    The fields after these belong to portable/silence.py and portable/gate.py.
+    """
 
-    def __init__(
-        self, key: SessionKey, sock: socket.socket, endpoint: Endpoint, reply: tuple[ControlMessage, ...]
-    ) -> None:
-        """sock: connected to endpoint, the backend's. reply: control messages that every answer carries."""
+    __slots__ = (
+        "client",
+        "client_family",
+        "endpoint",
+        "first_mark_s",
+        "first_used_s",
+        "gate",
+        "hop_limit",
+        "index",
+        "is_answered",
+        "is_paused",
+        "is_protected",
+        "is_routable",
+        "key",
+        "largest_bytes",
+        "last_used_s",
+        "local",
+        "mark_s",
+        "marks",
+        "messages",
+        "renewed",
+        "reopen_at_s",
+        "silence_until_s",
+        "silences",
+        "sock",
+        "traffic_class",
+        "window_bytes",
+        "window_s",
+    )
+
+    def __init__(self, key: SessionKey, endpoint: Endpoint, hop_limit: int, now_s: float) -> None:
+        """Describe a session that has no socket yet. endpoint: the backend's address."""
         self.key = key
-        self.client, _, self.listener, self.index = key
-        self.sock = sock
+        self.client, _, self.gate, self.index = key
         self.endpoint = endpoint
-        self.reply = reply
-        self.ecn = 0
-        self.last_used_s = 0.0
-        self.renewed = False
+        self.hop_limit = hop_limit
+        self.sock: socket.socket
+        self.local: tuple[str, int] = ("", 0)
+        self.messages: tuple[ControlMessage, ...] = ()
+        self.client_family = self.gate.sock.family
+        self.traffic_class = 0
+        self.first_used_s = self.last_used_s = now_s
+        self.largest_bytes = 0
+        self.reopen_at_s = 0.0
+        self.renewed = self.is_protected = self.is_routable = False
+        self.is_answered = self.is_paused = False
+        self.marks = self.silences = self.window_bytes = 0
+        self.mark_s = self.first_mark_s = self.silence_until_s = self.window_s = 0.0
 
 
 class SessionTable:
-    """At most ``limit`` sessions. ``close`` is called with each one that leaves."""
+    """At most ``limit`` sessions. ``close`` is called with each session that leaves.
 
-    __slots__ = ("_close", "_sessions", "evicted", "get", "limit")
+    timeout_s, routable_timeout_s: seconds after which idle sessions are closed, by is_routable.
+    evicted: sessions evicted although they were not idle for timeout_s; the owner resets it.
+    """
 
-    def __init__(self, limit: int, close: Callable[[Session], None]) -> None:
-        """Start empty. limit: sessions. evicted: counts those that left for want of room."""
-        self.limit = limit
+    __slots__ = (
+        "_close",
+        "_locals",
+        "_protected",
+        "_sessions",
+        "_unprotected",
+        "evicted",
+        "get",
+        "limit",
+        "routable_timeout_s",
+        "timeout_s",
+    )
+
+    def __init__(self, close: Callable[[Session], None]) -> None:
+        """Start empty and without room: call resize()."""
+        self.limit = 0
+        self.timeout_s = self.routable_timeout_s = 0.0
         self.evicted = 0
         self._close = close
-        self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+        self._sessions: dict[SessionKey, Session] = {}
+        self._unprotected: OrderedDict[SessionKey, Session] = OrderedDict()
+        self._protected: OrderedDict[SessionKey, Session] = OrderedDict()
+        self._locals: set[tuple[str, int]] = set()
         self.get = self._sessions.get
-        """Return the session of a key, or None: the table's own method, once per packet."""
+        """Return the session of a key, or None: the dictionary's own method, once per packet."""
 
     def __len__(self) -> int:
         """Sessions that are open."""
         return len(self._sessions)
 
-    def add(self, session: Session) -> None:
+    @property
+    def protected(self) -> int:
+        """Sessions that are protected."""
+        return len(self._protected)
+
+    def has_local(self, host: str, port: int) -> bool:
+        """Return whether a session's socket has this local address and port."""
+        return (host, port) in self._locals
+
+    def add(self, session: Session, now_s: float) -> None:
         """Keep a session, after making room for it."""
         while len(self._sessions) >= self.limit:
-            self.evict()
-        self._sessions[session.key] = session
+            self.evict(now_s)
+        self._sessions[session.key] = self._unprotected[session.key] = session
+        self._locals.add(session.local)
 
-    def evict(self) -> bool:
-        """Close the session that has been idle longest, approximately. Returns whether there was one."""
-        sessions = self._sessions
-        for _ in range(min(_HAND_STEPS, len(sessions))):
-            key, session = sessions.popitem(last=False)
-            if not session.renewed:
-                return self._leave(session)
-            session.renewed = False
-            sessions[key] = session
+    def use(self, session: Session, now_s: float) -> None:
+        """Note that the client uses a session again."""
+        session.renewed = True
+        session.last_used_s = now_s
+        if not session.is_protected and now_s - session.first_used_s >= PROTECT_AFTER_S:
+            session.is_protected = True
+            self._protected[session.key] = self._unprotected.pop(session.key)
+
+    def move(self, session: Session, local: tuple[str, int]) -> None:
+        """Note that a session has a new socket with this local address."""
+        self._locals.discard(session.local)
+        session.local = local
+        self._locals.add(local)
+
+    def evict(self, now_s: float) -> bool:
+        """Close approximately the idlest session, unprotected ones first. Return whether there was one."""
+        sessions = self._unprotected or self._protected
         if not sessions:
             return False
-        return self._leave(sessions.popitem(last=False)[1])
+        session = _idlest(sessions)
+        self.evicted += now_s - session.last_used_s <= self.timeout_s
+        self._leave(session)
+        return True
 
     def close_where(self, leaves: Callable[[Session], bool]) -> None:
-        """Close every session of which this is true."""
-        self._close_all([session for session in self._sessions.values() if leaves(session)])
+        """Close every session for which this returns true."""
+        for session in [session for session in self._sessions.values() if leaves(session)]:
+            self._leave(session)
 
-    def close_idle(self, before_s: float) -> None:
-        """Close every session that was last used before a time."""
-        self.close_where(lambda session: session.last_used_s < before_s)
+    def close_idle(self, now_s: float) -> None:
+        """Close every session that has been idle for its timeout."""
+        before_s = now_s - self.timeout_s
+        routable_before_s = now_s - max(self.timeout_s, self.routable_timeout_s)
+        self.close_where(lambda one: one.last_used_s < (routable_before_s if one.is_routable else before_s))
 
     def close_all(self) -> None:
         """Close every session."""
-        self._close_all(list(self._sessions.values()))
+        self.close_where(lambda _: True)
 
-    def resize(self, limit: int) -> None:
-        """Apply a new limit to what is there."""
+    def resize(self, limit: int, now_s: float) -> None:
+        """Apply a new limit; the sessions above it are evicted."""
         self.limit = limit
         while len(self._sessions) > limit:
-            self.evict()
+            self.evict(now_s)
 
-    def _close_all(self, sessions: list[Session]) -> None:
-        for session in sessions:
-            del self._sessions[session.key]
-            self._close(session)
-
-    def _leave(self, session: Session) -> bool:
-        self.evicted += 1
+    def _leave(self, session: Session) -> None:
+        del self._sessions[session.key]
+        del (self._protected if session.is_protected else self._unprotected)[session.key]
+        self._locals.discard(session.local)
         self._close(session)
-        return True
+
+
+def _idlest(sessions: OrderedDict[SessionKey, Session]) -> Session:
+    """Return the first session that was not used since the last visit; the skipped ones move to the end."""
+    for _ in range(min(_HAND_STEPS, len(sessions))):
+        key, session = next(iter(sessions.items()))
+        if not session.renewed:
+            return session
+        session.renewed = False
+        sessions.move_to_end(key)
+    return next(iter(sessions.values()))

@@ -210,7 +210,7 @@ def _open(endpoint: Endpoint) -> socket.socket:
 
 def _make_quic(sock: socket.socket) -> None:
     sock.setblocking(False)
-    for option in (ancillary.receive_ecn, _never_fragment):
+    for option in (ancillary.receive_traffic_class, _never_fragment):
         _where_supported(option, sock)
 
 
@@ -219,6 +219,7 @@ def _prepare_listener(sock: socket.socket, endpoint: Endpoint, buffers: Buffers,
     _ask_for_buffer(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, buffers.send_bytes)
     if freebind:
         bind_freely(sock)
+    _where_supported(ancillary.receive_hop_limit, sock)
     if ipaddress.ip_address(endpoint.host).is_unspecified:
         _where_supported(ancillary.receive_destination, sock)
 

@@ -48,7 +48,7 @@ def send_burst(sock: socket.socket, datagrams: list[bytes], to: Endpoint, ecn: i
     """Send several datagrams with one call; all but the last have the length of the first."""
     control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(datagrams[0])))]
     if ecn:
-        control.append(ancillary.ecn_message(sock.family, ecn))
+        control.append(ancillary.traffic_class_message(sock.family, ecn))
     sock.sendmsg([b"".join(datagrams)], control, 0, to)
 
 
@@ -171,7 +171,7 @@ async def test_pieces_keep_their_mark(network: Network, ecn: int) -> None:
     sockets, backends = network.pool()
     client = network.socket()
     for sock in (client, *sockets):
-        ancillary.receive_ecn(sock)
+        ancillary.receive_traffic_class(sock)
     async with running(orders(backends)) as qlb:
         send_burst(client, [numbered(0, n) for n in range(4)], qlb.service, ecn)
         for _ in range(4):
@@ -201,12 +201,12 @@ async def test_marks_are_not_mixed(network: Network) -> None:
     """Datagrams of one client with different ECN bits leave in order, each with its own."""
     sockets, backends = network.pool()
     client = network.socket()
-    ancillary.receive_ecn(sockets[0])
+    ancillary.receive_traffic_class(sockets[0])
     marks = [0, 2, 2, 3, 0, 0, 2]
     async with running(orders(backends)) as qlb:
         sent = [numbered(0, number) for number in range(len(marks))]
         for datagram, ecn in zip(sent, marks, strict=True):
-            ancillary.set_ecn(client, ecn)
+            ancillary.set_traffic_class(client, ecn)
             client.sendto(datagram, qlb.service)
         for datagram, ecn in zip(sent, marks, strict=True):
             octets, control, _ = await receive_message(sockets[0])

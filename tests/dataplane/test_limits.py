@@ -10,6 +10,7 @@ from qlb.dataplane.limits import (
     Limits,
     affordable_sessions,
     descriptor_shortfall,
+    port_budget,
     port_shortfall,
     read_limits,
     sessions_within,
@@ -58,22 +59,35 @@ def test_too_few_descriptors_are_told_with_figures_and_the_way_out() -> None:
     assert descriptor_shortfall(10**6, Limits(None, None)) is None
 
 
-def test_too_few_ports_are_told_with_the_sysctl() -> None:
-    """All workers' sessions share them; nothing where they are enough or nobody knows."""
+@pytest.mark.parametrize(
+    ("workers", "ports", "budget"),
+    [(1, 28_232, 25_408), (2, 28_232, 12_704), (4, 10, 2), (100, 10, 1), (3, None, None)],
+)
+def test_a_worker_may_use_its_part_of_nine_tenths_of_the_ports(
+    workers: int, ports: int | None, budget: int | None
+) -> None:
+    """The last tenth stays for health probes and other programs; a worker may always use one."""
+    assert port_budget(workers, Limits(None, ports)) == budget
+
+
+def test_too_few_ports_are_reported_with_the_sysctl() -> None:
+    """All workers' sessions share them; no warning if they are enough or their number is not known."""
     assert port_shortfall(20_000, 2, 1, Limits(None, 28_232)) == (
-        "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all, "
-        "and one serves 1 of them at most; widen the sysctl net.ipv4.ip_local_port_range"
+        "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all: a worker "
+        "may use 12,704, and one serves 1 sessions at most; widen the sysctl net.ipv4.ip_local_port_range"
     )
-    assert port_shortfall(14_116, 2, 1, Limits(None, 28_232)) is None
-    assert port_shortfall(40_000, 2, 3, Limits(None, 28_232)) is None
+    assert port_shortfall(12_704, 2, 1, Limits(None, 28_232)) is None
+    assert port_shortfall(12_705, 2, 1, Limits(None, 28_232)) is not None
+    assert port_shortfall(38_112, 2, 3, Limits(None, 28_232)) is None
     assert port_shortfall(10**6, 100, 1, Limits(None, None)) is None
 
 
 def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The hard limit counts, since the soft one is raised; both ends of the port range belong to it."""
-    file = tmp_path / "range"
+    file, reserved = tmp_path / "range", tmp_path / "reserved"
     file.write_text("32768\t60999\n")
     monkeypatch.setattr(limits, "_PORT_RANGE", file)
+    monkeypatch.setattr(limits, "_RESERVED_PORTS", reserved)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     assert read_limits() == (4096, 28_232)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, INFINITE))
@@ -82,3 +96,25 @@ def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         assert read_limits() == (None, None)
     file.unlink()
     assert read_limits() == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("\n", 100),
+        ("1050\n", 99),
+        ("1000-1009,1050,1095-2000\n", 84),
+        ("999,1100\n", 100),
+        ("0-65535\n", 1),
+        ("nonsense\n", 100),
+    ],
+)
+def test_reserved_ports_are_no_local_ports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, ports: int
+) -> None:
+    """The kernel gives ports of ip_local_reserved_ports to no socket that does not name them."""
+    for name, content in (("_PORT_RANGE", "1000 1099"), ("_RESERVED_PORTS", text)):
+        path = tmp_path / name
+        path.write_text(content)
+        monkeypatch.setattr(limits, name, path)
+    assert read_limits().local_ports == ports

@@ -73,22 +73,26 @@ async def test_wildcard_answers_from_the_address_spoken_to(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_ecn_is_copied_both_ways(running: Run, network: Network, host: str) -> None:
-    """Each of the four codepoints arrives as it was sent, there and back, and the rest of the octet as 0."""
+@pytest.mark.parametrize("dscp", [None, 0, 46])
+async def test_the_traffic_class_is_copied_both_ways(
+    running: Run, network: Network, host: str, dscp: int | None
+) -> None:
+    """Each of the four ECN codepoints arrives as it was sent, and so does the DSCP unless the settings name one."""
     sockets, backends = network.pool(host=host)
     client = network.socket(host)
     for sock in (*sockets, client):
-        ancillary.receive_ecn(sock)
-    async with running(orders(backends), host) as qlb:
-        for ecn in (0, 1, 2, 3, 0):
-            ancillary.set_ecn(client, 0xB8 | ecn)
+        ancillary.receive_traffic_class(sock)
+    async with running(orders(backends, replace(SETTINGS, dscp=dscp)), host) as qlb:
+        for octet in (0, 1, 2, 3, 0xB8, 0xBB, 0x20, 0xFF, 0):
+            expected = octet if dscp is None else dscp << 2 | octet & ancillary.ECN_MASK
+            ancillary.set_traffic_class(client, octet)
             await qlb.send(client, TO_B0)
             datagram, control, way_back = await _receive_message(sockets[0])
-            assert (datagram, _traffic_class(control)) == (TO_B0, ecn)
-            ancillary.set_ecn(sockets[0], 0xB8 | ecn)
+            assert (datagram, _traffic_class(control)) == (TO_B0, expected)
+            ancillary.set_traffic_class(sockets[0], octet)
             await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
             datagram, control, _ = await _receive_message(client)
-            assert (datagram, _traffic_class(control)) == (b"answer", ecn)
+            assert (datagram, _traffic_class(control)) == (b"answer", expected)
 
 
 async def test_largest_datagram(running: Run, network: Network) -> None:
@@ -134,10 +138,11 @@ async def test_sessions_are_bounded_and_spare_the_used(running: Run, network: Ne
 
 
 async def test_idle_sessions_close(running: Run, network: Network) -> None:
-    """A way back that is idle for session_timeout is closed; the next packet opens another."""
+    """A session that is idle for its timeout is closed; the next packet opens another."""
     sockets, backends = network.pool()
     client = network.socket()
-    async with running(orders(backends, replace(SETTINGS, session_timeout_s=0.05))) as qlb:
+    short = replace(SETTINGS, session_timeout_s=0.05, routable_session_timeout_s=0.05)
+    async with running(orders(backends, short)) as qlb:
         await qlb.send(client, TO_B0)
         await receive(sockets[0])
         async with asyncio.timeout(10):
@@ -173,7 +178,7 @@ async def test_a_datagram_that_is_too_large_is_counted(running: Run, network: Ne
         async with asyncio.timeout(10):
             while not qlb.outcome(DROP_SEND_FAILED):
                 await asyncio.sleep(0)
-        assert qlb.send_error("too_large") == 1
+        assert qlb.send_error("too_large") >= 1
 
 
 async def test_a_reply_that_is_refused_is_counted(running: Run, network: Network) -> None:
@@ -187,7 +192,7 @@ async def test_a_reply_that_is_refused_is_counted(running: Run, network: Network
         async with asyncio.timeout(10):
             while not qlb.counters.slots[layout.RETURN_DROPPED]:
                 await asyncio.sleep(0)
-        assert qlb.send_error("too_large") == 1
+        assert qlb.send_error("too_large") >= 1
 
 
 async def test_one_refused_answer_costs_no_other(running: Run, network: Network) -> None:

@@ -1,0 +1,1 @@
+"""Parts of the portable plane (qlb/dataplane/asyncio.py): sessions' sockets both ways, send queues, sources."""

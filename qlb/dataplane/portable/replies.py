@@ -1,0 +1,229 @@
+"""From backends to clients: reading the sessions' sockets and sending on the listeners.
+
+On Linux all sockets are watched through one epoll instance, which the event loop reads. The loop's own reader callbacks
+do not do: uvloop stops watching a socket for good when an ICMP error is pending on it. On other systems the loop
+watches the sockets themselves.
+
+A session is paused while the send queue towards its client is filling up (gate.py): its socket is not read, so packets
+from its backend wait in its receive queue and only overflow there.
+"""
+
+import asyncio
+import select
+import socket
+import sys
+import time
+from collections import OrderedDict
+from typing import Final
+
+from qlb.dataplane import ancillary
+from qlb.dataplane.portable import silence
+from qlb.dataplane.send_errors import is_for_want_of_room, send_error_kind
+from qlb.dataplane.sessions import Session
+from qlb.routing import counters as layout
+from qlb.routing.counters import Counters
+
+MAX_DATAGRAM_BYTES: Final = 65_535
+BATCH: Final = 64
+"""Datagrams read from one socket before the loop turns to the others."""
+_ROUND: Final = 4 * BATCH
+"""Receives of paused sessions in one look."""
+_LOOK_S: Final = 0.001
+_LIGHT_BYTES: Final = 16_384
+_LIGHT_WINDOW_S: Final = 0.1
+"""A session that returns fewer than _LIGHT_BYTES in this time is not paused."""
+
+
+class Replies:
+    """Return what backends send. dscp: of the packets sent, None = as received."""
+
+    def __init__(self, counters: Counters, dscp: int | None) -> None:
+        """Watch nothing yet. Call on the running event loop."""
+        self.dscp = dscp
+        self._counters = counters
+        self._watcher = _EpollWatcher(self) if sys.platform == "linux" else _LoopWatcher(self)
+        self._paused: OrderedDict[Session, None] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._look_timer: asyncio.TimerHandle | None = None
+
+    def watch(self, session: Session) -> None:
+        """Begin to read a session's socket."""
+        self._watcher.add(session)
+
+    def unwatch(self, session: Session) -> None:
+        """Stop reading it, for good or until watch()."""
+        if session.is_paused:
+            session.is_paused = False
+            del self._paused[session]
+        else:
+            self._watcher.remove(session)
+
+    def drain(self, session: Session) -> None:
+        """Return what a socket has received, before it is closed."""
+        now_s = time.monotonic()
+        for _ in range(BATCH):
+            if not self._return_one(session, now_s):
+                break
+
+    def stop(self) -> None:
+        """Stop for good. All sessions have been given to unwatch()."""
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        self._watcher.close()
+
+    def read(self, session: Session) -> None:
+        """Return what a session's socket has, a bounded number of datagrams at a time."""
+        now_s = time.monotonic()
+        gate = session.gate
+        for _ in range(BATCH):
+            if gate.is_closed and not _is_light(session, now_s) and gate.ask():
+                return self._pause(session)
+            if not self._return_one(session, now_s):
+                return None
+        return None
+
+    def _pause(self, session: Session) -> None:
+        self._watcher.remove(session)
+        session.is_paused = True
+        self._paused[session] = None
+        self._counters.slots[layout.RETURN_PAUSES] += 1
+        if self._look_timer is None:
+            self._look_timer = self._loop.call_later(_LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """Let paused sessions return one datagram each in turn while their gates are open."""
+        self._look_timer = None
+        now_s = time.monotonic()
+        for gate in {session.gate for session in self._paused}:
+            gate.ask()
+        skipped = 0
+        for _ in range(_ROUND):
+            if skipped >= len(self._paused):
+                break
+            session = next(iter(self._paused))
+            if session.gate.is_closed:
+                skipped += 1
+            elif self._return_one(session, now_s):
+                skipped = 0
+            else:
+                self.unwatch(session)
+                self.watch(session)
+                # Not light for a while: sessions that were just paused must not fill the upper half together.
+                session.window_s, session.window_bytes = now_s, _LIGHT_BYTES
+                continue
+            self._paused.move_to_end(session)
+        if self._paused:
+            self._look_timer = self._loop.call_later(_LOOK_S, self._look_again)
+
+    def _return_one(self, session: Session, now_s: float) -> bool:
+        """Receive one datagram and send it to the client. Return whether there may be more."""
+        try:
+            datagram, control, _, _ = session.sock.recvmsg(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # The error of an earlier send, such as an ICMP message. Reading has cleared it.
+            self._counters.count_send_error(send_error_kind(error), session.index, session.largest_bytes)
+            return True
+        session.last_used_s = now_s
+        session.window_bytes += len(datagram)
+        if session.is_protected:
+            session.renewed = True
+        silence.note_answer(session)
+        self._send(session, datagram, ancillary.marked(ancillary.read_traffic_class(control), self.dscp))
+        return True
+
+    def _send(self, session: Session, datagram: bytes, traffic_class: int) -> None:
+        messages = session.messages
+        if traffic_class:
+            messages = (*messages, ancillary.traffic_class_message(session.client_family, traffic_class))
+        send = session.gate.sock.sendmsg
+        try:
+            send((datagram,), messages, 0, session.client)
+        except OSError as error:
+            if not self._send_again(session, datagram, messages, error):
+                self._counters.slots[layout.RETURN_DROPPED] += 1
+                return
+        session.gate.note_sent(len(datagram))
+        self._counters.count_returned(session.index)
+
+    def _send_again(
+        self, session: Session, datagram: bytes, messages: tuple[ancillary.ControlMessage, ...], error: OSError
+    ) -> bool:
+        """Send once more after an error, which may be that of an earlier datagram. Return whether it was sent."""
+        kind = send_error_kind(error)
+        self._counters.count_send_error(kind)
+        if is_for_want_of_room(kind):
+            session.gate.ask()
+            return False
+        sock = session.gate.sock
+        clear_error(sock)
+        try:
+            sock.sendmsg((datagram,), messages, 0, session.client)
+        except OSError as own_error:
+            self._counters.count_send_error(send_error_kind(own_error))
+            return False
+        return True
+
+
+def clear_error(sock: socket.socket) -> int:
+    """Clear the pending error of a socket. Return its errno, 0 if there is none."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except OSError:
+        return 0
+
+
+def _is_light(session: Session, now_s: float) -> bool:
+    if now_s - session.window_s > _LIGHT_WINDOW_S:
+        session.window_s = now_s
+        session.window_bytes = 0
+    return session.window_bytes < _LIGHT_BYTES
+
+
+class _LoopWatcher:
+    """Watches each socket by the event loop."""
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, session: Session) -> None:
+        self._loop.add_reader(session.sock, self._replies.read, session)
+
+    def remove(self, session: Session) -> None:
+        self._loop.remove_reader(session.sock)
+
+    def close(self) -> None:
+        pass
+
+
+class _EpollWatcher:
+    """Watches all sockets by one epoll instance."""
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+        self._sessions: dict[int, Session] = {}
+        self._epoll = select.epoll()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._epoll.fileno(), self._read)
+
+    def add(self, session: Session) -> None:
+        descriptor = session.sock.fileno()
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._sessions[descriptor] = session
+
+    def remove(self, session: Session) -> None:
+        descriptor = session.sock.fileno()
+        del self._sessions[descriptor]
+        self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _read(self) -> None:
+        for descriptor, _ in self._epoll.poll(0, BATCH):
+            session = self._sessions.get(descriptor)
+            if session is not None:
+                self._replies.read(session)
