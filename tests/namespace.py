@@ -55,15 +55,21 @@ def _call(name: str, *arguments: int) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def in_a_network_of_its_own(work: Callable[[], Coroutine[object, None, None]]) -> None:
-    """Run something on a thread whose sockets are in a new network namespace, or skip the test."""
+def in_a_network_of_its_own(
+    work: Callable[[], Coroutine[object, None, None]],
+    run_loop: Callable[[Coroutine[object, None, None]], None] = asyncio.run,
+) -> None:
+    """Run something on a thread whose sockets are in a new network namespace, or skip the test.
+
+    run_loop: runs it on an event loop.
+    """
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             begin_network()
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            asyncio.run(work())
+            run_loop(work())
         except BaseException as error:
             failures.append(error)
 

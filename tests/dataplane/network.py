@@ -69,7 +69,22 @@ class Network:
 
 
 async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
-    """Wait, within bounds, for a datagram and its sender."""
+    """Wait, within bounds, for a datagram and its sender. On any event loop: uvloop has no sock_recvfrom()."""
     async with asyncio.timeout(60):
-        datagram, sender = await asyncio.get_running_loop().sock_recvfrom(sock, 65535)
-        return datagram, sender
+        while True:
+            try:
+                datagram, sender = sock.recvfrom(65535)
+            except BlockingIOError:
+                await _readable(sock)
+            else:
+                return datagram, sender
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders, Plane
-from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.dataplane.sockets import DEFAULT_BUFFERS, Buffers, bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
@@ -29,8 +29,8 @@ class Running:
 
     async def send(self, client: socket.socket, datagram: bytes, host: str | None = None) -> None:
         """Send from a client to the service, at the host that it is known by."""
-        address = (host or self.service.host, self.service.port)
-        await asyncio.get_running_loop().sock_sendto(client, datagram, address)
+        client.sendto(datagram, (host or self.service.host, self.service.port))
+        await asyncio.sleep(0)
 
     def slot(self, slot: int) -> int:
         """Return one counter."""
@@ -53,8 +53,8 @@ class Running:
 
 
 Run = Callable[..., AbstractAsyncContextManager[Running]]
-"""(orders, host, port, beside): run one plane until the end of the block; host and port are the service's, with
-defaults. beside: another one, whose listener it shares, held at first."""
+"""(orders, host, port, beside, buffers): run one plane until the end of the block; host and port are the service's,
+with defaults. beside: another one, whose listener it shares, held at first. buffers: of the listener."""
 
 
 def runs(name: str) -> Run:
@@ -62,11 +62,16 @@ def runs(name: str) -> Run:
 
     @asynccontextmanager
     async def run(
-        wanted: Orders, host: str = "127.0.0.1", port: int = 0, *, beside: Running | None = None
+        wanted: Orders,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        beside: Running | None = None,
+        buffers: Buffers = DEFAULT_BUFFERS,
     ) -> AsyncIterator[Running]:
         row = probe.PLANES[name]
         make = getattr(importlib.import_module(row.module), row.factory)
-        listener = beside.listener.dup() if beside else open_listener(Endpoint(host, port))
+        listener = beside.listener.dup() if beside else open_listener(Endpoint(host, port), buffers)
         service = bound_endpoint(listener)
         own = listener.dup()
         memory = memoryview(bytearray(SIZE_BYTES))

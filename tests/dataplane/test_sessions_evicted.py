@@ -1,0 +1,263 @@
+"""Which sessions leave, and when: protection, timeouts, overload, ports, backends without a route. Both planes."""
+
+import socket
+import time
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from qlb.routing import counters as layout
+from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.outcomes import (
+    BY_FALLBACK,
+    DROP_OVERLOAD,
+    DROP_SEND_FAILED,
+    NO_CONFIG,
+    unroutable,
+)
+from tests.dataplane.far_network import Echo, set_sysctl, talk
+from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
+from tests.dataplane.running import Run, Running
+from tests.namespace import in_a_network_of_its_own
+
+TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
+TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))
+UNROUTABLE: Final = short_header(b"\x00" * 20)
+FALLBACK: Final = unroutable(BY_FALLBACK, NO_CONFIG)
+BATCH: Final = 64
+"""Datagrams of one receive: a full batch means that more may wait."""
+NEW_SESSIONS: Final = 8
+"""Of a full batch."""
+
+
+async def test_a_call_is_protected_from_a_flood_of_talkative_strangers(running: Run, network: Network) -> None:
+    """A session that its client has used in two separate seconds outlives any number of sessions used twice at once."""
+    sockets, backends = network.pool()
+    caller = network.socket()
+    async with running(orders(backends)) as qlb:
+        with Echo(sockets[0]) as echo:
+            await talk(qlb, caller, TO_B0, lambda: qlb.slot(layout.SESSIONS_PROTECTED) == 1)
+        way_back = echo.senders[0]
+        _empty(caller)
+        _empty(sockets[0])
+        for _ in range(4 * SETTINGS.max_sessions):
+            stranger = network.socket()
+            for _ in range(2):
+                await qlb.send(stranger, TO_B1)
+                await receive(sockets[1])
+        sockets[0].sendto(b"push", way_back)
+        assert (await receive(caller))[0] == b"push"
+        assert qlb.slot(layout.SESSIONS) == SETTINGS.max_sessions
+        assert qlb.slot(layout.SESSIONS_EVICTED) == 3 * SETTINGS.max_sessions + 1
+        assert qlb.slot(layout.SESSIONS_PROTECTED) == 1
+
+
+async def test_answers_protect_no_session(running: Run, network: Network) -> None:
+    """Of two sessions, one whose client talks and one whose server answers all the time, the first is protected."""
+    sockets, backends = network.pool()
+    caller, spoofed = network.socket(), network.socket()
+    async with running(orders(backends)) as qlb:
+        await qlb.send(spoofed, TO_B1)
+        _, way_back = await receive(sockets[1])
+
+        def is_protected() -> bool:
+            sockets[1].sendto(b"answer", way_back)
+            return qlb.slot(layout.SESSIONS_PROTECTED) > 0
+
+        await talk(qlb, caller, TO_B0, is_protected)
+        assert qlb.slot(layout.SESSIONS_PROTECTED) == 1
+        for _ in range(SETTINGS.max_sessions):
+            await qlb.send(network.socket(), TO_B1)
+            await receive(sockets[1])
+            sockets[1].sendto(b"answer", way_back)
+        await qlb.send(spoofed, TO_B1)
+        assert (await receive(sockets[1]))[1] != way_back, "it was evicted"
+        assert qlb.slot(layout.SESSIONS_PROTECTED) == 1
+
+
+async def test_protected_sessions_leave_when_there_are_no_others(running: Run, network: Network) -> None:
+    """More calls than sessions: the bound holds all the same, and every packet is delivered."""
+    sockets, backends = network.pool()
+    callers = [network.socket() for _ in range(3)]
+    async with running(orders(backends, replace(SETTINGS, max_sessions=2))) as qlb:
+        with Echo(sockets[0]):
+            for number, caller in enumerate(callers[:2]):
+                await talk(qlb, caller, TO_B0, lambda: qlb.slot(layout.SESSIONS_PROTECTED) == number + 1)  # noqa: B023
+        _empty(sockets[0])
+        await qlb.send(callers[2], TO_B1)
+        await receive(sockets[1])
+        assert qlb.slot(layout.SESSIONS) == 2
+        assert qlb.slot(layout.SESSIONS_PROTECTED) == 1
+
+
+async def test_sessions_that_routable_packets_have_used_stay_open(running: Run, network: Network) -> None:
+    """The server of a routable session may send first after a silence; other sessions close after session_timeout."""
+    sockets, backends = network.pool()
+    quiet, stranger = network.socket(), network.socket()
+    short = replace(SETTINGS, session_timeout_s=0.05, routable_session_timeout_s=3600)
+    async with running(orders(backends, short)) as qlb:
+        await qlb.send(quiet, TO_B0)
+        _, way_back = await receive(sockets[0])
+        await qlb.send(stranger, UNROUTABLE)
+        await qlb.until(lambda: qlb.outcome(FALLBACK) == 1)
+        assert qlb.slot(layout.SESSIONS) == 2
+        await qlb.until(lambda: qlb.slot(layout.SESSIONS) == 1)
+        sockets[0].sendto(b"push", way_back)
+        assert (await receive(quiet))[0] == b"push"
+        assert qlb.slot(layout.SESSIONS_EVICTED) == 0
+
+
+async def test_a_session_past_its_ordinary_time_is_not_counted_as_evicted(running: Run, network: Network) -> None:
+    """Under pressure it leaves earlier than routable_session_timeout allows, but no earlier than any other session."""
+    sockets, backends = network.pool()
+    timeout_s = 0.05
+    short = replace(SETTINGS, session_timeout_s=timeout_s, routable_session_timeout_s=3600)
+    async with running(orders(backends, short)) as qlb:
+        for _ in range(SETTINGS.max_sessions):
+            await qlb.send(network.socket(), TO_B0)
+            await receive(sockets[0])
+        full_s = time.monotonic()
+        await qlb.until(lambda: time.monotonic() > full_s + 2 * timeout_s)
+        await qlb.send(network.socket(), TO_B0)
+        await receive(sockets[0])
+        assert qlb.slot(layout.SESSIONS) == SETTINGS.max_sessions
+        assert qlb.slot(layout.SESSIONS_EVICTED) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("192.0.2.1", "unreachable"),
+        ("2001:db8::1", "unreachable"),
+        ("127.255.255.255", "not_permitted"),
+        ("fe80::1", "invalid"),
+    ],
+)
+def test_a_backend_without_a_route_evicts_nobody(running: Run, host: str, kind: str) -> None:
+    """Its packets are dropped, the reason is counted for it, and the sessions of others stay, in a full table too."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool(ports=[0])
+            lost = Backend("b1", Endpoint(host, 4433), backend(1, Endpoint(host, 1)).server_ids)
+            clients = [network.socket() for _ in range(SETTINGS.max_sessions)]
+            ways_back = []
+            async with running(orders([*backends, lost])) as qlb:
+                for client in clients:
+                    await qlb.send(client, TO_B0)
+                    ways_back.append((await receive(sockets[0]))[1])
+                for _ in range(20):
+                    await qlb.send(clients[0], TO_B1)
+                await qlb.until(lambda: qlb.outcome(DROP_SEND_FAILED) == 20)
+                assert layout.total_backend_send_errors([qlb.counters], 1)[kind] >= 20
+                for client, way_back in zip(clients, ways_back, strict=True):
+                    sockets[0].sendto(b"push", way_back)
+                    assert (await receive(client))[0] == b"push"
+                assert qlb.slot(layout.SESSIONS_EVICTED) == 0
+
+    in_a_network_of_its_own(work)
+
+
+@pytest.mark.parametrize(("taken", "workers", "most"), [(0, 1, 9), (5, 1, 5), (0, 3, 3)])
+def test_local_ports_are_never_used_up(running: Run, taken: int, workers: int, most: int) -> None:
+    """Of ten ports a lone worker uses nine. Where other programs have taken some, sessions leave for new ones.
+
+    No packet is lost in either case, and another program always finds a port in the first.
+    """
+
+    async def work() -> None:
+        set_sysctl("net.ipv4.ip_local_port_range", "50000 50009")
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool(ports=[40000])
+            for port in range(50000, 50000 + taken):
+                network.socket("0.0.0.0", port)
+            settings = replace(SETTINGS, max_sessions=100, workers=workers)
+            async with running(orders(backends, settings), port=42000) as qlb:
+                ports = set()
+                for port in range(41000, 41030):
+                    await qlb.send(network.socket(port=port), TO_B0)
+                    ports.add((await receive(sockets[0]))[1][1])
+                    if not taken:
+                        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                            probe.connect(sockets[0].getsockname())
+                assert qlb.outcome(FOUR_PASS.config_id) == 30
+                assert qlb.slot(layout.SESSIONS) == most
+                assert qlb.slot(layout.SESSIONS_EVICTED) == 30 - most
+
+    in_a_network_of_its_own(work)
+
+
+def _send_while_held(qlb: Running, datagrams: list[tuple[socket.socket, bytes]]) -> None:
+    """Put datagrams into the listener's queue, so that the plane receives them in one batch."""
+    qlb.plane.hold(True)
+    for client, datagram in datagrams:
+        client.sendto(datagram, qlb.service)
+    qlb.plane.hold(False)
+
+
+@pytest.mark.parametrize(
+    ("routable", "others", "opened_routable", "opened_others"),
+    [(63, 0, 8, 0), (0, 63, 0, 8), (40, 23, 4, 4), (2, 61, 2, 6), (61, 2, 6, 2), (63, 1, 7, 1)],
+)
+async def test_under_overload_open_sessions_are_served_first(
+    running: Run, network: Network, routable: int, others: int, opened_routable: int, opened_others: int
+) -> None:
+    """Of a full batch the call's datagram is forwarded before all that want a session, and few of those get one."""
+    sockets, backends = network.pool()
+    call = short_header(cid_of(FOUR_PASS, 2))
+    caller = network.socket()
+    async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
+        await qlb.send(caller, call)
+        await receive(sockets[2])
+        strangers = [(network.socket(), TO_B0) for _ in range(routable)]
+        strangers += [(network.socket(), UNROUTABLE) for _ in range(others)]
+        before = qlb.outcome(FOUR_PASS.config_id)
+        wanted = [*strangers, (caller, call)] if routable + others < BATCH else strangers
+        _send_while_held(qlb, wanted)
+        await qlb.until(lambda: qlb.slot(layout.PACKETS_RECEIVED) == len(wanted) + 1)
+        calls = len(wanted) - len(strangers)
+        await qlb.until(lambda: _total(qlb, before) == len(wanted))
+        assert qlb.outcome(DROP_OVERLOAD) == len(strangers) - opened_routable - opened_others
+        assert qlb.outcome(FOUR_PASS.config_id) - before == opened_routable + calls
+        assert qlb.outcome(FALLBACK) == opened_others
+        assert qlb.slot(layout.SESSIONS) == 1 + opened_routable + opened_others
+
+
+def _total(qlb: Running, before: int) -> int:
+    routable = qlb.outcome(FOUR_PASS.config_id) - before
+    return routable + qlb.outcome(FALLBACK) + qlb.outcome(DROP_OVERLOAD)
+
+
+async def test_datagrams_of_one_new_session_stay_together_under_overload(running: Run, network: Network) -> None:
+    """A client whose session is opened in a full batch gets all its datagrams of this batch delivered, in order."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
+        _send_while_held(qlb, [(client, TO_B0 + b"%d" % number) for number in range(BATCH)])
+        for number in range(BATCH):
+            assert (await receive(sockets[0]))[0] == TO_B0 + b"%d" % number
+        assert qlb.outcome(DROP_OVERLOAD) == 0
+        assert qlb.slot(layout.SESSIONS) == 1
+
+
+async def test_without_overload_any_number_of_sessions_is_opened(running: Run, network: Network) -> None:
+    """A batch that is not full leaves nothing waiting: all its datagrams are served."""
+    sockets, backends = network.pool()
+    async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
+        _send_while_held(qlb, [(network.socket(), TO_B0) for _ in range(BATCH - 1)])
+        for _ in range(BATCH - 1):
+            await receive(sockets[0])
+        assert qlb.slot(layout.SESSIONS) == BATCH - 1
+        assert qlb.outcome(DROP_OVERLOAD) == 0
+
+
+def _empty(sock: socket.socket) -> None:
+    """Read all that waits in a socket."""
+    while True:
+        try:
+            sock.recv(65_535)
+        except BlockingIOError:
+            return

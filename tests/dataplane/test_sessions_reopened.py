@@ -1,0 +1,259 @@
+"""Sessions whose socket can no longer work get a new one, and errors of earlier datagrams cost nothing. Both planes."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import pytest
+
+from qlb.routing import counters as layout
+from qlb.routing.backends import Endpoint
+from qlb.routing.counters import total_backend_send_errors
+from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
+from tests.dataplane.far_network import (
+    FAR,
+    NEAR,
+    Echo,
+    add_address,
+    command,
+    far_network,
+    remove_address,
+    send_icmp,
+    talk,
+    talk_until_answered,
+)
+from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from tests.dataplane.running import Run
+from tests.namespace import in_a_network_of_its_own
+
+TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
+TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))
+LOOPBACK: Final = {4: "127.0.0.1", 6: "::1"}
+both_families = pytest.mark.parametrize("family", [4, 6])
+
+
+def run_loops() -> list[Any]:
+    """Return ways to run a coroutine: on asyncio's own loop and on uvloop, which watches sockets in another way."""
+    found = [pytest.param(asyncio.run, id="own-loop")]
+    with suppress(ImportError):
+        import uvloop
+
+        found.append(pytest.param(uvloop.run, id="uvloop"))
+    return found
+
+
+@both_families
+def test_a_call_goes_on_after_the_local_address_has_changed(running: Run, family: int) -> None:
+    """The session, its socket bound to an address that is gone, gets a new socket; nothing else changes."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack, far_network(network) as far, Echo(far.socket(FAR[family], 5001)) as echo:
+            client = network.socket()
+            async with running(orders([backend(0, Endpoint(FAR[family], 5001))])) as qlb:
+                await talk_until_answered(qlb, client, TO_B0)
+                new = "fd09::7" if family == 6 else "10.9.0.7"
+                remove_address(NEAR[family], "up0")
+                add_address(new, "up0")
+                await talk_until_answered(qlb, client, TO_B0)
+                assert echo.senders[-1][0] == new
+                assert qlb.slot(layout.SESSIONS_REOPENED) >= 1
+                assert qlb.slot(layout.SESSIONS) == 1
+                assert qlb.slot(layout.SESSIONS_EVICTED) == 0
+
+    in_a_network_of_its_own(work)
+
+
+@both_families
+def test_a_call_goes_on_after_a_route_was_away(running: Run, family: int) -> None:
+    """While there is no route its packets are dropped and counted; with the route it goes on."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack, far_network(network) as far, Echo(far.socket(FAR[family], 5001)):
+            client = network.socket()
+            async with running(orders([backend(0, Endpoint(FAR[family], 5001))])) as qlb:
+                await talk_until_answered(qlb, client, TO_B0)
+                command("ip", "link", "set", "up0", "down")
+                await talk(qlb, client, TO_B0, lambda: qlb.send_error("unreachable") > 0)
+                assert qlb.outcome(DROP_NO_SESSION) == 0
+                command("ip", "link", "set", "up0", "up")
+                if family == 6:
+                    add_address(NEAR[6], "up0")  # the kernel removes IPv6 addresses from a device that goes down
+                await talk_until_answered(qlb, client, TO_B0)
+                assert qlb.slot(layout.SESSIONS) == 1
+
+    in_a_network_of_its_own(work)
+
+
+@both_families
+def test_a_call_goes_on_after_a_nat_target_has_moved(running: Run, family: int) -> None:
+    """A NAT sends a socket's packets to the old target, which is silent: only a new socket reaches the new one."""
+
+    async def work() -> None:
+        network = Network()
+        word, virtual = ("ip", "10.9.0.99") if family == 4 else ("ip6", "fd09::99")
+
+        def translate(port: int) -> None:
+            target = f"{FAR[4]}:{port}" if family == 4 else f"[{FAR[6]}]:{port}"
+            command(
+                "nft",
+                f"flush chain {word} t o; add rule {word} t o {word} daddr {virtual} meta l4proto udp dnat to {target}",
+            )
+
+        with network.stack, far_network(network) as far:
+            command(
+                "nft",
+                f"add table {word} t; add chain {word} t o {{ type nat hook output priority -100; policy accept; }}",
+            )
+            translate(5001)
+            client = network.socket()
+            async with running(orders([backend(0, Endpoint(virtual, 4433))])) as qlb:
+                with Echo(far.socket(FAR[family], 5001)):
+                    await talk_until_answered(qlb, client, TO_B0)
+                translate(5002)
+                with Echo(far.socket(FAR[family], 5002)):
+                    await talk_until_answered(qlb, client, TO_B0)
+                assert qlb.slot(layout.SESSIONS_REOPENED) >= 1
+                assert qlb.slot(layout.SESSIONS) == 1
+
+    in_a_network_of_its_own(work)
+
+
+@both_families
+async def test_a_silent_session_gets_a_new_socket_if_it_was_ever_answered(
+    running: Run, network: Network, family: int
+) -> None:
+    """A server that answered and then answers only new ports is reached again; one that never did is left alone."""
+    sockets, backends = network.pool(host=LOOPBACK[family])
+    client, other = network.socket(), network.socket()
+    async with running(orders(backends)) as qlb:
+        with Echo(sockets[0]) as echo, Echo(sockets[1], lambda _: False) as mute:
+            await talk_until_answered(qlb, client, TO_B0)
+            first = echo.senders[0]
+            echo.answers = lambda sender: sender != first
+            replies = asyncio.create_task(talk_until_answered(qlb, client, TO_B0))
+            await talk(qlb, other, TO_B1, replies.done)
+            await replies
+            assert echo.senders[-1] != first
+            assert len(set(echo.senders)) == 2
+            assert len(set(mute.senders)) == 1
+            assert qlb.slot(layout.SESSIONS_REOPENED) == 1
+            assert qlb.slot(layout.SESSIONS) == 2
+
+
+async def test_answers_that_wait_in_the_old_socket_are_not_lost(running: Run, network: Network) -> None:
+    """Whatever a session's socket has received when it is replaced goes to the client, and so does what comes later."""
+    sockets, backends = network.pool()
+    client = network.socket()
+    async with running(orders(backends)) as qlb:
+        with Echo(sockets[0]) as echo:
+            await talk_until_answered(qlb, client, TO_B0)
+            first = echo.senders[0]
+            echo.answers = lambda _: False
+            await talk(qlb, client, TO_B0, lambda: echo.senders[-1] != first)
+            sockets[0].sendto(b"push", echo.senders[-1])
+            async with asyncio.timeout(60):
+                while (await receive(client))[0] != b"push":
+                    pass
+
+
+ICMP_IPV4: Final = [
+    (3, 2, "other"),
+    (3, 3, "refused"),
+    (3, 4, "too_large"),
+    (3, 9, "unreachable"),
+    (3, 13, "unreachable"),
+]
+ICMP_IPV6: Final = [(1, 1, "not_permitted"), (1, 4, "refused"), (1, 6, "not_permitted"), (2, 0, "too_large")]
+
+
+@pytest.mark.parametrize("run_loop", run_loops())
+@pytest.mark.parametrize(
+    ("family", "kind", "code", "counted"),
+    [(4, *one) for one in ICMP_IPV4] + [(6, *one) for one in ICMP_IPV6],
+)
+def test_an_icmp_error_costs_no_other_datagram(
+    running: Run, run_loop: Callable[..., Any], family: int, kind: int, code: int, counted: str
+) -> None:
+    """Each error is counted at its backend and cleared; datagrams both ways go on through the same socket."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool(host=LOOPBACK[family])
+            client = network.socket()
+            async with running(orders(backends)) as qlb:
+                await qlb.send(client, TO_B0)
+                _, way_back = await receive(sockets[0])
+                remote = sockets[0].getsockname()[:2]
+                for number in range(1, 11):
+                    send_icmp(kind, code, way_back[:2], remote)
+                    datagram = TO_B0 + b"%d" % number
+                    client.sendto(datagram, qlb.service)
+                    assert await receive(sockets[0]) == (datagram, way_back)
+                    await qlb.until(lambda: total_backend_send_errors([qlb.counters], 0)[counted] == number)  # noqa: B023
+                    sockets[0].sendto(b"push", way_back)
+                    assert (await receive(client))[0] == b"push"
+                assert qlb.outcome(DROP_SEND_FAILED) == 0
+                assert qlb.slot(layout.SESSIONS_REOPENED) == 0
+                assert qlb.slot(layout.SEND_ERRORS) == 10
+
+    in_a_network_of_its_own(work, run_loop)
+
+
+@pytest.mark.parametrize("run_loop", run_loops())
+def test_a_pending_error_does_not_end_the_reading(running: Run, run_loop: Callable[..., Any]) -> None:
+    """A server that restarts may send first: the refusal in between has not stopped the session's return path."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool()
+            client = network.socket()
+            async with running(orders(backends)) as qlb:
+                await qlb.send(client, TO_B0)
+                _, way_back = await receive(sockets[0])
+                address = sockets[0].getsockname()
+                for _ in range(3):
+                    before = qlb.send_error("refused")
+                    sockets[0].close()
+                    await qlb.send(client, TO_B0)
+                    await qlb.until(lambda: qlb.send_error("refused") > before)  # noqa: B023
+                    sockets[0] = network.socket(*address)
+                    sockets[0].sendto(b"push", way_back)
+                    assert (await receive(client))[0] == b"push"
+
+    run_loop(work())
+
+
+@both_families
+@pytest.mark.parametrize("run_loop", run_loops())
+def test_routers_errors_about_some_cost_no_others(running: Run, family: int, run_loop: Callable[..., Any]) -> None:
+    """A firewall at the far end rejects one datagram in five; all others arrive and all are answered."""
+
+    async def work() -> None:
+        network = Network()
+        word, reject = ("ip", "icmp type admin-prohibited") if family == 4 else ("ip6", "icmpv6 type admin-prohibited")
+        with network.stack, far_network(network) as far:
+            far.command(
+                "nft",
+                f"add table {word} t; add chain {word} t i {{ type filter hook input priority 0; }}; "
+                f"add rule {word} t i udp dport 5001 numgen inc mod 5 4 reject with {reject}",
+            )
+            server = far.socket(FAR[family], 5001)
+            client = network.socket()
+            async with running(orders([backend(0, Endpoint(FAR[family], 5001))])) as qlb:
+                for number in range(100):
+                    client.sendto(TO_B0 + b"%d" % number, qlb.service)
+                    if number % 5 != 4:
+                        datagram, way_back = await receive(server)
+                        assert datagram == TO_B0 + b"%d" % number
+                        server.sendto(datagram, way_back)
+                        assert (await receive(client))[0] == datagram
+                await qlb.until(lambda: qlb.outcome(FOUR_PASS.config_id) == 100)
+                assert qlb.outcome(DROP_SEND_FAILED) == 0
+                assert qlb.slot(layout.SEND_ERRORS) > 0
+
+    in_a_network_of_its_own(work, run_loop)
