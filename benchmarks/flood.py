@@ -39,6 +39,8 @@ SETTLE_S: Final = 2.0
 """Calls are under way so long before the flood begins, and answers may come so long after the last packet."""
 START_S: Final = 20.0
 PORT: Final = 4433
+BUFFER_BYTES: Final = 4 << 20
+"""Of the called server, so that it loses nothing while this process waits for its core."""
 CALLED: Final = 2
 """Backend of the calls; it gets no new connections (weight 0). The others belong to the flood and read nothing."""
 PARAMS: Final = SHAPES["plaintext"]
@@ -156,6 +158,7 @@ async def measure(program: str, plane: str, flood: Flood, generator: Path, rate:
         backends = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(CALLED + 1)]
         for sock in backends:
             sock.bind(("127.0.0.1", 0))
+        backends[CALLED].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(_Echo, sock=backends[CALLED])
         stack.callback(transport.close)
         stack.enter_context(_daemon(program, _configuration(plane, backends), folder))
