@@ -57,7 +57,9 @@ class AsyncioPlane:
         self._listeners = [
             _Listener(self, self._counters, socket.socket(fileno=descriptor)) for descriptor in listeners
         ]
-        self._sources = Sources(Service(canonical_host(one.host), one.port) for one in self._listeners)
+        self._sources = Sources(
+            Service(canonical_host(one.host.partition("%")[0]), one.port) for one in self._listeners
+        )
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._started = False

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 SPARE_DESCRIPTORS: Final = 64
 """Kept for all that is no session: listeners, the event loop, files that are open for a moment."""
-_PORT_SHARE: Final = (9, 10)
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _USABLE_TENTHS: Final = 9
@@ -47,16 +46,6 @@ def read_limits() -> Limits:
 def sessions_within(wanted: int, open_files: int | None) -> int:
     """Return how many of the wanted sessions a process of so many descriptors can hold; 1 at least. None: no limit."""
     return wanted if open_files is None else max(min(wanted, open_files - SPARE_DESCRIPTORS), 1)
-
-
-def port_budget(workers: int, limits: Limits) -> int | None:
-    """Return how many local ports one worker may hold; None where the number of local ports is not known.
-
-    workers: that share the machine's ports. The last tenth of the ports stays for health probes and other programs.
-    """
-    if limits.local_ports is None:
-        return None
-    return max(limits.local_ports * _PORT_SHARE[0] // _PORT_SHARE[1] // workers, 1)
 
 
 def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:
