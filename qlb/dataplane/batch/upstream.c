@@ -70,7 +70,7 @@ static void note_local(struct qlb_sessions *sessions, struct qlb_session *sessio
 static int is_used_up(int error)
 {
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
-           error == EADDRNOTAVAIL || error == EADDRINUSE;
+           error == EADDRINUSE; /* EADDRNOTAVAIL says that there is no source address: no eviction makes one */
 }
 
 /* Open a socket to a backend. port: the local one, or 0 for any. shares: set to the session's `shares`. Return the
@@ -160,7 +160,7 @@ void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit)
 static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
                         int error, uint8_t *shares)
 {
-    const int no_port = error == EAGAIN || error == EADDRNOTAVAIL || error == EADDRINUSE;
+    const int no_port = error == EAGAIN || error == EADDRINUSE;
     struct qlb_session *victim = no_port ? qlb_session_idlest_to(&forwarder->sessions, endpoint)
                                          : qlb_session_idlest(&forwarder->sessions);
     if (!victim)
