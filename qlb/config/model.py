@@ -373,9 +373,9 @@ class Health(Section):
     """How backends are checked. An unhealthy one gets no new connections; packets with its ID still go to it."""
 
     probe: Annotated[Probe, choice(get_args(Probe))] = "quic"
-    """quic: one packet of an unknown version, which any QUIC server answers with Version Negotiation and
-    forgets; handshake: a complete one, and the server's connection IDs must lead back to it (needs the aioquic extra);
-    none: all are healthy. Default: quic."""
+    """quic: one packet of an unknown version, which most QUIC servers answer with Version Negotiation and forget (a
+    server that never does is judged by its answers to clients); handshake: a complete one, and the server's connection
+    IDs must lead back to it (needs the aioquic extra); none: all are healthy. Default: quic."""
     interval: Annotated[float, duration("10ms", "24h")] = 2.0
     """From one probe of a backend to the next. 10ms to 24h. Default: 2s."""
     timeout: Annotated[float, duration("1ms", "1h")] = 1.0

@@ -237,7 +237,10 @@ class HealthMonitor:
     def _tell_of_fleet(self, was_failing: bool) -> None:
         if self._fleet.failing and not was_failing:
             log.warning(
-                "all probes fail: taken for this node's own fault; routing stays as it was (health.all_failing)"
+                "all probes fail: taken for this node's own fault; routing stays as it was (health.all_failing)%s",
+                ""
+                if self.probes_ok
+                else "; none has succeeded since the start: do the servers answer this health.probe?",
             )
         elif was_failing and not self._fleet.failing:
             log.info("probes succeed again: every verdict applies")

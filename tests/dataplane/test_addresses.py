@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from qlb.dataplane.addresses import address_of, is_local
+from qlb.dataplane.memory import MemoryPlane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.counters import total_outcomes
@@ -33,6 +34,7 @@ link set v1 up
 route add local 203.0.113.0/24 dev lo
 """
 LINK_LOCAL: Final = "fe80::1%v0"
+UNROUTABLE: Final = short_header(b"\xff" * 8)
 
 
 def ip(commands: str) -> None:
@@ -93,6 +95,26 @@ def test_answers_come_from_the_address_spoken_to(running: Run, listen: str, spok
             server, asking = open_socket(stack, "127.0.0.1"), open_socket(stack, client)
             async with running(orders([backend(0, bound_endpoint(server))]), listen) as qlb:
                 assert await there_and_back(qlb, server, asking, spoken_to) == spoken_to.partition("%")[0]
+
+    in_network(work)
+
+
+def test_the_interface_is_no_part_of_the_hash(running: Run) -> None:
+    """New connections to a link-local service go where those of the same 4-tuple go anywhere else."""
+
+    async def work() -> None:
+        with ExitStack() as stack:
+            servers = [open_socket(stack, "127.0.0.1") for _ in range(3)]
+            wanted = orders([backend(number, bound_endpoint(server)) for number, server in enumerate(servers)])
+            async with running(wanted, "::") as qlb:
+                for _ in range(20):
+                    asking = open_socket(stack, LINK_LOCAL)
+                    client = asking.getsockname()
+                    four_tuple = (client[0], client[1], "fe80::1", qlb.service.port)
+                    _, index = MemoryPlane(wanted).handle(UNROUTABLE, four_tuple, 0.0)
+                    destination = address_of(Endpoint(LINK_LOCAL, qlb.service.port))
+                    await asyncio.get_running_loop().sock_sendto(asking, UNROUTABLE, destination)
+                    assert (await receive(servers[index]))[0] == UNROUTABLE
 
     in_network(work)
 

@@ -442,6 +442,20 @@ async def test_where_all_fail_at_once_routing_stays(stage: Stage, caplog: pytest
     await stage.answer("")
     told = [record.message for record in caplog.records if "all probes fail" in record.message]
     assert len(told) == 1
+    assert told[0].endswith("(health.all_failing)")
+
+
+async def test_where_nobody_ever_answered_the_log_asks_for_the_probe(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Servers that never answer this kind of probe look like dead ones."""
+    stage.watch(Settings(all_failing="keep", fall=1), a=A)
+    stage.monitor.start()
+    (await stage.next()).result.set_result(SILENCE)
+    await stage.answer("")
+    told = [record.message for record in caplog.records if "all probes fail" in record.message]
+    assert len(told) == 1
+    assert told[0].endswith("none has succeeded since the start: do the servers answer this health.probe?")
 
 
 async def test_where_all_fail_at_once_it_can_be_obeyed(stage: Stage) -> None:

@@ -35,6 +35,7 @@ static void describe(const struct qlb_forwarder *forwarder, uint32_t which, cons
     }
     memcpy(piece->four_tuple.client, piece->key.client.host, 16);
     memcpy(piece->four_tuple.service, service, 16);
+    (void)qlb_take_interface(piece->four_tuple.service); /* every balancer must hash the same 4-tuple */
     memcpy(piece->four_tuple.ports, piece->key.client.port, 2);
     memcpy(piece->four_tuple.ports + 2, listener->endpoint.port, 2);
 }
