@@ -48,6 +48,8 @@ FORWARD: Final = "qlb_forward"
 EXPLAIN: Final = "qlb_explain"
 
 _ANY_FRAME: Final = bytes(64)
+_LOOPBACK: Final = 0
+"""For a test run: an interface that is always there, also when those of the configuration are gone."""
 _FIRST: Final = struct.pack("=I", 0)
 _NS: Final = 1_000_000_000
 _RING_SLOT_BYTES: Final = 4
@@ -197,24 +199,27 @@ class XdpPlane:
         remember: let the flow tables learn from it all the same. now: another time than now, in ticks. Raises OSError.
         """
         with self._lock:
-            action, leaving, answer = self._ask(packet, remember=remember, now=now)
+            interface = next(iter(self.interfaces), 0)
+            action, leaving, answer = self._ask(packet, interface, remember=remember, now=now)
         decision, outcome = (answer[name] if answer[name] != _UNASKED else None for name in ("decision", "outcome"))
         return Explained(decision, outcome, answer["backend"], action, leaving, answer["interface"])
 
-    def _ask(self, packet: bytes, *, remember: bool = False, now: int = 0) -> tuple[int, bytes, dict[str, int]]:
+    def _ask(
+        self, packet: bytes, interface: int, *, remember: bool = False, now: int = 0
+    ) -> tuple[int, bytes, dict[str, int]]:
         assert self._object is not None, "it runs"
         questions = self._object.map("questions")
         question = QUESTION.pack(
             now=now, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
         )
         questions.set(_FIRST, question)
-        action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=next(iter(self.interfaces), 0))
+        action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=interface)
         answer = QUESTION.unpack(questions.get(_FIRST) or question)
         return action, leaving, {name: int(value) for name, value in answer.items()}
 
     def _clock(self) -> Clock:
         """Return what the program's clock shows in this process's time: any packet makes it tell."""
-        _, _, answer = self._ask(_ANY_FRAME)
+        _, _, answer = self._ask(_ANY_FRAME, _LOOPBACK)
         return Clock(self._tick_ns, answer["now"], time.monotonic_ns())
 
     def _move(self, contents: Contents) -> None:
