@@ -10,7 +10,7 @@ with the tag written by the program; a bridge by the port behind which it has se
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from qlb.dataplane.xdp.netlink import ACCEPTS_REDIRECTS, Device, Netlink, xdp_features
@@ -72,17 +72,28 @@ class Ingress:
     """An interface where packets come in. generic: the program runs after the driver, where more is possible.
 
     transmits: a packet that leaves by the same interface is transmitted by the driver (XDP_TX), not redirected.
+    bond: whose member it is, where a program in the driver sees packets of that bond; else 0.
     """
 
     index: int
     generic: bool = False
     transmits: bool = True
+    bond: int = 0
+
+
+def with_members(system: System, ingresses: Sequence[Ingress]) -> list[Ingress]:
+    """Return the interfaces as the program sees them: on a bond, a program in the driver runs on its members."""
+    found = list(ingresses)
+    for ingress in ingresses:
+        members = [device.index for device in system.devices.values() if device.bond == ingress.index]
+        found += [replace(ingress, index=member, bond=ingress.index) for member in members if not ingress.generic]
+    return found
 
 
 def find_exits(system: System, ingresses: Sequence[Ingress]) -> Exits:
     """Return every way out that accepts packets, up to MAX_EXITS."""
     found: Exits = {}
-    for ingress in ingresses:
+    for ingress in with_members(system, ingresses):
         for device in system.devices.values():
             for key, way_out in _exits_of(system, ingress, device):
                 if len(found) < MAX_EXITS:
@@ -94,7 +105,9 @@ def _exits_of(system: System, ingress: Ingress, device: Device) -> Iterator[tupl
     if not device.is_up:
         return
     if _accepts(system, ingress, device):
-        yield Key(ingress.index, device.index), Exit(device.index)
+        # What a member of a bond transmits, the kernel sends by whichever member the bond chooses.
+        leaves_by = ingress.index if device.index == ingress.bond else device.index
+        yield Key(ingress.index, device.index), Exit(leaves_by)
         return
     lower = system.devices.get(device.lower)
     if device.vlan and lower is not None and _accepts(system, ingress, lower):
@@ -110,7 +123,7 @@ def _accepts(system: System, ingress: Ingress, device: Device) -> bool:
     """Whether an interface transmits frames from a program on another, or on itself."""
     if not device.is_up:
         return False
-    if device.index == ingress.index and ingress.transmits:
+    if device.index in (ingress.index, ingress.bond) and ingress.transmits:
         return True
     if not device.is_ethernet:
         return ingress.generic and device.is_loopback

@@ -55,7 +55,8 @@ class Device:
 
     lower: the interface that it stands on, 0 for none in this network namespace. vlan: the identifier of an 802.1Q
     interface, else 0. bridge: the one whose port it is, else 0. forwards: as a port of a bridge, by spanning tree.
-    filters_vlans: a bridge that looks at VLAN tags. attached: where an XDP program is (NATIVE, GENERIC), else 0.
+    filters_vlans: a bridge that looks at VLAN tags. bond: the one whose member it is, else 0. attached: where an XDP
+    program is (NATIVE, GENERIC), else 0.
     """
 
     index: int
@@ -69,6 +70,7 @@ class Device:
     bridge: int = 0
     forwards: bool = False
     filters_vlans: bool = False
+    bond: int = 0
     attached: int = 0
 
 
@@ -175,6 +177,7 @@ def _read_device(body: bytes) -> Device:
     link = _attributes(attributes.get(18, b""))
     data, port = _attributes(link.get(2, b"")), _attributes(link.get(5, b""))
     name = link.get(1, b"").rstrip(b"\0").decode()
+    master, master_kind = _u32(attributes.get(10)), link.get(4, b"").rstrip(b"\0")
     here = 37 not in attributes  # else the index is another network namespace's
     is_8021q = name == "vlan" and int.from_bytes(data.get(5, b""), "big") == _ETH_P_8021Q
     return Device(
@@ -186,7 +189,8 @@ def _read_device(body: bytes) -> Device:
         kind=name,
         lower=_u32(attributes.get(5)) if here else 0,
         vlan=int.from_bytes(data.get(1, b"")[:2], sys.byteorder) if is_8021q else 0,
-        bridge=_u32(attributes.get(10)) if link.get(4, b"").rstrip(b"\0") == b"bridge" else 0,
+        bridge=master if master_kind == b"bridge" else 0,
+        bond=master if master_kind == b"bond" else 0,
         forwards=port.get(1, b"\0")[0] == _PORT_FORWARDING,
         filters_vlans=name == "bridge" and bool(data.get(7, b"\0")[0]),
         attached=_attributes(attributes.get(43, b"")).get(2, b"\0")[0],

@@ -118,7 +118,10 @@ class XdpPlane:
     def start(self) -> None:
         """Begin to forward. Raises PlaneUnavailable."""
         with self._lock:
-            self._interfaces.put(self.program(FORWARD), self._exits, hosts_of(self._orders.snapshot))
+            try:
+                self._interfaces.put(self.program(FORWARD), self._exits, hosts_of(self._orders.snapshot))
+            except OSError as error:
+                raise PlaneUnavailable(f"the XDP program's interfaces cannot be set up: {error}") from error
             self._started = True
 
     def apply(self, orders: Orders) -> None:

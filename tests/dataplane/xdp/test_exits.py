@@ -170,6 +170,26 @@ def test_one_sentence_for_an_interface() -> None:
     assert str(refusal).endswith("from in0 are dropped as no_route: b0, b1, b2 and 2 more")
 
 
+def test_packets_that_come_in_at_a_bond() -> None:
+    """In the driver, the program runs on the members, and transmits there what leaves by the bond."""
+    one = System(
+        {
+            IN: Device(IN, "bond0", kind="bond"),
+            OUT: Device(OUT, "eth0", bond=IN),
+            OTHER: Device(OTHER, "eth1", bond=IN),
+        },
+        {},
+    )
+    found = find_exits(one, [INGRESS])
+    assert {key: way for key, way in found.items() if key.interface == IN} == {
+        Key(IN, IN): Exit(IN),
+        Key(OUT, IN): Exit(OUT),
+        Key(OTHER, IN): Exit(OTHER),
+    }
+    assert find_refusals(one, found, [INGRESS], [Target("a", IN, GATEWAY)]) == []
+    assert {key.ingress for key in find_exits(one, [GENERIC])} == {IN}
+
+
 def test_the_map_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """More ways out than it holds are left out, and refused."""
     monkeypatch.setattr(exits, "MAX_EXITS", 2)
