@@ -85,6 +85,10 @@ class KernelEngine:
         assert self._plane is not None, "it has started"
         await asyncio.to_thread(self._plane.start)
         self._attached, self._held = True, False
+        if self._plane.prefers_generic:
+            log.warning(
+                "the XDP program runs after the driver (generic), which is slower: only so all backends are reached"
+            )
         await self._look()
 
     async def apply(self, orders: Orders) -> None:

@@ -110,13 +110,20 @@ def _exits_of(system: System, ingress: Ingress, device: Device) -> Iterator[tupl
         yield Key(ingress.index, device.index), Exit(leaves_by)
         return
     lower = system.devices.get(device.lower)
-    if device.vlan and lower is not None and _accepts(system, ingress, lower):
+    if device.vlan and lower is not None and _replaces(system, ingress, device, lower):
         yield Key(ingress.index, device.index), Exit(lower.index, device.vlan)
     if device.kind == "bridge" and not device.filters_vlans:
         for mac in {mac for (index, _), mac in system.neighbours.items() if index == device.index}:
             port = system.devices.get(system.ports.get((device.index, mac), 0))
-            if port is not None and port.bridge == device.index and port.forwards and _accepts(system, ingress, port):
+            if port is None or port.bridge != device.index or not port.forwards:
+                continue
+            if _replaces(system, ingress, device, port):
                 yield Key(ingress.index, device.index, mac), Exit(port.index)
+
+
+def _replaces(system: System, ingress: Ingress, device: Device, lower: Device) -> bool:
+    """Whether all packets that fit an interface can leave by the one underneath."""
+    return lower.mtu >= device.mtu and _accepts(system, ingress, lower)
 
 
 def _accepts(system: System, ingress: Ingress, device: Device) -> bool:
@@ -203,6 +210,23 @@ def find_refusals(
     ]
 
 
+def expect_refusals(
+    system: System, indexes: Sequence[int], targets: Sequence[Target], *, generic: bool
+) -> list[Refusal]:
+    """Return the refusals that there would be with a program on these interfaces, in the driver or after it (generic).
+
+    Drivers of network cards may accept redirects only while a program is attached, so there it is taken for granted.
+    """
+    devices = [system.devices[index] for index in indexes if index in system.devices]
+    features = system.features
+    if features is not None:
+        cards = (device.index for device in devices if not device.kind)
+        features = {**features, **{card: features.get(card, 0) | ACCEPTS_REDIRECTS for card in cards}}
+    ingresses = [Ingress(device.index, generic, device.kind != "veth") for device in devices]
+    expected = system._replace(features=features)
+    return find_refusals(expected, find_exits(expected, ingresses), ingresses, targets)
+
+
 def _is_reached(system: System, exits: Exits, ingress: Ingress, target: Target) -> bool:
     if Key(ingress.index, target.interface) in exits:
         return True
@@ -242,7 +266,7 @@ _KINDS: Final[Mapping[str, Callable[[Device], str]]] = {
 
 def _why(system: System, ingress: Ingress, device: Device) -> str:
     if not device.is_up:
-        return "it is down"
+        return "it is down or has no carrier"
     if not device.is_ethernet:
         return "it is a tunnel or another interface without Ethernet headers"
     text = _KINDS[device.kind](device) if device.kind in _KINDS else _driver_says(system, device)

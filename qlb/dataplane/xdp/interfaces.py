@@ -15,6 +15,7 @@ from qlb.dataplane.xdp.exits import (
     Refusal,
     System,
     Target,
+    expect_refusals,
     find_exits,
     find_refusals,
     find_targets,
@@ -50,10 +51,13 @@ class Interfaces:
     """The program's attachments, and the contents of its map `exits`."""
 
     def __init__(self, names: Sequence[str], where: str, *, keep: bool) -> None:
-        """where: auto, native or generic. keep: leave the program attached at the end. Raises PlaneUnavailable."""
+        """where: auto, native or generic. keep: leave the program attached at the end. Raises PlaneUnavailable.
+
+        prefers_generic: put() has chosen for `auto` to attach after the driver, since only so all backends are reached.
+        """
         self._attachments = [Attachment(name, keep=keep) for name in names]
         self._where = where
-        self._prefers_generic = False
+        self.prefers_generic = False
         self._is_attached = False
         self.redirects_only = any(map(holds_back, names))
         self._exits: Exits = {}
@@ -74,7 +78,7 @@ class Interfaces:
     def put(self, program: int, exits: BpfMap, hosts: Hosts) -> None:
         """Attach the program, or let it take the place of the one before. Raises PlaneUnavailable, OSError."""
         if self._where == "auto":
-            self._prefers_generic = self._needs_generic(hosts)
+            self.prefers_generic = self._needs_generic(hosts)
         self.fill(exits)
         for attachment in self._attachments:
             attachment.put(program, self._mode)
@@ -107,7 +111,7 @@ class Interfaces:
         self._write(exits, system)
         if changed:
             self._targets, self._hosts = find_targets(hosts), dict(hosts)
-        ingresses = self._ingresses(system, generic=self._prefers_generic)
+        ingresses = self._ingresses(system, generic=self.prefers_generic)
         refusals = find_refusals(system, self._exits, ingresses, self._targets)
         refused = {name for refusal in refusals for name in refusal.backends}
         unreached = bool(self._targets) and refused >= {target.backend for target in self._targets}
@@ -120,7 +124,7 @@ class Interfaces:
 
     @property
     def _mode(self) -> str:
-        return "generic" if self._prefers_generic else self._where
+        return "generic" if self.prefers_generic else self._where
 
     def _restore(self, attachment: Attachment, program: int) -> str | None:
         """Attach again what was detached. None: nothing was wrong. Empty: it was, and is mended. Else the trouble."""
@@ -139,7 +143,8 @@ class Interfaces:
         """Whether only a program after the driver can reach all backends. One that is there already is left alone."""
         if any(attachment.is_left() for attachment in self._attachments):
             return False
-        native, generic = (_expected(self.indexes, hosts, generic=generic) for generic in (False, True))
+        system, targets = System.read(), find_targets(hosts)
+        native, generic = (expect_refusals(system, self.indexes, targets, generic=mode) for mode in (False, True))
         return bool(native) and not generic
 
     def _ingresses(self, system: System, *, generic: bool) -> list[Ingress]:
@@ -152,7 +157,7 @@ class Interfaces:
         return found
 
     def _write(self, exits: BpfMap, system: System) -> None:
-        wanted = find_exits(system, self._ingresses(system, generic=self._prefers_generic))
+        wanted = find_exits(system, self._ingresses(system, generic=self.prefers_generic))
         self._system = system
         for key in self._exits.keys() - wanted.keys():
             exits.delete(EXIT_KEY.pack(**key._asdict()))
@@ -170,15 +175,8 @@ def find_faults(names: Sequence[str], where: str, hosts: Hosts) -> tuple[str, ..
     here = {name: index for index, name in socket.if_nameindex()}
     missing = [f"there is no network interface {name} on this machine" for name in names if name not in here]
     indexes = [here[name] for name in names if name in here]
-    refusals = _expected(indexes, hosts, generic=where == "generic")
-    if where == "auto" and refusals and not _expected(indexes, hosts, generic=True):
+    system, targets = System.read(), find_targets(hosts)
+    refusals = expect_refusals(system, indexes, targets, generic=where == "generic")
+    if where == "auto" and refusals and not expect_refusals(system, indexes, targets, generic=True):
         refusals = []
     return (*missing, *map(str, refusals))
-
-
-def _expected(indexes: Sequence[int], hosts: Hosts, *, generic: bool) -> list[Refusal]:
-    """Return the interfaces that would accept no packets from a program in the driver, or after it (generic)."""
-    system = System.read()
-    devices = [system.devices[index] for index in indexes if index in system.devices]
-    ingresses = [Ingress(device.index, generic, device.kind != "veth") for device in devices]
-    return find_refusals(system, find_exits(system, ingresses), ingresses, find_targets(hosts))

@@ -31,6 +31,7 @@ _TIMEOUT_S: Final = 5.0
 _ETHERNET: Final = 1
 _LOOPBACK: Final = 772
 _IFF_UP: Final = 1
+_IFF_LOWER_UP: Final = 1 << 16
 _FAMILY_BRIDGE: Final = 7
 _PORT_FORWARDING: Final = 3
 _NUD_PERMANENT: Final = 0x80
@@ -51,7 +52,7 @@ Attributes = dict[int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An interface. kind: of a virtual one (``veth``, ``bridge``, ``vlan``), else "".
+    """An interface. kind: of a virtual one (``veth``, ``bridge``, ``vlan``), else "". is_up: and has a carrier.
 
     lower: the interface that it stands on, 0 for none in this network namespace. vlan: the identifier of an 802.1Q
     interface, else 0. bridge: the one whose port it is, else 0. forwards: as a port of a bridge, by spanning tree.
@@ -64,6 +65,7 @@ class Device:
     is_ethernet: bool = True
     is_loopback: bool = False
     is_up: bool = True
+    mtu: int = 1500
     kind: str = ""
     lower: int = 0
     vlan: int = 0
@@ -185,7 +187,8 @@ def _read_device(body: bytes) -> Device:
         name=attributes.get(3, b"").rstrip(b"\0").decode(),
         is_ethernet=kind == _ETHERNET,
         is_loopback=kind == _LOOPBACK,
-        is_up=bool(flags & _IFF_UP),
+        is_up=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
+        mtu=_u32(attributes.get(4)),
         kind=name,
         lower=_u32(attributes.get(5)) if here else 0,
         vlan=int.from_bytes(data.get(1, b"")[:2], sys.byteorder) if is_8021q else 0,

@@ -191,6 +191,11 @@ class XdpPlane:
         assert self._object is not None, "it is loaded"
         return self._object.map("exits")
 
+    @property
+    def prefers_generic(self) -> bool:
+        """Whether start() has chosen, for `attach: auto`, to attach after the driver to reach all backends."""
+        return self._interfaces.prefers_generic
+
     def program(self, name: str) -> int:
         """Return the descriptor of a loaded program: FORWARD or EXPLAIN."""
         assert self._object is not None, "it runs"

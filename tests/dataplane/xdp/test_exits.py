@@ -6,7 +6,17 @@ from typing import Any, Final
 import pytest
 
 from qlb.dataplane.xdp import exits
-from qlb.dataplane.xdp.exits import NO_MAC, Exit, Ingress, Key, System, Target, find_exits, find_refusals
+from qlb.dataplane.xdp.exits import (
+    NO_MAC,
+    Exit,
+    Ingress,
+    Key,
+    System,
+    Target,
+    expect_refusals,
+    find_exits,
+    find_refusals,
+)
 from qlb.dataplane.xdp.netlink import ACCEPTS_REDIRECTS, Device
 
 IN: Final = 2
@@ -107,8 +117,8 @@ def test_a_vlan() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"vlan": 0}, {"lower": 0}, {"lower": 99}, {"is_up": False}],
-    ids=["another protocol", "no parent here", "the parent is gone", "down"],
+    [{"vlan": 0}, {"lower": 0}, {"lower": 99}, {"is_up": False}, {"mtu": 9000}],
+    ids=["another protocol", "no parent here", "the parent is gone", "down", "the parent takes less"],
 )
 def test_a_vlan_that_cannot_be_replaced(change: dict[str, Any]) -> None:
     """Reported."""
@@ -142,10 +152,19 @@ def test_a_bridge() -> None:
         bridged(Device(OTHER, "port0", bridge=OUT, forwards=False)),
         bridged(Device(OTHER, "port0", bridge=99, forwards=True)),
         bridged(Device(OTHER, "port0", bridge=OUT, forwards=True, is_up=False)),
+        bridged(Device(OTHER, "port0", bridge=OUT, forwards=True, mtu=1400)),
         bridged()._replace(features={}),
         bridged()._replace(devices={IN: Device(IN, "in0"), OUT: Device(OUT, "br0", kind="bridge", filters_vlans=True)}),
     ],
-    ids=["never seen", "port blocked", "port of another", "port down", "port refuses", "filters VLANs"],
+    ids=[
+        "never seen",
+        "port blocked",
+        "port of another",
+        "port down",
+        "port takes less",
+        "port refuses",
+        "filters VLANs",
+    ],
 )
 def test_a_bridge_that_cannot_be_replaced(one: System) -> None:
     """Reported once the next hop's MAC address is known."""
@@ -188,6 +207,16 @@ def test_packets_that_come_in_at_a_bond() -> None:
     }
     assert find_refusals(one, found, [INGRESS], [Target("a", IN, GATEWAY)]) == []
     assert {key.ingress for key in find_exits(one, [GENERIC])} == {IN}
+
+
+def test_cards_that_accept_redirects_once_a_program_is_attached() -> None:
+    """Expected of those that will have one, and of no other; nor of a veth, where its other end matters."""
+    one, targets = system(Device(OUT, "out0"), Device(OTHER, "v0", kind="veth")), [Target("a", OUT, GATEWAY)]
+    assert len(expect_refusals(one, [IN], targets, generic=False)) == 1
+    assert expect_refusals(one, [IN, OUT], targets, generic=False) == []
+    assert expect_refusals(one, [IN], targets, generic=True) == []
+    assert len(expect_refusals(one, [IN, OTHER], [Target("a", OTHER, GATEWAY)], generic=False)) == 2
+    assert expect_refusals(one._replace(features=None), [IN, 99], targets, generic=False) == []
 
 
 def test_the_map_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

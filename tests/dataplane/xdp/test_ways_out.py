@@ -142,6 +142,19 @@ def test_an_exit_that_goes_down(scene: Scene) -> None:
     assert counted(plane) == {"cid_config_1": 2, "drop_no_route": 1}
 
 
+def test_an_exit_without_a_carrier(scene: Scene) -> None:
+    """The kernel may go on to name it; nothing would arrive."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    ip("link set out1 down")
+    plane.watch()
+    assert forward_afresh(plane).action == XDP_DROP
+    assert counted(plane) == {"drop_no_route": 1}
+    assert "no carrier" in str(plane.watch().refusals[0])
+    ip("link set out1 up")
+    plane.watch()
+    assert forward_afresh(plane).action == XDP_REDIRECT
+
+
 def test_a_backend_that_is_this_machine(scene: Scene) -> None:
     """The kernel does not forward to itself: counted as no route, and no exit is blamed."""
     plane = scene.plane("ipip", pool([SOURCES[4]]))
