@@ -37,7 +37,7 @@ class Watched(NamedTuple):
 
     losses: a sentence for each interface where the program is not attached. restored: interfaces where it was attached
     again just now. refusals: interfaces that accept no packets. unreached: no backend with a route can be reached.
-    changed: interfaces or addresses have changed, or nobody has looked for a while.
+    changed: interfaces or addresses have changed, or nobody has looked for a while. has_new_exits: so have ways out.
     """
 
     losses: tuple[str, ...]
@@ -45,6 +45,7 @@ class Watched(NamedTuple):
     refusals: tuple[Refusal, ...]
     unreached: bool
     changed: bool
+    has_new_exits: bool
 
 
 class Interfaces:
@@ -108,14 +109,14 @@ class Interfaces:
             or (system.devices, system.features, system.addresses) != before[:3]
         )
         self._calls += 1
-        self._write(exits, system)
+        has_new_exits = self._write(exits, system)
         if changed:
             self._targets, self._hosts = find_targets(hosts), dict(hosts)
         ingresses = self._ingresses(system, generic=self.prefers_generic)
         refusals = find_refusals(system, self._exits, ingresses, self._targets)
         refused = {name for refusal in refusals for name in refusal.backends}
         unreached = bool(self._targets) and refused >= {target.backend for target in self._targets}
-        return Watched(tuple(losses), tuple(restored), tuple(refusals), unreached, changed)
+        return Watched(tuple(losses), tuple(restored), tuple(refusals), unreached, changed, has_new_exits)
 
     def close(self) -> None:
         """Detach, unless the program is to be kept."""
@@ -156,7 +157,8 @@ class Interfaces:
             found.append(Ingress(index, is_generic, not self.redirects_only))
         return found
 
-    def _write(self, exits: BpfMap, system: System) -> None:
+    def _write(self, exits: BpfMap, system: System) -> bool:
+        """Bring the map up to date. Returns whether anything in it has changed."""
         wanted = find_exits(system, self._ingresses(system, generic=self.prefers_generic))
         self._system = system
         for key in self._exits.keys() - wanted.keys():
@@ -164,7 +166,8 @@ class Interfaces:
         for key, way_out in wanted.items():
             if self._exits.get(key) != way_out:
                 exits.set(EXIT_KEY.pack(**key._asdict()), EXIT.pack(**way_out._asdict()))
-        self._exits = wanted
+        has_changed, self._exits = wanted != self._exits, wanted
+        return has_changed
 
 
 def find_faults(names: Sequence[str], where: str, hosts: Hosts) -> tuple[str, ...]:

@@ -146,7 +146,8 @@ class XdpPlane:
         """
         with self._lock:
             found = self._interfaces.watch(self.program(FORWARD), self._exits, hosts_of(self._orders.snapshot))
-            if found.changed and pack_destinations(self._orders.snapshot) != self._destinations:
+            has_moved = found.changed and pack_destinations(self._orders.snapshot) != self._destinations
+            if has_moved or found.has_new_exits:  # a new generation makes CPUs forget the next hops that they know
                 contents = self._contents(self._orders)
                 self._write(contents)
                 self._destinations = contents.destinations
