@@ -41,6 +41,15 @@ def holds_back(interface: str) -> bool:
     return answer.raw[4:36].rstrip(b"\0") == b"veth"
 
 
+def _is_here(index: int) -> bool:
+    """Whether an interface is in this network namespace: a program stays on one that was moved to another."""
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        return False
+    return True
+
+
 def attach(program: int, interface: str, where: str) -> Link:
     """Put a program on an interface that has none. where: auto, native or generic. Raises PlaneUnavailable."""
     index = index_of(interface)
@@ -101,7 +110,7 @@ class Attachment:
 
     def find_loss(self, program: int) -> Loss | None:
         """Return how the program has gone, if it has, since put(). Raises OSError."""
-        if self._link is None:
+        if self._link is None or not _is_here(self.index):
             return Loss.DETACHED
         index, attached = self._link.on()
         if index != self.index:

@@ -36,12 +36,15 @@ class Watched(NamedTuple):
     """What a look at the interfaces has found.
 
     losses: a sentence for each interface where the program is not attached. restored: interfaces where it was attached
-    again just now. refusals: interfaces that accept no packets. unreached: no backend with a route can be reached.
+    again just now. idle: a sentence for each interface where nothing can come in. is_isolated: that is all of them.
+    refusals: interfaces that accept no packets. unreached: no backend with a route can be reached.
     changed: interfaces or addresses have changed, or nobody has looked for a while. has_new_exits: so have ways out.
     """
 
     losses: tuple[str, ...]
     restored: tuple[str, ...]
+    idle: tuple[str, ...]
+    is_isolated: bool
     refusals: tuple[Refusal, ...]
     unreached: bool
     changed: bool
@@ -116,7 +119,11 @@ class Interfaces:
         refusals = find_refusals(system, self._exits, ingresses, self._targets)
         refused = {name for refusal in refusals for name in refusal.backends}
         unreached = bool(self._targets) and refused >= {target.backend for target in self._targets}
-        return Watched(tuple(losses), tuple(restored), tuple(refusals), unreached, changed, has_new_exits)
+        idle = self._find_idle(system)
+        is_isolated = len(idle) == len(self._attachments) > 0
+        return Watched(
+            tuple(losses), tuple(restored), idle, is_isolated, tuple(refusals), unreached, changed, has_new_exits
+        )
 
     def close(self) -> None:
         """Detach, unless the program is to be kept."""
@@ -139,6 +146,14 @@ class Interfaces:
         except PlaneUnavailable as error:
             return f"{attachment.interface}: the program was detached, and cannot be attached again: {error}"
         return ""
+
+    def _find_idle(self, system: System) -> tuple[str, ...]:
+        devices = (system.devices.get(index) for index in self.indexes)
+        return tuple(
+            f"{device.name}: the interface is down or has no carrier, so no packets come in"
+            for device in devices
+            if device is not None and not device.is_up
+        )
 
     def _needs_generic(self, hosts: Hosts) -> bool:
         """Whether only a program after the driver can reach all backends. One that is there already is left alone."""

@@ -1,5 +1,6 @@
 """A program that is taken off its interface without qlb's doing: noticed at the next look, and attached again."""
 
+import os
 import subprocess
 
 import pytest
@@ -8,6 +9,7 @@ from qlb.dataplane.xdp.libbpf import XDP_REDIRECT, library
 from qlb.dataplane.xdp.plane import XdpPlane
 from tests.dataplane.xdp.scene import BACKENDS, Scene, allow_forwarding, forward, pool, set_gro
 from tests.dataplane.xdp.test_plane import attached, frame_to
+from tests.namespace import inside, network_of_its_own, open_network
 
 pytestmark = pytest.mark.toolchain
 
@@ -95,6 +97,32 @@ def test_an_interface_that_goes_and_comes_back(scene: Scene) -> None:
     allow_forwarding("in0", "ipv4")
     plane.watch()
     assert forward(plane, frame_to(0)).action == XDP_REDIRECT
+
+
+def test_an_interface_that_is_moved_away(scene: Scene) -> None:
+    """The program is still on it, in another network, where nobody wants it."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    plane.start()
+    with open_network() as here, network_of_its_own():
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        there = open_network()
+        with there, inside(here.fileno()):
+            path = f"/proc/{os.getpid()}/fd/{there.fileno()}"
+            subprocess.run(["ip", "link", "set", "in0", "netns", path], check=True)
+            assert "there is no network interface in0" in plane.watch().losses[0]
+        assert attached("in0") == ""
+
+
+@pytest.mark.parametrize("command", ["link set in0 down", "link set in1 down"])
+def test_an_interface_where_nothing_comes_in(scene: Scene, command: str) -> None:
+    """Down, or without a carrier: the program is there, but of no use; with another interface it is only a notice."""
+    one, both = scene.plane("ipip", pool(BACKENDS[4])), scene.plane("ipip", pool(BACKENDS[4]), ("in0", "out0"))
+    assert [(found.idle, found.is_isolated) for found in (one.watch(), both.watch())] == 2 * [((), False)]
+    subprocess.run(["ip", "-batch", "-"], input=command, text=True, check=True)
+    found = one.watch()
+    assert found.idle == ("in0: the interface is down or has no carrier, so no packets come in",)
+    assert found.is_isolated
+    assert (both.watch().idle, both.watch().is_isolated) == (found.idle, False)
 
 
 def test_nothing_is_attached_before_the_start(scene: Scene) -> None:
