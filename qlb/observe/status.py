@@ -159,7 +159,6 @@ def _xdp(row: XdpReading | None) -> dict[str, object] | None:
     if row is None:
         return None
     return {
-        "notices": list(row.notices),
         "detached_interfaces": row.detached_interfaces,
         "refused_backends": row.refused_backends,
     }
