@@ -153,7 +153,6 @@ class Rate(NamedTuple):
 
 def _rates(folder: Path, sender: Path, floor: BpfObject) -> list[Rate]:
     """Let each have all that the sender can give, for a while; a packet has passed when it is out of the other end."""
-    _receive_on("out1")
     plane = _plane(3)
     four_pass = SHAPES["four-pass, three passes"]
     plain, fresh = (_write(folder, _frames(p, 3, DISTINCT)) for p in (SHAPES["plaintext"], four_pass))
@@ -329,6 +328,7 @@ def _network() -> Iterator[None]:
         try:
             subprocess.run(["ip", "-batch", "-"], input=_COMMANDS, text=True, check=True)
             Path("/proc/sys/net/ipv4/conf/in0/forwarding").write_text("1")
+            _receive_on("out1")
             yield
         finally:
             libc.setns(before.fileno(), 0x40000000)

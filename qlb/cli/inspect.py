@@ -17,7 +17,7 @@ from qlb.config.model import Config
 from qlb.config.scalars import endpoint
 from qlb.config.schema import json_schema
 from qlb.config.server_config import server_config_yaml, yang_server_configs
-from qlb.control.preflight import preflight
+from qlb.control.preflight import find_faults, preflight
 from qlb.dataplane.base import PlaneSettings
 from qlb.errors import CidError, QlbError
 from qlb.routing.backends import Endpoint
@@ -70,7 +70,7 @@ def check(config: Path, no_keys: bool) -> None:
     loaded = load(config, with_keys=not no_keys)
     chosen = preflight(loaded.config)
     build.snapshot(loaded.config)
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *find_faults(loaded.config, chosen)):
         click.echo(f"warning: {warning}", err=True)
     unread = ", key files not read" if no_keys else ""
     click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{unread}")

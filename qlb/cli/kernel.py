@@ -14,6 +14,8 @@ from qlb.cli.run import CONFIG
 from qlb.config.load import load_interfaces
 
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S: Final = 1.0
+"""How often `qlb decap` looks whether its program is still there."""
 
 
 class Address(click.ParamType[IPv4Address | IPv6Address]):
@@ -81,7 +83,9 @@ def decap(
     with _signals_wait(), closing(Decapsulator(settings)) as decapsulator:
         decapsulator.attach()
         click.echo("ready")
-        signal.sigwait(_ENDS)
+        while signal.sigtimedwait(_ENDS, _LOOK_S) is None:
+            for text in decapsulator.watch():
+                click.echo(text, err=True)
         click.echo(" ".join(f"{name}={count}" for name, count in decapsulator.read_counters().items()))
 
 

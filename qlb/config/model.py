@@ -265,7 +265,8 @@ class Forwarding(Section):
     needs a restart."""
     attach: Annotated[Attach, choice(get_args(Attach))] = "auto"
     """xdp plane: native (in the interface's driver), generic (in the kernel, slower, with any driver), or auto: native
-    where the driver can. Default: auto. A change needs a restart."""
+    where the driver can and all backends can be reached from there (docs/xdp.md, "Ways out"). Default: auto. A change
+    needs a restart."""
     keep_attached: Annotated[bool, BOOLEAN] = False
     """xdp plane: true: the kernel goes on forwarding by the last configuration when qlb ends, and the next qlb takes
     over between two packets (`qlb detach` ends it). Default: false. A change needs a restart."""

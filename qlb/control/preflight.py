@@ -3,6 +3,7 @@
 import os
 from typing import Final
 
+from qlb.config import build
 from qlb.config.model import Config
 from qlb.control.sources import sources
 from qlb.dataplane import probe
@@ -28,6 +29,20 @@ def worker_count(config: Config) -> int:
     """Return how many worker processes a configuration asks for."""
     workers = config.forwarding.workers
     return len(usable_cores()) if workers == "auto" else workers
+
+
+def find_faults(config: Config, plane: str) -> tuple[str, ...]:
+    """Return what this machine's interfaces and routes would do to packets; only the XDP plane depends on them."""
+    if not probe.PLANES[plane].in_kernel:
+        return ()
+    from qlb.dataplane.xdp.destinations import hosts_of
+    from qlb.dataplane.xdp.interfaces import find_faults as find_faults_of
+
+    forwarding = config.forwarding
+    try:
+        return find_faults_of(forwarding.interfaces, forwarding.attach, hosts_of(build.snapshot(config)))
+    except OSError as error:
+        return (f"the interfaces of this machine cannot be looked at: {error}",)
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from qlb.observe.reading import (
     SourceReading,
     UnconfiguredReading,
     WorkerReading,
+    XdpReading,
 )
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, BackendState, Endpoint
@@ -137,7 +138,15 @@ def take_reading(daemon: Daemon) -> Reading:
         unconfigured=_unconfigured(daemon, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
+        xdp=_xdp(daemon.engine),
     )
+
+
+def _xdp(engine: Engine | None) -> XdpReading | None:
+    found = engine.findings if engine is not None else None
+    if found is None:
+        return None
+    return XdpReading(notices=found.notices, detached_interfaces=found.detached, refused_backends=found.refused)
 
 
 def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:

@@ -137,7 +137,7 @@ class Supervisor:
         """Whether this node should be sent traffic: it forwards, is not ending, and some backend was found healthy."""
         if self.engine is None or self._ending is not None or self._ended.is_set():
             return False
-        if not self.engine.forwards:
+        if not self.engine.forwards or (self.engine.findings is not None and self.engine.findings.is_cut_off):
             return False
         names = [backend.name for backend in self.desired.backends if backend is not None]
         return any(self.health.has_judged(name) and self.health.is_up(name) for name in names)

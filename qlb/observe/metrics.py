@@ -48,6 +48,7 @@ class QlbCollector(Collector):
         yield from _cid_configs(reading)
         yield from _discovery(reading)
         yield from _daemon(reading)
+        yield from _xdp(reading)
 
 
 class Metrics:
@@ -302,6 +303,21 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
             "plane": reading.plane,
             "mode": reading.mode,
         },
+    )
+
+
+def _xdp(reading: Reading) -> Iterator[Metric]:
+    if reading.xdp is None:
+        return
+    yield _gauge(
+        "qlb_xdp_detached_interfaces",
+        "Interfaces of forwarding.interfaces where the XDP program is not attached.",
+        reading.xdp.detached_interfaces,
+    )
+    yield _gauge(
+        "qlb_xdp_refused_backends",
+        "Backends that the kernel routes by an interface which accepts no packets from the XDP program.",
+        reading.xdp.refused_backends,
     )
 
 

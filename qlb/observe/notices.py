@@ -23,7 +23,14 @@ class Notice(NamedTuple):
 
 def notices(reading: Reading) -> list[Notice]:
     """Return the notices of a reading, the gravest first."""
-    every = (*_reload(reading), *_health(reading), *_discovery(reading), *_ids(reading), *_rotation(reading))
+    every = (
+        *_reload(reading),
+        *_health(reading),
+        *_xdp(reading),
+        *_discovery(reading),
+        *_ids(reading),
+        *_rotation(reading),
+    )
     return sorted(every, key=lambda notice: (ERROR, WARNING, INFO).index(notice.level))
 
 
@@ -42,6 +49,11 @@ def _health(reading: Reading) -> Iterator[Notice]:
         yield Notice(ERROR, "probes_not_sent", text)
     found = [f"{row.name}: {row.finding}" for row in reading.backends if row.finding]
     yield from _some(ERROR, "backend_finding", found, "more backends with findings")
+
+
+def _xdp(reading: Reading) -> Iterator[Notice]:
+    if reading.xdp is not None:
+        yield from (Notice(ERROR, "xdp", text) for text in reading.xdp.notices)
 
 
 def _discovery(reading: Reading) -> Iterator[Notice]:

@@ -128,6 +128,19 @@ class ListenerReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class XdpReading:
+    """Faults of interfaces and routes that keep the XDP program's packets from backends.
+
+    notices: sentences for an operator. detached_interfaces: how many of forwarding.interfaces lack the program.
+    refused_backends: how many lie behind an interface that accepts no packets from it.
+    """
+
+    notices: tuple[str, ...] = ()
+    detached_interfaces: int = 0
+    refused_backends: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleReading:
     """The last datagram that was dropped for one reason: its first octets, and how many it had in all."""
 
@@ -189,3 +202,5 @@ class Reading:
     unconfigured: tuple[UnconfiguredReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")
     discovery: tuple[SourceReading, ...] = ()
+    xdp: XdpReading | None = None
+    """None on other planes."""

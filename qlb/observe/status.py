@@ -16,6 +16,7 @@ from qlb.observe.reading import (
     RotationReading,
     SampleReading,
     SourceReading,
+    XdpReading,
 )
 
 _DECIMALS = 3
@@ -70,6 +71,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         "discovery": [_source(row) for row in reading.discovery],
         "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
+        "xdp": _xdp(reading.xdp),
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
     }
 
@@ -150,6 +152,15 @@ def _rotation(row: RotationReading) -> dict[str, object]:
         "from_config_id": row.from_config_id,
         "to_config_id": row.to_config_id,
         "next_step": row.next_step,
+    }
+
+
+def _xdp(row: XdpReading | None) -> dict[str, object] | None:
+    if row is None:
+        return None
+    return {
+        "detached_interfaces": row.detached_interfaces,
+        "refused_backends": row.refused_backends,
     }
 
 

@@ -9,6 +9,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from qlb.observe.metrics import Metrics
+from qlb.observe.reading import XdpReading
 from tests.deploy.places import DEPLOY
 from tests.observe.readings import sample_reading
 
@@ -32,8 +33,8 @@ def recorded() -> set[str]:
 def exposed() -> set[str]:
     """Return what /metrics has: of a proxy, and of direct return."""
     found: set[str] = set()
-    for mode in ("proxy", "ipip"):
-        reading = dataclasses.replace(sample_reading(), mode=mode)
+    for mode, xdp in (("proxy", None), ("ipip", XdpReading())):
+        reading = dataclasses.replace(sample_reading(), mode=mode, xdp=xdp)
         page = Metrics(lambda reading=reading: reading).render()[0].decode()  # type: ignore[misc]
         found |= {row.name for family in text_string_to_metric_families(page) for row in family.samples}
     return found

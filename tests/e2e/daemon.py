@@ -235,6 +235,11 @@ class Daemon:
         while not holds(await self.metrics()):
             await asyncio.sleep(scrape.POLL_S)
 
+    async def until_ready(self) -> None:
+        """Wait until /readyz says that this node should be sent traffic."""
+        while not await self._is_ready():
+            await asyncio.sleep(scrape.POLL_S)
+
     async def settled(self) -> Metrics:
         """Scrape /metrics once traffic has stopped, and check its sums."""
         found = await scrape.settled(self.admin)

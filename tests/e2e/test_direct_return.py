@@ -117,12 +117,20 @@ def _decapsulating(host: Host, service: str) -> AbstractAsyncContextManager[None
 
 @asynccontextmanager
 async def scene(
-    folder: Path, mode: str, *, family: int = 4, outer: int | None = None, **sections: Any
+    folder: Path,
+    mode: str,
+    *,
+    family: int = 4,
+    outer: int | None = None,
+    prepare: Callable[[Hosts], None] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Scene]:
-    """Set it up. outer: the family of the backends' own addresses."""
+    """Set it up. outer: the family of the backends' own addresses. prepare: called before anything runs."""
     outer = outer or family
     gates = Gates()
     with _network() as made:
+        if prepare is not None:
+            prepare(made)
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
             servers = await stack.enter_async_context(direct_servers(made, gates, family, outer))
             if mode != "l2":
@@ -246,6 +254,49 @@ async def test_where_it_is_attached(tmp_path: Path, attach: str, mode: str, seen
             told.rebind_all()
             await calls.until_more()
         assert calls.lost == []
+        show = (*told.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
+        (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
+        assert link["xdp"]["mode"] == seen
+
+
+def _behind_bridges(made: Hosts) -> None:
+    """Put a bridge before each backend, at the balancer."""
+    for n in (1, 2):
+        made.balancer.ip(
+            f"link add br{n} type bridge\nlink set br{n} up\nlink set out{n} master br{n}\n"
+            f"addr flush dev out{n}\naddr add 10.0.{n}.1/24 dev br{n}\naddr add fd00:{n}::1/64 dev br{n} nodad\n"
+        )
+
+
+def _behind_macvlans(made: Hosts) -> None:
+    """Put an interface before each backend that accepts no redirected packets, and cannot be replaced."""
+    for n in (1, 2):
+        made.balancer.ip(
+            f"link add m{n} link out{n} type macvlan mode bridge\nlink set m{n} up\n"
+            f"addr flush dev out{n}\naddr add 10.0.{n}.1/24 dev m{n}\naddr add fd00:{n}::1/64 dev m{n} nodad\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "attach", "mode", "family", "seen"),
+    [
+        (_behind_bridges, "native", "ipip", 4, 1),
+        (_behind_bridges, "auto", "l2", 6, 1),
+        (_behind_bridges, "generic", "gue", 4, 2),
+        (_behind_macvlans, "auto", "ipip", 4, 2),
+        (_behind_macvlans, "generic", "l2", 4, 2),
+    ],
+)
+async def test_ways_out_that_accept_no_redirects(
+    tmp_path: Path, prepare: Callable[[Hosts], None], attach: str, mode: str, family: int, seen: int
+) -> None:
+    """Calls work all the same: by a bridge's port, or by a program after the driver. seen: as in the test above."""
+    async with scene(tmp_path, mode, family=family, prepare=prepare, forwarding={"attach": attach}) as told:
+        async with in_progress([port.address for port in told.ports(3)]) as calls:
+            told.rebind_all()
+            await calls.until_more()
+        assert calls.lost == []
+        assert (await told.daemon.status())["xdp"] == {"detached_interfaces": 0, "refused_backends": 0}
         show = (*told.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
         (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
         assert link["xdp"]["mode"] == seen

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from qlb.observe.metrics import Metrics, choose_format
-from qlb.observe.reading import Reading
+from qlb.observe.reading import Reading, XdpReading
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 PROMETHEUS_3 = (
@@ -102,12 +102,17 @@ def test_names_and_labels_are_the_contract(reading: Reading) -> None:
 
 def test_direct_return_has_others(reading: Reading) -> None:
     """Nothing returns through the balancer; what there is instead are ICMP messages."""
-    found = scrape(dataclasses.replace(reading, mode="ipip"))
+    xdp = XdpReading(notices=("in0: detached",), detached_interfaces=1, refused_backends=2)
+    found = scrape(dataclasses.replace(reading, mode="ipip", xdp=xdp))
     assert {name for name, _ in found} ^ {name for name, _ in CONTRACT} == {
         "qlb_packets_returned_total",
         "qlb_icmp_forwarded_total",
         "qlb_icmp_sent_total",
+        "qlb_xdp_detached_interfaces",
+        "qlb_xdp_refused_backends",
     }
+    assert found[sample("qlb_xdp_detached_interfaces")] == 1
+    assert found[sample("qlb_xdp_refused_backends")] == 2
     assert found[sample("qlb_icmp_forwarded_total")] == 19
     assert found[sample("qlb_icmp_sent_total")] == 23
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from qlb.observe.notices import ERROR, INFO, WARNING, notices
-from qlb.observe.reading import Reading, RotationReading, UnconfiguredReading
+from qlb.observe.reading import Reading, RotationReading, UnconfiguredReading, XdpReading
 
 
 def kinds(reading: Reading) -> list[tuple[str, str]]:
@@ -53,6 +53,14 @@ def test_where_all_is_well_there_is_none(reading: Reading) -> None:
     assert notices(calm(reading)) == []
     once = UnconfiguredReading(config_id=2, packets=1, last_seen_s=0.0, configured_before=True)
     assert notices(dataclasses.replace(calm(reading), unconfigured=(once,))) == []
+
+
+def test_faults_of_interfaces(reading: Reading) -> None:
+    """Each that the XDP plane has found, in its words."""
+    told = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
+    assert kinds(told) == [(ERROR, "xdp")] * 2
+    assert [notice.text for notice in notices(told)] == ["in0: detached", "out0: refused"]
+    assert notices(dataclasses.replace(told, xdp=XdpReading())) == []
 
 
 def test_a_rotation_that_is_done_is_good_news(reading: Reading) -> None:

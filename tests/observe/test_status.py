@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from qlb.observe.reading import Reading, SampleReading
+from qlb.observe.reading import Reading, SampleReading, XdpReading
 from qlb.observe.status import build_status
 
 
@@ -61,6 +61,12 @@ def test_the_contract(reading: Reading) -> None:
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
     assert (status["icmp_forwarded"], status["icmp_sent"]) == (19, 23)
+    assert status["xdp"] is None
+    xdp = XdpReading(notices=("in0: detached",), detached_interfaces=1, refused_backends=2)
+    assert build_status(dataclasses.replace(reading, xdp=xdp))["xdp"] == {
+        "detached_interfaces": 1,
+        "refused_backends": 2,
+    }
     assert status["listeners"] == [
         {
             "listen": "127.0.0.1:4433",

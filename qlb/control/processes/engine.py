@@ -1,12 +1,26 @@
 """What moves packets under the supervisor: worker processes, or a program in the kernel. It sees both alike."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from qlb.control.processes.workers import Place
 from qlb.dataplane.base import Orders
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
+
+
+class Findings(NamedTuple):
+    """Faults of the machine that keep packets from backends although the engine runs.
+
+    notices: sentences for an operator. detached: interfaces where the XDP program is not attached. refused: backends
+    that the kernel routes by an interface which accepts no packets from the program. is_cut_off: no backend can be
+    reached, or some interface does not forward.
+    """
+
+    notices: tuple[str, ...] = ()
+    detached: int = 0
+    refused: int = 0
+    is_cut_off: bool = False
 
 
 class Engine(Protocol):
@@ -30,6 +44,11 @@ class Engine(Protocol):
     @property
     def applied(self) -> int:
         """The revision of the orders that is in force everywhere, at least; 0 before the first."""
+        ...
+
+    @property
+    def findings(self) -> Findings | None:
+        """Faults that the engine has found; None where it looks for none."""
         ...
 
     async def start(self, *, held: bool = False) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qlb.config.model import Config
+from qlb.control.processes.engine import Findings
+from qlb.control.processes.interface_watch import InterfaceWatch
 from qlb.control.processes.workers import Place
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.frames import frame_of, read_frame
@@ -22,6 +24,7 @@ from qlb.routing.outcomes import OUTCOMES
 log = logging.getLogger("qlb")
 
 _WAKE_S: Final = 10.0
+_WATCH_S: Final = 1.0
 _ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "transmit", XDP_REDIRECT: "redirect"}
 
 
@@ -44,8 +47,10 @@ class KernelEngine:
         self._plane: XdpPlane | None = None
         self.applied = 0
         self._attached = False
+        self._held = False
         self._refused = ""
-        self._waking: asyncio.Task[None] | None = None
+        self._watch = InterfaceWatch()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def counters(self) -> Sequence[Counters]:
@@ -57,23 +62,34 @@ class KernelEngine:
         """Whether the program is attached."""
         return self._attached
 
+    @property
+    def findings(self) -> Findings:
+        """Faults of the interfaces, as of the last look at them."""
+        return self._watch.findings
+
     async def start(self, *, held: bool = False) -> None:
         """Load the program and attach it. held: only load it; resume() attaches it."""
         orders = self._orders()
         self._plane = await asyncio.to_thread(XdpPlane, self._settings, orders)
         self.applied = orders.snapshot.generation
-        self._waking = asyncio.create_task(self._wake_neighbours())
+        self._tasks = [asyncio.create_task(self._wake_neighbours()), asyncio.create_task(self._follow_interfaces())]
         if not held:
             await self.resume()
 
     async def hold(self) -> None:
-        """Nothing to do: another process's program takes this one's place between two packets."""
+        """Let another process's program take this one's place, which it does between two packets."""
+        self._held = True
 
     async def resume(self) -> None:
         """Put the program on the interfaces, in place of whatever qlb has put there."""
         assert self._plane is not None, "it has started"
         await asyncio.to_thread(self._plane.start)
-        self._attached = True
+        self._attached, self._held = True, False
+        if self._plane.prefers_generic:
+            log.warning(
+                "the XDP program runs after the driver (generic), which is slower: only so all backends are reached"
+            )
+        await self._look()
 
     async def apply(self, orders: Orders) -> None:
         """Write new orders. Where the kernel refuses them, the ones before stay in force and the log tells, once."""
@@ -90,8 +106,9 @@ class KernelEngine:
 
     async def stop(self) -> None:
         """Detach the program, unless it is to be kept."""
-        if self._waking is not None:
-            self._waking.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._plane is not None:
             await asyncio.to_thread(self._plane.stop)
 
@@ -104,6 +121,22 @@ class KernelEngine:
             backends = [backend.endpoint for backend in self._orders().snapshot.backends if backend is not None]
             await asyncio.to_thread(wake_neighbours, backends)
             await asyncio.sleep(_WAKE_S)
+
+    async def _follow_interfaces(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._attached and not self._held:
+                await self._look()
+
+    async def _look(self) -> None:
+        assert self._plane is not None, "it has started"
+        try:
+            found = await asyncio.to_thread(self._plane.watch)
+        except (OSError, QlbError) as error:
+            self._watch.note_failure(str(error))
+            return
+        if not self._held:  # else another process has attached its program in the meantime
+            self._watch.note(found)
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Ask the program in the kernel what it would do with a client's datagram. Raises QlbError, OSError."""

@@ -182,6 +182,11 @@ class Workers:
         """The lowest of the revisions that the workers reported last."""
         return min((place.applied for place in self.places), default=0)
 
+    @property
+    def findings(self) -> None:
+        """Workers look for no faults of interfaces and routes."""
+        return None
+
     async def start(self, *, held: bool = False) -> None:
         """Start every worker and return when all of them forward. Raises OSError where one cannot be started.
 

@@ -7,10 +7,11 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from qlb.dataplane.xdp.libbpf import Link
+from qlb.dataplane.xdp.libbpf import Link, program_id
 from qlb.errors import PlaneUnavailable
 
 BPF_FOLDER: Final = Path("/sys/fs/bpf")
@@ -40,6 +41,15 @@ def holds_back(interface: str) -> bool:
     return answer.raw[4:36].rstrip(b"\0") == b"veth"
 
 
+def _is_here(index: int) -> bool:
+    """Whether an interface is in this network namespace: a program stays on one that was moved to another."""
+    try:
+        socket.if_indextoname(index)
+    except OSError:
+        return False
+    return True
+
+
 def attach(program: int, interface: str, where: str) -> Link:
     """Put a program on an interface that has none. where: auto, native or generic. Raises PlaneUnavailable."""
     index = index_of(interface)
@@ -56,22 +66,30 @@ def refusal(interface: str, where: str, error: OSError) -> PlaneUnavailable:
     return PlaneUnavailable(f"no XDP program can be put on {interface} ({where}): {why}")
 
 
+class Loss(Enum):
+    """The ways in which a program goes from its interface without qlb's doing."""
+
+    DETACHED = "detached"
+    """By a program like bpftool, or with the interface."""
+    REPLACED = "replaced"
+    """By another program on the same link, as another qlb process does."""
+
+
 class Attachment:
     """The program on one interface."""
 
-    def __init__(self, interface: str, where: str, *, keep: bool) -> None:
-        """where: auto, native or generic. keep: leave it attached when this is closed. Raises PlaneUnavailable."""
+    def __init__(self, interface: str, *, keep: bool) -> None:
+        """keep: leave it attached when this is closed. Raises PlaneUnavailable."""
         self.index = index_of(interface)
-        self._interface = interface
-        self._where = where
+        self.interface = interface
         self._keep = keep
         self._pin = _pin_of(interface)
         self._link: Link | None = None
 
-    def put(self, program: int) -> None:
+    def put(self, program: int, where: str) -> None:
         """Put a program on the interface: for the first time, in place of the one before, or of what was left there.
 
-        Between two packets in any case. Raises PlaneUnavailable.
+        Between two packets in any case. where: as __init__ takes it, for the first time. Raises PlaneUnavailable.
         """
         try:
             if self._link is None:
@@ -79,12 +97,34 @@ class Attachment:
             if self._link is not None:
                 self._update(program)
             if self._link is None:
-                self._link = attach(program, self._interface, self._where)
+                self._link = attach(program, self.interface, where)
             if self._keep and not self._pin.exists():
                 _make_folder(self._pin.parent)
                 self._link.pin(self._pin)
         except OSError as error:
-            raise refusal(self._interface, self._where, error) from error
+            raise refusal(self.interface, where, error) from error
+
+    def is_left(self) -> bool:
+        """Whether an earlier process has left a program that put() would replace."""
+        return self._link is None and self._pin.exists()
+
+    def find_loss(self, program: int) -> Loss | None:
+        """Return how the program has gone, if it has, since put(). Raises OSError."""
+        if self._link is None or not _is_here(self.index):
+            return Loss.DETACHED
+        index, attached = self._link.on()
+        if index != self.index:
+            return Loss.DETACHED
+        return None if attached == program_id(program) else Loss.REPLACED
+
+    def restore(self, program: int, where: str) -> None:
+        """Attach again after the program was detached, or its interface replaced. Raises PlaneUnavailable."""
+        if self._link is not None:
+            self._pin.unlink(missing_ok=True)
+            self._link.close()
+            self._link = None
+        self.index = index_of(self.interface)
+        self.put(program, where)
 
     def _update(self, program: int) -> None:
         assert self._link is not None, "it is there"

@@ -15,7 +15,7 @@ from typing import Final
 
 from qlb.dataplane.xdp.attach import attach
 from qlb.dataplane.xdp.layout import GUE_PORT
-from qlb.dataplane.xdp.libbpf import BpfObject
+from qlb.dataplane.xdp.libbpf import BpfObject, Link
 from qlb.errors import PlaneUnavailable
 
 PROGRAM: Final = Path(__file__).with_name("decap.o")
@@ -50,6 +50,8 @@ class Decapsulator:
         """Load it; nothing is attached yet. Raises PlaneUnavailable."""
         self._settings = settings
         self._stack = ExitStack()
+        self._links: dict[str, Link | None] = {}
+        self._said: dict[str, str] = {}
         self._object = BpfObject(PROGRAM.read_bytes())
         self._stack.callback(self._object.close)
         try:
@@ -66,9 +68,38 @@ class Decapsulator:
     def attach(self) -> None:
         """Attach to every interface, or to none. Raises PlaneUnavailable, naming the interface."""
         with ExitStack() as attached:
+            attached.callback(self._detach)
             for interface in dict.fromkeys(self._settings.interfaces):
-                attached.callback(attach(self.program, interface, self._settings.attach).close)
+                self._attach_to(interface)
             self._stack.push(attached.pop_all())
+
+    def watch(self) -> tuple[str, ...]:
+        """Attach again what was detached. Returns a sentence for each interface where something changed."""
+        said = []
+        for interface, link in list(self._links.items()):
+            if link is not None and link.on()[0]:
+                continue
+            try:
+                if link is not None:
+                    link.close()
+                    self._links[interface] = None
+                self._attach_to(interface)
+                text = "the XDP program was detached, and has been attached again"
+            except PlaneUnavailable as error:
+                text = f"the XDP program was detached, and cannot be attached again: {error}"
+            if text != self._said.get(interface) or self._links[interface] is not None:
+                said.append(f"{interface}: {text}")
+            self._said[interface] = text
+        return tuple(said)
+
+    def _attach_to(self, interface: str) -> None:
+        self._links[interface] = attach(self.program, interface, self._settings.attach)
+
+    def _detach(self) -> None:
+        for link in self._links.values():
+            if link is not None:
+                link.close()
+        self._links.clear()
 
     def read_counters(self) -> dict[str, int]:
         """Return what became of packets that had something around them, by COUNTERS. Raises OSError."""

@@ -119,14 +119,23 @@ QLB_INLINE uint32_t qlb_write_outer(uint8_t *at, const uint8_t *end, const struc
     return 1;
 }
 
-/* Make the frame what leaves towards a next hop. The VLAN tag stays where the frame leaves as it came; elsewhere it
- * would mean something else. Whether there was room. */
+/* The VLAN tag of a frame that leaves towards a next hop, as on the wire; 0 for none. It is that of the way out, else
+ * the frame's own where it leaves as it came; elsewhere that one would mean something else. */
+QLB_INLINE uint32_t qlb_tag_of(const struct xdp_md *ctx, const struct qlb_frame *frame,
+                               const struct qlb_backend *backend)
+{
+    if (backend->hop_vlan)
+        return bpf_htonl((uint32_t)ETH_P_8021Q << 16 | backend->hop_vlan);
+    return backend->hop_interface == ctx->ingress_ifindex ? frame->vlan : 0;
+}
+
+/* Make the frame what leaves towards a next hop. Whether there was room. */
 QLB_INLINE uint32_t qlb_encapsulate(struct xdp_md *ctx, const struct qlb_frame *frame,
                                     const struct qlb_destination *destination, uint32_t len,
                                     const struct qlb_backend *backend)
 {
-    const uint32_t tagged = frame->vlan && backend->hop_interface == ctx->ingress_ifindex;
-    const uint32_t link_len = sizeof(struct ethhdr) + (tagged ? 4 : 0);
+    const uint32_t tag = qlb_tag_of(ctx, frame, backend);
+    const uint32_t link_len = sizeof(struct ethhdr) + (tag ? 4 : 0);
     uint8_t *at = (uint8_t *)qlb_skip(qlb_data(ctx), frame->ip_at & 31, qlb_data_end(ctx));
     qlb_decrement_hop_limit(frame, at, qlb_data_end(ctx));
     const int32_t more = (int32_t)(link_len + len - frame->ip_len) - (int32_t)frame->ip_at;
@@ -140,15 +149,15 @@ QLB_INLINE uint32_t qlb_encapsulate(struct xdp_md *ctx, const struct qlb_frame *
         ((uint32_t *)(void *)data)[i] = backend->hop_macs[i];
     const uint32_t is_ipv6 = qlb_settings.mode == QLB_MODE_L2 ? frame->is_ipv6 : destination->is_ipv6;
     const uint16_t type = bpf_htons(is_ipv6 ? ETH_P_IPV6 : ETH_P_IP);
-    if (tagged) {
-        __builtin_memcpy(data + 2 * ETH_ALEN, &frame->vlan, 4);
+    if (tag) {
+        __builtin_memcpy(data + 2 * ETH_ALEN, &tag, 4);
         __builtin_memcpy(data + 2 * ETH_ALEN + 4, &type, 2);
     } else {
         __builtin_memcpy(data + 2 * ETH_ALEN, &type, 2);
     }
     if (qlb_settings.mode == QLB_MODE_L2)
         return 1;
-    return qlb_write_outer(tagged ? data + sizeof(struct ethhdr) + 4 : data + sizeof(struct ethhdr), end, frame,
+    return qlb_write_outer(tag ? data + sizeof(struct ethhdr) + 4 : data + sizeof(struct ethhdr), end, frame,
                            destination, len);
 }
 

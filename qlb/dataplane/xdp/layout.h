@@ -19,13 +19,14 @@ enum {
 };
 
 /* Constants, set before the program is loaded: the verifier sees their values, and of the modes only the chosen
- * one. 32 octets. */
+ * one. 40 octets. */
 struct qlb_settings {
     uint32_t mode;
     uint32_t gue_port;   /* the outer destination port */
     uint32_t service_slots; /* a power of two */
     uint32_t hop_ticks;     /* how long the kernel's answer about a next hop is good for */
     uint64_t service_seed; /* of qlb_server_hash() */
+    uint64_t service_ports; /* bit n: some service's port is n modulo 64 */
     uint32_t redirect_only; /* 1: never XDP_TX */
     uint32_t unused;
 };
@@ -57,7 +58,25 @@ struct qlb_backend {
     uint32_t hop_ingress;  /* interface that packets came in by */
     uint32_t hop_interface;
     uint32_t hop_macs[3]; /* destination, then source, as on the wire */
-    uint32_t hop_mtu;
+    uint16_t hop_mtu;
+    uint16_t hop_vlan; /* identifier of the 802.1Q tag to write, 0 for none */
+};
+
+/* A way out: the interface that the kernel names for a next hop, as seen from the interface that a packet came in at.
+ * mac: of the next hop, where it decides (a bridge); else zero. 16 octets. */
+struct qlb_exit_key {
+    uint32_t ingress;
+    uint32_t interface;
+    uint8_t mac[6];
+    uint8_t unused[2];
+};
+
+#define QLB_MAX_EXITS 16384u
+
+/* How the packet leaves there. A way out that is not in the map accepts no packets from this program. 8 octets. */
+struct qlb_exit {
+    uint32_t interface; /* to redirect to */
+    uint32_t vlan;      /* identifier of the 802.1Q tag to write, 0 for none */
 };
 
 /* A service address: a slot of a hash table with open addressing, as a server ID in the core. 24 octets. */

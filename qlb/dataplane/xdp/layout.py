@@ -29,6 +29,7 @@ SETTINGS: Final = Layout(
         "service_slots": "I",
         "hop_ticks": "I",
         "service_seed": "Q",
+        "service_ports": "Q",
         "redirect_only": "I",
         "unused": "I",
     },
@@ -49,9 +50,12 @@ BACKEND: Final = Layout(
         "hop_ingress": "I",
         "hop_interface": "I",
         "hop_macs": "12s",
-        "hop_mtu": "I",
+        "hop_mtu": "H",
+        "hop_vlan": "H",
     },
 )
+EXIT_KEY: Final = Layout("qlb_exit_key", {"ingress": "I", "interface": "I", "mac": "6s", "unused": "2s"})
+EXIT: Final = Layout("qlb_exit", {"interface": "I", "vlan": "I"})
 SERVICE: Final = Layout("qlb_service", {"low": "Q", "high": "Q", "port": "Q"})
 QUESTION: Final = Layout(
     "qlb_question",
@@ -83,6 +87,14 @@ def _service_key(service: Endpoint) -> tuple[int, int, int]:
     address = packed if len(packed) == _ADDRESS_BYTES else _MAPPED_IPV4 + packed
     port = int.from_bytes(service.port.to_bytes(2, "big"), "little")
     return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little"), port
+
+
+def service_ports(services: Sequence[Endpoint]) -> int:
+    """Return a mask of 64 bits: bit n is set if a service's port is n modulo 64."""
+    mask = 0
+    for service in services:
+        mask |= 1 << service.port % 64
+    return mask
 
 
 def pack_destination(flags: int, address: str, source: str | None) -> bytes:

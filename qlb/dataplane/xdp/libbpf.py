@@ -34,6 +34,9 @@ _CAP_SYS_ADMIN: Final = 21
 _LOG_BYTES: Final = 1 << 20
 _FAILURE_LOG_BYTES: Final = 1 << 16
 _VERIFIER_STATISTICS: Final = 4
+_LINK_INFO_BYTES: Final = 20
+_PROGRAM_INFO_BYTES: Final = 40
+"""Of the kernel's structures, as much as is needed; it fills what it is given room for."""
 _MAX_PACKET_BYTES: Final = 3520
 """The most that a test run takes: what is left of a page of 4,096 octets."""
 
@@ -264,6 +267,11 @@ class BpfMap:
         value = ctypes.create_string_buffer(self.value_size)
         return None if library().bpf_map_lookup_elem(self.fd, key, value) else value.raw
 
+    def delete(self, key: bytes) -> None:
+        """Delete an element; one that is not there is no error. Raises OSError."""
+        if library().bpf_map_delete_elem(self.fd, key) < 0 and ctypes.get_errno() != errno.ENOENT:
+            raise _error("map update")
+
     def write(self, first: int, octets: bytes) -> None:
         """Of an array: set consecutive elements, whole ones, from an index on. Raises OSError."""
         count = len(octets) // self.value_size
@@ -322,6 +330,11 @@ class Link:
         """Put another program in place of the one that is attached, between two packets. Raises OSError."""
         _check(library().bpf_link_update(self.fd, program, None), "cannot replace the program")
 
+    def on(self) -> tuple[int, int]:
+        """Return the interface that it is on, 0 where it was detached, and the ID of its program. Raises OSError."""
+        octets = _information(self.fd, _LINK_INFO_BYTES)  # struct bpf_link_info: type, id, prog_id, then xdp.ifindex
+        return struct.unpack_from("=8xI4xI", octets)[::-1]
+
     def pin(self, path: Path) -> None:
         """Keep it attached when this process is gone. path: in a BPF file system. Raises OSError."""
         _check(library().bpf_obj_pin(self.fd, os.fsencode(path)), str(path))
@@ -329,6 +342,18 @@ class Link:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
+
+
+def program_id(program: int) -> int:
+    """Return the number by which the kernel lists a loaded program. Raises OSError."""
+    number: int = struct.unpack_from("=4xI", _information(program, _PROGRAM_INFO_BYTES))[0]
+    return number
+
+
+def _information(fd: int, size_bytes: int) -> bytes:
+    octets, length = ctypes.create_string_buffer(size_bytes), ctypes.c_uint32(size_bytes)
+    _check(library().bpf_obj_get_info_by_fd(fd, octets, ctypes.byref(length)), "object information")
+    return octets.raw
 
 
 def run_packet(program: int, packet: bytes, *, interface: int = 0, repeat: int = 1) -> TestedPacket:

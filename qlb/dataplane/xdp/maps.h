@@ -44,6 +44,14 @@ QLB_MAP(configs, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_config);
 QLB_MAP(servers, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_server);
 QLB_MAP(destinations, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_destination);
 QLB_MAP(backends, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_backend); /* by index, whatever the generation */
+/* Filled by exits.py with the interfaces that accept redirected packets, and kept up to date. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, QLB_MAX_EXITS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct qlb_exit_key);
+    __type(value, struct qlb_exit);
+} exits SEC(".maps");
 QLB_MAP(ring, BPF_MAP_TYPE_ARRAY, uint32_t, uint32_t);
 QLB_MAP(memos, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_memo_page);
 QLB_MAP(by_source_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_source, struct qlb_known_flow);

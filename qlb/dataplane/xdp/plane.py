@@ -11,32 +11,32 @@ import ipaddress
 import struct
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from qlb.dataplane.base import Orders
-from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, backend_flags, compile_table
-from qlb.dataplane.xdp.attach import Attachment, holds_back
+from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, compile_table
 from qlb.dataplane.xdp.clock import Clock, tick_ns
+from qlb.dataplane.xdp.contents import Contents, Room
 from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
+from qlb.dataplane.xdp.destinations import hosts_of, pack_destinations
+from qlb.dataplane.xdp.interfaces import Interfaces, Watched
 from qlb.dataplane.xdp.layout import (
     GENERATION,
     GUE_PORT,
     HOP_NS,
     MEMO_PAGES,
     MODES,
-    NO_DESTINATION,
     QUESTION,
     SERVICE,
     SETTINGS,
-    pack_destination,
     pack_services,
+    service_ports,
 )
 from qlb.dataplane.xdp.libbpf import BpfMap, BpfObject, run_packet
-from qlb.dataplane.xdp.routes import check_forwarding, source_towards
+from qlb.dataplane.xdp.routes import check_forwarding
 from qlb.errors import PlaneUnavailable
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
@@ -48,14 +48,14 @@ FORWARD: Final = "qlb_forward"
 EXPLAIN: Final = "qlb_explain"
 
 _ANY_FRAME: Final = bytes(64)
+_LOOPBACK: Final = 0
+"""For a test run: an interface that is always there, also when those of the configuration are gone."""
 _FIRST: Final = struct.pack("=I", 0)
 _NS: Final = 1_000_000_000
 _RING_SLOT_BYTES: Final = 4
 _UNASKED: Final = len(OUTCOMES)
-_MIN_SERVERS: Final = 256
-_MIN_BACKENDS: Final = 64
 _FLOW_MAPS: Final = ("by_source_id", "by_destination_id", "by_four_tuple")
-_SHARED: Final = ("totals", "samples", "memos", "allowances")
+_SHARED: Final = ("totals", "samples", "memos", "allowances", "exits")
 """Maps that outlive the program which they were made for, when another one takes its place; flow maps, too, of the
 same size."""
 
@@ -73,44 +73,6 @@ class XdpSettings:
     mode: str
     attach: str = "auto"
     keep: bool = False
-
-
-class Room(NamedTuple):
-    """How many elements one half of each map has: of server IDs, backends, and slots of the ring."""
-
-    servers: int
-    backends: int
-    ring: int
-
-    @classmethod
-    def for_table(cls, head: Mapping[str, int | bytes]) -> Room:
-        """Room for a table, and for one of twice its size."""
-        servers, backends, ring = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
-        return cls(max(2 * servers, _MIN_SERVERS), max(2 * backends, _MIN_BACKENDS), max(ring, 1))
-
-    def holds(self, head: Mapping[str, int | bytes]) -> bool:
-        """Whether a table fits."""
-        wanted = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
-        return all(there >= want for there, want in zip(self, wanted, strict=True))
-
-    @property
-    def elements(self) -> dict[str, int]:
-        """Elements of the maps."""
-        return {
-            "servers": 2 * self.servers,
-            "destinations": 2 * self.backends,
-            "ring": 2 * self.ring,
-        }
-
-
-class Contents(NamedTuple):
-    """What one generation puts into the maps. head: of the table, by field."""
-
-    table: bytes
-    head: dict[str, int | bytes]
-    destinations: bytes
-    flow_entries: int
-    flow_timeout_ticks: int
 
 
 class Explained(NamedTuple):
@@ -135,7 +97,7 @@ class XdpPlane:
     def __init__(self, settings: XdpSettings, orders: Orders) -> None:
         """Load it; nothing is forwarded before start(). Raises PlaneUnavailable, naming what is missing."""
         self._settings = settings
-        self._attachments = [Attachment(name, settings.attach, keep=settings.keep) for name in settings.interfaces]
+        self._interfaces = Interfaces(settings.interfaces, settings.attach, keep=settings.keep)
         self._counters = KernelCounters()
         self._lock = threading.Lock()
         self._tick_ns = tick_ns()
@@ -143,17 +105,23 @@ class XdpPlane:
         self._number = 0
         self._half = 0
         self._backends = 0
+        self._destinations = b""
         self._started = False
         self._object: BpfObject | None = None
         self._generation: BpfMap | None = None
         self._room = Room(0, 0, 0)
+        self._orders = orders
         self._check_forwarding(orders.snapshot)
         self.apply(orders)
+        self._interfaces.fill(self._exits)
 
     def start(self) -> None:
         """Begin to forward. Raises PlaneUnavailable."""
         with self._lock:
-            self._put()
+            try:
+                self._interfaces.put(self.program(FORWARD), self._exits, hosts_of(self._orders.snapshot))
+            except OSError as error:
+                raise PlaneUnavailable(f"the XDP program's interfaces cannot be set up: {error}") from error
             self._started = True
 
     def apply(self, orders: Orders) -> None:
@@ -161,14 +129,7 @@ class XdpPlane:
 
         Raises PlaneUnavailable or OSError where the kernel refuses: then what was in force stays so.
         """
-        table, settings = compile_table(orders.snapshot), orders.settings
-        contents = Contents(
-            table,
-            HEAD.unpack(table),
-            _pack_destinations(orders.snapshot),
-            settings.flow_table_size,
-            max(int(settings.flow_timeout_s * _NS) // self._tick_ns, 1) if settings.flow_table_size else 0,
-        )
+        contents = self._contents(orders)
         with self._lock:
             fits = self._object is not None and self._room.holds(contents.head)
             if fits and contents.flow_entries == self._flow_entries:
@@ -176,12 +137,36 @@ class XdpPlane:
             else:
                 self._move(contents)
             self._backends = max(self._backends, len(orders.snapshot.backends))
+            self._orders, self._destinations = orders, contents.destinations
+
+    def watch(self) -> Watched:
+        """Look at the interfaces, attach again what was detached, and follow addresses, routes and devices.
+
+        Raises PlaneUnavailable or OSError where the kernel refuses.
+        """
+        with self._lock:
+            found = self._interfaces.watch(self.program(FORWARD), self._exits, hosts_of(self._orders.snapshot))
+            has_moved = found.changed and pack_destinations(self._orders.snapshot) != self._destinations
+            if has_moved or found.has_new_exits:  # a new generation makes CPUs forget the next hops that they know
+                contents = self._contents(self._orders)
+                self._write(contents)
+                self._destinations = contents.destinations
+            return found
+
+    def _contents(self, orders: Orders) -> Contents:
+        table, settings = compile_table(orders.snapshot), orders.settings
+        return Contents(
+            table,
+            HEAD.unpack(table),
+            pack_destinations(orders.snapshot),
+            settings.flow_table_size,
+            max(int(settings.flow_timeout_s * _NS) // self._tick_ns, 1) if settings.flow_table_size else 0,
+        )
 
     def stop(self) -> None:
         """Detach, unless the program is to be kept, and let go of everything."""
         with self._lock:
-            for attachment in self._attachments:
-                attachment.close()
+            self._interfaces.close()
             if self._object is not None:
                 self._object.close()
                 self._object = None
@@ -200,7 +185,17 @@ class XdpPlane:
     @property
     def interfaces(self) -> tuple[int, ...]:
         """Indexes of the interfaces that it is for."""
-        return tuple(attachment.index for attachment in self._attachments)
+        return self._interfaces.indexes
+
+    @property
+    def _exits(self) -> BpfMap:
+        assert self._object is not None, "it is loaded"
+        return self._object.map("exits")
+
+    @property
+    def prefers_generic(self) -> bool:
+        """Whether start() has chosen, for `attach: auto`, to attach after the driver to reach all backends."""
+        return self._interfaces.prefers_generic
 
     def program(self, name: str) -> int:
         """Return the descriptor of a loaded program: FORWARD or EXPLAIN."""
@@ -213,24 +208,27 @@ class XdpPlane:
         remember: let the flow tables learn from it all the same. now: another time than now, in ticks. Raises OSError.
         """
         with self._lock:
-            action, leaving, answer = self._ask(packet, remember=remember, now=now)
+            interface = next(iter(self.interfaces), 0)
+            action, leaving, answer = self._ask(packet, interface, remember=remember, now=now)
         decision, outcome = (answer[name] if answer[name] != _UNASKED else None for name in ("decision", "outcome"))
         return Explained(decision, outcome, answer["backend"], action, leaving, answer["interface"])
 
-    def _ask(self, packet: bytes, *, remember: bool = False, now: int = 0) -> tuple[int, bytes, dict[str, int]]:
+    def _ask(
+        self, packet: bytes, interface: int, *, remember: bool = False, now: int = 0
+    ) -> tuple[int, bytes, dict[str, int]]:
         assert self._object is not None, "it runs"
         questions = self._object.map("questions")
         question = QUESTION.pack(
             now=now, remember=remember, decision=_UNASKED, outcome=_UNASKED, backend=-1, interface=0
         )
         questions.set(_FIRST, question)
-        action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=next(iter(self.interfaces), 0))
+        action, leaving, _ = run_packet(self.program(EXPLAIN), packet, interface=interface)
         answer = QUESTION.unpack(questions.get(_FIRST) or question)
         return action, leaving, {name: int(value) for name, value in answer.items()}
 
     def _clock(self) -> Clock:
         """Return what the program's clock shows in this process's time: any packet makes it tell."""
-        _, _, answer = self._ask(_ANY_FRAME)
+        _, _, answer = self._ask(_ANY_FRAME, _LOOPBACK)
         return Clock(self._tick_ns, answer["now"], time.monotonic_ns())
 
     def _move(self, contents: Contents) -> None:
@@ -242,12 +240,12 @@ class XdpPlane:
         try:
             self._write(contents)
             if self._started:
-                self._put()
+                self._interfaces.replace(self.program(FORWARD))
         except (OSError, PlaneUnavailable):
             self._object, self._room, self._half, self._flow_entries = before
             if self._started:
                 with suppress(PlaneUnavailable):
-                    self._put()  # where the new one is already
+                    self._interfaces.replace(self.program(FORWARD))  # where the new one is already
             loaded.close()
             raise
         if before[0] is not None:
@@ -275,7 +273,8 @@ class XdpPlane:
                 service_slots=service_slots,
                 hop_ticks=max(HOP_NS // self._tick_ns, 1),
                 service_seed=seed,
-                redirect_only=any(map(holds_back, self._settings.interfaces)),
+                service_ports=service_ports(self._settings.services),
+                redirect_only=self._interfaces.redirects_only,
             )
             loaded.set_constants(".rodata.settings", settings)
             loaded.load()
@@ -320,22 +319,7 @@ class XdpPlane:
         assert self._generation is not None, "it is written"
         self._object.map("current").set(_FIRST, struct.pack("=I", self._generation.fd))
 
-    def _put(self) -> None:
-        for attachment in self._attachments:
-            attachment.put(self.program(FORWARD))
-
     def _check_forwarding(self, snapshot: Snapshot) -> None:
-        hosts = [backend.endpoint.host for backend in snapshot.backends if backend is not None]
-        families = frozenset(ipaddress.ip_address(host).version for host in hosts)
+        families = frozenset(ipaddress.ip_address(host).version for host in hosts_of(snapshot).values())
         for interface in self._settings.interfaces:
             check_forwarding(interface, families)
-
-
-def _pack_destinations(snapshot: Snapshot) -> bytes:
-    """Return the destinations of all backend indexes."""
-    return b"".join(
-        NO_DESTINATION
-        if backend is None
-        else pack_destination(backend_flags(backend), backend.endpoint.host, source_towards(backend.endpoint))
-        for backend in snapshot.backends
-    )

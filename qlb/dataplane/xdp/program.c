@@ -26,15 +26,9 @@
 QLB_MAP(frames, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_frame);
 QLB_MAP(questions, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_question);
 
-/* Whether a packet is for a service: its address and port are found as a server ID is in the core. An IPv4 address in
- * its IPv6 form is nobody's on the wire. */
-QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
+/* Whether an address and port are a service's: they are found as a server ID is in the core. */
+QLB_INLINE uint32_t qlb_find_service(const struct qlb_block address, uint64_t port)
 {
-    const struct qlb_four_tuple *four_tuple = &frame->four_tuple;
-    const struct qlb_block address = {qlb_load64(four_tuple->service), qlb_load64(four_tuple->service + 8)};
-    if (qlb_is_ipv4(&address) == frame->is_ipv6)
-        return 0;
-    const uint64_t port = (uint64_t)four_tuple->ports[2] | (uint64_t)four_tuple->ports[3] << 8;
     const struct qlb_block key = {address.low ^ port, address.high};
     const uint32_t first = qlb_server_hash(qlb_settings.service_seed, &key);
     for (uint32_t probe = 0; probe < QLB_SERVER_PROBES; probe++) {
@@ -46,6 +40,34 @@ QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
             return 1;
     }
     return 0;
+}
+
+/* Whether a packet is for a service. An IPv4 address in its IPv6 form is nobody's on the wire. */
+QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
+{
+    const struct qlb_four_tuple *four_tuple = &frame->four_tuple;
+    const struct qlb_block address = {qlb_load64(four_tuple->service), qlb_load64(four_tuple->service + 8)};
+    if (qlb_is_ipv4(&address) == frame->is_ipv6)
+        return 0;
+    return qlb_find_service(address, (uint64_t)four_tuple->ports[2] | (uint64_t)four_tuple->ports[3] << 8);
+}
+
+/* Whether no client can have sent a packet from its source: port 0, an address that names no single host elsewhere
+ * (the kernel drops these itself before a socket sees them), or a service's own address and port, which would make the
+ * balancer or a backend answer itself. */
+QLB_INLINE uint32_t qlb_has_bad_source(const struct qlb_frame *frame)
+{
+    const uint8_t *client = frame->four_tuple.client, *ports = frame->four_tuple.ports;
+    const struct qlb_block address = {qlb_load64(client), qlb_load64(client + 8)};
+    if (!(ports[0] | ports[1]) || qlb_is_ipv4(&address) == frame->is_ipv6)
+        return 1;
+    const uint32_t first = frame->is_ipv6 ? client[0] : client[12];
+    if (frame->is_ipv6 ? first == 0xff || (!address.low && !(address.high & ~((uint64_t)1 << 56)))
+                       : !first || first == 127 || first >> 4 == 14 || qlb_load32(client + 12) == 0xffffffff)
+        return 1;
+    const uint64_t port = (uint64_t)ports[0] | (uint64_t)ports[1] << 8;
+    /* Few clients have a port that agrees with a service's in its last six bits: only they are looked up. */
+    return qlb_settings.service_ports >> (ports[1] & 63) & 1 && qlb_find_service(address, port);
 }
 
 QLB_INLINE void qlb_read_question(const struct qlb_question *question, struct qlb_frame *frame)
@@ -69,6 +91,16 @@ QLB_INLINE int qlb_transmit(const struct xdp_md *ctx, uint32_t interface)
     if (interface == ctx->ingress_ifindex && !qlb_settings.redirect_only)
         return XDP_TX;
     return (int)bpf_redirect(interface, 0);
+}
+
+/* The core's decision about a packet, unless the packet is dropped before. */
+QLB_INLINE int qlb_decide_frame(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t kind)
+{
+    if (qlb_has_bad_source(frame))
+        return QLB_ANSWER(QLB_DROP_BAD_SOURCE, -1);
+    if (kind == QLB_FRAGMENT)
+        return QLB_ANSWER(QLB_DROP_FRAGMENT, -1);
+    return qlb_decide_datagram(ctx, frame);
 }
 
 /* Send the packet on its way: 0, or the outcome of one that cannot be sent. action: XDP_TX and the like. */
@@ -128,7 +160,7 @@ QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
     frame->datagram_len = frame->ip_at + frame->ip_len - frame->payload_at;
     if (question)
         qlb_read_question(question, frame);
-    const int answer = kind == QLB_FRAGMENT ? QLB_ANSWER(QLB_DROP_FRAGMENT, -1) : qlb_decide_datagram(ctx, frame);
+    const int answer = qlb_decide_frame(ctx, frame, kind);
     const int32_t index = QLB_ANSWER_INDEX(answer);
     uint32_t outcome = QLB_ANSWER_OUTCOME(answer);
     int action = XDP_DROP;

@@ -9,6 +9,7 @@ from typing import Final
 from qlb.dataplane.addresses import address_of, family_of
 from qlb.errors import PlaneUnavailable
 from qlb.routing.backends import Endpoint
+from qlb.routing.maglev import canonical_host
 
 _FORWARDING: Final = "/proc/sys/net/{family}/conf/{interface}/forwarding"
 _NOTHING: Final = b"\0"
@@ -35,6 +36,7 @@ def check_forwarding(interface: str, families: frozenset[int]) -> None:
 
 def source_towards(backend: Endpoint) -> str | None:
     """Return the address of this machine that the system would send from, or None where there is no route."""
+    backend = _as_sent(backend)
     with socket.socket(family_of(backend), socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(address_of(backend))
@@ -48,10 +50,15 @@ def wake_neighbours(backends: Sequence[Endpoint]) -> None:
     """Have the system look for the next hops' MAC addresses, by an octet to each backend."""
     with ExitStack() as stack:
         sockets: dict[int, socket.socket] = {}
-        for backend in backends:
+        for backend in map(_as_sent, backends):
             family = family_of(backend)
             if family not in sockets:
                 sockets[family] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
                 sockets[family].setblocking(False)
             with suppress(OSError):
                 sockets[family].sendto(_NOTHING, address_of(backend))
+
+
+def _as_sent(backend: Endpoint) -> Endpoint:
+    """Return an endpoint as it is on the wire: an IPv4-mapped address is an IPv4 one."""
+    return backend._replace(host=canonical_host(backend.host))

@@ -25,6 +25,13 @@ struct qlb_allowance {
 
 QLB_MAP(allowances, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_allowance);
 
+/* Whether a packet can leave by the interface that it came in at. */
+QLB_INLINE uint32_t qlb_can_answer(const struct xdp_md *ctx)
+{
+    const uint8_t any[ETH_ALEN] = {0};
+    return qlb_find_exit(ctx, ctx->ingress_ifindex, any) != 0;
+}
+
 QLB_INLINE uint32_t qlb_may_answer(uint64_t now)
 {
     const uint32_t first = 0;
@@ -99,7 +106,7 @@ QLB_INLINE void qlb_write_packet_too_big(uint8_t *at, const struct qlb_frame *fr
 /* Turn the frame into the answer. mtu: the longest packet that would have fitted. Whether there is one to send. */
 QLB_CALL int qlb_answer_too_big(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t mtu)
 {
-    if (!frame || !qlb_may_answer(frame->now))
+    if (!frame || !qlb_can_answer(ctx) || !qlb_may_answer(frame->now))
         return 0;
     const uint32_t quote_len = frame->is_ipv6 ? QLB_QUOTE_IPV6 : QLB_QUOTE_IPV4;
     const uint32_t header_len = frame->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);

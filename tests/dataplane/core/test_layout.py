@@ -16,7 +16,7 @@ from qlb.wire import invariants
 LAYOUTS: Final = (
     *(table.HEAD, table.CONFIG, table.SERVER),
     ENDPOINT,
-    *(xdp.SETTINGS, xdp.GENERATION, xdp.DESTINATION, xdp.BACKEND, xdp.SERVICE, xdp.QUESTION),
+    *(xdp.SETTINGS, xdp.GENERATION, xdp.DESTINATION, xdp.BACKEND, xdp.SERVICE, xdp.QUESTION, xdp.EXIT_KEY, xdp.EXIT),
 )
 
 CONSTANTS: Final = {

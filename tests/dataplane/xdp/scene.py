@@ -3,7 +3,10 @@
 No packet is sent: the program is asked by BPF test-run. Routes and neighbours are real.
 """
 
+import ctypes
+import fcntl
 import socket
+import struct
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +37,8 @@ HASH_KEY: Final = bytes(range(16))
 PLAINTEXT: Final = CidParams(config_id=0, server_id_length=4, nonce_length=6)
 FOUR_PASS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=10, key=bytes(range(16)))
 
+_SIOCETHTOOL: Final = 0x8946
+_ETHTOOL_SGRO: Final = 0x2C
 _COMMANDS: Final = """
 link set lo up
 link add in0 type veth peer name in1
@@ -59,9 +64,19 @@ route add fd09::/64 via fd00::2 mtu lock 1300
 def build() -> None:
     """Make the interfaces, routes and neighbours, and let the kernel forward."""
     subprocess.run(["ip", "-batch", "-"], input=_COMMANDS, text=True, check=True)
+    for interface in ("in1", "out1"):
+        set_gro(interface)
     for family in ("ipv4", "ipv6"):
         for interface in ("in0", "out0"):
             allow_forwarding(interface, family)
+
+
+def set_gro(interface: str, on: int = 1) -> None:
+    """Let a veth take what XDP sends to it from its other end, or not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        value = (ctypes.c_uint32 * 2)(_ETHTOOL_SGRO, on)
+        request = struct.pack("16sP", interface.encode(), ctypes.addressof(value)).ljust(40, b"\0")
+        fcntl.ioctl(sock, _SIOCETHTOOL, request)
 
 
 def allow_forwarding(interface: str, family: str, allowed: int = 1) -> None:

@@ -132,3 +132,58 @@ def test_a_reload_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> Non
             assert (await ask(daemon, 1))[3] == "agent-a:"
 
     asyncio.run(story())
+
+
+@pytest.mark.usefixtures("scene")
+def test_an_exit_that_accepts_no_packets(tmp_path: Path) -> None:
+    """A route moves to one: reported, also by `qlb check`, and not ready; ready once the route leads elsewhere."""
+
+    async def story() -> None:
+        ip_batch("link add x0 link out0 type macvlan mode bridge\nroute add 10.7.0.0/24 via 10.0.0.3\n")
+        native = config(attach="native")
+        native["backends"] = [{**native["backends"][0], "address": f"10.7.0.2:{PORT}"}]
+        async with running(tmp_path / "daemon", native) as daemon:
+            assert _xdp_notices(await daemon.status()) == []
+            ip_batch("route del 10.7.0.0/24 via 10.0.0.3\nlink set x0 up\nroute add 10.7.0.0/24 dev x0\n")
+            await daemon.until(lambda found: found.total("qlb_xdp_refused_backends") == 1)
+            status = await daemon.status()
+            assert status["ready"] is False
+            (notice,) = _xdp_notices(status)
+            assert "backends cannot be reached by x0: it is a macvlan interface" in notice
+            assert notice.endswith("are dropped as no_route: agent-a")
+            assert status["xdp"] == {"detached_interfaces": 0, "refused_backends": 1}
+            assert daemon.logged(notice) == 1
+            assert notice in (await qlb("check", str(daemon.path)))[1]
+            ip_batch("link set x0 down\nroute add 10.7.0.0/24 via 10.0.0.3\n")
+            await daemon.until(lambda found: found.total("qlb_xdp_refused_backends") == 0)
+            await daemon.until_ready()
+            assert daemon.logged("can reach every backend that has a route") == 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("scene")
+def test_an_interface_that_goes(tmp_path: Path) -> None:
+    """Not ready without it, in the log once; attached again and ready when there is one of that name."""
+
+    async def story() -> None:
+        async with running(tmp_path / "daemon", config(), may_log_errors=True) as daemon:
+            ip_batch("link del in0\n")
+            await daemon.until(lambda found: found.total("qlb_xdp_detached_interfaces") == 1)
+            assert (await daemon.status())["ready"] is False
+            assert daemon.logged("in0: the program was detached, and cannot be attached again") == 1
+            ip_batch("link add in0 type veth peer name in1\nlink set in0 up\nlink set in1 up\n")
+            await daemon.until_ready()
+            assert on_the_interface()
+            assert daemon.logged("the XDP program was detached from in0, and has been attached again") == 1
+
+    asyncio.run(story())
+
+
+def _xdp_notices(status: dict[str, Any]) -> list[str]:
+    return [notice["text"] for notice in status["notices"] if notice["kind"] == "xdp"]
+
+
+def ip_batch(commands: str) -> None:
+    """Run lines of `ip -batch`."""
+    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)

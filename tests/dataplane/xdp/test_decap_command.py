@@ -66,6 +66,26 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.toolchain
+def test_a_program_that_is_taken_off() -> None:
+    """It goes with its interface; a new one of that name gets it, and the command reports both."""
+
+    def work() -> None:
+        with running("in0", "--for", SERVICES[4], "--attach", "generic") as process:
+            assert process.stderr is not None
+            subprocess.run(["ip", "link", "del", "in0"], check=True)
+            line = process.stderr.readline()
+            assert "in0: the XDP program was detached, and cannot be attached again: there is no network" in line
+            subprocess.run("ip link add out0 type veth peer name in0; ip link set in0 up", shell=True, check=True)
+            assert process.stderr.readline() == "in0: the XDP program was detached, and has been attached again\n"
+            told = subprocess.run(["ip", "link", "show", "in0"], capture_output=True, text=True, check=True).stdout
+            assert "xdpgeneric" in told
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT_S) == 0
+
+    in_a_backend(work)
+
+
 def wrapped(mode: str, inner: int, outer: int, datagram: bytes) -> bytes:
     """Return a client's datagram as the balancer sends it on, in a frame for in0."""
     packet = udp((CLIENTS[inner], 50_000), (SERVICES[inner], PORT), datagram, ttl=63)

@@ -1,5 +1,6 @@
 """The program and the memory plane, side by side: the same packets, the same outcome, the same backend."""
 
+import ipaddress
 import random
 import struct
 from typing import Final
@@ -24,13 +25,8 @@ OPTIONS: Final = (b"", b"", b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10)
 
 
 def framed(datagram: bytes, four_tuple: FourTuple, dice: random.Random) -> bytes:
-    """Put a datagram into a frame of its client's: with and without a tag, options, and what fills short frames.
-
-    A client of the other family stands in its IPv6 form: no network has that, and no balancer may stumble over it.
-    """
+    """Put a datagram into a frame of its client's: with and without a tag, options, and what fills short frames."""
     client, client_port, service, service_port = four_tuple
-    if ":" in service and ":" not in client:
-        client = f"::ffff:{client}"
     more = {"options": dice.choice(OPTIONS)} if ":" not in service else {}
     packet = udp((client, client_port), (service, service_port), datagram, tos=dice.randrange(256), **more)
     return ethernet(packet, vlan=dice.choice((None, None, 7))) + bytes(dice.choice((0, 0, 3)))
@@ -66,8 +62,15 @@ def test_decisions_are_those_of_the_memory_plane(number: int, monkeypatch: pytes
 
 
 def _canonical(four_tuple: FourTuple) -> FourTuple:
+    """Return a 4-tuple of one family, from a source that is not dropped before the decision."""
     client, client_port, service, service_port = four_tuple
-    return canonical_host(client), client_port, canonical_host(service), service_port
+    client, service = canonical_host(client), canonical_host(service)
+    if ":" in service and ":" not in client:
+        client = f"64:ff9b::{client}"
+    packed = ipaddress.ip_address(client).packed
+    if packed[0] in (0, 127, 255) or packed[0] >> 4 == 14:
+        client = str(ipaddress.ip_address(b"\x20" + packed[1:]))
+    return client, client_port or 1, service, service_port
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -101,7 +101,7 @@ def test_back_where_it_came_from(
 ) -> None:
     """A backend beyond the very interface: transmitted there, on a veth in a way that is not held back; tags stay."""
     if not is_veth:
-        monkeypatch.setattr("qlb.dataplane.xdp.plane.holds_back", lambda _: False)
+        monkeypatch.setattr("qlb.dataplane.xdp.interfaces.holds_back", lambda _: False)
     plane = scene.plane(mode, pool(["192.0.2.2"]))
     packet = client_packet(4)
     for vlan, at in ((None, 14), (7, 18)):

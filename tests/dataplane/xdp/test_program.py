@@ -44,7 +44,7 @@ def test_the_verifier(octets: bytes, mode: int) -> None:
         pytest.skip(lack)
     with BpfObject(octets, log=True) as loaded:
         constants = SETTINGS.pack(
-            mode=mode, gue_port=6080, service_slots=1, hop_ticks=1, service_seed=1, redirect_only=0
+            mode=mode, gue_port=6080, service_slots=1, hop_ticks=1, service_seed=1, service_ports=1, redirect_only=0
         )
         loaded.set_constants(".rodata.settings", constants)
         loaded.load()
