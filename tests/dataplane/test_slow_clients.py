@@ -17,7 +17,7 @@ from tests.namespace import in_a_network_of_its_own
 
 TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
 TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))
-BUFFERS: Final = Buffers(send_bytes=256 << 10)
+BUFFERS: Final = Buffers(send_bytes=1 << 20)
 ANSWER_BYTES: Final = 1200
 BURST: Final = 12
 WILDCARD: Final = {4: "0.0.0.0", 6: "::"}
@@ -92,10 +92,14 @@ def test_paused_sessions_go_on_when_the_queue_is_empty_again(running: Run) -> No
                 await qlb.send(client, TO_B0, NEAR[4])
                 _, way_back = await receive(sockets[0])
                 sent = 0
+
+                def is_paused_or_done() -> bool:
+                    return qlb.slot(layout.RETURN_PAUSES) > 0 or qlb.slot(layout.BACKEND + layout.RETURNED) == sent
+
                 while not qlb.slot(layout.RETURN_PAUSES):
                     sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), way_back)
                     sent += 1
-                    await asyncio.sleep(0)
+                    await qlb.until(is_paused_or_done)
                 for _ in range(10):
                     sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), way_back)
                     sent += 1
