@@ -14,8 +14,6 @@ from click.testing import CliRunner, Result
 from qlb.cli import cli
 from qlb.config.load import load
 
-SILENT = {"last_seen_s": None, "packets": 0}
-
 
 class FakeDaemon:
     """A control socket that answers with a status, and notes what it is told."""

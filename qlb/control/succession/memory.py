@@ -57,7 +57,9 @@ class Memory:
         """Put this in the place of what was there, in one step. Nothing, after close()."""
         if self._closed or remembered == self._last:
             return
-        line = json.dumps(dataclasses.asdict(remembered)).encode() + b"\n"
+        # Not asdict(): it copies every list and string of thousands of backends before anything is written.
+        sections = {section.name: getattr(remembered, section.name) for section in dataclasses.fields(remembered)}
+        line = json.dumps(sections).encode() + b"\n"
         with suppress(OSError):  # no memory is left: the next start asks the backends itself
             os.pwrite(self.descriptor, line, 0)
             os.ftruncate(self.descriptor, len(line))
