@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from qlb.config.checks import is_loop
+from qlb.config.local_addresses import local_hosts
+from qlb.config.loops import find_loops
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.pool import read_backends
 from qlb.discovery.choice import Limits
@@ -69,4 +70,4 @@ def _limits(one: DiscoverySource, config: Config) -> Limits:
 
 
 def _is_own(place: Endpoint, *, listen: tuple[Endpoint, ...]) -> bool:
-    return any(is_loop(place, service) for service in listen)
+    return bool(find_loops((place,), listen, local_hosts))

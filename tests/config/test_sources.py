@@ -135,7 +135,6 @@ def test_server_ids_need_a_configuration() -> None:
         ),
         ('{name: a, address: "10.7.0.1:1", server_ids: {3: "01"}}', "config 3 is unknown"),
         ('{name: a, address: "10.8.0.1:1"}', "is in none of the source's networks (10.7.0.0/16)"),
-        ('{name: a, address: "127.0.0.1:4433"}', "is the balancer itself"),
         ('{name: a, address: "10.7.0.1:1"}, {name: a, address: "10.7.0.2:1"}', "backends[1].name 'a' is there twice"),
         (
             '{name: a, address: "10.7.0.1:1", server_ids: {1: "0001"}}, '
