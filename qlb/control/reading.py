@@ -149,7 +149,7 @@ def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
             backends=len(one.backends or ()),
             last_success_s=None if one.answered_at is None else now_s - one.answered_at,
             error=one.error,
-            remarks=one.remarks,
+            remarks=tuple(remark.text for remark in one.remarks),
         )
         for name, one in daemon.discovery.sources.items()
     )
