@@ -1,4 +1,4 @@
-"""Commands that read a configuration and tell something; none opens a socket."""
+"""Commands that read a configuration and print a result. None of them sends a packet."""
 
 import json
 import secrets
@@ -13,6 +13,7 @@ from qlb.cli.control import ask
 from qlb.cli.run import CONFIG
 from qlb.config import build
 from qlb.config.load import load
+from qlb.config.local_addresses import local_hosts
 from qlb.config.model import Config
 from qlb.config.scalars import endpoint
 from qlb.config.schema import json_schema
@@ -66,8 +67,12 @@ class ClientAddress(click.ParamType[tuple[str, int]]):
 @click.argument("config", type=CONFIG)
 @click.option("--no-keys", is_flag=True, help="Do not read key files: for a CI that must not have them.")
 def check(config: Path, no_keys: bool) -> None:
-    """Validate CONFIG and report every problem that ``run`` would, up to the first socket."""
-    loaded = load(config, with_keys=not no_keys)
+    """Validate CONFIG and report every problem that ``run`` would report before it opens its sockets.
+
+    A backend at an address of this machine, on a port that listen has, is such a problem: packets would loop. Run the
+    check on the balancer; another machine knows its own addresses only.
+    """
+    loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
     chosen = preflight(loaded.config)
     build.snapshot(loaded.config)
     for warning in (*loaded.warnings, *find_faults(loaded.config, chosen)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from qlb.config.load import Loaded, load
+from qlb.config.local_addresses import local_hosts
 from qlb.errors import BackendError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _DEMO_START_TIMEOUT_S: Final = 30.0
 @click.option("--demo-backends", is_flag=True, help="Also run a QUIC/HTTP/3 server at each backend's address.")
 def run(config: Path, demo_backends: bool) -> None:
     """Forward QUIC by the configuration CONFIG until SIGTERM or Ctrl-C."""
-    loaded = load(config)
+    loaded = load(config, find_local=local_hosts)
     # The daemon's own libraries are imported only once the configuration is known to be good.
     from qlb.control.processes.loop import run_on_fast_loop
 

@@ -36,7 +36,7 @@ def backends(status: Status) -> Table:
         (
             row["name"],
             row["address"],
-            "drained" if row["drained"] else row["state"],
+            "excluded" if row["excluded"] else "drained" if row["drained"] else row["state"],
             "up" if row["healthy"] else "down",
             f"{row['packets_per_second']:,.0f}",
             f"{row['forwarded_packets']:,}",

@@ -10,6 +10,8 @@ from typing import Final
 
 from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
 from qlb.config.draft import At, CidDraft, Draft
+from qlb.config.local_addresses import FindLocal
+from qlb.config.loops import find_loops
 from qlb.config.model import DIRECT_RETURN
 from qlb.config.problems import Problems
 from qlb.routing.backends import Endpoint
@@ -18,13 +20,16 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """What fits into sockaddr_un on Linux, with the final zero."""
 
 
-def check(draft: Draft, folder: Path, problems: Problems) -> None:
-    """Add a problem for each rule that is broken. folder: of the configuration, for relative paths."""
+def check(draft: Draft, folder: Path, problems: Problems, find_local: FindLocal | None = None) -> None:
+    """Add a problem for each rule that is broken. folder: of the configuration, for relative paths.
+
+    find_local: finds the addresses of this machine, where it is the one that is to run the configuration.
+    """
     for config in draft.cid_configs:
         _check_lengths(config, problems)
     _check_keys(draft, problems)
     _check_listen(draft, problems)
-    _check_loops(draft, problems)
+    _check_loops(draft, find_local, problems)
     _check_socket(draft, folder, problems)
     if draft.mode is not None and draft.mode.value in DIRECT_RETURN:
         _check_direct_return(draft, draft.mode, problems)
@@ -71,24 +76,24 @@ def _check_listen(draft: Draft, problems: Problems) -> None:
         lines.setdefault(address.value, address.mark.line)
 
 
-def _check_loops(draft: Draft, problems: Problems) -> None:
+def _check_loops(draft: Draft, find_local: FindLocal | None, problems: Problems) -> None:
+    addresses = [backend.address.value for backend in draft.backends if backend.address is not None]
+    loops = find_loops(addresses, [one.value for one in draft.listen], find_local)
     for backend in draft.backends:
-        for service in draft.listen:
-            if backend.address is not None and is_loop(backend.address.value, service.value):
-                problems.add(
-                    backend.address.mark,
-                    f"{backend.path}.address {backend.address.value} is the balancer itself (listen "
-                    f"{service.value}): packets would go round in a loop; give the server another port",
-                )
-                break
+        service = loops.get(backend.address.value) if backend.address is not None else None
+        if backend.address is None or service is None:
+            continue
+        problems.add(
+            backend.address.mark,
+            f"{backend.path}.address {backend.address.value} is the balancer itself (listen {service}"
+            f"{_every_address(service)}): packets would go round in a loop; give the server another port",
+        )
 
 
-def is_loop(backend: Endpoint, service: Endpoint) -> bool:
-    """Whether the balancer would send to itself: the same address, or its wildcard and the loopback."""
-    if backend.port != service.port:
-        return False
-    to, at = ipaddress.ip_address(backend.host), ipaddress.ip_address(service.host)
-    return to == at or (at.is_unspecified and to.is_loopback and to.version == at.version)
+def _every_address(service: Endpoint) -> str:
+    """Explain a wildcard, which does not look like the backend's address."""
+    is_wildcard = ipaddress.ip_address(service.host).is_unspecified
+    return ", which is every address of this machine" if is_wildcard else ""
 
 
 def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> None:

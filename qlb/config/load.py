@@ -16,6 +16,7 @@ from qlb.config.advice import advise
 from qlb.config.checks import check, socket_path
 from qlb.config.draft import read_draft
 from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
+from qlb.config.local_addresses import FindLocal
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.problems import START, Problems
 from qlb.config.references import check_references
@@ -40,18 +41,22 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load(path: Path, *, running: Config | None = None, with_keys: bool = True) -> Loaded:
+def load(
+    path: Path, *, running: Config | None = None, with_keys: bool = True, find_local: FindLocal | None = None
+) -> Loaded:
     """Read and check a configuration file. Key files that it names are read too.
 
     running: the configuration of a daemon that is to take this one over; what only a restart can change is
     then a problem too. with_keys: false leaves key files and kubeconfigs unread, and made-up keys stand in for theirs:
-    the result can be checked and must not forward.
+    the result can be checked and must not forward. find_local: given where this machine is the one to run the
+    configuration; a backend at one of its addresses is then a problem too, where packets would come back to the daemon.
     Raises ConfigError with all problems.
     """
     problems = Problems(path)
     content, mode = read_octets(path, problems)
+    exposed = bool(mode & stat.S_IROTH)
     return _load(
-        decode(content, path), problems, exposed=bool(mode & stat.S_IROTH), running=running, with_keys=with_keys
+        decode(content, path), problems, exposed=exposed, running=running, with_keys=with_keys, find_local=find_local
     )
 
 
@@ -108,14 +113,20 @@ def read_octets(path: Path, problems: Problems) -> tuple[bytes, int]:
 
 
 def _load(
-    text: str, problems: Problems, *, exposed: bool, running: Config | None = None, with_keys: bool = True
+    text: str,
+    problems: Problems,
+    *,
+    exposed: bool,
+    running: Config | None = None,
+    with_keys: bool = True,
+    find_local: FindLocal | None = None,
 ) -> Loaded:
     """Go all the way. exposed: everybody on this machine can read the file."""
     folder = problems.path.parent
     root = known_keys(parse(text, problems), problems)
     config = validate(root, problems)
     draft = read_draft(root)
-    check(draft, folder, problems)
+    check(draft, folder, problems, find_local)
     check_references(draft, problems)
     check_sources(draft, problems)
     keys = read_keys(draft, folder, problems) if with_keys else stand_in_keys(draft)

@@ -34,6 +34,7 @@ from qlb.config.scalars import (
     ALPN,
     BALANCER,
     BOOLEAN,
+    DNS_NAME,
     HEX_KEY,
     INTERFACE,
     NAME,
@@ -194,7 +195,8 @@ class BackendConfig(Section):
     """What it is called in metrics, logs and `qlb drain`: 1 to 64 letters, digits and . _ : -, each once.
     Required. The fallback hashes names: a renamed backend is a new one to connections with unroutable IDs."""
     address: Annotated[Endpoint, BACKEND_ADDRESS] = Field(examples=["127.0.0.1:5001"])
-    """Where packets go: an IP literal and a port from 1 to 65535, 10.0.0.1:4433 or [2001:db8::1]:4433. Required.
+    """Where packets go: an IP literal and a port from 1 to 65535, 10.0.0.1:4433 or [2001:db8::1]:4433; an IPv4-mapped
+    address is read as IPv4. Not this machine on a port of listen: packets would loop. Required.
     A changed address moves the live connections of this backend to it at once."""
     server_ids: ServerIds = Field(default_factory=_no_server_ids, examples=[{1: "c0ffee01"}])
     """Config ID → this server's ID in hex, or a list of several; exactly server_id_length octets, and no other
@@ -321,8 +323,9 @@ class DiscoverySource(Section):
     name: Annotated[str, SOURCE_NAME] = Field(examples=["agents"])
     """What it is called in metrics and the log; names of its backends begin with it (agents-10.0.0.5:4433). 1 to 16
     letters, digits and . _ : -, each once. Required."""
-    dns: Annotated[str | None, SERVER_NAME] = None
-    """The name whose addresses are backends, asked for again when its TTL has run out. Default: none. Each source has
+    dns: Annotated[str | None, DNS_NAME] = None
+    """The name whose addresses are backends, asked for again when its TTL has run out. A final dot makes no difference.
+    Default: none. Each source has
     one of dns, kubernetes and file. Needs the discovery extra (dnspython)."""
     kubernetes: Annotated[str | None, SERVICE] = Field(default=None, examples=["voice/agents"])
     """NAMESPACE/SERVICE whose ready endpoints are backends: its EndpointSlices are read, and followed as they change.
@@ -342,7 +345,8 @@ class DiscoverySource(Section):
     """kubernetes: a kubeconfig file, relative to this file. Default: none: the pod's own service account; outside of a
     cluster $KUBECONFIG or ~/.kube/config."""
     resolvers: tuple[Annotated[Endpoint, RESOLVER], ...] = Field(default=(), examples=[["10.0.0.53"]])
-    """dns: the servers to ask, as addresses with or without a port (53). Default: none: the system's."""
+    """dns: the servers to ask, as addresses with or without a port (53). Default: none: those in /etc/resolv.conf,
+    which is read again when it changes."""
     networks: tuple[Annotated[Network, NETWORK], ...] = Field(default=(), examples=[["10.0.0.0/16"]])
     """The networks that backends may be in. An address outside is left out of an answer, and a mistake in a file.
     Required for dns and kubernetes. Default: none, which for a file allows every address."""

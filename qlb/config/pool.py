@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qlb.config.build import backend
-from qlb.config.checks import is_loop
 from qlb.config.load import decode, read_octets
 from qlb.config.model import BackendsFile, Config
 from qlb.config.problems import Problems, shown
@@ -19,7 +18,8 @@ def read_backends(path: Path, config: Config, networks: Sequence[Network], most:
     """Return the backends in a file. Its server IDs must fit the configuration's cid_configs.
 
     networks: that they must be in; none = anywhere. most: that there may be.
-    Raises ConfigError with every problem and its line.
+    Raises ConfigError with every problem and its line. A backend that is this daemon itself is none of these problems:
+    it may be another balancer's backend, so the daemon leaves out that one alone.
     """
     problems = Problems(path)
     root = known_keys(parse(decode(read_octets(path, problems)[0], path), problems), problems, BackendsFile)
@@ -32,9 +32,6 @@ def read_backends(path: Path, config: Config, networks: Sequence[Network], most:
         where = f"backends[{index}].address {one.address}"
         if networks and not is_within(one.address.host.partition("%")[0], networks):
             problems.add(mark, f"{where} is in none of the source's networks ({', '.join(map(str, networks))})")
-        for service in config.listen:
-            if is_loop(one.address, service):
-                problems.add(mark, f"{where} is the balancer itself (listen {service})")
     if len(found.backends) > most:
         problems.add(root.mark, f"{len(found.backends)} backends, and max_backends allows {most}")
     problems.raise_if_any()

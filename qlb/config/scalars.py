@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from qlb.cid.params import KEY_BYTES, MAX_SERVER_ID_BYTES
 from qlb.config.problems import shown
-from qlb.routing.address_ids import Network
+from qlb.routing.address_ids import Network, canonical_address, canonical_network
 from qlb.routing.backends import Endpoint
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ def or_word(word: str, value: W, kind: Scalar[T]) -> Scalar[T | W]:
 
 
 def endpoint(*, service: bool) -> Scalar[Endpoint]:
-    """``127.0.0.1:4433``, ``[::1]:4433``, ``[fe80::1%eth0]:4433``: IP literals only.
+    """``127.0.0.1:4433``, ``[::1]:4433``, ``[fe80::1%eth0]:4433``: IP literals only. IPv4-mapped ones become IPv4.
 
     service: an address to bind, so 0.0.0.0, :: and port 0 (any free one) are allowed; else one to send to.
     """
@@ -241,8 +241,13 @@ def _endpoint_hint(text: str) -> str:
 
 
 def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address in a text, None where it is none. An IPv4-mapped IPv6 address becomes the IPv4 one.
+
+    This is the one place where addresses of the configuration are read, so every plane, probe and check sees an
+    address in the same form.
+    """
     try:
-        return ipaddress.ip_address(text)
+        return canonical_address(text)
     except ValueError:
         return None
 
@@ -301,7 +306,7 @@ def _source_name(text: str) -> str:
 
 def _network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        return canonical_network(ipaddress.ip_network(text))
     except ValueError as error:
         raise ScalarError(
             f"must be an IP network (10.0.0.0/16 or 2001:db8::/48), not {shown(text)} ({error})"
@@ -334,8 +339,16 @@ def _alpn(text: str) -> str:
 def _server_name(text: str) -> str:
     """Take a DNS host name, as TLS sends it. Spec: RFC 6066, section 3."""
     if not _SERVER_NAME.fullmatch(text):
-        raise ScalarError(f"must be a host name such as agents.example.com, not {shown(text)}")
+        hint = "; TLS has no final dot" if text.endswith(".") else ""
+        raise ScalarError(f"must be a host name such as agents.example.com, not {shown(text)}{hint}")
     return text
+
+
+def _dns_name(text: str) -> str:
+    """Take a name to ask DNS for. The final dot, which says that the name is complete, may be there."""
+    if not _SERVER_NAME.fullmatch(text.removesuffix(".")):
+        raise ScalarError(f"must be a DNS name such as agents.example.com, not {shown(text)}")
+    return text.removesuffix(".")
 
 
 def _service(text: str) -> str:
@@ -378,6 +391,7 @@ NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.
 INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
 ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
 SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
+DNS_NAME: Final = Scalar(_dns_name, {"type": ["string", "number"], "pattern": rf"^{_SERVER_NAME.pattern}\.?$"})
 SERVICE: Final = Scalar(_service, {"type": "string", "pattern": f"^{_SERVICE.pattern}$"})
 PORT_NAME: Final = Scalar(_port_name, {"type": ["string", "number"], "pattern": f"^{_LABEL.pattern}$"})
 BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})

@@ -6,7 +6,7 @@ Spec: draft-ietf-quic-load-balancers, appendix "QUIC-LB YANG Model", module ietf
 as JSON); RFC 6991 (yang:hex-string).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Final
 
@@ -16,7 +16,7 @@ from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
 from qlb.config.model import BackendConfig, Config
 from qlb.errors import ConfigError
-from qlb.routing.address_ids import Network, is_within, server_id_of
+from qlb.routing.address_ids import canonical_address, is_within, server_id_of
 from qlb.routing.backends import Endpoint
 
 YANG_TOP: Final = "ietf-quic-lb-server:quic-lb"
@@ -90,21 +90,18 @@ def _backend(config: Config, name: str) -> BackendConfig:
     return backend
 
 
-def _by_address(config: Config, host: str) -> BackendConfig | None:
+def _by_address(config: Config, name: str) -> BackendConfig | None:
     """Return the server with an address whose source makes server IDs of addresses; None where it is nobody's."""
+    try:
+        host = str(canonical_address(name))
+    except ValueError:
+        return None
     for source in config.discovery:
-        if source.server_id_from != "address" or not _is_of(host, source.networks):
+        if source.server_id_from != "address" or not is_within(host, source.networks):
             continue
         ids = {one.config_id: (server_id_of(host, one.server_id_length),) for one in config.cid_configs}
         return BackendConfig.model_construct(name=host, address=Endpoint(host, source.port or 0), server_ids=ids)
     return None
-
-
-def _is_of(host: str, networks: Sequence[Network]) -> bool:
-    try:
-        return is_within(host, networks)
-    except ValueError:
-        return False
 
 
 def _issued(config: Config, backend: BackendConfig) -> Iterator[tuple[CidParams, tuple[bytes, ...]]]:

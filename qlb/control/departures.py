@@ -49,8 +49,8 @@ class Pool(Protocol):
         """The names by index; empty where an index has none."""
 
     @property
-    def backends(self) -> Sequence[Backend | None]:
-        """The backends by index; None where none is."""
+    def present(self) -> Sequence[Backend | None]:
+        """The backends by index, those that are excluded for a while included; None where none is."""
 
     @property
     def revision(self) -> int:
@@ -108,7 +108,7 @@ class Departures:
     def _follow(self, pool: Pool, rows: Sequence[Row], now_s: float) -> None:
         """Note who has left, or come back, or still gets packets."""
         departed: dict[str, _Departed] = {}
-        backends = pool.backends  # before the names, which it may add to
+        backends = pool.present  # before the names, which it may add to
         for index, (name, backend) in enumerate(zip(pool.names, backends, strict=True)):
             if not name or backend is not None or index >= len(rows):
                 continue

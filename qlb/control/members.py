@@ -6,14 +6,17 @@ while. If the source has it again meanwhile, nothing has happened.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 from qlb.cid.params import CidParams
-from qlb.routing.address_ids import server_id_of
+from qlb.routing.address_ids import canonical_address, server_id_of
 from qlb.routing.backends import Backend, BackendState, Endpoint
 
 log = logging.getLogger("qlb")
+
+_NAMED: Final = 5
+"""Backends that a log line names; it only counts the others."""
 
 
 class Members:
@@ -25,6 +28,9 @@ class Members:
         self._leaving: dict[str, dict[str, Backend]] = {}
         self._from_address: set[str] = set()
         self._refused: frozenset[str] = frozenset()
+        self._without_id: frozenset[str] = frozenset()
+        self._holders: dict[str, Endpoint] = {}
+        """Host → the place that has the server ID which is made of it, where there are several ports on one host."""
         self._sources: dict[str, str] = {}
 
     def source_of(self, name: str) -> str | None:
@@ -101,22 +107,55 @@ class Members:
         """
         merged = list(own)
         taken = {one.name for one in own}
-        owners = {(n, server_id) for one in own for n, ids in one.server_ids.items() for server_id in ids}
-        refused, sources = set(), {}
-        for source, member in self._in_order():
+        owners = {one: backend.endpoint for backend in own for one in _ids(backend)}
+        holders: dict[str, Endpoint] = {}
+        refused, without_id, sources = set(), set(), {}
+        members = self._in_order()
+        there = {member.endpoint for _, member in members}
+        for source, member in members:
             backend = _with_ids(member, params, from_address=source in self._from_address)
-            ids = {(n, server_id) for n, own_ids in backend.server_ids.items() for server_id in own_ids}
-            if backend.name in taken or ids & owners:
+            if source in self._from_address:
+                if self._shares_host(backend, owners, there):
+                    backend = dataclasses.replace(backend, server_ids={})
+                    without_id.add(backend.name)
+                else:
+                    holders[backend.endpoint.host] = backend.endpoint
+            if backend.name in taken or _ids(backend) & owners.keys():
                 refused.add(backend.name)
                 continue
             taken.add(backend.name)
-            owners |= ids
+            owners |= dict.fromkeys(_ids(backend), backend.endpoint)
             sources[backend.name] = source
             merged.append(backend)
-        for name in refused - self._refused:
+        for name in sorted(refused - self._refused):
             log.warning("a discovered backend has the name or a server ID of another one", extra={"backend": name})
-        self._refused, self._sources = frozenset(refused), sources
+        self._log_without_id(without_id - refused)
+        self._refused, self._sources, self._holders = frozenset(refused), sources, holders
         return tuple(merged)
+
+    def _shares_host(
+        self, backend: Backend, owners: Mapping[tuple[int, bytes], Endpoint], there: Collection[Endpoint]
+    ) -> bool:
+        """Whether another port of a backend's address has the server ID that is made of the address.
+
+        The port that has it keeps it while it is there, since its connections carry it. Otherwise the first in order
+        gets it, so that all balancers choose the same.
+        """
+        place = backend.endpoint
+        others = {owners[one] for one in _ids(backend) if one in owners}
+        if (holder := self._holders.get(place.host)) in there and holder is not None:
+            others.add(holder)
+        return place not in others and any(other.host == place.host for other in others)
+
+    def _log_without_id(self, without_id: set[str]) -> None:
+        new = sorted(without_id - self._without_id)
+        if new:
+            log.warning(
+                "backends without a server ID: another port of their address has it; they get new connections, "
+                "and must not issue connection IDs with it",
+                extra={"backends": ", ".join(new[:_NAMED]), "count": len(new)},
+            )
+        self._without_id = frozenset(without_id)
 
     def _names(self) -> list[str]:
         return sorted(self._present.keys() | self._leaving.keys())
@@ -132,12 +171,17 @@ class Members:
         return [*present, *leaving]
 
 
+def _ids(backend: Backend) -> set[tuple[int, bytes]]:
+    return {(n, server_id) for n, own_ids in backend.server_ids.items() for server_id in own_ids}
+
+
 def _with_ids(backend: Backend, params: Sequence[CidParams], *, from_address: bool) -> Backend:
     """Return a backend with the server IDs that the configurations of now can decode to it."""
     if from_address:
-        host = backend.endpoint.host
+        hosts = (backend.endpoint.host, *backend.other_hosts)
         ids: Mapping[int, tuple[bytes, ...]] = {
-            one.config_id: (server_id_of(host, one.server_id_length),) for one in params
+            one.config_id: tuple(dict.fromkeys(server_id_of(host, one.server_id_length) for host in hosts))
+            for one in params
         }
     else:
         lengths = {one.config_id: one.server_id_length for one in params}
@@ -155,11 +199,19 @@ def _plain(backend: Backend) -> dict[str, object]:
         "port": backend.endpoint.port,
         "weight": backend.weight,
         "state": str(backend.state),
+        "other_hosts": list(backend.other_hosts),
         "server_ids": {str(n): [one.hex() for one in ids] for n, ids in backend.server_ids.items()},
     }
 
 
 def _from_plain(found: Mapping[str, Any]) -> Backend:
     server_ids = {int(n): tuple(map(bytes.fromhex, ids)) for n, ids in found["server_ids"].items()}
-    endpoint = Endpoint(str(found["host"]), int(found["port"]))
-    return Backend(str(found["name"]), endpoint, server_ids, int(found["weight"]), BackendState(found["state"]))
+    other_hosts = tuple(map(str, found.get("other_hosts", ())))  # releases before 0.2 had none
+    return Backend(
+        str(found["name"]),
+        Endpoint(str(canonical_address(str(found["host"]))), int(found["port"])),
+        server_ids,
+        int(found["weight"]),
+        BackendState(found["state"]),
+        other_hosts=other_hosts,
+    )

@@ -158,6 +158,7 @@ def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
             backends=len(one.backends or ()),
             last_success_s=None if one.answered_at is None else now_s - one.answered_at,
             error=one.error,
+            remarks=tuple(remark.text for remark in one.remarks),
         )
         for name, one in daemon.discovery.sources.items()
     )
@@ -179,7 +180,7 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
 
 
 def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
-    backends = daemon.desired.backends  # before the names, which it may add to
+    backends = daemon.desired.present  # before the names, which it may add to
     names, shares = daemon.desired.names, daemon.desired.fallback_shares
     daemon.rows.follow(workers, names)
     counts = daemon.rows.read(workers, names)
@@ -224,6 +225,7 @@ def _backend(
         source=daemon.desired.members.source_of(name),
         send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
         too_large_bytes=too_large_bytes,
+        excluded=daemon.desired.loops.excluded.get(name, "") if backend else "",
     )
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from qlb.config import build
 from qlb.config.load import Loaded, load
+from qlb.config.local_addresses import local_hosts
 from qlb.config.model import Config
 from qlb.control.guard import Live, ReloadRefused, objections
+from qlb.control.loops import Loops
 from qlb.control.members import Members
 from qlb.control.preflight import preflight, worker_count
 from qlb.control.succession.memory import Remembered
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.health.target import Pool, Target
-from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, BackendState
+from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, BackendState, Endpoint
 from qlb.routing.snapshot import Snapshot, compile_snapshot, fallback_shares
 
 log = logging.getLogger("qlb")
@@ -37,6 +39,8 @@ class Desired:
         """Fingerprints of the configurations that were in force before, here or in an earlier process, by config ID."""
         self._compiled = 0
         self.members = Members()
+        self.loops = Loops(loaded.config.listen)
+        self._present: tuple[Backend | None, ...] = ()
         self._follow(loaded.config)
         self.config: Config = loaded.config
         self.warnings: tuple[str, ...] = loaded.warnings
@@ -74,6 +78,12 @@ class Desired:
         return self.orders.snapshot.backends
 
     @property
+    def present(self) -> tuple[Backend | None, ...]:
+        """The backends by index, together with those that get no packets because these would loop."""
+        _ = self.orders
+        return self._present
+
+    @property
     def targets(self) -> Mapping[str, Target]:
         """Backend name → what health asks of it."""
         backends = [backend for backend in self.backends if backend is not None]
@@ -101,7 +111,7 @@ class Desired:
         live: what is known of packets; where it is given, the reload must be safe for them.
         Raises QlbError, changing nothing, where it is wrong or cannot be run here; ReloadRefused where it is not safe.
         """
-        loaded = load(self._path, running=self.config)
+        loaded = load(self._path, running=self.config, find_local=local_hosts)
         preflight(loaded.config)
         unsafe = objections(self.config, loaded.config, self._former, live) if live is not None else ()
         if unsafe:
@@ -111,7 +121,7 @@ class Desired:
         self._former |= {params.config_id: params.fingerprint for params in build.cid_params(self.config)}
         self.config, self.warnings = loaded.config, loaded.warnings
         self.generation += 1
-        present = {backend.name for backend in self.backends if backend is not None}
+        present = self._present_names()
         self._states = {name: state for name, state in self._states.items() if name in present}
         self._healthy = {name: healthy for name, healthy in self._healthy.items() if name in present}
 
@@ -133,7 +143,7 @@ class Desired:
         self._former = former | self._former
         self._follow(self.config)
         self._orders = None
-        present = {backend.name for backend in self.backends if backend is not None}
+        present = self._present_names()
         states = {name: state for name, state in remembered.states.items() if state in set(BackendState)}
         self._states = {name: BackendState(state) for name, state in states.items() if name in present}
         self._healthy = {name: healthy for name, healthy in remembered.healthy.items() if name in present}
@@ -144,7 +154,7 @@ class Desired:
 
         Raises KeyError where no backend has that name.
         """
-        if all(backend is None or backend.name != name for backend in self.backends):
+        if name not in self._present_names():
             raise KeyError(name)
         self._states[name] = state
         self._orders = None
@@ -171,10 +181,25 @@ class Desired:
         """Let a new backend have a forgotten index."""
         self._indexes.release(index)
 
+    async def look_for_loops(self) -> bool:
+        """Look whether backends have become this daemon itself, or are no longer. Returns whether that is so of any."""
+        changed = await self.loops.look()
+        if changed:
+            self._orders = None
+        return changed
+
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over a verdict of the health monitor."""
         self._healthy[name] = healthy
         self._orders = None
+
+    def listens(self, listen: Sequence[Endpoint]) -> None:
+        """Note which addresses the daemon has really bound, where the configuration leaves the port to the system."""
+        self.loops.listen = tuple(listen)
+        self._orders = None
+
+    def _present_names(self) -> frozenset[str]:
+        return frozenset(one.name for one in self.present if one is not None)
 
     def _follow(self, config: Config) -> None:
         self.members.follow({one.name: one.server_id_from == "address" for one in config.discovery})
@@ -182,7 +207,9 @@ class Desired:
     def _compile(self, config: Config) -> Orders:
         own = build.backends(config)
         every = self.members.merged(own, build.cid_params(config))
-        backends = self._indexes.arrange(map(self._judged, self._with_room(every, len(own))))
+        self._present = self._indexes.arrange(map(self._judged, self._with_room(every, len(own))))
+        excluded = self.loops.exclude(one for one in self._present if one is not None)
+        backends = tuple(None if one and one.name in excluded else one for one in self._present)
         snapshot = compile_snapshot(
             self._compiled + 1,
             build.cid_params(config),

@@ -1,10 +1,11 @@
 """From the configuration to the sources of backends that it names."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from qlb.config.checks import is_loop
+from qlb.config.local_addresses import local_hosts
+from qlb.config.loops import find_loops
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.pool import read_backends
 from qlb.discovery.choice import Limits
@@ -64,9 +65,12 @@ def _kubernetes(one: DiscoverySource, path: str, config: Config) -> KubernetesSe
 
 
 def _limits(one: DiscoverySource, config: Config) -> Limits:
-    is_own = partial(_is_own, listen=config.listen)
-    return Limits(networks=one.networks, is_own=is_own, max_backends=one.max_backends)
+    return Limits(
+        networks=one.networks,
+        find_own=partial(_find_own, listen=config.listen),
+        max_backends=one.max_backends,
+    )
 
 
-def _is_own(place: Endpoint, *, listen: tuple[Endpoint, ...]) -> bool:
-    return any(is_loop(place, service) for service in listen)
+def _find_own(places: Iterable[Endpoint], *, listen: tuple[Endpoint, ...]) -> Collection[Endpoint]:
+    return find_loops(places, listen, local_hosts).keys()

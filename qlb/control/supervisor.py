@@ -16,7 +16,7 @@ from pathlib import Path
 from qlb.config.changes import changes
 from qlb.config.load import Loaded
 from qlb.config.model import Config
-from qlb.control import file_watch
+from qlb.control import file_watch, loops
 from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
 from qlb.control.departures import Departures
 from qlb.control.file_watch import FileWatch, files_of
@@ -331,6 +331,14 @@ class Supervisor:
             if config.reload_on_change and self._files.has_changed(files_of(self._path, config)):
                 await self.reload()
 
+    async def _follow_addresses(self) -> None:
+        """Exclude backends whose address comes to this machine, and take them in again when it has gone."""
+        while True:
+            await asyncio.sleep(loops.INTERVAL_S)
+            if await self.desired.look_for_loops():
+                self._pool_changed = True
+                self._news.set()
+
     async def _note_traffic(self) -> None:
         """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
         self._follow_names()
@@ -401,6 +409,7 @@ class Supervisor:
         self._begin(self._follow_traffic())
         self._begin(self._follow_refusals())
         self._begin(self._follow_files())
+        self._begin(self._follow_addresses())
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 
     def _store(self) -> None:
@@ -422,6 +431,7 @@ class Supervisor:
         self._interfaces.bound(self.listen)
         for endpoint in self.listen:
             self._shortfalls.check_address("listen", endpoint)
+        self.desired.listens(self.listen)
         self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
         self._shortfalls.check_sessions(config, len(places))
         return Workers(places, self.plane, lambda: self.desired.orders)

@@ -1,50 +1,105 @@
-"""Which of the places that a source tells of become backends.
+"""Which of the places that a source has found become backends.
 
 A source can be wrong or be taken over, so an address is a backend only within the networks that the operator has
 named, and never the balancer itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import ipaddress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from qlb.routing.address_ids import Network, is_within
+from qlb.discovery.source import Remark
+from qlb.routing.address_ids import Network, canonical_address, is_within
 from qlb.routing.backends import Backend, Endpoint
+
+FindOwn = Callable[[Iterable[Endpoint]], Collection[Endpoint]]
+"""Return those of some places that are this balancer itself."""
+
+_SHOWN: Final = 3
+"""Addresses that a remark names; it only counts the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """networks: that a place must be in. is_own: whether it is this balancer's, so that packets would go round."""
+    """networks: that a place must be in. find_own: finds places that are this balancer, so that packets would loop."""
 
     networks: tuple[Network, ...]
-    is_own: Callable[[Endpoint], bool]
+    find_own: FindOwn
     max_backends: int
 
 
-def choose(name: str, places: Mapping[Endpoint, int], limits: Limits) -> tuple[tuple[Backend, ...], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place that a source has found. other_hosts: further addresses of the same server, which get no packets."""
+
+    place: Endpoint
+    weight: int
+    other_hosts: tuple[str, ...] = ()
+
+
+def choose(name: str, found: Iterable[Found], limits: Limits) -> tuple[tuple[Backend, ...], tuple[Remark, ...]]:
     """Return the backends, the same on every balancer, and remarks on what was left out.
 
-    name: the source's. places: with the weight of each.
+    name: the source's. found: with IP literals in canonical form. Of a place that is there twice, the greater weight
+    counts.
     """
-    allowed = sorted(place for place in places if _may_be(place, limits))
-    outside = sorted({str(place) for place in places} - set(map(str, allowed)))
+    by_place: dict[Endpoint, Found] = {}
+    for one in found:
+        known = by_place.get(one.place)
+        if known is None or known.weight < one.weight:
+            by_place[one.place] = one
+    within = {place for place in by_place if 0 < place.port < 1 << 16 and _may_be(place.host, limits.networks)}
+    own = frozenset(limits.find_own(within))
+    chosen = sorted(within - own)
     backends = tuple(
-        Backend(f"{name}-{place.host}:{place.port}", place, {}, places[place])
-        for place in allowed[: limits.max_backends]
+        Backend(
+            f"{name}-{place.host}:{place.port}",
+            place,
+            {},
+            by_place[place].weight,
+            other_hosts=tuple(host for host in by_place[place].other_hosts if _may_be(host, limits.networks)),
+        )
+        for place in chosen[: limits.max_backends]
     )
-    return backends, (*_outside(outside), *_too_many(len(allowed), limits.max_backends))
+    remarks = (
+        *_left_out("outside", by_place.keys() - within, "outside of `networks`, or no address of one host"),
+        *_left_out("own", own, "this balancer itself: packets would loop"),
+        *_too_many(len(chosen), limits.max_backends),
+    )
+    return backends, remarks
 
 
-def _may_be(place: Endpoint, limits: Limits) -> bool:
-    in_range = 0 < place.port < 1 << 16
-    return in_range and is_within(place.host, limits.networks) and not limits.is_own(place)
+def of_one_server(hosts: Sequence[str], port: int, weight: int, networks: Sequence[Network]) -> Found:
+    """Return one place for a server with several addresses: the first allowed one, IPv4 before IPv6.
+
+    hosts: at least one. The rule makes all balancers choose the same.
+    """
+    first, *others = sorted(dict.fromkeys(hosts), key=lambda host: (not _may_be(host, networks), ":" in host, host))
+    return Found(Endpoint(first, port), weight, tuple(others))
 
 
-def _outside(places: Sequence[str]) -> Iterator[str]:
+def canonical(host: str) -> str | None:
+    """Return an IP literal in its one form, IPv4-mapped ones as IPv4; None where it is none."""
+    try:
+        return str(canonical_address(host))
+    except ValueError:
+        return None
+
+
+def _may_be(host: str, networks: Sequence[Network]) -> bool:
+    """Whether an address may be a backend's. Link-local IPv6 ones lack the interface that they are reached by."""
+    address = ipaddress.ip_address(host)
+    return is_within(host, networks) and not (address.version == 6 and address.is_link_local)
+
+
+def _left_out(topic: str, places: Collection[Endpoint], why: str) -> Iterator[Remark]:
     if places:
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        yield f"{places[0]}{more}: outside of `networks`, or this balancer itself, and so no backend"
+        shown = ", ".join(map(str, sorted(places)[:_SHOWN]))
+        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+        yield Remark(topic, f"{shown}{more} left out: {why}")
 
 
-def _too_many(found: int, most: int) -> Iterator[str]:
+def _too_many(found: int, most: int) -> Iterator[Remark]:
     if found > most:
-        yield f"{found} addresses, and max_backends allows {most}: the others are left out"
+        yield Remark("too-many", f"{found} addresses, and max_backends allows {most}: the others are left out")

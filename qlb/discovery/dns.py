@@ -1,26 +1,19 @@
 """Backends by DNS: the addresses of a name, or its SRV records, for as long as they may be kept.
 
-dnspython does the talking: random ports and query IDs, TCP where an answer is cut off.
-
-Spec: RFC 1035; RFC 2782 (SRV); RFC 2181, section 5.2 (TTL).
+Spec: RFC 2782 (SRV); RFC 2181, section 5.2 (TTL).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-from qlb.discovery.choice import Limits, choose
-from qlb.discovery.source import Answer, DiscoveryError
-from qlb.errors import ConfigError
-from qlb.routing.backends import Endpoint
+from qlb.discovery.choice import Found, Limits, canonical, choose, of_one_server
+from qlb.discovery.lookup import RESOLV_CONF, Lookup, Question, Result
+from qlb.discovery.source import Answer, DiscoveryError, Remark
+from qlb.discovery.srv import Pairing, Service, read_services, remarks_on
+from qlb.routing.backends import Backend, Endpoint
 
-if TYPE_CHECKING:
-    from dns.asyncresolver import Resolver
-    from dns.resolver import Answer as DnsAnswer
-
-_LIFETIME_S: Final = 5.0
-"""How long one question may take, tries with every resolver included."""
-_MAX_SRV_TARGETS: Final = 64
 _KINDS: Final = {"address": ("A", "AAAA"), "a": ("A",), "aaaa": ("AAAA",), "srv": ("A", "AAAA")}
 
 
@@ -42,16 +35,35 @@ class DnsSettings:
     max_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Hosts:
+    """The addresses of some names. failed: questions that have no answer, with the reason of each."""
+
+    by_name: Mapping[str, Sequence[str]]
+    failed: Mapping[Question, str]
+    ttls: tuple[float, ...]
+    exists: bool
+
+
 class DnsSource:
-    """A name that is asked for."""
+    """A name that is asked for.
+
+    A question that fails is answered by what it was answered before, so a family or a target that fails costs nothing
+    but itself.
+    """
 
     kind: Final = "dns"
     patience: Final = 3
 
-    def __init__(self, settings: DnsSettings) -> None:
-        """Raises ConfigError where dnspython, or a resolver, is missing."""
+    def __init__(self, settings: DnsSettings, resolv_conf: Path = RESOLV_CONF) -> None:
+        """Raises ConfigError where dnspython is missing."""
         self._settings = settings
-        self._resolver = _resolver(settings.resolvers)
+        self._lookup = Lookup(settings.resolvers, resolv_conf)
+        self._pairing = Pairing()
+        self._answered: dict[Question, tuple[str, ...]] = {}
+        """What each question of the last round was answered, then or before."""
+        self._recalled: tuple[Backend, ...] = ()
+        """What an earlier source has found. It stands in for questions that this one has no answer to yet."""
 
     @property
     def name(self) -> str:
@@ -59,75 +71,119 @@ class DnsSource:
         return self._settings.name
 
     @property
+    def most(self) -> int:
+        """The most backends that it may have."""
+        return self._settings.limits.max_backends
+
+    @property
     def retry_s(self) -> float:
         """Seconds from an error to the next question."""
         return self._settings.min_s
 
+    def recall(self, backends: Sequence[Backend]) -> None:
+        """Let these stand in for questions that fail before they were ever answered."""
+        self._recalled = tuple(backends)
+
     async def ask(self) -> Answer:
-        """Ask for every kind of record that is wanted; all must be answered."""
-        ttls: list[float] = []
+        """Ask for every kind of record that is wanted. Raises DiscoveryError where nothing was answered."""
         if self._settings.record == "srv":
-            places = await self._services(ttls)
+            found, hosts, remarks = await self._services()
         else:
-            hosts = await self._addresses(self._settings.host, ttls)
-            places = [(Endpoint(host, self._settings.port), self._settings.weight) for host in hosts]
-        backends, remarks = choose(self.name, dict(places), self._settings.limits)
-        again_s = min(max(min(ttls, default=0.0), self._settings.min_s), self._settings.max_s)
-        return Answer(backends, again_s, remarks)
+            hosts = await self._ask_hosts([self._settings.host])
+            port, weight = self._settings.port, self._settings.weight
+            found = [Found(Endpoint(host, port), weight) for host in hosts.by_name[self._settings.host]]
+            remarks = [] if found or hosts.failed else [self._nothing("A or AAAA", exists=hosts.exists)]
+        found += self._stand_ins(hosts.failed, {one.place for one in found})
+        backends, left_out = choose(self.name, found, self._settings.limits)
+        remarks += [*_failing(hosts.failed), *left_out]
+        return Answer(backends, self._again_s(hosts), tuple(remarks))
 
-    async def _services(self, ttls: list[float]) -> list[tuple[Endpoint, int]]:
+    def _again_s(self, hosts: _Hosts) -> float:
+        wanted_s = 0.0 if hosts.failed else min(hosts.ttls, default=0.0)
+        return min(max(wanted_s, self._settings.min_s), self._settings.max_s)
+
+    async def _services(self) -> tuple[list[Found], _Hosts, list[Remark]]:
         """Return the places that SRV records name. Those of other than the best priority get nothing new."""
-        found = await self._resolve(self._settings.host, "SRV")
-        if found is None:
-            return []
-        ttls.append(found.rrset.ttl)  # type: ignore[union-attr]
-        records = sorted(found, key=lambda record: (record.priority, str(record.target), record.port))
-        places = []
-        for record in records[:_MAX_SRV_TARGETS]:
-            target = record.target.to_text(omit_final_dot=True)
-            weight = max(record.weight, 1) if record.priority == records[0].priority else 0
-            places += [(Endpoint(host, record.port), weight) for host in await self._addresses(target, ttls)]
-        return places
+        question = Question(self._settings.host, "SRV")
+        result = (await self._lookup.ask([question]))[question]
+        if result.failure:
+            raise DiscoveryError(_told(question, result.failure))
+        services, remarks = read_services(result, self._settings.limits.max_backends)
+        if not services:
+            text = self._nothing("SRV", exists=result.exists)
+            return [], _Hosts({}, {}, (), result.exists), [text]
+        pairs = {
+            service: tuple(filter(None, map(canonical, hosts)))
+            for service, hosts in self._pairing.pair(services, result).items()
+        }
+        rest = [service for service in services if service not in pairs]
+        hosts = await self._ask_hosts(dict.fromkeys(service.target for service in rest))
+        counts = {name: len(found) for name, found in hosts.by_name.items()}
+        remarks += remarks_on(services, pairs, counts)
+        networks, most = self._settings.limits.networks, self._settings.limits.max_backends
+        found = [of_one_server(one, service.port, service.weight, networks) for service, one in pairs.items() if one]
+        found += _bounded(_places(rest, hosts, self._settings.limits), 16 * most)
+        return found, _Hosts({}, hosts.failed, (*hosts.ttls, result.ttl_s), exists=True), remarks
 
-    async def _addresses(self, host: str, ttls: list[float]) -> list[str]:
-        hosts = []
-        for kind in _KINDS[self._settings.record]:
-            found = await self._resolve(host, kind)
-            if found is not None:
-                ttls.append(min(found.rrset.ttl, found.chaining_result.minimum_ttl))  # type: ignore[union-attr]
-                hosts += [record.address for record in found]
-        return hosts
+    async def _ask_hosts(self, names: Iterable[str]) -> _Hosts:
+        """Ask for the addresses of some names. Raises DiscoveryError where no question was answered with records."""
+        questions = [Question(name, kind) for name in names for kind in _KINDS[self._settings.record]]
+        results = await self._lookup.ask(questions)
+        failed = {question: result.failure for question, result in results.items() if result.failure}
+        if failed and not any(result.records for result in results.values()):
+            raise DiscoveryError(_told(*next(iter(failed.items()))))
+        known = {question: self._hosts_of(question, result) for question, result in results.items()}
+        self._answered = {question: hosts for question, hosts in known.items() if hosts is not None}
+        by_name: dict[str, dict[str, None]] = {question.host: {} for question in questions}
+        for question, hosts in self._answered.items():
+            by_name[question.host] |= dict.fromkeys(hosts)
+        ttls = tuple(result.ttl_s for result in results.values() if result.records)
+        exists = any(result.exists for result in results.values())
+        return _Hosts({name: tuple(found) for name, found in by_name.items()}, failed, ttls, exists)
 
-    async def _resolve(self, host: str, kind: str) -> "DnsAnswer | None":
-        """Return an answer; None where the name, or such records of it, do not exist. Raises DiscoveryError."""
-        from dns.exception import DNSException
-        from dns.resolver import NXDOMAIN
+    def _hosts_of(self, question: Question, result: Result) -> tuple[str, ...] | None:
+        """Return the addresses that a question is answered by; None where it has never had an answer."""
+        if result.failure:
+            return self._answered.get(question)
+        texts = (canonical(getattr(record, "address", "")) for record in result.records)
+        return tuple(host for host in texts if host is not None)
 
-        try:
-            found = await self._resolver.resolve(
-                host, kind, raise_on_no_answer=False, lifetime=_LIFETIME_S, search=False
-            )
-        except NXDOMAIN:
-            return None
-        except (DNSException, OSError, ValueError, EOFError) as error:
-            raise DiscoveryError(f"{kind} records of {host}: {type(error).__name__}: {error}") from error
-        return found if found.rrset is not None else None
+    def _stand_ins(self, failed: Mapping[Question, str], found: Collection[Endpoint]) -> Iterator[Found]:
+        """Yield recalled places, by family, that questions without any answer yet may have brought."""
+        families = {question.kind == "AAAA" for question in failed if question not in self._answered}
+        if not families:
+            self._recalled = ()
+        for one in self._recalled:
+            fits = (":" in one.endpoint.host) in families and self._settings.port in (0, one.endpoint.port)
+            if fits and one.endpoint not in found:
+                yield Found(one.endpoint, one.weight, one.other_hosts)
+
+    def _nothing(self, kind: str, *, exists: bool) -> Remark:
+        why = f"has no {kind} records" if exists else "does not exist"
+        return Remark("empty", f"no backends: {self._settings.host} {why}")
 
 
-def _resolver(resolvers: Sequence[Endpoint]) -> "Resolver":
-    try:
-        from dns.asyncresolver import Resolver
-        from dns.nameserver import Do53Nameserver
-        from dns.resolver import NoResolverConfiguration
-    except ImportError as error:
-        raise ConfigError("discovery by dns needs the discovery extra: pip install 'qlb[discovery]'") from error
-    try:
-        resolver = Resolver(configure=not resolvers)
-    except NoResolverConfiguration as error:
-        raise ConfigError(
-            f"discovery by dns: this machine has no resolver ({error}); name some in `resolvers`"
-        ) from error
-    if resolvers:
-        resolver.nameservers = [Do53Nameserver(one.host, one.port) for one in resolvers]
-    resolver.cache = None
-    return resolver
+def _places(services: Iterable[Service], hosts: _Hosts, limits: Limits) -> Iterator[Found]:
+    """Yield the places of services by the addresses of their targets. One address of each family is one server."""
+    for service in sorted(services):
+        found = hosts.by_name[service.target]
+        if len(found) == 2 and len({":" in host for host in found}) == 2:
+            yield of_one_server(found, service.port, service.weight, limits.networks)
+        else:
+            yield from (Found(Endpoint(host, service.port), service.weight) for host in sorted(found))
+
+
+def _bounded(found: Iterator[Found], most: int) -> list[Found]:
+    """Return so many: ports times addresses could be a million."""
+    return [one for one, _ in zip(found, range(most), strict=False)]
+
+
+def _failing(failed: Mapping[Question, str]) -> Iterator[Remark]:
+    if failed:
+        more = f" and {len(failed) - 1} more questions" if len(failed) > 1 else ""
+        text = f"{_told(*next(iter(failed.items())))}{more} failed; what they brought before is kept"
+        yield Remark("failing", text)
+
+
+def _told(question: Question, failure: str) -> str:
+    return f"{question.kind} records of {question.host.removesuffix('.')}: {failure}"

@@ -5,13 +5,13 @@ is wrong, or half written, changes nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from qlb.discovery.source import Answer, DiscoveryError
 from qlb.errors import QlbError
-from qlb.routing.backends import Backend
+from qlb.routing.backends import MAX_BACKENDS, Backend
 
 _POLL_S: Final = 1.0
 
@@ -24,6 +24,7 @@ class FileSource:
 
     kind: Final = "file"
     patience: Final = 1
+    most: Final = MAX_BACKENDS
     retry_s: Final = _POLL_S
 
     def __init__(self, name: str, path: Path, read: Read) -> None:
@@ -39,6 +40,9 @@ class FileSource:
     def name(self) -> str:
         """What it is called."""
         return self._name
+
+    def recall(self, backends: Sequence[Backend]) -> None:
+        """Nothing to learn: the file is read anew."""
 
     async def ask(self) -> Answer:
         """Return what the file holds; it is read only where it has changed."""

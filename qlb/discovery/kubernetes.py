@@ -6,17 +6,16 @@ Spec: Kubernetes API, discovery.k8s.io/v1, EndpointSlice.
 """
 
 import asyncio
-import ipaddress
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from qlb.discovery.choice import Limits, choose
-from qlb.discovery.source import Answer, DiscoveryError
+from qlb.discovery.choice import Found, Limits, canonical, choose, of_one_server
+from qlb.discovery.source import Answer, DiscoveryError, Remark
 from qlb.errors import ConfigError
-from qlb.routing.backends import Endpoint
+from qlb.routing.backends import Backend
 
 if TYPE_CHECKING:
     from lightkube import AsyncClient
@@ -73,9 +72,17 @@ class KubernetesSource:
         return self._settings.name
 
     @property
+    def most(self) -> int:
+        """The most backends that it may have."""
+        return self._settings.limits.max_backends
+
+    @property
     def retry_s(self) -> float:
         """Seconds from an error to the next question."""
         return self._settings.retry_s
+
+    def recall(self, backends: Sequence[Backend]) -> None:
+        """Nothing to learn: every slice is read anew."""
 
     async def ask(self) -> Answer:
         """Read every slice the first time; later wait until one has changed, for a minute at most."""
@@ -86,11 +93,11 @@ class KubernetesSource:
             service = f"{self._settings.namespace}/{self._settings.service}"
             raise DiscoveryError(f"Service {service}: {type(error).__name__}: {error}") from error
         ports = {name: self._port(one) for name, one in self._slices.items()}
-        remarks = [f"EndpointSlice {name}: {port}" for name, port in sorted(ports.items()) if isinstance(port, str)]
-        places = dict.fromkeys(self._places(ports), self._settings.weight)
-        backends, left_out = choose(self.name, places, self._settings.limits)
+        backends, left_out = choose(self.name, self._places(ports), self._settings.limits)
+        remarks = [*self._remarks_on(ports), *([] if backends or left_out else self._nothing())]
         if self._not_followed > 1:  # once is a version that was too old
-            remarks.append(f"changes cannot be followed, all is read again each {self.retry_s:g} s: {self._why}")
+            text = f"changes cannot be followed, all is read again each {self.retry_s:g} s: {self._why}"
+            remarks.append(Remark("not-followed", text))
         return Answer(backends, again_s, (*remarks, *left_out))
 
     @property
@@ -175,21 +182,41 @@ class KubernetesSource:
         wanted = f"UDP port {settings.port_name!r}" if settings.port_name else "UDP port"
         return f"{len(ports)} UDP ports, and port_name does not say which" if ports else f"no {wanted}"
 
-    def _places(self, ports: dict[str, int | str]) -> list[Endpoint]:
+    def _remarks_on(self, ports: dict[str, int | str]) -> Iterator[Remark]:
+        """Yield a remark where slices have no port that packets could go to."""
+        without = sorted(name for name, port in ports.items() if isinstance(port, str))
+        if without:
+            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            yield Remark("port", f"EndpointSlice {without[0]}{more}: {ports[without[0]]}")
+
+    def _nothing(self) -> Iterator[Remark]:
+        """Yield why there is no backend."""
+        what = "has no ready endpoints" if self._slices else "has no EndpointSlices: is there such a Service?"
+        yield Remark("empty", f"no backends: Service {self._settings.namespace}/{self._settings.service} {what}")
+
+    def _places(self, ports: dict[str, int | str]) -> list[Found]:
         """Return where those are that are ready; if nobody is, those that end but serve until then."""
-        ready, ending = [], []
+        ready: dict[tuple[str, int], list[str]] = {}
+        ending: dict[tuple[str, int], list[str]] = {}
         for name, one in self._slices.items():
             port = ports[name]
             if isinstance(port, str):
                 continue
             for endpoint in one.endpoints or ():
-                places = [Endpoint(host, port) for host in _hosts(endpoint)]
                 conditions = endpoint.conditions
                 if conditions is None or conditions.ready is not False:
-                    ready += places
+                    hosts = ready
                 elif conditions.serving is not False and conditions.terminating:
-                    ending += places
-        return ready or ending
+                    hosts = ending
+                else:
+                    continue
+                for host in _hosts(endpoint):
+                    hosts.setdefault((_pod(endpoint) or host, port), []).append(host)
+        settings = self._settings
+        return [
+            of_one_server(hosts, port, settings.weight, settings.limits.networks)
+            for (_, port), hosts in (ready or ending).items()
+        ]
 
 
 def _name(one: "EndpointSlice") -> str:
@@ -197,10 +224,19 @@ def _name(one: "EndpointSlice") -> str:
     return one.metadata.name or ""
 
 
+def _pod(endpoint: "PodEndpoint") -> str:
+    """Return what identifies the pod of an endpoint; "" where the endpoint names none.
+
+    A pod with an IPv4 and an IPv6 address is in two slices, one for each family.
+    """
+    pod = endpoint.targetRef
+    if pod is None or pod.kind != "Pod" or not (pod.uid or pod.name):
+        return ""
+    return f"pod {pod.namespace}/{pod.name}/{pod.uid}"
+
+
 def _hosts(endpoint: "PodEndpoint") -> Iterator[str]:
     """Yield the IP address of an endpoint: its first; a host name is none."""
     for text in (endpoint.addresses or ())[:1]:
-        try:
-            yield str(ipaddress.ip_address(text))
-        except ValueError:
-            continue
+        if (host := canonical(text)) is not None:
+            yield host

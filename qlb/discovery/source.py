@@ -1,5 +1,6 @@
 """What a source of backends is, and what it answers."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from qlb.errors import QlbError
@@ -10,15 +11,25 @@ class DiscoveryError(QlbError):
     """A source could not be asked, or has answered nonsense; the text says what happened."""
 
 
+class Remark(NamedTuple):
+    """Something about an answer that an operator should know.
+
+    topic: one word for what it is about. The text of a remark may change with each answer; one topic is logged once.
+    """
+
+    topic: str
+    text: str
+
+
 class Answer(NamedTuple):
     """backends: all that there are now, without server IDs where those are made of addresses.
 
-    again_s: seconds until the source is to be asked again. remarks: what an operator should know, for the log.
+    again_s: seconds until the source is to be asked again. remarks: for the log and /status.
     """
 
     backends: tuple[Backend, ...]
     again_s: float
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 class Source(Protocol):
@@ -36,12 +47,21 @@ class Source(Protocol):
 
     @property
     def patience(self) -> int:
-        """So many times in a row a source that had backends must answer that there are none, until that is believed."""
+        """The number of answers in a row that must lack a backend until it counts as gone."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """The most backends that it may have."""
         ...
 
     @property
     def retry_s(self) -> float:
-        """Seconds until it is asked again after an error."""
+        """Seconds until it is asked again after an error, and while a backend that an answer lacks may come back."""
+        ...
+
+    def recall(self, backends: Sequence[Backend]) -> None:
+        """Learn what a source of the same name has found before this one, which may be in an earlier process."""
         ...
 
     async def ask(self) -> Answer:

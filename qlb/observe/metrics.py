@@ -193,6 +193,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         "Whether packets keep going to a backend that has server IDs, and none was routed by its ID for a minute.",
         labels=("backend",),
     )
+    excluded = GaugeMetricFamily(
+        "qlb_backend_excluded",
+        "Whether the backend gets no packets because it is this balancer itself, so that they would loop.",
+        labels=("backend",),
+    )
     share = GaugeMetricFamily(
         "qlb_fallback_share", "Share of new connections that the backend gets now, 0 to 1.", labels=("backend",)
     )
@@ -212,10 +217,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
             drained.add_metric((backend.name,), backend.drained)
             mismatch.add_metric((backend.name,), bool(backend.finding))
             without_cids.add_metric((backend.name,), backend.without_ids)
+            excluded.add_metric((backend.name,), bool(backend.excluded))
             share.add_metric((backend.name,), backend.fallback_share)
             if backend.last_seen_s is not None:
                 seen.add_metric((backend.name,), reading.taken_at - backend.last_seen_s)
-    yield from (forwarded, returned, up, draining, drained, mismatch, without_cids, share, seen)
+    yield from (forwarded, returned, up, draining, drained, mismatch, without_cids, excluded, share, seen)
     yield _counters("qlb_probes", "Health probes, by result.", "result", reading.probes)
     yield _counters(
         "qlb_health_probe_errors",
@@ -261,10 +267,16 @@ def _discovery(reading: Reading) -> Iterator[Metric]:
         "qlb_discovery_up", "Whether a source of backends was answered the last time.", labels=("source",)
     )
     backends = GaugeMetricFamily("qlb_discovery_backends", "Backends that a source has now.", labels=("source",))
+    remarks = GaugeMetricFamily(
+        "qlb_discovery_remarks",
+        "Remarks on the last answer of a source: questions that failed, backends that were left out.",
+        labels=("source",),
+    )
     for source in reading.discovery:
+        remarks.add_metric((source.name,), len(source.remarks))
         up.add_metric((source.name,), source.up)
         backends.add_metric((source.name,), source.backends)
-    yield from (up, backends)
+    yield from (up, backends, remarks)
 
 
 def _daemon(reading: Reading) -> Iterator[Metric]:

@@ -49,6 +49,8 @@ def _health(reading: Reading) -> Iterator[Notice]:
         yield Notice(ERROR, "probes_not_sent", text)
     found = [f"{row.name}: {row.finding}" for row in reading.backends if row.finding]
     yield from _some(ERROR, "backend_finding", found, "more backends with findings")
+    excluded = [f"{row.name} gets no packets: {row.excluded}" for row in reading.backends if row.excluded]
+    yield from _some(ERROR, "backend_excluded", excluded, "more backends that get no packets")
 
 
 def _xdp(reading: Reading) -> Iterator[Notice]:
@@ -61,6 +63,8 @@ def _discovery(reading: Reading) -> Iterator[Notice]:
         if source.error:
             text = f"source {source.name} of backends fails, and what it found before is retained: {source.error}"
             yield Notice(ERROR, "discovery_failing", text)
+        for remark in source.remarks:
+            yield Notice(WARNING, "discovery_remark", f"source {source.name} of backends: {remark}")
 
 
 def _ids(reading: Reading) -> Iterator[Notice]:

@@ -23,7 +23,8 @@ class BackendReading:
     drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
     fallback_share: of new connections, 0 to 1. finding: what a probe has found to be wrong with how the backend is set
     up, "" for nothing. source: of discovery; None where it is the configuration's own. without_ids: it has server IDs,
-    and although packets keep going to it, none was routed by its ID.
+    and although packets keep going to it, none was routed by its ID. excluded: why it gets no packets at all, "" where
+    it takes part.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BackendReading:
     """Cause → refused calls to send to this backend; causes that never occurred are left out."""
     too_large_bytes: int = 0
     """Octets of the last datagram that was too large for the path to the backend; 0 = none was."""
+    excluded: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class SourceReading:
     """One source of backends. kind: ``dns``, ``kubernetes`` or ``file``. up: it was answered the last time.
 
     backends: that it has now. last_success_s: since it was answered; None for never. error: why not, the last time,
-    or "".
+    or "". remarks: on the last answer; what it lacks, and what was left out of it.
     """
 
     name: str
@@ -101,6 +103,7 @@ class SourceReading:
     backends: int
     last_success_s: float | None
     error: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

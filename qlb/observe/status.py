@@ -97,6 +97,7 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "send_errors": dict(row.send_errors),
         "too_large_bytes": row.too_large_bytes or None,
         "without_ids": row.without_ids,
+        "excluded": row.excluded or None,
         "weight": row.weight,
         "fallback_share": round(row.fallback_share, _SHARE_DECIMALS),
         "packets_per_second": round(row.packets_per_second, _DECIMALS),
@@ -122,6 +123,7 @@ def _source(row: SourceReading) -> dict[str, object]:
         "backends": row.backends,
         "last_success_s": _rounded(row.last_success_s),
         "error": row.error or None,
+        "remarks": list(row.remarks),
     }
 
 

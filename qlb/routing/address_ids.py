@@ -7,8 +7,10 @@ known: within them, no two addresses may end alike.
 import ipaddress
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Final
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MAPPED_PREFIX: Final = 96
 
 
 def server_id_of(host: str, length: int) -> bytes:
@@ -29,6 +31,25 @@ def ambiguity(networks: Sequence[Network], length: int) -> str:
         if _last_octets(one, length).overlaps(_last_octets(other, length)):
             return f"addresses in {one} and {other} can end in the same {length} octets"
     return ""
+
+
+def canonical_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address in a text, however it is spelt. An IPv4-mapped IPv6 address becomes the IPv4 one.
+
+    Raises ValueError where the text is no address.
+    Spec: RFC 4291, section 2.5.5.2.
+    """
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def canonical_network(network: Network) -> Network:
+    """Return a network of IPv4-mapped IPv6 addresses as the IPv4 network, and every other one as it is."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
 
 
 def is_within(host: str, networks: Sequence[Network]) -> bool:

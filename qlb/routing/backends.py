@@ -36,6 +36,8 @@ class Backend:
 
     server_ids: config ID → the server IDs (octets) that are its own under that config.
     weight: its share of new connections, 0 to 65535; 0 = none. healthy: the probe's last verdict.
+    other_hosts: further IP addresses of this server. No packet is sent there; server IDs that are made of addresses are
+    made of these, too.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Backend:
     weight: int = 1
     state: BackendState = BackendState.ACTIVE
     healthy: bool = True
+    other_hosts: tuple[str, ...] = ()
 
     @property
     def accepts_new(self) -> bool:

@@ -34,17 +34,21 @@ def test_notices(status: Status) -> None:
     """The texts of the daemon's notices; a daemon of an earlier release has none."""
     assert list(notices(status)) == [notice.text for notice in daemon_notices(sample_reading())]
     assert "b:2: wrong key" in list(notices(status))
+    assert any(text.startswith("b:2 gets no packets: it loops") for text in notices(status))
     earlier = {name: value for name, value in status.items() if name != "notices"}
     assert list(notices(earlier)) == []
 
 
 def test_every_row_has_every_column(status: Status) -> None:
     """Whatever the table, and a drained backend is called that."""
-    drained = {**status, "backends": [{**row, "drained": True} for row in status["backends"]]}
+    rows = [{**row, "drained": True, "excluded": None} for row in status["backends"]]
+    drained = {**status, "backends": rows}
     for table in (backends(drained), cid_configs(status), outcomes(status), outcomes(status, status)):
         assert table.rows
         assert {len(row) for row in table.rows} == {len(table.columns)}
     assert [row[2] for row in backends(drained).rows] == ["drained"] * len(status["backends"])
+    excluded = {**status, "backends": [{**row, "excluded": "it loops"} for row in rows]}
+    assert [row[2] for row in backends(excluded).rows] == ["excluded"] * len(rows)
 
 
 def test_rates_of_outcomes(status: Status) -> None:

@@ -1,6 +1,5 @@
 """Each kind of scalar: what it reads, to what, and what it says of the rest."""
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,10 @@ def test_duration_text_reads_back(seconds: float) -> None:
         ("127.0.0.1:4433", Endpoint("127.0.0.1", 4433)),
         ("[::1]:4433", Endpoint("::1", 4433)),
         ("[2001:DB8:0::1]:65535", Endpoint("2001:db8::1", 65535)),
-        ("[::ffff:10.0.0.1]:1", Endpoint(str(ip_address("::ffff:10.0.0.1")), 1)),
+        ("[::ffff:10.0.0.1]:1", Endpoint("10.0.0.1", 1)),
+        ("[::FFFF:a00:1]:1", Endpoint("10.0.0.1", 1)),
+        ("[0:0:0:0:0:ffff:10.0.0.1]:1", Endpoint("10.0.0.1", 1)),
+        ("[::ffff:0:10.0.0.1]:1", Endpoint("::ffff:0:a00:1", 1)),
         ("[fe80::1%eth0]:4433", Endpoint("fe80::1%eth0", 4433)),
     ],
 )
@@ -113,7 +115,7 @@ def test_endpoints(text: str, endpoint: Endpoint) -> None:
 
 def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
     """A socket can be bound there; nothing can be sent there."""
-    for text in ("0.0.0.0:4433", "[::]:4433", "127.0.0.1:0", "224.0.0.1:4433"):
+    for text in ("0.0.0.0:4433", "[::]:4433", "[::ffff:0.0.0.0]:4433", "127.0.0.1:0", "[::ffff:224.0.0.1]:4433"):
         LISTEN_ADDRESS.parse(text)
         with pytest.raises(ScalarError):
             BACKEND_ADDRESS.parse(text)

@@ -8,6 +8,7 @@ from qlb.config.load import load_text
 from qlb.config.pool import read_backends
 from qlb.config.server_config import server_config
 from qlb.errors import ConfigError
+from qlb.routing.backends import Endpoint
 
 SOUND = """\
 listen: ["127.0.0.1:4433"]
@@ -53,6 +54,22 @@ def test_a_kubeconfig_is_beside_the_configuration() -> None:
     assert load_text(text, Path("/etc/qlb/x.yaml")).config.discovery[2].kubeconfig == Path("/etc/qlb/edge.kubeconfig")
 
 
+def test_addresses_and_names_have_one_form() -> None:
+    """The final dot of a name, and IPv4-mapped addresses of networks, resolvers and servers."""
+    text = SOUND.replace("agents.test", "agents.test.").replace("10.7.0.0/16]", '"::ffff:10.7.0.0/112"]')
+    config = load_text(text.replace("    port", '    resolvers: ["::ffff:10.0.0.53"]\n    port'), Path("x.yaml")).config
+    source = config.discovery[0]
+    assert (source.dns, str(source.networks[0])) == ("agents.test", "10.7.0.0/16")
+    assert source.resolvers == (Endpoint("10.0.0.53", 53),)
+    assert server_config(config, "::ffff:10.7.1.9") == server_config(config, "10.7.1.9")
+
+
+@pytest.mark.parametrize("name", [".", "a..", "a..b", "a b.", "x" * 254])
+def test_names_that_cannot_be_asked_for(name: str) -> None:
+    """A final dot is one dot."""
+    assert "discovery[0].dns must be a DNS name" in problems(SOUND.replace("agents.test", f'"{name}"'))[0]
+
+
 @pytest.mark.parametrize("address", ["10.8.0.1", "10.7.255.255", "pool", "::1"])
 def test_addresses_of_nobody(address: str) -> None:
     """Outside of the networks, or none at all."""
@@ -83,7 +100,7 @@ def test_addresses_of_nobody(address: str) -> None:
         ("    networks: [10.7.0.0/16]\n", "", "7:5: discovery[0] lacks the key networks"),
         ("10.7.0.0/16", "10.7.0.1/16", "10:16: discovery[0].networks[0] must be an IP network"),
         ("10.7.0.0/16", "10.0.0.0/8", "11:21: discovery[0].server_id_from: address under cid_configs[0]: addresses in"),
-        ("agents.test", "a b", "8:10: discovery[0].dns must be a host name"),
+        ("agents.test", "a b", "8:10: discovery[0].dns must be a DNS name"),
         (
             "port: 4433",
             "port: 4433\n    resolvers: [dns.test]",
@@ -135,7 +152,7 @@ def test_server_ids_need_a_configuration() -> None:
         ),
         ('{name: a, address: "10.7.0.1:1", server_ids: {3: "01"}}', "config 3 is unknown"),
         ('{name: a, address: "10.8.0.1:1"}', "is in none of the source's networks (10.7.0.0/16)"),
-        ('{name: a, address: "127.0.0.1:4433"}', "is the balancer itself"),
+        ('{name: a, address: "[::ffff:10.8.0.1]:1"}', "address 10.8.0.1:1 is in none of the source's networks"),
         ('{name: a, address: "10.7.0.1:1"}, {name: a, address: "10.7.0.2:1"}', "backends[1].name 'a' is there twice"),
         (
             '{name: a, address: "10.7.0.1:1", server_ids: {1: "0001"}}, '

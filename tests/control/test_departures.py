@@ -18,13 +18,13 @@ class FakePool:
     def __init__(self) -> None:
         """Nobody."""
         self._indexes = BackendIndexes()
-        self.backends: tuple[Backend | None, ...] = ()
+        self.present: tuple[Backend | None, ...] = ()
         self.revision = 0
         self.released: list[int] = []
 
     def put(self, *names: str) -> None:
         """Let these be the backends from the next revision on."""
-        self.backends = self._indexes.arrange(Backend(name, Endpoint("192.0.2.1", 4433)) for name in names)
+        self.present = self._indexes.arrange(Backend(name, Endpoint("192.0.2.1", 4433)) for name in names)
         self.revision += 1
 
     @property

@@ -119,3 +119,78 @@ def test_nonsense_of_another_process(nonsense: dict[str, object]) -> None:
     """It is refused as a whole, and nothing worse."""
     with pytest.raises(ValueError, match="Error"):
         Members().recall(nonsense)
+
+
+def at(*ports: int, host: str = "10.0.7.1", source: str = "pool") -> list[Backend]:
+    """Return backends on one host."""
+    return [Backend(f"{source}-{host}:{port}", Endpoint(host, port)) for port in ports]
+
+
+def with_ids(members: Members, own: list[Backend] | None = None) -> dict[str, bool]:
+    """Return by name whether each backend has server IDs."""
+    return {one.name.partition(":")[2]: bool(one.server_ids) for one in members.merged(own or [], PARAMS)}
+
+
+def test_several_ports_on_one_address(caplog: pytest.LogCaptureFixture) -> None:
+    """All of them serve. The first has the server ID that is made of the address; one warning tells."""
+    members = Members()
+    members.follow({"pool": True})
+    members.found("pool", at(4001, 4002, 4003))
+    for _ in range(2):
+        assert with_ids(members) == {"4001": True, "4002": False, "4003": False}
+    assert {members.source_of(one.name) for one in at(4001, 4002, 4003)} == {"pool"}
+    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert record.message.startswith("backends without a server ID: another port of their address has it")
+    assert (record.backends, record.count) == ("pool-10.0.7.1:4002, pool-10.0.7.1:4003", 2)  # type: ignore[attr-defined]
+
+
+def test_a_server_id_stays_with_the_port_that_has_it() -> None:
+    """While its connections may live: when a smaller port comes, and while it leaves. Then the first gets it."""
+    members = Members()
+    members.follow({"pool": True})
+    members.found("pool", at(4002, 4003))
+    assert with_ids(members) == {"4002": True, "4003": False}
+    members.found("pool", at(4001, 4002, 4003))
+    assert with_ids(members) == {"4001": False, "4002": True, "4003": False}
+    members.found("pool", at(4001, 4003))
+    assert with_ids(members) == {"4001": False, "4003": False, "4002": True}
+    assert members.sweep(lambda _: None, 1.0)
+    assert with_ids(members) == {"4001": True, "4003": False}
+
+
+def test_another_port_beside_one_of_the_configuration() -> None:
+    """It serves without a server ID; the very same place is left out, as it was configured already."""
+    own = [Backend("own:own", Endpoint("10.0.7.1", 4001), {1: (bytes((7, 1)),)})]
+    members = Members()
+    members.follow({"pool": True})
+    members.found("pool", at(4001, 4002))
+    assert with_ids(members, own) == {"own": True, "4002": False}
+
+
+def test_two_sources_that_find_the_same_place() -> None:
+    """It is one backend."""
+    members = Members()
+    members.follow({"pool": True, "other": True})
+    members.found("pool", at(4001))
+    members.found("other", at(4001, source="other"))
+    assert [one.name for one in members.merged([], PARAMS)] == ["other-10.0.7.1:4001"]
+
+
+def test_a_server_with_two_addresses_has_the_ids_of_both() -> None:
+    """Whichever of its addresses a server makes its ID of; also in the next process."""
+    before = Members()
+    before.follow({"pool": True})
+    before.found("pool", [Backend("pool-a", Endpoint("10.0.7.1", 4433), other_hosts=("2001:db8::5",))])
+    after = Members()
+    after.recall(json.loads(json.dumps(before.remembered())))
+    for members in (before, after):
+        (backend,) = members.merged([], PARAMS[:1])
+        assert backend.server_ids == {1: (bytes((7, 1)), bytes((0, 5)))}
+
+
+def test_what_an_older_process_has_remembered() -> None:
+    """Without the further addresses, and with IPv4-mapped ones, which are read as IPv4."""
+    row = {"name": "a", "host": "::ffff:10.0.0.1", "port": 1, "weight": 1, "state": "active", "server_ids": {}}
+    members = Members()
+    members.recall({"pool": {"from_address": False, "present": [row], "leaving": []}})
+    assert members.merged([], PARAMS) == (Backend("a", Endpoint("10.0.0.1", 1)),)

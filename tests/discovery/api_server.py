@@ -4,10 +4,11 @@ import asyncio
 import base64
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
@@ -52,10 +53,16 @@ class ApiServer:
         ports: list[dict[str, Any]] | None = None,
         kind: str = "IPv4",
         service: str = SERVICE,
+        pods: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Have a slice with these addresses and conditions, in place of the one of its name."""
+        """Have a slice with these addresses and conditions, in place of the one of its name. pods: host → its pod."""
         operation = "MODIFIED" if name in self.slices else "ADDED"
-        found = [{"addresses": [host], "conditions": conditions} for host, conditions in endpoints.items()]
+        found: list[dict[str, Any]] = [
+            {"addresses": [host], "conditions": conditions} for host, conditions in endpoints.items()
+        ]
+        for one in found:
+            if (pod := pods.get(next(iter(one["addresses"] or ("",))))) is not None:
+                one["targetRef"] = {"kind": "Pod", "name": pod, "namespace": NAMESPACE, "uid": f"uid of {pod}"}
         self.slices[name] = {
             "kind": "EndpointSlice",
             "apiVersion": "discovery.k8s.io/v1",

@@ -4,14 +4,16 @@ import ipaddress
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from dns.resolver import NXDOMAIN, NoResolverConfiguration
 
-from qlb.discovery import dns
+from qlb.discovery import lookup
 from qlb.discovery.choice import Limits
 from qlb.discovery.dns import DnsSettings, DnsSource
-from qlb.discovery.source import DiscoveryError
+from qlb.discovery.source import Answer, DiscoveryError
 from qlb.errors import ConfigError
 from qlb.routing.backends import Endpoint
 from tests.discovery.dns_server import DnsServer, dns_server
@@ -37,11 +39,11 @@ async def server() -> AsyncIterator[DnsServer]:
 
 def limits(**changes: Any) -> Limits:
     """Return what may be a backend."""
-    return replace(Limits(networks=NETWORKS, is_own=lambda _: False, max_backends=1000), **changes)
+    return replace(Limits(networks=NETWORKS, find_own=lambda _: (), max_backends=1000), **changes)
 
 
 def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSource:
-    """Return a source that asks this server."""
+    """Return a source that asks this server, and nobody else."""
     settings: dict[str, Any] = {
         "name": "pool",
         "host": host,
@@ -54,6 +56,11 @@ def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSou
         "max_s": 3600.0,
     }
     return DnsSource(DnsSettings(**settings | changes))
+
+
+def texts(answer: Answer) -> list[str]:
+    """Return what an answer remarks on."""
+    return [remark.text for remark in answer.remarks]
 
 
 async def places(asked: DnsSource) -> list[str]:
@@ -118,7 +125,7 @@ async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
     asked = source(server, record="a", limits=limits(max_backends=7))
     answer = await asked.ask()
     assert len(answer.backends) == 7
-    assert answer.remarks == ("200 addresses, and max_backends allows 7: the others are left out",)
+    assert texts(answer) == ["200 addresses, and max_backends allows 7: the others are left out"]
     assert (await asked.ask()).backends == answer.backends
 
 
@@ -134,7 +141,8 @@ async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
         ("AAAA", "::"),
         ("AAAA", "::1"),
         ("AAAA", "ff02::1"),
-        ("AAAA", "::ffff:10.0.0.5"),
+        ("AAAA", "::ffff:192.0.2.1"),
+        ("AAAA", "::ffff:0.0.0.0"),
         ("AAAA", "fe80::1"),
     ],
 )
@@ -144,22 +152,25 @@ async def test_nothing_outside_of_the_networks(server: DnsServer, kind: str, add
     before = await places(source(server))
     assert len(before) == 3
     answer = await source(server).ask()
-    assert "outside of `networks`" in answer.remarks[0]
+    (remark,) = answer.remarks
+    assert (remark.topic, "left out: outside of `networks`" in remark.text) == ("outside", True)
     everything = tuple(map(ipaddress.ip_network, ("0.0.0.0/0", "::/0")))
-    is_a_host = address in {"192.0.2.1", "127.0.0.1", "::1", "fe80::1", "10.0.255.255"}
+    is_a_host = address in {"192.0.2.1", "127.0.0.1", "::1", "10.0.255.255", "::ffff:192.0.2.1"}
     assert len(await places(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
 
 
 async def test_the_balancer_is_no_backend(server: DnsServer) -> None:
     """Packets would go round."""
     own = Endpoint("10.0.0.1", 4433)
-    assert str(own) not in await places(source(server, limits=limits(is_own=lambda place: place == own)))
+    answer = await source(server, limits=limits(find_own=lambda places: {own} & set(places))).ask()
+    assert own not in [backend.endpoint for backend in answer.backends]
+    assert texts(answer) == ["10.0.0.1:4433 left out: this balancer itself: packets would loop"]
 
 
 @pytest.mark.parametrize("mood", ["silent", "nonsense", "broken"])
 async def test_failures_are_no_answers(server: DnsServer, mood: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SERVFAIL, silence and nonsense are errors of one kind, so that what was known is kept."""
-    monkeypatch.setattr(dns, "_LIFETIME_S", 0.3)
+    monkeypatch.setattr(lookup, "_LIFETIME_S", 0.3)
     server.mood[NAME] = mood
     with pytest.raises(DiscoveryError, match=r"A records of pool\.test: "):
         await source(server).ask()
@@ -172,19 +183,15 @@ async def test_names_that_are_none(server: DnsServer, host: str) -> None:
         await source(server, host).ask()
 
 
-async def test_half_an_answer_is_none(server: DnsServer) -> None:
-    """A pool of two families of which one cannot be asked is not taken for a smaller pool."""
-    server.mood["other.test."] = "broken"
-    with pytest.raises(DiscoveryError, match=r"other\.test"):
-        await source(server, "_quic._udp.test", record="srv").ask()
-
-
-async def test_no_records_are_an_answer(server: DnsServer) -> None:
-    """A name that does not exist, or has none of them: nobody is there, which others may doubt."""
-    server.records = {("pool.test.", "TXT"): ["x"]}
-    assert await places(source(server)) == []
-    server.records.clear()
-    assert await places(source(server)) == []
+@pytest.mark.parametrize("record", ["address", "srv"])
+async def test_no_records_are_an_answer(server: DnsServer, record: str) -> None:
+    """A name that does not exist, or has none of them, has no backends. A remark warns, others may doubt it."""
+    kind = "SRV" if record == "srv" else "A or AAAA"
+    for records, why in (({(NAME, "TXT"): ["x"]}, f"has no {kind} records"), ({}, "does not exist")):
+        server.records = records
+        answer = await source(server, record=record, port=0).ask()
+        assert answer.backends == ()
+        assert [tuple(remark) for remark in answer.remarks] == [("empty", f"no backends: pool.test {why}")]
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,3 +199,250 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
     with pytest.raises(ConfigError, match=r"qlb\[discovery\]"):
         source(DnsServer(Endpoint("127.0.0.1", 53)))
+
+
+@pytest.mark.parametrize("host", ["pool.test", "pool.test.", "POOL.test"])
+async def test_a_name_is_the_same_in_every_spelling(server: DnsServer, host: str) -> None:
+    """With its final dot, and in capitals."""
+    assert len(await places(source(server, host))) == 3
+
+
+async def test_mapped_addresses_are_ipv4(server: DnsServer) -> None:
+    """An AAAA record may hold one. It is the same backend as the A record."""
+    server.records[NAME, "AAAA"] = ["::ffff:10.0.0.1", "::ffff:10.0.0.7"]
+    assert await places(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
+
+
+@pytest.mark.parametrize("mood", ["silent", "broken"])
+@pytest.mark.parametrize(
+    ("failing", "left"),
+    [("AAAA", ["10.0.0.1:4433", "10.0.0.2:4433"]), ("A", ["[2001:db8::1]:4433"])],
+)
+async def test_a_family_that_fails_costs_itself_alone(
+    server: DnsServer, mood: str, failing: str, left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new source has the other family's backends, and one remark that stays the same."""
+    monkeypatch.setattr(lookup, "_LIFETIME_S", 0.3)
+    server.mood[f"{NAME} {failing}"] = mood
+    asked = source(server)
+    assert await places(asked) == left
+    answer = await asked.ask()
+    reason = "SERVFAIL" if mood == "broken" else "no answer within 0.3 s"
+    assert texts(answer) == [f"{failing} records of pool.test: {reason} failed; what they brought before is kept"]
+    assert answer.again_s == 1
+
+
+async def test_a_family_that_fails_keeps_what_it_had(server: DnsServer) -> None:
+    """While it fails the other one still changes; when it works again, its own answer counts."""
+    asked = source(server)
+    await asked.ask()
+    server.mood[f"{NAME} AAAA"] = "broken"
+    server.records[NAME, "A"], server.records[NAME, "AAAA"] = ["10.0.0.3"], ["2001:db8::2"]
+    assert await places(asked) == await places(asked) == ["10.0.0.3:4433", "[2001:db8::1]:4433"]
+    server.mood.clear()
+    assert await places(asked) == ["10.0.0.3:4433", "[2001:db8::2]:4433"]
+
+
+async def test_a_new_source_keeps_what_an_earlier_one_had(server: DnsServer) -> None:
+    """After a reload or an upgrade: of the family that fails, for as long as it does, and not of the other one."""
+    before = (await source(server).ask()).backends
+    server.mood[f"{NAME} AAAA"] = "broken"
+    server.records[NAME, "A"] = ["10.0.0.2"]
+    asked = source(server)
+    asked.recall(before)
+    assert await places(asked) == await places(asked) == ["10.0.0.2:4433", "[2001:db8::1]:4433"]
+    server.mood.clear()
+    server.records[NAME, "AAAA"] = ["2001:db8::5"]
+    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+    server.mood[f"{NAME} AAAA"] = "broken"
+    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+
+
+@pytest.mark.parametrize("recalled", [False, True])
+async def test_a_target_that_fails_costs_itself_alone(server: DnsServer, recalled: bool) -> None:
+    """A new source lacks its backends, unless an earlier one had them; one that has asked before keeps them."""
+    asked = source(server, "_quic._udp.test", record="srv", port=0)
+    every = await asked.ask()
+    server.mood["other.test."] = "broken"
+    assert (await asked.ask()).backends == every.backends
+    later = source(server, "_quic._udp.test", record="srv", port=0)
+    if recalled:
+        later.recall(every.backends)
+    answer = await later.ask()
+    if recalled:
+        assert answer.backends == every.backends
+    else:
+        assert [one for one in every.backends if one.endpoint.host != "10.0.0.9"] == list(answer.backends)
+    assert texts(answer) == [
+        "A records of other.test: SERVFAIL and 1 more questions failed; what they brought before is kept"
+    ]
+
+
+async def test_all_targets_fail(server: DnsServer) -> None:
+    """Nothing was answered, so all of it is an error."""
+    server.mood |= {NAME: "broken", "other.test.": "broken"}
+    with pytest.raises(DiscoveryError, match=r"^A records of (pool|other)\.test: SERVFAIL$"):
+        await source(server, "_quic._udp.test", record="srv").ask()
+
+
+async def test_many_targets_are_asked_at_once(server: DnsServer) -> None:
+    """All of them are backends, up to max_backends; the questions do not wait for each other."""
+    name = "_many._udp.test."
+    server.records |= {(f"t{number}.test.", "A"): [f"10.0.1.{number}"] for number in range(100)}
+    server.records[name, "SRV"] = [f"1 1 4433 t{number}.test." for number in range(100)]
+    server.waits_for["t"] = 8
+    answer = await source(server, name, record="srv", port=0).ask()
+    assert {one.endpoint.host for one in answer.backends} == {f"10.0.1.{number}" for number in range(100)}
+    assert answer.remarks == ()
+
+
+async def test_more_srv_records_than_backends(server: DnsServer) -> None:
+    """Those of the best priority first; only their targets are asked for; a remark tells."""
+    name = "_many._udp.test."
+    server.records |= {(f"t{number}.test.", "A"): [f"10.0.1.{number}"] for number in range(1, 10)}
+    server.records[name, "SRV"] = [f"{number} 1 4433 t{number}.test." for number in range(9, 0, -1)]
+    answer = await source(server, name, record="srv", port=0, limits=limits(max_backends=3)).ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.1.1", "10.0.1.2", "10.0.1.3"]
+    assert texts(answer) == ["9 SRV records, and max_backends allows 3"]
+    assert not {("t9.test.", "A"), ("t4.test.", "A")} & set(server.questions)
+
+
+@pytest.mark.parametrize("record", ["1 1 4433 .", "0 0 0 pool.test."])
+async def test_srv_records_that_lead_nowhere(server: DnsServer, record: str) -> None:
+    """The target "." says that there is no such service; port 0 is none."""
+    server.records["_none._udp.test.", "SRV"] = [record]
+    answer = await source(server, "_none._udp.test", record="srv", port=0).ask()
+    assert (answer.backends, texts(answer)) == ((), ["no backends: _none._udp.test has no SRV records"])
+
+
+async def test_the_best_priority_counts_for_a_place_that_is_there_twice(server: DnsServer) -> None:
+    """And its weight."""
+    server.records["_twice._udp.test.", "SRV"] = ["2 9 5001 other.test.", "1 7 5001 other.test."]
+    answer = await source(server, "_twice._udp.test", record="srv", port=0).ask()
+    assert [(str(one.endpoint), one.weight) for one in answer.backends] == [("10.0.0.9:5001", 7)]
+
+
+async def test_several_ports_on_one_address(server: DnsServer) -> None:
+    """One target with one address: all its ports are backends, and nothing is to be told."""
+    server.records["_ports._udp.test.", "SRV"] = [f"1 1 {port} other.test." for port in (5001, 5002, 5003)]
+    answer = await source(server, "_ports._udp.test", record="srv", port=0).ask()
+    assert [str(one.endpoint) for one in answer.backends] == [f"10.0.0.9:{port}" for port in (5001, 5002, 5003)]
+    assert answer.remarks == ()
+
+
+async def test_a_target_with_both_families_is_one_server(server: DnsServer) -> None:
+    """IPv4 where it is within the networks. The other address is known, for server IDs that are made of it."""
+    server.records |= {("other.test.", "AAAA"): ["2001:db8::9"], ("_one._udp.test.", "SRV"): ["1 1 5001 other.test."]}
+    (backend,) = (await source(server, "_one._udp.test", record="srv", port=0).ask()).backends
+    assert (backend.endpoint, backend.other_hosts) == (Endpoint("10.0.0.9", 5001), ("2001:db8::9",))
+    only_v6 = limits(networks=NETWORKS[1:])
+    (backend,) = (await source(server, "_one._udp.test", record="srv", port=0, limits=only_v6).ask()).backends
+    assert (backend.endpoint, backend.other_hosts) == (Endpoint("2001:db8::9", 5001), ())
+
+
+ONE_TARGET = "_one._udp.test."
+
+
+def one_target(server: DnsServer, ports: list[int], hosts: list[str]) -> None:
+    """Have SRV records that share a target, with its addresses in the additional section."""
+    server.records[ONE_TARGET, "SRV"] = [f"1 1 {port} pool.test." for port in ports]
+    server.records[NAME, "A"] = hosts
+    server.records.pop((NAME, "AAAA"), None)
+    server.additional[ONE_TARGET, "SRV"] = [(NAME, "A")]
+
+
+async def test_one_target_for_all_is_paired(server: DnsServer) -> None:
+    """As many addresses as ports, in the answer itself: they belong together in their order. A remark tells."""
+    one_target(server, [4001, 4002, 4003], ["10.0.0.9", "10.0.0.8", "10.0.0.7"])
+    asked = source(server, ONE_TARGET, record="srv", port=0)
+    for _ in range(2):
+        answer = await asked.ask()
+        assert [str(one.endpoint) for one in answer.backends] == ["10.0.0.7:4003", "10.0.0.8:4002", "10.0.0.9:4001"]
+        (text,) = texts(answer)
+        assert text.startswith("3 SRV records name pool.test.: ports and addresses are paired in the order")
+    one_target(server, [4002, 4003, 4004], ["10.0.0.8", "10.0.0.7", "10.0.0.6"])
+    assert await places(asked) == ["10.0.0.6:4004", "10.0.0.7:4003", "10.0.0.8:4002"]
+
+
+async def test_one_target_whose_order_is_mixed(server: DnsServer) -> None:
+    """Answers that contradict each other show a resolver that mixes: from then on all are tried, and a remark tells."""
+    one_target(server, [4001, 4002], ["10.0.0.9", "10.0.0.8"])
+    asked = source(server, ONE_TARGET, record="srv", port=0)
+    await asked.ask()
+    for hosts in (["10.0.0.8", "10.0.0.9"], ["10.0.0.9", "10.0.0.8"]):
+        one_target(server, [4001, 4002], hosts)
+        answer = await asked.ask()
+        assert {str(one.endpoint) for one in answer.backends} == {
+            f"10.0.0.{host}:{port}" for host in (8, 9) for port in (4001, 4002)
+        }
+        (text,) = texts(answer)
+        assert "no way to tell which address has which port, so each is tried with all 2" in text
+
+
+async def test_one_target_without_the_additional_section(server: DnsServer) -> None:
+    """Nothing says what belongs together."""
+    one_target(server, [4001, 4002, 4003], ["10.0.0.9", "10.0.0.8", "10.0.0.7"])
+    server.additional.clear()
+    answer = await source(server, ONE_TARGET, record="srv", port=0).ask()
+    assert len(answer.backends) == 9
+    assert "no way to tell" in texts(answer)[0]
+
+
+async def test_ports_times_addresses_are_bounded(server: DnsServer) -> None:
+    """However many an answer makes of them."""
+    one_target(server, list(range(4001, 4301)), [f"10.0.{number}.1" for number in range(200)])
+    server.additional.clear()
+    answer = await source(server, ONE_TARGET, record="srv", port=0, limits=limits(max_backends=250)).ask()
+    assert len(answer.backends) == 250
+
+
+async def test_resolv_conf_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it has changed, and when nobody has answered. What cannot be read changes nothing."""
+    asked_at = []
+
+    class Fake:
+        """Stands for dnspython's, which would ask port 53."""
+
+        def __init__(self, filename: str) -> None:
+            """Read the file as dnspython does."""
+            self.text = Path(filename).read_text()
+            if not self.text:
+                raise NoResolverConfiguration("no nameservers")
+
+        async def resolve(self, *_: object, **__: object) -> object:
+            """Answer, or fail where the file says so."""
+            asked_at.append(self.text)
+            raise OSError("unreachable") if self.text == "dead" else NXDOMAIN
+
+    monkeypatch.setattr("dns.asyncresolver.Resolver", Fake)
+    path = tmp_path / "resolv.conf"
+    asked = lookup.Lookup((), path)
+    question = [lookup.Question("pool.test", "A")]
+    with pytest.raises(DiscoveryError, match="this machine has no DNS server"):
+        await asked.ask(question)
+    for text in ("dead", "one", "two"):
+        path.write_text(text)
+        await asked.ask(question)
+    path.write_text("")
+    await asked.ask(question)
+    path.unlink()
+    await asked.ask(question)
+    path.mkdir()
+    await asked.ask(question)
+    assert asked_at == ["dead", "one", "two", "two", "two", "two"]
+    path.rmdir()
+    path.write_text("three")
+    (tmp_path / "next").write_text("other")
+    await asked.ask(question)
+    (tmp_path / "next").replace(path)
+    await asked.ask(question)
+    assert asked_at[-2:] == ["three", "other"]
+
+
+async def test_a_round_is_bounded(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many questions that nobody answers do not add up: what is left has failed."""
+    monkeypatch.setattr(lookup, "_ROUND_S", 0.3)
+    server.mood["other.test."] = "silent"
+    answer = await source(server, "_quic._udp.test", record="srv", port=0).ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.0.1", "10.0.0.2", "2001:db8::1"]
+    assert "A records of other.test: no answer within 0.3 s and 1 more" in texts(answer)[0]

@@ -13,12 +13,12 @@ import pytest
 from qlb.discovery import kubernetes
 from qlb.discovery.choice import Limits
 from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
-from qlb.discovery.source import DiscoveryError
+from qlb.discovery.source import Answer, DiscoveryError
 from qlb.errors import ConfigError
 from tests.discovery.api_server import ENDING, NAMESPACE, QUIC, READY, SERVICE, UNREADY, ApiServer, api_server
 
 NETWORKS: Final = tuple(map(ipaddress.ip_network, ("10.0.0.0/16", "2001:db8::/48")))
-LIMITS: Final = Limits(networks=NETWORKS, is_own=lambda _: False, max_backends=1000)
+LIMITS: Final = Limits(networks=NETWORKS, find_own=lambda _: (), max_backends=1000)
 RETRY_S: Final = 7.0
 LIMIT_S: Final = 30.0
 
@@ -47,6 +47,11 @@ def source(folder: Path, **changes: Any) -> KubernetesSource:
         retry_s=RETRY_S,
     )
     return KubernetesSource(replace(settings, **changes))
+
+
+def texts(answer: Answer) -> list[str]:
+    """Return what an answer remarks on."""
+    return [remark.text for remark in answer.remarks]
 
 
 async def places(asked: KubernetesSource) -> list[str]:
@@ -122,7 +127,8 @@ async def test_ports(
     await server.put("agents-a", {"10.0.0.1": READY}, ports=ports)
     answer = await source(tmp_path, **settings).ask()
     assert [one.endpoint.port for one in answer.backends] == found
-    assert answer.remarks == ((f"EndpointSlice agents-a: {remark}",) if remark else ())
+    assert texts(answer)[:1] == ([f"EndpointSlice agents-a: {remark}"] if remark else [])
+    assert [one.topic for one in answer.remarks] == (["port", "empty"] if remark else [])
 
 
 async def test_nothing_outside_of_the_networks(server: ApiServer, tmp_path: Path) -> None:
@@ -131,12 +137,63 @@ async def test_nothing_outside_of_the_networks(server: ApiServer, tmp_path: Path
     await server.put("agents-a", odd)
     answer = await source(tmp_path, limits=replace(LIMITS, max_backends=2)).ask()
     assert [one.endpoint.host for one in answer.backends] == ["10.0.0.1", "10.0.0.2"]
-    assert answer.remarks == (
-        "192.0.2.1:4433: outside of `networks`, or this balancer itself, and so no backend",
+    assert texts(answer) == [
+        "192.0.2.1:4433 left out: outside of `networks`, or no address of one host",
         "3 addresses, and max_backends allows 2: the others are left out",
+    ]
+    own = replace(LIMITS, find_own=lambda places: {place for place in places if place.host == "10.0.0.1"})
+    answer = await source(tmp_path, limits=own).ask()
+    assert [one.endpoint.host for one in answer.backends] == ["10.0.0.2", "2001:db8::7"]
+    assert "10.0.0.1:4433 left out: this balancer itself: packets would loop" in texts(answer)
+
+
+async def test_a_pod_with_both_families_is_one_backend(server: ApiServer, tmp_path: Path) -> None:
+    """Its addresses are in two slices. Packets go to IPv4 where it is within the networks."""
+    pods = {"10.0.0.1": "one", "10.0.0.2": "two", "2001:db8::1": "one", "2001:db8::2": "two"}
+    await server.put("agents-a", {"10.0.0.2": READY, "10.0.0.1": READY}, pods=pods)
+    await server.put("agents-b", {"2001:db8::1": READY, "2001:db8::2": READY}, kind="IPv6", pods=pods)
+    answer = await source(tmp_path).ask()
+    assert [(str(one.endpoint), one.other_hosts) for one in answer.backends] == [
+        ("10.0.0.1:4433", ("2001:db8::1",)),
+        ("10.0.0.2:4433", ("2001:db8::2",)),
+    ]
+    assert answer.remarks == ()
+    only_v6 = replace(LIMITS, networks=NETWORKS[1:])
+    answer = await source(tmp_path, limits=only_v6).ask()
+    assert [(str(one.endpoint), one.other_hosts) for one in answer.backends] == [
+        ("[2001:db8::1]:4433", ()),
+        ("[2001:db8::2]:4433", ()),
+    ]
+    await server.put("agents-a", {"10.0.0.2": UNREADY, "10.0.0.1": ENDING}, pods=pods)
+    assert await places(source(tmp_path)) == ["[2001:db8::1]:4433", "[2001:db8::2]:4433"]
+
+
+async def test_two_ports_of_a_pod_are_two_backends(server: ApiServer, tmp_path: Path) -> None:
+    """And pods of one name in two lives are two pods."""
+    pods = {"10.0.0.1": "one", "10.0.0.2": "one"}
+    await server.put("agents-a", {"10.0.0.1": READY}, pods=pods)
+    await server.put("agents-b", {"10.0.0.1": READY}, ports=[QUIC | {"port": 4434}], pods=pods)
+    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.1:4434"]
+
+
+async def test_mapped_addresses_are_ipv4(server: ApiServer, tmp_path: Path) -> None:
+    """And the same backend as the plain one."""
+    await server.put("agents-a", {"10.0.0.1": READY})
+    await server.put("agents-b", {"::ffff:10.0.0.1": READY, "::ffff:192.0.2.1": READY}, kind="IPv6")
+    assert await places(source(tmp_path)) == ["10.0.0.1:4433"]
+
+
+async def test_no_backends_are_a_warning(server: ApiServer, tmp_path: Path) -> None:
+    """A Service that is not there looks like one without endpoints; the remark says what there is."""
+    (remark,) = (await source(tmp_path, service="agent").ask()).remarks
+    assert tuple(remark) == (
+        "empty",
+        "no backends: Service voice/agent has no EndpointSlices: is there such a Service?",
     )
-    own = replace(LIMITS, is_own=lambda place: place.host == "10.0.0.1")
-    assert await places(source(tmp_path, limits=own)) == ["10.0.0.2:4433", "[2001:db8::7]:4433"]
+    await server.put("agents-a", {"10.0.0.1": UNREADY})
+    await server.put("agents-b", {})
+    (remark,) = (await source(tmp_path).ask()).remarks
+    assert tuple(remark) == ("empty", "no backends: Service voice/agents has no ready endpoints")
 
 
 async def test_changes_are_followed(server: ApiServer, tmp_path: Path) -> None:
@@ -184,7 +241,7 @@ async def test_who_cannot_watch_reads_now_and_then(server: ApiServer, tmp_path: 
     assert [one.endpoint.host for one in answer.backends] == ["10.0.0.8", "2001:db8::7"]
     assert (answer.again_s, answer.remarks) == (RETRY_S, ())
     (remark,) = (await asked.ask()).remarks
-    assert remark.startswith("changes cannot be followed, all is read again each 7 s: ")
+    assert remark.text.startswith("changes cannot be followed, all is read again each 7 s: ")
     server.mood.clear()
     following = asyncio.create_task(asked.ask())
     await server.until_watched()

@@ -59,6 +59,7 @@ def sample_reading() -> Reading:
                 last_seen_s=None,
                 drained=True,
                 finding="wrong key",
+                excluded="it loops",
             ),
             BackendReading(
                 name="gone",
@@ -89,7 +90,9 @@ def sample_reading() -> Reading:
         all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
         discovery=(
-            SourceReading(name="agents", kind="dns", up=True, backends=41, last_success_s=1.5, error=""),
+            SourceReading(
+                name="agents", kind="dns", up=True, backends=41, last_success_s=1.5, error="", remarks=("AAAA fails",)
+            ),
             SourceReading(name="pool", kind="file", up=False, backends=0, last_success_s=None, error="gone"),
         ),
         rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),

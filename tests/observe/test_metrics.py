@@ -87,6 +87,8 @@ CONTRACT = {
     ("qlb_backend_cid_mismatch", "backend"),
     ("qlb_discovery_backends", "source"),
     ("qlb_discovery_up", "source"),
+    ("qlb_discovery_remarks", "source"),
+    ("qlb_backend_excluded", "backend"),
     ("qlb_fallback_share", "backend"),
     ("qlb_probes_total", "result"),
     ("qlb_health_probe_errors_total", "error"),

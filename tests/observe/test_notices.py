@@ -20,8 +20,8 @@ def calm(reading: Reading) -> Reading:
         last_reload_ok=True,
         all_failing=False,
         probe_error="",
-        backends=tuple(dataclasses.replace(row, finding="") for row in reading.backends),
-        discovery=reading.discovery[:1],
+        backends=tuple(dataclasses.replace(row, finding="", excluded="") for row in reading.backends),
+        discovery=(dataclasses.replace(reading.discovery[0], remarks=()),),
         rotation=RotationReading(phase="idle"),
     )
 
@@ -36,16 +36,20 @@ def test_everything_has_a_notice(reading: Reading) -> None:
         (ERROR, "all_probes_failing"),
         (ERROR, "probes_not_sent"),
         (ERROR, "backend_finding"),
+        (ERROR, "backend_excluded"),
         (ERROR, "discovery_failing"),
+        (WARNING, "discovery_remark"),
         (WARNING, "no_cids"),
         (WARNING, "unconfigured_config_id"),
         (WARNING, "rotation"),
     ]
     texts = [notice.text for notice in notices(told)]
     assert texts[3] == "b:2: wrong key"
-    assert texts[4] == "source pool of backends fails, and what it found before is retained: gone"
-    assert "config ID 4" in texts[6]
-    assert texts[7] == "rotation, retiring: wait"
+    assert texts[4] == "b:2 gets no packets: it loops"
+    assert texts[5] == "source pool of backends fails, and what it found before is retained: gone"
+    assert texts[6] == "source agents of backends: AAAA fails"
+    assert "config ID 4" in texts[8]
+    assert texts[9] == "rotation, retiring: wait"
 
 
 def test_where_all_is_well_there_is_none(reading: Reading) -> None:

@@ -93,6 +93,7 @@ def test_a_backend(reading: Reading) -> None:
         "send_errors": {"too_large": 31},
         "too_large_bytes": 1452,
         "without_ids": False,
+        "excluded": None,
         "weight": 2,
         "packets_per_second": 49.988,
         "fallback_share": 0.75,
@@ -105,9 +106,11 @@ def test_a_backend(reading: Reading) -> None:
 
 def test_sources(reading: Reading) -> None:
     """Where backends are found, and how the asking goes."""
+    agents: dict[str, object] = {"name": "agents", "kind": "dns", "up": True, "backends": 41, "last_success_s": 1.5}
+    pool: dict[str, object] = {"name": "pool", "kind": "file", "up": False, "backends": 0, "last_success_s": None}
     assert as_read(reading)["discovery"] == [
-        {"name": "agents", "kind": "dns", "up": True, "backends": 41, "last_success_s": 1.5, "error": None},
-        {"name": "pool", "kind": "file", "up": False, "backends": 0, "last_success_s": None, "error": "gone"},
+        agents | {"error": None, "remarks": ["AAAA fails"]},
+        pool | {"error": "gone", "remarks": []},
     ]
 
 

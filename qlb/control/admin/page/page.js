@@ -71,9 +71,9 @@ let before = null, rates = new Map(), failed = null;
 
 const perSecond = (now, then, seconds) => then === undefined || seconds <= 0 ? 0 : Math.max(0, (now - then) / seconds);
 
-const stateOf = backend => backend.drained ? ["drained", "good"] : backend.state === "draining" ? ["draining", "warn"] : [backend.state, ""];
+const stateOf = backend => backend.excluded ? ["excluded", "bad"] : backend.drained ? ["drained", "good"] : backend.state === "draining" ? ["draining", "warn"] : [backend.state, ""];
 
-const trouble = backend => (backend.finding ? 4 : 0) + (backend.healthy ? 0 : 2) + (backend.state === "draining" ? 1 : 0);
+const trouble = backend => (backend.finding || backend.excluded ? 4 : 0) + (backend.healthy ? 0 : 2) + (backend.state === "draining" ? 1 : 0);
 
 const KINDS = {error: "bad", warning: "warn", info: "good"};
 

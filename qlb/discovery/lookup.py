@@ -1,0 +1,175 @@
+"""Questions to DNS servers, many at a time. One that fails costs no other one its answer.
+
+dnspython does the talking: random ports and query IDs, TCP where an answer is cut off.
+
+Spec: RFC 1035; RFC 2181, section 5.2 (TTL).
+"""
+
+import asyncio
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from qlb.discovery.source import DiscoveryError
+from qlb.errors import ConfigError
+from qlb.routing.backends import Endpoint
+
+if TYPE_CHECKING:
+    from dns.asyncresolver import Resolver
+    from dns.rdata import Rdata
+    from dns.resolver import Answer as DnsAnswer
+
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+_LIFETIME_S: Final = 5.0
+"""How long one question may take, with all tries at every resolver."""
+_ROUND_S: Final = 10.0
+"""How long all questions of one round may take. The rest of a large round fails then, and its old answers count."""
+_AT_ONCE: Final = 32
+_ADDRESS_KINDS: Final = ("A", "AAAA")
+_MAX_REASON_CHARACTERS: Final = 120
+
+
+class Question(NamedTuple):
+    """A name and a kind of records."""
+
+    host: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a question. failure: why there is no answer, or "". exists: False where the name does not exist.
+
+    ttl_s: how long the records hold. additional: addresses that came along unasked, in their order on the wire.
+    """
+
+    records: "Sequence[Rdata]" = ()
+    ttl_s: float = 0.0
+    failure: str = ""
+    exists: bool = True
+    additional: Mapping[Question, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Lookup:
+    """Whom to ask: the configuration's resolvers, or those of this machine as they are now."""
+
+    def __init__(self, resolvers: Sequence[Endpoint], resolv_conf: Path = RESOLV_CONF) -> None:
+        """resolvers: to ask; none = those in resolv_conf, which is read again when it changes and after failures.
+
+        Raises ConfigError where dnspython is missing.
+        """
+        try:
+            from dns.asyncresolver import Resolver
+            from dns.nameserver import Do53Nameserver
+        except ImportError as error:
+            raise ConfigError("discovery by dns needs the discovery extra: pip install 'qlb[discovery]'") from error
+        self._resolv_conf = resolv_conf
+        self._seen: tuple[int, ...] | None = None
+        self._all_failed = False
+        self._resolver: Resolver | None = None
+        self._follows_file = not resolvers
+        if resolvers:
+            self._resolver = Resolver(configure=False)
+            self._resolver.nameservers = [Do53Nameserver(one.host, one.port) for one in resolvers]
+
+    async def ask(self, questions: Iterable[Question]) -> dict[Question, Result]:
+        """Ask all of them at once and return what came of each, in their order.
+
+        Raises DiscoveryError where this machine has no DNS server.
+        """
+        resolver = self._current()
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(question: Question) -> Result:
+            async with slots:
+                return await _ask(resolver, question)
+
+        tasks = {question: asyncio.create_task(one(question)) for question in questions}
+        if not tasks:
+            return {}
+        try:
+            await asyncio.wait(tasks.values(), timeout=_ROUND_S)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        late = Result(failure=f"no answer within {_ROUND_S:g} s")
+        results = {question: late if task.cancelled() else task.result() for question, task in tasks.items()}
+        self._all_failed = all(result.failure for result in results.values())
+        return results
+
+    def _current(self) -> "Resolver":
+        """Return the resolver, a new one where the file that names the servers has changed or nobody has answered.
+
+        A file that cannot be read, or is being written, changes nothing.
+        """
+        from dns.asyncresolver import Resolver
+        from dns.exception import DNSException
+
+        if not self._follows_file and self._resolver is not None:
+            return self._resolver
+        seen = _signature(self._resolv_conf)
+        if self._resolver is not None and (seen is None or (seen == self._seen and not self._all_failed)):
+            return self._resolver
+        try:
+            self._resolver, self._seen = Resolver(filename=str(self._resolv_conf)), seen
+        except (DNSException, OSError, ValueError) as error:
+            if self._resolver is None:
+                raise DiscoveryError(f"this machine has no DNS server ({error}); name some in `resolvers`") from error
+        return self._resolver
+
+
+async def _ask(resolver: "Resolver", question: Question) -> Result:
+    from dns.resolver import NXDOMAIN
+
+    try:
+        found = await resolver.resolve(
+            question.host, question.kind, raise_on_no_answer=False, lifetime=_LIFETIME_S, search=False
+        )
+    except NXDOMAIN:
+        return Result(exists=False)
+    except Exception as error:  # Whatever the library makes of hostile octets. Nothing of it ends a source.
+        return Result(failure=_reason(error))
+    if found.rrset is None:
+        return Result()
+    ttl_s = min(found.rrset.ttl, found.chaining_result.minimum_ttl)
+    return Result(tuple(found.rrset), ttl_s, additional=_additional(found))
+
+
+def _additional(found: "DnsAnswer") -> dict[Question, tuple[str, ...]]:
+    return {
+        Question(name_text(rrset.name), rrset.rdtype.name): tuple(record.address for record in rrset)
+        for rrset in found.response.additional
+        if rrset.rdtype.name in _ADDRESS_KINDS
+    }
+
+
+def name_text(name: object) -> str:
+    """Return a name of the library's in the form in which it is compared: small letters, with the final dot."""
+    return str(name).lower()
+
+
+def _reason(error: Exception) -> str:
+    """Say why a question has no answer, in the same words each time: the library's hold times and ports."""
+    from dns.exception import Timeout
+    from dns.resolver import NoNameservers
+
+    if isinstance(error, Timeout):
+        return f"no answer within {_LIFETIME_S:g} s"
+    if isinstance(error, NoNameservers) and (tries := error.kwargs.get("errors")):
+        last = tries[-1][3]
+        return last if isinstance(last, str) else type(last).__name__
+    return f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARACTERS]
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
