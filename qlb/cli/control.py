@@ -85,11 +85,13 @@ def reload(force: bool, path: Path, as_json: bool) -> None:
     else:
         for problem in (*answer.get("warnings", ()), *answer.get("problems", ())):
             click.echo(problem, err=True)
+        if answer.get("incomplete"):
+            click.echo(f"qlb: generation {answer['generation']} is in force, but not in every worker", err=True)
         if code == http.HTTPStatus.OK:
             click.echo(f"reloaded; generation {answer['generation']}")
             for change in answer.get("changes", ()):
                 click.echo(f"  {change}")
-    sys.exit({http.HTTPStatus.OK: 0, http.HTTPStatus.CONFLICT: 1}.get(http.HTTPStatus(code), 2))
+    sys.exit({http.HTTPStatus.OK: 0, http.HTTPStatus.UNPROCESSABLE_ENTITY: 2}.get(http.HTTPStatus(code), 1))
 
 
 @click.command("upgrade")
@@ -105,6 +107,8 @@ def upgrade(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(answer))
     elif code == http.HTTPStatus.OK:
         click.echo(f"upgraded; process {answer['pid']} has taken over")
+        for warning in answer.get("warnings", ()):
+            click.echo(f"qlb: {warning}", err=True)
     else:
         for problem in answer.get("problems", ()):
             click.echo(f"qlb: {problem}", err=True)

@@ -120,7 +120,10 @@ def _reload(config: Config, *, force: bool) -> tuple[str, ...]:
         click.echo("no daemon was reloaded: there is no control socket (admin.socket)", err=True)
         return ()
     code, answer = ask(path, "POST", "/reload/force" if force else "/reload")
-    return () if code == HTTPStatus.OK else tuple(answer.get("problems", ())) or (str(answer),)
+    problems = tuple(answer.get("problems", ())) or (str(answer),)
+    if answer.get("incomplete"):  # the file is in force: going back to the one before would only add to the confusion
+        raise QlbError("the step is done in the file, but not in every worker; run this again:\n" + "\n".join(problems))
+    return () if code == HTTPStatus.OK else problems
 
 
 def _difference(steps: RotationSteps, step: Step) -> list[str]:

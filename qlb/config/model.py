@@ -238,6 +238,10 @@ class Forwarding(Section):
     pin_workers: Annotated[bool, BOOLEAN] = False
     """true: worker n runs on the n-th core that the daemon may use, and on no other (Linux); with more workers than
     cores it goes round. Default: false: the system moves them. A change needs a restart."""
+    shared_listen: Annotated[bool, BOOLEAN] = False
+    """true: other processes may have sockets on the addresses of `listen`, and the system deals the clients out to all
+    of them; false: qlb does not start if there are any, and names them. For two daemons that overlap on purpose, such
+    as a DaemonSet with maxSurge on host network. Default: false. A change takes effect with the next start."""
     receive_buffer: Annotated[Size, size("4KiB", "512MiB")] = Size(4 << 20)
     """What each worker's socket on each address holds of packets that are not read yet: octets of memory, 512KiB,
     4MiB; a packet takes about twice its length and more. 4KiB to 512MiB. Default: 4MiB. What the system does not

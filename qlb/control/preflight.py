@@ -5,6 +5,7 @@ from typing import Final
 
 from qlb.config import build
 from qlb.config.model import Config
+from qlb.control.processes.quota import auto_workers
 from qlb.control.sources import sources
 from qlb.dataplane import probe
 from qlb.errors import ConfigError
@@ -26,9 +27,9 @@ def preflight(config: Config) -> str:
 
 
 def worker_count(config: Config) -> int:
-    """Return how many worker processes a configuration asks for."""
+    """Return how many worker processes a configuration asks for; auto follows the CPU quota, too."""
     workers = config.forwarding.workers
-    return len(usable_cores()) if workers == "auto" else workers
+    return auto_workers(len(usable_cores())) if workers == "auto" else workers
 
 
 def find_faults(config: Config, plane: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Protocol
 import qlb
 from qlb.control.id_use import IdUse
 from qlb.control.processes.engine import Engine
-from qlb.control.processes.workers import Place
+from qlb.control.processes.places import Place
+from qlb.control.processes.strangers import AddressWatch
 from qlb.control.reload import Desired
 from qlb.control.rotation import Seen, read_rotation
 from qlb.control.rows import BackendRows, Row
@@ -53,18 +54,34 @@ class History:
         """Everything begins now."""
         self.started_s = time.monotonic()
         self.loaded_at_s = time.time()
-        self.last_reload_ok = True
         self.generation = 1
+        self._refused = False
+        self._incomplete: int | None = None
+        """The generation that some worker has not applied yet."""
 
-    def reloaded(self, generation: int) -> None:
-        """Note that a configuration has taken effect in every worker."""
-        self.generation = generation
+    @property
+    def last_reload_ok(self) -> bool:
+        """Whether the last reload was accepted, and every worker goes by it."""
+        return not self._refused and self._incomplete is None
+
+    def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
+        """Note that a configuration was accepted. everywhere: whether it has taken effect in every worker."""
+        self._refused = False
+        self._incomplete = generation
+        if everywhere:
+            self.completed()
+
+    def completed(self) -> bool:
+        """Note that every worker goes by what was accepted. Return whether that is news."""
+        if self._incomplete is None:
+            return False
+        self.generation, self._incomplete = self._incomplete, None
         self.loaded_at_s = time.time()
-        self.last_reload_ok = True
+        return True
 
     def reload_failed(self) -> None:
         """Note that a configuration was refused."""
-        self.last_reload_ok = False
+        self._refused = True
 
 
 class Daemon(Protocol):
@@ -80,6 +97,7 @@ class Daemon(Protocol):
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
+    addresses: AddressWatch
 
     def is_ready(self) -> bool:
         """Whether this node should be sent traffic."""
@@ -124,11 +142,18 @@ def take_reading(daemon: Daemon) -> Reading:
         return_pauses=total(workers, layout.RETURN_PAUSES),
         sessions_max=desired.config.forwarding.max_sessions * len(places),
         workers=tuple(
-            WorkerReading(index=place.number, pid=place.process.pid, alive=place.process.alive)
+            WorkerReading(
+                index=place.number,
+                pid=place.process.pid,
+                alive=place.process.alive,
+                heartbeat_age_s=place.silent_ms / 1000,
+                up_to_date=not place.is_behind,
+            )
             for place in places
             if place.process is not None
         ),
         worker_restarts=sum(place.restarts for place in places),
+        worker_hangs=sum(place.hangs for place in places),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -174,6 +199,7 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
                 kernel_dropped=sum(dropped) if dropped else None,
                 receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
                 send_buffer_bytes=min(place.send_buffer_bytes[number] for place in places),
+                strangers=daemon.addresses.counts.get(endpoint, 0),
             )
         )
     return tuple(rows)

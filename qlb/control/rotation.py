@@ -50,11 +50,14 @@ class Carried(NamedTuple):
 
 
 class Balancer(NamedTuple):
-    """What one balancer says of itself. unconfigured: by config ID."""
+    """What one balancer says of itself. unconfigured: by config ID. behind: its workers that do not go by its
+    configuration yet.
+    """
 
     name: str
     configs: Mapping[int, Seen]
     unconfigured: Mapping[int, Carried]
+    behind: tuple[int, ...] = ()
 
 
 class Parts(NamedTuple):
@@ -97,7 +100,9 @@ def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
         )
         for row in others
     }
-    return Balancer(name, configs, carried)
+    workers = status.get("workers")  # an older release does not say how far its workers are
+    behind = [row["index"] for row in workers if not row.get("up_to_date", True)] if isinstance(workers, list) else []
+    return Balancer(name, configs, carried, tuple(behind))
 
 
 def read_parts(config: Config, old_id: int | None = None) -> Parts:
@@ -180,6 +185,8 @@ def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balan
         seen = balancer.configs.get(staged.config_id)
         if seen is None:
             yield f"{balancer.name} does not decode config {staged.config_id} yet: give it this file and reload it"
+        elif balancer.behind:
+            yield f"{balancer.name}: worker {_and(balancer.behind)} has not taken the configuration yet"
         elif seen.fingerprint != fingerprint:
             yield (
                 f"{balancer.name} decodes config {staged.config_id} with another key or other lengths (fingerprint "
@@ -247,6 +254,10 @@ def _pool(config: Config, one: CidConfig) -> set[str]:
 
 def _listed(configs: Sequence[CidConfig]) -> str:
     return ", ".join(str(one.config_id) for one in configs)
+
+
+def _and(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
 def _or(config_ids: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from qlb.config.changes import changes
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.control import file_watch, loops
-from qlb.control.admin import AdminServer, ReloadOutcome, UpgradeOutcome
+from qlb.control.admin import AdminServer, Incomplete, ReloadOutcome, UpgradeOutcome
 from qlb.control.departures import Departures
 from qlb.control.file_watch import FileWatch, files_of
 from qlb.control.guard import ReloadRefused
@@ -26,6 +26,7 @@ from qlb.control.interfaces import Interfaces
 from qlb.control.preflight import preflight
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.places import open_places
+from qlb.control.processes.strangers import AddressWatch, check_addresses
 from qlb.control.processes.workers import Workers
 from qlb.control.reading import History, take_reading
 from qlb.control.reload import Desired
@@ -35,7 +36,7 @@ from qlb.control.shortfalls import Shortfalls
 from qlb.control.sources import sources
 from qlb.control.succession.origin import Origin
 from qlb.control.succession.service import Service
-from qlb.control.succession.upgrade import REPLIES_S, Belongings, hand_over, next_process
+from qlb.control.succession.upgrade import REPLIES_S, Belongings, hand_over, next_process, upgrade_warnings
 from qlb.control.traffic import INTERVAL_S, REFUSALS_INTERVAL_S, Refusals, Traffic
 from qlb.dataplane import probe
 from qlb.dataplane.sockets import bound_endpoint
@@ -45,6 +46,7 @@ from qlb.health.monitor import HealthMonitor
 from qlb.observe import logs
 from qlb.observe.reading import Reading
 from qlb.routing.backends import Backend, BackendState, Endpoint
+from qlb.routing.counters import SESSIONS, total
 
 log = logging.getLogger("qlb")
 
@@ -83,6 +85,7 @@ class Supervisor:
         self._shortfalls = Shortfalls(self.plane)
         self._send_errors = SendErrorWatch()
         self._interfaces = Interfaces()
+        self.addresses = AddressWatch()
         self._on_ready = on_ready
         self._ending: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -137,7 +140,7 @@ class Supervisor:
         """Whether this node should be sent traffic: it forwards, is not ending, and some backend was found healthy."""
         if self.engine is None or self._ending is not None or self._ended.is_set():
             return False
-        if not self.engine.forwards or (self.engine.findings is not None and self.engine.findings.is_cut_off):
+        if not self.engine.is_fresh or (self.engine.findings is not None and self.engine.findings.is_cut_off):
             return False
         names = [backend.name for backend in self.desired.backends if backend is not None]
         return any(self.health.has_judged(name) and self.health.is_up(name) for name in names)
@@ -178,8 +181,8 @@ class Supervisor:
             logs.configure(config.logging.level, config.logging.format)
             self.health.apply(config.health, self.desired.targets)
             self.discovery.apply(sources(config))
-            await self._tell_engine()
-            self.history.reloaded(self.desired.generation)
+            behind = await self._tell_engine()
+            self.history.reloaded(self.desired.generation, everywhere=not behind)
         self._log_warnings()
         if self.engine is not None and self.engine.places:
             self._shortfalls.check_sessions(config, len(self.engine.places))
@@ -192,7 +195,16 @@ class Supervisor:
                 **({"forced": True} if force else {}),
             },
         )
-        return ReloadOutcome(True, self.desired.generation, warnings=self.desired.warnings, changes=told)
+        if behind:
+            log.error("reload incomplete: %s", "; ".join(behind))
+        return ReloadOutcome(
+            not behind,
+            self.desired.generation,
+            tuple(behind),
+            warnings=self.desired.warnings,
+            incomplete=bool(behind),
+            changes=told,
+        )
 
     async def drain(self, name: str) -> None:
         """Give a backend no new connections. Raises KeyError where there is none of that name."""
@@ -242,6 +254,7 @@ class Supervisor:
     async def _upgrade(self) -> UpgradeOutcome:
         assert self.engine is not None, "it was started"
         log.info("upgrading")
+        mode, sessions = self.desired.config.forwarding.mode, total(self.engine.counters, SESSIONS)
         descriptors = Belongings(self.engine, self.admin, self.origin).all
         try:
             async with (
@@ -260,15 +273,17 @@ class Supervisor:
         successor.release()
         log.info("another process has taken over", extra={"pid": successor.pid})
         self._ended.set()
-        return UpgradeOutcome(True, successor.pid)
+        return UpgradeOutcome(True, successor.pid, warnings=upgrade_warnings(mode, sessions))
 
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
             if self._is_followed:
                 raise QlbError("another process has taken over: ask it again")
             self.desired.set_state(name, state)
-            await self._tell_engine()
+            behind = await self._tell_engine()
         log.info("backend state set", extra={"backend": name, "state": str(state)})
+        if behind:
+            raise Incomplete(f"backend {name} is {state}, but not everywhere: {'; '.join(behind)}")
 
     def _on_health(self, name: str, healthy: bool, detail: str) -> None:
         self.desired.set_health(name, healthy)
@@ -307,6 +322,8 @@ class Supervisor:
                 self.id_use.note(self.desired.backends, self.traffic.rows, has_flows=fallback.flow_table_size > 0)
                 self._departures.note(self.desired, self.traffic.rows, fallback.flow_timeout, self.engine.applied)
             self._follow_interfaces()
+            if self.engine is not None and not self.engine.behind and self.history.completed():
+                log.info("reload complete", extra={"generation": self.history.generation})
             self._remember()
             self.service.status(self._in_a_line())
             await asyncio.sleep(INTERVAL_S)
@@ -339,6 +356,12 @@ class Supervisor:
                 self._pool_changed = True
                 self._news.set()
 
+    async def _follow_strangers(self, config: Config) -> None:
+        """Look for other processes on the service's addresses; the kernel plane has no sockets there."""
+        if self.engine is not None and self.engine.places:
+            own = {os.fstat(sock.fileno()).st_ino for place in self.engine.places for sock in place.listeners}
+            await self.addresses.follow(self.listen, own, shared=config.forwarding.shared_listen)
+
     async def _note_traffic(self) -> None:
         """Note what moves, on a thread: the kernel plane's counters take calls that may wait."""
         self._follow_names()
@@ -355,12 +378,14 @@ class Supervisor:
             with suppress(OSError):
                 self.rows.follow(self.engine.counters, self.desired.names)
 
-    async def _tell_engine(self) -> None:
+    async def _tell_engine(self) -> Sequence[str]:
+        """Give the engine its orders. Return what does not forward by them after a while."""
         self._remember()
-        if self.engine is not None:  # else it will ask for its orders when it starts
-            orders = self.desired.orders
-            self._follow_names()
-            await self.engine.apply(orders)
+        if self.engine is None:  # it will ask for its orders when it starts
+            return ()
+        orders = self.desired.orders
+        self._follow_names()
+        return await self.engine.apply(orders)
 
     def _remember(self) -> None:
         self.origin.memory.write(self.desired.remembered(self.health.judged))
@@ -383,6 +408,8 @@ class Supervisor:
         self._shortfalls.check_address("admin.listen", self.admin.address)
         if predecessor is None:
             await self.admin.serve()
+        if not probe.PLANES[self.plane].in_kernel:
+            await check_addresses(config.listen, inherited.inodes, shared=config.forwarding.shared_listen)
         self.engine = self._open_engine(config)
         all_taken = not inherited.close_rest()
         if predecessor is None:
@@ -392,7 +419,8 @@ class Supervisor:
             await predecessor.wait_go()
             remembered = self.origin.memory.read()  # what was said and found meanwhile
             self.desired.recall(remembered)
-            await self.engine.apply(self.desired.orders)
+            if behind := await self.engine.apply(self.desired.orders):
+                raise QlbError("; ".join(behind))
             await self.engine.resume()
             await self.admin.serve()
         self._watch(config, remembered.healthy)
@@ -410,6 +438,7 @@ class Supervisor:
         self._begin(self._follow_refusals())
         self._begin(self._follow_files())
         self._begin(self._follow_addresses())
+        self._begin(self._follow_strangers(config))
         self._begin(self.service.watch(lambda: self.engine is not None and self.engine.forwards))
 
     def _store(self) -> None:

@@ -40,6 +40,8 @@ _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("=9I")
 _MEMINFO_DROPS: Final = 8
 _DROPS_WRAP: Final = 1 << 32
+# Linux: SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING.
+_TIMESTAMPS: Final = (29, 35, 37) if sys.platform == "linux" else ()
 # Linux: many datagrams of one sender in one piece.
 _UDP_GRO: Final = 104
 # Linux: bind, and send from, addresses that no interface has (yet).
@@ -70,6 +72,7 @@ def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS, *, fre
 def adopt_listener(sock: socket.socket, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> None:
     """Set on a UDP socket that another process has bound what open_listener() sets on its own. Raises OSError."""
     _make_quic(sock)
+    _where_supported(_no_timestamps, sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may join it
     _prepare_listener(sock, bound_endpoint(sock), buffers, freebind)
 
@@ -246,6 +249,12 @@ def _never_fragment(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+
+
+def _no_timestamps(sock: socket.socket) -> None:
+    """Undo Timestamping= of a .socket unit: a plane has no room for such control messages, and would lose ECN marks."""
+    for option in _TIMESTAMPS:
+        sock.setsockopt(socket.SOL_SOCKET, option, 0)
 
 
 def _where_supported(option: Callable[[socket.socket], None], sock: socket.socket) -> None:

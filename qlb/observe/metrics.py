@@ -147,12 +147,18 @@ def _listeners(reading: Reading) -> Iterator[Metric]:
     send_buffers = GaugeMetricFamily(
         "qlb_send_buffer_bytes", "Send buffer that the system grants each worker's socket.", labels=("listen",)
     )
+    strangers = GaugeMetricFamily(
+        "qlb_listen_strangers",
+        "Sockets of other processes on a service address, which get a part of its clients.",
+        labels=("listen",),
+    )
     for row in reading.listeners:
+        strangers.add_metric((row.listen,), row.strangers)
         buffers.add_metric((row.listen,), row.receive_buffer_bytes)
         send_buffers.add_metric((row.listen,), row.send_buffer_bytes)
         if row.kernel_dropped is not None:
             dropped.add_metric((row.listen,), row.kernel_dropped)
-    yield from (buffers, send_buffers)
+    yield from (buffers, send_buffers, strangers)
     if dropped.samples:
         yield dropped
 
@@ -306,6 +312,20 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
     )
     yield _gauge("qlb_config_generation", "Configurations that took effect, the first included.", reading.generation)
     yield _counter("qlb_worker_restarts", "Workers that died and were started again.", reading.worker_restarts)
+    yield _counter(
+        "qlb_worker_hangs",
+        "Workers that were killed because they hung; they count as restarts too.",
+        reading.worker_hangs,
+    )
+    heartbeats = GaugeMetricFamily(
+        "qlb_worker_heartbeat_age_seconds",
+        "Time since the worker last went round its loop: below 1.5 where all is well.",
+        labels=("worker",),
+    )
+    for worker in reading.workers:
+        heartbeats.add_metric((str(worker.index),), worker.heartbeat_age_s)
+    if heartbeats.samples:
+        yield heartbeats
     yield InfoMetricFamily(
         "qlb_build",
         "What runs here.",

@@ -12,6 +12,9 @@ INFO: Final = "info"
 _NAMED: Final = 5
 """Backends that are named one by one in notices of one kind; the others are counted."""
 
+_LATE_S: Final = 2.0
+"""A heartbeat above this age is worth a look: all is well below 1.5 s."""
+
 
 class Notice(NamedTuple):
     """One thing to look at. level: error, warning or info. kind: a name for programs. text: for people."""
@@ -25,6 +28,7 @@ def notices(reading: Reading) -> list[Notice]:
     """Return the notices of a reading, the gravest first."""
     every = (
         *_reload(reading),
+        *_workers(reading),
         *_health(reading),
         *_xdp(reading),
         *_discovery(reading),
@@ -37,7 +41,23 @@ def notices(reading: Reading) -> list[Notice]:
 def _reload(reading: Reading) -> Iterator[Notice]:
     if not reading.last_reload_ok:
         text = "the last reload was refused: what is on disk is not in force; the log says why"
+        if not all(row.up_to_date for row in reading.workers):
+            text = "the last reload was refused, or a worker has not applied it; the log says why"
         yield Notice(ERROR, "reload_refused", text)
+
+
+def _workers(reading: Reading) -> Iterator[Notice]:
+    for row in reading.workers:
+        name = f"worker {row.index} (process {row.pid})"
+        if not row.up_to_date:
+            yield Notice(ERROR, "worker_behind", f"{name} has not taken the current configuration yet")
+        if row.heartbeat_age_s > _LATE_S:
+            text = f"{name} has not gone round its loop for {row.heartbeat_age_s:.1f} s"
+            yield Notice(ERROR, "worker_silent", text)
+    for listener in reading.listeners:
+        if listener.strangers:
+            text = f"another process gets a part of the clients of {listener.listen}; the log names it"
+            yield Notice(ERROR, "address_shared", text)
 
 
 def _health(reading: Reading) -> Iterator[Notice]:

@@ -108,11 +108,17 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReading:
-    """One worker's place, and the process in it."""
+    """One worker's slot, and the process in it.
+
+    heartbeat_age_s: since its plane last went round its loop, or since the process was put there. up_to_date: it goes
+    by the current configuration.
+    """
 
     index: int
     pid: int
     alive: bool
+    heartbeat_age_s: float = 0.0
+    up_to_date: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +128,14 @@ class ListenerReading:
     kernel_dropped: datagrams that the system dropped before a worker could receive them, since their queues
     were full: in no other figure. None where the system does not tell. receive_buffer_bytes, send_buffer_bytes: of
     each socket, as granted by the system.
+    strangers: other processes' sockets on the same address, which get a part of the clients; 0 if they are allowed.
     """
 
     listen: str
     kernel_dropped: int | None
     receive_buffer_bytes: int
     send_buffer_bytes: int
+    strangers: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +204,7 @@ class Reading:
     sessions_protected: int = 0
     sessions_reopened: int = 0
     return_pauses: int = 0
+    worker_hangs: int = 0
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
     probe_errors: Mapping[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from qlb.observe.reading import (
     RotationReading,
     SampleReading,
     SourceReading,
+    WorkerReading,
     XdpReading,
 )
 
@@ -69,9 +70,10 @@ def build_status(reading: Reading) -> dict[str, object]:
         "sessions_reopened": reading.sessions_reopened,
         "return_pauses": reading.return_pauses,
         "discovery": [_source(row) for row in reading.discovery],
-        "workers": [{"index": row.index, "pid": row.pid, "alive": row.alive} for row in reading.workers],
+        "workers": [_worker(row) for row in reading.workers],
         "worker_restarts": reading.worker_restarts,
         "xdp": _xdp(reading.xdp),
+        "worker_hangs": reading.worker_hangs,
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
     }
 
@@ -133,6 +135,17 @@ def _listener(row: ListenerReading) -> dict[str, object]:
         "kernel_dropped_packets": row.kernel_dropped,
         "receive_buffer_bytes": row.receive_buffer_bytes,
         "send_buffer_bytes": row.send_buffer_bytes,
+        "strangers": row.strangers,
+    }
+
+
+def _worker(row: WorkerReading) -> dict[str, object]:
+    return {
+        "index": row.index,
+        "pid": row.pid,
+        "alive": row.alive,
+        "heartbeat_age_s": round(row.heartbeat_age_s, _DECIMALS),
+        "up_to_date": row.up_to_date,
     }
 
 

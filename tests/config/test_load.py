@@ -94,6 +94,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "gso_to_backends": False,
         "interfaces": (),
         "attach": "auto",
+        "shared_listen": False,
         "keep_attached": False,
     }
     assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}

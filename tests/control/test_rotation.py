@@ -228,3 +228,18 @@ def test_a_status_of_an_earlier_release() -> None:
     others = [{"config_id": 4, "packets": 1, "last_seen_s": 2.5}]
     found = read_balancer("x", {"uptime_s": 7, "cid_configs": [], "unconfigured_cids": others})
     assert found.unconfigured[4] == Carried(2.5, 1, sustained=True, configured_before=True)
+
+
+def test_a_worker_that_is_behind_holds_up_issuing() -> None:
+    """A balancer whose worker does not decode a staged configuration yet is no balancer that decodes it."""
+    found = config("active", "staged")
+    (fingerprint,) = (params.fingerprint for params in cid_params(found) if params.config_id == 2)
+    staged = next(one for one in found.cid_configs if one.state == "staged")
+    row = {"config_id": 2, "state": "staged", "last_seen_s": None, "fingerprint": fingerprint, "packets": 0}
+    status = {"uptime_s": 1.0, "cid_configs": [row], "unconfigured_cids": []}
+    workers = [{"index": 0, "up_to_date": True}, {"index": 1, "up_to_date": False}]
+    assert list(against_issuing(found, staged, [read_balancer("edge", status)])) == [], "an older release"
+    (reason,) = against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])
+    assert reason == "edge: worker 1 has not taken the configuration yet"
+    workers[1]["up_to_date"] = True
+    assert list(against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])) == []

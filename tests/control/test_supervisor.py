@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
+from qlb.control.admin import Incomplete
 from qlb.control.supervisor import Supervisor
 from qlb.dataplane.limits import Limits
 from tests.processes import standing_still
@@ -90,7 +92,7 @@ async def test_a_smaller_receive_buffer_is_warned_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line for all sockets of all workers."""
-    monkeypatch.setattr("qlb.control.processes.workers.granted_receive_buffer", lambda _: 4096)
+    monkeypatch.setattr("qlb.control.processes.places.granted_receive_buffer", lambda _: 4096)
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
@@ -208,3 +210,70 @@ async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
         path.write_text(good)
         assert (await supervisor.reload()).ok
         assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (True, 2)
+
+
+async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not ok until every worker goes by it: the answer, the reading and the log say so, and when it is over."""
+    monkeypatch.setattr("qlb.control.processes.heartbeat.INTERVAL_S", 3600)
+    monkeypatch.setattr("qlb.control.processes.workers._APPLY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("qlb.control.supervisor.INTERVAL_S", 0.05)
+    supervisor = _supervisor(tmp_path, forwarding={"plane": "asyncio"})
+    async with _running(supervisor), asyncio.timeout(60):
+        assert supervisor.engine is not None
+        while supervisor.engine.behind:
+            await asyncio.sleep(0.01)
+        (place,) = supervisor.engine.places
+        assert place.process is not None
+        with standing_still(place.process.pid):
+            outcome = await supervisor.reload()
+            assert (outcome.ok, outcome.incomplete, outcome.generation) == (False, True, 2)
+            assert "worker 0" in outcome.problems[0]
+            with pytest.raises(Incomplete, match="backend a is draining, but not everywhere: worker 0"):
+                await supervisor.drain("a")
+            reading = supervisor.read()
+            assert (reading.last_reload_ok, reading.generation, reading.workers[0].up_to_date) == (False, 1, False)
+        while not supervisor.read().last_reload_ok:
+            await asyncio.sleep(0.01)
+        reading = supervisor.read()
+        assert (reading.generation, reading.workers[0].up_to_date, reading.backends[0].state) == (2, True, "draining")
+
+
+async def test_a_worker_without_a_stamp_makes_it_unready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives, and nothing shows that it forwards."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor), asyncio.timeout(60):
+        while not supervisor.is_ready():
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr("qlb.control.processes.places._FRESH_MS", 0)
+        assert not supervisor.is_ready()
+        assert supervisor.read().workers[0].alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
+@pytest.mark.parametrize("taken", ["listen", "admin"])
+async def test_a_second_daemon_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], taken: str
+) -> None:
+    """On the first one's service address or admin address: exit code 1, and a line that names the first one."""
+    monkeypatch.setattr("qlb.control.processes.strangers._PATIENCE_S", 0.0)
+    first = _supervisor(tmp_path)
+    async with _running(first), asyncio.timeout(60):
+        assert first.admin.address is not None
+        address = first.listen[0] if taken == "listen" else first.admin.address
+        (tmp_path / "second").mkdir()
+        changes = {"listen": [str(address)]} if taken == "listen" else {"admin": {"listen": str(address)}}
+        assert await _supervisor(tmp_path / "second", **changes).run() == 1
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if "cannot start" in line]
+        assert str(address) in line
+        assert f"process {os.getpid()} (" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
+async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The setting lets the second one start, and a warning names the first."""
+    first = _supervisor(tmp_path)
+    async with _running(first):
+        (tmp_path / "second").mkdir()
+        changes = {"listen": [str(first.listen[0])], "forwarding": {"shared_listen": True}}
+        async with _running(_supervisor(tmp_path / "second", **changes)):
+            assert f"is shared with process {os.getpid()} (" in caplog.text

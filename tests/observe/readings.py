@@ -23,7 +23,11 @@ def sample_reading() -> Reading:
         listen=("127.0.0.1:4433", "[::1]:4433"),
         listeners=(
             ListenerReading(
-                listen="127.0.0.1:4433", kernel_dropped=17, receive_buffer_bytes=4096, send_buffer_bytes=8192
+                listen="127.0.0.1:4433",
+                kernel_dropped=17,
+                receive_buffer_bytes=4096,
+                send_buffer_bytes=8192,
+                strangers=2,
             ),
             ListenerReading(listen="[::1]:4433", kernel_dropped=0, receive_buffer_bytes=4096, send_buffer_bytes=8192),
         ),
@@ -112,6 +116,10 @@ def sample_reading() -> Reading:
         sessions=8,
         sessions_evicted=6,
         sessions_max=131_072,
-        workers=(WorkerReading(index=0, pid=123, alive=True), WorkerReading(index=1, pid=124, alive=False)),
+        workers=(
+            WorkerReading(index=0, pid=123, alive=True, heartbeat_age_s=0.25),
+            WorkerReading(index=1, pid=124, alive=False, heartbeat_age_s=7.0, up_to_date=False),
+        ),
         worker_restarts=4,
+        worker_hangs=2,
     )

@@ -23,6 +23,8 @@ def calm(reading: Reading) -> Reading:
         backends=tuple(dataclasses.replace(row, finding="", excluded="") for row in reading.backends),
         discovery=(dataclasses.replace(reading.discovery[0], remarks=()),),
         rotation=RotationReading(phase="idle"),
+        workers=reading.workers[:1],
+        listeners=reading.listeners[1:],
     )
 
 
@@ -33,6 +35,9 @@ def test_everything_has_a_notice(reading: Reading) -> None:
     )
     assert kinds(told) == [
         (ERROR, "reload_refused"),
+        (ERROR, "worker_behind"),
+        (ERROR, "worker_silent"),
+        (ERROR, "address_shared"),
         (ERROR, "all_probes_failing"),
         (ERROR, "probes_not_sent"),
         (ERROR, "backend_finding"),
@@ -44,12 +49,16 @@ def test_everything_has_a_notice(reading: Reading) -> None:
         (WARNING, "rotation"),
     ]
     texts = [notice.text for notice in notices(told)]
-    assert texts[3] == "b:2: wrong key"
-    assert texts[4] == "b:2 gets no packets: it loops"
-    assert texts[5] == "source pool of backends fails, and what it found before is retained: gone"
-    assert texts[6] == "source agents of backends: AAAA fails"
-    assert "config ID 4" in texts[8]
-    assert texts[9] == "rotation, retiring: wait"
+    assert texts[0] == "the last reload was refused, or a worker has not applied it; the log says why"
+    assert texts[1] == "worker 1 (process 124) has not taken the current configuration yet"
+    assert texts[2] == "worker 1 (process 124) has not gone round its loop for 7.0 s"
+    assert texts[3] == "another process gets a part of the clients of 127.0.0.1:4433; the log names it"
+    assert texts[6] == "b:2: wrong key"
+    assert texts[7] == "b:2 gets no packets: it loops"
+    assert texts[8] == "source pool of backends fails, and what it found before is retained: gone"
+    assert texts[9] == "source agents of backends: AAAA fails"
+    assert "config ID 4" in texts[11]
+    assert texts[12] == "rotation, retiring: wait"
 
 
 def test_where_all_is_well_there_is_none(reading: Reading) -> None:

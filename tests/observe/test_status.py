@@ -46,7 +46,7 @@ def test_the_contract(reading: Reading) -> None:
     assert status["notices"][0] == {
         "level": "error",
         "kind": "reload_refused",
-        "text": "the last reload was refused: what is on disk is not in force; the log says why",
+        "text": "the last reload was refused, or a worker has not applied it; the log says why",
     }
     assert status["rotation"] == {
         "phase": "retiring",
@@ -56,7 +56,11 @@ def test_the_contract(reading: Reading) -> None:
     }
     assert [row["drained"] for row in status["backends"]] == [False, True]
     assert status["outcomes"] == dict(reading.outcomes)
-    assert status["workers"] == [{"index": 0, "pid": 123, "alive": True}, {"index": 1, "pid": 124, "alive": False}]
+    assert status["workers"] == [
+        {"index": 0, "pid": 123, "alive": True, "heartbeat_age_s": 0.25, "up_to_date": True},
+        {"index": 1, "pid": 124, "alive": False, "heartbeat_age_s": 7.0, "up_to_date": False},
+    ]
+    assert status["worker_hangs"] == 2
     assert (status["worker_restarts"], status["sessions"], status["sessions_max"]) == (4, 8, 131_072)
     assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
     assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
@@ -73,8 +77,15 @@ def test_the_contract(reading: Reading) -> None:
             "kernel_dropped_packets": 17,
             "receive_buffer_bytes": 4096,
             "send_buffer_bytes": 8192,
+            "strangers": 2,
         },
-        {"listen": "[::1]:4433", "kernel_dropped_packets": 0, "receive_buffer_bytes": 4096, "send_buffer_bytes": 8192},
+        {
+            "listen": "[::1]:4433",
+            "kernel_dropped_packets": 0,
+            "receive_buffer_bytes": 4096,
+            "send_buffer_bytes": 8192,
+            "strangers": 0,
+        },
     ]
     assert status["send_errors"] == {"would_block": 13, "other": 0, "too_large": 31}
 

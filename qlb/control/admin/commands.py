@@ -2,7 +2,8 @@
 
 200: done. 404: no backend of that name (the answer lists those that there are). 409: connections that live would be
 lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong, or the next
-process cannot take over, and nothing has changed; ``problems`` says why.
+process cannot take over, and nothing has changed; ``problems`` says why. 503: it has changed, but some worker does not
+go by it yet; ``problems`` says which.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ class ReloadOutcome(NamedTuple):
     """What became of a reload. generation: the one in force now. problems: why it was refused, one a line.
 
     unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
+    incomplete: the configuration is in force, but some worker has not applied it yet; problems says which.
     """
 
     ok: bool
@@ -32,14 +34,23 @@ class ReloadOutcome(NamedTuple):
     warnings: tuple[str, ...] = ()
     unsafe: bool = False
     changes: tuple[str, ...] = ()
+    incomplete: bool = False
 
 
 class UpgradeOutcome(NamedTuple):
-    """What became of an upgrade. pid: of the process that serves now. problems: why it is this one still."""
+    """What became of an upgrade. pid: of the process that serves now. problems: why it is this one still.
+
+    warnings: what the change costs some connections.
+    """
 
     ok: bool
     pid: int
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Incomplete(QlbError):
+    """A change is in force, but some worker has not applied it."""
 
 
 class Control(Protocol):
@@ -100,9 +111,7 @@ class Commands:
             outcome = await self._control.reload(force=force)
         except QlbError as error:
             return _refused(error)
-        refused = HTTPStatus.CONFLICT if outcome.unsafe else HTTPStatus.UNPROCESSABLE_ENTITY
-        status = HTTPStatus.OK if outcome.ok else refused
-        return json_response(status, outcome._asdict())
+        return json_response(_status_of(outcome), outcome._asdict())
 
     async def _upgrade(self) -> web.Response:
         outcome = await self._control.upgrade()
@@ -124,7 +133,16 @@ class Commands:
         return json_response(HTTPStatus.NOT_FOUND, {"ok": False, "error": error, "backends": names})
 
 
+def _status_of(outcome: ReloadOutcome) -> HTTPStatus:
+    if outcome.incomplete:
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    if outcome.ok:
+        return HTTPStatus.OK
+    return HTTPStatus.CONFLICT if outcome.unsafe else HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 def _refused(error: QlbError) -> web.Response:
     problems = error.problems if isinstance(error, ConfigError) else (str(error),)
     answer = {"ok": False, "error": str(error), "problems": problems}
-    return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, answer)
+    status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, Incomplete) else HTTPStatus.UNPROCESSABLE_ENTITY
+    return json_response(status, answer)

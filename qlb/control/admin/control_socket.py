@@ -1,7 +1,8 @@
 """The control socket: a Unix socket that only its owner can reach, from the first moment that it exists.
 
-What a dead daemon left behind is replaced; a living one's is not. Whoever looks and binds holds a lock on the
-folder meanwhile, so of two daemons that start together one wins and the other says so.
+What a dead daemon left behind is replaced; a living one's is not. Whoever looks and binds holds a lock meanwhile, so of
+two daemons that start together one wins and the other says so. The lock is on a file of its own beside the socket,
+which only its owner can open: anybody who may look into the folder could lock the folder itself.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Final, NamedTuple
 from qlb.errors import QlbError
 
 _BACKLOG: Final = 64
+_LOCK_SUFFIX: Final = ".lock"
 _LOCK_POLL_S: Final = 0.05
 _LOCK_POLLS: Final = 100
 _OTHERS_NOTHING: Final = 0o177
@@ -54,7 +56,7 @@ async def open_control_socket(path: Path) -> ControlSocket:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async with _locked(path.parent):
+        async with _locked(path.with_name(f"{path.name}{_LOCK_SUFFIX}")):
             _remove_stale(path)
             return _bind(path)
     except OSError as error:
@@ -62,8 +64,9 @@ async def open_control_socket(path: Path) -> ControlSocket:
 
 
 @asynccontextmanager
-async def _locked(folder: Path) -> AsyncIterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+async def _locked(file: Path) -> AsyncIterator[None]:
+    """Hold the lock. The file stays: of two daemons one might lock it while the other removes it."""
+    descriptor = _open_lock(file)
     try:
         for _ in range(_LOCK_POLLS):
             with suppress(BlockingIOError):
@@ -71,10 +74,22 @@ async def _locked(folder: Path) -> AsyncIterator[None]:
                 break
             await asyncio.sleep(_LOCK_POLL_S)
         else:
-            raise QlbError(f"another process keeps {folder} locked: stop it, or put admin.socket elsewhere")
+            raise QlbError(f"another process keeps {file} locked: stop it, or put admin.socket elsewhere")
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(file: Path) -> int:
+    """Open the lock's file, mode 0600. Raises QlbError if another user has put it there, who could lock it, too."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    status = os.fstat(descriptor)
+    if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+        with suppress(OSError):
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+    os.close(descriptor)
+    raise QlbError(f"{file} belongs to another user: put admin.socket into a folder of its own")
 
 
 def _remove_stale(path: Path) -> None:

@@ -55,7 +55,7 @@ class Pages:
         elif not healthy:
             reason = f"none of {len(present)} backends is healthy"
         else:
-            reason = "starting or stopping"
+            reason = "starting or stopping, or no worker forwards"
         return text_response(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {reason}")
 
 

@@ -1,6 +1,7 @@
 """The admin server's listeners: a read-only one on TCP, and the control socket, which can also be told things."""
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from qlb.control.admin.control_socket import ControlSocket, open_control_socket
 from qlb.control.admin.http import HttpServer, Limits
 from qlb.control.admin.pages import Pages
 from qlb.control.admin.routes import Routes
+from qlb.control.processes.strangers import tcp_holder
 from qlb.control.succession.inherit import Inherited
 from qlb.dataplane.addresses import address_of
 from qlb.dataplane.sockets import bind_freely, bound_endpoint
@@ -141,7 +143,9 @@ def _open_tcp(endpoint: Endpoint, freebind: bool) -> socket.socket:
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
-        reason = error.strerror or error
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason += f", by {tcp_holder(endpoint)}"
         raise QlbError(f"the admin server cannot listen on {endpoint} (admin.listen): {reason}") from error
     return sock
 

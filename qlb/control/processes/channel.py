@@ -59,13 +59,18 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The first message of a worker that was told its supervisor's process ID: it has imported everything."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A worker's answer when it could not begin; it ends after it."""
 
     reason: str
 
 
-Message = Assignment | Orders | Hold | Applied | Held | Failed
+Message = Assignment | Orders | Hold | Applied | Held | Waiting | Failed
 
 
 def pack(message: Message) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from qlb.control.processes.workers import Place
+from qlb.control.processes.places import Place
 from qlb.dataplane.base import Orders
 from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
@@ -51,6 +51,16 @@ class Engine(Protocol):
         """Faults that the engine has found; None where it looks for none."""
         ...
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether packets are forwarded, and some worker has shown so within the last seconds."""
+        ...
+
+    @property
+    def behind(self) -> Sequence[str]:
+        """What does not forward by the orders that were given last, one sentence each; empty if all does."""
+        ...
+
     async def start(self, *, held: bool = False) -> None:
         """Begin; returns when packets are forwarded. Raises OSError or QlbError.
 
@@ -66,8 +76,8 @@ class Engine(Protocol):
         """Take clients' packets (again). Raises OSError or QlbError where that cannot be."""
         ...
 
-    async def apply(self, orders: Orders) -> None:
-        """Forward by new orders; returns when that is so everywhere."""
+    async def apply(self, orders: Orders) -> Sequence[str]:
+        """Forward by new orders; returns when that is so everywhere, or after a while what is behind."""
         ...
 
     async def stop(self) -> None:

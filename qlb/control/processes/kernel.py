@@ -10,7 +10,7 @@ from typing import Final
 from qlb.config.model import Config
 from qlb.control.processes.engine import Findings
 from qlb.control.processes.interface_watch import InterfaceWatch
-from qlb.control.processes.workers import Place
+from qlb.control.processes.places import Place
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.frames import frame_of, read_frame
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
@@ -67,6 +67,18 @@ class KernelEngine:
         """Faults of the interfaces, as of the last look at them."""
         return self._watch.findings
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the program is attached: it runs in the kernel, and cannot hang."""
+        return self._attached
+
+    @property
+    def behind(self) -> Sequence[str]:
+        """Why the kernel has refused the orders that were given last; empty if it has not."""
+        return (f"the kernel refuses the configuration and forwards by the one before: {self._refused}",) * bool(
+            self._refused
+        )
+
     async def start(self, *, held: bool = False) -> None:
         """Load the program and attach it. held: only load it; resume() attaches it."""
         orders = self._orders()
@@ -91,10 +103,10 @@ class KernelEngine:
             )
         await self._look()
 
-    async def apply(self, orders: Orders) -> None:
-        """Write new orders. Where the kernel refuses them, the ones before stay in force and the log tells, once."""
+    async def apply(self, orders: Orders) -> Sequence[str]:
+        """Write new orders. If the kernel refuses them, the ones before stay in force and the log reports it, once."""
         if self._plane is None:
-            return
+            return ()
         try:
             await asyncio.to_thread(self._plane.apply, orders)
             self.applied = orders.snapshot.generation
@@ -103,6 +115,7 @@ class KernelEngine:
             if str(error) != self._refused:
                 log.error("the kernel refuses new orders; it forwards by those before: %s", error)
             self._refused = str(error)
+        return self.behind
 
     async def stop(self) -> None:
         """Detach the program, unless it is to be kept."""

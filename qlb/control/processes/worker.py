@@ -1,7 +1,8 @@
 """A worker: one data plane, started by the supervisor as ``python -m qlb.control.processes.worker DESCRIPTOR PLANE``.
 
 It waits, with everything imported, until it is told what to be; so a spare takes a dead worker's place in
-milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign.
+milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign, and on Linux the
+kernel kills it, so that a stopped worker does not keep its share of the packets.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ import sys
 from contextlib import suppress
 
 from qlb.control.processes import channel
-from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
+from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+from qlb.control.processes.lifeline import die_with_parent
 from qlb.control.processes.loop import run_on_fast_loop
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders, Plane
@@ -24,14 +26,20 @@ from qlb.routing.counters import SIZE_BYTES
 def main() -> int:
     """Serve the supervisor at the other end of descriptor argv[1]. Returns the exit code.
 
-    argv[2]: the plane that it will be told to run, imported ahead.
+    argv[2]: the plane that it will be told to run, imported ahead. argv[3]: the supervisor's process ID; an older
+    supervisor does not pass it.
     """
+    supervisor = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    if supervisor is not None and not die_with_parent(supervisor):
+        return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C and systemd reach the whole group; the supervisor decides
     sock = socket.socket(fileno=int(sys.argv[1]))
     with suppress(KeyError, ImportError):  # the assignment that names it will tell
         probe.factory(sys.argv[2])
     try:
+        if supervisor is not None:
+            sock.sendall(channel.pack(Waiting()))
         *listeners, memory = channel.receive_descriptors(sock)
     except (EOFError, ConnectionError):
         return 0

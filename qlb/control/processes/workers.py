@@ -7,22 +7,18 @@ again within milliseconds, and nothing that waits in them is lost.
 
 import asyncio
 import logging
-import mmap
-import os
-import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from qlb.control.anonymous import open_anonymous
-from qlb.control.processes import channel
-from qlb.control.processes.channel import Applied, Assignment, Failed, Held, Hold
+from qlb.control.processes import heartbeat
+from qlb.control.processes.channel import Applied, Failed, Held, Hold
+from qlb.control.processes.places import Place
+from qlb.control.processes.process import WorkerProcess
 from qlb.dataplane.base import Orders
-from qlb.dataplane.sockets import DropCounter, granted_receive_buffer, granted_send_buffer
 from qlb.errors import QlbError
 from qlb.routing.backends import Endpoint
-from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.counters import Counters
 
 log = logging.getLogger("qlb.workers")
 
@@ -34,122 +30,8 @@ _QUICK_DEATHS: Final = 5
 _STEADY_S: Final = 1.0
 _PAUSE_S: Final = 1.0
 _APPLY_TIMEOUT_S: Final = 10.0
-_STOP_TIMEOUT_S: Final = 5.0
-
-
-class WorkerProcess:
-    """One process; a spare until it is assigned a place."""
-
-    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
-        """Use start() instead."""
-        self._process = process
-        self._sock = sock
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader: asyncio.StreamReader | None = None
-
-    @classmethod
-    async def start(cls, plane: str) -> "WorkerProcess":
-        """Start a process that imports everything that a plane needs, and waits."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "qlb.control.processes.worker", str(theirs.fileno()), plane),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                )
-        except BaseException:
-            ours.close()  # the sign to end, if it has begun
-            raise
-        return cls(process, ours)
-
-    @property
-    def pid(self) -> int:
-        """The process ID."""
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended, as far as is known."""
-        return self._process.returncode is None
-
-    async def assign(self, assignment: Assignment, descriptors: Sequence[int]) -> None:
-        """Tell it what to be. Raises OSError where it is gone already."""
-        channel.send_descriptors(self._sock, descriptors)
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
-        self._writer.write(channel.pack(assignment))
-
-    def order(self, orders: Orders | Hold) -> None:
-        """Send new orders; a dead process is not an error here, wait() tells."""
-        assert self._writer is not None, "orders go to assigned workers"
-        if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
-            self._writer.write(channel.pack(orders))
-
-    async def receive(self) -> Applied | Held | Failed:
-        """Wait for its next answer. Raises EOFError or OSError where it is gone."""
-        assert self._reader is not None, "answers come from assigned workers"
-        message = await channel.receive(self._reader)
-        assert isinstance(message, Applied | Held | Failed), "workers only answer"
-        return message
-
-    async def wait(self) -> int:
-        """Wait until the process has ended; return its exit code, negative for a signal."""
-        return await self._process.wait()
-
-    async def stop(self) -> None:
-        """End it: close its channel, and kill it if that does not do."""
-        if self._writer is not None:
-            self._writer.close()
-            with suppress(OSError):
-                await self._writer.wait_closed()
-        self._sock.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-
-
-class Place:
-    """Where a worker works: its sockets, its counters, and whoever is there now."""
-
-    def __init__(self, number: int, listeners: Sequence[socket.socket], cpu: int | None = None) -> None:
-        """listeners: bound sockets, one for each service address; owned by the place from now on.
-
-        cpu: the one core of whoever works here; None = any.
-        """
-        self.number = number
-        self.cpu = cpu
-        self.listeners = tuple(listeners)
-        self.receive_buffer_bytes = tuple(map(granted_receive_buffer, listeners))
-        self.send_buffer_bytes = tuple(map(granted_send_buffer, listeners))
-        self.drops = tuple(map(DropCounter, listeners))
-        """What the system has dropped at each listener; workers come and go, the sockets and this stay."""
-        self._memory_file = _open_memory()
-        self.counters = Counters(memoryview(mmap.mmap(self._memory_file, SIZE_BYTES)))
-        self.process: WorkerProcess | None = None
-        self.applied = 0
-        self.held = False
-        """Whether the worker here was the last time told, and has said, that it leaves the listeners unread."""
-        self.restarts = 0
-
-    @property
-    def forwards(self) -> bool:
-        """Whether a process is here that has taken its orders."""
-        return self.process is not None and self.process.alive and self.applied > 0
-
-    @property
-    def descriptors(self) -> list[int]:
-        """What a process needs to work here."""
-        return [*(sock.fileno() for sock in self.listeners), self._memory_file]
-
-    def close(self) -> None:
-        """Close the sockets and the memory."""
-        for sock in self.listeners:
-            sock.close()
-        os.close(self._memory_file)
+_HOLD_TIMEOUT_S: Final = 1.0
+"""How long workers may take to hold: meanwhile those that hold already leave their packets to nobody."""
 
 
 class Workers:
@@ -165,6 +47,8 @@ class Workers:
         self._held = False
         self._refilling = asyncio.Lock()
         self._keepers: list[asyncio.Task[None]] = []
+        """One for each slot, and one that watches all heartbeats."""
+        self._watch = heartbeat.Watch()
         self._progress = asyncio.Condition()
 
     @property
@@ -187,6 +71,21 @@ class Workers:
         """Workers look for no faults of interfaces and routes."""
         return None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether some worker forwards and has shown that it does, lately."""
+        return any(place.is_fresh for place in self.places)
+
+    @property
+    def behind(self) -> Sequence[str]:
+        """Which workers have not taken their orders, one sentence each."""
+        return tuple(
+            f"worker {place.number} (process {place.process.pid if place.process else 'none'}) has not taken the "
+            "configuration yet; it goes on by the one before"
+            for place in self.places
+            if place.is_behind
+        )
+
     async def start(self, *, held: bool = False) -> None:
         """Start every worker and return when all of them forward. Raises OSError where one cannot be started.
 
@@ -196,17 +95,21 @@ class Workers:
         for place in self.places:
             await self._fill(place)
         self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
+        self._keepers.append(asyncio.create_task(self._watch_heartbeats()))
         await self._wait_applied(self._orders().snapshot.generation)
         if held and not all(place.forwards for place in self.places):
             raise QlbError("a worker cannot start; the log says why")
         await self._refill_spares()
 
-    async def apply(self, orders: Orders) -> None:
-        """Give new orders to all workers and wait, within bounds, until all forward by them."""
+    async def apply(self, orders: Orders) -> Sequence[str]:
+        """Give new orders to all workers and wait, within bounds, until all forward by them.
+
+        Return who does not by then, as in behind.
+        """
         for place in self.places:
-            if place.process is not None:
-                place.process.order(orders)
+            place.order(orders)
         await self._wait_applied(orders.snapshot.generation)
+        return self.behind
 
     async def hold(self) -> None:
         """Leave what clients send in the listeners from now on; replies go back. Returns when that is so."""
@@ -235,22 +138,23 @@ class Workers:
         )
 
     async def _fill(self, place: Place) -> None:
-        """Put a process into a place: a spare if there is one. Raises OSError where none can be started."""
+        """Put a process into a slot: a spare if there is one. Raises OSError where none can be started."""
         while self.spares:
             spare = self.spares.pop(0)
             try:
-                return await self._assign(spare, place)
+                if not spare.is_stopped:
+                    return await self._assign(spare, place)
             except OSError:
-                await spare.stop()  # it was killed too: take another
+                pass  # it was killed too: take another
+            spare.kill()
+            await spare.end()
         return await self._assign(await WorkerProcess.start(self._plane), place)
 
     async def _assign(self, process: WorkerProcess, place: Place) -> None:
-        orders = self._orders()
-        held = self._held
-        await process.assign(Assignment(self._plane, orders, place.cpu, held), place.descriptors)
-        place.process, place.held = process, held
-        if self._orders() is not orders:  # they changed while this place had nobody to tell
-            process.order(self._orders())
+        orders, held = self._orders(), self._held
+        await place.fill(process, self._plane, orders, held=held)
+        if self._orders() is not orders:  # they changed while the slot had nobody to tell
+            place.order(self._orders())
         if self._held is not held:
             process.order(Hold(self._held))
 
@@ -272,8 +176,8 @@ class Workers:
             since_s = loop.time()
             await self._listen(place)
             assert place.process is not None, "start() has filled the place"
-            code = await place.process.wait()
-            await place.process.stop()
+            code = await place.process.end()
+            await place.process.close()
             lost = place.counters.settle()
             place.restarts += 1
             quick_deaths = quick_deaths + 1 if loop.time() - since_s < _STEADY_S else 0
@@ -295,6 +199,20 @@ class Workers:
             else:
                 return await self._refill_spares()
 
+    async def _watch_heartbeats(self) -> None:
+        """Kill workers that hang: their keepers replace them. Runs as long as the daemon."""
+        while True:
+            await asyncio.sleep(heartbeat.INTERVAL_S)
+            for place, verdict in self._watch.examine(self.places):
+                assert place.process is not None, "it was examined"
+                details = {"worker": place.number, "pid": place.process.pid, "silent_s": round(verdict.silent_s, 1)}
+                if verdict.hangs:
+                    log.error("worker hangs and is killed: %s", verdict.reason, extra=details)
+                    place.hangs += 1
+                    place.process.kill()
+                else:
+                    log.warning("worker is late, and is left alone: %s", verdict.reason, extra=details)
+
     async def _listen(self, place: Place) -> None:
         """Take a worker's answers until it is gone."""
         assert place.process is not None, "start() has filled the place"
@@ -307,8 +225,8 @@ class Workers:
                 async with self._progress:
                     if isinstance(answer, Held):
                         place.held = answer.held
-                    else:
-                        place.applied = answer.generation
+                    elif isinstance(answer, Applied):
+                        place.note_applied(answer.generation)
                     self._progress.notify_all()
                 if isinstance(answer, Applied) and answer.remark:
                     log.warning("worker remarks: %s", answer.remark, extra={"worker": place.number})
@@ -318,23 +236,17 @@ class Workers:
         for place in self.places:
             if place.process is not None:
                 place.process.order(Hold(held))
-        if not await self._wait(lambda: all(place.held is held for place in self.places)):
+        timeout_s = _HOLD_TIMEOUT_S if held else _APPLY_TIMEOUT_S
+        if not await self._wait(lambda: all(place.held is held for place in self.places), timeout_s):
             log.warning("a worker is slow to hold or to resume", extra={"held": held})
 
     async def _wait_applied(self, generation: int) -> None:
-        if not await self._wait(lambda: all(place.applied >= generation for place in self.places)):
+        if not await self._wait(lambda: all(place.applied >= generation for place in self.places), _APPLY_TIMEOUT_S):
             log.warning("a worker is slow to take its orders", extra={"generation": generation})
 
-    async def _wait(self, everywhere: Callable[[], bool]) -> bool:
+    async def _wait(self, everywhere: Callable[[], bool], timeout_s: float) -> bool:
         """Wait, within bounds, for something that workers' answers bring about; return whether it came."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_APPLY_TIMEOUT_S), self._progress:  # wait_for() may swallow a cancellation
+            async with asyncio.timeout(timeout_s), self._progress:  # wait_for() may swallow a cancellation
                 return await self._progress.wait_for(everywhere)
         return False
-
-
-def _open_memory() -> int:
-    """Open zeroed memory that can be shared by its descriptor."""
-    descriptor = open_anonymous("qlb-counters")
-    os.ftruncate(descriptor, SIZE_BYTES)
-    return descriptor

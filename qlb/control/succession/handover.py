@@ -18,6 +18,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from qlb.control.processes.vitals import Starvation
 from qlb.control.succession.inherit import Named
 from qlb.errors import QlbError
 
@@ -32,6 +33,8 @@ _DESCRIPTORS_AT_ONCE: Final = 100
 _NAMES_BYTES: Final = _DESCRIPTORS_AT_ONCE * 256
 _LAST_LINES: Final = 5
 _END_TIMEOUT_S: Final = 5.0
+_KILL_TIMEOUT_S: Final = 1.0
+_LOOK_S: Final = 0.1
 _STANDARD_ERROR: Final = 2
 
 
@@ -81,20 +84,32 @@ class Successor:
         """Wait until it only waits for go(). Raises QlbError, saying why, where it does not come to that."""
         await self._expect(_READY, timeout_s)
 
-    async def go(self, timeout_s: float) -> bool:
+    async def go(self, timeout_s: float, limit_s: float) -> bool:
         """Have it read; this process must not. Returns whether it has taken every service socket.
 
-        Raises QlbError, saying why, where it does not forward.
+        timeout_s: nobody reads meanwhile, so that is all it gets. limit_s: what it gets if it waits for a processor:
+        on such a machine this process would wait as well. Raises QlbError, saying why, where it does not forward.
         """
         assert self._writer is not None, "it was started"
         self._writer.write(f"{_GO}\n".encode())
-        return await self._expect(_FORWARDS, timeout_s) == "all"
+        answer = asyncio.create_task(self._expect(_FORWARDS, limit_s))
+        starved = Starvation(self.pid)
+        await asyncio.wait([answer], timeout=timeout_s)
+        for _ in range(round((limit_s - timeout_s) / _LOOK_S)):
+            if answer.done() or not starved.goes_on():
+                break
+            await asyncio.wait([answer], timeout=_LOOK_S)
+        if answer.done():
+            return answer.result() == "all"
+        answer.cancel()
+        raise QlbError(f"the next process has not come so far within {timeout_s:g} s: it hangs{self._said()}")
 
     async def kill(self) -> None:
         """End it at once, and wait until it has ended; its workers end by themselves."""
         with suppress(ProcessLookupError):
             self._process.kill()
-        await asyncio.to_thread(self._process.wait)
+        with suppress(subprocess.TimeoutExpired):  # in uninterruptible sleep: it runs no more of its program
+            await asyncio.to_thread(self._process.wait, _KILL_TIMEOUT_S)
         self.release()
 
     def release(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qlb.dataplane.addresses import interface_index
 from qlb.dataplane.sockets import bound_endpoint
 from qlb.routing.backends import Endpoint
 
@@ -87,6 +88,11 @@ class Inherited:
         seen: set[int] = set()
         for name, descriptor in descriptors:
             self._add(name, descriptor, seen)
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The kernel's numbers of the sockets that nobody has taken yet, as /proc/net shows them."""
+        return frozenset(os.fstat(sock.fileno()).st_ino for _, sock in self._sockets)
 
     def take_udp(self, endpoint: Endpoint) -> socket.socket | None:
         """Take a service socket that is bound to an address, the lowest worker's first; port 0 is any port.
@@ -193,12 +199,23 @@ def _is_listening(sock: socket.socket, *families: int) -> bool:
 
 
 def _is_bound_to(sock: socket.socket, endpoint: Endpoint) -> bool:
+    """Whether a socket has an address; one that is valid on a link only must be on the same link, too."""
     host, port = bound_endpoint(sock)
-    return _same_host(host, endpoint.host) and port != 0 and endpoint.port in (0, port)
+    same_host = ipaddress.ip_address(host.partition("%")[0]) == ipaddress.ip_address(endpoint.host.partition("%")[0])
+    return same_host and _scope_of(sock) == _scope_id(endpoint.host) and port != 0 and endpoint.port in (0, port)
 
 
-def _same_host(one: str, other: str) -> bool:
-    return ipaddress.ip_address(one.partition("%")[0]) == ipaddress.ip_address(other.partition("%")[0])
+def _scope_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[3]) if sock.family == socket.AF_INET6 else 0
+
+
+def _scope_id(host: str) -> int:
+    """Return the number of an address's ``%scope``: 0 if it has none, -1 if there is no such interface."""
+    scope = host.partition("%")[2]
+    try:
+        return interface_index(scope) if scope else 0
+    except OSError:
+        return -1
 
 
 def _worker_of(name: str) -> int:

@@ -20,7 +20,10 @@ REPLIES_S: Final = 1.0
 """How long replies to packets that this process has forwarded still go back after another has taken its place."""
 _NEXT_START_S: Final = 30.0
 """How long the next process may take until it could forward."""
-_NEXT_FORWARDS_S: Final = 10.0
+_NEXT_FORWARDS_S: Final = 2.0
+"""How long it may take from its go until it forwards: clients' packets wait meanwhile. Some 40 ms are usual."""
+_NEXT_FORWARDS_STARVED_S: Final = 4.0
+"""The same on a machine that has no processor for it."""
 
 
 class Belongings:
@@ -75,6 +78,16 @@ async def next_process(
         raise
 
 
+def upgrade_warnings(mode: str, sessions: int) -> tuple[str, ...]:
+    """Return what an upgrade costs some connections. sessions: that are open now."""
+    if not sessions or mode not in ("proxy", "proxy-protocol"):
+        return ()
+    return (
+        f"{sessions} sessions get new source ports, which servers see as a change of the client's address: servers "
+        "that do not follow such a change lose these connections (docs/upgrading.md names them)",
+    )
+
+
 async def hand_over(successor: Successor, engine: Engine, admin: AdminServer) -> bool:
     """Stop reading, and let the next process read; or take all back. Returns whether it reads every service socket.
 
@@ -83,7 +96,7 @@ async def hand_over(successor: Successor, engine: Engine, admin: AdminServer) ->
     try:
         await engine.hold()
         await admin.hold()
-        return await successor.go(_NEXT_FORWARDS_S)
+        return await successor.go(_NEXT_FORWARDS_S, _NEXT_FORWARDS_STARVED_S)
     except BaseException:
         await successor.kill()  # before anything is read here again
         with suppress(QlbError):  # workers that have died are replaced as ever

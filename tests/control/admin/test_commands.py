@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from qlb.control.admin import ReloadOutcome, UpgradeOutcome, cache
+from qlb.control.admin import Incomplete, ReloadOutcome, UpgradeOutcome, cache
 from qlb.errors import ConfigError, QlbError
 from tests.control.admin.conftest import Stage
 
@@ -20,6 +20,7 @@ async def post(stage: Stage, target: str) -> tuple[int, Any]:
 async def test_reload(stage: Stage) -> None:
     """It says which generation is in force, and what to look at."""
     told = {"ok": True, "generation": 4, "problems": [], "warnings": ["a warning"], "unsafe": False, "changes": []}
+    told["incomplete"] = False
     assert await post(stage, "/reload") == (200, told)
     assert await post(stage, "/reload/force") == (200, told)
     assert stage.daemon.calls == ["reload", "reload by force"]
@@ -38,6 +39,20 @@ async def test_reload_that_is_unsafe(stage: Stage) -> None:
     stage.daemon.outcome = ReloadOutcome(ok=False, generation=3, problems=("b still gets packets",), unsafe=True)
     code, told = await post(stage, "/reload")
     assert (code, told["unsafe"], told["problems"]) == (409, True, ["b still gets packets"])
+
+
+async def test_reload_that_a_worker_has_not_applied(stage: Stage) -> None:
+    """It is in force, but not everywhere: neither done nor refused."""
+    stage.daemon.outcome = ReloadOutcome(ok=False, generation=5, problems=("worker 1 is behind",), incomplete=True)
+    code, told = await post(stage, "/reload")
+    assert (code, told["ok"], told["incomplete"], told["problems"]) == (503, False, True, ["worker 1 is behind"])
+
+
+async def test_drain_that_a_worker_has_not_applied(stage: Stage) -> None:
+    """The answer is no success, and says which worker is behind."""
+    stage.daemon.error = Incomplete("worker 1 is behind")
+    assert (await post(stage, "/drain/a"))[0] == 503
+    assert (await post(stage, "/undrain/a"))[1]["error"] == "worker 1 is behind"
 
 
 @pytest.mark.parametrize(
@@ -97,14 +112,14 @@ async def test_names_are_decoded_once(stage: Stage, encoded: str, name: str) -> 
 
 async def test_upgrade(stage: Stage) -> None:
     """The answer is the daemon's, and tells who serves now."""
-    assert await post(stage, "/upgrade") == (200, {"ok": True, "pid": 12, "problems": []})
+    assert await post(stage, "/upgrade") == (200, {"ok": True, "pid": 12, "problems": [], "warnings": []})
     assert stage.daemon.calls == ["upgrade"]
 
 
 async def test_upgrade_refused(stage: Stage) -> None:
     """Nothing has changed, and the answer says why."""
     stage.daemon.upgrade_outcome = UpgradeOutcome(ok=False, pid=11, problems=("no",))
-    assert await post(stage, "/upgrade") == (422, {"ok": False, "pid": 11, "problems": ["no"]})
+    assert await post(stage, "/upgrade") == (422, {"ok": False, "pid": 11, "problems": ["no"], "warnings": []})
 
 
 async def test_the_next_look_shows_what_a_command_has_changed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,10 +153,10 @@ async def test_of_two_that_start_together_one_wins(path: Path) -> None:
 
 
 async def test_a_lock_is_waited_for_and_not_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another daemon holds the folder for a moment; a process that never lets go is named as the reason."""
-    path.parent.mkdir(parents=True)
+    """Another daemon holds the lock for a moment; a process that never lets go is named as the reason."""
+    (await open_control_socket(path)).close()
     naps: list[float] = []
-    other = os.open(path.parent, os.O_RDONLY)
+    other = os.open(path.with_name("qlb.sock.lock"), os.O_RDWR)
 
     async def nap(delay_s: float) -> None:
         naps.append(delay_s)
@@ -171,3 +171,30 @@ async def test_a_lock_is_waited_for_and_not_for_ever(path: Path, monkeypatch: py
     with pytest.raises(QlbError, match=r"another process keeps .* locked"):
         await open_control_socket(path)
     os.close(other)
+
+
+async def test_who_may_only_look_into_the_folder_locks_nothing(path: Path) -> None:
+    """A lock on the folder itself, which any user may take who can read it, is none on the daemon."""
+    (await open_control_socket(path)).close()
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    (await open_control_socket(path)).close()
+    os.close(folder)
+    assert stat.S_IMODE(path.with_name("qlb.sock.lock").stat().st_mode) == 0o600
+
+
+async def test_a_lock_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that all may write to: another user could hold it for ever, so it is refused in words."""
+    path.parent.mkdir(parents=True)
+    path.with_name("qlb.sock.lock").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(QlbError, match=r"qlb\.sock\.lock belongs to another user"):
+        await open_control_socket(path)
+
+
+async def test_a_lock_that_is_a_link(path: Path) -> None:
+    """It is not followed: it could lead to a file of somebody else."""
+    path.parent.mkdir(parents=True)
+    path.with_name("qlb.sock.lock").symlink_to("/dev/null")
+    with pytest.raises(QlbError, match="cannot open the control socket"):
+        await open_control_socket(path)

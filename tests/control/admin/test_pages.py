@@ -49,7 +49,7 @@ async def test_not_ready_while_starting_or_stopping(stage: Stage) -> None:
     """Backends are there, and yet nobody should send traffic here."""
     stage.daemon.ready = False
     answer = await stage.ask("GET", "/readyz")
-    assert (answer.status, answer.text) == (503, "not ready: starting or stopping\n")
+    assert (answer.status, answer.text) == (503, "not ready: starting or stopping, or no worker forwards\n")
 
 
 async def test_not_ready_without_a_healthy_backend(stage: Stage) -> None:

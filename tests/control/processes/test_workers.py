@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from qlb.control.processes.workers import Place, WorkerProcess, Workers
+from qlb.control.processes.places import Place
+from qlb.control.processes.process import WorkerProcess
+from qlb.control.processes.workers import Workers
 from qlb.dataplane import probe
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
@@ -57,7 +59,7 @@ async def _send(client: socket.socket, service: Endpoint) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -304,3 +306,83 @@ async def test_who_takes_a_held_workers_place_is_held(network: Network) -> None:
         assert place.counters.slots[PACKETS_RECEIVED] == 0
         await workers.resume()
         await receive(sockets[0])
+
+
+@every_plane
+async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Stopped: it is killed, and what has waited in its socket is forwarded by its replacement."""
+    sockets, backends = network.pool()
+    async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
+        (place,) = workers.places
+        assert place.process is not None
+        stopped = place.process.pid
+        os.kill(stopped, signal.SIGSTOP)
+        await _send(network.socket(), service)
+        assert (await asyncio.get_running_loop().sock_recv(sockets[0], 2000)) == TO_B0
+        await _until(lambda: place.restarts == 1 and place.is_fresh)
+        assert (place.hangs, workers.is_fresh) == (1, True)
+        await _until(lambda: len(workers.spares) == 1)
+    assert "worker hangs and is killed: no thread of it can run (state T)" in caplog.text
+
+
+async def test_a_stopped_spare_is_passed_over(network: Network) -> None:
+    """It is killed, and another process takes the slot."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends))) as (workers, _):
+        (place,) = workers.places
+        (spare,) = workers.spares
+        assert place.process is not None
+        with standing_still(spare.pid):
+            os.kill(place.process.pid, signal.SIGKILL)
+            await _until(lambda: place.restarts == 1 and place.applied > 0)
+            assert place.process.pid != spare.pid
+            assert not spare.alive
+        await _until(lambda: len(workers.spares) == 1)
+
+
+async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked well, and does nothing in its slot: found as in any worker."""
+    _, backends = network.pool()
+    monkeypatch.setattr(WorkerProcess, "is_stopped", False)
+    async with working(Desk(orders(backends))) as (workers, _):
+        (place,) = workers.places
+        (spare,) = workers.spares
+        await _until(lambda: spare.waits)
+        assert place.process is not None
+        with standing_still(spare.pid):
+            os.kill(place.process.pid, signal.SIGKILL)
+            async with asyncio.timeout(60):
+                while place.restarts < 2 or not place.applied:
+                    await asyncio.sleep(0.01)
+        assert place.hangs == 1
+        await _until(lambda: len(workers.spares) == 1)
+
+
+async def test_who_has_not_taken_orders_is_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apply() does not wait for ever, and says which worker is behind, until that one has caught up."""
+    _, backends = network.pool()
+    monkeypatch.setattr("qlb.control.processes.heartbeat.INTERVAL_S", 3600)
+    monkeypatch.setattr("qlb.control.processes.workers._APPLY_TIMEOUT_S", 0.1)
+    desk = Desk(orders(backends))
+    async with working(desk, 2) as (workers, _):
+        await _until(lambda: not workers.behind)
+        slow = workers.places[1].process
+        assert slow is not None
+        with standing_still(slow.pid):
+            desk.wanted = orders(backends, generation=2)
+            (behind,) = await workers.apply(desk.wanted)
+            assert behind.startswith(f"worker 1 (process {slow.pid}) has not taken the configuration yet")
+            assert [place.is_behind for place in workers.places] == [False, True]
+        await _until(lambda: workers.behind == ())
+
+
+async def test_a_worker_without_a_stamp_is_not_fresh(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives and has taken its orders, but has not gone round its loop for a while."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends))) as (workers, _):
+        assert workers.is_fresh
+        monkeypatch.setattr("qlb.control.processes.places._FRESH_MS", 0)
+        assert not workers.is_fresh
+        assert workers.forwards

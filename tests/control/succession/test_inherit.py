@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from qlb.control.succession import inherit
 from qlb.control.succession.inherit import STATE, Inherited, Named, from_manager, listener_name
-from qlb.dataplane.sockets import bound_endpoint, open_listener
+from qlb.dataplane.sockets import adopt_listener, bound_endpoint, open_listener
 from qlb.routing.backends import Endpoint
 
 ANY = Endpoint("127.0.0.1", 0)
@@ -173,3 +174,51 @@ def test_where_sockets_have_no_number(stack: ExitStack, monkeypatch: pytest.Monk
     sock = stack.enter_context(open_listener(ANY))
     inherited = Inherited([_passed(sock)])
     assert _is_same(stack.enter_context(inherited.take_udp(ANY) or socket.socket()), sock)
+
+
+class _OnLink:
+    """A socket that is bound to an address of one link, which not every machine has two of."""
+
+    family = socket.AF_INET6
+
+    def __init__(self, scope_id: int) -> None:
+        self._scope_id = scope_id
+
+    def getsockname(self) -> tuple[str, int, int, int]:
+        return "fe80::1", 4433, 0, self._scope_id
+
+
+def test_the_same_address_on_another_link_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two listeners on fe80::1 of two interfaces are not mixed up, whether these are named or numbered."""
+    indexes = {"a": 3, "b": 4}
+
+    def index_of(name: str) -> int:
+        if name not in indexes:
+            raise OSError("no such interface")
+        return indexes[name]
+
+    monkeypatch.setattr(socket, "if_nametoindex", index_of)
+    hosts = ("fe80::1%a", "fe80::1%3", "fe80::1%b", "fe80::1%gone", "fe80::1")
+    found = [inherit._is_bound_to(_OnLink(3), Endpoint(host, 4433)) for host in hosts]  # type: ignore[arg-type]
+    assert found == [True, True, False, False, False]
+
+
+def test_the_kernels_numbers_of_what_was_passed(stack: ExitStack) -> None:
+    """By them own sockets are told from other processes'; what was taken is not among them any more."""
+    first, second = stack.enter_context(open_listener(ANY)), stack.enter_context(open_listener(ANY))
+    inherited = Inherited([_passed(first), _passed(second)])
+    assert inherited.inodes == {os.fstat(sock.fileno()).st_ino for sock in (first, second)}
+    stack.enter_context(inherited.take_udp(bound_endpoint(first)) or socket.socket())
+    assert inherited.inodes == {os.fstat(second.fileno()).st_ino}
+    inherited.close_rest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these timestamps")
+@pytest.mark.parametrize("option", [29, 35, 37])
+def test_timestamps_of_a_unit_are_turned_off(stack: ExitStack, option: int) -> None:
+    """SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING: a plane has no room for such control messages."""
+    sock = stack.enter_context(open_listener(ANY))
+    sock.setsockopt(socket.SOL_SOCKET, option, 1 << 4 if option == 37 else 1)
+    assert sock.getsockopt(socket.SOL_SOCKET, option)
+    adopt_listener(sock)
+    assert not sock.getsockopt(socket.SOL_SOCKET, option)

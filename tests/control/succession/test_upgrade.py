@@ -20,6 +20,7 @@ from qlb.control.succession.origin import Origin
 from qlb.control.supervisor import Supervisor
 from qlb.routing.backends import BackendState
 from tests.control.succession.manager import Manager, managing
+from tests.processes import standing_still
 
 pytestmark = pytest.mark.e2e
 
@@ -277,3 +278,24 @@ async def test_what_cannot_be_upgraded(
         assert why in problem
         supervisor.end()
         assert (await supervisor.upgrade()).problems == ("this process is starting or ending",)
+
+
+def test_what_an_upgrade_costs_is_said_where_it_costs_something() -> None:
+    """Sessions get new ports in the modes that have sessions."""
+    (warning,) = module.upgrade_warnings("proxy", 12)
+    assert warning.startswith("12 sessions get new source ports")
+    assert "docs/upgrading.md" in warning
+    assert module.upgrade_warnings("proxy-protocol", 1)
+    assert module.upgrade_warnings("proxy", 0) == module.upgrade_warnings("ipip", 12) == ()
+
+
+async def test_a_worker_that_hangs_does_not_hold_up_an_upgrade(config: Path) -> None:
+    """It cannot say that it holds: the change goes on after a second, since nobody reads meanwhile."""
+    program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
+    async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
+        assert supervisor.engine is not None
+        process = supervisor.engine.places[0].process
+        assert process is not None
+        with standing_still(process.pid):
+            async with asyncio.timeout(60):
+                assert (await supervisor.upgrade()).ok
