@@ -1,6 +1,7 @@
 """What only the asyncio plane does, because it runs on the test's own loop."""
 
 import asyncio
+import errno
 import socket
 import sys
 from typing import Final
@@ -11,7 +12,7 @@ from qlb.dataplane import ancillary
 from qlb.dataplane.asyncio import AsyncioPlane
 from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES
-from qlb.routing.outcomes import DROP_SEND_FAILED
+from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
 from tests.dataplane.network import FOUR_PASS, Network, cid_of, long_header, orders, receive, short_header
 from tests.dataplane.running import Run, runs
 
@@ -80,3 +81,23 @@ async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> No
                     await asyncio.sleep(0)
         assert slots[layout.RETURN_OVERFLOWED] == 0
     assert 0 < slots[layout.RETURN_OVERFLOWED] == flood - slots[at]
+
+
+async def test_a_socket_that_cannot_be_watched_opens_no_session(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system limits watched sockets (fs.epoll.max_user_watches): the packet is dropped, and nothing stays open."""
+    sockets, backends = network.pool()
+    client = network.socket()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    async with running(orders(backends)) as qlb:
+        with monkeypatch.context() as patch:
+            patch.setattr(qlb.plane._replies._watcher, "add", refuse)  # type: ignore[attr-defined]
+            await qlb.send(client, TO_B0)
+            await qlb.until(lambda: qlb.outcome(DROP_NO_SESSION) == 1)
+        assert qlb.slot(layout.SESSIONS) == 0
+        await qlb.send(client, TO_B0)
+        assert (await receive(sockets[0]))[0] == TO_B0

@@ -46,9 +46,13 @@ class Replies:
         self._loop = asyncio.get_running_loop()
         self._look_timer: asyncio.TimerHandle | None = None
 
-    def watch(self, session: Session) -> None:
-        """Begin to read a session's socket."""
-        self._watcher.add(session)
+    def watch(self, session: Session) -> bool:
+        """Begin to read a session's socket. Return whether the system could; it has a limit of watched sockets."""
+        try:
+            self._watcher.add(session)
+        except OSError:
+            return False
+        return True
 
     def unwatch(self, session: Session) -> None:
         """Stop reading it, for good or until watch()."""
@@ -215,8 +219,8 @@ class _EpollWatcher:
 
     def remove(self, session: Session) -> None:
         descriptor = session.sock.fileno()
-        del self._sessions[descriptor]
-        self._epoll.unregister(descriptor)
+        if self._sessions.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())

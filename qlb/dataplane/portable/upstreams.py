@@ -53,8 +53,10 @@ class Upstreams:
             return DROP_SEND_FAILED
         session.sock = sock
         session.local = _local_address(sock)
+        if not self._replies.watch(session):
+            sock.close()
+            return DROP_NO_SESSION
         self.sessions.add(session, now_s)
-        self._replies.watch(session)
         return 0
 
     def send(self, session: Session, datagram: bytes, traffic_class: int, now_s: float) -> int:
