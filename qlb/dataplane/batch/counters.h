@@ -96,7 +96,7 @@ QLB_INLINE uint32_t qlb_send_error_kind(int error)
     }
 }
 
-/* Count a refused send. index: of the backend, or QLB_TO_CLIENT. len: octets of the datagram. */
+/* Count a refused send. index: of the backend, or QLB_TO_CLIENT. len: octets of the datagram, 0 if not known. */
 QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error, uint32_t index, uint32_t len)
 {
     const uint32_t kind = qlb_send_error_kind(error);
@@ -107,7 +107,7 @@ QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error, uint32_t index,
     }
     const uint32_t backend = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * index;
     qlb_add_to_slot(slots, backend + QLB_BACKEND_SEND_ERRORS + kind, 1);
-    if (kind == QLB_SEND_ERROR_TOO_LARGE)
+    if (kind == QLB_SEND_ERROR_TOO_LARGE && len)
         qlb_set_slot(slots, backend + QLB_BACKEND_TOO_LARGE_BYTES, len);
 }
 

@@ -64,7 +64,8 @@ static void send_by(struct qlb_forwarder *forwarder, struct qlb_piece *piece, ui
                     uint32_t len)
 {
     struct qlb_session *session = piece->session;
-    qlb_session_use(&forwarder->sessions, session, forwarder->now_ns);
+    if (qlb_session_use(&forwarder->sessions, session, forwarder->now_ns))
+        qlb_upstream_count(forwarder);
     session->is_routable |= outcome < QLB_CONFIGS;
     if (qlb_silence_note(session, forwarder->now_ns)) {
         (void)qlb_upstream_reopen(forwarder, session); /* if it fails, the old socket stays */

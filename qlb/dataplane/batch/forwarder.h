@@ -191,6 +191,7 @@ int qlb_port_find(struct qlb_forwarder *forwarder, int fd, const struct qlb_endp
 struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
                                       uint8_t hop_limit, uint32_t *outcome);
 int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
+void qlb_upstream_count(const struct qlb_forwarder *forwarder); /* update the gauges */
 int qlb_upstream_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
 void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *session);
 void qlb_upstream_close_all(struct qlb_forwarder *forwarder);

@@ -123,15 +123,16 @@ void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *ses
     ports->first[port] = session;
 }
 
-void qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns)
+int qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns)
 {
     session->renewed = session->last_used_ns != 0; /* a source that is seen once is the first to go */
     session->last_used_ns = now_ns;
     if (session->is_protected || now_ns - session->first_used_ns < QLB_PROTECT_AFTER_NS)
-        return;
+        return 0;
     unlist(sessions, session);
     session->is_protected = 1;
     list(sessions, session);
+    return 1;
 }
 
 void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *session)

@@ -128,8 +128,8 @@ struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct 
 /* Note which local port a session has; the one that it had before, if any, is given up. */
 void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *session, uint16_t port);
 
-/* Note that the client has used a session. */
-void qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns);
+/* Note that the client has used a session. Return whether it became protected by that. */
+int qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns);
 
 /* Return the next session to look at for idleness, or a null pointer at the end of a list. */
 struct qlb_session *qlb_session_sweep(struct qlb_sessions *sessions);

@@ -31,6 +31,9 @@ static void ask(struct qlb_own_hosts *own)
 static int is_own(struct qlb_forwarder *forwarder, const uint8_t *host)
 {
     struct qlb_own_hosts *own = &forwarder->own_hosts;
+    const struct qlb_endpoint loopback = {.host = {[10] = 0xff, [11] = 0xff, [12] = 127}};
+    if (memcmp(host, loopback.host, 13) == 0) /* all of 127.0.0.0/8 */
+        return 1;
     if (!own->asked_ns || forwarder->now_ns - own->asked_ns > QLB_OWN_HOSTS_NS) {
         ask(own);
         own->asked_ns = forwarder->now_ns;

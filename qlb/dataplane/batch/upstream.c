@@ -107,7 +107,7 @@ static void count_overflow(struct qlb_forwarder *forwarder, struct qlb_session *
     session->overflow = figures[SK_MEMINFO_DROPS];
 }
 
-static void count_sessions(const struct qlb_forwarder *forwarder)
+void qlb_upstream_count(const struct qlb_forwarder *forwarder)
 {
     qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS, forwarder->sessions.count);
     qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS_PROTECTED, forwarder->sessions.lists[1].count);
@@ -130,7 +130,7 @@ void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *ses
     }
     session->fd = -1;
     qlb_session_remove(&forwarder->sessions, session);
-    count_sessions(forwarder);
+    qlb_upstream_count(forwarder);
 }
 
 void qlb_upstream_close_all(struct qlb_forwarder *forwarder)
@@ -192,7 +192,6 @@ struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const str
         return NULL;
     }
     *outcome = QLB_DROP_NO_SESSION;
-    qlb_upstream_evict_above(forwarder, sessions->limit - 1);
     int fd = open_socket(forwarder, upstream, hop_limit - 1, 0, &shares);
     if (fd < 0 && is_used_up(errno))
         fd = open_instead(forwarder, upstream, hop_limit - 1, errno, &shares);
@@ -202,6 +201,7 @@ struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const str
     }
     if (fd < 0)
         return NULL;
+    qlb_upstream_evict_above(forwarder, sessions->limit - 1); /* only now: an unreachable backend evicts nobody */
     struct qlb_session *session = qlb_session_add(sessions, key);
     if (!session) {
         close(fd);
@@ -217,7 +217,7 @@ struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const str
         qlb_upstream_close(forwarder, session);
         return NULL;
     }
-    count_sessions(forwarder);
+    qlb_upstream_count(forwarder);
     return session;
 }
 
