@@ -58,4 +58,4 @@ def test_a_step_of_a_rotation_that_a_worker_has_not_applied(monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "is_socket", lambda _: True)
     with pytest.raises(QlbError, match="not in every worker; run this again:\nworker 1"):
-        rotate._reload(Config)  # type: ignore[arg-type]
+        rotate._reload(Config, force=False)  # type: ignore[arg-type]
