@@ -116,7 +116,8 @@ def _no_server_ids() -> Mapping[int, tuple[bytes, ...]]:
 
 
 # pydantic before 2.8 asks for signatures, which MappingProxyType and dict do not have.
-def _read_only(value: Mapping[int, tuple[bytes, ...]]) -> Mapping[int, tuple[bytes, ...]]:
+def read_only(value: Mapping[int, tuple[bytes, ...]]) -> Mapping[int, tuple[bytes, ...]]:
+    """Return a view that cannot be changed."""
     return MappingProxyType(value)
 
 
@@ -129,7 +130,7 @@ ServerIds = Annotated[
         Annotated[int, CONFIG_ID],
         Annotated[tuple[Annotated[bytes, SERVER_ID], ...], BeforeValidator(_listed), Field(min_length=1)],
     ],
-    AfterValidator(_read_only),
+    AfterValidator(read_only),
     PlainSerializer(_copied),
     WithJsonSchema(
         {

@@ -10,6 +10,7 @@ from qlb.control.id_use import IdUse
 from qlb.control.processes.engine import Engine
 from qlb.control.processes.workers import Place
 from qlb.control.reload import Desired
+from qlb.control.reloads import Reloads
 from qlb.control.rotation import Seen, read_rotation
 from qlb.control.rows import BackendRows, Row
 from qlb.control.traffic import Traffic
@@ -52,24 +53,19 @@ class History:
         """Everything begins now."""
         self.started_s = time.monotonic()
         self.loaded_at_s = time.time()
-        self.last_reload_ok = True
         self.generation = 1
 
     def reloaded(self, generation: int) -> None:
         """Note that a configuration has taken effect in every worker."""
         self.generation = generation
         self.loaded_at_s = time.time()
-        self.last_reload_ok = True
-
-    def reload_failed(self) -> None:
-        """Note that a configuration was refused."""
-        self.last_reload_ok = False
 
 
 class Daemon(Protocol):
     """What a reading is taken of."""
 
     desired: Desired
+    reloads: Reloads
     history: History
     health: HealthMonitor
     discovery: Discovery
@@ -103,7 +99,9 @@ def take_reading(daemon: Daemon) -> Reading:
         ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
-        last_reload_ok=history.last_reload_ok,
+        last_reload_ok=not daemon.reloads.problems,
+        reload_problems=daemon.reloads.problems,
+        reload_retry_s=daemon.reloads.retry_s,
         backends=_backends(daemon, workers, now_s),
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
@@ -215,6 +213,7 @@ def _backend(
         source=daemon.desired.members.source_of(name),
         send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
         too_large_bytes=too_large_bytes,
+        leaving=daemon.desired.drains_leaving and name in daemon.desired.leaving,
     )
 
 
@@ -232,14 +231,14 @@ def _cid_configs(
             packets=packets[config_id],
             last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
         )
-        for config_id, config in enumerate(daemon.desired.orders.snapshot.configs)
+        for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs)
         if config is not None
     )
 
 
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
     rows = []
-    for config_id, config in enumerate(daemon.desired.orders.snapshot.configs):
+    for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs):
         counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
         if counts is not None and counts.packets:
             last_seen_s = _since(counts.last_seen_ms, now_s)

@@ -8,6 +8,7 @@ import pytest
 
 from qlb.config.load import load
 from qlb.config.restart import NEEDS_RESTART
+from qlb.control.prepare import prepare
 from qlb.control.reload import Desired
 from qlb.errors import ConfigError
 from qlb.routing import backends as backends_module
@@ -37,7 +38,15 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def desired(path: Path) -> Desired:
     """The wanted state right after the start."""
-    return Desired(path, load(path))
+    return Desired(load(path))
+
+
+def _reload(desired: Desired, path: Path) -> None:
+    """Take over what the file says now. Raises ConfigError where it is wrong."""
+    prepared = prepare(path, desired.config)
+    if prepared.loaded is None:
+        raise ConfigError(*prepared.problems)
+    desired.take(prepared.loaded)
 
 
 def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
@@ -56,11 +65,11 @@ def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
     assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
 
 
-def test_reload_keeps_what_was_said_since(desired: Desired) -> None:
+def test_reload_keeps_what_was_said_since(desired: Desired, path: Path) -> None:
     """A drain by command and a verdict of health outlive a reload."""
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("b", False)
-    desired.reload()
+    _reload(desired, path)
     assert desired.generation == 2
     assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
 
@@ -68,10 +77,10 @@ def test_reload_keeps_what_was_said_since(desired: Desired) -> None:
 def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
     """What an operator says by command counts more than the file's state."""
     path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"][0] == "draining"
     desired.set_state("a", BackendState.ACTIVE)
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"][0] == "active"
 
 
@@ -79,10 +88,10 @@ def test_indexes_are_stable(desired: Desired, path: Path) -> None:
     """A backend that leaves leaves a hole, one that comes gets a new index, one that returns its old one."""
     without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
     path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
-    desired.reload()
+    _reload(desired, path)
     assert [b and b.name for b in desired.backends] == [None, "b", "c"]
     path.write_text(TEXT)
-    desired.reload()
+    _reload(desired, path)
     assert [b and b.name for b in desired.backends] == ["a", "b", None]
 
 
@@ -91,9 +100,9 @@ def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("a", False)
     path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
-    desired.reload()
+    _reload(desired, path)
     path.write_text(TEXT)
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"] == ("active", True)
 
 
@@ -102,7 +111,7 @@ def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
     before = desired.orders
     path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
     with pytest.raises(ConfigError, match="nonce_length"):
-        desired.reload()
+        _reload(desired, path)
     assert desired.orders is before
     assert desired.generation == 1
 
@@ -112,7 +121,7 @@ def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monk
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
     with pytest.raises(ConfigError, match="handshake"):
-        desired.reload()
+        _reload(desired, path)
     assert desired.generation == 1
 
 
@@ -135,7 +144,7 @@ def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str,
     assert tuple(key.split(".")) in NEEDS_RESTART
     path.write_text(TEXT.replace(old, new))
     with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
-        desired.reload()
+        _reload(desired, path)
 
 
 def test_unknown_names_are_told(desired: Desired) -> None:

@@ -28,6 +28,8 @@ def test_the_contract(reading: Reading) -> None:
         "generation": 3,
         "loaded_at": "2023-11-14T22:13:20.250+00:00",
         "last_reload_ok": False,
+        "reload_problems": ["backend 'b' still gets packets"],
+        "reload_retry_s": 58.5,
     }
     assert status["cid_configs"] == [
         {
@@ -81,6 +83,7 @@ def test_a_backend(reading: Reading) -> None:
         "source": None,
         "state": "active",
         "drained": False,
+        "leaving": False,
         "healthy": True,
         "detail": "it answers",
         "finding": None,

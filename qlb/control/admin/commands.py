@@ -24,6 +24,7 @@ class ReloadOutcome(NamedTuple):
     """What became of a reload. generation: the one in force now. problems: why it was refused, one a line.
 
     unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
+    unchanged: it took effect, and nothing is otherwise.
     """
 
     ok: bool
@@ -32,6 +33,7 @@ class ReloadOutcome(NamedTuple):
     warnings: tuple[str, ...] = ()
     unsafe: bool = False
     changes: tuple[str, ...] = ()
+    unchanged: bool = False
 
 
 class UpgradeOutcome(NamedTuple):

@@ -47,8 +47,11 @@ class Engine(Protocol):
         """Take clients' packets (again). Raises OSError or QlbError where that cannot be."""
         ...
 
-    async def apply(self, orders: Orders) -> None:
-        """Forward by new orders; returns when that is so everywhere."""
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> None:
+        """Forward by new orders; returns when that is so everywhere.
+
+        frame: the same orders as the workers' channel carries them, where they are packed already.
+        """
         ...
 
     async def stop(self) -> None:

@@ -75,7 +75,7 @@ class KernelEngine:
         await asyncio.to_thread(self._plane.start)
         self._attached = True
 
-    async def apply(self, orders: Orders) -> None:
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> None:  # noqa: ARG002 (an Engine)
         """Write new orders. Where the kernel refuses them, the ones before stay in force and the log tells, once."""
         if self._plane is None:
             return

@@ -82,9 +82,13 @@ class WorkerProcess:
 
     def order(self, orders: Orders | Hold) -> None:
         """Send new orders; a dead process is not an error here, wait() tells."""
+        self.send(channel.pack(orders))
+
+    def send(self, frame: bytes) -> None:
+        """Send orders that are packed already; a dead process is not an error here."""
         assert self._writer is not None, "orders go to assigned workers"
         if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
-            self._writer.write(channel.pack(orders))
+            self._writer.write(frame)
 
     async def receive(self) -> Applied | Held | Failed:
         """Wait for its next answer. Raises EOFError or OSError where it is gone."""
@@ -196,11 +200,16 @@ class Workers:
             raise QlbError("a worker cannot start; the log says why")
         await self._refill_spares()
 
-    async def apply(self, orders: Orders) -> None:
-        """Give new orders to all workers and wait, within bounds, until all forward by them."""
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> None:
+        """Give new orders to all workers and wait, within bounds, until all forward by them.
+
+        frame: the orders, packed. Packing 5,000 backends takes 20 ms or more of the event loop, so it is done once, and
+        elsewhere where it can be.
+        """
+        packed = channel.pack(orders) if frame is None else frame
         for place in self.places:
             if place.process is not None:
-                place.process.order(orders)
+                place.process.send(packed)
         await self._wait_applied(orders.snapshot.generation)
 
     async def hold(self) -> None:
