@@ -107,6 +107,7 @@ class Supervisor:
         logs.configure(config.logging.level, config.logging.format)
         self._log_warnings()
         self._handle_signals()
+        self.service.starting()
         try:
             async with self._changing:  # a reload that comes meanwhile waits
                 await self._start(config)
