@@ -36,6 +36,8 @@ class Desired:
         self.leaving: frozenset[str] = frozenset()
         """Backends that drain because the configuration on disk wants something else of them; see drain_for()."""
         self._drains_leaving = False
+        self._left_out = False
+        """Whether discovered backends are left out since no index is left for them."""
         self._former: dict[int, str] = {}
         """Fingerprints of the configurations that were in force before, here or in an earlier process, by config ID."""
         self.members = Members()
@@ -235,8 +237,10 @@ class Desired:
         return self._indexes.forget(name)
 
     def release(self, index: int) -> None:
-        """Let a new backend have a forgotten index."""
+        """Let a new backend have a forgotten index: one that was left out, if any was."""
         self._indexes.release(index)
+        if self._left_out:
+            self._begin_anew()
 
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over a verdict of the health monitor."""
@@ -303,7 +307,8 @@ class Desired:
         names = set(self._indexes.names)
         strangers = [one for one in backends[own:] if one.name not in names]
         room = self._indexes.room - len({one.name for one in backends[:own]} - names)
-        if len(strangers) <= room:
+        self._left_out = len(strangers) > room
+        if not self._left_out:
             return backends
         log.error("discovered backends are left out: more than %d are there or left a short while ago", MAX_BACKENDS)
         left_out = {one.name for one in strangers[max(room, 0) :]}

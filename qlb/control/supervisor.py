@@ -317,7 +317,11 @@ class Supervisor:
                 self._send_errors.look(self.engine.counters, self._read_rows, self.desired.backends)
                 fallback = self.desired.config.fallback
                 self.id_use.note(self.desired.backends, self.traffic.rows, has_flows=fallback.flow_table_size > 0)
+                before = self.desired.changes
                 self._departures.note(self.desired, self.traffic.rows, fallback.flow_timeout, self.engine.applied)
+                if self.desired.changes != before:  # there is room again for backends that were left out
+                    self._pool_changed = True
+                    self._news.set()
             self._follow_interfaces()
             self._remember()
             self.service.status(self._in_a_line())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
+from qlb.config.model import Config
+from qlb.control import reloads
+from qlb.control.prepare import Prepared
 from qlb.control.supervisor import Supervisor
 from qlb.dataplane.limits import Limits
 from tests.processes import standing_still
@@ -208,3 +212,53 @@ async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
         path.write_text(good)
         assert (await supervisor.reload()).ok
         assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (True, 2)
+
+
+async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing takes as long as it takes: a drain is carried out meanwhile, and neither it nor a verdict is lost."""
+    gate, prepare = asyncio.Event(), reloads.prepare_aside
+
+    async def slow(path: Path, running: Config) -> Prepared:
+        prepared = await prepare(path, running)
+        await gate.wait()
+        return prepared
+
+    monkeypatch.setattr(reloads, "prepare_aside", slow)
+    backends = [{"name": name, "address": f"127.0.0.1:{port}"} for port, name in enumerate("abc", 9)]
+    supervisor = _supervisor(tmp_path, backends=backends)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.write_text(path.read_text().replace('"c"', '"d"'))
+        reloading = asyncio.create_task(supervisor.reload())
+        await supervisor.drain("a")
+        supervisor._on_health("b", False, "no answer")
+        assert not reloading.done()
+        assert supervisor.desired.current.orders.snapshot.backends[0].state == "draining"  # type: ignore[union-attr]
+        gate.set()
+        assert (await reloading).changes == ("- backend c", "+ backend d")
+        found = {one.name: (one.state, one.healthy) for one in supervisor.desired.backends if one}
+        assert found == {"a": ("draining", True), "b": ("active", False), "d": ("active", True)}
+        await supervisor.undrain("a")
+        assert supervisor.desired.is_compiled
+        assert supervisor.desired.current.orders.snapshot.backends == tuple(supervisor.desired.backends)
+
+
+async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None:
+    """The workers go on with the snapshot that they have; the generation counts on."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        before = supervisor.desired.current
+        outcome = await supervisor.reload()
+        assert (outcome.ok, outcome.unchanged, outcome.generation) == (True, True, 2)
+        assert supervisor.desired.current is before
+
+
+async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
+    """A reload is refused at once, and the daemon answers."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.unlink()
+        os.mkfifo(path)
+        outcome = await supervisor.reload()
+        assert "not a regular file" in outcome.problems[0]

@@ -48,7 +48,8 @@ def test_the_contract(reading: Reading) -> None:
     assert status["notices"][0] == {
         "level": "error",
         "kind": "reload_refused",
-        "text": "the last reload was refused: what is on disk is not in force; the log says why",
+        "text": "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; "
+        "the log says why",
     }
     assert status["rotation"] == {
         "phase": "retiring",
