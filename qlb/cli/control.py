@@ -15,6 +15,8 @@ from qlb.cli.tables import backends, cid_configs, headline, in_text, notices, ou
 from qlb.errors import QlbError
 
 _TIMEOUT_S: Final = 30.0
+_RELOAD_TIMEOUT_S: Final = 300.0
+"""65,536 backends take half a minute on a busy machine."""
 _UPGRADE_TIMEOUT_S: Final = 90.0
 """More than the daemon grants the next process."""
 _POLL_S: Final = 0.5
@@ -79,7 +81,7 @@ def status(path: Path, as_json: bool) -> None:
 @_json
 def reload(force: bool, path: Path, as_json: bool) -> None:
     """Read the configuration file again; a bad one changes nothing, nor one that would break living connections."""
-    code, answer = ask(path, "POST", "/reload/force" if force else "/reload")
+    code, answer = ask(path, "POST", "/reload/force" if force else "/reload", timeout_s=_RELOAD_TIMEOUT_S)
     if as_json:
         click.echo(json.dumps(answer))
     else:
@@ -88,7 +90,8 @@ def reload(force: bool, path: Path, as_json: bool) -> None:
         if answer.get("incomplete"):
             click.echo(f"qlb: generation {answer['generation']} is in force, but not in every worker", err=True)
         if code == http.HTTPStatus.OK:
-            click.echo(f"reloaded; generation {answer['generation']}")
+            no_changes = ", no changes" if answer.get("unchanged") else ""
+            click.echo(f"reloaded{no_changes}; generation {answer['generation']}")
             for change in answer.get("changes", ()):
                 click.echo(f"  {change}")
     sys.exit({http.HTTPStatus.OK: 0, http.HTTPStatus.UNPROCESSABLE_ENTITY: 2}.get(http.HTTPStatus(code), 1))

@@ -1,6 +1,7 @@
 """``qlb run``: the daemon, alone or with demo servers behind it."""
 
 import asyncio
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -25,11 +26,25 @@ _DEMO_START_TIMEOUT_S: Final = 30.0
 @click.option("--demo-backends", is_flag=True, help="Also run a QUIC/HTTP/3 server at each backend's address.")
 def run(config: Path, demo_backends: bool) -> None:
     """Forward QUIC by the configuration CONFIG until SIGTERM or Ctrl-C."""
-    loaded = load(config, find_local=local_hosts)
+    _ask_for_time()
+    gc.disable()  # nothing of a configuration is garbage, and looking for some takes a third of the time
+    try:
+        loaded = load(config, find_local=local_hosts)
+    finally:
+        gc.enable()
     # The daemon's own libraries are imported only once the configuration is known to be good.
     from qlb.control.processes.loop import run_on_fast_loop
 
     sys.exit(run_on_fast_loop(_run(config, loaded, demo_backends)))
+
+
+def _ask_for_time() -> None:
+    """Ask the service manager, if there is one, for the time that reading a large configuration takes."""
+    if "NOTIFY_SOCKET" in os.environ:
+        from qlb.control.succession.notify import Notifier
+        from qlb.control.succession.service import Service
+
+        Service(Notifier(dict(os.environ))).starting()
 
 
 async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:

@@ -85,6 +85,7 @@ class SourceDraft:
     record: str
     networks: tuple[At[Network], ...]
     from_address: At[str] | None
+    files: tuple[At[Path], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,15 @@ def read_draft(root: MappingNode) -> Draft:
     )
 
 
+def named_files(draft: Draft, folder: Path) -> Iterator[Path]:
+    """Yield every file that a configuration names: of keys and of discovery. folder: where relative names start."""
+    for key in draft.keys:
+        if key.file is not None:
+            yield (folder / key.file.value).absolute()
+    for source in draft.sources:
+        yield from ((folder / file.value).absolute() for file in source.files)
+
+
 def _source(path: str, node: MappingNode) -> SourceDraft:
     record = _field(node, "record", DNS_RECORD)
     server_id_from = _field(node, "server_id_from", SERVER_ID_FROM)
@@ -140,6 +150,7 @@ def _source(path: str, node: MappingNode) -> SourceDraft:
         record.value if record else "address",
         tuple(_scalars(node.get("networks"), NETWORK)),
         server_id_from if server_id_from and server_id_from.value == "address" else None,
+        tuple(file for name in ("file", "kubeconfig") if (file := _field(node, name, PATH)) is not None),
     )
 
 

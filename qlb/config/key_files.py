@@ -95,6 +95,9 @@ def _trusted(configuration: Path) -> frozenset[int]:
 
 def _read(path: Path, trusted: frozenset[int]) -> bytes:
     try:
+        # Look before opening: opening a device can have effects (a watchdog starts, a tape is rewound).
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ScalarError("is not a regular file: a key file holds 32 hex digits")
         # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:

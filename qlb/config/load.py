@@ -6,20 +6,21 @@ not raised; only what is not YAML stops earlier.
 """
 
 import codecs
-import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from qlb.config.advice import advise
 from qlb.config.checks import check, socket_path
-from qlb.config.draft import read_draft
+from qlb.config.draft import named_files, read_draft
 from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
 from qlb.config.local_addresses import FindLocal
 from qlb.config.model import Config, DiscoverySource
 from qlb.config.problems import START, Problems
 from qlb.config.references import check_references
+from qlb.config.regular_file import read_regular_file
 from qlb.config.restart import check_restart
 from qlb.config.sources import check_sources
 from qlb.config.tree import parse, place
@@ -42,21 +43,35 @@ class Loaded:
 
 
 def load(
-    path: Path, *, running: Config | None = None, with_keys: bool = True, find_local: FindLocal | None = None
+    path: Path,
+    *,
+    running: Config | None = None,
+    with_keys: bool = True,
+    before_reading: Callable[[Path], None] | None = None,
+    find_local: FindLocal | None = None,
 ) -> Loaded:
     """Read and check a configuration file. Key files that it names are read too.
 
     running: the configuration of a daemon that is to take this one over; what only a restart can change is
     then a problem too. with_keys: false leaves key files and kubeconfigs unread, and made-up keys stand in for theirs:
-    the result can be checked and must not forward. find_local: given where this machine is the one to run the
-    configuration; a backend at one of its addresses is then a problem too, where packets would come back to the daemon.
+    the result can be checked and must not forward. before_reading: called for each file that the configuration is made
+    of or names, before it is read and also where the configuration is wrong. find_local: given if this machine is to
+    run the configuration; a backend whose packets would come back to the daemon is then a problem too.
     Raises ConfigError with all problems.
     """
     problems = Problems(path)
+    if before_reading is not None:
+        before_reading(path)
     content, mode = read_octets(path, problems)
     exposed = bool(mode & stat.S_IROTH)
     return _load(
-        decode(content, path), problems, exposed=exposed, running=running, with_keys=with_keys, find_local=find_local
+        decode(content, path),
+        problems,
+        exposed=exposed,
+        running=running,
+        with_keys=with_keys,
+        before_reading=before_reading,
+        find_local=find_local,
     )
 
 
@@ -97,18 +112,16 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def read_octets(path: Path, problems: Problems) -> tuple[bytes, int]:
-    """Return the content of the file and its mode. Raises ConfigError where it cannot be read."""
+    """Return the content of the file and its mode. Raises ConfigError where it cannot be read.
+
+    Never waits: a pipe, a device or a folder in the place of the file is refused unopened or unread.
+    """
     try:
-        with path.open("rb") as file:
-            content, mode = file.read(MAX_FILE_BYTES + 1), os.fstat(file.fileno()).st_mode
+        return read_regular_file(path, MAX_FILE_BYTES)
     except OSError as error:
-        reason = error.strerror
+        reason = error.strerror or str(error)
     except ValueError as error:
         reason = str(error)
-    else:
-        if len(content) <= MAX_FILE_BYTES:
-            return content, mode
-        reason = f"more than {MAX_FILE_BYTES >> 20} MiB, this is no configuration"
     raise problems.failure(START, f"cannot be read: {reason}")
 
 
@@ -120,15 +133,20 @@ def _load(
     running: Config | None = None,
     with_keys: bool = True,
     find_local: FindLocal | None = None,
+    before_reading: Callable[[Path], None] | None = None,
 ) -> Loaded:
     """Go all the way. exposed: everybody on this machine can read the file."""
     folder = problems.path.parent
     root = known_keys(parse(text, problems), problems)
     config = validate(root, problems)
+    problems.raise_if_too_many()
     draft = read_draft(root)
     check(draft, folder, problems, find_local)
     check_references(draft, problems)
     check_sources(draft, problems)
+    if before_reading is not None:
+        for named in named_files(draft, folder):
+            before_reading(named)
     keys = read_keys(draft, folder, problems) if with_keys else stand_in_keys(draft)
     problems.raise_if_any()
     assert config is not None, "no configuration means a problem"
@@ -139,7 +157,7 @@ def _load(
     if running is not None:
         check_restart(config, running, root, problems)
         problems.raise_if_any()
-    warnings = Problems(problems.path)
+    warnings = Problems(problems.path, "warnings")
     advise(config, root, warnings, exposed=exposed)
     return Loaded(config, warnings.lines())
 

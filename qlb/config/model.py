@@ -117,7 +117,8 @@ def _no_server_ids() -> Mapping[int, tuple[bytes, ...]]:
 
 
 # pydantic before 2.8 asks for signatures, which MappingProxyType and dict do not have.
-def _read_only(value: Mapping[int, tuple[bytes, ...]]) -> Mapping[int, tuple[bytes, ...]]:
+def read_only(value: Mapping[int, tuple[bytes, ...]]) -> Mapping[int, tuple[bytes, ...]]:
+    """Return a view that cannot be changed."""
     return MappingProxyType(value)
 
 
@@ -130,7 +131,7 @@ ServerIds = Annotated[
         Annotated[int, CONFIG_ID],
         Annotated[tuple[Annotated[bytes, SERVER_ID], ...], BeforeValidator(_listed), Field(min_length=1)],
     ],
-    AfterValidator(_read_only),
+    AfterValidator(read_only),
     PlainSerializer(_copied),
     WithJsonSchema(
         {
@@ -459,9 +460,10 @@ class Config(Section):
     logging: Logging = Logging()
     """What is written to stderr."""
     reload_on_change: Annotated[bool, BOOLEAN] = False
-    """true: this file and the key files that it names are looked at each second, and a change that has stayed for one
-    more is taken over as by `qlb reload`. What is refused, as wrong or as unsafe, is tried again with the next change
-    only. For files that somebody else writes, such as Kubernetes. Default: false."""
+    """true: follow this file and the files that it names, for files that another program writes (Kubernetes). They are
+    looked at each second, and a change that has stayed for one more is taken over as by `qlb reload`. What is refused
+    as wrong is tried again when one of the files changes; what is refused as unsafe, when the packets in its way
+    have been quiet for long enough, and the backends in its way drain meanwhile. Default: false."""
     shutdown_delay: Annotated[float, duration("0s", "24h")] = 0.0
     """From SIGTERM, when /readyz turns 503, to the end: the time for routers and other balancers to take the
     traffic away. 0s to 24h. Default: 0s."""

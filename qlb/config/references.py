@@ -6,6 +6,7 @@ nothing is said: it would only follow from the problem that was told already.
 Spec: draft-ietf-quic-load-balancers, section "Server ID Allocation".
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from qlb.config.draft import At, BackendDraft, CidDraft, Draft
@@ -89,11 +90,11 @@ def _check_server_ids_unique(draft: Draft, problems: Problems) -> None:
 
 def _lengths(draft: Draft) -> dict[int, At[int]]:
     """Return server_id_length by config ID, of the configs whose ID is theirs alone."""
-    ids = [config.config_id.value for config in draft.cid_configs if config.config_id]
+    ids = Counter(config.config_id.value for config in draft.cid_configs if config.config_id)
     return {
         config.config_id.value: config.server_id_length
         for config in draft.cid_configs
-        if config.config_id and config.server_id_length and ids.count(config.config_id.value) == 1
+        if config.config_id and config.server_id_length and ids[config.config_id.value] == 1
     }
 
 

@@ -6,6 +6,7 @@ the file with the schema sees YAML's own types (4, true, and 1e3 as a number) wh
 here allows each type that the text can be taken for.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ T = TypeVar("T")
 W = TypeVar("W")
 
 MAX_WHOLE_DIGITS: Final = 18
+_MAX_WORD_CHARACTERS: Final = 40
+"""A longer text is no misspelt word of a choice."""
 MAX_PORT: Final = 65535
 DNS_PORT: Final = 53
 MAX_NAME_CHARACTERS: Final = 64
@@ -171,12 +174,18 @@ def choice(values: type[StrEnum] | tuple[str, ...]) -> Scalar[str]:
 
     def parse(text: str) -> str:
         if text not in words:
-            close = get_close_matches(text.lower(), words, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = _closest(text.lower(), words) if len(text) <= _MAX_WORD_CHARACTERS else ""
+            hint = f"; did you mean {close}?" if close else ""
             raise ScalarError(f"must be one of {', '.join(words)}, not {shown(text)}{hint}")
         return text if isinstance(values, tuple) else values(text)
 
     return Scalar(parse, {"type": "string", "enum": list(words)})
+
+
+@functools.lru_cache(maxsize=64)
+def _closest(text: str, words: tuple[str, ...]) -> str:
+    """Return the word that a text resembles, or "". One mistake is often in every backend: search once."""
+    return next(iter(get_close_matches(text, words, 1)), "")
 
 
 def or_word(word: str, value: W, kind: Scalar[T]) -> Scalar[T | W]:
@@ -200,10 +209,9 @@ def endpoint(*, service: bool) -> Scalar[Endpoint]:
     """
 
     def parse(text: str) -> Endpoint:
-        found = _endpoint(text)
+        found, address = _endpoint(text)
         if not service and found.port == 0:
             raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
-        address = ipaddress.ip_address(found.host)
         if not service and (address.is_unspecified or address.is_multicast):
             raise ScalarError(f"must be the address of one host, not {shown(text)}")
         return found
@@ -211,7 +219,7 @@ def endpoint(*, service: bool) -> Scalar[Endpoint]:
     return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$"})
 
 
-def _endpoint(text: str) -> Endpoint:
+def _endpoint(text: str) -> tuple[Endpoint, ipaddress.IPv4Address | ipaddress.IPv6Address]:
     match = _ADDRESS.fullmatch(text)
     host = "" if match is None else match[1] or match[3]
     address = _ip_address(host)
@@ -224,7 +232,7 @@ def _endpoint(text: str) -> Endpoint:
         raise ScalarError(
             f"must have an interface if it is link-local ([fe80::1%eth0]:4433), and none else, not {shown(text)}"
         )
-    return Endpoint(f"{address}%{scope}" if scope else str(address), int(match[4]))
+    return Endpoint(f"{address}%{scope}" if scope else str(address), int(match[4])), address
 
 
 def _endpoint_hint(text: str) -> str:
@@ -316,7 +324,7 @@ def _network(text: str) -> Network:
 def _resolver(text: str) -> Endpoint:
     """Take the address of a DNS server; the port is 53 where none is written."""
     address = _ip_address(text.strip("[]"))
-    found = _endpoint(text) if address is None else Endpoint(str(address), DNS_PORT)
+    found = _endpoint(text)[0] if address is None else Endpoint(str(address), DNS_PORT)
     if found.port == 0:
         raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
     return found

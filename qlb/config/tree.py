@@ -6,21 +6,30 @@ recurses: nesting is bounded, duplicate keys are found, and no text raises anyth
 
 Refused, each with its place: anchors and aliases (in this schema nothing can rightly be the same twice, and
 a value that stands elsewhere has two places), tags, merge keys, a second document, keys that are not scalars.
-PyYAML's Python scanner is used even where its C one is there: 0.2 ms a backend instead of 0.01, but the same
-messages and columns on every machine.
+PyYAML's Python scanner reads small texts even where its C scanner is present: its messages and columns are the same on
+every machine. It takes 0.2 ms per backend, so the C scanner (0.01 ms) reads texts of more than MIN_FAST characters.
+What the C scanner rejects is read again by the Python one, which decides, up to MAX_READ_AGAIN characters.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import yaml
 
 from qlb.config.problems import START, Mark, Problems, masked, shown
+from qlb.errors import ConfigError
 
 MAX_DEPTH: Final = 16
 """Collections inside one another; the schema needs five."""
+
+MAX_NODES: Final = 3_000_000
+"""Keys, values and collections; 65,536 backends with every key and seven CID configs are two million."""
+MIN_FAST: Final = 1 << 16
+"""Characters from which the C scanner is worth its only difference: the column of a value that is empty."""
+MAX_READ_AGAIN: Final = 1 << 20
+"""Characters of a text that the Python scanner reads within a few seconds."""
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _WORD: Final = re.compile(r"[A-Za-z0-9_]{1,20}")
@@ -64,10 +73,19 @@ class MappingNode:
 
     mark: Mark
     entries: "tuple[tuple[ScalarNode, Node], ...]"
+    _by_text: "dict[str, tuple[ScalarNode, Node]]" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the keys: a hostile file has 200,000 of them in one mapping."""
+        object.__setattr__(self, "_by_text", {entry[0].text: entry for entry in self.entries})
+
+    def entry(self, key: str) -> "tuple[ScalarNode, Node] | None":
+        """Return the node of a key and its value, or None where the key is absent."""
+        return self._by_text.get(key)
 
     def get(self, key: str) -> "Node | None":
         """Return the value of a key, or None where it is absent or null."""
-        value = next((value for name, value in self.entries if name.text == key), None)
+        value = self._by_text.get(key, (None, None))[1]
         return None if isinstance(value, ScalarNode) and value.is_null else value
 
 
@@ -80,10 +98,7 @@ def parse(text: str, problems: Problems) -> MappingNode:
     What YAML allows and we refuse is added to problems and the rest is read on.
     Raises ConfigError where reading cannot go on: not YAML, nested too deeply, empty, not a mapping.
     """
-    builder = _Builder(problems)
-    for event in _events(text, problems):
-        builder.take(event)
-    root = builder.root
+    root = _read(text, problems)
     if root is None or (isinstance(root, ScalarNode) and root.is_null):
         raise problems.failure(START, "the file is empty: it needs at least `listen` and `backends`")
     if not isinstance(root, MappingNode):
@@ -110,7 +125,7 @@ def locate(root: Node, steps: tuple[int | str, ...]) -> tuple[str, Node, Mark]:
         if isinstance(node, SequenceNode) and isinstance(step, int):
             node, path = node.items[step], f"{path}[{step}]"
             mark = node.mark
-        elif isinstance(node, MappingNode) and (entry := _entry(node, str(step))) is not None:
+        elif isinstance(node, MappingNode) and (entry := node.entry(str(step))) is not None:
             key, node = entry
             path = f"{path}.{_word(key.text)}".lstrip(".")
             mark = key.mark if steps[at + 1 :] == ("[key]",) else node.mark
@@ -122,17 +137,39 @@ def _word(key: str) -> str:
     return key if _WORD.fullmatch(key) else shown(key)
 
 
-def _entry(node: MappingNode, key: str) -> tuple[ScalarNode, Node] | None:
-    return next((entry for entry in node.entries if entry[0].text == key), None)
+def _read(text: str, problems: Problems) -> Node | None:
+    """Return the top node of the text, None for an empty one. Raises ConfigError where reading cannot go on."""
+    scanner = getattr(yaml, "CSafeLoader", None)
+    if scanner is not None and len(text) >= MIN_FAST:
+        first = Problems(problems.path)
+        try:
+            root = _build(_events(scanner, text, first), first)
+        except ConfigError:
+            if len(text) > MAX_READ_AGAIN:
+                raise
+        else:
+            problems.merge(first)
+            return root
+    return _build(_events(yaml.SafeLoader, text, problems), problems)
 
 
-def _events(text: str, problems: Problems) -> Iterator[yaml.Event]:
+def _build(events: "Iterator[yaml.Event]", problems: Problems) -> Node | None:
+    builder = _Builder(problems)
+    for count, event in enumerate(events):
+        builder.take(event)
+        if count > MAX_NODES:
+            raise problems.failure(_mark(event.start_mark), f"more than {MAX_NODES:,} values: this is no configuration")
+    return builder.root
+
+
+def _events(scanner: Callable[[str], Any], text: str, problems: Problems) -> Iterator[yaml.Event]:
     """Yield PyYAML's events; turn whatever it raises into a problem with a place."""
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        yaml.reader.Reader(text)  # finds characters that YAML forbids, and names them
+        loader = scanner(text)
         while loader.check_event():
-            yield loader.get_event()  # type: ignore[no-untyped-call]
+            yield loader.get_event()
         return
     except yaml.MarkedYAMLError as error:
         mark = _mark(error.problem_mark or error.context_mark)
@@ -144,6 +181,8 @@ def _events(text: str, problems: Problems) -> Iterator[yaml.Event]:
         # PyYAML lets its own int() and chr() fail: a directive of 5,000 digits, an escape above U+10FFFF.
         mark = _mark(loader.get_mark() if loader else None)
         reason = "a number here is too large"
+    except RecursionError:
+        mark, reason = START, "nested too deep"
     raise problems.failure(mark, _syntax(reason))
 
 
@@ -184,20 +223,22 @@ class _Builder:
         """Handle one event."""
         mark = _mark(event.start_mark)
         match event:
-            case yaml.DocumentStartEvent():
-                self._start_document(mark)
-            case yaml.AliasEvent():
-                self._problems.add(mark, "aliases (*name) are not supported: write the value out")
-                self._problems.silence(mark)
-                self._add(ScalarNode(mark, ""))
             case yaml.ScalarEvent():
                 self._refuse_extras(event, mark)
-                self._add(ScalarNode(mark, event.value, event.style is None and event.value in _NULLS))
+                # The C scanner gives a plain scalar the style "", the Python one None.
+                self._add(ScalarNode(mark, event.value, not event.style and event.value in _NULLS))
             case yaml.CollectionStartEvent():
                 self._refuse_extras(event, mark)
                 self._start_collection(mark, is_mapping=isinstance(event, yaml.MappingStartEvent))
             case yaml.CollectionEndEvent():
                 self._add(self._end_collection())
+            case yaml.DocumentStartEvent():
+                self._start_document(mark)
+            case yaml.AliasEvent():
+                self._problems.add(mark, "aliases (*name) are not supported: write the value out")
+                self._problems.raise_if_too_many()
+                self._problems.silence(mark)
+                self._add(ScalarNode(mark, ""))
 
     def _start_document(self, mark: Mark) -> None:
         self._documents += 1
@@ -215,6 +256,7 @@ class _Builder:
             return SequenceNode(ended.mark, tuple(ended.children))
         entries: dict[str, tuple[ScalarNode, Node]] = {}
         for key, value in zip(ended.children[::2], ended.children[1::2], strict=True):
+            self._problems.raise_if_too_many()
             if not isinstance(key, ScalarNode):
                 self._problems.add(key.mark, "a key must be a single word, not a list or a mapping")
             elif key.text in entries:
@@ -235,3 +277,4 @@ class _Builder:
             self._problems.add(mark, "anchors (&name) are not supported: write the value where it is used")
         if event.tag is not None:
             self._problems.add(mark, "tags (!name) are not supported: every value is typed by its key")
+        self._problems.raise_if_too_many()

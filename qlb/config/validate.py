@@ -28,6 +28,7 @@ def validate(root: MappingNode, problems: Problems, model: type[T] = Config) -> 
         found = error.errors(include_url=False, include_input=False)
     for one in found:
         _add(root, one["loc"], one["type"], one.get("ctx", {}), problems)
+        problems.raise_if_too_many()
     return None
 
 

@@ -8,22 +8,25 @@ Spec: draft-ietf-quic-load-balancers, section "Security Considerations" and "Con
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from qlb.config.build import cid_params
 from qlb.config.model import BackendConfig, Config
-from qlb.errors import QlbError
 
 _FORCE = "or reload with --force"
 
 
-class ReloadRefused(QlbError):
-    """A configuration that holds would break connections that live. problems: why, one a line."""
+class Objection(NamedTuple):
+    """A reason against a reload. text: for operators, with the seconds of silence.
 
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        """problems: at least one."""
-        super().__init__("; ".join(problems))
-        self.problems = problems
+    wait_s: the reason is gone when no packet comes for so long. backend: the one that must get no new clients for
+    that, None where that would not help. about: identifies the reason, whatever the seconds.
+    """
+
+    text: str
+    wait_s: float
+    about: str
+    backend: str | None = None
 
 
 class Live(Protocol):
@@ -39,7 +42,7 @@ class Live(Protocol):
         """Since a short header carried a config ID while it was not configured."""
 
 
-def objections(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> tuple[str, ...]:
+def objections(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> tuple[Objection, ...]:
     """Return what speaks against going from one configuration to the next; nothing where it is safe.
 
     former: fingerprints of configurations that this daemon has had and has no more, by config ID.
@@ -52,17 +55,19 @@ def objections(running: Config, wanted: Config, former: Mapping[int, str], live:
     )
 
 
-def _removed_backends(running: Config, wanted: Config, live: Live) -> Iterator[str]:
+def _removed_backends(running: Config, wanted: Config, live: Live) -> Iterator[Objection]:
+    quiet_s = running.drain.quiet_period
     for backend in _gone(running, wanted):
         silence_s = live.backend_silence_s(backend.name)
-        if _is_heard(silence_s, running.drain.quiet_period):
-            yield (
+        if silence_s is not None and silence_s < quiet_s:
+            text = (
                 f"backend {backend.name!r} still gets packets (the last one {silence_s:.1f} s ago): drain it "
                 f"(`qlb drain {backend.name}`) and remove it when `qlb status` says that it is drained, {_FORCE}"
             )
+            yield Objection(text, quiet_s - silence_s, f"backend {backend.name}", backend.name)
 
 
-def _lost_server_ids(running: Config, wanted: Config, live: Live) -> Iterator[str]:
+def _lost_server_ids(running: Config, wanted: Config, live: Live) -> Iterator[Objection]:
     """Yield server IDs that backends which stay would lose, to another one or to nobody."""
     stay = {backend.name for backend in wanted.backends}
     owners = _owners(wanted)
@@ -71,46 +76,49 @@ def _lost_server_ids(running: Config, wanted: Config, live: Live) -> Iterator[st
         owner = owners.get((config_id, server_id))
         if name not in stay or owner == name or config_id not in kept:
             continue
-        silence_s = live.backend_silence_s(name)
-        carried = _is_heard(live.config_silence_s(config_id), running.rotation.quiet_period)
-        if carried and _is_heard(silence_s, running.drain.quiet_period):
-            yield (
+        silence_s, config_silence_s = live.backend_silence_s(name), live.config_silence_s(config_id)
+        waits_s = (
+            _wait_s(silence_s, running.drain.quiet_period),
+            _wait_s(config_silence_s, running.rotation.quiet_period),
+        )
+        if min(waits_s) > 0:
+            text = (
                 f"backend {name!r} would lose its server ID {server_id.hex()} of config {config_id} to "
                 f"{repr(owner) if owner else 'nobody'} while it gets packets (the last one {silence_s:.1f} s ago): "
                 f"drain it first, {_FORCE}"
             )
+            yield Objection(text, min(waits_s), f"server ID {config_id} {server_id.hex()} of {name}", name)
 
 
-def _configs(running: Config, wanted: Config, live: Live) -> Iterator[str]:
+def _configs(running: Config, wanted: Config, live: Live) -> Iterator[Objection]:
     """Yield configs that would go, or would decode otherwise, while packets carry their IDs."""
     next_ones = _fingerprints(wanted)
     for config_id, fingerprint in _fingerprints(running).items():
-        silence_s = live.config_silence_s(config_id)
-        if next_ones.get(config_id) == fingerprint or not _is_heard(silence_s, running.rotation.quiet_period):
+        silence_s, quiet_s = live.config_silence_s(config_id), running.rotation.quiet_period
+        if next_ones.get(config_id) == fingerprint or silence_s is None or silence_s >= quiet_s:
             continue
         heard = f"packets still carry config ID {config_id} (the last one {silence_s:.1f} s ago)"
         if config_id in next_ones:
-            yield f"{heard}: its key and lengths cannot change; add another config (`qlb rotate`), {_FORCE}"
+            text = f"{heard}: its key and lengths cannot change; add another config (`qlb rotate`), {_FORCE}"
         else:
-            yield (
-                f"{heard}: it may go after {running.rotation.quiet_period:g} s of silence (rotation.quiet_period), "
-                f"{_FORCE}"
-            )
+            text = f"{heard}: it may go after {quiet_s:g} s of silence (rotation.quiet_period), {_FORCE}"
+        yield Objection(text, quiet_s - silence_s, f"config {config_id}")
 
 
-def _reused_config_ids(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> Iterator[str]:
+def _reused_config_ids(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> Iterator[Objection]:
     """Yield config IDs that stood for something else a while ago and are still carried."""
     now = _fingerprints(running)
     for config_id, fingerprint in _fingerprints(wanted).items():
         if config_id in now or former.get(config_id, fingerprint) == fingerprint:
             continue
         known = [s for s in (live.unconfigured_silence_s(config_id), live.config_silence_s(config_id)) if s is not None]
-        silence_s = min(known, default=None)
-        if _is_heard(silence_s, running.rotation.quiet_period):
-            yield (
+        silence_s, quiet_s = min(known, default=None), running.rotation.quiet_period
+        if silence_s is not None and silence_s < quiet_s:
+            text = (
                 f"packets still carry config ID {config_id} as it was before (the last one {silence_s:.1f} s ago): "
                 f"give the new config another ID, {_FORCE}"
             )
+            yield Objection(text, quiet_s - silence_s, f"config {config_id} before")
 
 
 def _gone(running: Config, wanted: Config) -> Iterator[BackendConfig]:
@@ -140,5 +148,6 @@ def _fingerprints(config: Config) -> dict[int, str]:
     return {params.config_id: params.fingerprint for params in cid_params(config)}
 
 
-def _is_heard(silence_s: float | None, quiet_period_s: float) -> bool:
-    return silence_s is not None and silence_s < quiet_period_s
+def _wait_s(silence_s: float | None, quiet_period_s: float) -> float:
+    """Return what is missing to a quiet period; 0 where there was no packet."""
+    return 0.0 if silence_s is None else max(quiet_period_s - silence_s, 0.0)

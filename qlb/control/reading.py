@@ -11,6 +11,7 @@ from qlb.control.processes.engine import Engine
 from qlb.control.processes.places import Place
 from qlb.control.processes.strangers import AddressWatch
 from qlb.control.reload import Desired
+from qlb.control.reloads import Reloads
 from qlb.control.rotation import Seen, read_rotation
 from qlb.control.rows import BackendRows, Row
 from qlb.control.traffic import Traffic
@@ -55,18 +56,16 @@ class History:
         self.started_s = time.monotonic()
         self.loaded_at_s = time.time()
         self.generation = 1
-        self._refused = False
         self._incomplete: int | None = None
         """The generation that some worker has not applied yet."""
 
     @property
-    def last_reload_ok(self) -> bool:
-        """Whether the last reload was accepted, and every worker goes by it."""
-        return not self._refused and self._incomplete is None
+    def is_complete(self) -> bool:
+        """Whether every worker goes by the configuration that was accepted last."""
+        return self._incomplete is None
 
     def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
         """Note that a configuration was accepted. everywhere: whether it has taken effect in every worker."""
-        self._refused = False
         self._incomplete = generation
         if everywhere:
             self.completed()
@@ -79,15 +78,12 @@ class History:
         self.loaded_at_s = time.time()
         return True
 
-    def reload_failed(self) -> None:
-        """Note that a configuration was refused."""
-        self._refused = True
-
 
 class Daemon(Protocol):
     """What a reading is taken of."""
 
     desired: Desired
+    reloads: Reloads
     history: History
     health: HealthMonitor
     discovery: Discovery
@@ -122,7 +118,9 @@ def take_reading(daemon: Daemon) -> Reading:
         ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
-        last_reload_ok=history.last_reload_ok,
+        last_reload_ok=not daemon.reloads.problems and history.is_complete,
+        reload_problems=daemon.reloads.problems,
+        reload_retry_s=daemon.reloads.retry_s,
         backends=_backends(daemon, workers, now_s),
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
@@ -252,6 +250,7 @@ def _backend(
         send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
         too_large_bytes=too_large_bytes,
         excluded=daemon.desired.loops.excluded.get(name, "") if backend else "",
+        leaving=daemon.desired.drains_leaving and name in daemon.desired.leaving,
     )
 
 
@@ -269,14 +268,14 @@ def _cid_configs(
             packets=packets[config_id],
             last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
         )
-        for config_id, config in enumerate(daemon.desired.orders.snapshot.configs)
+        for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs)
         if config is not None
     )
 
 
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
     rows = []
-    for config_id, config in enumerate(daemon.desired.orders.snapshot.configs):
+    for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs):
         counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
         if counts is not None and counts.packets:
             last_seen_s = _since(counts.last_seen_ms, now_s)

@@ -120,6 +120,8 @@ class KubernetesSource:
         from lightkube import AsyncClient, KubeConfig
 
         path = self._settings.kubeconfig
+        if path is not None and path.exists() and not path.is_file():
+            raise DiscoveryError(f"{path} is not a regular file")  # reading a pipe would stop the daemon's event loop
         config = KubeConfig.from_env() if path is None else KubeConfig.from_file(path)
         # Without the proxies of the environment: they lead to the Internet, and would be handed the token.
         return AsyncClient(config, trust_env=False)

@@ -18,6 +18,8 @@ class Fleet:
         """Unhealthy backends: since when, and whether the fault can be this node's."""
         self._held: dict[str, float] = {}
         """Backends that count as healthy against their verdict: until when, once another is healthy again."""
+        self._first_over_s = float("inf")
+        """No held backend's time is over before this."""
 
     @property
     def failing(self) -> bool:
@@ -40,6 +42,7 @@ class Fleet:
             self._down.pop(name, None)
             self._held.pop(name, None)
             self._held = {held: min(until_s, at_s + window_s) for held, until_s in self._held.items()}
+            self._first_over_s = min(self._held.values(), default=float("inf"))
             return
         self._down[name] = (at_s, not reached)
         if all(one in self._down for one in everybody):
@@ -51,9 +54,12 @@ class Fleet:
 
     def release(self, at_s: float) -> bool:
         """Let go of those whose time is over; return whether there were any."""
+        if at_s < self._first_over_s:
+            return False  # asked after every probe: thousands of times a second
         over = [held for held, until_s in self._held.items() if until_s <= at_s]
         for held in over:
             del self._held[held]
+        self._first_over_s = min(self._held.values(), default=float("inf"))
         return bool(over)
 
     def forget(self, names: Iterable[str]) -> None:

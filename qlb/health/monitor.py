@@ -218,13 +218,19 @@ class HealthMonitor:
                 everybody=self._watches,
                 reached=result.reached,
             )
-        if self._fleet.release(now_s) or results:
-            self._tell(name, f"{result.detail}; {results} times in a row" if results > 1 else result.detail)
+        released = self._fleet.release(now_s)
+        if released or results:
+            alone = not (released or was_failing or self._fleet.failing)
+            detail = f"{result.detail}; {results} times in a row" if results > 1 else result.detail
+            self._tell(name, detail, {name: watch} if alone else self._watches)
             self._tell_of_fleet(was_failing)
 
-    def _tell(self, name: str, detail: str) -> None:
-        """Tell of every backend that counts otherwise than before. detail: of the one that was probed last."""
-        for other, watch in self._watches.items():
+    def _tell(self, name: str, detail: str, concerned: Mapping[str, Watch]) -> None:
+        """Tell of every backend that counts otherwise than before. detail: of the one that was probed last.
+
+        concerned: those whose counting can have changed; all of them only where the fleet is held or released.
+        """
+        for other, watch in concerned.items():
             counts = self._fleet.counts_as_healthy(other)
             if counts is watch.counts:
                 continue

@@ -40,10 +40,18 @@ def notices(reading: Reading) -> list[Notice]:
 
 def _reload(reading: Reading) -> Iterator[Notice]:
     if not reading.last_reload_ok:
-        text = "the last reload was refused: what is on disk is not in force; the log says why"
-        if not all(row.up_to_date for row in reading.workers):
-            text = "the last reload was refused, or a worker has not applied it; the log says why"
+        retry_s = reading.reload_retry_s
+        again = "" if retry_s is None else f"; it is tried again in {retry_s:.0f} s"
+        text = f"the last reload was refused: what is on disk is not in force{again}; the log says why"
+        if not reading.reload_problems:
+            text = "a worker has not applied the last reload; the log says why"
         yield Notice(ERROR, "reload_refused", text)
+    found = [
+        f"{row.name} drains by itself: the configuration on disk waits until no packet goes to it"
+        for row in reading.backends
+        if row.leaving
+    ]
+    yield from _some(INFO, "backend_leaving", found, "more backends that drain for a reload")
 
 
 def _workers(reading: Reading) -> Iterator[Notice]:

@@ -42,6 +42,8 @@ class BackendReading:
     fallback_share: float = 0.0
     without_ids: bool = False
     source: str | None = None
+    leaving: bool = False
+    """It drains by itself: the configuration on disk was refused as long as packets go to it."""
     send_errors: Mapping[str, int] = field(default_factory=dict)
     """Cause → refused calls to send to this backend; causes that never occurred are left out."""
     too_large_bytes: int = 0
@@ -184,6 +186,10 @@ class Reading:
     generation: int
     loaded_at: float
     last_reload_ok: bool
+    reload_problems: tuple[str, ...] = ()
+    """Why the last reload was refused."""
+    reload_retry_s: float | None = None
+    """Until it is tried again by itself; None where only a changed file makes it be tried, or it was not refused."""
     backends: tuple[BackendReading, ...]
     cid_configs: tuple[CidConfigReading, ...]
     outcomes: Mapping[str, int]

@@ -87,6 +87,10 @@ class BackendIndexes:
         """The number of new names that could get an index now."""
         return MAX_BACKENDS - len(self._names) + len(self._free)
 
+    def find(self, name: str) -> int | None:
+        """Return the index of a name, None where it never had one."""
+        return self._by_name.get(name)
+
     def arrange(self, backends: Iterable[Backend]) -> tuple[Backend | None, ...]:
         """Return the backends by index; None where no backend is now.
 

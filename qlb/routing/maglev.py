@@ -16,11 +16,13 @@ import functools
 import hashlib
 import ipaddress
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from qlb.routing.backends import Backend
 
 FourTuple = tuple[str, int, str, int]
 """(client host, client port, service host, service port); hosts are IP literals."""
@@ -54,12 +56,23 @@ class Ring:
     slots: array[int] = field(repr=False)
 
 
+def ring_members(backends: Iterable[Backend | None]) -> tuple[Member, ...]:
+    """Return the members of a ring of these backends, in its order: those that may ever get new connections."""
+    present = (backend for backend in backends if backend is not None and backend.weight > 0)
+    return tuple(sorted(Member(backend.name, backend.weight) for backend in present))
+
+
+def ring_size(members: int) -> int:
+    """Return the slots of a ring of so many members, one or more."""
+    return next((size for size in RING_SIZES if size >= SLOTS_PER_BACKEND * members), RING_SIZES[-1])
+
+
 def build_ring(members: Sequence[Member], key: bytes) -> Ring:
     """Fill a ring. members: of weight 1 or more, in any order. Without members it has no slots."""
     ordered = tuple(sorted(members))
     if not ordered:
         return Ring(key, (), array("i"))
-    size = next((size for size in RING_SIZES if size >= SLOTS_PER_BACKEND * len(ordered)), RING_SIZES[-1])
+    size = ring_size(len(ordered))
     slots = array("i", [-1]) * size
     places = [_permutation(member.name, key, size) for member in ordered]
     at = [offset for offset, _ in places]
@@ -96,13 +109,13 @@ def assign(ring: Ring, indexes: Sequence[int]) -> array[int]:
     takers = [index for index in indexes if index >= 0]
     if not takers:
         return array("i")
-    slots, size = ring.slots, len(ring.slots)
-    assigned = array("i", [indexes[owner] for owner in slots])
+    slots = ring.slots
+    assigned = array("i", map(indexes.__getitem__, slots))
     if len(takers) == len(indexes):
         return assigned
-    for slot in range(size):
-        if assigned[slot] < 0:
-            assigned[slot] = _relocate(slot, slots, indexes, takers)
+    lent = [slot for slot, index in enumerate(assigned) if index < 0]
+    for slot in lent:
+        assigned[slot] = _relocate(slot, slots, indexes, takers)
     return assigned
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from qlb.cid import CidCodec, CidParams
 from qlb.routing.backends import Backend
-from qlb.routing.maglev import FourTuple, FourTupleHash, Member, Ring, assign, build_ring
+from qlb.routing.maglev import FourTuple, FourTupleHash, Ring, assign, build_ring, ring_members
 from qlb.routing.outcomes import TOO_SHORT, UNKNOWN_SERVER_ID
 
 MEMO_ENTRIES: Final = 65_536
@@ -89,8 +89,9 @@ class Snapshot:
     _hash: FourTupleHash = field(repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle all but the AES context of the hash."""
-        return _restore, (self.generation, self.configs, self.backends, self.ring, self.fallback)
+        """Pickle for a worker: all but the AES context of the hash and the ring's slots, which only compiling reads."""
+        key_alone = Ring(self.ring.key, (), array("i"))
+        return _restore, (self.generation, self.configs, self.backends, key_alone, self.fallback)
 
     def fallback_backend(self, four_tuple: FourTuple) -> int:
         """Return the backend index for a new connection, or -1 where no backend takes any."""
@@ -104,19 +105,18 @@ def compile_snapshot(
     backends: Sequence[Backend | None],
     *,
     fallback_key: bytes,
-    previous: Snapshot | None = None,
+    ring: Ring | None = None,
 ) -> Snapshot:
     """Compile a snapshot.
 
     cid_params: of different config IDs. backends: by index, as BackendIndexes.arrange() returns them.
-    fallback_key: 16 octets. previous: its ring is taken over where names, weights and key are the same,
-    since filling one takes tens of milliseconds.
+    fallback_key: 16 octets. ring: taken over where names, weights and key are the same, since filling one takes
+    from tens of milliseconds to seconds.
     """
     by_name = {backend.name: index for index, backend in enumerate(backends) if backend is not None}
     present = [backend for backend in backends if backend is not None]
-    members = tuple(sorted(Member(backend.name, backend.weight) for backend in present if backend.weight > 0))
-    ring = previous.ring if previous is not None else build_ring((), fallback_key)
-    if ring.members != members or ring.key != fallback_key:
+    members = ring_members(backends)
+    if ring is None or ring.members != members or ring.key != fallback_key:
         ring = build_ring(members, fallback_key)
     takers = {backend.name for backend in present if backend.accepts_new}
     owners = [by_name[member.name] if member.name in takers else -1 for member in members]

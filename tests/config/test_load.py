@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from qlb.config import Config, Loaded, load, load_text
-from qlb.config.load import MAX_FILE_BYTES, load_interfaces
+from qlb.config.load import load_interfaces
 from qlb.config.problems import Mark, Problems
 from qlb.config.tree import MappingNode, ScalarNode, SequenceNode
 from qlb.config.validate import validate
@@ -271,7 +271,7 @@ def test_a_file_without_end_is_refused() -> None:
     """Reading stops at the limit."""
     if not os.path.exists("/dev/zero"):  # noqa: PTH110
         pytest.skip("this system has no /dev/zero")
-    with pytest.raises(ConfigError, match=f":1:1: cannot be read: more than {MAX_FILE_BYTES >> 20} MiB"):
+    with pytest.raises(ConfigError, match=":1:1: cannot be read: this is not a regular file"):
         load(Path("/dev/zero"))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlb.config.problems import Mark, Problems, shown
+from qlb.config.problems import MAX_COUNTED, MAX_SHOWN, MAX_SUGGESTIONS, Mark, Problems, shown
 from qlb.errors import ConfigError
 
 
@@ -70,3 +70,34 @@ def test_what_is_shown(text: str, written: str) -> None:
 def test_anything_shown_is_one_printable_line(text: str) -> None:
     """No value can break a line or steer a terminal."""
     assert shown(text).isprintable()
+
+
+def test_a_long_list_ends_with_the_number_of_the_others() -> None:
+    """The first hundred in the order of the file, then one line at the position of the first that is left out."""
+    problems = Problems(Path("a"))
+    for line in range(MAX_SHOWN + 5, 0, -1):
+        problems.add(Mark(line, 1), "x")
+    lines = problems.lines()
+    assert lines[:2] == ("a:1:1: x", "a:2:1: x")
+    assert lines[MAX_SHOWN:] == (f"a:{MAX_SHOWN + 1}:1: and 5 more problems",)
+    problems.raise_if_too_many()
+
+
+def test_a_file_of_nothing_but_problems_is_not_read_to_its_end() -> None:
+    """Beyond MAX_COUNTED the number is a lower bound, and reading stops."""
+    problems = Problems(Path("a"), "warnings")
+    for line in range(MAX_COUNTED + 2):
+        problems.add(Mark(line + 1, 1), "x")
+    assert problems.lines()[-1].endswith(f"and at least {MAX_COUNTED - MAX_SHOWN + 2} more warnings")
+    with pytest.raises(ConfigError):
+        problems.raise_if_too_many()
+
+
+def test_similar_words_are_searched_for_a_few_words_only() -> None:
+    """The same word again costs nothing and gets the same answer; a long word is no misspelling."""
+    problems = Problems(Path("a"))
+    words = [f"adres{n}" for n in range(MAX_SUGGESTIONS + 2)]
+    found = [problems.suggestion(word, ["address"], 0.6) for word in words]
+    assert found == ["address"] * MAX_SUGGESTIONS + ["", ""]
+    assert problems.suggestion(words[0], ["address"], 0.6) == "address"
+    assert problems.suggestion("x" * 41, ["x" * 40], 0.6) == ""

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from qlb.config.problems import Mark, Problems
-from qlb.config.tree import MAX_DEPTH, MappingNode, ScalarNode, SequenceNode, locate, parse, to_data
+from qlb.config.problems import MAX_SHOWN, Mark, Problems
+from qlb.config.tree import MAX_DEPTH, MIN_FAST, MappingNode, ScalarNode, SequenceNode, locate, parse, to_data
 from qlb.errors import ConfigError
 
 Lines = Callable[[str], tuple[str, ...]]
@@ -141,3 +142,60 @@ def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
 def test_a_node_keeps_its_text_out_of_its_repr() -> None:
     """Any scalar may be a key."""
     assert "00ff" not in repr(ScalarNode(Mark(1, 1), "00ff"))
+
+
+SOUND = [
+    "a: [1, 'x', \"y\\n\"]\nb: {c: d, e: [f, {g: h}]}\n",
+    "a:\n  - b: 1\n    c: ~\n  -   d: null\n# comment\ne: |\n  text\n  more\nf: >-\n  folded\n  text\n",
+    "'quoted key': \"é ü\"\nlist:\n- {x: '', y: \"\"}\n",
+]
+BROKEN = ["a: &x b\nc: *x\n", "a: !!int 1\n", "a: 1\na: 2\n", "[a]: b\nc: d\n", "a: <<\n<<: {x: y}\n"]
+STOPPING = ["a: [1, 2\n", "a: b: c", "a: 1\nb: \x07", "a: [::1]:1", "a: 1\n---\nb: 1\n", "a: " + "[" * 99, "\ta: 1"]
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without its C scanner")
+@pytest.mark.parametrize("text", [*SOUND, *BROKEN])
+def test_both_scanners_read_the_same(text: str) -> None:
+    """A text that is large enough for the C scanner gives the tree, the positions and the problems of a small one."""
+    padding = "# padding\n" * (MIN_FAST // 10 + 1)
+    (small, lines), (large, large_lines) = tree(text), tree(text + padding)
+    assert (large, large_lines) == (small, lines)
+
+
+@pytest.mark.parametrize("text", STOPPING)
+def test_both_scanners_refuse_the_same(text: str) -> None:
+    """What the C scanner rejects gets the words and the position of the Python scanner."""
+    padding = "# padding\n" * (MIN_FAST // 10 + 1)
+    with pytest.raises(ConfigError) as small:
+        tree(padding + text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "CSafeLoader", None)
+        with pytest.raises(ConfigError) as slow:
+            tree(padding + text)
+    assert small.value.problems == slow.value.problems
+
+
+def test_a_huge_broken_text_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the Python scanner would take minutes, the first scanner's message is the answer."""
+    monkeypatch.setattr("qlb.config.tree.MAX_READ_AGAIN", MIN_FAST)
+    monkeypatch.setattr(yaml, "SafeLoader", None)
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        tree("# padding\n" * MIN_FAST + "a: [")
+
+
+def test_a_text_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on what is built, not on octets."""
+    monkeypatch.setattr("qlb.config.tree.MAX_NODES", 10)
+    with pytest.raises(ConfigError, match="x:1:23: more than 10 values"):
+        tree("a: [" + "b, " * 20 + "]")
+
+
+FLOODS = ["a: 1\n" * 20_000, "a: [" + "!x y, " * 20_000 + "]", "a: &x [" + "*x, " * 20_000 + "]"]
+
+
+@pytest.mark.parametrize("text", FLOODS)
+def test_a_flood_of_problems_ends_the_reading(text: str) -> None:
+    """A hundred are reported, and the number of the others is a lower bound."""
+    with pytest.raises(ConfigError, match="and at least") as caught:
+        tree(text)
+    assert len(caught.value.problems) == MAX_SHOWN + 1

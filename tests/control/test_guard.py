@@ -62,7 +62,7 @@ def read(*changes: tuple[str, str]) -> Config:
 
 def against(*changes: tuple[str, str], live: Silences = EVERYTHING, former: Mapping[int, str] | None = None) -> str:
     """Return all objections against TEXT with changes."""
-    return "\n".join(objections(read(), read(*changes), former or {}, live))
+    return "\n".join(one.text for one in objections(read(), read(*changes), former or {}, live))
 
 
 def test_what_hurts_nobody() -> None:

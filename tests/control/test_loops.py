@@ -93,7 +93,7 @@ def desired(tmp_path: Path) -> Desired:
     """The wanted state on a machine without addresses."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
-    made = Desired(path, load(path))
+    made = Desired(load(path))
     made.loops = Loops(made.config.listen, Machine())
     made.listens(made.config.listen)
     return made
@@ -127,12 +127,12 @@ async def test_it_gets_no_packets_at_all(desired: Desired) -> None:
     assert forwarded_to(desired) == ["a", "b"]
 
 
-async def test_what_operators_say_of_it_meanwhile(desired: Desired) -> None:
+async def test_what_operators_say_of_it_meanwhile(desired: Desired, tmp_path: Path) -> None:
     """It is known, so it can be drained, and a reload forgets nothing of it."""
     machine_of(desired).own.add("10.0.0.1")
     await desired.look_for_loops()
     desired.set_state("a", BackendState.DRAINING)
-    desired.reload()
+    desired.take(load(tmp_path / "qlb.yaml"))
     machine_of(desired).own.clear()
     await desired.look_for_loops()
     assert {one.name: str(one.state) for one in desired.backends if one} == {"a": "draining", "b": "active"}

@@ -8,8 +8,10 @@ import pytest
 
 from qlb.config.load import load
 from qlb.config.restart import NEEDS_RESTART
+from qlb.control.compiling import compile_plan
+from qlb.control.prepare import prepare
 from qlb.control.reload import Desired
-from qlb.errors import ConfigError
+from qlb.errors import ConfigError, QlbError
 from qlb.routing import backends as backends_module
 from qlb.routing.backends import Backend, BackendState, Endpoint
 
@@ -37,7 +39,15 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def desired(path: Path) -> Desired:
     """The wanted state right after the start."""
-    return Desired(path, load(path))
+    return Desired(load(path))
+
+
+def _reload(desired: Desired, path: Path) -> None:
+    """Take over what the file says now. Raises ConfigError where it is wrong."""
+    prepared = prepare(path, desired.config)
+    if prepared.loaded is None:
+        raise ConfigError(*prepared.problems)
+    desired.take(prepared.loaded)
 
 
 def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
@@ -56,11 +66,11 @@ def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
     assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
 
 
-def test_reload_keeps_what_was_said_since(desired: Desired) -> None:
+def test_reload_keeps_what_was_said_since(desired: Desired, path: Path) -> None:
     """A drain by command and a verdict of health outlive a reload."""
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("b", False)
-    desired.reload()
+    _reload(desired, path)
     assert desired.generation == 2
     assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
 
@@ -68,10 +78,10 @@ def test_reload_keeps_what_was_said_since(desired: Desired) -> None:
 def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
     """What an operator says by command counts more than the file's state."""
     path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"][0] == "draining"
     desired.set_state("a", BackendState.ACTIVE)
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"][0] == "active"
 
 
@@ -79,10 +89,10 @@ def test_indexes_are_stable(desired: Desired, path: Path) -> None:
     """A backend that leaves leaves a hole, one that comes gets a new index, one that returns its old one."""
     without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
     path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
-    desired.reload()
+    _reload(desired, path)
     assert [b and b.name for b in desired.backends] == [None, "b", "c"]
     path.write_text(TEXT)
-    desired.reload()
+    _reload(desired, path)
     assert [b and b.name for b in desired.backends] == ["a", "b", None]
 
 
@@ -91,9 +101,9 @@ def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("a", False)
     path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
-    desired.reload()
+    _reload(desired, path)
     path.write_text(TEXT)
-    desired.reload()
+    _reload(desired, path)
     assert _states(desired)["a"] == ("active", True)
 
 
@@ -102,7 +112,7 @@ def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
     before = desired.orders
     path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
     with pytest.raises(ConfigError, match="nonce_length"):
-        desired.reload()
+        _reload(desired, path)
     assert desired.orders is before
     assert desired.generation == 1
 
@@ -112,7 +122,7 @@ def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monk
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
     with pytest.raises(ConfigError, match="handshake"):
-        desired.reload()
+        _reload(desired, path)
     assert desired.generation == 1
 
 
@@ -135,7 +145,7 @@ def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str,
     assert tuple(key.split(".")) in NEEDS_RESTART
     path.write_text(TEXT.replace(old, new))
     with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
-        desired.reload()
+        _reload(desired, path)
 
 
 def test_unknown_names_are_told(desired: Desired) -> None:
@@ -157,7 +167,7 @@ def test_config_ids_of_before_are_known_after_a_restart(desired: Desired, path: 
     remembered = desired.remembered(())
     assert remembered.former == {"1": fingerprint}
     path.write_text(TEXT.replace("config_id: 1,", "config_id: 2,").replace("{1: ", "{2: "))
-    later = Desired(path, load(path))
+    later = Desired(load(path))
     assert later.former == {}
     later.recall(remembered)
     assert later.former == {1: fingerprint}
@@ -168,13 +178,13 @@ def test_an_index_is_another_names_when_it_was_released(desired: Desired, path: 
     """Verdicts and states of the old one are forgotten with it."""
     desired.set_health("a", False)
     path.write_text(TEXT.replace("name: a,", "name: c,"))
-    desired.reload()
+    _reload(desired, path)
     assert desired.names == ("a", "b", "c")
     desired.set_health("a", False)  # a late verdict
     assert desired.forget("a") == 0
     desired.release(0)
     path.write_text(TEXT.replace("name: a,", "name: d,"))
-    desired.reload()
+    _reload(desired, path)
     assert [one.name if one else None for one in desired.backends] == ["d", "b", None]
     assert "a" not in desired._healthy
 
@@ -194,3 +204,83 @@ def test_discovered_backends_beyond_the_room_are_left_out(
     desired.release(desired.forget("x"))
     desired.set_health("a", True)
     assert [one.name for one in desired.backends if one] == ["a", "b", "y"]
+
+
+def test_backends_that_leave_drain_while_others_take_clients(desired: Desired) -> None:
+    """When health leaves nobody else, they take new connections again: those would be dropped."""
+    desired.drain_for(["a"])
+    assert desired.drains_leaving
+    assert _states(desired)["a"] == ("draining", True)
+    desired.set_health("b", False)
+    assert not desired.drains_leaving
+    assert _states(desired)["a"] == ("active", True)
+    desired.set_health("b", True)
+    assert _states(desired)["a"] == ("draining", True)
+    desired.drain_for(())
+    assert _states(desired) == {"a": ("active", True), "b": ("active", True)}
+
+
+def test_an_operator_drains_what_leaves(desired: Desired) -> None:
+    """When it does not leave after all, the operator's word stands."""
+    desired.drain_for(["a"])
+    desired.set_state("a", BackendState.DRAINING)
+    desired.drain_for(())
+    assert _states(desired)["a"] == ("draining", True)
+
+
+def test_a_reload_ends_what_drains_for_it(desired: Desired, path: Path) -> None:
+    """Whatever it brings."""
+    desired.drain_for(["a"])
+    _reload(desired, path)
+    assert (desired.leaving, _states(desired)["a"]) == (frozenset(), ("active", True))
+
+
+def test_a_plan_is_what_is_wanted_at_one_moment(desired: Desired) -> None:
+    """What changes while it is compiled is compiled next."""
+    plan = desired.plan()
+    desired.set_health("a", False)
+    desired.take_compiled(compile_plan(plan, desired.next_number))
+    assert not desired.is_compiled
+    assert all(one is None or one.healthy for one in desired.current.orders.snapshot.backends)
+    assert [one.healthy for one in desired.orders.snapshot.backends if one is not None] == [False, True]
+    assert desired.is_compiled
+
+
+def test_workers_can_be_told_the_same_again(desired: Desired) -> None:
+    """What a link-local address means may have changed."""
+    number = desired.orders.snapshot.generation
+    desired.touch()
+    assert desired.orders.snapshot.generation == number + 1
+
+
+def test_the_same_configuration_changes_no_backend(desired: Desired, path: Path) -> None:
+    """Only the generation, and what drains for a reload."""
+    desired.drain_for(["a"])
+    before = desired.orders
+    desired.take_same(load(path))
+    assert (desired.generation, _states(desired)["a"]) == (2, ("active", True))
+    desired.take_same(load(path))
+    assert desired.orders is not before
+    orders = desired.orders
+    desired.take_same(load(path))
+    assert desired.orders is orders
+
+
+def test_more_names_than_there_are_indexes(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes nothing, and another reload can work."""
+    monkeypatch.setattr("qlb.routing.backends.MAX_BACKENDS", 2)
+    path.write_text(TEXT.replace("name: b", "name: c"))
+    with pytest.raises(QlbError, match="backend names at once"):
+        _reload(desired, path)
+    assert (desired.generation, set(_states(desired))) == (1, {"a", "b"})
+    path.write_text(TEXT)
+    _reload(desired, path)
+
+
+def test_shares_of_backends_that_no_worker_knows_yet(desired: Desired, path: Path) -> None:
+    """They are none until the next snapshot."""
+    assert sum(desired.fallback_shares) == pytest.approx(1)
+    path.write_text(TEXT.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
+    _reload(desired, path)
+    assert len(desired.fallback_shares) == len(desired.names) == 3
+    assert desired.fallback_shares[2] == 0

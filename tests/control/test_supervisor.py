@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
+from qlb.config.model import Config
+from qlb.control import reloads
 from qlb.control.admin import Incomplete
+from qlb.control.prepare import Prepared
 from qlb.control.supervisor import Supervisor
 from qlb.dataplane.limits import Limits
 from tests.processes import standing_still
@@ -225,6 +228,8 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
         (place,) = supervisor.engine.places
         assert place.process is not None
         with standing_still(place.process.pid):
+            path = tmp_path / "qlb.yaml"
+            path.write_text(path.read_text().replace("127.0.0.1:9", "127.0.0.1:10"))
             outcome = await supervisor.reload()
             assert (outcome.ok, outcome.incomplete, outcome.generation) == (False, True, 2)
             assert "worker 0" in outcome.problems[0]
@@ -277,3 +282,53 @@ async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: 
         changes = {"listen": [str(first.listen[0])], "forwarding": {"shared_listen": True}}
         async with _running(_supervisor(tmp_path / "second", **changes)):
             assert f"is shared with process {os.getpid()} (" in caplog.text
+
+
+async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing takes as long as it takes: a drain is carried out meanwhile, and neither it nor a verdict is lost."""
+    gate, prepare = asyncio.Event(), reloads.prepare_aside
+
+    async def slow(path: Path, running: Config) -> Prepared:
+        prepared = await prepare(path, running)
+        await gate.wait()
+        return prepared
+
+    monkeypatch.setattr(reloads, "prepare_aside", slow)
+    backends = [{"name": name, "address": f"127.0.0.1:{port}"} for port, name in enumerate("abc", 9)]
+    supervisor = _supervisor(tmp_path, backends=backends)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.write_text(path.read_text().replace('"c"', '"d"'))
+        reloading = asyncio.create_task(supervisor.reload())
+        await supervisor.drain("a")
+        supervisor._on_health("b", False, "no answer")
+        assert not reloading.done()
+        assert supervisor.desired.current.orders.snapshot.backends[0].state == "draining"  # type: ignore[union-attr]
+        gate.set()
+        assert (await reloading).changes == ("- backend c", "+ backend d")
+        found = {one.name: (one.state, one.healthy) for one in supervisor.desired.backends if one}
+        assert found == {"a": ("draining", True), "b": ("active", False), "d": ("active", True)}
+        await supervisor.undrain("a")
+        assert supervisor.desired.is_compiled
+        assert supervisor.desired.current.orders.snapshot.backends == tuple(supervisor.desired.backends)
+
+
+async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None:
+    """The workers go on with the snapshot that they have; the generation counts on."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        before = supervisor.desired.current
+        outcome = await supervisor.reload()
+        assert (outcome.ok, outcome.unchanged, outcome.generation) == (True, True, 2)
+        assert supervisor.desired.current is before
+
+
+async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
+    """A reload is refused at once, and the daemon answers."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.unlink()
+        os.mkfifo(path)
+        outcome = await supervisor.reload()
+        assert "not a regular file" in outcome.problems[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -302,6 +303,13 @@ async def test_kubeconfigs_that_are_none(tmp_path: Path, text: str) -> None:
         await source(tmp_path).ask()
     (tmp_path / "kubeconfig").unlink()
     with pytest.raises(DiscoveryError):
+        await source(tmp_path).ask()
+
+
+async def test_a_kubeconfig_that_is_a_pipe(tmp_path: Path) -> None:
+    """It is refused without waiting for a writer: the daemon's event loop would stand still."""
+    os.mkfifo(tmp_path / "kubeconfig")
+    with pytest.raises(DiscoveryError, match="not a regular file"):
         await source(tmp_path).ask()
 
 

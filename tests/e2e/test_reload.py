@@ -230,3 +230,36 @@ async def test_files_that_somebody_else_writes(tmp_path: Path) -> None:
         await on.daemon.until_logged("reloaded", times=2)
         assert on.daemon.logged("reload refused") == 1
         assert (await on.daemon.status())["config"]["generation"] == 3
+
+
+async def test_a_removal_waits_for_its_last_client(tmp_path: Path) -> None:
+    """Refused while a client talks, and logged once; the backend drains meanwhile; it goes when the client has gone."""
+    drain = {"quiet_period": "2s"}
+    async with echoes(tmp_path, "127.0.0.1", may_log_errors=True, reload_on_change="true", drain=drain) as on:
+        leaving = on.config["backends"][0]["name"]
+        question = datagrams.short(on.id_of(on.servers[0]), b"?")
+
+        async def talk() -> None:
+            with open_socket(("127.0.0.1", 0)) as client:
+                while True:
+                    client.sendto(question, on.service)
+                    assert (await received(client))[0] == question
+                    await asyncio.sleep(POLL_S)
+
+        async def backend(name: str) -> dict[str, object]:
+            rows = (await on.daemon.status())["backends"]
+            return next((row for row in rows if row["name"] == name), {})
+
+        talking = asyncio.create_task(talk())
+        while not (await backend(leaving))["packets_per_second"]:
+            await asyncio.sleep(POLL_S)
+        on.daemon.write({**on.config, "backends": on.config["backends"][1:]})
+        while not (await backend(leaving))["leaving"]:
+            await asyncio.sleep(POLL_S)
+        assert (await backend(leaving))["state"] == "draining"
+        assert (await on.daemon.status())["config"]["reload_retry_s"] is not None
+        assert not talking.done()
+        talking.cancel()
+        await on.daemon.until_logged("reloaded", times=1)
+        assert await backend(leaving) == {}
+        assert on.daemon.logged("reload refused") == 1

@@ -35,6 +35,8 @@ def sample_reading() -> Reading:
         generation=3,
         loaded_at=1_700_000_000.25,
         last_reload_ok=False,
+        reload_problems=("backend 'b' still gets packets",),
+        reload_retry_s=58.5,
         backends=(
             BackendReading(
                 name="a",

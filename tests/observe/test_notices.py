@@ -49,7 +49,9 @@ def test_everything_has_a_notice(reading: Reading) -> None:
         (WARNING, "rotation"),
     ]
     texts = [notice.text for notice in notices(told)]
-    assert texts[0] == "the last reload was refused, or a worker has not applied it; the log says why"
+    assert texts[0] == (
+        "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; the log says why"
+    )
     assert texts[1] == "worker 1 (process 124) has not taken the current configuration yet"
     assert texts[2] == "worker 1 (process 124) has not gone round its loop for 7.0 s"
     assert texts[3] == "another process gets a part of the clients of 127.0.0.1:4433; the log names it"
@@ -94,3 +96,15 @@ def test_many_backends_are_counted(reading: Reading, count: int) -> None:
         assert [text.startswith(f"x{n}") for n, text in enumerate(texts[:5])] == [True] * min(count, 5)
         if count > 5:
             assert texts[5].startswith(f"and {count - 5} more backends")
+
+
+def test_a_refused_reload_and_what_drains_for_it(reading: Reading) -> None:
+    """Until when, where it is tried again by itself; a backend that drains for it is named."""
+    row = reading.backends[0]
+    refused = dataclasses.replace(
+        calm(reading), last_reload_ok=False, backends=(dataclasses.replace(row, leaving=True), row)
+    )
+    texts = [notice.text for notice in notices(dataclasses.replace(refused, reload_retry_s=58.5))]
+    assert "it is tried again in 58 s" in texts[0]
+    assert texts[1:] == [f"{row.name} drains by itself: the configuration on disk waits until no packet goes to it"]
+    assert "tried again" not in notices(dataclasses.replace(refused, reload_retry_s=None))[0].text

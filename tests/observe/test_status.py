@@ -28,6 +28,8 @@ def test_the_contract(reading: Reading) -> None:
         "generation": 3,
         "loaded_at": "2023-11-14T22:13:20.250+00:00",
         "last_reload_ok": False,
+        "reload_problems": ["backend 'b' still gets packets"],
+        "reload_retry_s": 58.5,
     }
     assert status["cid_configs"] == [
         {
@@ -46,7 +48,8 @@ def test_the_contract(reading: Reading) -> None:
     assert status["notices"][0] == {
         "level": "error",
         "kind": "reload_refused",
-        "text": "the last reload was refused, or a worker has not applied it; the log says why",
+        "text": "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; "
+        "the log says why",
     }
     assert status["rotation"] == {
         "phase": "retiring",
@@ -98,6 +101,7 @@ def test_a_backend(reading: Reading) -> None:
         "source": None,
         "state": "active",
         "drained": False,
+        "leaving": False,
         "healthy": True,
         "detail": "it answers",
         "finding": None,

@@ -50,7 +50,7 @@ def draining(pool: list[Backend], index: int) -> list[Backend]:
 def snapshot(pool: list[Backend] | None = None, previous: Snapshot | None = None) -> Snapshot:
     """Compile a pool. The ring of the plain one is filled once: that takes tens of milliseconds."""
     arranged = BackendIndexes().arrange(backends() if pool is None else pool)
-    return compile_snapshot(1, CONFIGS, arranged, fallback_key=DEFAULT_KEY, previous=previous or _plain())
+    return compile_snapshot(1, CONFIGS, arranged, fallback_key=DEFAULT_KEY, ring=(previous or _plain()).ring)
 
 
 @functools.cache

@@ -129,3 +129,21 @@ def test_an_index_is_used_again_only_when_it_was_released() -> None:
     assert indexes.room == MAX_BACKENDS - 2
     assert indexes.arrange([b, a, c]) == (c, b, a)
     assert (indexes.names, indexes.room) == (("b2", "b1", "b0"), MAX_BACKENDS - 3)
+
+
+def test_an_index_is_found_by_name() -> None:
+    """Also of a backend that has left; None for a name that never was."""
+    indexes = BackendIndexes()
+    indexes.arrange(backends())
+    indexes.arrange(backends()[1:])
+    assert [indexes.find(one.name) for one in backends()] == list(range(len(backends())))
+    assert indexes.find("nobody") is None
+
+
+def test_a_pickle_forwards_and_has_no_ring() -> None:
+    """A worker needs the table of slots and the key; the ring's slots are for compiling the next snapshot."""
+    whole = snapshot(draining(backends(), 0))
+    sent = pickle.loads(pickle.dumps(whole))
+    assert (sent.fallback, sent.ring.key, len(sent.ring.slots)) == (whole.fallback, whole.ring.key, 0)
+    four_tuples = [("192.0.2.1", port, "192.0.2.2", 443) for port in range(64)]
+    assert [sent.fallback_backend(one) for one in four_tuples] == [whole.fallback_backend(one) for one in four_tuples]

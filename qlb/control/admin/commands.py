@@ -26,6 +26,7 @@ class ReloadOutcome(NamedTuple):
 
     unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
     incomplete: the configuration is in force, but some worker has not applied it yet; problems says which.
+    unchanged: it took effect, and nothing is otherwise.
     """
 
     ok: bool
@@ -35,6 +36,7 @@ class ReloadOutcome(NamedTuple):
     unsafe: bool = False
     changes: tuple[str, ...] = ()
     incomplete: bool = False
+    unchanged: bool = False
 
 
 class UpgradeOutcome(NamedTuple):

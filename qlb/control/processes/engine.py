@@ -76,8 +76,11 @@ class Engine(Protocol):
         """Take clients' packets (again). Raises OSError or QlbError where that cannot be."""
         ...
 
-    async def apply(self, orders: Orders) -> Sequence[str]:
-        """Forward by new orders; returns when that is so everywhere, or after a while what is behind."""
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:
+        """Forward by new orders; returns when that is so everywhere, or after a while what is behind.
+
+        frame: the same orders as the workers' channel carries them, where they are packed already.
+        """
         ...
 
     async def stop(self) -> None:

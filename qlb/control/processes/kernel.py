@@ -103,7 +103,7 @@ class KernelEngine:
             )
         await self._look()
 
-    async def apply(self, orders: Orders) -> Sequence[str]:
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:  # noqa: ARG002 (an Engine)
         """Write new orders. If the kernel refuses them, the ones before stay in force and the log reports it, once."""
         if self._plane is None:
             return ()

@@ -94,11 +94,14 @@ class Place:
         """Whether the worker here has not taken the orders that it was given last."""
         return self.applied < self.ordered
 
-    def order(self, orders: Orders) -> None:
-        """Give new orders to the worker here, if there is one; one that takes the slot asks for the current ones."""
+    def order(self, orders: Orders, frame: bytes) -> None:
+        """Give new orders to the worker here, if there is one; one that takes the slot asks for the current ones.
+
+        frame: the orders, packed.
+        """
         if self.process is not None:
             self._owe(orders)
-            self.process.order(orders)
+            self.process.send(frame)
 
     async def fill(self, process: WorkerProcess, plane: str, orders: Orders, *, held: bool) -> None:
         """Put a process here. Raises OSError if it has ended already."""

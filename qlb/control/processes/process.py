@@ -84,9 +84,13 @@ class WorkerProcess:
 
     def order(self, orders: Orders | Hold) -> None:
         """Send new orders; a dead process is not an error here, wait() tells."""
+        self.send(channel.pack(orders))
+
+    def send(self, frame: bytes) -> None:
+        """Send orders that are packed already; a dead process is not an error here."""
         assert self._writer is not None, "orders go to assigned workers"
         if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
-            self._writer.write(channel.pack(orders))
+            self._writer.write(frame)
 
     async def receive(self) -> Applied | Held | Failed | Waiting:
         """Wait for its next answer. Raises EOFError or OSError where it is gone."""

@@ -12,6 +12,8 @@ from qlb.control.succession.inherit import Named
 from qlb.control.succession.notify import Notifier
 
 _US: Final = 1_000_000
+START_S: Final = 120.0
+"""What reading the configuration may take, and what all the rest of a start may take."""
 _END_S: Final = 15.0
 """What an end may take beyond shutdown_delay."""
 
@@ -32,6 +34,10 @@ class Service:
     def ready(self) -> None:
         """Packets are forwarded, or a reload is over."""
         self._notifier.tell(READY=1)
+
+    def starting(self) -> None:
+        """Another part of the start begins: thousands of backends take longer than the manager's own limit."""
+        self._notifier.tell(EXTEND_TIMEOUT_USEC=round(START_S * _US))
 
     def reloading(self) -> None:
         """The configuration is being read again."""

@@ -20,7 +20,7 @@ async def post(stage: Stage, target: str) -> tuple[int, Any]:
 async def test_reload(stage: Stage) -> None:
     """It says which generation is in force, and what to look at."""
     told = {"ok": True, "generation": 4, "problems": [], "warnings": ["a warning"], "unsafe": False, "changes": []}
-    told["incomplete"] = False
+    told |= {"incomplete": False, "unchanged": False}
     assert await post(stage, "/reload") == (200, told)
     assert await post(stage, "/reload/force") == (200, told)
     assert stage.daemon.calls == ["reload", "reload by force"]

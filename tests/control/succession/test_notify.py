@@ -1,13 +1,17 @@
 """What a service manager is told, and that nothing depends on there being one."""
 
+import gc
 import os
 import socket
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from qlb.cli import cli
 from qlb.control.succession.notify import Notifier
+from qlb.control.succession.service import START_S, Service
 from tests.control.succession.manager import managing
 
 
@@ -56,3 +60,19 @@ def test_no_watchdog_is_asked_for(microseconds: str, pid: str) -> None:
     """It is for another process, or it is no time."""
     environ = {"NOTIFY_SOCKET": "/a", "WATCHDOG_USEC": microseconds, "WATCHDOG_PID": pid}
     assert Notifier(environ).watchdog_s is None
+
+
+def test_a_long_start_asks_for_time(tmp_path: Path) -> None:
+    """Thousands of backends take longer than a unit's TimeoutStartSec."""
+    with managing(tmp_path) as manager:
+        Service(Notifier({"NOTIFY_SOCKET": manager.name})).starting()
+        assert manager.hear() == [{"EXTEND_TIMEOUT_USEC": str(round(START_S * 1_000_000))}]
+
+
+def test_time_is_asked_for_before_the_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for one that is wrong: that is not known yet."""
+    with managing(tmp_path) as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
+        CliRunner().invoke(cli, ["run", str(tmp_path / "absent.yaml")])
+        assert manager.said("EXTEND_TIMEOUT_USEC")
+    assert gc.isenabled()
