@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Final
 
 from qlb.config.model import Config
 from qlb.dataplane import probe
@@ -13,13 +11,6 @@ from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfal
 from qlb.routing.backends import Endpoint
 
 log = logging.getLogger("qlb")
-
-REFLECTION_PORTS: Final = (1900, 3702, 5353, 5355, 11211)
-"""Source ports from 1024 on that QUIC servers drop packets from, since attackers reflect from them.
-
-Spec: RFC 9308, section 8.1; 3702 and 5355 are in the list of Google's QUIC code, which Envoy has, too.
-"""
-_PORTS: Final = Path("/proc/sys/net/ipv4")
 
 
 class Shortfalls:
@@ -60,34 +51,7 @@ class Shortfalls:
         ports = port_shortfall(forwarding.max_sessions, workers, max(uses, 1), limits)
         # A bound that nobody has asked for is above the ports of every Linux as it comes: no reason to warn.
         port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
-        reflections = None if self._plane.in_kernel else reflection_ports_open()
-        told, self._told = self._told, {descriptors, ports, reflections}
-        for level, text in ((logging.WARNING, descriptors), (port_level, ports), (logging.WARNING, reflections)):
+        told, self._told = self._told, {descriptors, ports}
+        for level, text in ((logging.WARNING, descriptors), (port_level, ports)):
             if text is not None and text not in told:
                 log.log(level, text)
-
-
-def reflection_ports_open() -> str | None:
-    """Return what to tell an operator whose sessions may get a local port that servers drop; None where none can."""
-    try:
-        first, last = map(int, (_PORTS / "ip_local_port_range").read_text().split())
-        reserved = (_PORTS / "ip_local_reserved_ports").read_text()
-        within = [port for port in REFLECTION_PORTS if first <= port <= last and not _holds(reserved, port)]
-    except (OSError, ValueError):
-        return None
-    if not within:
-        return None
-    ports = ",".join(map(str, within))
-    return (
-        f"sessions may get the local ports {ports}, which many QUIC servers drop packets from (RFC 9308, section 8.1): "
-        "add them to the sysctl net.ipv4.ip_local_reserved_ports, as deploy/sysctl does"
-    )
-
-
-def _holds(ranges: str, port: int) -> bool:
-    """Whether a list such as "80,8000-8100" has a port."""
-    for one in ranges.replace(",", " ").split():
-        first, _, last = one.partition("-")
-        if int(first) <= port <= int(last or first):
-            return True
-    return False

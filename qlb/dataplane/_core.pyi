@@ -45,7 +45,9 @@ class Router:
 class Forwarder:
     """The batch plane's loop. Linux alone: elsewhere the module has no such class."""
 
-    def __init__(self, listeners: list[int], counters: memoryview, offload: bool = True) -> None:
+    def __init__(
+        self, listeners: list[int], counters: memoryview, offload: bool = True, avoided_ports: list[int] = ...
+    ) -> None:
         """Take bound UDP sockets over, and memory of counters.SIZE_BYTES octets to write to.
 
         offload: use UDP GRO and GSO where the kernel has them. Raises OSError; then the descriptors stay the caller's.

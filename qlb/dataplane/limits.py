@@ -9,6 +9,13 @@ from typing import Final, NamedTuple
 
 SPARE_DESCRIPTORS: Final = 64
 """Kept for all that is no session: listeners, the event loop, files that are open for a moment."""
+REFLECTION_PORTS: Final = (1900, 3702, 5353, 5355, 11211)
+"""Local ports from 1024 on that sessions avoid: QUIC servers drop packets from them, since attackers reflect from them.
+
+Spec: RFC 9308, section 8.1; 3702 and 5355 are in the list of Google's QUIC code, which Envoy uses too.
+"""
+PORT_TRIES: Final = 4
+"""Sockets that are opened until one has another port; the last one is used in any case."""
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _USABLE_TENTHS: Final = 9

@@ -7,6 +7,7 @@ import pytest
 
 from qlb.dataplane import limits
 from qlb.dataplane.limits import (
+    REFLECTION_PORTS,
     Limits,
     affordable_sessions,
     descriptor_shortfall,
@@ -118,3 +119,9 @@ def test_reserved_ports_are_no_local_ports(
         path.write_text(content)
         monkeypatch.setattr(limits, name, path)
     assert read_limits().local_ports == ports
+
+
+def test_avoided_ports_are_unprivileged() -> None:
+    """No session gets a privileged port, so none of them is listed."""
+    assert min(REFLECTION_PORTS) >= 1024
+    assert sorted(REFLECTION_PORTS) == list(REFLECTION_PORTS)

@@ -261,3 +261,25 @@ def _empty(sock: socket.socket) -> None:
             sock.recv(65_535)
         except BlockingIOError:
             return
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_ports_that_servers_drop_are_avoided(running: Run, host: str) -> None:
+    """No session gets port 11211 while there is another one; a machine that has no other port uses it."""
+
+    async def work() -> None:
+        network = Network()
+        with network.stack:
+            sockets, backends = network.pool(host, ports=range(40000, 40003))
+            for ports, expected in (("11202 11221", {*range(11202, 11222)} - {11211}), ("11211 11211", {11211})):
+                set_sysctl("net.ipv4.ip_local_port_range", ports)
+                used = set()
+                async with running(orders(backends), host, 42000) as qlb:
+                    for port in range(41000, 41000 + 2 * len(expected)):
+                        client = network.socket(host, port)
+                        await qlb.send(client, TO_B0)
+                        used.add((await receive(sockets[0]))[1][1])
+                        client.close()
+                assert used <= expected
+
+    in_a_network_of_its_own(work)

@@ -28,6 +28,8 @@
 #define QLB_BUFFER_STRIDE (QLB_BUFFER_BYTES + 21 * 64) /* so that the buffers' beginnings use all sets of a cache */
 #define QLB_MAX_LISTENERS 250
 #define QLB_DEFERRED 4096  /* datagrams of one batch; those beyond are dropped */
+#define QLB_AVOIDED_PORTS 16
+#define QLB_PORT_TRIES 4   /* sockets that are opened until one has another port; the last one is used in any case */
 #define QLB_OWN_HOSTS 1024 /* addresses of this machine that are known */
 
 /* A service address. */
@@ -114,6 +116,8 @@ struct qlb_forwarder {
     uint64_t session_timeout_ns;
     uint64_t routable_timeout_ns;
     uint32_t max_ports; /* local ports that this worker may hold */
+    uint32_t avoided_count;
+    uint16_t avoided_ports[QLB_AVOIDED_PORTS]; /* local ports that sessions do not use */
     int dscp;           /* of what is sent; -1: as received */
     uint64_t ports_exhausted_until_ns;
     uint64_t next_sweep_ns;

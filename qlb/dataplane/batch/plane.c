@@ -51,18 +51,36 @@ static int read_listeners(struct qlb_forwarder *forwarder, PyObject *descriptors
     return 0;
 }
 
+/* Read ports from a list, or a null pointer. Return 0, or -1 with an exception set. */
+static int read_avoided(struct qlb_forwarder *forwarder, PyObject *ports)
+{
+    const Py_ssize_t count = ports ? PyList_Size(ports) : 0;
+    if (count > QLB_AVOIDED_PORTS) {
+        PyErr_Format(PyExc_ValueError, "avoided_ports: %d at most", QLB_AVOIDED_PORTS);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const long port = PyLong_AsLong(PyList_GetItem(ports, i));
+        if (port == -1 && PyErr_Occurred())
+            return -1;
+        forwarder->avoided_ports[forwarder->avoided_count++] = (uint16_t)port;
+    }
+    return 0;
+}
+
 static int forwarder_init(PyObject *object, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"listeners", "counters", "offload", NULL};
+    static char *names[] = {"listeners", "counters", "offload", "avoided_ports", NULL};
     Forwarder *self = (Forwarder *)object;
-    PyObject *descriptors;
+    PyObject *descriptors, *avoided_ports = NULL;
     Py_buffer counters;
     int offload = 1;
     if (self->forwarder) {
         PyErr_SetString(PyExc_ValueError, "this forwarder is open already");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Ow*|p", names, &descriptors, &counters, &offload))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Ow*|pO!", names, &descriptors, &counters, &offload, &PyList_Type,
+                                     &avoided_ports))
         return -1;
     struct qlb_forwarder *forwarder = calloc(1, sizeof *forwarder);
     if (!forwarder) {
@@ -80,7 +98,8 @@ static int forwarder_init(PyObject *object, PyObject *args, PyObject *keywords)
     self->counters = counters;
     if (counters.len < QLB_COUNTER_SLOTS * 8 || (uintptr_t)counters.buf % 8)
         PyErr_Format(PyExc_ValueError, "counters: %d octets on a multiple of 8 are wanted", QLB_COUNTER_SLOTS * 8);
-    else if (read_listeners(forwarder, descriptors) == 0 && qlb_forwarder_open(forwarder) < 0)
+    else if (read_listeners(forwarder, descriptors) == 0 && read_avoided(forwarder, avoided_ports) == 0 &&
+             qlb_forwarder_open(forwarder) < 0)
         PyErr_SetFromErrno(PyExc_OSError);
     if (!PyErr_Occurred())
         return 0;
@@ -237,7 +256,8 @@ static PyMethodDef forwarder_methods[] = {
 };
 
 static PyType_Slot forwarder_slots[] = {
-    {Py_tp_doc, "Forwarder(listeners, counters, offload=True): takes the descriptors over; writes the counters"},
+    {Py_tp_doc, "Forwarder(listeners, counters, offload=True, avoided_ports=[]): takes the descriptors over; writes the "
+                          "counters; sessions get none of the local ports to avoid"},
     {Py_tp_init, (void *)forwarder_init},
     {Py_tp_dealloc, (void *)forwarder_dealloc},
     {Py_tp_methods, forwarder_methods},

@@ -15,7 +15,7 @@ from typing import Final
 
 from qlb.dataplane import _core
 from qlb.dataplane.base import Orders
-from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
+from qlb.dataplane.limits import REFLECTION_PORTS, affordable_sessions, port_budget, read_limits
 from qlb.dataplane.table import Layout, compile_table
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.maglev import canonical_host
@@ -35,7 +35,7 @@ class BatchPlane:
 
     def __init__(self, listeners: Sequence[int], orders: Orders, counters_memory: memoryview) -> None:
         """Take over the listeners' descriptors; nothing is read before start(). Raises OSError."""
-        self._forwarder = _core.Forwarder(list(listeners), counters_memory)
+        self._forwarder = _core.Forwarder(list(listeners), counters_memory, avoided_ports=list(REFLECTION_PORTS))
         self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
         self.apply(orders)
 

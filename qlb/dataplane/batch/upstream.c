@@ -53,16 +53,32 @@ static uint16_t port_of(const struct qlb_endpoint *endpoint)
     return (uint16_t)(endpoint->port[0] << 8 | endpoint->port[1]);
 }
 
-/* Note the local address of a session's socket. */
-static void note_local(struct qlb_sessions *sessions, struct qlb_session *session)
+/* Read the local address of a socket; zero if it is not known. */
+static struct qlb_endpoint local_of(int fd)
 {
     union qlb_sockaddr address;
     struct qlb_endpoint local = {.family = 0};
     socklen_t len = sizeof address;
-    if (getsockname(session->fd, &address.any, &len) == 0)
+    if (getsockname(fd, &address.any, &len) == 0)
         qlb_endpoint_from(&local, &address);
+    return local;
+}
+
+/* Note the local address of a session's socket. */
+static void note_local(struct qlb_sessions *sessions, struct qlb_session *session)
+{
+    const struct qlb_endpoint local = local_of(session->fd);
     memcpy(session->local, local.host, sizeof session->local);
     qlb_session_set_port(sessions, session, port_of(&local));
+}
+
+/* Whether sessions do not use a local port. */
+static int is_avoided(const struct qlb_forwarder *forwarder, uint16_t port)
+{
+    for (uint32_t i = 0; i < forwarder->avoided_count; i++)
+        if (forwarder->avoided_ports[i] == port)
+            return 1;
+    return 0;
 }
 
 /* Whether an error means that descriptors, memory or local ports are used up. Only then may another session be evicted:
@@ -75,7 +91,7 @@ static int is_used_up(int error)
 
 /* Open a socket to a backend. port: the local one, or 0 for any. shares: set to the session's `shares`. Return the
  * descriptor, or -1 with errno set. */
-static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
+static int open_any(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
                        uint16_t port, uint8_t *shares)
 {
     const int fd = make_socket(forwarder, endpoint->family, hop_limit);
@@ -90,10 +106,32 @@ static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoin
     if (error == EAGAIN && found == 0) {
         /* The kernel has walked over all ports. Do not make it do so again for each packet of a flood. */
         forwarder->ports_exhausted_until_ns = forwarder->now_ns + QLB_PORTS_RETRY_NS;
-        return open_socket(forwarder, endpoint, hop_limit, port, shares);
+        return open_any(forwarder, endpoint, hop_limit, port, shares);
     }
     errno = error;
     return -1;
+}
+
+/* The same, on a port that is not avoided, if a few tries find one. */
+static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
+                       uint16_t port, uint8_t *shares)
+{
+    int refused[QLB_PORT_TRIES - 1], count = 0; /* open until the end, so that none gets the same port again */
+    int fd = open_any(forwarder, endpoint, hop_limit, port, shares);
+    if (fd < 0 || port || !forwarder->avoided_count)
+        return fd;
+    while (fd >= 0 && count < QLB_PORT_TRIES - 1) {
+        const struct qlb_endpoint local = local_of(fd);
+        if (!is_avoided(forwarder, port_of(&local)))
+            break;
+        refused[count++] = fd;
+        fd = open_any(forwarder, endpoint, hop_limit, 0, shares);
+    }
+    if (fd < 0)
+        fd = refused[--count];
+    while (count)
+        close(refused[--count]);
+    return fd;
 }
 
 /* Add the datagrams that a session's full receive queue has dropped since it was last asked. */

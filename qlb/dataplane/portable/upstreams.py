@@ -7,12 +7,14 @@ from contextlib import suppress
 from typing import Final
 
 from qlb.dataplane import ancillary
+from qlb.dataplane.limits import PORT_TRIES, REFLECTION_PORTS
 from qlb.dataplane.portable import silence
 from qlb.dataplane.portable.replies import Replies, clear_error
 from qlb.dataplane.send_errors import is_for_want_of_room, kind_of_errno, may_need_new_socket, send_error_kind
 from qlb.dataplane.sessions import Session, SessionTable
 from qlb.dataplane.sockets import dropped_at, open_upstream
 from qlb.routing import counters as layout
+from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
 
@@ -140,12 +142,30 @@ class Upstreams:
 
 def _connect(session: Session) -> socket.socket:
     """Open a socket as a session needs it. Raises OSError."""
-    sock = open_upstream(session.endpoint)
+    sock = _on_a_good_port(session.endpoint)
     with suppress(OSError):
         ancillary.set_hop_limit(sock, session.hop_limit)
         if session.traffic_class:
             ancillary.set_traffic_class(sock, session.traffic_class)
     return sock
+
+
+def _on_a_good_port(endpoint: Endpoint) -> socket.socket:
+    """Open a socket whose local port is none of REFLECTION_PORTS, if one is found in a few tries. Raises OSError."""
+    refused: list[socket.socket] = []  # open until the end, so that none gets the same port again
+    try:
+        sock = open_upstream(endpoint)
+        while _local_address(sock)[1] in REFLECTION_PORTS and len(refused) + 1 < PORT_TRIES:
+            refused.append(sock)
+            sock = open_upstream(endpoint)
+        return sock
+    except OSError:
+        if not refused:
+            raise
+        return refused.pop()
+    finally:
+        for one in refused:
+            one.close()
 
 
 def _local_address(sock: socket.socket) -> tuple[str, int]:
