@@ -35,7 +35,7 @@ SHAPES = {
     "four-pass, short": CidParams(config_id=5, server_id_length=4, nonce_length=4, key=KEY),
     "padded, self-encoding": CidParams(4, 4, 8, KEY, length_self_encoded=True, cid_length=20),
 }
-TIMEOUT_S = 5.0
+TIMEOUT_S = 90.0
 
 
 class ShortSource:

@@ -19,7 +19,7 @@ from tests.e2e.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
-LIMIT_S: Final = 30.0
+LIMIT_S: Final = 240.0
 
 
 class Tables:

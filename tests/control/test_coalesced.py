@@ -6,7 +6,7 @@ import pytest
 
 from qlb.control.coalesced import Coalesced
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 
 
 class Work:

@@ -13,7 +13,7 @@ from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.routing.backends import Backend, Endpoint
 from qlb.routing.maglev import DEFAULT_KEY
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 BACKENDS = tuple(Backend(name, Endpoint("127.0.0.1", 5000 + n), weight=n + 1) for n, name in enumerate("abc"))
 PLAN = Plan(7, (), (*BACKENDS, None), DEFAULT_KEY, PlaneSettings())
 

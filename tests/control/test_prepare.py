@@ -13,7 +13,7 @@ from qlb.control import prepare as module
 from qlb.control.prepare import prepare, prepare_aside
 from qlb.control.processes.job import JobFailed
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 TEXT = """
 listen: ["127.0.0.1:4433"]
 cid_configs:

@@ -16,7 +16,7 @@ from qlb.control.supervisor import Supervisor
 from qlb.discovery import file as file_source
 from qlb.observe.reading import REMOVED_ROW, Reading
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 CONFIG = {
     "listen": ["127.0.0.1:0"],
     "cid_configs": [{"config_id": 1, "server_id_length": 4, "nonce_length": 7}],

@@ -18,7 +18,7 @@ from qlb.control.reloads import Reloads
 from qlb.errors import QlbError
 from qlb.routing.backends import BackendState
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 TEXT = """
 listen: ["127.0.0.1:4433"]
 reload_on_change: true

@@ -41,7 +41,7 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
     ready = asyncio.Event()
     supervisor._on_ready = lambda _: ready.set()
     running = asyncio.create_task(supervisor.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         await ready.wait()
         try:
             yield
@@ -55,7 +55,7 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
     supervisor = _supervisor(tmp_path)
     assert not supervisor.is_ready()
     async with _running(supervisor):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while not supervisor.is_ready():
                 await asyncio.sleep(0)
         assert [endpoint.host for endpoint in supervisor.listen] == ["127.0.0.1", "::1"]
@@ -140,7 +140,7 @@ async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
     """A signal that comes first is obeyed."""
     supervisor = _supervisor(tmp_path)
     supervisor.end()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         assert await supervisor.run() == 0
 
 
@@ -151,7 +151,7 @@ async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
     supervisor._on_ready = lambda _: ready.set()
     running = asyncio.create_task(supervisor.run())
     await asyncio.sleep(0)  # it has begun
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         outcome, _ = await asyncio.gather(supervisor.reload(), supervisor.drain("a"))
         assert outcome.ok
         assert outcome.generation == supervisor.read().generation == 2
@@ -173,7 +173,7 @@ async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_pa
 @pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
 async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, and one line that names the address, where it may not be bound in advance."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         assert await _supervisor(tmp_path, forwarding={"freebind": False}, **changes).run() == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1

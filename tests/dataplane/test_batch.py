@@ -58,7 +58,7 @@ async def receive_message(sock: socket.socket) -> tuple[bytes, dict[tuple[int, i
     readable = asyncio.Event()
     loop.add_reader(sock, readable.set)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             await readable.wait()
     finally:
         loop.remove_reader(sock)

@@ -17,7 +17,7 @@ from qlb.demo.http3 import BackendProtocol
 from qlb.errors import BackendError
 from qlb.routing.backends import Backend, Endpoint
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 90.0
 PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(range(16)))
 
 

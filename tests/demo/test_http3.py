@@ -13,7 +13,7 @@ from qlb.demo.client import DemoClient, connect
 from qlb.demo.exchange import Exchange
 from qlb.errors import BackendError
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 90.0
 
 
 def port_of(backends: list[DemoBackend]) -> int:

@@ -30,7 +30,7 @@ async def install(chart: str, values: str) -> int:
 
     action = helm_sdkpy.Install(helm_sdkpy.Configuration(namespace=NAMESPACE))
     try:
-        await action.run(RELEASE, chart, values=yaml.safe_load(Path(values).read_text()), wait=False, timeout=20)
+        await action.run(RELEASE, chart, values=yaml.safe_load(Path(values).read_text()), wait=False, timeout=120)
     except helm_sdkpy.HelmError as error:
         sys.stdout.write(f"{error}\n")
         return 1

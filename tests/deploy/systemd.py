@@ -17,9 +17,9 @@ import pytest
 from tests.deploy.places import DEPLOY, REPOSITORY
 
 PROGRAM: Final = "/lib/systemd/systemd"
-_START_S: Final = 15.0
+_START_S: Final = 90.0
 _POLL_S: Final = 0.05
-_COMMAND_S: Final = 30.0
+_COMMAND_S: Final = 240.0
 
 # All that the manager and its services could write to is private to them, or cannot be written; and the manager knows
 # no units but those of the test, since those of the system look after the whole machine.

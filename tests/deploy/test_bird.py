@@ -26,7 +26,7 @@ SERVICES: Final = ((4, "192.0.2.1"), (6, "2001:db8::1"))
 PORT: Final = 443
 BACKEND: Final = "10.9.0.1"
 CLIENTS: Final = tuple(f"10.8.0.{number}" for number in range(1, 13))
-LIMIT_S: Final = 100.0
+LIMIT_S: Final = 360.0
 NODES: Final = (
     {"NODE": "198.51.100.7", "ROUTER": "198.51.100.1", "NODE6": "2001:db8:7::7", "ROUTER6": "2001:db8:7::1"},
     {"NODE": "203.0.113.7", "ROUTER": "203.0.113.1", "NODE6": "2001:db8:8::7", "ROUTER6": "2001:db8:8::1"},

@@ -33,7 +33,7 @@ EXTRAS: Final = ("aioquic", "discovery", "kubernetes")
 """What the image has besides the project's own dependencies."""
 PROXIES: Final = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
 """Engines hand such variables to containers; port 9 has nobody behind it."""
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 240.0
 
 
 def address_of(service: str) -> str:

@@ -20,7 +20,7 @@ from tests.deploy.places import DEPLOY, REPOSITORY
 CHART: Final = DEPLOY / "helm/qlb"
 VALUES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASES: Final = ("1.28", "1.33")
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 240.0
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not here (package helm-sdkpy)"

@@ -30,7 +30,7 @@ FOLDER: Final = DEPLOY / "systemd"
 UNITS: Final = ("qlb.service", "qlb.socket")
 MOST_EXPOSURE: Final = 2.0
 CALLS: Final = 12
-LIMIT_S: Final = 100.0
+LIMIT_S: Final = 360.0
 CAPABILITIES: Final = "000000c000001400"
 """BPF, PERFMON, NET_ADMIN; and NET_BIND_SERVICE, which the unit has without the drop-in too."""
 WITH_XDP: Final = ("qlb.service", "qlb.service.d/xdp.conf", "qlb.sysusers.conf", "qlb.tmpfiles.conf")

@@ -21,7 +21,7 @@ from tests.discovery.api_server import ENDING, NAMESPACE, QUIC, READY, SERVICE, 
 NETWORKS: Final = tuple(map(ipaddress.ip_network, ("10.0.0.0/16", "2001:db8::/48")))
 LIMITS: Final = Limits(networks=NETWORKS, find_own=lambda _: (), max_backends=1000)
 RETRY_S: Final = 7.0
-LIMIT_S: Final = 30.0
+LIMIT_S: Final = 240.0
 
 
 @pytest.fixture

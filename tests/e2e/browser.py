@@ -20,7 +20,7 @@ from tests.e2e.nat import Address
 PHONE: Final = (360, 800)
 DESKTOP: Final = (1200, 900)
 _POLL_S: Final = 0.05
-_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 90.0
 _ARGUMENTS: Final = (
     "--headless",
     "--no-sandbox",  # root has none

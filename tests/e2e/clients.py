@@ -14,7 +14,7 @@ from qlb.errors import BackendError
 from tests.e2e.nat import Address
 from tests.e2e.stories import read_receipt
 
-TIMEOUT_S: Final = 20.0
+TIMEOUT_S: Final = 90.0
 PAUSE_S: Final = 0.03
 
 

@@ -23,8 +23,8 @@ from tests.e2e.server import Server
 
 Yaml = dict[str, Any]
 
-START_TIMEOUT_S: Final = 20.0
-STOP_TIMEOUT_S: Final = 10.0
+START_TIMEOUT_S: Final = 90.0
+STOP_TIMEOUT_S: Final = 90.0
 UPGRADE_TIMEOUT_S: Final = START_TIMEOUT_S + STOP_TIMEOUT_S
 _READY: Final = '"ready"'
 _STOPPED: Final = '"stopped"'

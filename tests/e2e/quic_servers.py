@@ -28,7 +28,7 @@ from tests.e2e.nat import Address
 from tests.e2e.server import Server, server_id_of
 from tests.e2e.stories import STORY_PATH, Gates, Receipt
 
-IDLE_TIMEOUT_S: Final = 30.0
+IDLE_TIMEOUT_S: Final = 240.0
 
 
 @dataclass

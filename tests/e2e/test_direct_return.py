@@ -36,7 +36,7 @@ from tests.e2e.stories import Gates
 pytestmark = pytest.mark.e2e
 
 CONNECTIONS: Final = 10
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 240.0
 OTHER_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=10, key=KEY[::-1])
 
 

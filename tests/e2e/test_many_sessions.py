@@ -65,7 +65,7 @@ class Pool:
     def take(self, count: int) -> None:
         """Read so many datagrams."""
         while count:
-            ready = self._selector.select(timeout=10)
+            ready = self._selector.select(timeout=90)
             assert ready, f"{count} datagrams have not arrived"
             for key, _ in ready:
                 sock: socket.socket = key.fileobj  # type: ignore[assignment]

@@ -31,7 +31,7 @@ pytestmark = [
 
 CALLS: Final = 6
 UPGRADES: Final = 5
-LIMIT_S: Final = 120.0
+LIMIT_S: Final = 360.0
 PLANES: Final = ("batch", "asyncio")
 
 

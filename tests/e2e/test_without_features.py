@@ -24,7 +24,7 @@ pytestmark = [
     ),
 ]
 
-LIMIT_S = 120.0
+LIMIT_S = 360.0
 
 
 @pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))

@@ -25,7 +25,7 @@ from examples.voice_agent.frames import FRAME_S, SAMPLES_BYTES, Arrivals, Frame,
 from tests.e2e.nat import Address
 
 PING_S: Final = 0.1
-IDLE_TIMEOUT_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 90.0
 SAMPLES: Final = bytes(range(128)) * (SAMPLES_BYTES // 128)
 
 

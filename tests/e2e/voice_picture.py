@@ -15,7 +15,7 @@ from tests.e2e.voice_stage import voice_demo
 
 WINDOW: Final = (1000, 560)
 DELAY_S: Final = 0.02
-LIMIT_S: Final = 90.0
+LIMIT_S: Final = 360.0
 
 
 async def take(folder: Path, scratch: Path) -> None:

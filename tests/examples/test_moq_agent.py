@@ -25,7 +25,7 @@ from qlb.cid import CidGenerator, CidParams
 from qlb.demo.certificate import make_certificate
 from tests.e2e.nat import Address
 
-LIMIT_S: Final = 20.0
+LIMIT_S: Final = 90.0
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=bytes(16))
 NAME: Final = "agent-b"
 FAST_S: Final = 0.001

@@ -22,7 +22,7 @@ from qlb.health.probes import ProbeResult
 from qlb.health.target import Pool, Target
 from qlb.routing.backends import Endpoint
 
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 SHORT_S = 0.05
 KEY = bytes(range(16))
 PARAMS = CidParams(1, 4, 12, KEY)

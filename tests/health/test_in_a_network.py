@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]),
 ]
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 240.0
 Loop = Callable[[], asyncio.AbstractEventLoop]
 
 

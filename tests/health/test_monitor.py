@@ -19,7 +19,7 @@ from qlb.routing.backends import Endpoint
 
 A = Target("a", Endpoint("192.0.2.1", 443))
 B = Target("b", Endpoint("192.0.2.2", 443))
-PATIENCE_S = 5.0
+PATIENCE_S = 90.0
 
 
 @dataclass(frozen=True)

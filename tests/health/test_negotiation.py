@@ -25,7 +25,7 @@ from qlb.wire import invariants
 from qlb.wire.negotiation import PROBE_BYTES, PROBE_VERSION
 from qlb.wire.versions import V1, V2
 
-PATIENCE_S = 5.0
+PATIENCE_S = 90.0
 SHORT_S = 0.05
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Answer = Callable[[bytes, bytes], list[bytes]]

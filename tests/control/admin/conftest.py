@@ -14,7 +14,7 @@ from qlb.observe.reading import Reading
 from qlb.routing.backends import Endpoint
 from tests.observe.readings import sample_reading
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 class FakeDaemon:

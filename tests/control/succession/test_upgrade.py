@@ -67,13 +67,13 @@ async def _running(path: Path, origin: Origin) -> AsyncIterator[Supervisor]:
     ready = asyncio.Event()
     supervisor = Supervisor(path, load(path), lambda _: ready.set(), origin)
     running = asyncio.create_task(supervisor.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         await ready.wait()
     try:
         yield supervisor
     finally:
         supervisor.end()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             assert await running == 0
 
 
@@ -85,7 +85,7 @@ def _managed(manager: Manager, **environ: str) -> Origin:
 
 
 async def _until_said(manager: Manager, field: str, text: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while text not in manager.said(field):
             await asyncio.sleep(0.01)
 
@@ -103,7 +103,7 @@ def _send(service: tuple[str, int], flows: int) -> None:
 
 
 async def _received(backend: socket.socket, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         for _ in range(count):
             await asyncio.get_running_loop().sock_recv(backend, 2000)
 
@@ -157,7 +157,7 @@ async def test_a_verdict_is_remembered(tmp_path: Path, backend: socket.socket) -
     _write(path, backend, health={"probe": "quic", "interval": "1h", "timeout": "10s", "fall": "1"})
     with managing(tmp_path) as manager:
         async with _running(path, _managed(manager)) as first:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(90):
                 while first.health.is_up("b"):  # nobody is at its port
                     await asyncio.sleep(0.01)
             first._remember()
@@ -232,13 +232,13 @@ async def test_a_next_process_that_fails(
         assert why in outcome.problems[0]
         assert supervisor.is_ready()
         await _forwards(supervisor, backend)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             reader, writer = await asyncio.open_unix_connection(config.with_name("qlb.sock"))
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
         await writer.wait_closed()
-        async with asyncio.timeout(10):  # the other end of that connection is closed a turn later
+        async with asyncio.timeout(90):  # the other end of that connection is closed a turn later
             while len(list(Path("/dev/fd").iterdir())) > descriptors:
                 await asyncio.sleep(0.01)
         assert (await supervisor.reload()).ok

@@ -21,7 +21,7 @@ CLIENTS: Final = {4: "198.51.100.7", 6: "2001:db8:c::7"}
 BALANCERS: Final = {4: "10.0.0.1", 6: "fd00::1"}
 BACKENDS: Final = {4: "10.0.0.2", 6: "fd00::2"}
 PORT: Final = 4433
-TIMEOUT_S: Final = 20
+TIMEOUT_S: Final = 90.0
 _MACS: Final = bytes.fromhex("020000000002") + bytes.fromhex("020000000001")
 _COMMANDS: Final = """
 link add out0 address 02:00:00:00:00:01 type veth peer name in0 address 02:00:00:00:00:02
