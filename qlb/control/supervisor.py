@@ -391,8 +391,10 @@ class Supervisor:
             desired = self.desired
             if self.engine is None:
                 return ()  # it will ask for its orders when it starts
-            if desired.is_compiled:
-                return self.engine.behind  # another caller has told it
+            if desired.is_compiled:  # another caller has told it
+                if not self.engine.behind:
+                    return ()
+                return await self.engine.apply(desired.current.orders, desired.current.frame)
             ring = desired.current.orders.snapshot.ring
             compiled = await compile_aside(desired.plan(), desired.next_number, ring)
             desired.take_compiled(compiled)

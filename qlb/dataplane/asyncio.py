@@ -54,6 +54,7 @@ class AsyncioPlane:
         self._replies = Replies(self._counters, settings.dscp)
         self._upstreams = Upstreams(self._counters, self._replies, settings.dscp)
         self._sessions = self._upstreams.sessions
+        self._admission = Admission(time.monotonic())
         self._listeners = [
             _Listener(self, self._counters, socket.socket(fileno=descriptor)) for descriptor in listeners
         ]
@@ -109,8 +110,8 @@ class AsyncioPlane:
     def forward(self, listener: "_Listener", received: Sequence[Received], now_s: float) -> None:
         """Decide and send a batch of datagrams from clients.
 
-        If the batch is full, packets wait in the listener's queue: those of open sessions are served first, and few
-        sessions are opened.
+        If the batch is full, packets wait in the listener's queue: those of open sessions are served first, and the
+        number of sessions that are opened is bounded.
         """
         waiting: list[tuple[int, SessionKey, Received]] = []
         is_behind = len(received) == BATCH
@@ -123,9 +124,10 @@ class AsyncioPlane:
                 waiting.append((outcome, key, each))
             else:
                 self._pass_on(listener, outcome, key, each, now_s)
-        admission = Admission((outcome, key) for outcome, key, _ in waiting)
+        if waiting:
+            self._admission.refill(now_s)
         for outcome, key, each in waiting:
-            if self._sessions.get(key) is not None or admission.admits(outcome):
+            if self._sessions.get(key) is not None or self._admission.admits(outcome):
                 self._pass_on(listener, outcome, key, each, now_s)
             else:
                 self._drop(DROP_OVERLOAD, each[0], now_s)

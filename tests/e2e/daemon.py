@@ -291,7 +291,7 @@ async def running(
         await daemon.start()
         yield daemon
         assert await daemon.stop() == 0, daemon.log
-        assert may_log_errors or daemon.errors == []
+        assert may_log_errors or daemon.errors == [], daemon.log
     finally:
         await daemon.end()
 

@@ -32,11 +32,16 @@ QUIET: Final = {"drain": {"quiet_period": "500ms"}}
 
 
 async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
-    """Wait until these are the backends, each by the end of its address, with these states. Returns /status."""
+    """Wait until these are the backends, each by the end of its address, with these states, and workers go by that.
+
+    Returns /status.
+    """
     while True:
         status = await daemon.status()
         found = {row["address"].split(":")[0].split(".")[-1]: row["state"] for row in status["backends"]}
-        if found == {name.removeprefix("n"): state for name, state in wanted.items()}:
+        forwarded = all((row["state"] == "active") == (row["fallback_share"] > 0) for row in status["backends"])
+        applied = all(worker["up_to_date"] for worker in status["workers"])
+        if found == {name.removeprefix("n"): state for name, state in wanted.items()} and forwarded and applied:
             return status
         await asyncio.sleep(POLL_S)
 

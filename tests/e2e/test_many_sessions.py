@@ -81,6 +81,7 @@ def config(pool: Pool, workers: int, session_timeout: str) -> dict[str, Any]:
         "workers": str(workers),
         "max_sessions": str(SESSIONS),
         "session_timeout": session_timeout,
+        "routable_session_timeout": session_timeout,
     }
     return configuration([address], [PARAMS], pool.servers, health={"probe": "none"}, forwarding=forwarding)
 

@@ -1,14 +1,16 @@
 /* From clients to backends: one batch of a listener is received, decided datagram by datagram, and sent.
  *
  * Opening a session costs ten times as much as forwarding a packet. When a batch is full, the queue is behind: then
- * datagrams of open sessions go first, and only a few sessions are opened in each batch. So a flood from many addresses
- * cannot take the worker from the calls that are there.
+ * datagrams of open sessions go first, and the number of sessions that are opened is bounded. So a flood from many
+ * addresses cannot take the worker from the calls that are there. Opens are saved up while the worker keeps up, so that
+ * a backlog of many clients, such as after a restart, is no overload.
  */
 #include "forwarder.h"
 #include "silence.h"
 
-#define QLB_OPENS_ROUTABLE 4 /* sessions that a full batch opens for datagrams that their IDs have routed */
-#define QLB_OPENS_OTHER 4    /* and for others; each may use up the other's */
+/* For datagrams that their IDs have routed, and for the others: opens that can be saved up, and the time for one more. */
+#define QLB_MAX_OPENS 512
+#define QLB_OPEN_NS 250000u
 
 /* One receive: the datagrams in it have a sender, a way and a traffic class in common. */
 struct qlb_piece {
@@ -117,41 +119,37 @@ static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uin
         open_and_send(forwarder, piece, decision.outcome, octets, len);
 }
 
-/* Go through the deferred datagrams: send those whose session is open by now, open sessions for some, keep the rest.
- * opens: sessions that may be opened, for routable datagrams and for others. */
-static void serve_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals,
-                           uint32_t opens[2])
+/* Add to the opens that the time since the last full batch has brought. */
+static void refill_opens(struct qlb_forwarder *forwarder)
 {
-    const uint32_t count = forwarder->deferred_count;
-    forwarder->deferred_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct qlb_deferred each = forwarder->deferred[i];
-        const uint8_t *octets = (const uint8_t *)forwarder->inbox.buffers[each.receive].iov_base + each.at;
-        uint32_t *left = &opens[each.decision.outcome >= QLB_CONFIGS];
-        struct qlb_piece piece;
-        describe(forwarder, listener, &forwarder->inbox.senders[each.receive], &arrivals[each.receive], &piece);
-        if (open_session_to(forwarder, &piece, (uint32_t)each.decision.index)) {
-            send_by(forwarder, &piece, each.decision.outcome, octets, each.len);
-        } else if (*left) {
-            --*left;
-            open_and_send(forwarder, &piece, each.decision.outcome, octets, each.len);
-        } else {
-            forwarder->deferred[forwarder->deferred_count++] = each;
-        }
+    const uint64_t more = (forwarder->now_ns - forwarder->opens_refilled_ns) / QLB_OPEN_NS;
+    forwarder->opens_refilled_ns += more * QLB_OPEN_NS;
+    for (int kind = 0; kind < 2; kind++) {
+        const uint64_t opens = forwarder->opens[kind] + more;
+        forwarder->opens[kind] = opens < QLB_MAX_OPENS ? (uint32_t)opens : QLB_MAX_OPENS;
     }
 }
 
-/* Open a few sessions for the deferred datagrams of a full batch, and drop the rest. */
-static void settle_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals)
+/* Open sessions for deferred datagrams as far as opens are left, and drop the rest. */
+static void serve_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals)
 {
-    uint32_t opens[2] = {QLB_OPENS_ROUTABLE, QLB_OPENS_OTHER};
-    serve_deferred(forwarder, listener, arrivals, opens);
-    opens[0] = opens[1] = opens[0] + opens[1]; /* a kind that has opens left has no datagrams left */
-    serve_deferred(forwarder, listener, arrivals, opens);
+    if (!forwarder->deferred_count)
+        return;
+    refill_opens(forwarder);
     for (uint32_t i = 0; i < forwarder->deferred_count; i++) {
         const struct qlb_deferred *each = &forwarder->deferred[i];
-        drop(forwarder, QLB_DROP_OVERLOAD, (const uint8_t *)forwarder->inbox.buffers[each->receive].iov_base + each->at,
-             each->len);
+        const uint8_t *octets = (const uint8_t *)forwarder->inbox.buffers[each->receive].iov_base + each->at;
+        uint32_t *left = &forwarder->opens[each->decision.outcome >= QLB_CONFIGS];
+        struct qlb_piece piece;
+        describe(forwarder, listener, &forwarder->inbox.senders[each->receive], &arrivals[each->receive], &piece);
+        if (open_session_to(forwarder, &piece, (uint32_t)each->decision.index)) {
+            send_by(forwarder, &piece, each->decision.outcome, octets, each->len);
+        } else if (*left) {
+            --*left;
+            open_and_send(forwarder, &piece, each->decision.outcome, octets, each->len);
+        } else {
+            drop(forwarder, QLB_DROP_OVERLOAD, octets, each->len);
+        }
     }
     forwarder->deferred_count = 0;
 }
@@ -202,6 +200,6 @@ void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener)
             at += segment_bytes;
         } while (at < len);
     }
-    settle_deferred(forwarder, listener, arrivals);
+    serve_deferred(forwarder, listener, arrivals);
     qlb_send_to_backends(forwarder);
 }

@@ -135,6 +135,8 @@ struct qlb_forwarder {
     struct qlb_inbox inbox;
     struct qlb_outbox outbox;
     struct qlb_own_hosts own_hosts;
+    uint64_t opens_refilled_ns;
+    uint32_t opens[2]; /* sessions that full batches may open: forward.c */
     uint32_t deferred_count;
     struct qlb_deferred deferred[QLB_DEFERRED];
 

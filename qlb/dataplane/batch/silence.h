@@ -28,7 +28,8 @@ QLB_INLINE int qlb_silence_note(struct qlb_session *session, uint64_t now_ns)
         session->first_mark_ms = now_ms;
     }
     session->mark_ns = now_ns;
-    session->marks += session->marks < QLB_MARKS;
+    if (session->marks < QLB_MARKS)
+        session->marks++;
     return session->marks == QLB_MARKS && now_ms - session->first_mark_ms >= QLB_SILENCE_MS &&
            now_ns >= session->reopen_at_ns;
 }
@@ -38,7 +39,8 @@ QLB_INLINE void qlb_silence_reopened(struct qlb_session *session, uint64_t now_n
 {
     session->marks = 0;
     session->reopen_at_ns = now_ns + (QLB_MARK_PAUSE_NS << session->silences);
-    session->silences += session->silences < QLB_MAX_SILENCES;
+    if (session->silences < QLB_MAX_SILENCES)
+        session->silences++;
 }
 
 /* Note an answer of the backend. */

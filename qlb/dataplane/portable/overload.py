@@ -1,34 +1,41 @@
 """Which packets may open sessions while packets arrive faster than a worker handles them.
 
 To open a session costs several times as much as a packet of an open one. So under overload open sessions are served
-first, and the number of new ones in a batch is bounded. Packets that were routed by their ID and others have a share
-each: a flood of one kind cannot keep the other kind out.
+first, and the number of new ones is bounded. Packets that were routed by their ID and others are counted apart: a flood
+of one kind cannot keep the other kind out. Opens are saved up while the worker keeps up, so that a backlog of many
+clients, such as after a restart, is no overload. batch/forward.c does the same.
 """
 
-from collections.abc import Hashable, Iterable
 from typing import Final
 
 from qlb.routing.outcomes import CONFIGS
 
-_NEW_SESSIONS: Final = 8
-"""In one batch, under overload."""
-_SHARE: Final = _NEW_SESSIONS // 2
+MAX_OPENS: Final = 512
+"""Opens of one kind that can be saved up."""
+OPENS_PER_S: Final = 1000.0
+"""Further opens of one kind: a fifth of a core."""
 
 
 class Admission:
-    """The sessions that one batch may open."""
+    """The sessions that full batches may open."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_opens", "_refilled_s")
 
-    def __init__(self, wanted: Iterable[tuple[int, Hashable]]) -> None:
-        """wanted: outcome and session key of each packet that has no session."""
-        keys: tuple[set[Hashable], set[Hashable]] = (set(), set())
-        for outcome, key in wanted:
-            keys[outcome < CONFIGS].add(key)
-        self._left = [_NEW_SESSIONS - min(len(others), _SHARE) for others in reversed(keys)]
+    def __init__(self, now_s: float) -> None:
+        """Start with all opens saved up."""
+        self._opens = [float(MAX_OPENS)] * 2
+        self._refilled_s = now_s
+
+    def refill(self, now_s: float) -> None:
+        """Add the opens that the time since the last call has brought."""
+        more = (now_s - self._refilled_s) * OPENS_PER_S
+        self._opens = [min(opens + more, MAX_OPENS) for opens in self._opens]
+        self._refilled_s = now_s
 
     def admits(self, outcome: int) -> bool:
         """Return whether a packet may open a session; count it if so."""
         kind = outcome < CONFIGS
-        self._left[kind] -= 1
-        return self._left[kind] >= 0
+        if self._opens[kind] < 1:
+            return False
+        self._opens[kind] -= 1
+        return True
