@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # As many as the smallest machine has cores: end-to-end tests wait for each other's packets.
 TEST_WORKERS ?= 2
 # What make check leaves to make test, and the rooms that it looks at most closely.
-CHECKED := "not e2e and not slow and not toolchain"
+CHECKED := "not e2e and not network and not slow and not toolchain"
 BELOW := tests/wire tests/cid tests/routing
 
 # What the extension is built from: a change builds it again.

@@ -18,6 +18,8 @@ from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders,
 from tests.dataplane.running import Run
 from tests.namespace import in_a_network_of_its_own
 
+pytestmark = pytest.mark.network
+
 TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
 LOOPBACK: Final = {4: "127.0.0.1", 6: "::1"}
 WILDCARD: Final = {4: "0.0.0.0", 6: "::"}

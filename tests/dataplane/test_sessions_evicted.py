@@ -23,6 +23,8 @@ from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_o
 from tests.dataplane.running import Run, Running
 from tests.namespace import in_a_network_of_its_own
 
+pytestmark = pytest.mark.network
+
 TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
 TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))
 UNROUTABLE: Final = short_header(b"\x00" * 20)

@@ -12,6 +12,8 @@ import pytest
 from tests.deploy.places import DEPLOY, run, tool
 from tests.namespace import network_of_its_own
 
+pytestmark = pytest.mark.network
+
 RULES = DEPLOY / "nftables/qlb.nft"
 BURST = 400
 """New flows that one source may open at once; the tests' rules give it no more for an hour."""

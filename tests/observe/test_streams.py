@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.network
+
 CLOSED = [" ".join(some) for some in chain(*(combinations(("<&-", ">&-", "2>&-"), n) for n in (1, 2, 3)))]
 LIMIT_S = 240.0
 TEXT = """
