@@ -23,9 +23,8 @@ from qlb.health.target import Target
 from qlb.routing.backends import Endpoint
 from tests.namespace import network_of_its_own
 
-pytestmark = pytest.mark.network
-
 pytestmark = [
+    pytest.mark.network,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.parametrize("probe", [probe_version_negotiation, probe_handshake]),
     pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]),
