@@ -315,10 +315,9 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
         (place,) = workers.places
         assert place.process is not None
-        stopped = place.process.pid
-        os.kill(stopped, signal.SIGSTOP)
-        await _send(network.socket(), service)
-        assert (await asyncio.get_running_loop().sock_recv(sockets[0], 2000)) == TO_B0
+        with standing_still(place.process.pid):  # not before every thread stands still: it must not receive the packet
+            await _send(network.socket(), service)
+            assert (await asyncio.get_running_loop().sock_recv(sockets[0], 2000)) == TO_B0
         await _until(lambda: place.restarts == 1 and place.is_fresh)
         assert (place.hangs, workers.is_fresh) == (1, True)
         await _until(lambda: len(workers.spares) == 1)
