@@ -9,7 +9,7 @@ import click
 from qlb import __version__
 from qlb.cli import control, demo, inspect, kernel, rotate, run, top
 from qlb.errors import ConfigError, PlaneUnavailable, QlbError
-from qlb.observe.streams import open_missing_streams
+from qlb.observe.streams import discard_unwritable, open_missing_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +39,8 @@ def main() -> None:
         _end(2, str(error))
     except (QlbError, OSError) as error:  # the latter mostly because standard output is full
         _end(1, f"qlb: {error}")
+    finally:
+        discard_unwritable()
 
 
 def _end(code: int, text: str) -> NoReturn:

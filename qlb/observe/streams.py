@@ -6,6 +6,7 @@ write to those, and libuv aborts the process when it closes descriptor 2.
 
 import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 _LAST: Final = 2
@@ -23,3 +24,18 @@ def open_missing_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def discard_unwritable() -> None:
+    """Flush standard output and error; point one that cannot be written to at /dev/null.
+
+    Call it last. Python flushes both when it ends, and replaces the exit code by 120 if that fails.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)

@@ -235,6 +235,14 @@ class Daemon:
         while not holds(await self.metrics()):
             await asyncio.sleep(scrape.POLL_S)
 
+    async def until_applied(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until this holds of /status and every worker goes by it; return it."""
+        while True:
+            status = await self.status()
+            if holds(status) and all(worker["up_to_date"] for worker in status["workers"]):
+                return status
+            await asyncio.sleep(scrape.POLL_S)
+
     async def until_ready(self) -> None:
         """Wait until /readyz says that this node should be sent traffic."""
         while not await self._is_ready():

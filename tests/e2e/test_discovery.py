@@ -19,7 +19,6 @@ from tests.e2e.daemon import Daemon, backend_config, configuration, running
 from tests.e2e.nat import Nat
 from tests.e2e.ports import free_port
 from tests.e2e.quic_servers import quic_servers
-from tests.e2e.scrape import POLL_S
 from tests.e2e.stage import LIMIT_S, PARAMS
 from tests.e2e.stories import Gates
 
@@ -36,14 +35,13 @@ async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
 
     Returns /status.
     """
-    while True:
-        status = await daemon.status()
+
+    def holds(status: dict[str, Any]) -> bool:
         found = {row["address"].split(":")[0].split(".")[-1]: row["state"] for row in status["backends"]}
         forwarded = all((row["state"] == "active") == (row["fallback_share"] > 0) for row in status["backends"])
-        applied = all(worker["up_to_date"] for worker in status["workers"])
-        if found == {name.removeprefix("n"): state for name, state in wanted.items()} and forwarded and applied:
-            return status
-        await asyncio.sleep(POLL_S)
+        return forwarded and found == {name.removeprefix("n"): state for name, state in wanted.items()}
+
+    return await daemon.until_applied(holds)
 
 
 @dataclass(frozen=True)

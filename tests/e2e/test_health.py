@@ -114,7 +114,7 @@ async def test_where_nobody_answers_routing_stays(tmp_path: Path) -> None:
                 assert (await daemon.metrics()).total("qlb_backend_up") == 0
                 assert (await scrape.get(daemon.admin, "/readyz"))[0] == 503
                 assert daemon.logged("all probes fail") == 1
-                await daemon.until(lambda found: all(found.by("qlb_fallback_share", "backend").values()))
+                await daemon.until_applied(lambda found: all(row["fallback_share"] for row in found["backends"]))
                 asking = asyncio.gather(*map(ask, addresses))
                 await daemon.until(lambda found: found.total("qlb_packets_forwarded_total") >= CALLS)
             assert set(await asking) == set(NAMES)
