@@ -201,7 +201,8 @@ def _daemon(program: str, configuration: dict[str, Any], folder: Path) -> Iterat
     path.touch(mode=0o600)
     path.write_text(json.dumps(configuration))  # YAML, too
     with pinned(cores()[0]):
-        process = subprocess.Popen([program, "run", str(path)], stdin=subprocess.DEVNULL)
+        # Elsewhere than here: a worker would import the qlb of the current folder.
+        process = subprocess.Popen([program, "run", str(path)], stdin=subprocess.DEVNULL, cwd=folder)
     with process:
         try:
             _wait_until_ready(folder, process)
