@@ -201,7 +201,7 @@ static int try_send(struct qlb_forwarder *forwarder, const struct way *way, cons
         (void)getsockopt(way->fd(forwarder, group), SOL_SOCKET, SO_ERROR, &pending, &len);
         const int first = error;
         error = send_once(way->fd(forwarder, group), message);
-        if (error && error != first)
+        if (error && qlb_send_error_kind(error) != qlb_send_error_kind(first))
             qlb_count_send_error(forwarder->slots, error, index, group->size);
     }
     if (!error || way == &to_clients || group->count > 1 || !calls_for_reopening(error) ||

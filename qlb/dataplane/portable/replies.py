@@ -165,7 +165,8 @@ class Replies:
         try:
             sock.sendmsg((datagram,), messages, 0, session.client)
         except OSError as own_error:
-            self._counters.count_send_error(send_error_kind(own_error))
+            if send_error_kind(own_error) != kind:
+                self._counters.count_send_error(send_error_kind(own_error))
             return False
         return True
 

@@ -95,7 +95,8 @@ class Upstreams:
             self._counters.count_send_error(kind, session.index, session.largest_bytes)
             return True
         self._count(session, kind, datagram)
-        self._count(session, own_kind, datagram)
+        if own_kind != kind:
+            self._count(session, own_kind, datagram)
         if not may_need_new_socket(own_kind) or now_s < session.reopen_at_s:
             return False
         session.reopen_at_s = now_s + _REOPEN_PAUSE_S
