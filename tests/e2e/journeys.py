@@ -6,10 +6,10 @@ address has cut off, falls silent, and the server cannot know where it is: no ba
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qlb.demo.client import DemoClient, connect
 from qlb.errors import BackendError
@@ -20,7 +20,7 @@ from tests.e2e.stories import BrokenStory, Gates, read_receipt, read_story, spli
 TIMEOUT_S: Final = 240.0
 SLOW_DATAGRAMS_PER_S: Final = 40.0
 UPLOAD_BYTES: Final = 120_000
-"""At that speed it lasts four seconds and more, unless the link is made fast again."""
+"""At that speed the upload lasts three seconds and more, unless the link is made fast again."""
 _CHANGE_AFTER: Final = "200ms"
 _PING_S: Final = 0.05
 
@@ -69,9 +69,22 @@ async def aioquic_journey(port: NatPort, gates: Gates, change: Change, *, migrat
     return journey
 
 
-async def ngtcp2_journey(port: NatPort, gates: Gates, change: Change, folder: Path, mode: ngtcp2.Mode) -> Journey:
-    """Let ngtcp2 send a file over a slow link and download a story meanwhile. mode: what it does to its address."""
-    gate, body, sent = str(port.address[1]), *_body(port, folder, UPLOAD_BYTES)
+async def ngtcp2_journey(
+    port: NatPort,
+    gates: Gates,
+    change: Change,
+    folder: Path,
+    mode: ngtcp2.Mode,
+    *,
+    upload_bytes: int = UPLOAD_BYTES,
+    datagrams_per_s: float = SLOW_DATAGRAMS_PER_S,
+) -> Journey:
+    """Let ngtcp2 send a file over a slow link while it downloads a story.
+
+    mode: what it does to its address. upload_bytes, datagrams_per_s: the upload must last longer than the changes,
+    since a client that has sent everything falls silent.
+    """
+    gate, body, sent = str(port.address[1]), *_body(port, folder, upload_bytes)
 
     def finish() -> None:
         port.speed_up()
@@ -84,7 +97,7 @@ async def ngtcp2_journey(port: NatPort, gates: Gates, change: Change, folder: Pa
             raise BrokenStory(f"the story is {backend}'s, the receipt {receipt!r}")
         return backend
 
-    port.slow_down(SLOW_DATAGRAMS_PER_S)
+    port.slow_down(datagrams_per_s)
     transfer = ngtcp2.download(
         port.address, f"/story/{gate}", folder / gate, mode=mode, change_after=_CHANGE_AFTER, upload=body
     )
@@ -111,6 +124,25 @@ async def _ping(client: DemoClient) -> None:
         await asyncio.sleep(_PING_S)
 
 
+async def _moved(port: NatPort, change: Change, mode: ngtcp2.Mode) -> None:
+    if mode is not ngtcp2.Mode.STAY:
+        await port.until_clients(2)
+    await port.until_flowing()
+    await change(port)
+
+
+async def _unless_ended(moving: Coroutine[Any, Any, None], running: asyncio.Future[ngtcp2.Download]) -> None:
+    """Wait for the changes of address, or for a client that has ended before them."""
+    changes = asyncio.ensure_future(moving)
+    try:
+        await asyncio.wait((changes, running), return_when=asyncio.FIRST_COMPLETED)
+        if changes.done():
+            await changes
+    finally:
+        changes.cancel()
+        await asyncio.gather(changes, return_exceptions=True)
+
+
 async def _ngtcp2(
     transfer: Awaitable[ngtcp2.Download],
     port: NatPort,
@@ -123,10 +155,7 @@ async def _ngtcp2(
     running = asyncio.ensure_future(transfer)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            if mode is not ngtcp2.Mode.STAY:
-                await port.until_clients(2)
-            await port.until_flowing()
-            await change(port)
+            await _unless_ended(_moved(port, change, mode), running)
             journey.changes = port.changes
             finish()
             found = await running

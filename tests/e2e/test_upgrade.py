@@ -32,6 +32,9 @@ pytestmark = [
 CALLS: Final = 6
 UPGRADES: Final = 5
 LIMIT_S: Final = 360.0
+LONG_UPLOAD_BYTES: Final = 3_000_000
+UPLOAD_DATAGRAMS_PER_S: Final = 20.0
+"""At that speed the upload lasts two minutes: longer than the upgrades, on a busy machine too."""
 PLANES: Final = ("batch", "asyncio")
 
 
@@ -72,7 +75,14 @@ async def test_nobody_is_lost(tmp_path: Path, plane: str) -> None:
         travel = [aioquic_journey(port, scene.gates, all_the_time) for port in scene.ports(CALLS)]
         if shutil.which(ngtcp2.PROGRAM):
             mode = ngtcp2.Mode.MIGRATE
-            travel += [ngtcp2_journey(port, scene.gates, all_the_time, tmp_path, mode) for port in scene.ports(CALLS)]
+            travel += [
+                ngtcp2_journey(
+                    *(port, scene.gates, all_the_time, tmp_path, mode),
+                    upload_bytes=LONG_UPLOAD_BYTES,
+                    datagrams_per_s=UPLOAD_DATAGRAMS_PER_S,
+                )
+                for port in scene.ports(CALLS)
+            ]
         return travel
 
     forwarding = {"workers": "2", "plane": plane}
