@@ -61,36 +61,36 @@ voice: $(VENV)/test.stamp
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp
-	$(BIN)/python -m tests.dataplane.xdp.objects
+	$(BIN)/python -m lab.xdp.objects
 
 fuzz: fuzz-router fuzz-core
 
 fuzz-router: $(VENV)/test.stamp
 	$(BIN)/pip install --quiet atheris
-	$(BIN)/python tests/fuzz/fuzz_router.py -max_total_time=60
+	$(BIN)/python lab/fuzz/fuzz_router.py -max_total_time=60
 
 # Needs clang and its runtimes (Debian: clang, libclang-rt-dev).
 fuzz-core: $(VENV)/test.stamp
 	mkdir -p $(FUZZ)
-	$(BIN)/python -m tests.fuzz.core_seeds $(FUZZ)
+	$(BIN)/python -m lab.fuzz.core_seeds $(FUZZ)
 	clang -std=c11 -Iqlb/dataplane -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-		tests/fuzz/fuzz_core.c -o $(FUZZ)/fuzz_core
+		lab/fuzz/fuzz_core.c -o $(FUZZ)/fuzz_core
 	QLB_FUZZ_TABLE=$(FUZZ)/table $(FUZZ)/fuzz_core -max_total_time=60 -max_len=512 $(FUZZ)/corpus
 
 # Everything at once: address changes, reloads, kills of workers, garbage.
 soak: $(VENV)/test.stamp
-	$(BIN)/python -m tests.e2e.soak $(SOAK_S)
+	$(BIN)/python -m lab.soak $(SOAK_S)
 
 # The pictures in docs/ of the status page and of the voice agent: needs Chromium (Debian: chromium, chromium-driver).
 pictures: $(VENV)/test.stamp
-	$(BIN)/python -m tests.e2e.pictures docs
-	$(BIN)/python -m tests.e2e.voice_picture docs
+	$(BIN)/python -m lab.pictures docs
+	$(BIN)/python -m lab.voice.picture docs
 
 # A copy whose extension checks every access, under the tests of the plane and a short soak. Python's own
 # allocations at exit are no leaks of ours.
 asan: $(VENV)/test.stamp
 	rm -rf build/asan && mkdir -p build/asan
-	cp -r qlb tests pyproject.toml setup.py README.md LICENSE build/asan/
+	cp -r qlb lab tests pyproject.toml setup.py README.md LICENSE build/asan/
 	CFLAGS="$(SANITIZE)" $(BIN)/pip install --quiet --no-deps --target build/asan/built build/asan
 	cp build/asan/built/qlb/dataplane/*.so build/asan/qlb/dataplane/
 	cd build/asan && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.table import compile_table
-from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.dataplane.core.table import compile_table
+from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import Snapshot, compile_snapshot
 

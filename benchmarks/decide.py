@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.table import Row, cost_us, print_table
+from qlb.addresses import Endpoint
 from qlb.cid import CidGenerator, CidParams
-from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import DEFAULT_KEY

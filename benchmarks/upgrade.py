@@ -18,12 +18,12 @@ from typing import Any, Final, NamedTuple
 
 import uvloop
 
-from tests.control.succession.manager import Manager, managing
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.managed import start_managed
-from tests.e2e.nat import Address
-from tests.e2e.ports import free_port
-from tests.e2e.udp_servers import open_socket
+from lab.daemon import Daemon, configuration, running
+from lab.managed import start_managed
+from lab.nat import Address
+from lab.ports import free_port
+from lab.service_manager import Manager, managing
+from lab.udp_servers import open_socket
 
 CLIENTS: Final = 20
 RATE: Final = 1000.0

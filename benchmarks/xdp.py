@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.programs import SOURCES, compile_program
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.dataplane.xdp import libbpf
 from qlb.dataplane.xdp.libbpf import BpfObject, Link
 from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import Snapshot, compile_snapshot
 

@@ -1,12 +1,13 @@
 """Fixtures that several rooms share."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
 
-from tests.dataplane.network import Network
+from lab.dataplane.network import Network
 
 # Machines are noisy: no example has a deadline. The same examples each time: a failure is found again.
 settings.register_profile("qlb", deadline=None, derandomize=True)
@@ -18,3 +19,12 @@ def network() -> Iterator[Network]:
     """A small network on loopback."""
     with ExitStack() as stack:
         yield Network(stack)
+
+
+@pytest.fixture(autouse=True)
+def restored_logger() -> Iterator[None]:
+    """Restore the logger after each test: a supervisor configures it for a whole process."""
+    logger = logging.getLogger("qlb")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before

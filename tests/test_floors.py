@@ -1,4 +1,4 @@
-"""The floors: imports only go down, rooms of floor 3 stay apart, floors 0 to 2 are pure, nothing global is mutable.
+"""The floors: imports only go down and never in a circle, floors 0 to 2 are pure, nothing global is mutable.
 
 The sources are read with ast, imports inside functions and under TYPE_CHECKING included; strings that name a module
 of qlb count too, since tables of names are imported from.
@@ -7,7 +7,7 @@ of qlb count too, since tables of names are imported from.
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,23 +16,23 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = tuple(sorted((ROOT / "qlb").rglob("*.py")))
 
-FLOORS: Final = {
-    "qlb": 0,
-    "qlb.errors": 0,
-    "qlb.wire": 0,
-    "qlb.cid": 1,
-    "qlb.routing": 2,
-    "qlb.config": 3,
-    "qlb.dataplane": 3,
-    "qlb.discovery": 3,
-    "qlb.health": 3,
-    "qlb.observe": 3,
-    "qlb.adapters": 3,
-    "qlb.control": 4,
-    "qlb.demo": 4,
-    "qlb.cli": 5,
-    "qlb.__main__": 5,
-}
+FLOORS: Final = (
+    ("qlb", "qlb.errors", "qlb.addresses", "qlb.wire"),
+    ("qlb.cid",),
+    ("qlb.routing",),
+    ("qlb.local_addresses",),
+    ("qlb.config", "qlb.dataplane", "qlb.discovery", "qlb.health", "qlb.observe", "qlb.adapters"),
+    ("qlb.handover", "qlb.rotation", "qlb.demo"),
+    ("qlb.workers",),
+    ("qlb.admin",),
+    ("qlb.daemon",),
+    ("qlb.cli", "qlb.__main__"),
+)
+"""Rooms from the lowest floor to the highest; docs/architecture.md calls the last ones 3, 4a, 4b, 4c and 5."""
+PURE: Final = 2
+"""The highest floor without sockets, clocks and files."""
+TOP: Final = len(FLOORS) - 1
+FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 IMPURE: Final = frozenset(
     [
@@ -98,8 +98,13 @@ MODULES: Final = frozenset(map(_module, SOURCES))
 
 
 def _room(module: str) -> str:
-    """The part of a module's name that stands in FLOORS: ``qlb.cid`` of ``qlb.cid.codec``."""
+    """Return the part of a module's name that is in FLOORS: ``qlb.cid`` of ``qlb.cid.codec``."""
     return ".".join(module.split(".")[:2])
+
+
+def _part(module: str) -> str:
+    """Return up to three parts of a module's name: a package inside a room is one part of it."""
+    return ".".join(module.split(".")[:3])
 
 
 def _absolute(node: ast.ImportFrom, path: Path) -> str:
@@ -124,7 +129,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def _below(top: int) -> list[Path]:
-    return [path for path in SOURCES if FLOORS[_room(_module(path))] <= top]
+    return [path for path in SOURCES if FLOOR[_room(_module(path))] <= top]
 
 
 def _by_name(path: Path) -> str:
@@ -133,7 +138,7 @@ def _by_name(path: Path) -> str:
 
 def test_every_room_has_a_floor() -> None:
     """A new room is put on a floor before it is built, and the table names no room that is gone."""
-    assert {_room(module) for module in MODULES} == set(FLOORS)
+    assert {_room(module) for module in MODULES} == set(FLOOR)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
@@ -143,25 +148,65 @@ def test_imports_only_go_down(path: Path) -> None:
     wrong = {
         name
         for name in imports(path)
-        if name.split(".")[0] == "qlb" and _room(name) != room and FLOORS[_room(name)] >= FLOORS[room]
-        # The package itself and its errors are beneath everything; on floor 0 they are the neighbours of wire.
-        if name not in ("qlb", "qlb.errors")
+        if name.split(".")[0] == "qlb" and _room(name) != room and FLOOR[_room(name)] >= FLOOR[room]
+        # The package itself, its errors and its addresses are below everything, the rest of floor 0 included.
+        if name not in ("qlb", "qlb.errors", "qlb.addresses")
         # The two halves of the top floor are one room: `python -m qlb` is the command line.
-        if FLOORS[room] != 5
+        if FLOOR[room] != TOP
     }
     assert not wrong, f"{_module(path)} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("path", _below(2), ids=_by_name)
+def _find_cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the parts of one import cycle in order; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(part: str, above: list[str]) -> list[str]:
+        if part in above:
+            return above[above.index(part) :]
+        if part in done:
+            return []
+        found = next(filter(None, (visit(other, [*above, part]) for other in sorted(graph[part]))), [])
+        done.add(part)
+        return found
+
+    return next(filter(None, (visit(part, []) for part in sorted(graph))), [])
+
+
+def test_no_import_cycle() -> None:
+    """No two parts of the product import each other, directly or through others. A package in a room is one part."""
+    graph: dict[str, set[str]] = {_part(module): set() for module in MODULES}
+    for path in SOURCES:
+        part = _part(_module(path))
+        others = {_part(name) for name in imports(path) if name in MODULES and not part.startswith(f"{name}.")}
+        graph[part] |= others - {part}
+    assert _find_cycle(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "cycle"),
+    [
+        ({"a": {"b"}, "b": set()}, []),
+        ({"a": {"b"}, "b": {"a"}}, ["a", "b"]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}, ["b", "c", "d"]),
+        ({"a": {"c"}, "b": {"c"}, "c": set()}, []),
+    ],
+)
+def test_the_finder_of_cycles(graph: dict[str, set[str]], cycle: list[str]) -> None:
+    """The check itself finds a cycle of any length, and takes two ways to one part for none."""
+    assert _find_cycle(graph) == cycle
+
+
+@pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
 def test_floors_0_to_2_are_pure(path: Path) -> None:
     """No socket, loop, clock, file, log or metric; of other people's packages only cryptography, above floor 0."""
     tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
     foreign = tops - sys.stdlib_module_names
     assert not tops & IMPURE
-    assert foreign <= ({"cryptography"} if FLOORS[_room(_module(path))] else set())
+    assert foreign <= ({"cryptography"} if FLOOR[_room(_module(path))] else set())
 
 
-@pytest.mark.parametrize("path", _below(2), ids=_by_name)
+@pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
 def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
     """The builtins that need no import are not used either."""
     called = {
@@ -251,8 +296,8 @@ def test_no_mutable_globals(path: Path) -> None:
             {"qlb.cid", "qlb.cid.codec", "qlb.wire", "qlb.wire.versions"},
         ),
         ("def f():\n    import time", {"time"}),
-        ("if TYPE_CHECKING:\n    from qlb.control import x", {"qlb.control"}),
-        ("NAMES = {'asyncio': 'qlb.dataplane.asyncio'}", {"qlb.dataplane.asyncio"}),
+        ("if TYPE_CHECKING:\n    from qlb.daemon import x", {"qlb.daemon"}),
+        ("NAMES = {'asyncio': 'qlb.dataplane.portable.plane'}", {"qlb.dataplane.portable.plane"}),
     ],
 )
 def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

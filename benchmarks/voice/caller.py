@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from aioquic.tls import SessionTicket
 
 from benchmarks.voice.plan import STILL, Plan
-from tests.e2e.nat import NatPort
-from tests.e2e.voice_client import VoiceCall, calling
+from lab.nat import NatPort
+from lab.voice.client import VoiceCall, calling
 
 FINISH_S: Final = 15.0
 PING_S: Final = 0.4

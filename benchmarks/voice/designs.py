@@ -15,9 +15,9 @@ from benchmarks.forwarders.base import Missing, Place
 from benchmarks.forwarders.nginx import nginx_command
 from benchmarks.processes import children
 from benchmarks.voice.programs import Program
+from lab import daemon, ports
+from lab.nat import Address
 from qlb.errors import BackendError
-from tests.e2e import daemon, ports
-from tests.e2e.nat import Address
 
 BALANCERS: Final = 2
 

@@ -20,7 +20,7 @@ import uvloop
 
 from benchmarks.voice.caller import FINISH_S, Caller
 from benchmarks.voice.plan import Plan
-from tests.e2e.nat import Address, Nat, NatPort
+from lab.nat import Address, Nat, NatPort
 
 LIMIT_S: Final = FINISH_S + 20.0
 """A run that goes on for so long after its end is cut off; what was told until then counts."""

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from lab import ports
 from qlb.errors import BackendError
-from tests.e2e import ports
 
 START_S: Final = 20.0
 STOP_S: Final = 10.0

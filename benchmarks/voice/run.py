@@ -18,9 +18,9 @@ from benchmarks.voice.designs import BALANCERS, Design, Site, design_running
 from benchmarks.voice.fleet import LIMIT_S
 from benchmarks.voice.plan import DRAIN, KILL, MOVE, RESTART, TABLE, Plan
 from benchmarks.voice.programs import agent_running, child
-from qlb.demo.certificate import make_certificate
-from tests.e2e.ports import free_port
-from tests.e2e.voice_stage import voice_config
+from lab.ports import free_port
+from lab.voice.stage import voice_config
+from qlb.demo.http3 import make_certificate
 
 AGENTS: Final = ("agent-a", "agent-b", "agent-c")
 DELAY_S: Final = 0.01

@@ -14,8 +14,8 @@ from examples.voice_agent.__main__ import CONFIG
 from examples.voice_agent.demo import serving
 from examples.voice_agent.network import PERIOD_S
 from examples.voice_agent.speech import say_name
+from lab.nat import Nat, NatPort
 from qlb.errors import ConfigError, QlbError
-from tests.e2e.nat import Nat, NatPort
 
 AGENT: Final = "examples.moq.agent"
 WAIT_S: Final = 10.0

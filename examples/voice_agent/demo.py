@@ -14,10 +14,10 @@ import aiohttp
 from examples.voice_agent.agent import PATH
 from examples.voice_agent.network import Network
 from examples.voice_agent.web import serving_page
+from lab.nat import Address, Nat, NatPort
 from qlb.config.load import load
-from qlb.demo.certificate import Certificate, make_certificate
+from qlb.demo.http3 import Certificate, make_certificate
 from qlb.errors import BackendError
-from tests.e2e.nat import Address, Nat, NatPort
 
 START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 10.0

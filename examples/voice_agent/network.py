@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from tests.e2e.nat import NatPort, loopback_hosts
+from lab.nat import NatPort, loopback_hosts
 
 PERIOD_S: Final = 1.0
 

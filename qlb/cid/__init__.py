@@ -6,9 +6,8 @@ Spec: draft-ietf-quic-load-balancers, sections "First CID octet" and "Server ID 
 """
 
 from qlb.cid.codec import CidCodec
-from qlb.cid.generator import CidGenerator, WorkerTag, reserved_cid
+from qlb.cid.generator import CidGenerator, RotatingGenerator, WorkerTag, reserved_cid
 from qlb.cid.params import CidParams
-from qlb.cid.rotating import RotatingGenerator
 from qlb.errors import CidError, NonceExhausted
 
 __all__ = [

@@ -8,23 +8,22 @@ from urllib.parse import quote
 
 import click
 
+from qlb.addresses import Endpoint, canonical_host
 from qlb.cid import CidCodec, CidGenerator, CidParams
 from qlb.cli.control import ask
 from qlb.cli.run import CONFIG
 from qlb.config import build
 from qlb.config.load import load
-from qlb.config.local_addresses import local_hosts
 from qlb.config.model import Config
 from qlb.config.scalars import endpoint
 from qlb.config.schema import json_schema
 from qlb.config.server_config import server_config_yaml, yang_server_configs
-from qlb.control.preflight import find_faults, preflight
+from qlb.daemon.preflight import find_faults, preflight
 from qlb.dataplane.base import PlaneSettings
 from qlb.errors import CidError, QlbError
-from qlb.routing.backends import Endpoint
+from qlb.local_addresses import local_hosts
 from qlb.routing.explain import explain as explain_decision
 from qlb.routing.flows import FlowTables
-from qlb.routing.maglev import canonical_host
 from qlb.routing.router import Router
 
 _EXPLAINED_CLIENT = "192.0.2.1:50000"

@@ -22,9 +22,9 @@ from qlb.config.build import cid_params
 from qlb.config.load import load
 from qlb.config.model import Config
 from qlb.config.scalars import BALANCER
-from qlb.control.rotation import Balancer, read_balancer
-from qlb.control.rotation_steps import RotationSteps, Step, StepRefused
 from qlb.errors import QlbError
+from qlb.rotation.phases import Balancer, read_balancer
+from qlb.rotation.steps import RotationSteps, Step, StepRefused
 
 _TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 1.0

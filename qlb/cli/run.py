@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from qlb.config.load import Loaded, load
-from qlb.config.local_addresses import local_hosts
 from qlb.errors import BackendError
+from qlb.local_addresses import local_hosts
 
 if TYPE_CHECKING:
-    from qlb.control.supervisor import Supervisor
+    from qlb.daemon.supervisor import Supervisor
 
 CONFIG: Final = click.Path(path_type=Path)
 _DEMO_START_TIMEOUT_S: Final = 30.0
@@ -33,7 +33,7 @@ def run(config: Path, demo_backends: bool) -> None:
     finally:
         gc.enable()
     # The daemon's own libraries are imported only once the configuration is known to be good.
-    from qlb.control.processes.loop import run_on_fast_loop
+    from qlb.workers.worker import run_on_fast_loop
 
     sys.exit(run_on_fast_loop(_run(config, loaded, demo_backends)))
 
@@ -41,15 +41,14 @@ def run(config: Path, demo_backends: bool) -> None:
 def _ask_for_time() -> None:
     """Ask the service manager, if there is one, for the time that reading a large configuration takes."""
     if "NOTIFY_SOCKET" in os.environ:
-        from qlb.control.succession.notify import Notifier
-        from qlb.control.succession.service import Service
+        from qlb.handover.systemd import Notifier, Service
 
         Service(Notifier(dict(os.environ))).starting()
 
 
 async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
-    from qlb.control.succession.origin import Origin
-    from qlb.control.supervisor import Supervisor
+    from qlb.daemon.supervisor import Supervisor
+    from qlb.handover.successor import Origin
 
     origin = Origin.of_process(os.environ, can_be_followed=not demo_backends)
     if not demo_backends:

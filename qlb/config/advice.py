@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from qlb.addresses import Endpoint
 from qlb.config.build import cid_params
 from qlb.config.model import BackendConfig, Config
 from qlb.config.problems import Problems
 from qlb.config.scalars import duration_text
 from qlb.config.tree import MappingNode, locate
-from qlb.routing.backends import BackendState, Endpoint
+from qlb.routing.backends import BackendState
 
 DEMO_KEY: Final = bytes.fromhex("716c62207075626c69632064656d6f21")
 """The key of configs/quickstart.yaml, which everybody knows."""

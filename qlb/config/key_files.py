@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from qlb.config.draft import Draft
 from qlb.config.model import Config
+from qlb.config.partial import Draft
 from qlb.config.problems import Problems, shown
 from qlb.config.scalars import HEX_KEY, ScalarError
 from qlb.config.tree import MappingNode, locate

@@ -6,6 +6,7 @@ not raised; only what is not YAML stops earlier.
 """
 
 import codecs
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +14,76 @@ from pathlib import Path
 from typing import Final
 
 from qlb.config.advice import advise
-from qlb.config.checks import check, socket_path
-from qlb.config.draft import named_files, read_draft
 from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
-from qlb.config.local_addresses import FindLocal
 from qlb.config.model import Config, DiscoverySource
+from qlb.config.partial import named_files, read_draft
 from qlb.config.problems import START, Problems
-from qlb.config.references import check_references
-from qlb.config.regular_file import read_regular_file
-from qlb.config.restart import check_restart
-from qlb.config.sources import check_sources
-from qlb.config.tree import parse, place
-from qlb.config.validate import validate
-from qlb.config.vocabulary import known_keys
+from qlb.config.rules import check, check_references, check_sources, socket_path
+from qlb.config.tree import MappingNode, locate, parse, place
+from qlb.config.validate import known_keys, validate
+from qlb.local_addresses import FindLocal
+
+NEEDS_RESTART: Final = (
+    ("listen",),
+    ("forwarding", "plane"),
+    ("forwarding", "mode"),
+    ("forwarding", "workers"),
+    ("forwarding", "pin_workers"),
+    ("forwarding", "receive_buffer"),
+    ("forwarding", "send_buffer"),
+    ("forwarding", "freebind"),
+    ("forwarding", "interfaces"),
+    ("forwarding", "attach"),
+    ("forwarding", "keep_attached"),
+    ("admin", "listen"),
+    ("admin", "socket"),
+)
+"""The keys, each as the way to it."""
+
+
+def check_restart(config: Config, running: Config, root: MappingNode, problems: Problems) -> None:
+    """Add a problem for each key that differs from the running configuration's and only a restart can change."""
+    for steps in NEEDS_RESTART:
+        if _value(config, steps) != _value(running, steps):
+            _, _, mark = locate(root, steps)
+            problems.add(mark, f"{'.'.join(steps)} cannot change while qlb runs: restart it, or write what it was")
+
+
+def _value(config: Config, steps: tuple[str, ...]) -> object:
+    value: object = config
+    for step in steps:
+        value = getattr(value, step)
+    return value
+
+
+def read_regular_file(path: Path, max_bytes: int) -> tuple[bytes, int]:
+    """Return the content of a regular file and its mode.
+
+    Raises OSError where it cannot be opened, ValueError where it is no regular file or has more than max_bytes octets.
+    """
+    # Look before opening: opening a device can have effects (a watchdog starts, a tape is rewound).
+    _require_regular(path.stat().st_mode)
+    # O_NONBLOCK: a pipe that took the file's place since then would block until a writer comes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _require_regular(status.st_mode)
+        content = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
+    if status.st_size > max_bytes or len(content) > max_bytes:
+        raise ValueError(f"the file has more than {_size(max_bytes)}")
+    return content, status.st_mode
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise ValueError("Is a directory, not a file")
+    if not stat.S_ISREG(mode):
+        raise ValueError("this is not a regular file (a pipe, a socket or a device); write the text to a file first")
+
+
+def _size(octets: int) -> str:
+    return f"{octets >> 20} MiB" if octets >= 1 << 20 else f"{octets} octets"
+
 
 MAX_FILE_BYTES: Final = 64 << 20
 """65,536 backends with everything said about each are a quarter of it; /dev/zero is more."""

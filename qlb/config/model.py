@@ -1,7 +1,7 @@
 """The configuration as the YAML has it: frozen models, one attribute for each key, described for the schema.
 
 The models are filled from text alone (qlb.config.scalars reads each value), so only load() and load_text()
-make a whole one; the rules between fields are in qlb.config.checks. A null is the same as leaving the key out.
+make a whole one; the rules between fields are in qlb.config.rules. A null is the same as leaving the key out.
 Every docstring below a field is its text in `qlb schema`: meaning, unit, range, default, effect of a change.
 A change takes effect with a reload unless the text says otherwise.
 """
@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from qlb.addresses import Endpoint, Network
 from qlb.cid.params import (
     MAX_CID_BYTES,
     MAX_CONFIG_ID,
@@ -54,8 +55,7 @@ from qlb.config.scalars import (
     size,
     whole_number,
 )
-from qlb.routing.address_ids import Network
-from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
+from qlb.routing.backends import MAX_BACKENDS, BackendState
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
 Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]

@@ -20,10 +20,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from qlb.addresses import Endpoint, Network, canonical_address, canonical_network
 from qlb.cid.params import KEY_BYTES, MAX_SERVER_ID_BYTES
 from qlb.config.problems import shown
-from qlb.routing.address_ids import Network, canonical_address, canonical_network
-from qlb.routing.backends import Endpoint
 
 T = TypeVar("T")
 W = TypeVar("W")

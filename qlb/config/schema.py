@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from qlb.addresses import Endpoint
 from qlb.config.model import Config, Section, section_of
 from qlb.config.scalars import Size, duration_text
-from qlb.routing.backends import Endpoint
 
 _EXCLUSIVE: tuple[tuple[str, str], ...] = (("key", "key_file"), ("hash_key", "hash_key_file"))
 

@@ -12,12 +12,12 @@ from typing import Final
 
 import yaml
 
+from qlb.addresses import Endpoint, canonical_address
+from qlb.cid.address_ids import is_within, server_id_of
 from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
 from qlb.config.model import BackendConfig, Config
 from qlb.errors import ConfigError
-from qlb.routing.address_ids import canonical_address, is_within, server_id_of
-from qlb.routing.backends import Endpoint
 
 YANG_TOP: Final = "ietf-quic-lb-server:quic-lb"
 

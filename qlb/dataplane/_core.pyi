@@ -1,6 +1,6 @@
 """The C core for Python; there only where a compiler was when the package was installed."""
 
-from qlb.routing.maglev import FourTuple
+from qlb.addresses import FourTuple
 from qlb.routing.router import Decision
 
 def layout() -> dict[str, int]:

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
-from qlb.dataplane.addresses import address_of, family_of, interface_name
-from qlb.routing.backends import Endpoint
+from qlb.local_addresses import address_of, family_of, interface_name
 
 
 class Buffers(NamedTuple):

@@ -27,16 +27,16 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.asyncio.server import serve as serve_plain
 
 from qlb.adapters.aioquic import serve
+from qlb.addresses import Endpoint
 from qlb.cid import CidGenerator, CidParams
 from qlb.config.build import backends as configured_backends
 from qlb.config.build import cid_params
 from qlb.config.load import load
 from qlb.config.model import DIRECT_RETURN, Config
-from qlb.demo.certificate import Certificate, make_certificate
-from qlb.demo.http3 import answering_as, backend_configuration
+from qlb.demo.http3 import Certificate, answering_as, backend_configuration, make_certificate
 from qlb.errors import BackendError, ConfigError
 from qlb.observe.streams import open_missing_streams
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 
 _STDIN: Final = 0
 

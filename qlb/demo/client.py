@@ -27,9 +27,9 @@ from aioquic.quic.events import (
     StreamReset,
 )
 
+from qlb.addresses import Endpoint
 from qlb.demo.exchange import Answer, Exchange, Waits
 from qlb.errors import BackendError
-from qlb.routing.backends import Endpoint
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 _ID_WAITS: Final = 8

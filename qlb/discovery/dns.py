@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qlb.discovery.choice import Found, Limits, canonical, choose, of_one_server
-from qlb.discovery.lookup import RESOLV_CONF, Lookup, Question, Result
-from qlb.discovery.source import Answer, DiscoveryError, Remark
-from qlb.discovery.srv import Pairing, Service, read_services, remarks_on
-from qlb.routing.backends import Backend, Endpoint
+from qlb.addresses import Endpoint
+from qlb.discovery.lookup import RESOLV_CONF, Lookup, Pairing, Question, Result, Service, read_services, remarks_on
+from qlb.discovery.source import Answer, DiscoveryError, Found, Limits, Remark, canonical, choose, of_one_server
+from qlb.routing.backends import Backend
 
 _KINDS: Final = {"address": ("A", "AAAA"), "a": ("A",), "aaaa": ("AAAA",), "srv": ("A", "AAAA")}
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from qlb.discovery.choice import Found, Limits, canonical, choose, of_one_server
-from qlb.discovery.source import Answer, DiscoveryError, Remark
+from qlb.discovery.source import Answer, DiscoveryError, Found, Limits, Remark, canonical, choose, of_one_server
 from qlb.errors import ConfigError
 from qlb.routing.backends import Backend
 

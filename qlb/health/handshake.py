@@ -21,10 +21,9 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionAdapter
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, PingAcknowledged
 from aioquic.quic.packet import QuicErrorCode
 
-from qlb.health.negotiation import connected, failure
-from qlb.health.probes import ProbeResult
-from qlb.health.target import Target
-from qlb.routing.backends import Endpoint
+from qlb.addresses import Endpoint
+from qlb.health.probe import ProbeResult, Target
+from qlb.health.version_negotiation import connected, failure
 from qlb.wire.invariants import LONG, parse
 from qlb.wire.versions import VERSION_NEGOTIATION
 

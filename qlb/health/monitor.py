@@ -2,26 +2,52 @@
 
 A backend counts as healthy until its first result. An answer or a refusal decides at once then; silence, and
 all that comes later, by rise and fall; a finding always at once. Where all fail at once, the fault may be this node's
-(qlb.health.fleet). Whatever a probe or the listener does, the monitor goes on.
+(qlb.health.verdict). Whatever a probe or the listener does, the monitor goes on.
 
-Real traffic has a say, too (qlb.health.evidence): a refusal of it brings the next probe forward, and if that probe is
+Real traffic has a say, too (qlb.health.verdict): a refusal of it brings the next probe forward, and if that probe is
 refused as well, the backend is unhealthy at once; answers of a backend whose server never answers probes are good
 results. An error of this node's own socket is no result.
 """
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from qlb.health.evidence import Exchange, OwnErrors, own_error
-from qlb.health.fleet import Fleet
-from qlb.health.pace import Pace
-from qlb.health.probes import Probe, ProbeResult, find_probe
+from qlb.health.probe import Probe, ProbeResult, Target
+from qlb.health.probes import find_probe
 from qlb.health.settings import HealthSettings, Settings
-from qlb.health.target import Target
+from qlb.health.verdict import Exchange, Fleet, OwnErrors, own_error
 from qlb.health.watch import BackendHealth, Watch
+
+_JITTER: Final = 0.1
+"""An interval is up to this share longer or shorter."""
+
+
+class Pace:
+    """Time and chance, from outside."""
+
+    __slots__ = ("_draw", "_sleep", "now")
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """now: seconds of a clock that only goes forward. draw: a number from 0 to 1."""
+        self.now = now
+        self._sleep = sleep
+        self._draw = draw
+
+    async def rest(self, began_s: float, interval_s: float) -> None:
+        """Sleep until about interval_s after began_s; not at all where that is over."""
+        jittered_s = interval_s * (1 + _JITTER * (2 * self._draw() - 1))
+        await self._sleep(max(began_s + jittered_s - self.now(), 0.0))
+
 
 log = logging.getLogger("qlb.health")
 

@@ -1,43 +1,15 @@
-"""The ways to ask a backend whether it is alive, by the names that ``health.probe`` takes.
+"""The probes of this release, by the names that ``health.probe`` takes.
 
-A new probe is one module and one row here; its module is imported only when it is chosen.
+A new probe is one module and one row here. Its module is imported only if it is chosen.
 """
 
 import importlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast
 
 from qlb.errors import ConfigError
-from qlb.health.target import Target
-
-
-class ProbeResult(NamedTuple):
-    """What one probe found.
-
-    detail: one sentence for people. final: nothing that happens can change this, so do not ask again.
-    doubtful: it may be chance (a packet can be lost), so it counts only in a row with others.
-    reached: the backend has answered, or its host has: whatever is wrong is not this node's network.
-    finding: the backend answers and is set up wrongly; what was expected and what was seen. It decides at once.
-    refused: its host has answered that nothing listens there (ECONNREFUSED).
-    silent: nothing came back, which proves little of servers that never answer this kind of probe.
-    error: the name of this node's own error that ended the probe. void: no result; the verdict stays as it is.
-    """
-
-    ok: bool
-    detail: str
-    final: bool = False
-    doubtful: bool = False
-    reached: bool = False
-    finding: str = ""
-    refused: bool = False
-    silent: bool = False
-    error: str = ""
-    void: bool = False
-
-
-Probe = Callable[[Target, float], Awaitable[ProbeResult]]
-"""Ask a backend once: (target, timeout_s) → result. It ends within timeout_s and leaves nothing open."""
+from qlb.health.probe import Probe, ProbeResult, Target
 
 
 class ProbeRow(NamedTuple):
@@ -50,7 +22,7 @@ class ProbeRow(NamedTuple):
 
 PROBES: Final[Mapping[str, ProbeRow]] = MappingProxyType(
     {
-        "quic": ProbeRow("qlb.health.negotiation", "probe_version_negotiation"),
+        "quic": ProbeRow("qlb.health.version_negotiation", "probe_version_negotiation"),
         "handshake": ProbeRow("qlb.health.handshake", "probe_handshake", "aioquic"),
         "none": ProbeRow("qlb.health.probes", "assume_healthy"),
     }

@@ -3,10 +3,8 @@
 import asyncio
 from typing import Final, NamedTuple
 
-from qlb.health.evidence import Exchange, TrafficEvidence
-from qlb.health.judgement import Judgement
-from qlb.health.probes import ProbeResult
-from qlb.health.target import Target
+from qlb.health.probe import ProbeResult, Target
+from qlb.health.verdict import Exchange, Judgement, TrafficEvidence
 
 HINT_PAUSE_S: Final = 1.0
 """From one probe of a backend that a refusal has brought forward to the next: all that refused packets can cause."""

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from qlb.observe.reading import REMOVED, ROTATION_PHASES, Reading
+from qlb.observe.figures import REMOVED, ROTATION_PHASES, Reading
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 _DROP_REASONS: Final = tuple(outcome.reason for outcome in OUTCOMES if outcome.route == "drop")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from qlb.observe.reading import Reading
+from qlb.observe.figures import Reading
 
 ERROR: Final = "error"
 WARNING: Final = "warning"

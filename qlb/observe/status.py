@@ -6,8 +6,7 @@ Names and meanings are a contract. Nothing in it is secret. Durations end in _s;
 from collections import Counter
 from datetime import UTC, datetime
 
-from qlb.observe.notices import notices
-from qlb.observe.reading import (
+from qlb.observe.figures import (
     REMOVED,
     BackendReading,
     CidConfigReading,
@@ -19,6 +18,7 @@ from qlb.observe.reading import (
     WorkerReading,
     XdpReading,
 )
+from qlb.observe.notices import notices
 
 _DECIMALS = 3
 _SHARE_DECIMALS = 6

@@ -3,23 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
+from qlb.addresses import Endpoint
 from qlb.errors import QlbError
 
 MAX_BACKENDS: Final = 65536
 """Backends that one daemon can have at once, with those that left a short while ago; each has its own counters."""
-
-
-class Endpoint(NamedTuple):
-    """An address as the socket calls take it. host: an IPv4 or IPv6 literal. port: 0 to 65535."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """Write it the way the configuration does: ``127.0.0.1:4433``, ``[::1]:4433``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class BackendState(StrEnum):

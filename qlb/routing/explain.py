@@ -5,7 +5,7 @@ It walks through the very functions that decide, and ends with the router's own 
 
 from typing import NamedTuple
 
-from qlb.routing.maglev import FourTuple
+from qlb.addresses import FourTuple
 from qlb.routing.outcomes import OUTCOMES, REASONS, STEPS
 from qlb.routing.router import Decision, Router, backend_of, find, look_up_long
 from qlb.routing.snapshot import Snapshot

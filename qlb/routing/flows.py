@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
 
-from qlb.routing.maglev import FourTuple
+from qlb.addresses import FourTuple
 
 MISS: Final = -1
 

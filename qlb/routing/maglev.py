@@ -12,9 +12,7 @@ A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import ipaddress
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +20,8 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from qlb.addresses import FourTuple, packed_host
 from qlb.routing.backends import Backend
-
-FourTuple = tuple[str, int, str, int]
-"""(client host, client port, service host, service port); hosts are IP literals."""
-
-_MAPPED: Final = "::ffff:"
 
 DEFAULT_KEY: Final = bytes.fromhex("716c62206d61676c65762066616c6c62")
 """Used where the configuration names no key: public, so balancers agree without being told anything."""
@@ -154,7 +148,7 @@ class FourTupleHash:
         An IPv4-mapped IPv6 address counts as IPv4. The marker makes no message a prefix of another.
         """
         client_host, client_port, service_host, service_port = four_tuple
-        client, service = _packed(client_host), _packed(service_host)
+        client, service = packed_host(client_host), packed_host(service_host)
         ports = client_port.to_bytes(2, "big") + service_port.to_bytes(2, "big")
         if len(client) == len(service) == 4:
             return int.from_bytes(self._encrypt(client + service + ports + b"\0\0\0\x04")[:4], "big")
@@ -162,29 +156,6 @@ class FourTupleHash:
         for address in (client, service):
             mac = self._encrypt(_xor(mac, address.rjust(16, b"\0")))
         return int.from_bytes(mac[:4], "big")
-
-
-def canonical_host(host: str) -> str:
-    """Return a host as 4-tuples have it: an IPv4-mapped IPv6 literal as the IPv4 one, every other as it is.
-
-    One address is one flow, however a socket has written it; the C core, which sees octets, does the same.
-    Spec: RFC 4291, section 2.5.5.2.
-    """
-    return _unmapped(host) if host.startswith(_MAPPED) else host
-
-
-@functools.lru_cache(maxsize=1024)
-def _unmapped(host: str) -> str:
-    mapped = ipaddress.IPv6Address(host).ipv4_mapped
-    return str(mapped) if mapped else host
-
-
-@functools.lru_cache(maxsize=1024)
-def _packed(host: str) -> bytes:
-    """The octets of an address literal. Reading one takes 1.5 µs, and the service's own are always the same."""
-    address = ipaddress.ip_address(host)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped.packed if mapped else address.packed
 
 
 def _xor(left: bytes, right: bytes) -> bytes:

@@ -15,9 +15,9 @@ Spec: draft-ietf-quic-load-balancers, section "Load Balancer Forwarding".
 
 from typing import Final
 
+from qlb.addresses import FourTuple
 from qlb.routing.backends import Backend
 from qlb.routing.flows import MISS, FlowTables, id_key
-from qlb.routing.maglev import FourTuple
 from qlb.routing.outcomes import (
     BY_DESTINATION_ID,
     BY_FALLBACK,

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from qlb.addresses import FourTuple
 from qlb.cid import CidCodec, CidParams
 from qlb.routing.backends import Backend
-from qlb.routing.maglev import FourTuple, FourTupleHash, Ring, assign, build_ring, ring_members
+from qlb.routing.maglev import FourTupleHash, Ring, assign, build_ring, ring_members
 from qlb.routing.outcomes import TOO_SHORT, UNKNOWN_SERVER_ID
 
 MEMO_ENTRIES: Final = 65_536

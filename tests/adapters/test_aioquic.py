@@ -21,7 +21,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header,
 
 from qlb.adapters import aioquic as adapter
 from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingGenerator, reserved_cid
-from qlb.demo.certificate import make_certificate
+from qlb.demo.http3 import make_certificate
 from qlb.errors import CidError, NonceExhausted, QlbError
 
 KEY = bytes(range(16))

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.voice.designs import redis_command
 from benchmarks.voice.programs import Program
-from tests.e2e.ports import free_port
+from lab.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

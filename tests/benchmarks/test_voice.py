@@ -17,7 +17,7 @@ from benchmarks.voice.caller import TICKET_KNOWN, WITHOUT_TICKET, Caller, Ending
 from benchmarks.voice.designs import DESIGNS
 from benchmarks.voice.plan import MOVING, STILL, TABLE, Plan
 from benchmarks.voice.run import agents_running, run
-from tests.e2e.nat import Address, Nat, NatPort
+from lab.nat import Address, Nat, NatPort
 
 pytestmark = pytest.mark.e2e
 

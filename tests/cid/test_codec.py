@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidError, CidParams
-from tests.cid import oracle
 
 KEY = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 CASES = 4

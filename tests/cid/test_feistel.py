@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidParams, codec
 from qlb.cid.feistel import LANE_BYTES, EncryptBlocks, Feistel
-from tests.cid import oracle
 from tests.cid.test_vectors import VECTORS
 
 EXAMPLE = VECTORS["worked_example"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidError, CidGenerator, CidParams, NonceExhausted, WorkerTag, reserved_cid
-from tests.cid import oracle
 
 KEY = bytes(range(16))
 ENCRYPTED = CidParams(2, 3, 4, KEY)

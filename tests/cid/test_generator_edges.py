@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidGenerator, CidParams, NonceExhausted, WorkerTag
-from tests.cid import oracle
 
 KEY = bytes(range(16))
 ENCRYPTED = CidParams(2, 3, 4, KEY)

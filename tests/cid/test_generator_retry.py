@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidGenerator, CidParams, NonceExhausted, RotatingGenerator, WorkerTag
-from tests.cid import oracle
 
 KEY = bytes(range(16))
 SERVER_ID = b"srv"

@@ -1,6 +1,6 @@
 """The oracle itself: the draft's small examples of its useful functions."""
 
-from tests.cid import oracle
+from lab import cid_oracle as oracle
 
 
 def test_expand_as_the_draft_shows_it() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidError, CidGenerator, CidParams
 from qlb.errors import QlbError
-from tests.cid import oracle
 
 KEY = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 LEGAL: dict[str, Any] = {"config_id": 1, "server_id_length": 4, "nonce_length": 4, "key": KEY}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from lab import cid_oracle as oracle
 from qlb.cid import CidCodec, CidParams
-from tests.cid import oracle
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "quic-lb-draft.json").read_text())
 ROWS: list[dict[str, Any]] = [*VECTORS["plaintext"], *VECTORS["encrypted"], VECTORS["worked_example"]]

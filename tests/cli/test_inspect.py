@@ -11,7 +11,7 @@ import pytest
 
 from qlb.cid import CidCodec, CidParams
 from qlb.cli import main
-from qlb.dataplane import probe
+from qlb.dataplane import planes as probe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KEY = "000102030405060708090a0b0c0d0e0f"

@@ -2,10 +2,10 @@
 
 import pytest
 
+from lab.readings import sample_reading
 from qlb.cli.tables import Status, ago, backends, cid_configs, headline, in_text, notices, outcomes
 from qlb.observe.notices import notices as daemon_notices
 from qlb.observe.status import build_status
-from tests.observe.readings import sample_reading
 
 
 @pytest.fixture

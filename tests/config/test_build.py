@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidParams
 from qlb.cid.codec import CidCodec
 from qlb.config import Loaded
 from qlb.config.build import backends, cid_params, fallback_key, snapshot
-from qlb.routing.backends import Backend, BackendState, Endpoint
+from qlb.routing.backends import Backend, BackendState
 from qlb.routing.maglev import DEFAULT_KEY
 
 Read = Callable[[str], Loaded]

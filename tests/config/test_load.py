@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from qlb.addresses import Endpoint
 from qlb.config import Config, Loaded, load, load_text
 from qlb.config.load import load_interfaces
 from qlb.config.problems import Mark, Problems
 from qlb.config.tree import MappingNode, ScalarNode, SequenceNode
 from qlb.config.validate import validate
 from qlb.errors import ConfigError
-from qlb.routing.backends import MAX_BACKENDS, BackendState, Endpoint
+from qlb.routing.backends import MAX_BACKENDS, BackendState
 
 Read = Callable[[str], Loaded]
 Lines = Callable[[str], tuple[str, ...]]

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qlb.config.load import load
+from qlb.config.backends_file import read_backends
+from qlb.config.load import load, read_regular_file
 from qlb.config.model import Config
-from qlb.config.pool import read_backends
-from qlb.config.regular_file import read_regular_file
 from qlb.errors import ConfigError
 
 SOUND = "listen: ['127.0.0.1:0']\nbackends: []\n"

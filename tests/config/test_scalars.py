@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlb.addresses import Endpoint
 from qlb.config.model import ADMIN_ADDRESS, BACKEND_ADDRESS, CONFIG_ID, LISTEN_ADDRESS, WORKERS
 from qlb.config.scalars import (
     BOOLEAN,
@@ -23,7 +24,7 @@ from qlb.config.scalars import (
     size,
     whole_number,
 )
-from qlb.routing.backends import BackendState, Endpoint
+from qlb.routing.backends import BackendState
 
 KINDS: tuple[Scalar[Any], ...] = (
     BOOLEAN,

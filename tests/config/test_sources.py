@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from qlb.addresses import Endpoint
+from qlb.config.backends_file import read_backends
 from qlb.config.load import load_text
-from qlb.config.pool import read_backends
 from qlb.config.server_config import server_config
 from qlb.errors import ConfigError
-from qlb.routing.backends import Endpoint
 
 SOUND = """\
 listen: ["127.0.0.1:4433"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qlb.dataplane import probe
-from tests.dataplane.running import Run, runs
+from lab.dataplane.running import Run, runs
+from qlb.dataplane import planes as probe
 
 
 @pytest.fixture(params=sorted(probe.WORKER_PLANES))

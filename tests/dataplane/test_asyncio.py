@@ -8,13 +8,13 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.network import FOUR_PASS, Network, cid_of, long_header, orders, receive, short_header
+from lab.dataplane.running import Run, runs
 from qlb.dataplane import ancillary
-from qlb.dataplane.asyncio import AsyncioPlane
+from qlb.dataplane.portable.plane import AsyncioPlane
 from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
-from tests.dataplane.network import FOUR_PASS, Network, cid_of, long_header, orders, receive, short_header
-from tests.dataplane.running import Run, runs
 
 TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
 TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))

@@ -14,23 +14,23 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
+from lab.dataplane.running import Run, runs
+from lab.namespace import in_a_network_of_its_own
+from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
-from qlb.routing.backends import Endpoint
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import DROP_SEND_FAILED
-from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
-from tests.dataplane.running import Run, runs
-from tests.namespace import in_a_network_of_its_own
 
 core: Final = pytest.importorskip("qlb.dataplane._core", reason="qlb was installed without its C extension")
 if not hasattr(core, "Forwarder"):
     pytest.skip("the batch plane is for Linux", allow_module_level=True)
 
 from qlb.dataplane.batch.plane import BatchPlane, pack_endpoints  # noqa: E402  there only with the extension
-from qlb.dataplane.table import compile_table  # noqa: E402
+from qlb.dataplane.core.table import compile_table  # noqa: E402
 
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104

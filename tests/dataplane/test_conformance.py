@@ -7,11 +7,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qlb.dataplane import probe
+from lab.dataplane.network import (
+    FOUR_PASS,
+    PLAINTEXT,
+    Network,
+    backend,
+    cid_of,
+    long_header,
+    orders,
+    receive,
+    short_header,
+)
+from lab.memory_plane import MemoryPlane
+from qlb.addresses import Endpoint
+from qlb.dataplane import planes as probe
 from qlb.dataplane.base import Orders, Plane
-from qlb.dataplane.memory import MemoryPlane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
-from qlb.routing.backends import BackendState, Endpoint
+from qlb.routing.backends import BackendState
 from qlb.routing.counters import (
     BACKEND,
     BACKEND_SLOTS,
@@ -24,17 +36,6 @@ from qlb.routing.counters import (
     Counters,
 )
 from qlb.routing.outcomes import OUTCOMES
-from tests.dataplane.network import (
-    FOUR_PASS,
-    PLAINTEXT,
-    Network,
-    backend,
-    cid_of,
-    long_header,
-    orders,
-    receive,
-    short_header,
-)
 
 SENTINEL = short_header(cid_of(FOUR_PASS, 0), b"sentinel")
 

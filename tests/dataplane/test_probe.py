@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from qlb.dataplane import probe
+from qlb.dataplane import planes as probe
 from qlb.dataplane.xdp import libbpf
 from qlb.errors import PlaneUnavailable
 

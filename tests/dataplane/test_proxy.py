@@ -8,12 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from qlb.dataplane import ancillary, probe
-from qlb.routing import counters as layout
-from qlb.routing.backends import Backend, Endpoint
-from qlb.routing.counters import Counters
-from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED, DROP_TRUNCATED
-from tests.dataplane.network import (
+from lab.dataplane.network import (
     FOUR_PASS,
     SETTINGS,
     Network,
@@ -23,7 +18,14 @@ from tests.dataplane.network import (
     receive,
     short_header,
 )
-from tests.dataplane.running import Run, runs
+from lab.dataplane.running import Run, runs
+from qlb.addresses import Endpoint
+from qlb.dataplane import ancillary
+from qlb.dataplane import planes as probe
+from qlb.routing import counters as layout
+from qlb.routing.backends import Backend
+from qlb.routing.counters import Counters
+from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED, DROP_TRUNCATED
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 TO_B1 = short_header(cid_of(FOUR_PASS, 1))

@@ -7,16 +7,16 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.far_network import FAR, NEAR, command, far_network, talk
+from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from lab.dataplane.running import Run
+from lab.namespace import in_a_network_of_its_own
+from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
 from qlb.dataplane.sockets import open_listener
 from qlb.routing import counters as layout
-from qlb.routing.backends import Endpoint
 from qlb.routing.counters import total_backend_send_errors
 from qlb.routing.outcomes import DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_SEND_FAILED
-from tests.dataplane.far_network import FAR, NEAR, command, far_network, talk
-from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
-from tests.dataplane.running import Run
-from tests.namespace import in_a_network_of_its_own
 
 pytestmark = pytest.mark.network
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lab.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, receive, short_header
+from lab.dataplane.running import Run
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec
 from qlb.dataplane.base import Orders, PlaneSettings
-from qlb.routing.backends import Backend, BackendState, Endpoint
+from qlb.routing.backends import Backend, BackendState
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot
-from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, receive, short_header
-from tests.dataplane.running import Run
 
 NEW_ID = b"\x09" * FOUR_PASS.server_id_length
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))

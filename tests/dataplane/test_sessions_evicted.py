@@ -8,8 +8,13 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.far_network import Echo, set_sysctl, talk
+from lab.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
+from lab.dataplane.running import Run, Running
+from lab.namespace import in_a_network_of_its_own
+from qlb.addresses import Endpoint
 from qlb.routing import counters as layout
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 from qlb.routing.outcomes import (
     BY_FALLBACK,
     DROP_OVERLOAD,
@@ -18,10 +23,6 @@ from qlb.routing.outcomes import (
     OUTCOMES,
     unroutable,
 )
-from tests.dataplane.far_network import Echo, set_sysctl, talk
-from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, backend, cid_of, orders, receive, short_header
-from tests.dataplane.running import Run, Running
-from tests.namespace import in_a_network_of_its_own
 
 pytestmark = pytest.mark.network
 

@@ -8,11 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from qlb.routing import counters as layout
-from qlb.routing.backends import Endpoint
-from qlb.routing.counters import total_backend_send_errors
-from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
-from tests.dataplane.far_network import (
+from lab.dataplane.far_network import (
     FAR,
     NEAR,
     Echo,
@@ -24,9 +20,13 @@ from tests.dataplane.far_network import (
     talk,
     talk_until_answered,
 )
-from tests.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
-from tests.dataplane.running import Run, Running
-from tests.namespace import in_a_network_of_its_own
+from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from lab.dataplane.running import Run, Running
+from lab.namespace import in_a_network_of_its_own
+from qlb.addresses import Endpoint
+from qlb.routing import counters as layout
+from qlb.routing.counters import total_backend_send_errors
+from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
 
 pytestmark = pytest.mark.network
 

@@ -8,12 +8,12 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.far_network import FAR, NEAR, command, far_network
+from lab.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
+from lab.dataplane.running import Run, Running
+from lab.namespace import in_a_network_of_its_own
 from qlb.dataplane.sockets import Buffers
 from qlb.routing import counters as layout
-from tests.dataplane.far_network import FAR, NEAR, command, far_network
-from tests.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, orders, receive, short_header
-from tests.dataplane.running import Run, Running
-from tests.namespace import in_a_network_of_its_own
 
 pytestmark = pytest.mark.network
 

@@ -10,8 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.dataplane import sockets
-from qlb.dataplane.addresses import address_of, is_local
 from qlb.dataplane.sockets import (
     Buffers,
     DropCounter,
@@ -25,7 +25,7 @@ from qlb.dataplane.sockets import (
     send_buffer_shortfall,
     take_single_datagrams,
 )
-from qlb.routing.backends import Endpoint
+from qlb.local_addresses import address_of, is_local
 
 FLOOD: Final = 200
 IP_PKTINFO: Final = 8

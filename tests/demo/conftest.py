@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.demo.backends import DemoBackend, serving
-from qlb.demo.certificate import Certificate, make_certificate
-from qlb.routing.backends import Backend, Endpoint
+from qlb.demo.http3 import Certificate, make_certificate
+from qlb.routing.backends import Backend
 from qlb.wire.invariants import parse
 
 PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(range(16)))

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.config.load import load_text
 from qlb.config.model import Config
 from qlb.demo.backends import id_source, main, served_here, serving
-from qlb.demo.certificate import Certificate
 from qlb.demo.client import connect, get
+from qlb.demo.http3 import Certificate
 from qlb.errors import BackendError, ConfigError
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 
 OLD = CidParams(config_id=5, server_id_length=3, nonce_length=9, key=bytes(16))
 NEW = CidParams(config_id=2, server_id_length=3, nonce_length=9, key=bytes(range(16)))

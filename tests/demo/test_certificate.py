@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from qlb.demo.certificate import make_certificate
+from qlb.demo.http3 import make_certificate
 
 
 def test_it_names_localhost_in_every_form() -> None:

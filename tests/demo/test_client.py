@@ -8,14 +8,14 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.demo import exchange
 from qlb.demo.backends import DemoBackend, serving
-from qlb.demo.certificate import Certificate, make_certificate
 from qlb.demo.client import connect, get
-from qlb.demo.http3 import BackendProtocol
+from qlb.demo.http3 import BackendProtocol, Certificate, make_certificate
 from qlb.errors import BackendError
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 
 TIMEOUT_S = 90.0
 PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(range(16)))

@@ -11,15 +11,15 @@ from typing import Final
 
 import pytest
 
-from tests.deploy.bird import Bird, announcing, bird, until_next_hops
-from tests.deploy.places import DEPLOY, run, tool
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.hosts import Host, new_host
-from tests.e2e.nat import Nat
-from tests.e2e.quic_servers import QuicServerBehind, quic_servers
-from tests.e2e.stage import NAMES, PARAMS
-from tests.e2e.stories import Gates
+from lab.clients import in_progress
+from lab.daemon import Daemon, configuration, running
+from lab.deploy.bird import Bird, announcing, bird, until_next_hops
+from lab.deploy.tools import DEPLOY, run, tool
+from lab.hosts import Host, new_host
+from lab.nat import Nat
+from lab.quic_servers import QuicServerBehind, quic_servers
+from lab.stage import NAMES, PARAMS
+from lab.stories import Gates
 
 FOLDER: Final = DEPLOY / "bird"
 SERVICES: Final = ((4, "192.0.2.1"), (6, "2001:db8::1"))

@@ -19,10 +19,10 @@ from compose_viz.spec.compose_spec import ComposeSpecification
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lab import scrape
+from lab.deploy.tools import DEPLOY, REPOSITORY, run
+from lab.namespace import in_a_network_of_its_own
 from qlb.config.load import load
-from tests.deploy.places import DEPLOY, REPOSITORY, run
-from tests.e2e import scrape
-from tests.namespace import in_a_network_of_its_own
 
 FOLDER: Final = DEPLOY / "docker"
 DOCKERFILE: Final = (FOLDER / "Dockerfile").read_text()

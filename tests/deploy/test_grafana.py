@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.metric_names import asked_for, known
-from tests.deploy.places import DEPLOY, run, tool
+from lab.deploy.metric_names import asked_for, known
+from lab.deploy.tools import DEPLOY, run, tool
 
 COLUMNS = 24
 VARIABLES = {"$__rate_interval": "5m", "$job": "qlb", "$instance": "a:9464"}

@@ -12,10 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from lab.deploy.helm import NAMESPACE
+from lab.deploy.kubernetes import api_server
+from lab.deploy.tools import DEPLOY, REPOSITORY
 from qlb.config.load import load
-from tests.deploy.helm import NAMESPACE
-from tests.deploy.kubernetes import api_server
-from tests.deploy.places import DEPLOY, REPOSITORY
 
 CHART: Final = DEPLOY / "helm/qlb"
 VALUES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -35,7 +35,7 @@ async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[i
     path.touch(mode=0o600)
     path.write_text(kubeconfig)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.deploy.helm", *map(str, arguments)),
+        *(sys.executable, "-m", "lab.deploy.helm", *map(str, arguments)),
         cwd=REPOSITORY,
         env={**os.environ, "KUBECONFIG": str(path), "HOME": str(folder)},
         stdin=asyncio.subprocess.DEVNULL,

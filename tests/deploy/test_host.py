@@ -9,8 +9,8 @@ from typing import Self
 
 import pytest
 
-from tests.deploy.places import DEPLOY, run, tool
-from tests.namespace import network_of_its_own
+from lab.deploy.tools import DEPLOY, run, tool
+from lab.namespace import network_of_its_own
 
 pytestmark = pytest.mark.network
 

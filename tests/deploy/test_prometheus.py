@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.metric_names import RULES, asked_for, known, recorded, rules
-from tests.deploy.places import DEPLOY, REPOSITORY, run, tool
+from lab.deploy.metric_names import RULES, asked_for, known, recorded, rules
+from lab.deploy.tools import DEPLOY, REPOSITORY, run, tool
 
 FOLDER = DEPLOY / "prometheus"
 SEVERITIES = {"critical", "warning", "info"}

@@ -9,8 +9,8 @@ from typing import Final
 import click
 import pytest
 
+from lab.deploy.tools import REPOSITORY
 from qlb.cli import cli
-from tests.deploy.places import REPOSITORY
 
 RUNBOOKS: Final = sorted((REPOSITORY / "docs/runbooks").glob("*.md"))
 _BLOCK: Final = re.compile(r"^ *```sh\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)

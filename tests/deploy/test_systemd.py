@@ -12,19 +12,19 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from lab import scrape
+from lab.clients import in_progress
+from lab.daemon import configuration, written
+from lab.deploy.systemd import Systemd, systemd
+from lab.deploy.tools import DEPLOY, REPOSITORY, run, tool
+from lab.direct import PORT, direct_configuration, direct_servers
+from lab.hosts import CLIENT_ADDRESSES, SERVICES, hosts
+from lab.nat import Address, Nat
+from lab.ports import free_port
+from lab.quic_servers import QuicServerBehind, quic_servers
+from lab.stage import NAMES, PARAMS
+from lab.stories import Gates
 from qlb.dataplane.xdp import libbpf
-from tests.deploy.places import DEPLOY, REPOSITORY, run, tool
-from tests.deploy.systemd import Systemd, systemd
-from tests.e2e import scrape
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import configuration, written
-from tests.e2e.direct import PORT, direct_configuration, direct_servers
-from tests.e2e.hosts import CLIENT_ADDRESSES, SERVICES, hosts
-from tests.e2e.nat import Address, Nat
-from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import QuicServerBehind, quic_servers
-from tests.e2e.stage import NAMES, PARAMS
-from tests.e2e.stories import Gates
 
 FOLDER: Final = DEPLOY / "systemd"
 UNITS: Final = ("qlb.service", "qlb.socket")

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from dns.resolver import NXDOMAIN, NoResolverConfiguration
 
+from lab.discovery.dns_server import DnsServer, dns_server
+from qlb.addresses import Endpoint
 from qlb.discovery import lookup
-from qlb.discovery.choice import Limits
 from qlb.discovery.dns import DnsSettings, DnsSource
-from qlb.discovery.source import Answer, DiscoveryError
+from qlb.discovery.source import Answer, DiscoveryError, Limits
 from qlb.errors import ConfigError
-from qlb.routing.backends import Endpoint
-from tests.discovery.dns_server import DnsServer, dns_server
 
 NAME = "pool.test."
 NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/16", "2001:db8::/48")))

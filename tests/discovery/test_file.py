@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.discovery.file import FileSource
 from qlb.discovery.source import DiscoveryError
 from qlb.errors import ConfigError
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 
 
 def read(path: Path) -> tuple[Backend, ...]:

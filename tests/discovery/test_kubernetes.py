@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import pytest
 
+from lab.discovery.api_server import ENDING, NAMESPACE, QUIC, READY, SERVICE, UNREADY, ApiServer, api_server
 from qlb.discovery import kubernetes
-from qlb.discovery.choice import Limits
 from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
-from qlb.discovery.source import Answer, DiscoveryError
+from qlb.discovery.source import Answer, DiscoveryError, Limits
 from qlb.errors import ConfigError
-from tests.discovery.api_server import ENDING, NAMESPACE, QUIC, READY, SERVICE, UNREADY, ApiServer, api_server
 
 NETWORKS: Final = tuple(map(ipaddress.ip_network, ("10.0.0.0/16", "2001:db8::/48")))
 LIMITS: Final = Limits(networks=NETWORKS, find_own=lambda _: (), max_backends=1000)

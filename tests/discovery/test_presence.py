@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from qlb.discovery.presence import ROTATING_LOOKS, Presence
-from qlb.routing.backends import Backend, Endpoint
+from qlb.addresses import Endpoint
+from qlb.discovery.watch import ROTATING_LOOKS, Presence
+from qlb.routing.backends import Backend
 
 EVERY = [Backend(f"b{number:02}", Endpoint(f"10.0.0.{number + 1}", 4433)) for number in range(40)]
 

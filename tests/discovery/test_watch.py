@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.discovery.source import Answer, DiscoveryError, Remark
 from qlb.discovery.watch import REMARK_S, Discovery
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 
 A, B = (Backend(name, Endpoint("10.0.0.1", port)) for port, name in enumerate("ab", 1))
 

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import ngtcp2
-from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey, ngtcp2_rush, rebound_twice
-from tests.e2e.nat import NatPort
-from tests.e2e.stage import NAMES, Stage, stage
+from lab import ngtcp2
+from lab.journeys import Journey, aioquic_journey, ngtcp2_journey, ngtcp2_rush, rebound_twice
+from lab.nat import NatPort
+from lab.stage import NAMES, Stage, stage
 
 pytestmark = pytest.mark.e2e
 

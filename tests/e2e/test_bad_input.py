@@ -12,16 +12,16 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import datagrams
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.nat import Address
-from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import quic_servers
-from tests.e2e.scrape import Metrics
-from tests.e2e.stage import LIMIT_S, PARAMS
-from tests.e2e.stories import Gates
-from tests.e2e.udp_servers import open_socket, udp_servers
+from lab import datagrams
+from lab.clients import in_progress
+from lab.daemon import Daemon, configuration, running
+from lab.nat import Address
+from lab.ports import free_port
+from lab.quic_servers import quic_servers
+from lab.scrape import Metrics
+from lab.stage import LIMIT_S, PARAMS
+from lab.stories import Gates
+from lab.udp_servers import open_socket, udp_servers
 
 pytestmark = pytest.mark.e2e
 

@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import datagrams, scrape
-from tests.e2e.echoes import echoes
-from tests.e2e.journeys import aioquic_journey, rebound_twice
-from tests.e2e.nat import Nat
-from tests.e2e.stage import stage
-from tests.e2e.udp_servers import open_socket, received
+from lab import datagrams, scrape
+from lab.echoes import echoes
+from lab.journeys import aioquic_journey, rebound_twice
+from lab.nat import Nat
+from lab.stage import stage
+from lab.udp_servers import open_socket, received
 
 pytestmark = pytest.mark.e2e
 

@@ -20,18 +20,18 @@ from typing import Any, Final
 
 import pytest
 
+from lab import datagrams, ngtcp2
+from lab.clients import in_progress
+from lab.daemon import Daemon, cid_config, running
+from lab.direct import PORT, direct_configuration, direct_servers
+from lab.hosts import BACKENDS, BALANCER, CLIENT_ADDRESSES, SERVICES, Host, Hosts, datagrams_from, hosts
+from lab.journeys import Journey, aioquic_journey, ngtcp2_journey
+from lab.nat import Address, Nat, NatPort
+from lab.quic_servers import QuicServerBehind
+from lab.stage import KEY, NAMES, PARAMS
+from lab.stories import Gates
 from qlb.cid import CidParams
 from qlb.dataplane.xdp import libbpf
-from tests.e2e import datagrams, ngtcp2
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, cid_config, running
-from tests.e2e.direct import PORT, direct_configuration, direct_servers
-from tests.e2e.hosts import BACKENDS, BALANCER, CLIENT_ADDRESSES, SERVICES, Host, Hosts, datagrams_from, hosts
-from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
-from tests.e2e.nat import Address, Nat, NatPort
-from tests.e2e.quic_servers import QuicServerBehind
-from tests.e2e.stage import KEY, NAMES, PARAMS
-from tests.e2e.stories import Gates
 
 pytestmark = pytest.mark.e2e
 

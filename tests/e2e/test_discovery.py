@@ -11,16 +11,16 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from lab.clients import in_progress
+from lab.daemon import Daemon, backend_config, configuration, running
+from lab.discovery.api_server import ENDING, QUIC, READY, api_server
+from lab.discovery.dns_server import dns_server
+from lab.nat import Nat
+from lab.ports import free_port
+from lab.quic_servers import quic_servers
+from lab.stage import LIMIT_S, PARAMS
+from lab.stories import Gates
 from qlb.cid import CidGenerator
-from tests.discovery.api_server import ENDING, QUIC, READY, api_server
-from tests.discovery.dns_server import dns_server
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, backend_config, configuration, running
-from tests.e2e.nat import Nat
-from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import quic_servers
-from tests.e2e.stage import LIMIT_S, PARAMS
-from tests.e2e.stories import Gates
 
 pytestmark = pytest.mark.e2e
 

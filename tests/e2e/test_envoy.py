@@ -8,18 +8,18 @@ from typing import Final
 
 import pytest
 
+from lab import cid_oracle as oracle
+from lab import envoy, ngtcp2
+from lab.daemon import configuration, running
+from lab.journeys import Journey, aioquic_journey, ngtcp2_journey, rebound_twice
+from lab.nat import Nat, NatPort
+from lab.origin import origin
+from lab.ports import free_port
+from lab.server import Server
+from lab.stage import KEY, LIMIT_S, NAMES
+from lab.stories import Gates
 from qlb.cid import CidCodec, CidParams
 from qlb.wire.invariants import LONG, parse
-from tests.cid import oracle
-from tests.e2e import envoy, ngtcp2
-from tests.e2e.daemon import configuration, running
-from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey, rebound_twice
-from tests.e2e.nat import Nat, NatPort
-from tests.e2e.origin import origin
-from tests.e2e.ports import free_port
-from tests.e2e.server import Server
-from tests.e2e.stage import KEY, LIMIT_S, NAMES
-from tests.e2e.stories import Gates
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(envoy.program() is None, reason=envoy.MISSING)]
 

@@ -12,18 +12,18 @@ from typing import Final
 import pytest
 import yaml
 
+from lab import scrape
+from lab.clients import in_progress
+from lab.daemon import Yaml, configuration, running
+from lab.datagrams import short
+from lab.echoes import Echoes, echoes
+from lab.nat import Address, Nat
+from lab.ports import free_port
+from lab.server import Server, server_id_of
+from lab.stage import KEY, NAMES, PARAMS, stage
+from lab.stopped import standing_still
 from qlb.cid import CidGenerator, CidParams
 from qlb.demo.client import connect
-from tests.e2e import scrape
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Yaml, configuration, running
-from tests.e2e.datagrams import short
-from tests.e2e.echoes import Echoes, echoes
-from tests.e2e.nat import Address, Nat
-from tests.e2e.ports import free_port
-from tests.e2e.server import Server, server_id_of
-from tests.e2e.stage import KEY, NAMES, PARAMS, stage
-from tests.processes import standing_still
 
 pytestmark = pytest.mark.e2e
 

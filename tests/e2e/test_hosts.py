@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import in_progress
-from tests.e2e.hosts import BACKENDS, CLIENT_ADDRESSES, SERVICES, Hosts, datagrams_from, hosts
-from tests.e2e.nat import Nat
-from tests.e2e.quic_servers import quic_servers
-from tests.e2e.stories import Gates
+from lab.clients import in_progress
+from lab.hosts import BACKENDS, CLIENT_ADDRESSES, SERVICES, Hosts, datagrams_from, hosts
+from lab.nat import Nat
+from lab.quic_servers import quic_servers
+from lab.stories import Gates
 
 pytestmark = [
     pytest.mark.e2e,

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import scrape
-from tests.e2e.clients import in_progress
-from tests.e2e.stage import stage
+from lab import scrape
+from lab.clients import in_progress
+from lab.stage import stage
 
 pytestmark = pytest.mark.e2e
 

@@ -9,13 +9,13 @@ from typing import Final
 
 import pytest
 
+from lab import datagrams
+from lab.daemon import backend_config, configuration, running
+from lab.namespace import in_a_network_of_its_own
+from lab.scrape import Metrics
+from lab.server import Server
+from lab.stage import LIMIT_S, PARAMS
 from qlb.cid import CidCodec
-from tests.e2e import datagrams
-from tests.e2e.daemon import backend_config, configuration, running
-from tests.e2e.scrape import Metrics
-from tests.e2e.server import Server
-from tests.e2e.stage import LIMIT_S, PARAMS
-from tests.namespace import in_a_network_of_its_own
 
 pytestmark = pytest.mark.e2e
 

@@ -15,16 +15,16 @@ from typing import Any, Final
 
 import pytest
 
+from lab import datagrams
+from lab.daemon import Daemon, configuration, running
+from lab.namespace import in_a_network_of_its_own
+from lab.nat import Address
+from lab.server import Server
+from lab.stage import PARAMS
+from lab.udp_servers import open_socket
 from qlb.cid import CidCodec
-from qlb.dataplane import probe
+from qlb.dataplane import planes as probe
 from qlb.dataplane.limits import SPARE_DESCRIPTORS
-from tests.e2e import datagrams
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.nat import Address
-from tests.e2e.server import Server
-from tests.e2e.stage import PARAMS
-from tests.e2e.udp_servers import open_socket
-from tests.namespace import in_a_network_of_its_own
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -15,9 +15,9 @@ from examples.moq.caller import Call, calling
 from examples.voice_agent.demo import Service, serving
 from examples.voice_agent.frames import SAMPLES_BYTES
 from examples.voice_agent.speech import say_name
-from tests.e2e.nat import Nat, NatPort
-from tests.e2e.stage import LIMIT_S, NAMES
-from tests.e2e.voice_stage import status, voice_config
+from lab.nat import Nat, NatPort
+from lab.stage import LIMIT_S, NAMES
+from lab.voice.stage import status, voice_config
 
 pytestmark = pytest.mark.e2e
 

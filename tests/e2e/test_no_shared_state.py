@@ -7,13 +7,13 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import ngtcp2
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import running, written
-from tests.e2e.journeys import ngtcp2_journey, rebound_twice
-from tests.e2e.nat import NatPort
-from tests.e2e.ports import free_port, until_free
-from tests.e2e.stage import Stage, stage
+from lab import ngtcp2
+from lab.clients import in_progress
+from lab.daemon import running, written
+from lab.journeys import ngtcp2_journey, rebound_twice
+from lab.nat import NatPort
+from lab.ports import free_port, until_free
+from lab.stage import Stage, stage
 
 pytestmark = pytest.mark.e2e
 

@@ -5,10 +5,10 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane import probe
-from tests.e2e import datagrams
-from tests.e2e.echoes import echoes
-from tests.processes import standing_still
+from lab import datagrams
+from lab.echoes import echoes
+from lab.stopped import standing_still
+from qlb.dataplane import planes as probe
 
 pytestmark = pytest.mark.e2e
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e import datagrams
-from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.echoes import Echoes, echoes
-from tests.e2e.ports import free_port
-from tests.e2e.server import Server
-from tests.e2e.stage import LIMIT_S, PARAMS
-from tests.e2e.udp_servers import UdpServer
+from lab import datagrams
+from lab.browser import DESKTOP, PHONE, Browser, browser
+from lab.daemon import Daemon, configuration, running
+from lab.echoes import Echoes, echoes
+from lab.ports import free_port
+from lab.server import Server
+from lab.stage import LIMIT_S, PARAMS
+from lab.udp_servers import UdpServer
 
 pytestmark = pytest.mark.e2e
 

@@ -6,10 +6,10 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Yaml, backend_config
-from tests.e2e.server import Server
-from tests.e2e.stage import stage
+from lab.clients import in_progress
+from lab.daemon import Yaml, backend_config
+from lab.server import Server
+from lab.stage import stage
 
 pytestmark = pytest.mark.e2e
 

@@ -12,17 +12,17 @@ from typing import Final
 
 import pytest
 
+from lab import ngtcp2
+from lab.browser import browser, trusting
+from lab.clients import in_progress
+from lab.daemon import Daemon, configuration, running
+from lab.nat import Address
+from lab.ports import free_port
+from lab.quic_servers import QuicServerBehind, quic_servers
+from lab.stage import LIMIT_S, NAMES, PARAMS
+from lab.stories import Gates, read_story
 from qlb.adapters.aioquic import PreferredAddress
-from qlb.demo.certificate import Certificate, make_certificate
-from tests.e2e import ngtcp2
-from tests.e2e.browser import browser, trusting
-from tests.e2e.clients import in_progress
-from tests.e2e.daemon import Daemon, configuration, running
-from tests.e2e.nat import Address
-from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import QuicServerBehind, quic_servers
-from tests.e2e.stage import LIMIT_S, NAMES, PARAMS
-from tests.e2e.stories import Gates, read_story
+from qlb.demo.http3 import Certificate, make_certificate
 
 pytestmark = pytest.mark.e2e
 

@@ -11,15 +11,15 @@ from unittest import mock
 
 import pytest
 
+from lab import datagrams
+from lab.clients import Calls, in_progress
+from lab.daemon import Daemon, Yaml, backend_config, cid_config, configuration
+from lab.echoes import echoes
+from lab.quic_servers import quic_servers
+from lab.scrape import POLL_S
+from lab.stage import KEY, PARAMS, Stage, stage
+from lab.udp_servers import open_socket, received
 from qlb.cid import CidGenerator, CidParams
-from tests.e2e import datagrams
-from tests.e2e.clients import Calls, in_progress
-from tests.e2e.daemon import Daemon, Yaml, backend_config, cid_config, configuration
-from tests.e2e.echoes import echoes
-from tests.e2e.quic_servers import quic_servers
-from tests.e2e.scrape import POLL_S
-from tests.e2e.stage import KEY, PARAMS, Stage, stage
-from tests.e2e.udp_servers import open_socket, received
 
 pytestmark = pytest.mark.e2e
 

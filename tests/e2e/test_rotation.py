@@ -9,15 +9,15 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from lab import datagrams
+from lab.clients import Calls, in_progress
+from lab.daemon import Daemon, cid_config, configuration, running
+from lab.echoes import echoes
+from lab.nat import Address
+from lab.ports import free_port
+from lab.quic_servers import QuicServerBehind
+from lab.stage import KEY, PARAMS, Stage, stage
 from qlb.cid import CidGenerator, CidParams
-from tests.e2e import datagrams
-from tests.e2e.clients import Calls, in_progress
-from tests.e2e.daemon import Daemon, cid_config, configuration, running
-from tests.e2e.echoes import echoes
-from tests.e2e.nat import Address
-from tests.e2e.ports import free_port
-from tests.e2e.quic_servers import QuicServerBehind
-from tests.e2e.stage import KEY, PARAMS, Stage, stage
 
 pytestmark = pytest.mark.e2e
 

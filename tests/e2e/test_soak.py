@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.soak import soak
+from lab.soak import soak
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

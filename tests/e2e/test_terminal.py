@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import datagrams
-from tests.e2e.daemon import STOP_TIMEOUT_S, Daemon
-from tests.e2e.echoes import echoes
+from lab import datagrams
+from lab.daemon import STOP_TIMEOUT_S, Daemon
+from lab.echoes import echoes
 
 pytestmark = pytest.mark.e2e
 

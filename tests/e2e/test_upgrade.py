@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import pytest
 
+from lab import ngtcp2, processes, scrape
+from lab.clients import Calls, in_progress
+from lab.daemon import Daemon, configuration
+from lab.echoes import echoes
+from lab.journeys import Journey, aioquic_journey, ngtcp2_journey
+from lab.managed import start_managed
+from lab.nat import NatPort
+from lab.ports import free_port
+from lab.service_manager import managing
+from lab.stage import PARAMS, Stage, stage
 from qlb.cli.control import ask
-from tests.control.succession.manager import managing
-from tests.e2e import ngtcp2, processes, scrape
-from tests.e2e.clients import Calls, in_progress
-from tests.e2e.daemon import Daemon, configuration
-from tests.e2e.echoes import echoes
-from tests.e2e.journeys import Journey, aioquic_journey, ngtcp2_journey
-from tests.e2e.managed import start_managed
-from tests.e2e.nat import NatPort
-from tests.e2e.ports import free_port
-from tests.e2e.stage import PARAMS, Stage, stage
 
 pytestmark = [
     pytest.mark.e2e,

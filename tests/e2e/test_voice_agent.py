@@ -14,13 +14,13 @@ import pytest
 import yaml
 from aioquic.tls import SessionTicket
 
-from tests.e2e.browser import DESKTOP, Browser, browser
-from tests.e2e.nat import NatPort
-from tests.e2e.ports import until_free
-from tests.e2e.stage import LIMIT_S, NAMES
-from tests.e2e.voice_client import VoiceCall, calling
-from tests.e2e.voice_setup import DELAY_S, first_call, next_call
-from tests.e2e.voice_stage import status, voice_config, voice_demo
+from lab.browser import DESKTOP, Browser, browser
+from lab.nat import NatPort
+from lab.ports import until_free
+from lab.stage import LIMIT_S, NAMES
+from lab.voice.client import VoiceCall, calling
+from lab.voice.setup import DELAY_S, first_call, next_call
+from lab.voice.stage import status, voice_config, voice_demo
 
 pytestmark = pytest.mark.e2e
 

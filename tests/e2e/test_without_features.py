@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qlb.dataplane import probe
-from tests.e2e.daemon import configuration, running
-from tests.e2e.datagrams import short
-from tests.e2e.echoes import PARAMS
-from tests.e2e.ports import free_port
-from tests.e2e.stage import NAMES
-from tests.e2e.udp_servers import open_socket, received, udp_servers
-from tests.e2e.without_features import SYSCALLS
+from lab.daemon import configuration, running
+from lab.datagrams import short
+from lab.echoes import PARAMS
+from lab.ports import free_port
+from lab.stage import NAMES
+from lab.udp_servers import open_socket, received, udp_servers
+from lab.without_features import SYSCALLS
+from qlb.dataplane import planes as probe
 
 pytestmark = [
     pytest.mark.e2e,
@@ -33,7 +33,7 @@ async def test_it_forwards_without_optional_features(tmp_path: Path, plane: str,
     """There and back on a wildcard and on one address, with two workers; buffers are what the system grants."""
     port = free_port(host)
     sections = {"forwarding": {"plane": plane, "workers": "2"}, "health": {"probe": "quic", "interval": "100ms"}}
-    prefix = (sys.executable, "-m", "tests.e2e.without_features")
+    prefix = (sys.executable, "-m", "lab.without_features")
     async with asyncio.timeout(LIMIT_S), udp_servers(NAMES, PARAMS, host=host) as servers:
         config = configuration([(listen, port)], [PARAMS], servers, **sections)
         async with running(tmp_path / "daemon", config, prefix=prefix) as daemon:

@@ -21,9 +21,9 @@ from examples.moq.caller import BROADCAST, calling
 from examples.voice_agent.agent import configuration
 from examples.voice_agent.frames import SAMPLES_BYTES, Frame
 from examples.voice_agent.speech import say_name
+from lab.nat import Address
 from qlb.cid import CidGenerator, CidParams
-from qlb.demo.certificate import make_certificate
-from tests.e2e.nat import Address
+from qlb.demo.http3 import make_certificate
 
 LIMIT_S: Final = 90.0
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=bytes(16))

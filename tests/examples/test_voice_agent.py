@@ -12,11 +12,11 @@ from examples.voice_agent import agent
 from examples.voice_agent.agent import PATH, Mouth, Tickets, configuration, serve_agent
 from examples.voice_agent.frames import Frame
 from examples.voice_agent.speech import say_name
+from lab.nat import Address
+from lab.voice.client import calling
 from qlb.cid import CidGenerator, CidParams
-from qlb.demo.certificate import make_certificate
 from qlb.demo.client import connect
-from tests.e2e.nat import Address
-from tests.e2e.voice_client import calling
+from qlb.demo.http3 import make_certificate
 
 LIMIT_S: Final = 90.0
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=bytes(16))

@@ -5,9 +5,9 @@ from aiohttp import ClientSession
 from examples.voice_agent.__main__ import CONFIG
 from examples.voice_agent.network import Network
 from examples.voice_agent.web import PAGE, serving_page
+from lab.nat import Nat
 from qlb.config.load import load
 from qlb.demo.backends import id_source, issued, served_here
-from tests.e2e.nat import Nat
 
 ELSEWHERE = ("http://", "https://", "//cdn", "@import")
 

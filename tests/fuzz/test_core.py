@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataplane.core.cc import STRICT
-from tests.fuzz import core_seeds
+from lab.dataplane.cc import STRICT
+from lab.fuzz import core_seeds
 
 pytestmark = pytest.mark.toolchain
 
-SOURCE = Path(__file__).with_name("fuzz_core.c")
+SOURCE = Path(__file__).parents[2] / "lab" / "fuzz" / "fuzz_core.c"
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
 RUNS = 40_000
 SECONDS = 5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.target import Target
+from lab.fuzz.target import Target
 
 TARGET = Target()
 PACKETS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=60)), max_size=25)

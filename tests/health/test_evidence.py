@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from qlb.health.evidence import NOT_PERMITTED, Exchange, OwnErrors, TrafficEvidence, own_error
+from qlb.health.verdict import NOT_PERMITTED, Exchange, OwnErrors, TrafficEvidence, own_error
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.health.fleet import Fleet
+from qlb.health.verdict import Fleet
 
 EVERYBODY = ("a", "b", "c")
 WINDOW_S = 10.0

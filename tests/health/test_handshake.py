@@ -15,12 +15,11 @@ from aioquic.asyncio.server import serve as serve_plainly
 from aioquic.quic.configuration import QuicConfiguration
 
 from qlb.adapters.aioquic import serve
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidGenerator, CidParams
-from qlb.demo.certificate import Certificate, make_certificate
+from qlb.demo.http3 import Certificate, make_certificate
 from qlb.health.handshake import probe_handshake
-from qlb.health.probes import ProbeResult
-from qlb.health.target import Pool, Target
-from qlb.routing.backends import Endpoint
+from qlb.health.probe import Pool, ProbeResult, Target
 
 PATIENCE_S = 90.0
 SHORT_S = 0.05

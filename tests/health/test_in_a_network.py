@@ -15,13 +15,12 @@ import uvloop
 from aioquic.asyncio.server import QuicServer
 from aioquic.quic.configuration import QuicConfiguration
 
-from qlb.demo.certificate import make_certificate
+from lab.namespace import network_of_its_own
+from qlb.addresses import Endpoint
+from qlb.demo.http3 import make_certificate
 from qlb.health.handshake import probe_handshake
-from qlb.health.negotiation import probe_version_negotiation
-from qlb.health.probes import Probe, ProbeResult
-from qlb.health.target import Target
-from qlb.routing.backends import Endpoint
-from tests.namespace import network_of_its_own
+from qlb.health.probe import Probe, ProbeResult, Target
+from qlb.health.version_negotiation import probe_version_negotiation
 
 pytestmark = [
     pytest.mark.network,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.health.judgement import Judgement
+from qlb.health.verdict import Judgement
 
 
 def turns(results: str, *, rise: int = 2, fall: int = 3) -> tuple[Judgement, list[int]]:

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.errors import ConfigError
-from qlb.health.evidence import Exchange
-from qlb.health.monitor import HealthMonitor
-from qlb.health.pace import Pace
-from qlb.health.probes import Probe, ProbeResult, assume_healthy, find_probe
-from qlb.health.target import Target
+from qlb.health.monitor import HealthMonitor, Pace
+from qlb.health.probe import Probe, ProbeResult, Target
+from qlb.health.probes import assume_healthy, find_probe
+from qlb.health.verdict import Exchange
 from qlb.health.watch import BackendHealth
-from qlb.routing.backends import Endpoint
 
 A = Target("a", Endpoint("192.0.2.1", 443))
 B = Target("b", Endpoint("192.0.2.2", 443))

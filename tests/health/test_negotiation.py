@@ -15,12 +15,11 @@ from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import encode_quic_version_negotiation
 
-from qlb.demo.certificate import make_certificate
-from qlb.health import negotiation as probes
-from qlb.health.negotiation import explain_error, failure
-from qlb.health.probes import ProbeResult
-from qlb.health.target import Target
-from qlb.routing.backends import Endpoint
+from qlb.addresses import Endpoint
+from qlb.demo.http3 import make_certificate
+from qlb.health import version_negotiation
+from qlb.health.probe import ProbeResult, Target
+from qlb.health.version_negotiation import explain_error, failure
 from qlb.wire import invariants
 from qlb.wire.negotiation import PROBE_BYTES, PROBE_VERSION
 from qlb.wire.versions import V1, V2
@@ -37,7 +36,7 @@ HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 
 async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> ProbeResult:
     """Probe whoever is there."""
-    return await probes.probe_version_negotiation(Target("a", endpoint), timeout_s)
+    return await version_negotiation.probe_version_negotiation(Target("a", endpoint), timeout_s)
 
 
 def run(loop: Loop, main: Any) -> Any:
@@ -269,7 +268,7 @@ async def test_an_error_of_this_node_is_no_result(number: int, monkeypatch: pyte
     def fail(_: Endpoint) -> socket.socket:
         raise OSError(number, "not for a probe")
 
-    monkeypatch.setattr(probes, "connected", fail)
+    monkeypatch.setattr(version_negotiation, "connected", fail)
     result = await probe_version_negotiation(Endpoint("192.0.2.1", 443), PATIENCE_S)
     assert (result.ok, result.void, result.error) == (False, True, errno.errorcode[number])
     assert "this node's own error" in result.detail
@@ -285,5 +284,5 @@ def test_a_blocked_packet_names_the_firewall() -> None:
 def test_an_interface_that_is_not_there_is_named() -> None:
     """A link-local backend is out of reach without its interface, for clients' packets too."""
     with pytest.raises(OSError, match="there is no network interface none0") as caught:
-        probes.connected(Endpoint("fe80::1%none0", 443))
+        version_negotiation.connected(Endpoint("fe80::1%none0", 443))
     assert caught.value.errno == errno.ENODEV

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.errors import ConfigError
 from qlb.health.handshake import probe_handshake
-from qlb.health.negotiation import probe_version_negotiation
+from qlb.health.probe import Target
 from qlb.health.probes import PROBES, assume_healthy, find_probe
-from qlb.health.target import Target
-from qlb.routing.backends import Endpoint
+from qlb.health.version_negotiation import probe_version_negotiation
 
 
 def test_every_row_can_be_imported() -> None:

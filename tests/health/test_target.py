@@ -2,9 +2,9 @@
 
 import pytest
 
+from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.health.target import Pool, Target
-from qlb.routing.backends import Endpoint
+from qlb.health.probe import Pool, Target
 
 KEY = bytes(range(16))
 ONE = CidCodec(CidParams(1, 4, 12, KEY), random_bytes=bytes)

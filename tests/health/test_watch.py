@@ -2,11 +2,10 @@
 
 import pytest
 
-from qlb.health.evidence import Exchange
-from qlb.health.probes import ProbeResult
-from qlb.health.target import Target
+from qlb.addresses import Endpoint
+from qlb.health.probe import ProbeResult, Target
+from qlb.health.verdict import Exchange
 from qlb.health.watch import HINT_PAUSE_S, REFUSAL_VALID_S, Watch
-from qlb.routing.backends import Endpoint
 
 TARGET = Target("a", Endpoint("192.0.2.1", 443))
 GOOD = ProbeResult(ok=True, detail="it answers", reached=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qlb.observe.reading import Reading
-from tests.observe.readings import sample_reading
+from lab.readings import sample_reading
+from qlb.observe.figures import Reading
 
 
 @pytest.fixture

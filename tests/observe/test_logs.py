@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from qlb.observe.logs import StderrHandler, configure
-from qlb.observe.rate_limit import BURST
+from qlb.observe.logs import BURST, StderrHandler, configure
 
 log = logging.getLogger("qlb.test")
 

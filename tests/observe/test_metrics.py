@@ -9,8 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from qlb.observe.figures import Reading, XdpReading
 from qlb.observe.metrics import Metrics, choose_format
-from qlb.observe.reading import Reading, XdpReading
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 PROMETHEUS_3 = (

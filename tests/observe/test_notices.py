@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from qlb.observe.figures import Reading, RotationReading, UnconfiguredReading, XdpReading
 from qlb.observe.notices import ERROR, INFO, WARNING, notices
-from qlb.observe.reading import Reading, RotationReading, UnconfiguredReading, XdpReading
 
 
 def kinds(reading: Reading) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from qlb.observe.rate_limit import RateLimit
+from qlb.observe.logs import RateLimit
 
 
 class Clock:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from qlb.observe.reading import Reading, SampleReading, XdpReading
+from qlb.observe.figures import Reading, SampleReading, XdpReading
 from qlb.observe.status import build_status
 
 

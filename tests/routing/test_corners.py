@@ -1,10 +1,10 @@
 """Corners of the forwarding steps that were wrong once."""
 
+from lab.pool import CONFIGS, FLOW, backends, changed, long, router, short, snapshot
 from qlb.routing.backends import BackendState
 from qlb.routing.explain import explain
 from qlb.routing.maglev import DEFAULT_KEY, build_ring
 from qlb.routing.snapshot import compile_snapshot
-from tests.routing.pool import CONFIGS, FLOW, backends, changed, long, router, short, snapshot
 
 UNKNOWN = b"\xe1" + b"\x55" * 7
 

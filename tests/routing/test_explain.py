@@ -2,8 +2,8 @@
 
 import pytest
 
+from lab.pool import FLOW, FOUR_PASS, backends, changed, cid, long, router, short, snapshot
 from qlb.routing.explain import explain
-from tests.routing.pool import FLOW, FOUR_PASS, backends, changed, cid, long, router, short, snapshot
 
 UNKNOWN = b"\xe1" + b"\x55" * 7
 

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from qlb.addresses import FourTuple, canonical_host
 from qlb.routing import maglev
-from qlb.routing.maglev import DEFAULT_KEY, FourTuple, FourTupleHash, Member, Ring, assign, build_ring, canonical_host
+from qlb.routing.maglev import DEFAULT_KEY, FourTupleHash, Member, Ring, assign, build_ring
 
 KEY = bytes(range(16))
 

@@ -4,15 +4,16 @@ import random
 
 import pytest
 
+from lab.pool import FLOW, long, router, short
+from qlb.addresses import Endpoint, FourTuple
 from qlb.cid import CidCodec, CidParams
 from qlb.routing import outcomes as o
-from qlb.routing.backends import Backend, Endpoint
+from qlb.routing.backends import Backend
 from qlb.routing.flows import FlowTables
-from qlb.routing.maglev import DEFAULT_KEY, FourTuple
+from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
 from qlb.routing.router import Router
 from qlb.routing.snapshot import compile_snapshot
-from tests.routing.pool import FLOW, long, router, short
 
 ELSEWHERE: FourTuple = ("203.0.113.9", 1234, "198.51.100.1", 443)
 NOT_THE_ROUTERS = {

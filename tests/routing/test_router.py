@@ -7,17 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.cid import CidParams
-from qlb.routing import outcomes as o
-from qlb.routing.backends import BackendState
-from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
-from qlb.routing.explain import explain
-from qlb.routing.flows import MISS
-from qlb.routing.maglev import DEFAULT_KEY
-from qlb.routing.outcomes import OUTCOMES
-from qlb.routing.router import Router, unconfigured_id
-from qlb.routing.snapshot import compile_snapshot
-from tests.routing.pool import (
+from lab.pool import (
     CONFIGS,
     FLOW,
     FOUR_PASS,
@@ -31,6 +21,16 @@ from tests.routing.pool import (
     short,
     snapshot,
 )
+from qlb.cid import CidParams
+from qlb.routing import outcomes as o
+from qlb.routing.backends import BackendState
+from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
+from qlb.routing.explain import explain
+from qlb.routing.flows import MISS
+from qlb.routing.maglev import DEFAULT_KEY
+from qlb.routing.outcomes import OUTCOMES
+from qlb.routing.router import Router, unconfigured_id
+from qlb.routing.snapshot import compile_snapshot
 
 ELSEWHERE = ("203.0.113.9", 1234, "198.51.100.1", 443)
 UNKNOWN = b"\xe1" + b"\x55" * 7  # the reserved config: always unroutable

@@ -4,14 +4,15 @@ import pickle
 
 import pytest
 
+from lab.pool import FLOW, FOUR_PASS, KEY, backends, changed, cid, draining, long, router, short, snapshot
+from qlb.addresses import Endpoint
 from qlb.errors import QlbError
 from qlb.routing import backends as backends_module
 from qlb.routing import snapshot as snapshot_module
-from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, Endpoint
+from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes
 from qlb.routing.flows import FlowTables
 from qlb.routing.router import Router
 from qlb.routing.snapshot import fallback_shares
-from tests.routing.pool import FLOW, FOUR_PASS, KEY, backends, changed, cid, draining, long, router, short, snapshot
 
 
 def test_pickle() -> None:

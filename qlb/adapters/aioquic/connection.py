@@ -11,14 +11,32 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionId
+from aioquic.quic.connection import NetworkAddress, QuicConnection, QuicConnectionId
 from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicPreferredAddress, push_quic_preferred_address
 
-from qlb.adapters.aioquic.paths import answer_on_every_path
 from qlb.cid import reserved_cid
 from qlb.cid.params import RESERVED_CONFIG_ID, CidParams
 from qlb.errors import CidError, NonceExhausted
+
+
+def answer_on_every_path(connection: QuicConnection) -> None:
+    """Make one server connection answer probes of a client whose IDs are empty; other clients notice nothing."""
+    send, retire = connection.datagrams_to_send, connection._retire_peer_cid
+
+    def send_everywhere(now: float) -> list[tuple[bytes, NetworkAddress]]:
+        if not connection._peer_cid.cid:
+            for path in connection._network_paths[1:]:
+                path.peer_cid = connection._peer_cid
+        return send(now)
+
+    def retire_what_was_issued(connection_id: QuicConnectionId) -> None:
+        if connection_id.cid:
+            retire(connection_id)
+
+    connection.datagrams_to_send = send_everywhere  # type: ignore[method-assign]
+    connection._retire_peer_cid = retire_what_was_issued  # type: ignore[method-assign]
+
 
 _DISABLE_ACTIVE_MIGRATION: Final = b"\x0c\x00"
 """The transport parameter as it is sent: ID 0x0c, no value. Spec: RFC 9000, section 18.2."""

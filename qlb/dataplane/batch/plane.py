@@ -13,12 +13,12 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
+from qlb.addresses import Endpoint, canonical_host
 from qlb.dataplane import _core
 from qlb.dataplane.base import Orders
+from qlb.dataplane.core.table import Layout, compile_table
 from qlb.dataplane.limits import REFLECTION_PORTS, affordable_sessions, port_budget, read_limits
-from qlb.dataplane.table import Layout, compile_table
-from qlb.routing.backends import Backend, Endpoint
-from qlb.routing.maglev import canonical_host
+from qlb.routing.backends import Backend
 from qlb.routing.snapshot import Snapshot
 
 ENDPOINT: Final = Layout("qlb_endpoint", {"host": "16s", "port": "2s", "family": "B", "unused": "B", "scope_id": "I"})

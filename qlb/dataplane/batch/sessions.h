@@ -1,7 +1,7 @@
 /* Sessions of proxy mode: one connected socket for each client 4-tuple and backend, found by a hash table.
  *
  * A session is not routing state. If it is lost, the client's next packet is routed by its connection ID through a
- * new socket. So the table is bounded. Eviction works as in qlb/dataplane/sessions.py: there are two lists. A session
+ * new socket. So the table is bounded. Eviction works as in qlb/dataplane/portable/sessions.py: there are two lists. A session
  * that its client has used in two separate seconds is protected. Unprotected sessions are evicted first, so that a
  * flood of addresses evicts itself and not the calls. Within a list, a clock hand skips sessions that were used
  * since its last visit. The hash is keyed, because clients choose their addresses.

@@ -1,4 +1,4 @@
-/* The table: one generation of the configuration, compiled by qlb/dataplane/table.py, read-only ever after.
+/* The table: one generation of the configuration, compiled by qlb/dataplane/core/table.py, read-only ever after.
  *
  * Flat memory in user space (batch/flat.h), maps of the same structs in the kernel. Layouts stand here and in
  * table.py; tests/dataplane/core/test_layout.py compares them.

@@ -1,1 +1,1 @@
-"""Parts of the portable plane (qlb/dataplane/asyncio.py): sessions' sockets both ways, send queues, sources."""
+"""Parts of the portable plane (qlb/dataplane/portable/plane.py): sessions' sockets both ways, send queues, sources."""

@@ -4,13 +4,12 @@ tests/dataplane/core/test_layout.py compares the two.
 """
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Self
 
-from qlb.dataplane.hash_table import Entry, place
-from qlb.dataplane.table import HEAD, Layout
-from qlb.routing.backends import Endpoint
-from qlb.routing.maglev import canonical_host
+from qlb.addresses import Endpoint, canonical_host
+from qlb.dataplane.core.hash_table import Entry, place
+from qlb.dataplane.core.table import HEAD, Layout
 
 MODES: Final = ("l2", "ipip", "gue")
 """Forwarding modes, by the number that the program knows them by."""
@@ -110,3 +109,45 @@ def pack_destination(flags: int, address: str, source: str | None) -> bytes:
 
 NO_DESTINATION: Final = bytes(DESTINATION.size_bytes)
 """A backend index whose backend has left."""
+
+
+_MIN_SERVERS: Final = 256
+_MIN_BACKENDS: Final = 64
+
+
+class Room(NamedTuple):
+    """How many elements one half of each map has: of server IDs, backends, and slots of the ring."""
+
+    servers: int
+    backends: int
+    ring: int
+
+    @classmethod
+    def for_table(cls, head: Mapping[str, int | bytes]) -> Self:
+        """Room for a table, and for one of twice its size."""
+        servers, backends, ring = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
+        return cls(max(2 * servers, _MIN_SERVERS), max(2 * backends, _MIN_BACKENDS), max(ring, 1))
+
+    def holds(self, head: Mapping[str, int | bytes]) -> bool:
+        """Whether a table fits."""
+        wanted = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
+        return all(there >= want for there, want in zip(self, wanted, strict=True))
+
+    @property
+    def elements(self) -> dict[str, int]:
+        """Elements of the maps."""
+        return {
+            "servers": 2 * self.servers,
+            "destinations": 2 * self.backends,
+            "ring": 2 * self.ring,
+        }
+
+
+class Contents(NamedTuple):
+    """What one generation puts into the maps. head: of the table, by field."""
+
+    table: bytes
+    head: dict[str, int | bytes]
+    destinations: bytes
+    flow_entries: int
+    flow_timeout_ticks: int

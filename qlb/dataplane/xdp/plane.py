@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from qlb.addresses import Endpoint
 from qlb.dataplane.base import Orders
-from qlb.dataplane.table import CONFIG, CONFIGS, HEAD, SERVER, compile_table
-from qlb.dataplane.xdp.clock import Clock, tick_ns
-from qlb.dataplane.xdp.contents import Contents, Room
-from qlb.dataplane.xdp.counters import SAMPLES, KernelCounters
-from qlb.dataplane.xdp.destinations import hosts_of, pack_destinations
+from qlb.dataplane.core.table import CONFIG, CONFIGS, HEAD, SERVER, compile_table
+from qlb.dataplane.xdp.counters import SAMPLES, Clock, KernelCounters, tick_ns
+from qlb.dataplane.xdp.destinations import check_forwarding, hosts_of, pack_destinations
 from qlb.dataplane.xdp.interfaces import Interfaces, Watched
 from qlb.dataplane.xdp.layout import (
     GENERATION,
@@ -32,13 +31,13 @@ from qlb.dataplane.xdp.layout import (
     QUESTION,
     SERVICE,
     SETTINGS,
+    Contents,
+    Room,
     pack_services,
     service_ports,
 )
 from qlb.dataplane.xdp.libbpf import BpfMap, BpfObject, run_packet
-from qlb.dataplane.xdp.routes import check_forwarding
 from qlb.errors import PlaneUnavailable
-from qlb.routing.backends import Endpoint
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import OUTCOMES
 from qlb.routing.snapshot import Snapshot

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from qlb.dataplane.key_schedule import SCHEDULE_BYTES, decrypt_schedule, encrypt_schedule
+from qlb.dataplane.core.key_schedule import SCHEDULE_BYTES, decrypt_schedule, encrypt_schedule
 
 
 @pytest.fixture(params=[False, True], ids=["tables", "native"])

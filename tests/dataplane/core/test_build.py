@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataplane.core.cc import (
+from lab.dataplane.cc import (
     COMPILERS,
     EVERYTHING,
     HEADERS,

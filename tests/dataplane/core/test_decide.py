@@ -5,13 +5,13 @@ from types import ModuleType
 
 import pytest
 
-from qlb.dataplane.table import compile_table
+from lab import pool
+from lab.dataplane.worlds import TICK_NS, WORLDS, Item, World, long_header
+from qlb.dataplane.core.table import compile_table
 from qlb.routing.flows import KEPT_ID_BYTES, FlowTables
 from qlb.routing.outcomes import BY_DESTINATION_ID, BY_FALLBACK, DROP_SEND_FAILED, RESERVED_CONFIG, unroutable
 from qlb.routing.router import Router
 from qlb.routing.snapshot import Snapshot
-from tests.dataplane.core.worlds import TICK_NS, WORLDS, Item, World, long_header
-from tests.routing import pool
 
 SECOND_NS = 1_000_000_000
 FAST = 100_000

@@ -7,11 +7,11 @@ from types import ModuleType
 
 import pytest
 
+from lab.dataplane.worlds import SHAPES
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.table import compile_table
+from qlb.dataplane.core.table import compile_table
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot
-from tests.dataplane.core.worlds import SHAPES
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "quic-lb-draft.json").read_text())
 ROWS = [*VECTORS["plaintext"], *VECTORS["encrypted"], VECTORS["worked_example"]]

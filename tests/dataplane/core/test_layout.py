@@ -7,8 +7,8 @@ from typing import Final
 import pytest
 
 from qlb.cid import params
-from qlb.dataplane import hash_table, key_schedule, table
 from qlb.dataplane.batch.plane import ENDPOINT
+from qlb.dataplane.core import hash_table, key_schedule, table
 from qlb.dataplane.xdp import layout as xdp
 from qlb.routing import backends, counters, flows, maglev, outcomes
 from qlb.wire import invariants

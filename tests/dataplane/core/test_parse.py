@@ -6,8 +6,8 @@ from types import ModuleType
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.dataplane.worlds import long_header
 from qlb.wire.invariants import parse
-from tests.dataplane.core.worlds import long_header
 
 
 def test_every_prefix(core: ModuleType) -> None:

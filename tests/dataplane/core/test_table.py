@@ -6,15 +6,16 @@ from types import ModuleType
 
 import pytest
 
+from lab import pool
+from lab.dataplane.worlds import NOWHERE, World
+from qlb.addresses import Endpoint
 from qlb.cid import CidParams
-from qlb.dataplane import hash_table, table
-from qlb.dataplane.table import CONFIG, HEAD, SERVER, compile_table
+from qlb.dataplane.core import hash_table, table
+from qlb.dataplane.core.table import CONFIG, HEAD, SERVER, compile_table
 from qlb.errors import QlbError
-from qlb.routing.backends import Backend, BackendIndexes, Endpoint
+from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot
-from tests.dataplane.core.worlds import NOWHERE, World
-from tests.routing import pool
 
 FLOWS = (16, 30_000_000_000)
 

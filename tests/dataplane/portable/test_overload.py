@@ -1,6 +1,6 @@
 """How many sessions full batches may open."""
 
-from qlb.dataplane.portable.overload import MAX_OPENS, OPENS_PER_S, Admission
+from qlb.dataplane.portable.pressure import MAX_OPENS, OPENS_PER_S, Admission
 from qlb.routing.outcomes import BY_FALLBACK, NO_CONFIG, unroutable
 
 ROUTABLE = 1

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from qlb.dataplane.portable.gate import SendGate
-from qlb.dataplane.portable.silence import is_silent, note_answer, note_new_socket
-from qlb.dataplane.sessions import Session
-from qlb.routing.backends import Endpoint
+from qlb.addresses import Endpoint
+from qlb.dataplane.portable.pressure import SendGate
+from qlb.dataplane.portable.sessions import Session, is_silent, note_answer, note_new_socket
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from qlb.dataplane.portable.sources import Service, Sources, own_hosts
+from qlb.dataplane.portable.sources import Service, Sources
+from qlb.local_addresses import own_hosts
 
 
 @pytest.mark.parametrize(

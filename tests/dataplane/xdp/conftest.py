@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.namespace import network_of_its_own
+from lab.xdp.scene import Scene, build
 from qlb.dataplane.xdp import libbpf
-from tests.dataplane.xdp.scene import Scene, build
-from tests.namespace import network_of_its_own
 
 
 @pytest.fixture

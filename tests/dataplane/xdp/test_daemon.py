@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.dataplane.xdp.scene import CLIENTS, FOUR_PASS, PORT, SERVICES, cid_of, server_id, short
-from tests.e2e.daemon import Daemon, cid_config, running
+from lab.daemon import Daemon, cid_config, running
+from lab.xdp.scene import CLIENTS, FOUR_PASS, PORT, SERVICES, cid_of, server_id, short
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.e2e]
 

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from lab.xdp.packets import IPIP, IPV6, UDP, checksum, ethernet, ip, udp
 from qlb.dataplane.xdp import libbpf
 from qlb.dataplane.xdp.decap import COUNTERS, DecapSettings, Decapsulator
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, run_packet
-from tests.dataplane.xdp.packets import IPIP, IPV6, UDP, checksum, ethernet, ip, udp
 
 pytestmark = pytest.mark.toolchain
 

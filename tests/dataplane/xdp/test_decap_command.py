@@ -11,10 +11,10 @@ from typing import Final
 import pytest
 from click.testing import CliRunner
 
+from lab.namespace import in_a_network_of_its_own
+from lab.xdp.packets import IPIP, IPV6, UDP, ethernet, ip, udp
 from qlb.cli import cli
 from qlb.dataplane.xdp import libbpf
-from tests.dataplane.xdp.packets import IPIP, IPV6, UDP, ethernet, ip, udp
-from tests.namespace import in_a_network_of_its_own
 
 SERVICES: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
 CLIENTS: Final = {4: "198.51.100.7", 6: "2001:db8:c::7"}

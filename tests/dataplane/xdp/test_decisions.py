@@ -7,15 +7,14 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.worlds import TICK_NS, WORLDS, World
+from lab.memory_plane import MemoryPlane
+from lab.xdp.packets import ethernet, udp
+from lab.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orders, pool, short
+from qlb.addresses import Endpoint, FourTuple, canonical_host
 from qlb.dataplane.base import Orders, PlaneSettings
-from qlb.dataplane.memory import MemoryPlane
 from qlb.dataplane.xdp.libbpf import XDP_PASS
 from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
-from qlb.routing.backends import Endpoint
-from qlb.routing.maglev import FourTuple, canonical_host
-from tests.dataplane.core.worlds import TICK_NS, WORLDS, World
-from tests.dataplane.xdp.packets import ethernet, udp
-from tests.dataplane.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orders, pool, short
 
 pytestmark = pytest.mark.toolchain
 

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
+from lab.xdp.packets import IPIP, IPV6, OUR_MAC, THEIR_MAC, UDP, ethernet, ip, read_ip, udp
+from lab.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, SOURCES, Scene, cid_of, forward, pool, short
 from qlb.dataplane.xdp.libbpf import XDP_REDIRECT, XDP_TX
-from tests.dataplane.xdp.packets import IPIP, IPV6, OUR_MAC, THEIR_MAC, UDP, ethernet, ip, read_ip, udp
-from tests.dataplane.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, SOURCES, Scene, cid_of, forward, pool, short
 
 TOWARDS_B0 = bytes.fromhex("020000000002") + bytes.fromhex("020000000011")
 

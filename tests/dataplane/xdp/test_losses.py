@@ -5,11 +5,11 @@ import subprocess
 
 import pytest
 
+from lab.namespace import inside, network_of_its_own, open_network
+from lab.xdp.scene import BACKENDS, Scene, allow_forwarding, forward, pool, set_gro
 from qlb.dataplane.xdp.libbpf import XDP_REDIRECT, library
 from qlb.dataplane.xdp.plane import XdpPlane
-from tests.dataplane.xdp.scene import BACKENDS, Scene, allow_forwarding, forward, pool, set_gro
 from tests.dataplane.xdp.test_plane import attached, frame_to
-from tests.namespace import inside, network_of_its_own, open_network
 
 pytestmark = pytest.mark.toolchain
 

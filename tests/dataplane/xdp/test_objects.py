@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataplane.core.cc import require
-from tests.dataplane.xdp import objects
+from lab.dataplane.cc import require
+from lab.xdp import objects
 
 
 @pytest.mark.parametrize("name", objects.PROGRAMS)

@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qlb.dataplane.xdp import libbpf
-from qlb.dataplane.xdp.attach import BPF_FOLDER
-from qlb.dataplane.xdp.clock import tick_ns
-from qlb.dataplane.xdp.libbpf import XDP_REDIRECT
-from qlb.errors import PlaneUnavailable
-from qlb.routing import counters as slots
-from qlb.routing.backends import Backend, BackendState, Endpoint
-from qlb.routing.counters import Counters, config_last_seen_ms, total_backend, total_outcomes
-from qlb.routing.outcomes import OUTCOMES
-from tests.dataplane.xdp.packets import ethernet, udp
-from tests.dataplane.xdp.scene import (
+from lab.xdp.packets import ethernet, udp
+from lab.xdp.scene import (
     BACKENDS,
     CLIENTS,
     FOUR_PASS,
@@ -34,6 +25,16 @@ from tests.dataplane.xdp.scene import (
     server_id,
     short,
 )
+from qlb.addresses import Endpoint
+from qlb.dataplane.xdp import libbpf
+from qlb.dataplane.xdp.attach import BPF_FOLDER
+from qlb.dataplane.xdp.counters import tick_ns
+from qlb.dataplane.xdp.libbpf import XDP_REDIRECT
+from qlb.errors import PlaneUnavailable
+from qlb.routing import counters as slots
+from qlb.routing.backends import Backend, BackendState
+from qlb.routing.counters import Counters, config_last_seen_ms, total_backend, total_outcomes
+from qlb.routing.outcomes import OUTCOMES
 
 pytestmark = pytest.mark.toolchain
 

@@ -5,13 +5,8 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT
-from qlb.dataplane.xdp.plane import XdpPlane
-from qlb.routing import counters as slots
-from qlb.routing.counters import last_sample, total_outcomes
-from qlb.routing.outcomes import DROP_TOO_BIG, OUTCOMES
-from tests.dataplane.xdp.packets import OUR_MAC, THEIR_MAC, UDP, ethernet, icmp, ip, read_ip, udp
-from tests.dataplane.xdp.scene import (
+from lab.xdp.packets import OUR_MAC, THEIR_MAC, UDP, ethernet, icmp, ip, read_ip, udp
+from lab.xdp.scene import (
     BACKENDS,
     CLIENTS,
     NARROW,
@@ -27,6 +22,11 @@ from tests.dataplane.xdp.scene import (
     pool,
     short,
 )
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.routing import counters as slots
+from qlb.routing.counters import last_sample, total_outcomes
+from qlb.routing.outcomes import DROP_TOO_BIG, OUTCOMES
 
 pytestmark = pytest.mark.toolchain
 

@@ -4,11 +4,8 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_REDIRECT
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
-from qlb.routing.backends import Endpoint
-from tests.dataplane.xdp.packets import ethernet, read_ip, udp
-from tests.dataplane.xdp.scene import (
+from lab.xdp.packets import ethernet, read_ip, udp
+from lab.xdp.scene import (
     BACKENDS,
     CLIENTS,
     PORT,
@@ -21,6 +18,9 @@ from tests.dataplane.xdp.scene import (
     pool,
     short,
 )
+from qlb.addresses import Endpoint
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_REDIRECT
+from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
 from tests.dataplane.xdp.test_refusals import counted
 
 pytestmark = pytest.mark.toolchain

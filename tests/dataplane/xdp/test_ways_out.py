@@ -6,14 +6,8 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.xdp import libbpf
-from qlb.dataplane.xdp.interfaces import find_faults
-from qlb.dataplane.xdp.layout import EXIT, EXIT_KEY
-from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_REDIRECT
-from qlb.dataplane.xdp.plane import XdpPlane
-from qlb.routing import counters as slots
-from tests.dataplane.xdp.packets import ethernet, read_ip, udp
-from tests.dataplane.xdp.scene import (
+from lab.xdp.packets import ethernet, read_ip, udp
+from lab.xdp.scene import (
     BACKENDS,
     CLIENTS,
     NARROW,
@@ -28,6 +22,12 @@ from tests.dataplane.xdp.scene import (
     set_gro,
     short,
 )
+from qlb.dataplane.xdp import libbpf
+from qlb.dataplane.xdp.interfaces import find_faults
+from qlb.dataplane.xdp.layout import EXIT, EXIT_KEY
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_REDIRECT
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.routing import counters as slots
 from tests.dataplane.xdp.test_refusals import counted
 
 pytestmark = pytest.mark.toolchain

@@ -1,0 +1,1 @@
+"""Data planes under test: networks of their own, compiled cores, worlds of packets."""

@@ -1,0 +1,87 @@
+"""A plane at work, for as long as a test needs it."""
+
+import asyncio
+import importlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from qlb.addresses import Endpoint
+from qlb.dataplane import planes as probe
+from qlb.dataplane.base import Orders, Plane
+from qlb.dataplane.sockets import DEFAULT_BUFFERS, Buffers, bound_endpoint, open_listener
+from qlb.routing import counters as layout
+from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
+
+_BACKENDS = 8
+"""Indexes that tests use at most."""
+
+
+@dataclass
+class Running:
+    """A plane at work."""
+
+    plane: Plane
+    counters: Counters
+    service: Endpoint
+    listener: socket.socket
+
+    async def send(self, client: socket.socket, datagram: bytes, host: str | None = None) -> None:
+        """Send from a client to the service, at the host that it is known by."""
+        client.sendto(datagram, (host or self.service.host, self.service.port))
+        await asyncio.sleep(0)
+
+    def slot(self, slot: int) -> int:
+        """Return one counter."""
+        return self.counters.slots[slot]
+
+    def outcome(self, outcome: int) -> int:
+        """Packets of one outcome."""
+        return self.slot(layout.OUTCOME + outcome)
+
+    def send_error(self, kind: str) -> int:
+        """Refused calls to send of one kind."""
+        found = total_return_send_errors([self.counters])[kind]
+        return found + sum(total_backend_send_errors([self.counters], n)[kind] for n in range(_BACKENDS))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait, within bounds, until this holds: planes count on threads of their own."""
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0)
+
+
+Run = Callable[..., AbstractAsyncContextManager[Running]]
+"""(orders, host, port, beside, buffers): run one plane until the end of the block; host and port are the service's,
+with defaults. beside: another one, whose listener it shares, held at first. buffers: of the listener."""
+
+
+def runs(name: str) -> Run:
+    """Return what runs one of probe.WORKER_PLANES."""
+
+    @asynccontextmanager
+    async def run(
+        wanted: Orders,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        beside: Running | None = None,
+        buffers: Buffers = DEFAULT_BUFFERS,
+    ) -> AsyncIterator[Running]:
+        row = probe.PLANES[name]
+        make = getattr(importlib.import_module(row.module), row.factory)
+        listener = beside.listener.dup() if beside else open_listener(Endpoint(host, port), buffers)
+        service = bound_endpoint(listener)
+        own = listener.dup()
+        memory = memoryview(bytearray(SIZE_BYTES))
+        plane: Plane = make([listener.detach()], wanted, memory)
+        plane.hold(beside is not None)
+        plane.start()
+        try:
+            yield Running(plane, Counters(memory), service, own)
+        finally:
+            plane.stop()
+            own.close()
+
+    return run

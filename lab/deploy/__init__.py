@@ -1,0 +1,1 @@
+"""The programs and servers that read what deploy/ has."""

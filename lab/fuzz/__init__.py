@@ -1,0 +1,1 @@
+"""The fuzzers and their seeds."""

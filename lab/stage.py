@@ -1,0 +1,79 @@
+"""What most of these tests begin with: backends, the daemon before them, and a NAT before the daemon."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lab.daemon import Daemon, configuration, running
+from lab.nat import Address, Nat, NatPort
+from lab.ports import free_port
+from lab.quic_servers import QuicServerBehind, quic_servers
+from lab.stories import Gates
+from qlb.cid import CidParams
+
+NAMES: Final = ("agent-a", "agent-b", "agent-c")
+KEY: Final = bytes.fromhex("8f95f09245765f80256934e50c66207f")
+PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY)
+LIMIT_S: Final = 240.0
+"""No test takes longer, whatever happens, unless it says so."""
+
+
+@dataclass
+class Stage:
+    """The cast. service: the address that clients send to."""
+
+    service: Address
+    servers: list[QuicServerBehind]
+    daemon: Daemon
+    nat: Nat
+    gates: Gates
+
+    def ports(self, count: int) -> list[NatPort]:
+        """Open ports of the NAT towards the daemon, one for each client."""
+        return [self.nat.port(self.service) for _ in range(count)]
+
+    def addresses(self, count: int) -> list[Address]:
+        """Open ports of the NAT as ports() does; return where their clients send to."""
+        return [port.address for port in self.ports(count)]
+
+    def config(self, cid_params: Sequence[CidParams] = (PARAMS,), **sections: Any) -> dict[str, Any]:
+        """Return a configuration of this daemon for a reload. sections: replace those of its kind."""
+        return configuration([self.service], cid_params, self.servers, **sections)
+
+    @property
+    def accepted(self) -> int:
+        """Connections that the servers have had, all together."""
+        return sum(server.accepted for server in self.servers)
+
+
+@asynccontextmanager
+async def stage(
+    folder: Path,
+    *,
+    params: CidParams = PARAMS,
+    quic_lb: bool = True,
+    retry: bool = False,
+    host: str = "127.0.0.1",
+    may_log_errors: bool = False,
+    limit_s: float = LIMIT_S,
+    **sections: Any,
+) -> AsyncIterator[Stage]:
+    """Set up three aioquic servers, a daemon and a NAT.
+
+    quic_lb: whether the servers issue IDs by params; the daemon knows the params either way. retry: whether they
+    validate addresses first.
+    limit_s: beyond it, the test has failed. sections: of the daemon's configuration.
+    """
+    gates, service = Gates(), (host, free_port(host))
+    async with (
+        asyncio.timeout(limit_s),
+        quic_servers(NAMES, params if quic_lb else None, gates, host=host, retry=retry) as servers,
+        running(
+            folder / "daemon", configuration([service], [params], servers, **sections), may_log_errors=may_log_errors
+        ) as daemon,
+    ):
+        with Nat() as nat:
+            yield Stage(service, servers, daemon, nat, gates)

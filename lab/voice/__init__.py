@@ -1,0 +1,1 @@
+"""The voice agent's clients, pages and pictures."""

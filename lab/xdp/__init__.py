@@ -1,0 +1,1 @@
+"""XDP programs in network namespaces: objects, packets, scenes."""

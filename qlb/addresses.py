@@ -1,0 +1,69 @@
+"""Addresses in one form: endpoints, 4-tuples, networks, and IPv4-mapped IPv6 addresses as IPv4 ones.
+
+Pure: addresses of this machine are in qlb/local_addresses.py.
+"""
+
+import functools
+import ipaddress
+from typing import Final, NamedTuple
+
+FourTuple = tuple[str, int, str, int]
+"""(client host, client port, service host, service port); hosts are IP literals."""
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED: Final = "::ffff:"
+_MAPPED_PREFIX: Final = 96
+
+
+class Endpoint(NamedTuple):
+    """An address as the socket calls take it. host: an IPv4 or IPv6 literal. port: 0 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return the form that the configuration uses: ``127.0.0.1:4433``, ``[::1]:4433``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def canonical_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address in a text, however it is spelt. An IPv4-mapped IPv6 address becomes the IPv4 one.
+
+    Raises ValueError if the text is no address.
+    Spec: RFC 4291, section 2.5.5.2.
+    """
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def canonical_host(host: str) -> str:
+    """Return a host as 4-tuples have it: an IPv4-mapped IPv6 literal as the IPv4 one, every other as it is.
+
+    One address is one flow, whatever spelling a socket reports. The C core compares octets and does the same.
+    Spec: RFC 4291, section 2.5.5.2.
+    """
+    return _unmapped(host) if host.startswith(_MAPPED) else host
+
+
+def canonical_network(network: Network) -> Network:
+    """Return a network of IPv4-mapped IPv6 addresses as the IPv4 network, and every other one as it is."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
+
+
+@functools.lru_cache(maxsize=1024)
+def packed_host(host: str) -> bytes:
+    """Return the octets of an address literal: 4, or 16 for IPv6. An IPv4-mapped address has 4.
+
+    Cached: reading a literal takes 1.5 µs, and the service's own addresses are always the same.
+    """
+    return canonical_address(host).packed
+
+
+@functools.lru_cache(maxsize=1024)
+def _unmapped(host: str) -> str:
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return str(mapped) if mapped else host

@@ -1,0 +1,150 @@
+"""What the control socket can be told: reload, drain, undrain, explain, upgrade. Answers are JSON.
+
+200: done. 404: no backend of that name (the answer lists those that there are). 409: connections that live would be
+lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong, or the next
+process cannot take over, and nothing has changed; ``problems`` says why. 503: it has changed, but some worker does not
+go by it yet; ``problems`` says which.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+
+from aiohttp import web
+
+from qlb.addresses import Endpoint
+from qlb.admin.http import json_response
+from qlb.config.scalars import endpoint
+from qlb.errors import ConfigError, QlbError
+from qlb.observe.figures import REMOVED, Reading
+
+Command = Callable[[], Awaitable[web.Response]]
+
+
+class ReloadOutcome(NamedTuple):
+    """What became of a reload. generation: the one in force now. problems: why it was refused, one a line.
+
+    unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
+    incomplete: the configuration is in force, but some worker has not applied it yet; problems says which.
+    unchanged: it took effect, and nothing is otherwise.
+    """
+
+    ok: bool
+    generation: int
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unsafe: bool = False
+    changes: tuple[str, ...] = ()
+    incomplete: bool = False
+    unchanged: bool = False
+
+
+class UpgradeOutcome(NamedTuple):
+    """What became of an upgrade. pid: of the process that serves now. problems: why it is this one still.
+
+    warnings: what the change costs some connections.
+    """
+
+    ok: bool
+    pid: int
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Incomplete(QlbError):
+    """A change is in force, but some worker has not applied it."""
+
+
+class Control(Protocol):
+    """What can be asked of a daemon."""
+
+    async def reload(self, *, force: bool = False) -> ReloadOutcome:
+        """Read the configuration again; a wrong one changes nothing, nor one that is unsafe now unless forced."""
+
+    async def drain(self, name: str) -> None:
+        """Give a backend no new connections. Raises KeyError where there is none of that name."""
+
+    async def undrain(self, name: str) -> None:
+        """Give a backend new connections again. Raises KeyError where there is none of that name."""
+
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
+
+    async def upgrade(self) -> UpgradeOutcome:
+        """Hand everything over to a new process that runs what is on disk now, and end."""
+
+
+class Commands:
+    """The commands of one daemon."""
+
+    def __init__(self, control: Control, read: Callable[[], Reading]) -> None:
+        """read: takes a reading, for the names of the backends."""
+        self._control = control
+        self._read = read
+
+    def find(self, path: Sequence[str]) -> Command | None:
+        """Return what a path stands for. path: its parts, decoded."""
+        match path:
+            case ["reload"]:
+                return self._reload
+            case ["reload", "force"]:
+                return lambda: self._reload(force=True)
+            case ["upgrade"]:
+                return self._upgrade
+            case ["drain", name]:
+                return lambda: self._set_state(name, "draining", self._control.drain)
+            case ["undrain", name]:
+                return lambda: self._set_state(name, "active", self._control.undrain)
+            case ["explain", datagram, client]:
+                return lambda: self._explain(datagram, client)
+            case _:
+                return None
+
+    async def _explain(self, datagram: str, client: str) -> web.Response:
+        """datagram: in hexadecimal. client: ADDR:PORT."""
+        try:
+            told = await self._control.explain(bytes.fromhex(datagram), endpoint(service=False).parse(client))
+        except (OSError, QlbError, ValueError) as error:
+            return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
+        return json_response(HTTPStatus.OK, {"ok": True, **told})
+
+    async def _reload(self, *, force: bool = False) -> web.Response:
+        try:
+            outcome = await self._control.reload(force=force)
+        except QlbError as error:
+            return _refused(error)
+        return json_response(_status_of(outcome), outcome._asdict())
+
+    async def _upgrade(self) -> web.Response:
+        outcome = await self._control.upgrade()
+        status = HTTPStatus.OK if outcome.ok else HTTPStatus.UNPROCESSABLE_ENTITY
+        return json_response(status, outcome._asdict())
+
+    async def _set_state(self, name: str, state: str, change: Callable[[str], Awaitable[None]]) -> web.Response:
+        try:
+            await change(name)
+        except KeyError:
+            return self._unknown(name)
+        except QlbError as error:
+            return _refused(error)
+        return json_response(HTTPStatus.OK, {"ok": True, "backend": name, "state": state})
+
+    def _unknown(self, name: str) -> web.Response:
+        names = [row.name for row in self._read().backends if row.state != REMOVED]
+        error = f"no backend {name!r}; there is: {', '.join(names) or 'none'}"
+        return json_response(HTTPStatus.NOT_FOUND, {"ok": False, "error": error, "backends": names})
+
+
+def _status_of(outcome: ReloadOutcome) -> HTTPStatus:
+    if outcome.incomplete:
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    if outcome.ok:
+        return HTTPStatus.OK
+    return HTTPStatus.CONFLICT if outcome.unsafe else HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+def _refused(error: QlbError) -> web.Response:
+    problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+    answer = {"ok": False, "error": str(error), "problems": problems}
+    status = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, Incomplete) else HTTPStatus.UNPROCESSABLE_ENTITY
+    return json_response(status, answer)

@@ -1,0 +1,97 @@
+"""From a request to its answer: pages on every listener, commands on the control socket alone.
+
+A request is a method and a path. Queries and small bodies are ignored, large bodies are refused.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from qlb.admin.commands import Commands
+from qlb.admin.http import text_response
+from qlb.admin.pages import Pages
+
+log = logging.getLogger("qlb.admin")
+
+_MAX_BODY_BYTES: Final = 4096
+"""No request needs a body; some clients send a small one with every POST."""
+_READING: Final = ("GET", "HEAD")
+
+
+class Routes:
+    """Answers the requests of one listener."""
+
+    def __init__(self, pages: Pages, commands: Commands | None = None, *, local_names_only: bool = False) -> None:
+        """commands: None = read-only.
+
+        local_names_only: refuse requests that call this machine by any name but localhost. For listeners on
+        loopback, where another name comes from a web page whose author made it point here (DNS rebinding).
+        Other listeners are rightly called by names that nobody here knows.
+        """
+        self._pages = pages
+        self._commands = commands
+        self._local_names_only = local_names_only
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        """Answer a request. Does not raise: what goes wrong in the daemon is logged and answered with 500."""
+        try:
+            return self._refusal(request) or await self._route(request)
+        except Exception:
+            log.exception("admin request failed", extra={"method": request.method, "target": request.raw_path})
+            return text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the daemon's log says why")
+
+    def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+        names = request.headers.getall("Host", ()) if self._local_names_only else ()
+        if not all(map(is_local_name, names)):
+            return text_response(HTTPStatus.MISDIRECTED_REQUEST, "ask by an address or as localhost")
+        length = request.content_length
+        if request.body_exists and (length is None or length > _MAX_BODY_BYTES):
+            response = text_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request here needs a body")
+            response.force_close()
+            return response
+        return None
+
+    async def _route(self, request: web.BaseRequest) -> web.Response:
+        path = [unquote(part) for part in request.rel_url.raw_path.removeprefix("/").split("/")]
+        page = self._pages.by_path.get(path[0]) if len(path) == 1 else None
+        if request.method in _READING and page is not None:
+            return await page(request)
+        if self._commands is None and request.method not in _READING:
+            return _not_allowed(_READING, "read-only: reload, drain and undrain are on the control socket")
+        command = self._commands.find(path) if self._commands is not None else None
+        if command is not None and request.method == "POST":
+            try:
+                return await command()
+            finally:
+                self._pages.forget()
+        if command is not None:
+            return _not_allowed(("POST",), "this is a command: POST it")
+        if page is not None:
+            return _not_allowed(_READING, "this is a page: GET it")
+        return text_response(HTTPStatus.NOT_FOUND, "nothing here; there is: /, /status, /metrics, /healthz, /readyz")
+
+
+def is_local_name(host: str) -> bool:
+    """Say whether a Host header names this machine in a way that no foreign name server can make up.
+
+    An IP literal or localhost, with or without a port.
+    """
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if name.lower() == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _not_allowed(methods: Sequence[str], text: str) -> web.Response:
+    response = text_response(HTTPStatus.METHOD_NOT_ALLOWED, text)
+    response.headers["Allow"] = ", ".join(methods)
+    return response

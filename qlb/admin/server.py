@@ -1,0 +1,157 @@
+"""The admin server's listeners: a read-only one on TCP, and the control socket, which can also be told things."""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from qlb.addresses import Endpoint
+from qlb.admin.commands import Commands, Control
+from qlb.admin.control_socket import ControlSocket, open_control_socket
+from qlb.admin.http import HttpServer, Limits
+from qlb.admin.pages import Pages
+from qlb.admin.routes import Routes
+from qlb.dataplane.sockets import bind_freely, bound_endpoint
+from qlb.errors import QlbError
+from qlb.handover.processes import tcp_holder
+from qlb.handover.sockets import Inherited
+from qlb.local_addresses import address_of
+from qlb.observe.figures import Reading
+
+_BACKLOG: Final = 1024
+"""Connections that wait to be accepted; all are accepted as they come, so only a flood makes a long queue."""
+_STOP_TIMEOUT_S: Final = 1.0
+"""How long answers that are under way may take when the server stops."""
+
+
+class AdminServer:
+    """HTTP for one daemon."""
+
+    def __init__(
+        self,
+        read: Callable[[], Reading],
+        ready: Callable[[], bool],
+        control: Control,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        """read: takes a reading. ready: whether this node should be sent traffic. limits: of each listener."""
+        self._pages = Pages(read, ready)
+        self._commands = Commands(control, read)
+        self._limits = limits or Limits()
+        self._listeners: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        self._held: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        """Those that listen no more, but may have answers under way."""
+        self._tcp: socket.socket | None = None
+        self._control_socket: ControlSocket | None = None
+        self.address: Endpoint | None = None
+        """Where it listens on TCP, with the port that it was given; None where it does not."""
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """What it listens on."""
+        control = self._control_socket
+        return [sock for sock in (self._tcp, control.sock if control else None) if sock is not None]
+
+    async def start(self, tcp: tuple[str, int] | None, unix_socket: Path | None) -> None:
+        """Open and serve at once. Raises as open() does."""
+        await self.open(tcp, unix_socket)
+        await self.serve()
+
+    async def open(
+        self,
+        tcp: tuple[str, int] | None,
+        unix_socket: Path | None,
+        inherited: Inherited | None = None,
+        *,
+        freebind: bool = False,
+    ) -> None:
+        """Take or bind the sockets; who calls waits until serve(). tcp: an IP literal and a port, 0 = any.
+
+        unix_socket: path of the control socket. inherited: sockets that came with this process.
+        freebind: on Linux, also bind an address that no interface has yet.
+        Raises QlbError, listening nowhere, where one of them cannot be had.
+        """
+        inherited = inherited or Inherited()
+        try:
+            if tcp is not None:
+                self._tcp = inherited.take_tcp(Endpoint(*tcp)) or _open_tcp(Endpoint(*tcp), freebind)
+                self.address = bound_endpoint(self._tcp)
+            if unix_socket is not None:
+                self._control_socket = await _take_or_open(unix_socket, inherited)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def serve(self) -> None:
+        """Answer whoever calls, from now on."""
+        loop = asyncio.get_running_loop()
+        if self._tcp is not None and self.address is not None:
+            local = ipaddress.ip_address(self.address.host.partition("%")[0]).is_loopback
+            http = HttpServer(Routes(self._pages, local_names_only=local).answer, self._limits)
+            self._listeners.append((await loop.create_server(http, sock=self._tcp.dup(), backlog=_BACKLOG), http))
+        if self._control_socket is not None:
+            http = HttpServer(Routes(self._pages, self._commands).answer, self._limits)
+            self._listeners.append(
+                (await loop.create_unix_server(http, sock=self._control_socket.sock.dup(), backlog=_BACKLOG), http)
+            )
+
+    async def hold(self) -> None:
+        """Leave whoever calls from now on to another process, or to serve(); answers under way go on."""
+        for listener, http in self._listeners:
+            listener.close()
+            http.pre_shutdown()
+        self._held, self._listeners = [*self._held, *self._listeners], []
+
+    def give_away(self) -> None:
+        """Leave the sockets' files to the process that serves them now."""
+        if self._control_socket is not None:
+            self._control_socket = self._control_socket._replace(borrowed=True)
+
+    async def stop(self) -> None:
+        """Stop listening, let answers under way be finished, and close every connection."""
+        self.address = None
+        await self.hold()
+        listeners, self._held = self._held, []
+        await asyncio.gather(*(http.shutdown(_STOP_TIMEOUT_S) for _, http in listeners))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await asyncio.gather(*(listener.wait_closed() for listener, _ in listeners))
+        if self._control_socket is not None:
+            self._control_socket.close()
+            self._control_socket = None
+        if self._tcp is not None:
+            self._tcp.close()
+            self._tcp = None
+
+
+def _open_tcp(endpoint: Endpoint, freebind: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if freebind:
+            bind_freely(sock)
+        sock.setblocking(False)
+        sock.bind(address_of(endpoint))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason += f", by {tcp_holder(endpoint)}"
+        raise QlbError(f"the admin server cannot listen on {endpoint} (admin.listen): {reason}") from error
+    return sock
+
+
+async def _take_or_open(path: Path, inherited: Inherited) -> ControlSocket:
+    sock = inherited.take_unix(path)
+    if sock is None:
+        return await open_control_socket(path)
+    return ControlSocket.adopt(sock, path, borrowed=inherited.is_borrowed(sock))

@@ -1,0 +1,299 @@
+"""The rules between fields of one section, and between addresses. Each looks at what could be read.
+
+Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
+"""
+
+import ipaddress
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qlb.addresses import Endpoint
+from qlb.cid.address_ids import ambiguity
+from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
+from qlb.config.model import DIRECT_RETURN
+from qlb.config.partial import At, BackendDraft, CidDraft, Draft, SourceDraft
+from qlb.config.problems import Problems, shown
+from qlb.local_addresses import FindLocal, find_loops
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""What fits into sockaddr_un on Linux, with the final zero."""
+
+
+def check(draft: Draft, folder: Path, problems: Problems, find_local: FindLocal | None = None) -> None:
+    """Add a problem for each rule that is broken. folder: of the configuration, for relative paths.
+
+    find_local: finds the addresses of this machine, where it is the one that is to run the configuration.
+    """
+    for config in draft.cid_configs:
+        _check_lengths(config, problems)
+    _check_keys(draft, problems)
+    _check_listen(draft, problems)
+    _check_loops(draft, find_local, problems)
+    _check_socket(draft, folder, problems)
+    if draft.mode is not None and draft.mode.value in DIRECT_RETURN:
+        _check_direct_return(draft, draft.mode, problems)
+
+
+def socket_path(folder: Path, socket: Path) -> Path:
+    """Return where the control socket is. Relative to the configuration's folder, with .. as the kernel takes it."""
+    return Path(os.path.realpath(folder / socket))
+
+
+def _check_lengths(config: CidDraft, problems: Problems) -> None:
+    if config.server_id_length is None or config.nonce_length is None:
+        return
+    plaintext_len = config.server_id_length.value + config.nonce_length.value
+    if plaintext_len > MAX_PLAINTEXT_BYTES:
+        problems.add(
+            config.nonce_length.mark,
+            f"{config.path}.nonce_length: server_id_length {config.server_id_length.value} and nonce_length "
+            f"{config.nonce_length.value} sum to {plaintext_len} octets, and {MAX_PLAINTEXT_BYTES} is the most; "
+            "shorten one",
+        )
+    elif config.cid_length is not None and config.cid_length.value < 1 + plaintext_len:
+        problems.add(
+            config.cid_length.mark,
+            f"{config.path}.cid_length must be from {1 + plaintext_len} (1 + server_id_length + nonce_length) "
+            f"to {MAX_CID_BYTES} octets, not {config.cid_length.value}",
+        )
+
+
+def _check_keys(draft: Draft, problems: Problems) -> None:
+    for key in draft.keys:
+        if key.inline is not None and key.file is not None:
+            text = f"{key.path} has both {key.name} and {key.name}_file: remove one"
+            problems.add(max(key.inline, key.file.mark), text)
+
+
+def _check_listen(draft: Draft, problems: Problems) -> None:
+    lines: dict[Endpoint, int] = {}
+    for address in draft.listen:
+        # Port 0 twice is two different ports.
+        if address.value.port and address.value in lines:
+            text = f"listen has {address.value} already in line {lines[address.value]}; remove one"
+            problems.add(address.mark, text)
+        lines.setdefault(address.value, address.mark.line)
+
+
+def _check_loops(draft: Draft, find_local: FindLocal | None, problems: Problems) -> None:
+    addresses = [backend.address.value for backend in draft.backends if backend.address is not None]
+    loops = find_loops(addresses, [one.value for one in draft.listen], find_local)
+    for backend in draft.backends:
+        service = loops.get(backend.address.value) if backend.address is not None else None
+        if backend.address is None or service is None:
+            continue
+        problems.add(
+            backend.address.mark,
+            f"{backend.path}.address {backend.address.value} is the balancer itself (listen {service}"
+            f"{_every_address(service)}): packets would go round in a loop; give the server another port",
+        )
+
+
+def _every_address(service: Endpoint) -> str:
+    """Explain a wildcard, which does not look like the backend's address."""
+    is_wildcard = ipaddress.ip_address(service.host).is_unspecified
+    return ", which is every address of this machine" if is_wildcard else ""
+
+
+def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> None:
+    if not draft.has_interfaces:
+        text = "lacks the key interfaces: name those that clients' packets come in at, for example `interfaces: [eth0]`"
+        problems.add(mode.mark, f"forwarding.mode {mode.value}: forwarding {text}")
+    for address in draft.listen:
+        host = ipaddress.ip_address(address.value.host)
+        if host.is_unspecified or not address.value.port or host.is_link_local:
+            text = (
+                f"packets are recognised by the service's address: name one, with its port, in place of {address.value}"
+            )
+            problems.add(address.mark, f"listen: in mode {mode.value} {text}")
+    for backend in draft.backends:
+        if backend.address is not None and ipaddress.ip_address(backend.address.value.host).is_link_local:
+            text = f"{backend.address.value} is of one link alone, and mode {mode.value} goes by routes"
+            problems.add(backend.address.mark, f"{backend.path}.address {text}: give it another address")
+
+
+def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
+    if draft.socket is None:
+        return
+    path = socket_path(folder, draft.socket.value)
+    length = len(bytes(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        problems.add(
+            draft.socket.mark,
+            f"admin.socket has {length} octets when complete ({path}), and a Unix socket's name "
+            f"{MAX_SOCKET_PATH_BYTES} at most; put it into a shorter folder",
+        )
+
+
+def check_references(draft: Draft, problems: Problems) -> None:
+    """Add a problem for each rule that is broken."""
+    _check_config_ids(draft, problems)
+    _check_names(draft, problems)
+    _check_known_configs(draft, problems)
+    _check_server_id_lengths(draft, problems)
+    _check_server_ids_unique(draft, problems)
+
+
+def _check_config_ids(draft: Draft, problems: Problems) -> None:
+    first: dict[int, CidDraft] = {}
+    for config in draft.cid_configs:
+        if config.config_id is None:
+            continue
+        other = first.setdefault(config.config_id.value, config)
+        if other is not config:
+            problems.add(
+                config.config_id.mark,
+                f"{config.path}.config_id {config.config_id.value} is already used by {other.path}; "
+                "give each configuration its own",
+            )
+
+
+def _check_names(draft: Draft, problems: Problems) -> None:
+    lines: dict[str, int] = {}
+    for backend in draft.backends:
+        if backend.name is None:
+            continue
+        if backend.name.value in lines:
+            problems.add(
+                backend.name.mark,
+                f"{backend.path}.name {shown(backend.name.value)} is already the backend's in line "
+                f"{lines[backend.name.value]}; give each its own",
+            )
+        lines.setdefault(backend.name.value, backend.name.mark.line)
+
+
+def _check_known_configs(draft: Draft, problems: Problems) -> None:
+    known = sorted({config.config_id.value for config in draft.cid_configs if config.config_id})
+    for backend in draft.backends:
+        seen: set[int] = set()
+        for config_id, _ in backend.server_ids:
+            where = f"{backend.path}.server_ids: config {config_id.value}"
+            if config_id.value in seen:
+                problems.add(config_id.mark, f"{where} is there twice; write its server IDs as one list")
+            elif draft.config_ids_known and config_id.value not in known:
+                have = f"has only {', '.join(map(str, known))}" if known else "has none"
+                problems.add(config_id.mark, f"{where} is unknown, cid_configs {have}; add it there or remove it here")
+            seen.add(config_id.value)
+
+
+def _check_server_id_lengths(draft: Draft, problems: Problems) -> None:
+    lengths = _lengths(draft)
+    for backend, config_id, server_id in _server_ids(draft):
+        length = lengths.get(config_id)
+        if length is not None and length.value != len(server_id.value):
+            problems.add(
+                server_id.mark,
+                f"{backend.path}.server_ids.{config_id} must have {length.value} octets (server_id_length in line "
+                f"{length.mark.line}), not {len(server_id.value)} as {shown(server_id.value.hex())} has",
+            )
+
+
+def _check_server_ids_unique(draft: Draft, problems: Problems) -> None:
+    owners: dict[tuple[int, bytes], tuple[BackendDraft, At[bytes]]] = {}
+    for backend, config_id, server_id in _server_ids(draft):
+        owner, first = owners.setdefault((config_id, server_id.value), (backend, server_id))
+        if first is not server_id:
+            problems.add(
+                server_id.mark,
+                f"{backend.path}.server_ids.{config_id} {shown(server_id.value.hex())} is already that of "
+                f"{owner.label} in line {first.mark.line}; a server ID belongs to one backend, once",
+            )
+
+
+def _lengths(draft: Draft) -> dict[int, At[int]]:
+    """Return server_id_length by config ID, of the configs whose ID is theirs alone."""
+    ids = Counter(config.config_id.value for config in draft.cid_configs if config.config_id)
+    return {
+        config.config_id.value: config.server_id_length
+        for config in draft.cid_configs
+        if config.config_id and config.server_id_length and ids[config.config_id.value] == 1
+    }
+
+
+def _server_ids(draft: Draft) -> Iterator[tuple[BackendDraft, int, At[bytes]]]:
+    """Yield backend, config ID and server ID of every server ID in the file."""
+    for backend in draft.backends:
+        for config_id, server_ids in backend.server_ids:
+            for server_id in server_ids:
+                yield backend, config_id.value, server_id
+
+
+_KINDS: Final = ("dns", "kubernetes", "file")
+_KEYS: Final = {
+    "record": ("dns",),
+    "port": ("dns", "kubernetes"),
+    "port_name": ("kubernetes",),
+    "kubeconfig": ("kubernetes",),
+    "resolvers": ("dns",),
+    "server_id_from": ("dns", "kubernetes"),
+    "weight": ("dns", "kubernetes"),
+    "min_interval": ("dns", "kubernetes"),
+    "max_interval": ("dns",),
+}
+"""Keys that not every kind of source has: those that do."""
+
+
+def check_sources(draft: Draft, problems: Problems) -> None:
+    """Add a problem for each rule that is broken."""
+    lines: dict[str, int] = {}
+    for source in draft.sources:
+        if source.name is not None and source.name.value in lines:
+            text = f"{source.path}.name {shown(source.name.value)} is already the source's in line "
+            problems.add(source.name.mark, f"{text}{lines[source.name.value]}; give each its own")
+        elif source.name is not None:
+            lines[source.name.value] = source.name.mark.line
+        _check_kind(source, problems)
+        if source.from_address is not None:
+            _check_server_ids(source, draft, problems)
+
+
+def _check_kind(source: SourceDraft, problems: Problems) -> None:
+    kinds = [kind for kind in _KINDS if kind in source.keys]
+    if not kinds:
+        problems.add(source.mark, f"{source.path} has neither dns nor kubernetes nor file: add one of them")
+    elif len(kinds) > 1:
+        problems.add(source.mark, f"{source.path} has {' and '.join(kinds)}: they are {len(kinds)} sources")
+    else:
+        _check_source_keys(source, kinds[0], problems)
+
+
+def _check_source_keys(source: SourceDraft, kind: str, problems: Problems) -> None:
+    for key, owners in _KEYS.items():
+        if key in source.keys and kind not in owners:
+            text = f"is of {' and '.join(owners)}, and {source.path} has {kind}: remove it"
+            problems.add(source.keys[key], f"{source.path}.{key} {text}")
+    if kind != "file" and "networks" not in source.keys:
+        text = "lacks the key networks: whoever answers could send packets anywhere; name those that servers are in"
+        problems.add(source.mark, f"{source.path} {text}, for example `networks: [10.0.0.0/16]`")
+    if kind == "dns":
+        _check_dns(source, problems)
+    elif "port" in source.keys and "port_name" in source.keys:
+        problems.add(source.keys["port"], f"{source.path} has port and port_name: remove one of them")
+
+
+def _check_dns(source: SourceDraft, problems: Problems) -> None:
+    keys = source.keys
+    if source.record == "srv" and "port" in keys:
+        problems.add(keys["port"], f"{source.path}.port: srv records bring their own ports: remove it")
+    if source.record != "srv" and "port" not in keys:
+        problems.add(source.mark, f"{source.path} lacks the key port: add it, for example `port: 4433`")
+
+
+def _check_server_ids(source: SourceDraft, draft: Draft, problems: Problems) -> None:
+    """Where IDs are made of addresses, no two addresses may make the same one: of this source, and of all such."""
+    assert source.from_address is not None, "it was asked"
+    if not draft.cid_configs and draft.config_ids_known:
+        text = "server_id_from: address needs an entry in cid_configs, which says how long server IDs are"
+        problems.add(source.from_address.mark, f"{source.path}.{text}")
+    before = draft.sources[: draft.sources.index(source)]
+    others = [at.value for one in before if one.from_address is not None for at in one.networks]
+    networks = list(dict.fromkeys([*(at.value for at in source.networks), *others]))
+    for config in draft.cid_configs:
+        length = config.server_id_length
+        reason = ambiguity(networks, length.value) if length else ""
+        if reason:
+            text = f"server_id_from: address under {config.path}: {reason}"
+            problems.add(source.from_address.mark, f"{source.path}.{text}; make networks smaller or server IDs longer")

@@ -1,0 +1,323 @@
+"""Take a reading: shared counters, wanted state and health become one plain object for metrics and status."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import qlb
+from qlb.addresses import Endpoint
+from qlb.daemon.desired import Desired
+from qlb.daemon.meter import IdUse
+from qlb.daemon.reload import Reloads
+from qlb.daemon.rows import BackendRows, Row
+from qlb.daemon.traffic import Traffic
+from qlb.discovery.watch import Discovery
+from qlb.handover.processes import AddressWatch
+from qlb.health.monitor import HealthMonitor
+from qlb.observe.figures import (
+    REMOVED,
+    REMOVED_ROW,
+    BackendReading,
+    CidConfigReading,
+    ListenerReading,
+    Reading,
+    RotationReading,
+    SampleReading,
+    SourceReading,
+    UnconfiguredReading,
+    WorkerReading,
+    XdpReading,
+)
+from qlb.rotation.phases import Seen, read_rotation
+from qlb.routing import counters as layout
+from qlb.routing.backends import Backend, BackendState
+from qlb.routing.counters import (
+    SEND_ERROR_KINDS,
+    TOO_LARGE,
+    Counters,
+    config_last_seen_ms,
+    last_sample,
+    last_too_large_bytes,
+    total,
+    total_outcomes,
+    total_return_send_errors,
+    total_unconfigured,
+)
+from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
+from qlb.workers.engine import Engine
+from qlb.workers.slots import Place
+
+
+class History:
+    """When the daemon began and when its configuration last changed."""
+
+    def __init__(self) -> None:
+        """Everything begins now."""
+        self.started_s = time.monotonic()
+        self.loaded_at_s = time.time()
+        self.generation = 1
+        self._incomplete: int | None = None
+        """The generation that some worker has not applied yet."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every worker goes by the configuration that was accepted last."""
+        return self._incomplete is None
+
+    def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
+        """Note that a configuration was accepted. everywhere: whether it has taken effect in every worker."""
+        self._incomplete = generation
+        if everywhere:
+            self.completed()
+
+    def completed(self) -> bool:
+        """Note that every worker goes by what was accepted. Return whether that is news."""
+        if self._incomplete is None:
+            return False
+        self.generation, self._incomplete = self._incomplete, None
+        self.loaded_at_s = time.time()
+        return True
+
+
+class Daemon(Protocol):
+    """What a reading is taken of."""
+
+    desired: Desired
+    reloads: Reloads
+    history: History
+    health: HealthMonitor
+    discovery: Discovery
+    traffic: Traffic
+    rows: BackendRows
+    id_use: IdUse
+    engine: Engine | None
+    plane: str
+    listen: tuple[Endpoint, ...]
+    addresses: AddressWatch
+
+    def is_ready(self) -> bool:
+        """Whether this node should be sent traffic."""
+        ...
+
+
+def take_reading(daemon: Daemon) -> Reading:
+    """Return every figure of a daemon as it is now."""
+    desired, history = daemon.desired, daemon.history
+    places = daemon.engine.places if daemon.engine is not None else ()
+    workers = daemon.engine.counters if daemon.engine is not None else ()
+    packets = total_outcomes(workers)
+    now_s = time.monotonic()
+    return Reading(
+        version=qlb.__version__,
+        taken_at=time.time(),
+        uptime_s=now_s - history.started_s,
+        plane=daemon.plane,
+        mode=desired.config.forwarding.mode,
+        listen=tuple(map(str, daemon.listen)),
+        listeners=_listeners(daemon, places),
+        ready=daemon.is_ready(),
+        generation=history.generation,
+        loaded_at=history.loaded_at_s,
+        last_reload_ok=not daemon.reloads.problems and history.is_complete,
+        reload_problems=daemon.reloads.problems,
+        reload_retry_s=daemon.reloads.retry_s,
+        backends=_backends(daemon, workers, now_s),
+        cid_configs=_cid_configs(daemon, workers, packets, now_s),
+        outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
+        received_packets=total(workers, layout.PACKETS_RECEIVED),
+        received_bytes=total(workers, layout.BYTES_RECEIVED),
+        dropped=_by_reason(packets, dropped=True),
+        unroutable=_by_reason(packets, dropped=False),
+        return_dropped=total(workers, layout.RETURN_DROPPED),
+        return_overflowed=total(workers, layout.RETURN_OVERFLOWED),
+        return_send_errors=total_return_send_errors(workers),
+        icmp_forwarded=total(workers, layout.ICMP_FORWARDED),
+        icmp_sent=total(workers, layout.ICMP_SENT),
+        sessions=total(workers, layout.SESSIONS),
+        sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
+        sessions_protected=total(workers, layout.SESSIONS_PROTECTED),
+        sessions_reopened=total(workers, layout.SESSIONS_REOPENED),
+        return_pauses=total(workers, layout.RETURN_PAUSES),
+        sessions_max=desired.config.forwarding.max_sessions * len(places),
+        workers=tuple(
+            WorkerReading(
+                index=place.number,
+                pid=place.process.pid,
+                alive=place.process.alive,
+                heartbeat_age_s=place.silent_ms / 1000,
+                up_to_date=not place.is_behind,
+            )
+            for place in places
+            if place.process is not None
+        ),
+        worker_restarts=sum(place.restarts for place in places),
+        worker_hangs=sum(place.hangs for place in places),
+        samples=_samples(workers, now_s),
+        probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
+        probe_errors=daemon.health.own_errors.counts,
+        probe_error=daemon.health.own_errors.current,
+        all_failing=daemon.health.all_failing,
+        without_ids=daemon.id_use.none_at_all,
+        unconfigured=_unconfigured(daemon, workers, now_s),
+        rotation=_rotation(daemon, workers, now_s),
+        discovery=_discovery(daemon, now_s),
+        xdp=_xdp(daemon.engine),
+    )
+
+
+def _xdp(engine: Engine | None) -> XdpReading | None:
+    found = engine.findings if engine is not None else None
+    if found is None:
+        return None
+    return XdpReading(notices=found.notices, detached_interfaces=found.detached, refused_backends=found.refused)
+
+
+def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
+    return tuple(
+        SourceReading(
+            name=name,
+            kind=one.source.kind,
+            up=one.up,
+            backends=len(one.backends or ()),
+            last_success_s=None if one.answered_at is None else now_s - one.answered_at,
+            error=one.error,
+            remarks=tuple(remark.text for remark in one.remarks),
+        )
+        for name, one in daemon.discovery.sources.items()
+    )
+
+
+def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading, ...]:
+    rows = []
+    for number, endpoint in enumerate(daemon.listen if places else ()):
+        dropped = [count for place in places if (count := place.drops[number].read()) is not None]
+        rows.append(
+            ListenerReading(
+                listen=str(endpoint),
+                kernel_dropped=sum(dropped) if dropped else None,
+                receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
+                send_buffer_bytes=min(place.send_buffer_bytes[number] for place in places),
+                strangers=daemon.addresses.counts.get(endpoint, 0),
+            )
+        )
+    return tuple(rows)
+
+
+def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
+    backends = daemon.desired.present  # before the names, which it may add to
+    names, shares = daemon.desired.names, daemon.desired.fallback_shares
+    daemon.rows.follow(workers, names)
+    counts = daemon.rows.read(workers, names)
+    rows = []
+    for index, (name, backend) in enumerate(zip(names, backends, strict=True)):
+        if name:
+            row = counts.by_index[index]
+            too_large_bytes = last_too_large_bytes(workers, index) if row.send_errors[TOO_LARGE] else 0
+            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large_bytes))
+    if len(rows) < len(names) or counts.removed != Row():
+        rows.append(_backend(daemon, REMOVED_ROW, None, counts.removed, now_s))
+    return tuple(rows)
+
+
+def _backend(
+    daemon: Daemon,
+    name: str,
+    backend: Backend | None,
+    counts: Row,
+    now_s: float,
+    share: float = 0.0,
+    too_large_bytes: int = 0,
+) -> BackendReading:
+    last_seen_s = _since(counts.last_seen_ms, now_s)
+    silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
+    state = str(backend.state) if backend else REMOVED
+    return BackendReading(
+        name=name,
+        address=str(backend.endpoint) if backend else "",
+        state=state,
+        drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
+        healthy=backend is not None and daemon.health.is_up(name),
+        detail=daemon.health.detail(name) if backend else "",
+        finding=daemon.health.finding(name) if backend else "",
+        weight=backend.weight if backend else 0,
+        forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
+        returned=counts.returned,
+        last_seen_s=last_seen_s,
+        fallback_share=share,
+        without_ids=daemon.id_use.is_missing(name),
+        packets_per_second=daemon.traffic.backend_rate(name),
+        source=daemon.desired.members.source_of(name),
+        send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
+        too_large_bytes=too_large_bytes,
+        excluded=daemon.desired.loops.excluded.get(name, "") if backend else "",
+        leaving=daemon.desired.drains_leaving and name in daemon.desired.leaving,
+    )
+
+
+def _cid_configs(
+    daemon: Daemon, workers: Sequence[Counters], packets: Sequence[int], now_s: float
+) -> tuple[CidConfigReading, ...]:
+    states = {one.config_id: one.state for one in daemon.desired.config.cid_configs}
+    return tuple(
+        CidConfigReading(
+            config_id=config_id,
+            algorithm=config.codec.params.algorithm,
+            state=states.get(config_id, ""),
+            fingerprint=config.codec.params.fingerprint,
+            packets_per_second=daemon.traffic.config_rate(config_id),
+            packets=packets[config_id],
+            last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
+        )
+        for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs)
+        if config is not None
+    )
+
+
+def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
+    rows = []
+    for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs):
+        counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
+        if counts is not None and counts.packets:
+            last_seen_s = _since(counts.last_seen_ms, now_s)
+            rows.append(
+                UnconfiguredReading(
+                    config_id=config_id,
+                    packets=counts.packets,
+                    last_seen_s=last_seen_s,
+                    sustained=daemon.traffic.is_unconfigured_sustained(config_id),
+                    configured_before=config_id in daemon.desired.former,
+                )
+            )
+    return tuple(rows)
+
+
+def _rotation(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> RotationReading:
+    config, uptime_s = daemon.desired.config, now_s - daemon.history.started_s
+    seen = []
+    for one in config.cid_configs:
+        last_seen_s = _since(config_last_seen_ms(workers, one.config_id), now_s)
+        seen.append(Seen(one.config_id, one.state, uptime_s if last_seen_s is None else last_seen_s))
+    return read_rotation(seen, config.rotation.quiet_period)
+
+
+def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, SampleReading]:
+    """The last datagram of each reason for which one was dropped."""
+    found = ((outcome.reason, last_sample(workers, number)) for number, outcome in enumerate(OUTCOMES))
+    return {
+        reason: SampleReading(octets=sample.octets, length=sample.length, seen_s=now_s - sample.seen_ms / 1000)
+        for reason, sample in found
+        if sample.seen_ms
+    }
+
+
+def _by_reason(packets: Sequence[int], *, dropped: bool) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for outcome, count in zip(OUTCOMES, packets, strict=True):
+        if outcome.reason and (outcome.route == "drop") is dropped:
+            counts[outcome.reason] += count
+    return dict(counts)
+
+
+def _since(moment_ms: int, now_s: float) -> float | None:
+    return max(now_s - moment_ms / 1000, 0.0) if moment_ms else None

@@ -1,0 +1,228 @@
+"""The counts of backends by name, where an index of the counters may have had several names one after the other.
+
+Workers only ever add to the counters of an index. So an index that gets a new name is not set to zero: what it had
+counted by then is noted here and left out of the new name's row. It stays in one common row, together with
+everything that belongs to no name any more. Thus the sum over all rows is the sum over all counters at any moment, and
+the common row never shrinks.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from operator import sub
+from typing import Final, NamedTuple, Protocol
+
+from qlb.routing import counters as layout
+from qlb.routing.backends import Backend
+from qlb.routing.counters import SEND_ERROR_KINDS, Counters, total
+
+_NO_ERRORS: Final = (0,) * len(SEND_ERROR_KINDS)
+
+
+class Row(NamedTuple):
+    """The counts of one backend. forwarded: by cid, flow, fallback. last_seen_ms: of the monotonic clock, 0 = never.
+
+    send_errors: refused calls to send to it, by SEND_ERROR_KINDS.
+    """
+
+    forwarded: tuple[int, ...] = (0, 0, 0)
+    returned: int = 0
+    last_seen_ms: int = 0
+    send_errors: tuple[int, ...] = _NO_ERRORS
+
+
+class Rows(NamedTuple):
+    """The counts of all backends at one moment.
+
+    by_index: of the present name of each index; of an index without a name, all that it ever counted. removed: the sum
+    of everything that belongs to no name.
+    """
+
+    by_index: Sequence[Row]
+    removed: Row
+
+
+class BackendRows:
+    """What each index had counted before it got its present name.
+
+    One thread calls follow(); read() may be called from any.
+    """
+
+    def __init__(self) -> None:
+        """Start without any name."""
+        self._names: Sequence[str] = ()
+        self._before: Mapping[int, Row] = {}
+
+    def follow(self, workers: Sequence[Counters], names: Sequence[str]) -> None:
+        """Note which indexes have another name now; what was counted until now is not the new name's.
+
+        Call it before a plane forwards by these indexes. names: by index, empty where an index has none.
+        """
+        if names == self._names:
+            return
+        before, counts = dict(self._before), _read_all(workers, len(names))
+        for index, (old, new) in enumerate(zip(self._names, names, strict=False)):
+            if old == new:
+                continue
+            before.pop(index, None)
+            if new:
+                before[index] = counts[index]
+        self._names, self._before = names, before
+
+    def read(self, workers: Sequence[Counters], names: Sequence[str]) -> Rows:
+        """Return the counts as they are now. names: those of the last follow()."""
+        before, counts = self._before, _read_all(workers, len(names))
+        rows = [_less(one, before[index]) if index in before else one for index, one in enumerate(counts)]
+        nameless = [one for one, name in zip(counts, names, strict=True) if not name]
+        return Rows(rows, _sum([*nameless, *before.values()]))
+
+
+def _read_all(workers: Sequence[Counters], backends: int) -> list[Row]:
+    routes = [column(workers, layout.FORWARDED + route, backends, sum) for route in range(layout.RETURNED)]
+    returned = column(workers, layout.RETURNED, backends, sum)
+    seen_ms = column(workers, layout.LAST_SEEN_MS, backends, max)
+    errors: Iterable[tuple[int, ...]] = repeat(_NO_ERRORS, backends)
+    if total(workers, layout.SEND_ERRORS):  # few daemons have any
+        first = layout.BACKEND_SEND_ERRORS
+        columns = [column(workers, first + kind, backends, sum) for kind in range(len(SEND_ERROR_KINDS))]
+        errors = zip(*columns, strict=True)
+    return list(map(Row, zip(*routes, strict=True), returned, seen_ms, errors))
+
+
+def column(
+    workers: Sequence[Counters], slot: int, backends: int, together: Callable[[Sequence[int]], int]
+) -> list[int]:
+    """Return one slot of every backend; read as a whole, because there may be thousands."""
+    start, end = layout.BACKEND + slot, layout.BACKEND + layout.BACKEND_SLOTS * backends
+    columns = [worker.slots[start : end : layout.BACKEND_SLOTS].tolist() for worker in workers]
+    if not columns:
+        return [0] * backends
+    return columns[0] if len(columns) == 1 else [together(row) for row in zip(*columns, strict=True)]
+
+
+def _less(row: Row, before: Row) -> Row:
+    return Row(
+        forwarded=tuple(map(sub, row.forwarded, before.forwarded)),
+        returned=row.returned - before.returned,
+        last_seen_ms=row.last_seen_ms if row.last_seen_ms > before.last_seen_ms else 0,
+        send_errors=tuple(map(sub, row.send_errors, before.send_errors)),
+    )
+
+
+def _sum(rows: Sequence[Row]) -> Row:
+    if not rows:
+        return Row()
+    return Row(
+        forwarded=tuple(map(sum, zip(*(row.forwarded for row in rows), strict=True))),
+        returned=sum(row.returned for row in rows),
+        last_seen_ms=max(row.last_seen_ms for row in rows),
+        send_errors=tuple(map(sum, zip(*(row.send_errors for row in rows), strict=True))),
+    )
+
+
+log = logging.getLogger("qlb")
+
+KEPT_S: Final = 3600.0
+"""Silence after which the row of a departed backend is folded."""
+MAX_DEPARTED: Final = 256
+"""Rows of departed backends that stand by themselves; beyond that, the ones that left first are folded earlier."""
+_MARGIN_S: Final = 5.0
+"""Rest beyond the longest flow timeout: clocks of planes may lag behind by the time between two of their looks."""
+
+
+class Pool(Protocol):
+    """The backends by index, as far as departures change them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names by index; empty where an index has none."""
+
+    @property
+    def present(self) -> Sequence[Backend | None]:
+        """The backends by index, those that are excluded for a while included; None where none is."""
+
+    @property
+    def revision(self) -> int:
+        """The number of the snapshot that has these backends."""
+
+    def forget(self, name: str) -> int:
+        """Take the name of a departed backend from its index; return the index."""
+
+    def release(self, index: int) -> None:
+        """Let another name have a forgotten index."""
+
+
+@dataclass(slots=True)
+class _Departed:
+    """A backend that left. since_s: when it was seen to leave, or its counters moved last."""
+
+    counts: Row
+    since_s: float
+
+
+@dataclass(slots=True)
+class _Resting:
+    """An index without a name. revision: of a snapshot without its backend. since_s: the start of its rest, if any."""
+
+    revision: int
+    counts: Row
+    since_s: float | None = None
+
+
+class Departures:
+    """The departed backends and the resting indexes of one daemon."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Start with none."""
+        self._now = now
+        self._departed: dict[str, _Departed] = {}
+        self._resting: dict[int, _Resting] = {}
+        self._longest_flow_s = 0.0
+
+    def note(self, pool: Pool, rows: Sequence[Row], flow_timeout_s: float, applied: int) -> None:
+        """Fold what is due and release what has rested. To be called every second.
+
+        rows: the counts by index, not older than the call before this one. applied: the revision that every worker has
+        applied at least.
+        """
+        now_s = self._now()
+        self._longest_flow_s = max(self._longest_flow_s, flow_timeout_s)
+        self._follow(pool, rows, now_s)
+        for name in self._due(now_s):
+            del self._departed[name]
+            index = pool.forget(name)
+            self._resting[index] = _Resting(pool.revision, rows[index])
+        self._rest(pool, rows, applied, now_s)
+
+    def _follow(self, pool: Pool, rows: Sequence[Row], now_s: float) -> None:
+        """Note who has left, or come back, or still gets packets."""
+        departed: dict[str, _Departed] = {}
+        backends = pool.present  # before the names, which it may add to
+        for index, (name, backend) in enumerate(zip(pool.names, backends, strict=True)):
+            if not name or backend is not None or index >= len(rows):
+                continue
+            known = self._departed.get(name)
+            unchanged = known is not None and known.counts == rows[index]
+            departed[name] = known if known is not None and unchanged else _Departed(rows[index], now_s)
+        self._departed = departed
+
+    def _due(self, now_s: float) -> list[str]:
+        by_age = sorted(self._departed, key=lambda name: self._departed[name].since_s)
+        surplus = len(by_age) - MAX_DEPARTED
+        return [
+            name
+            for place, name in enumerate(by_age)
+            if place < surplus or now_s - self._departed[name].since_s >= KEPT_S
+        ]
+
+    def _rest(self, pool: Pool, rows: Sequence[Row], applied: int, now_s: float) -> None:
+        for index, resting in tuple(self._resting.items()):
+            if applied < resting.revision:
+                continue
+            if resting.since_s is None or resting.counts != rows[index]:
+                resting.since_s, resting.counts = now_s, rows[index]
+            elif now_s - resting.since_s >= self._longest_flow_s + _MARGIN_S:
+                del self._resting[index]
+                pool.release(index)

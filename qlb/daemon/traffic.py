@@ -1,0 +1,163 @@
+"""What moves now: packets per second and the time since the last packet, by backend and by config ID.
+
+Counters only grow. Every second the sums are noted; a rate is what has come on top of a note from WINDOW_S ago.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from qlb.daemon.meter import Streak
+from qlb.daemon.rows import BackendRows, Row, column
+from qlb.health.verdict import Exchange
+from qlb.routing import counters as layout
+from qlb.routing.counters import (
+    Counters,
+    UnconfiguredCounts,
+    config_last_seen_ms,
+    total_unconfigured,
+)
+from qlb.routing.outcomes import CONFIGS
+
+INTERVAL_S: Final = 1.0
+"""From one note to the next."""
+WINDOW_S: Final = 5.0
+"""Over which rates are taken."""
+REFUSALS_INTERVAL_S: Final = 0.2
+"""From one look for refused packets to the next: part of the time for which new clients are sent to a dead backend."""
+
+_REFUSED: Final = layout.BACKEND_SEND_ERRORS + layout.SEND_ERROR_KINDS.index("refused")
+_NOTHING: Final = Row()
+
+
+class _Note(NamedTuple):
+    """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID.
+
+    indexes: backend name → index. rows: of backends, by index. unconfigured: of config IDs that no configuration has.
+    """
+
+    at_s: float
+    indexes: Mapping[str, int]
+    rows: Sequence[Row]
+    configs: list[int]
+    configs_seen_ms: list[int]
+    unconfigured: list[UnconfiguredCounts]
+
+
+class Traffic:
+    """Rates and silences of one daemon, as of the last note. A note may be taken in a thread of its own."""
+
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Counters]],
+        rows: BackendRows | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """read: returns the counters of all workers. rows: reads those of backends by name.
+
+        now: seconds of the clock that packets are stamped by.
+        """
+        self._read = read
+        self._backend_rows = rows or BackendRows()
+        self._now = now
+        self._unconfigured = tuple(Streak() for _ in range(CONFIGS))
+        self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
+
+    def note(self, names: Sequence[str]) -> None:
+        """Note the sums. names: of the backends, by index; empty where an index has none."""
+        workers, now_s = self._read(), self._now()
+        unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIGS)]
+        for streak, counts in zip(self._unconfigured, unconfigured, strict=True):
+            streak.note(counts.packets, now_s)
+        self._notes.append(
+            _Note(
+                at_s=now_s,
+                indexes={name: index for index, name in enumerate(names) if name},
+                rows=self._backend_rows.read(workers, names).by_index,
+                configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
+                configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
+                unconfigured=unconfigured,
+            )
+        )
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The counts of backends by index, as of the last note."""
+        return note.rows if (note := self._last) else ()
+
+    def backend_rate(self, name: str) -> float:
+        """Return the packets per second that go to a backend; 0 before two notes were taken."""
+        return self._rate(lambda note: sum(_row(note, name).forwarded))
+
+    def config_rate(self, config_id: int) -> float:
+        """Return the packets per second that IDs of a configuration route."""
+        return self._rate(lambda note: note.configs[config_id])
+
+    def exchanged(self, name: str) -> Exchange:
+        """Return the packets that have gone to a backend and come back from it, as of the last note."""
+        note = self._last
+        if note is None:
+            return Exchange()
+        row = _row(note, name)
+        return Exchange(sum(row.forwarded), row.returned, note.at_s)
+
+    def backend_silence_s(self, name: str) -> float | None:
+        """Return the seconds since the last packet to a backend; None where there was none."""
+        return self._since(_row(note, name).last_seen_ms if (note := self._last) else 0)
+
+    def config_silence_s(self, config_id: int) -> float | None:
+        """Return the seconds since an ID of a configuration has last routed a packet; None where none has."""
+        return self._since(note.configs_seen_ms[config_id] if (note := self._last) else 0)
+
+    def unconfigured_silence_s(self, config_id: int) -> float | None:
+        """Return the seconds since a short header has carried a config ID that is not configured; None for never."""
+        return self._since(note.unconfigured[config_id].last_seen_ms if (note := self._last) else 0)
+
+    def is_unconfigured_sustained(self, config_id: int) -> bool:
+        """Whether packets with a config ID that is not configured keep coming; a few may be anybody's."""
+        return self._unconfigured[config_id].counts
+
+    @property
+    def _last(self) -> _Note | None:
+        return self._notes[-1] if self._notes else None
+
+    def _rate(self, count: Callable[[_Note], int]) -> float:
+        if len(self._notes) < 2:
+            return 0.0
+        first, last = self._notes[0], self._notes[-1]
+        return max(count(last) - count(first), 0) / max(last.at_s - first.at_s, INTERVAL_S / 1000)
+
+    def _since(self, moment_ms: int) -> float | None:
+        return max(self._now() - moment_ms / 1000, 0.0) if moment_ms else None
+
+
+class Refusals:
+    """Backends to which the system refuses to send clients' packets, since their hosts say that nothing listens."""
+
+    def __init__(self, read: Callable[[], Sequence[Counters]]) -> None:
+        """read: returns the counters of all workers."""
+        self._read = read
+        self._total = 0
+        self._refused: list[int] = []
+
+    def look(self, names: Sequence[str]) -> list[str]:
+        """Return the backends that have refused packets since the last look. names: by index, empty where none is.
+
+        Nearly always nothing was refused, and that takes one slot of each worker to see.
+        """
+        workers = self._read()
+        total = layout.total(workers, layout.SEND_ERRORS)
+        if total == self._total:
+            return []
+        before, self._total = self._refused, total
+        self._refused = column(workers, _REFUSED, len(names), sum)
+        before = [*before, *[0] * (len(names) - len(before))]
+        return [name for name, now, then in zip(names, self._refused, before, strict=False) if name and now > then]
+
+
+def _row(note: _Note, name: str) -> Row:
+    """Return a backend's counts; zeros where the note does not know it."""
+    index = note.indexes.get(name)
+    return _NOTHING if index is None else note.rows[index]

@@ -1,0 +1,264 @@
+"""The state machine of a rotation: which step comes next, and whether it is safe.
+
+A rotation leads from one QUIC-LB configuration to the next. staged: every balancer is to decode the new one; servers
+issue from the old one. retiring: servers issue from the new one; packets still carry the old one. done: for a whole
+quiet period none has. Which state a configuration has stands in the YAML, so nothing is kept anywhere else; whether a
+step is safe is asked of every balancer.
+
+Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation" and "Security Considerations".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from qlb.cid.params import MAX_CONFIG_ID
+from qlb.config.build import cid_params
+from qlb.config.model import CidConfig, Config
+from qlb.errors import QlbError
+from qlb.observe.figures import RotationReading
+
+_PREFERRED_IDS: Final[tuple[int, ...]] = (*range(1, MAX_CONFIG_ID + 1), 0)
+"""0 comes last: some servers that do not speak QUIC-LB begin their IDs with zeros."""
+_ISSUED_PACKETS: Final = 100
+"""Packets under a staged configuration from which on servers seem to issue from it; one short call sends more."""
+
+
+class Seen(NamedTuple):
+    """One configuration on one balancer.
+
+    silence_s: since an ID under it was routed, or since the daemon began where none was. packets: that it routed.
+    """
+
+    config_id: int
+    state: str
+    silence_s: float
+    fingerprint: str = ""
+    packets: int = 0
+
+
+class Carried(NamedTuple):
+    """A config ID that a balancer has not, and that packets carry all the same.
+
+    Anybody can send a few such packets, so they are no evidence by themselves. sustained: they keep coming, as packets
+    of a server do. configured_before: this balancer once had the config ID, so they may be of connections that live.
+    """
+
+    silence_s: float
+    packets: int = 0
+    sustained: bool = False
+    configured_before: bool = False
+
+
+class Balancer(NamedTuple):
+    """What one balancer says of itself. unconfigured: by config ID. behind: its workers that do not go by its
+    configuration yet.
+    """
+
+    name: str
+    configs: Mapping[int, Seen]
+    unconfigured: Mapping[int, Carried]
+    behind: tuple[int, ...] = ()
+
+
+class Parts(NamedTuple):
+    """The configurations that take part. staged, retiring: as their states say. old: what is to be replaced next."""
+
+    staged: CidConfig | None
+    retiring: tuple[CidConfig, ...]
+    old: tuple[CidConfig, ...]
+
+
+def read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
+    """Read a balancer's /status. Raises QlbError where it is none, or of a release that cannot rotate."""
+    try:
+        return _read_balancer(name, status)
+    except (KeyError, TypeError, ValueError) as error:
+        raise QlbError(f"{name} gives no status that a rotation could go by: {error!r}") from error
+
+
+def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
+    uptime_s, rows, others = status["uptime_s"], status["cid_configs"], status["unconfigured_cids"]
+    if not isinstance(uptime_s, int | float) or not isinstance(rows, list) or not isinstance(others, list):
+        raise TypeError("uptime_s, cid_configs, unconfigured_cids")
+    since_start_s = float(uptime_s)
+
+    def silence_s(row: Mapping[str, object]) -> float:
+        last_seen_s = row["last_seen_s"]
+        return float(last_seen_s) if isinstance(last_seen_s, int | float) else since_start_s
+
+    configs: dict[int, Seen] = {
+        row["config_id"]: Seen(row["config_id"], row["state"], silence_s(row), row["fingerprint"], row["packets"])
+        for row in rows
+    }
+    carried: dict[int, Carried] = {
+        row["config_id"]: Carried(
+            silence_s(row),
+            int(row.get("packets", 0)),
+            # An earlier release does not know; there, every packet objects, as it did then.
+            sustained=row.get("sustained", True) is not False,
+            configured_before=row.get("configured_before", True) is not False,
+        )
+        for row in others
+    }
+    workers = status.get("workers")  # an older release does not say how far its workers are
+    behind = [row["index"] for row in workers if not row.get("up_to_date", True)] if isinstance(workers, list) else []
+    return Balancer(name, configs, carried, tuple(behind))
+
+
+def read_parts(config: Config, old_id: int | None = None) -> Parts:
+    """Return who takes part. old_id: the configuration to replace; needed where several are active.
+
+    Raises QlbError where that cannot be told.
+    """
+    staged = [one for one in config.cid_configs if one.state == "staged"]
+    if len(staged) > 1:
+        raise QlbError(f"configs {_listed(staged)} are staged at once: one rotation at a time")
+    retiring = tuple(one for one in config.cid_configs if one.state == "retiring")
+    active = [one for one in config.cid_configs if one.state == "active"]
+    if staged:
+        covered = _pool(config, staged[0])
+        return Parts(staged[0], retiring, tuple(one for one in active if _pool(config, one) <= covered))
+    old = [one for one in active if old_id in (None, one.config_id)]
+    if not active:
+        raise QlbError("no cid_configs are active: there is nothing to replace")
+    if not retiring and len(old) != 1:
+        raise QlbError(f"--config-id must say which of the active configs to replace: {_listed(active)}")
+    return Parts(None, retiring, tuple(old))
+
+
+def choose_config_id(
+    config: Config, balancers: Sequence[Balancer], wanted: int | None = None, *, force: bool = False
+) -> tuple[int, tuple[str, ...]]:
+    """Return a config ID for a new configuration, and warnings about it.
+
+    It is one that is configured nowhere and that no server seems to issue; one that no packet carries is preferred.
+    wanted: the only one to consider. force: whatever packets carry. Raises QlbError where there is none.
+    """
+    configured: set[int] = {one.config_id for one in config.cid_configs}.union(*(one.configs for one in balancers))
+    if wanted in configured:
+        raise QlbError(f"config ID {wanted} is configured already: choose another one (--new-config-id)")
+    free = [n for n in _PREFERRED_IDS if n not in configured and wanted in (None, n)]
+    if not free:
+        raise QlbError("all seven config IDs are configured: retire one first")
+    objections = {n: tuple(against_using(config, n, balancers)) for n in free}
+    possible = free if force else [n for n in free if not objections[n]]
+    if not possible:
+        reasons = "\n".join(reason for n in free for reason in objections[n])
+        raise QlbError(f"no free config ID is safe to use; --force uses one all the same:\n{reasons}")
+    chosen = min(possible, key=lambda n: (bool(objections[n]), any(n in one.unconfigured for one in balancers)))
+    return chosen, objections[chosen] or tuple(_stray(chosen, balancers))
+
+
+def against_using(config: Config, config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a free config ID should not be used: servers seem to issue it, or did a while ago.
+
+    A few packets that carry an ID which no balancer ever had are no reason, since anybody can send them.
+    """
+    quiet_s = config.rotation.quiet_period
+    for balancer in balancers:
+        seen = balancer.unconfigured.get(config_id)
+        if seen is None or seen.silence_s >= quiet_s:
+            continue
+        if seen.sustained:
+            yield f"{balancer.name}: packets keep coming with config ID {config_id}: some server may issue it"
+        elif seen.configured_before:
+            yield (
+                f"{balancer.name}: packets still carry config ID {config_id}, which it had before (the last one "
+                f"{seen.silence_s:.1f} s ago, and it must be {quiet_s:g} s)"
+            )
+
+
+def _stray(config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
+    for balancer in balancers:
+        seen = balancer.unconfigured.get(config_id)
+        if seen is not None:
+            yield (
+                f"{balancer.name}: {seen.packets} packets carried config ID {config_id} before it was configured (the "
+                f"last one {seen.silence_s:.1f} s ago); too few to be a server's"
+            )
+
+
+def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why servers must not issue from a staged configuration yet."""
+    fingerprint = next(params.fingerprint for params in cid_params(config) if params.config_id == staged.config_id)
+    for balancer in balancers:
+        seen = balancer.configs.get(staged.config_id)
+        if seen is None:
+            yield f"{balancer.name} does not decode config {staged.config_id} yet: give it this file and reload it"
+        elif balancer.behind:
+            yield f"{balancer.name}: worker {_and(balancer.behind)} has not taken the configuration yet"
+        elif seen.fingerprint != fingerprint:
+            yield (
+                f"{balancer.name} decodes config {staged.config_id} with another key or other lengths (fingerprint "
+                f"{seen.fingerprint}, not {fingerprint}): give it this file and its keys, and reload it"
+            )
+
+
+def against_removing(config: Config, going: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a configuration must not go yet: some packet still carries it, or may."""
+    quiet_s = config.rotation.quiet_period
+    for balancer in balancers:
+        seen = balancer.configs.get(going.config_id)
+        if seen is not None and seen.silence_s < quiet_s:
+            yield (
+                f"{balancer.name}: config {going.config_id} has been silent for {seen.silence_s:.1f} s, and must be "
+                f"for {quiet_s:g} s (rotation.quiet_period; --force removes it all the same)"
+            )
+    successors = [one.config_id for one in config.cid_configs if one.state == "active"]
+    if not any(balancer.configs[n].packets for balancer in balancers for n in successors if n in balancer.configs):
+        yield f"no balancer has seen a packet under config {_or(successors)} yet: give servers what they must load"
+
+
+def against_unstaging(staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
+    """Yield why a staged configuration must not go: servers issue from it already.
+
+    Few packets are no evidence. Random octets decode to some backend now and then where server IDs are short, and a
+    stranger can make an ID up where there is no key.
+    """
+    for balancer in balancers:
+        seen = balancer.configs.get(staged.config_id)
+        if seen is not None and seen.packets >= _ISSUED_PACKETS:
+            yield (
+                f"{balancer.name} has routed {seen.packets} packets under config {staged.config_id}: servers have it "
+                "already (--force removes it all the same)"
+            )
+
+
+def read_rotation(configs: Sequence[Seen], quiet_period_s: float) -> RotationReading:
+    """Return where a rotation is, as one balancer sees it."""
+    by_state = {state: [one for one in configs if one.state == state] for state in ("staged", "active", "retiring")}
+    staged, active, retiring = by_state["staged"], by_state["active"], by_state["retiring"]
+    current = active[-1].config_id if active else None
+    if staged:
+        new = staged[0].config_id
+        text = f"config {new} is decoded here; when every balancer does so, `qlb rotate` makes it active"
+        return RotationReading(phase="staged", from_config_id=current, to_config_id=new, next_step=text)
+    if not retiring:
+        return RotationReading(phase="idle")
+    loudest = min(retiring, key=lambda one: one.silence_s)
+    old = loudest.config_id
+    if loudest.silence_s < quiet_period_s:
+        text = (
+            f"give every server its new configuration (`qlb server-config`); config {old} may go after "
+            f"{quiet_period_s:g} s of silence, and it has been silent for {loudest.silence_s:.0f} s"
+        )
+        return RotationReading(phase="retiring", from_config_id=old, to_config_id=current, next_step=text)
+    text = f"config {old} has been silent for {loudest.silence_s:.0f} s: `qlb rotate` removes it"
+    return RotationReading(phase="done", from_config_id=old, to_config_id=current, next_step=text)
+
+
+def _pool(config: Config, one: CidConfig) -> set[str]:
+    """Return the backends that have a server ID under a configuration."""
+    return {backend.name for backend in config.backends if one.config_id in backend.server_ids}
+
+
+def _listed(configs: Sequence[CidConfig]) -> str:
+    return ", ".join(str(one.config_id) for one in configs)
+
+
+def _and(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
+def _or(config_ids: Sequence[int]) -> str:
+    return " or ".join(map(str, config_ids)) or "(none is active)"

@@ -1,0 +1,230 @@
+"""The engine that has no workers: the XDP plane's program in the kernel, loaded and told from here."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qlb.addresses import Endpoint
+from qlb.config.model import Config
+from qlb.dataplane.base import Orders
+from qlb.dataplane.xdp.destinations import frame_of, read_frame, wake_neighbours
+from qlb.dataplane.xdp.interfaces import Watched
+from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
+from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.errors import QlbError
+from qlb.routing.counters import Counters
+from qlb.routing.outcomes import OUTCOMES
+from qlb.workers.engine import Findings
+from qlb.workers.slots import Place
+
+log = logging.getLogger("qlb")
+
+
+_MAX_NOTICES: Final = 20
+
+
+class InterfaceWatch:
+    """The current findings, and what the log has already reported."""
+
+    def __init__(self) -> None:
+        """Begin without findings."""
+        self.findings = Findings()
+        self._failure = ""
+        self._logged: frozenset[str] = frozenset()
+
+    def note(self, found: Watched) -> None:
+        """Take over a look at the interfaces, and log what is new in it."""
+        self._failure = ""
+        notices = (*found.losses, *found.idle, *map(str, found.refusals))
+        if len(notices) > _MAX_NOTICES:
+            more = len(notices) - _MAX_NOTICES
+            notices = (*notices[:_MAX_NOTICES], f"{more} more faults of interfaces")
+        for name in found.restored:
+            log.warning("the XDP program was detached from %s, and has been attached again", name)
+        self._log(found)
+        if self.findings.notices and not notices:
+            log.info("the XDP program is attached everywhere, and can reach every backend that has a route")
+        refused = {name for refusal in found.refusals for name in refusal.backends}
+        is_cut_off = bool(found.losses) or found.is_isolated or found.unreached
+        self.findings = Findings(notices, len(found.losses), len(refused), is_cut_off)
+
+    def _log(self, found: Watched) -> None:
+        """Log faults that were not there before; not again because other backends are behind the same interface."""
+        for loss in found.losses:
+            if loss not in self._logged:
+                log.error(loss)
+        for idle in found.idle:
+            if idle not in self._logged:
+                log.warning(idle)
+        for refusal in found.refusals[:_MAX_NOTICES]:
+            if refusal.reason not in self._logged:
+                log.warning(str(refusal))
+        self._logged = frozenset((*found.losses, *found.idle, *(refusal.reason for refusal in found.refusals)))
+
+    def note_failure(self, error: str) -> None:
+        """Log, once, that the kernel could not be asked; the findings before stay in force."""
+        if error != self._failure:
+            log.error("cannot look at the interfaces of the XDP program: %s", error)
+        self._failure = error
+
+
+_WAKE_S: Final = 10.0
+_WATCH_S: Final = 1.0
+_ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "transmit", XDP_REDIRECT: "redirect"}
+
+
+class KernelEngine:
+    """The XDP plane. Its calls into the kernel may wait, so they are made on another thread."""
+
+    places: Sequence[Place] = ()
+
+    def __init__(self, config: Config, orders: Callable[[], Orders]) -> None:
+        """orders: asked for the current ones when it starts."""
+        forwarding = config.forwarding
+        self._settings = XdpSettings(
+            services=config.listen,
+            interfaces=forwarding.interfaces,
+            mode=forwarding.mode,
+            attach=forwarding.attach,
+            keep=forwarding.keep_attached,
+        )
+        self._orders = orders
+        self._plane: XdpPlane | None = None
+        self.applied = 0
+        self._attached = False
+        self._held = False
+        self._refused = ""
+        self._watch = InterfaceWatch()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def counters(self) -> Sequence[Counters]:
+        """The sums of all CPUs."""
+        return (self._plane.read_counters(),) if self._plane is not None else ()
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the program is attached."""
+        return self._attached
+
+    @property
+    def findings(self) -> Findings:
+        """Faults of the interfaces, as of the last look at them."""
+        return self._watch.findings
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the program is attached: it runs in the kernel, and cannot hang."""
+        return self._attached
+
+    @property
+    def behind(self) -> Sequence[str]:
+        """Why the kernel has refused the orders that were given last; empty if it has not."""
+        return (f"the kernel refuses the configuration and forwards by the one before: {self._refused}",) * bool(
+            self._refused
+        )
+
+    async def start(self, *, held: bool = False) -> None:
+        """Load the program and attach it. held: only load it; resume() attaches it."""
+        orders = self._orders()
+        self._plane = await asyncio.to_thread(XdpPlane, self._settings, orders)
+        self.applied = orders.snapshot.generation
+        self._tasks = [asyncio.create_task(self._wake_neighbours()), asyncio.create_task(self._follow_interfaces())]
+        if not held:
+            await self.resume()
+
+    async def hold(self) -> None:
+        """Let another process's program take this one's place, which it does between two packets."""
+        self._held = True
+
+    async def resume(self) -> None:
+        """Put the program on the interfaces, in place of whatever qlb has put there."""
+        assert self._plane is not None, "it has started"
+        await asyncio.to_thread(self._plane.start)
+        self._attached, self._held = True, False
+        if self._plane.prefers_generic:
+            log.warning(
+                "the XDP program runs after the driver (generic), which is slower: only so all backends are reached"
+            )
+        await self._look()
+
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:  # noqa: ARG002 (an Engine)
+        """Write new orders. If the kernel refuses them, the ones before stay in force and the log reports it, once."""
+        if self._plane is None:
+            return ()
+        try:
+            await asyncio.to_thread(self._plane.apply, orders)
+            self.applied = orders.snapshot.generation
+            self._refused = ""
+        except (OSError, QlbError) as error:
+            if str(error) != self._refused:
+                log.error("the kernel refuses new orders; it forwards by those before: %s", error)
+            self._refused = str(error)
+        return self.behind
+
+    async def stop(self) -> None:
+        """Detach the program, unless it is to be kept."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._plane is not None:
+            await asyncio.to_thread(self._plane.stop)
+
+    async def _wake_neighbours(self) -> None:
+        """Have the system look for the next hops' MAC addresses: what the program sends does not make it look.
+
+        Health's probes do the same where there are any.
+        """
+        while True:
+            backends = [backend.endpoint for backend in self._orders().snapshot.backends if backend is not None]
+            await asyncio.to_thread(wake_neighbours, backends)
+            await asyncio.sleep(_WAKE_S)
+
+    async def _follow_interfaces(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._attached and not self._held:
+                await self._look()
+
+    async def _look(self) -> None:
+        assert self._plane is not None, "it has started"
+        try:
+            found = await asyncio.to_thread(self._plane.watch)
+        except (OSError, QlbError) as error:
+            self._watch.note_failure(str(error))
+            return
+        if not self._held:  # else another process has attached its program in the meantime
+            self._watch.note(found)
+
+    async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
+        """Ask the program in the kernel what it would do with a client's datagram. Raises QlbError, OSError."""
+        assert self._plane is not None, "it has started"
+        version = ipaddress.ip_address(client.host).version
+        services = [service for service in self._settings.services if _version(service) == version]
+        if not services:
+            raise QlbError(f"no service address is of IPv{version}, as {client} is")
+        found = await asyncio.to_thread(self._plane.explain, frame_of(datagram, client, services[0]))
+        told: dict[str, object] = {
+            "decision": _name(found.decision),
+            "outcome": _name(found.outcome),
+            "backend": self._backend_name(found.backend),
+            "action": _ACTIONS.get(found.action, str(found.action)),
+        }
+        if found.interface:
+            told |= {"interface": socket.if_indextoname(found.interface), **read_frame(found.packet)._asdict()}
+        return told
+
+    def _backend_name(self, index: int) -> str | None:
+        backend = self._orders().snapshot.backends[index] if index >= 0 else None
+        return backend.name if backend is not None else None
+
+
+def _version(endpoint: Endpoint) -> int:
+    return ipaddress.ip_address(endpoint.host).version
+
+
+def _name(outcome: int | None) -> str | None:
+    return None if outcome is None else OUTCOMES[outcome].name

@@ -1,0 +1,153 @@
+"""One worker's process as the supervisor sees it: started, assigned a slot, given orders, ended."""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from qlb.dataplane.base import Orders
+from qlb.handover.processes import read_vitals
+from qlb.workers import channel
+from qlb.workers.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+
+_STOP_TIMEOUT_S: Final = 5.0
+_END_TIMEOUT_S: Final = 1.0
+"""How long a process may take to end after it has closed its channel."""
+_KILL_TIMEOUT_S: Final = 0.5
+"""How long a killed process is waited for. One in uninterruptible sleep does not end, and is left to the system."""
+_STOPPED: Final = "tTXZ"
+"""States of a process that will not take a slot: stopped, traced, or dead."""
+
+
+class WorkerProcess:
+    """One process; a spare until it is assigned a slot."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        """Use start() instead."""
+        self._process = process
+        self._sock = sock
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._killed = False
+        self.started_ms = monotonic_ms()
+
+    @classmethod
+    async def start(cls, plane: str) -> "WorkerProcess":
+        """Start a process that imports everything that a plane needs, and waits."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "qlb.workers.worker"),
+                    *(str(theirs.fileno()), plane, str(os.getpid())),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+        except BaseException:
+            ours.close()  # the sign to end, if it has begun
+            raise
+        return cls(process, ours)
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has neither ended nor been killed, as far as is known."""
+        return self._process.returncode is None and not self._killed
+
+    @property
+    def waits(self) -> bool:
+        """Whether a spare has imported everything: its first message is there to be received."""
+        with suppress(OSError):
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        return False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the system reports that it is stopped, traced or dead, so that it would not take a slot."""
+        vitals = read_vitals(self.pid)
+        return vitals is not None and vitals.state in _STOPPED
+
+    async def assign(self, assignment: Assignment, descriptors: Sequence[int]) -> None:
+        """Send it its assignment. Raises OSError if it has ended already."""
+        channel.send_descriptors(self._sock, descriptors)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+        self._writer.write(channel.pack(assignment))
+
+    def order(self, orders: Orders | Hold) -> None:
+        """Send new orders; a dead process is not an error here, wait() tells."""
+        self.send(channel.pack(orders))
+
+    def send(self, frame: bytes) -> None:
+        """Send orders that are packed already; a dead process is not an error here."""
+        assert self._writer is not None, "orders go to assigned workers"
+        if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
+            self._writer.write(frame)
+
+    async def receive(self) -> Applied | Held | Failed | Waiting:
+        """Wait for its next answer. Raises EOFError or OSError where it is gone."""
+        assert self._reader is not None, "answers come from assigned workers"
+        message = await channel.receive(self._reader)
+        assert isinstance(message, Applied | Held | Failed | Waiting), "workers only answer"
+        return message
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; return its exit code, negative for a signal."""
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """Send SIGKILL and close the channel, so that receive() ends even if the process does not."""
+        self._killed = True
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        else:
+            self._sock.close()
+
+    async def end(self) -> int | None:
+        """Wait for the end of a process whose channel has ended, and kill it if need be; return its exit code.
+
+        None if it does not end even so: it is in uninterruptible sleep, and runs no more of its program.
+        """
+        if not self._killed and not await self._ends_within(_END_TIMEOUT_S):
+            self.kill()
+        await self._ends_within(_KILL_TIMEOUT_S)
+        return self._process.returncode
+
+    async def _ends_within(self, timeout_s: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), timeout_s)
+        return self._process.returncode is not None
+
+    async def close(self) -> None:
+        """Close the channel: the sign to end."""
+        if self._writer is not None:
+            self._writer.close()
+            try:
+                await asyncio.wait_for(self._writer.wait_closed(), _END_TIMEOUT_S)
+            except TimeoutError:  # it does not read what was sent last
+                self._writer.transport.abort()
+            except OSError:
+                pass
+        self._sock.close()
+
+    async def stop(self) -> None:
+        """End it: close its channel, and kill it if it does not end by itself."""
+        await self.close()
+        if not await self._ends_within(_STOP_TIMEOUT_S):
+            self.kill()
+            await self._ends_within(_KILL_TIMEOUT_S)
+
+
+def monotonic_ms() -> int:
+    """Return the time by which workers stamp their heartbeats: milliseconds of the monotonic clock."""
+    return time.monotonic_ns() // 1_000_000

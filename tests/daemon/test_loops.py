@@ -1,0 +1,159 @@
+"""Backends that are this daemon itself, for as long as they are: whatever names them, they get no packets."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from qlb.addresses import Endpoint
+from qlb.config.load import load
+from qlb.daemon.desired import Desired
+from qlb.daemon.preflight import Loops
+from qlb.routing.backends import Backend, BackendState
+
+WILDCARD = (Endpoint("0.0.0.0", 4433),)
+A, B, C = (Backend(name, Endpoint(f"10.0.0.{number}", 4433)) for number, name in enumerate("abc", 1))
+TEXT = """
+listen: ["0.0.0.0:4433"]
+cid_configs:
+  - {config_id: 1, server_id_length: 3, nonce_length: 13, key: 000102030405060708090a0b0c0d0e0f}
+backends:
+  - {name: a, address: "10.0.0.1:4433", server_ids: {1: "0a0a0a"}}
+  - {name: b, address: "10.0.0.2:4433", server_ids: {1: "0b0b0b"}}
+"""
+
+
+class Machine:
+    """One whose addresses a test sets."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.own: set[str] = set()
+        self.asked: list[tuple[str, ...]] = []
+
+    def __call__(self, hosts: Iterable[str]) -> frozenset[str]:
+        """Find them."""
+        self.asked.append(tuple(sorted(hosts)))
+        return frozenset(self.own & set(self.asked[-1]))
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return what was logged, with the backend that it is about."""
+    return [(record.message, record.backend) for record in caplog.records]  # type: ignore[attr-defined]
+
+
+async def test_an_address_that_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
+    """The backend is excluded from the next look on, and back when the address has gone. Each has a line in the log."""
+    machine = Machine()
+    loops = Loops(WILDCARD, machine)
+    with caplog.at_level(logging.INFO, logger="qlb"):
+        assert loops.exclude([A, B]) == frozenset()
+        assert not await loops.look()
+        machine.own.add("10.0.0.2")
+        assert await loops.look()
+        for _ in range(2):
+            assert loops.exclude([A, B]) == {"b"}
+        assert "10.0.0.2:4433 is an address of this machine on which it listens (0.0.0.0:4433)" in loops.excluded["b"]
+        machine.own.clear()
+        assert await loops.look()
+        assert not await loops.look()
+        assert loops.exclude([A, B]) == frozenset()
+    assert events(caplog) == [("backend excluded: it is this balancer", "b"), ("backend no longer excluded", "b")]
+
+
+async def test_the_machine_is_asked_for_what_is_in_doubt_alone() -> None:
+    """New hosts at once, known ones with the next look, those that have left no more."""
+    machine = Machine()
+    loops = Loops(WILDCARD, machine)
+    loops.exclude([A, Backend("x", Endpoint("10.0.0.9", 1)), Backend("l", Endpoint("127.0.0.1", 4433))])
+    assert machine.asked == [("10.0.0.1",)]
+    machine.own.add("10.0.0.3")
+    assert loops.exclude([B, C]) == {"c"}
+    assert machine.asked[1:] == [("10.0.0.2", "10.0.0.3")]
+    loops.exclude([B, C])
+    assert len(machine.asked) == 2
+    await loops.look()
+    assert machine.asked[2:] == [("10.0.0.2", "10.0.0.3")]
+
+
+async def test_one_that_leaves_while_it_is_excluded(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not said to be back."""
+    machine = Machine()
+    machine.own.add("10.0.0.1")
+    loops = Loops(WILDCARD, machine)
+    with caplog.at_level(logging.INFO, logger="qlb"):
+        loops.exclude([A, B])
+        loops.exclude([B])
+    assert events(caplog) == [("backend excluded: it is this balancer", "a")]
+    assert not loops.excluded
+
+
+@pytest.fixture
+def desired(tmp_path: Path) -> Desired:
+    """The wanted state on a machine without addresses."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT)
+    made = Desired(load(path))
+    made.loops = Loops(made.config.listen, Machine())
+    made.listens(made.config.listen)
+    return made
+
+
+def machine_of(desired: Desired) -> Machine:
+    """Return the machine."""
+    assert isinstance(desired.loops._find_local, Machine)
+    return desired.loops._find_local
+
+
+def forwarded_to(desired: Desired) -> list[str]:
+    """Return who gets packets."""
+    return [one.name for one in desired.backends if one is not None]
+
+
+async def test_it_gets_no_packets_at_all(desired: Desired) -> None:
+    """Not by its server ID either, and health does not probe it. It keeps its index, and is itself again later."""
+    assert forwarded_to(desired) == ["a", "b"]
+    before = desired.names
+    machine_of(desired).own.add("10.0.0.1")
+    assert await desired.look_for_loops()
+    assert forwarded_to(desired) == ["b"]
+    assert [one and one.name for one in desired.present] == ["a", "b"]
+    assert (list(desired.targets), desired.names) == (["b"], before)
+    config = desired.orders.snapshot.configs[1]
+    assert config is not None
+    assert config._server_ids == {b"\x0b\x0b\x0b": 1}
+    machine_of(desired).own.clear()
+    assert await desired.look_for_loops()
+    assert forwarded_to(desired) == ["a", "b"]
+
+
+async def test_what_operators_say_of_it_meanwhile(desired: Desired, tmp_path: Path) -> None:
+    """It is known, so it can be drained, and a reload forgets nothing of it."""
+    machine_of(desired).own.add("10.0.0.1")
+    await desired.look_for_loops()
+    desired.set_state("a", BackendState.DRAINING)
+    desired.take(load(tmp_path / "qlb.yaml"))
+    machine_of(desired).own.clear()
+    await desired.look_for_loops()
+    assert {one.name: str(one.state) for one in desired.backends if one} == {"a": "draining", "b": "active"}
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_discovered_ones(desired: Desired, leaves: bool) -> None:
+    """By a file, which names any address, at once; and while one leaves, since packets with its ID still come."""
+    machine_of(desired).own.add("10.0.0.3")
+    desired.found("pool", [C])
+    if leaves:
+        desired.found("pool", [])
+    assert forwarded_to(desired) == ["a", "b"]
+    assert list(desired.loops.excluded) == ["c"]
+
+
+def test_a_port_that_the_system_has_chosen(desired: Desired) -> None:
+    """What counts is where the daemon really listens."""
+    machine_of(desired).own.add("10.0.0.1")
+    desired.listens([Endpoint("0.0.0.0", 50000)])
+    assert forwarded_to(desired) == ["a", "b"]
+    desired.listens([Endpoint("127.0.0.1", 1), Endpoint("0.0.0.0", 4433)])
+    assert forwarded_to(desired) == ["b"]

@@ -1,0 +1,118 @@
+"""Preparing a reload: the same result from a thread and from another process, and nothing raised."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qlb.config.load import load
+from qlb.config.model import Config
+from qlb.daemon import prepare as module
+from qlb.daemon.compiling import JobFailed
+from qlb.daemon.prepare import prepare, prepare_aside
+
+LIMIT_S = 240.0
+TEXT = """
+listen: ["127.0.0.1:4433"]
+cid_configs:
+  - {config_id: 1, server_id_length: 3, nonce_length: 13, key_file: 1.hex}
+backends:
+  - {name: a, address: "127.0.0.1:5001", server_ids: {1: ["0a0a0a", "0c0c0c"]}}
+  - {name: b, address: "127.0.0.1:5002", weight: 3}
+fallback: {hash_key: ffeeddccbbaa99887766554433221100}
+"""
+aside = pytest.mark.parametrize("limit", [1 << 30, 0], ids=["thread", "process"])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A configuration and its key file."""
+    (tmp_path / "1.hex").touch(mode=0o600)
+    (tmp_path / "1.hex").write_text("00" * 16)
+    file = tmp_path / "qlb.yaml"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def running(path: Path) -> Config:
+    """What is in force."""
+    return load(path).config
+
+
+@aside
+async def test_a_right_configuration(path: Path, running: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives whole, and mappings in it are still read-only."""
+    monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
+    async with asyncio.timeout(LIMIT_S):
+        prepared = await prepare_aside(path, running)
+    assert prepared.problems == ()
+    assert prepared.loaded == load(path)
+    assert list(prepared.looks) == [path, path.with_name("1.hex")]
+    assert None not in prepared.looks.values()
+    with pytest.raises(TypeError):
+        prepared.loaded.config.backends[0].server_ids[2] = ()  # type: ignore[index, union-attr]
+
+
+@aside
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text.replace("1.hex", "2.hex"), "2.hex"),
+        (lambda text: text.replace("4433", "4434"), "listen cannot change"),
+        (lambda _: "listen: [", "not valid YAML"),
+    ],
+)
+async def test_a_wrong_configuration(
+    path: Path,
+    running: Config,
+    limit: int,
+    change: Callable[[str], str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every problem, and every file that it names: when one of them appears, it can be right."""
+    monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
+    path.write_text(change(TEXT))
+    async with asyncio.timeout(LIMIT_S):
+        prepared = await prepare_aside(path, running)
+    assert prepared.loaded is None
+    assert not prepared.may_pass
+    assert problem in prepared.problems[0]
+    assert path in prepared.looks
+    if "2.hex" in problem:
+        assert prepared.looks[path.with_name("2.hex")] is None
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda _: None], ids=["folder", "absent"])
+async def test_a_file_that_is_none(path: Path, running: Config, make: Callable[[Path], None]) -> None:
+    """A problem like any other."""
+    path.unlink()
+    make(path)
+    prepared = await prepare_aside(path, running)
+    assert "cannot be read" in prepared.problems[0]
+
+
+def test_what_this_machine_cannot_run_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is missing can be installed: no file of the configuration changes for that."""
+    monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
+    path.write_text(TEXT + "health: {probe: handshake}\n")
+    prepared = prepare(path, running)
+    assert (prepared.loaded, prepared.may_pass) == (None, True)
+    assert "handshake" in prepared.problems[0]
+
+
+async def test_a_process_that_fails_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that has run out is free again later."""
+
+    async def fail(*_: object) -> None:
+        raise JobFailed("it was killed")
+
+    monkeypatch.setattr(module, "IN_THREAD_BYTES", 0)
+    monkeypatch.setattr(module, "run_job", fail)
+    prepared = await prepare_aside(path, running)
+    assert (prepared.loaded, prepared.may_pass) == (None, True)
+    assert prepared.problems == (f"{path} could not be read: it was killed",)
+    assert list(prepared.looks) == [path]

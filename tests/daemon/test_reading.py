@@ -1,0 +1,155 @@
+"""A reading of a whole daemon: rows of backends that come and go, and the sums over them."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from qlb.config.load import load
+from qlb.daemon import rows as departures
+from qlb.daemon import supervisor as supervisor_module
+from qlb.daemon.supervisor import Supervisor
+from qlb.discovery import file as file_source
+from qlb.observe.figures import REMOVED_ROW, Reading
+
+PATIENCE_S = 240.0
+CONFIG = {
+    "listen": ["127.0.0.1:0"],
+    "cid_configs": [{"config_id": 1, "server_id_length": 4, "nonce_length": 7}],
+    "backends": [],
+    "fallback": {"flow_timeout": "1ms"},
+    "drain": {"quiet_period": "1ms"},
+    "health": {"probe": "none"},
+    "admin": {"listen": "none"},
+}
+
+
+class Pool:
+    """Backends that a file source tells of, and one socket that plays all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nobody yet."""
+        self.path = folder / "pool.json"
+        self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.server.bind(("127.0.0.1", 0))
+        self.server.setblocking(False)
+        self.put()
+
+    def put(self, *numbers: int) -> None:
+        """Let these be the backends; each number has a name and a server ID of its own, on one address."""
+        rows = [
+            {
+                "name": f"pod-{n}",
+                "address": f"127.0.0.1:{self.server.getsockname()[1]}",
+                "server_ids": {"1": f"{n:08x}"},
+            }
+            for n in numbers
+        ]
+        self.path.with_suffix(".new").write_text(json.dumps({"backends": rows}))
+        self.path.with_suffix(".new").replace(self.path)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    """An empty pool."""
+    found = Pool(tmp_path)
+    yield found
+    found.server.close()
+
+
+@asynccontextmanager
+async def running(folder: Path, pool: Pool) -> AsyncIterator[Supervisor]:
+    """Run a daemon on the pool until the end of the block."""
+    source = {"name": "pool", "file": str(pool.path), "networks": ["127.0.0.0/8"]}
+    path = folder / "qlb.yaml"
+    path.write_text(json.dumps({**CONFIG, "discovery": [source]}))
+    ready = asyncio.Event()
+    supervisor = Supervisor(path, load(path), lambda _: ready.set())
+    work = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await ready.wait()
+    try:
+        yield supervisor
+    finally:
+        supervisor.end()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await work == 0
+
+
+async def names_are(supervisor: Supervisor, *names: str) -> None:
+    """Wait until these are the backends, and every worker has orders that say so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            present = {one.name for one in supervisor.desired.backends if one is not None}
+            engine = supervisor.engine
+            assert engine is not None
+            if present == set(names) and engine.applied >= supervisor.desired.revision:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def send(supervisor: Supervisor, pool: Pool, number: int, packets: int) -> None:
+    """Send packets with a backend's ID; return when it has got them and its answers are back."""
+    loop = asyncio.get_running_loop()
+    datagram = b"\x40" + bytes([1 << 5]) + number.to_bytes(4, "big") + bytes(40)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)
+        client.connect(tuple(supervisor.listen[0]))
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(packets):
+                await loop.sock_sendall(client, datagram)
+                got, sender = await loop.sock_recvfrom(pool.server, 2048)
+                await loop.sock_sendto(pool.server, got, sender)
+                assert await loop.sock_recv(client, 2048) == datagram
+
+
+def sums(reading: Reading) -> tuple[int, int, int]:
+    """Return what was received, what was forwarded or dropped, and what came back."""
+    forwarded = sum(sum(row.forwarded.values()) for row in reading.backends)
+    returned = sum(row.returned for row in reading.backends)
+    return reading.received_packets, forwarded + sum(reading.dropped.values()), returned
+
+
+async def test_rows_are_folded_and_indexes_used_again(
+    tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums hold at each look, no row goes down, a new name starts at zero, and few indexes do for many names."""
+    monkeypatch.setattr(departures, "MAX_DEPARTED", 0)
+    monkeypatch.setattr(departures, "_MARGIN_S", 0.0)
+    monkeypatch.setattr(supervisor_module, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(file_source, "_POLL_S", 0.05)
+    sent, removed = 0, 0
+    async with running(tmp_path, pool) as supervisor:
+        for number in range(1, 5):
+            pool.put(number)
+            await names_are(supervisor, f"pod-{number}")
+            reading = supervisor.read()
+            rows = {row.name: row for row in reading.backends}
+            assert sum(rows[f"pod-{number}"].forwarded.values()) == 0
+            assert rows[f"pod-{number}"].last_seen_s is None
+            await send(supervisor, pool, number, 10 * number)
+            sent += 10 * number
+            reading = supervisor.read()
+            rows = {row.name: row for row in reading.backends}
+            assert sums(reading) == (sent, sent, sent)
+            assert (rows[f"pod-{number}"].forwarded["cid"], rows[f"pod-{number}"].returned) == (
+                10 * number,
+                10 * number,
+            )
+            pool.put()
+            await names_are(supervisor)
+            async with asyncio.timeout(PATIENCE_S):
+                while not supervisor.desired._indexes._free:  # its row is folded, and its index has rested
+                    reading = supervisor.read()
+                    assert sums(reading) == (sent, sent, sent)
+                    folded = sum(sum(row.forwarded.values()) for row in reading.backends if row.name == REMOVED_ROW)
+                    assert folded >= removed
+                    removed = folded
+                    await asyncio.sleep(0.01)
+        assert len(supervisor.desired.names) == 1
+        assert [row.name for row in supervisor.read().backends] == [REMOVED_ROW]
+        assert sum(supervisor.read().backends[0].forwarded.values()) == sent

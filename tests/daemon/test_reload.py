@@ -1,0 +1,286 @@
+"""The wanted state: a file, what operators said since, and health, compiled into one snapshot."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qlb.addresses import Endpoint
+from qlb.config.load import NEEDS_RESTART, load
+from qlb.daemon.compiling import compile_plan
+from qlb.daemon.desired import Desired
+from qlb.daemon.prepare import prepare
+from qlb.errors import ConfigError, QlbError
+from qlb.routing import backends as backends_module
+from qlb.routing.backends import Backend, BackendState
+
+TEXT = """
+listen: ["127.0.0.1:4433"]
+cid_configs:
+  - {config_id: 1, server_id_length: 3, nonce_length: 13, key: 000102030405060708090a0b0c0d0e0f}
+backends:
+  - {name: a, address: "127.0.0.1:5001", server_ids: {1: "0a0a0a"}}
+  - {name: b, address: "127.0.0.1:5002", server_ids: {1: "0b0b0b"}}
+admin: {listen: "127.0.0.1:9464"}
+"""
+
+Write = Callable[[str], None]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A configuration file."""
+    file = tmp_path / "qlb.yaml"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def desired(path: Path) -> Desired:
+    """The wanted state right after the start."""
+    return Desired(load(path))
+
+
+def _reload(desired: Desired, path: Path) -> None:
+    """Take over what the file says now. Raises ConfigError where it is wrong."""
+    prepared = prepare(path, desired.config)
+    if prepared.loaded is None:
+        raise ConfigError(*prepared.problems)
+    desired.take(prepared.loaded)
+
+
+def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
+    return {b.name: (b.state, b.healthy) for b in desired.backends if b is not None}
+
+
+def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
+    """Operators' and health's words compile a snapshot each; the configuration's generation stays."""
+    numbers = [desired.orders.snapshot.generation]
+    desired.set_state("a", BackendState.DRAINING)
+    numbers.append(desired.orders.snapshot.generation)
+    desired.set_health("b", False)
+    numbers.append(desired.orders.snapshot.generation)
+    assert numbers == [1, 2, 3]
+    assert desired.generation == 1
+    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+
+
+def test_reload_keeps_what_was_said_since(desired: Desired, path: Path) -> None:
+    """A drain by command and a verdict of health outlive a reload."""
+    desired.set_state("a", BackendState.DRAINING)
+    desired.set_health("b", False)
+    _reload(desired, path)
+    assert desired.generation == 2
+    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+
+
+def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
+    """What an operator says by command counts more than the file's state."""
+    path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
+    _reload(desired, path)
+    assert _states(desired)["a"][0] == "draining"
+    desired.set_state("a", BackendState.ACTIVE)
+    _reload(desired, path)
+    assert _states(desired)["a"][0] == "active"
+
+
+def test_indexes_are_stable(desired: Desired, path: Path) -> None:
+    """A backend that leaves leaves a hole, one that comes gets a new index, one that returns its old one."""
+    without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
+    path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
+    _reload(desired, path)
+    assert [b and b.name for b in desired.backends] == [None, "b", "c"]
+    path.write_text(TEXT)
+    _reload(desired, path)
+    assert [b and b.name for b in desired.backends] == ["a", "b", None]
+
+
+def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
+    """A drained, unhealthy backend that leaves and returns is active and healthy until probed."""
+    desired.set_state("a", BackendState.DRAINING)
+    desired.set_health("a", False)
+    path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
+    _reload(desired, path)
+    path.write_text(TEXT)
+    _reload(desired, path)
+    assert _states(desired)["a"] == ("active", True)
+
+
+def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
+    """ConfigError, and the same orders object as before."""
+    before = desired.orders
+    path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
+    with pytest.raises(ConfigError, match="nonce_length"):
+        _reload(desired, path)
+    assert desired.orders is before
+    assert desired.generation == 1
+
+
+def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe whose library is missing is refused before anything is taken over."""
+    monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
+    path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
+    with pytest.raises(ConfigError, match="handshake"):
+        _reload(desired, path)
+    assert desired.generation == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("listen", "127.0.0.1:4433", "127.0.0.1:4434"),
+        ("admin.listen", "127.0.0.1:9464", "127.0.0.1:9465"),
+        ("admin.socket", "admin: {", "admin: {socket: x.sock, "),
+        ("forwarding.plane", "admin:", "forwarding: {plane: asyncio}\nadmin:"),
+        ("forwarding.mode", "admin:", "forwarding: {mode: l2}\nadmin:"),
+        ("forwarding.workers", "admin:", "forwarding: {workers: 2}\nadmin:"),
+        ("forwarding.pin_workers", "admin:", "forwarding: {pin_workers: true}\nadmin:"),
+        ("forwarding.receive_buffer", "admin:", "forwarding: {receive_buffer: 1MiB}\nadmin:"),
+        ("forwarding.freebind", "admin:", "forwarding: {freebind: false}\nadmin:"),
+    ],
+)
+def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:
+    """Sockets and processes cannot change under way; the refusal names the key and where it is."""
+    assert tuple(key.split(".")) in NEEDS_RESTART
+    path.write_text(TEXT.replace(old, new))
+    with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
+        _reload(desired, path)
+
+
+def test_unknown_names_are_told(desired: Desired) -> None:
+    """Draining what is not there is a KeyError."""
+    with pytest.raises(KeyError):
+        desired.set_state("nobody", BackendState.DRAINING)
+
+
+def test_the_ring_is_taken_over(desired: Desired) -> None:
+    """Health and drain do not fill the ring anew."""
+    ring = desired.orders.snapshot.ring
+    desired.set_health("a", False)
+    assert desired.orders.snapshot.ring is ring
+
+
+def test_config_ids_of_before_are_known_after_a_restart(desired: Desired, path: Path) -> None:
+    """What packets carry a while after their configuration went is told from what strangers send."""
+    fingerprint = desired.orders.snapshot.configs[1].codec.params.fingerprint  # type: ignore[union-attr]
+    remembered = desired.remembered(())
+    assert remembered.former == {"1": fingerprint}
+    path.write_text(TEXT.replace("config_id: 1,", "config_id: 2,").replace("{1: ", "{2: "))
+    later = Desired(load(path))
+    assert later.former == {}
+    later.recall(remembered)
+    assert later.former == {1: fingerprint}
+    assert later.remembered(()).former.keys() == {"1", "2"}
+
+
+def test_an_index_is_another_names_when_it_was_released(desired: Desired, path: Path) -> None:
+    """Verdicts and states of the old one are forgotten with it."""
+    desired.set_health("a", False)
+    path.write_text(TEXT.replace("name: a,", "name: c,"))
+    _reload(desired, path)
+    assert desired.names == ("a", "b", "c")
+    desired.set_health("a", False)  # a late verdict
+    assert desired.forget("a") == 0
+    desired.release(0)
+    path.write_text(TEXT.replace("name: a,", "name: d,"))
+    _reload(desired, path)
+    assert [one.name if one else None for one in desired.backends] == ["d", "b", None]
+    assert "a" not in desired._healthy
+
+
+def test_discovered_backends_beyond_the_room_are_left_out(
+    desired: Desired, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until indexes are free again; the configuration's own come first."""
+    monkeypatch.setattr(backends_module, "MAX_BACKENDS", 3)
+    found = [Backend(name, Endpoint("192.0.2.1", 443)) for name in ("x", "y")]
+    desired.found("pool", found)
+    assert [one.name for one in desired.backends if one] == ["a", "b", "x"]
+    assert "discovered backends are left out" in caplog.text
+    desired.found("pool", found[1:])
+    desired.sweep(lambda _: None)
+    assert [one.name for one in desired.backends if one] == ["a", "b"]
+    desired.release(desired.forget("x"))
+    desired.set_health("a", True)
+    assert [one.name for one in desired.backends if one] == ["a", "b", "y"]
+
+
+def test_backends_that_leave_drain_while_others_take_clients(desired: Desired) -> None:
+    """When health leaves nobody else, they take new connections again: those would be dropped."""
+    desired.drain_for(["a"])
+    assert desired.drains_leaving
+    assert _states(desired)["a"] == ("draining", True)
+    desired.set_health("b", False)
+    assert not desired.drains_leaving
+    assert _states(desired)["a"] == ("active", True)
+    desired.set_health("b", True)
+    assert _states(desired)["a"] == ("draining", True)
+    desired.drain_for(())
+    assert _states(desired) == {"a": ("active", True), "b": ("active", True)}
+
+
+def test_an_operator_drains_what_leaves(desired: Desired) -> None:
+    """When it does not leave after all, the operator's word stands."""
+    desired.drain_for(["a"])
+    desired.set_state("a", BackendState.DRAINING)
+    desired.drain_for(())
+    assert _states(desired)["a"] == ("draining", True)
+
+
+def test_a_reload_ends_what_drains_for_it(desired: Desired, path: Path) -> None:
+    """Whatever it brings."""
+    desired.drain_for(["a"])
+    _reload(desired, path)
+    assert (desired.leaving, _states(desired)["a"]) == (frozenset(), ("active", True))
+
+
+def test_a_plan_is_what_is_wanted_at_one_moment(desired: Desired) -> None:
+    """What changes while it is compiled is compiled next."""
+    plan = desired.plan()
+    desired.set_health("a", False)
+    desired.take_compiled(compile_plan(plan, desired.next_number))
+    assert not desired.is_compiled
+    assert all(one is None or one.healthy for one in desired.current.orders.snapshot.backends)
+    assert [one.healthy for one in desired.orders.snapshot.backends if one is not None] == [False, True]
+    assert desired.is_compiled
+
+
+def test_workers_can_be_told_the_same_again(desired: Desired) -> None:
+    """What a link-local address means may have changed."""
+    number = desired.orders.snapshot.generation
+    desired.touch()
+    assert desired.orders.snapshot.generation == number + 1
+
+
+def test_the_same_configuration_changes_no_backend(desired: Desired, path: Path) -> None:
+    """Only the generation, and what drains for a reload."""
+    desired.drain_for(["a"])
+    before = desired.orders
+    desired.take_same(load(path))
+    assert (desired.generation, _states(desired)["a"]) == (2, ("active", True))
+    desired.take_same(load(path))
+    assert desired.orders is not before
+    orders = desired.orders
+    desired.take_same(load(path))
+    assert desired.orders is orders
+
+
+def test_more_names_than_there_are_indexes(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes nothing, and another reload can work."""
+    monkeypatch.setattr("qlb.routing.backends.MAX_BACKENDS", 2)
+    path.write_text(TEXT.replace("name: b", "name: c"))
+    with pytest.raises(QlbError, match="backend names at once"):
+        _reload(desired, path)
+    assert (desired.generation, set(_states(desired))) == (1, {"a", "b"})
+    path.write_text(TEXT)
+    _reload(desired, path)
+
+
+def test_shares_of_backends_that_no_worker_knows_yet(desired: Desired, path: Path) -> None:
+    """They are none until the next snapshot."""
+    assert sum(desired.fallback_shares) == pytest.approx(1)
+    path.write_text(TEXT.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
+    _reload(desired, path)
+    assert len(desired.fallback_shares) == len(desired.names) == 3
+    assert desired.fallback_shares[2] == 0

@@ -1,0 +1,55 @@
+"""Packets that keep coming, and those that do not."""
+
+import pytest
+
+from qlb.daemon.meter import LASTS_S, PACKETS, PAUSE_S, Streak
+
+
+def fed(packets: int, interval_s: float, each: int = 1) -> Streak:
+    """Return a streak that was fed at even intervals, and looked at every second."""
+    streak, total, due_s, now_s = Streak(), 0, 0.0, 0.0
+    while total < packets * each:
+        if now_s >= due_s:
+            total += each
+            due_s += interval_s
+        streak.note(total, now_s)
+        now_s += 1.0
+    return streak
+
+
+@pytest.mark.parametrize(
+    ("packets", "interval_s", "each", "counts"),
+    [
+        (1, 1.0, 1, False),
+        (1, 1.0, 1_000_000, False),
+        (60, 1.0, 1, False),
+        (61, 1.0, 1, True),
+        (61, 1.0, 100, True),
+        (31, 2.0, 1, False),
+        (31, 2.0, 2, True),
+        (100, PAUSE_S + 1, 100, False),
+        (10, PAUSE_S, 100, True),
+    ],
+)
+def test_what_counts(packets: int, interval_s: float, each: int, counts: bool) -> None:
+    """A minute without a long pause and enough packets; a burst of any size does not count."""
+    assert fed(packets, interval_s, each).counts is counts
+
+
+def test_it_ends_with_a_pause() -> None:
+    """Then it has to last for a minute again."""
+    streak = fed(2 * PACKETS, 1.0)
+    assert (streak.counts, streak.has_begun) == (True, True)
+    streak.note(2 * PACKETS, 2 * LASTS_S + PAUSE_S + 1)
+    assert (streak.counts, streak.has_begun) == (False, False)
+    streak.note(3 * PACKETS, 2 * LASTS_S + PAUSE_S + 2)
+    assert (streak.counts, streak.has_begun) == (False, True)
+
+
+def test_it_can_be_ended() -> None:
+    """By something else that was seen."""
+    streak = fed(2 * PACKETS, 1.0)
+    streak.end()
+    assert not streak.counts
+    streak.note(2 * PACKETS + 1, 2 * LASTS_S)
+    assert not streak.counts

@@ -1,0 +1,334 @@
+"""The supervisor in this process: start, change, end, in any order, and what it says of itself meanwhile."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.stopped import standing_still
+from qlb.admin import Incomplete
+from qlb.config.load import load
+from qlb.config.model import Config
+from qlb.daemon import reload as reloads
+from qlb.daemon.prepare import Prepared
+from qlb.daemon.supervisor import Supervisor
+from qlb.dataplane.limits import Limits
+
+CONFIG = {
+    "listen": ["127.0.0.1:0", "[::1]:0"],
+    "backends": [{"name": "a", "address": "127.0.0.1:9"}],
+    "health": {"probe": "none"},
+    "admin": {"listen": "127.0.0.1:0"},
+}
+
+
+def _supervisor(folder: Path, **changes: object) -> Supervisor:
+    path = folder / "qlb.yaml"
+    path.write_text(json.dumps(CONFIG | changes))
+    return Supervisor(path, load(path))
+
+
+@asynccontextmanager
+async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
+    """Run until the end of the block; the exit code must be 0."""
+    ready = asyncio.Event()
+    supervisor._on_ready = lambda _: ready.set()
+    running = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(90):
+        await ready.wait()
+        try:
+            yield
+        finally:
+            supervisor.end()
+            assert await running == 0
+
+
+async def test_ready_while_it_runs(tmp_path: Path) -> None:
+    """Unready before, ready once workers forward to a backend that was judged, unready afterwards."""
+    supervisor = _supervisor(tmp_path)
+    assert not supervisor.is_ready()
+    async with _running(supervisor):
+        async with asyncio.timeout(90):
+            while not supervisor.is_ready():
+                await asyncio.sleep(0)
+        assert [endpoint.host for endpoint in supervisor.listen] == ["127.0.0.1", "::1"]
+        assert all(endpoint.port for endpoint in supervisor.listen)
+    assert not supervisor.is_ready()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
+async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
+    """What stopped workers did not read: the sum of their sockets' drops stands at its service address alone."""
+    supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
+    async with _running(supervisor):
+        assert supervisor.engine is not None
+        places = supervisor.engine.places
+        with standing_still(*(place.process.pid for place in places if place.process)):
+            for place in places:
+                place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            for _ in range(100):  # each client is another flow, and so finds one or the other socket
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    for _ in range(10):
+                        client.sendto(bytes(100), supervisor.listen[0])
+            dropped = [place.drops[0].read() or 0 for place in places]
+            assert min(dropped) > 0
+            assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
+    assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
+
+
+async def test_receive_buffers_are_what_was_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The reading tells what the system grants each socket; nobody is warned where that is enough."""
+    supervisor = _supervisor(tmp_path, forwarding={"receive_buffer": "64KiB"})
+    async with _running(supervisor):
+        assert [row.receive_buffer_bytes for row in supervisor.read().listeners] == [64 << 10] * 2
+    assert "receive_buffer" not in caplog.text
+
+
+async def test_a_smaller_receive_buffer_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line for all sockets of all workers."""
+    monkeypatch.setattr("qlb.workers.slots.granted_receive_buffer", lambda _: 4096)
+    async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
+        pass
+    assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
+    assert " to 4194304" in caplog.text, "a number that sysctl takes, however the file has written it"
+
+
+async def test_limits_are_told_once_and_again_when_they_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start; not after a reload that leaves them as they are; again after one that asks for more."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(1064, 1500))
+    supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "max_sessions": 2000})
+
+    def told(*texts: str) -> list[int]:
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        return [sum(text in line for line in lines) for text in texts]
+
+    async with _running(supervisor):
+        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert supervisor.read().sessions_max == 4000, "of both workers"
+        assert (await supervisor.reload()).ok
+        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        path = tmp_path / "qlb.yaml"
+        path.write_text(path.read_text().replace("2000", "900"))
+        assert (await supervisor.reload()).ok
+        assert told("is 2,000", "is 900") == [2, 1]
+        assert supervisor.read().sessions_max == 1800
+
+
+async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default of max_sessions is above the ports that Linux comes with: told as information."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(None, 28_232))
+    caplog.set_level(logging.INFO)
+    async with _running(_supervisor(tmp_path)):
+        pass
+    assert [record.levelname for record in caplog.records if "local ports" in record.getMessage()] == ["INFO"]
+
+
+async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
+    """A signal that comes first is obeyed."""
+    supervisor = _supervisor(tmp_path)
+    supervisor.end()
+    async with asyncio.timeout(90):
+        assert await supervisor.run() == 0
+
+
+async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
+    """A reload and a drain that come while workers start are carried out, and nothing hangs."""
+    supervisor = _supervisor(tmp_path)
+    ready = asyncio.Event()
+    supervisor._on_ready = lambda _: ready.set()
+    running = asyncio.create_task(supervisor.run())
+    await asyncio.sleep(0)  # it has begun
+    async with asyncio.timeout(90):
+        outcome, _ = await asyncio.gather(supervisor.reload(), supervisor.drain("a"))
+        assert outcome.ok
+        assert outcome.generation == supervisor.read().generation == 2
+        assert supervisor.read().backends[0].state == "draining"
+        await ready.wait()
+        supervisor.end()
+        assert await running == 0
+
+
+async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_path: Path) -> None:
+    """It goes on forwarding while routers look elsewhere; whoever cannot wait asks again."""
+    supervisor = _supervisor(tmp_path, shutdown_delay="1h")
+    async with _running(supervisor):
+        supervisor.end()
+        assert not supervisor.is_ready()
+        assert supervisor.read().workers[0].alive
+
+
+@pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
+async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, and one line that names the address, where it may not be bound in advance."""
+    async with asyncio.timeout(90):
+        assert await _supervisor(tmp_path, forwarding={"freebind": False}, **changes).run() == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "192.0.2.1" in lines[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds addresses in advance")
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("listen", {"listen": ["192.0.2.1:0"], "forwarding": {"workers": 2}}),
+        ("admin.listen", {"admin": {"listen": "192.0.2.1:0"}}),
+    ],
+)
+async def test_an_address_that_may_come_later(
+    tmp_path: Path, key: str, changes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon starts, and one warning names the address and its key: it may be a typo."""
+    async with _running(_supervisor(tmp_path, **changes)):
+        pass
+    warned = [line.getMessage() for line in caplog.records if "is not an address of this machine now" in line.message]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"{key}: 192.0.2.1:")
+
+
+async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
+    """The old configuration goes on; the reading says that the last reload failed until one succeeds."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        good = path.read_text()
+        path.write_text(good.replace("127.0.0.1:9", "nowhere"))
+        outcome = await supervisor.reload()
+        assert not outcome.ok
+        assert any("nowhere" in problem for problem in outcome.problems)
+        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (False, 1)
+        path.write_text(good)
+        assert (await supervisor.reload()).ok
+        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (True, 2)
+
+
+async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not ok until every worker goes by it: the answer, the reading and the log say so, and when it is over."""
+    monkeypatch.setattr("qlb.workers.heartbeat.INTERVAL_S", 3600)
+    monkeypatch.setattr("qlb.workers.pool._APPLY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("qlb.daemon.supervisor.INTERVAL_S", 0.05)
+    supervisor = _supervisor(tmp_path, forwarding={"plane": "asyncio"})
+    async with _running(supervisor), asyncio.timeout(60):
+        assert supervisor.engine is not None
+        while supervisor.engine.behind:
+            await asyncio.sleep(0.01)
+        (place,) = supervisor.engine.places
+        assert place.process is not None
+        with standing_still(place.process.pid):
+            path = tmp_path / "qlb.yaml"
+            path.write_text(path.read_text().replace("127.0.0.1:9", "127.0.0.1:10"))
+            outcome = await supervisor.reload()
+            assert (outcome.ok, outcome.incomplete, outcome.generation) == (False, True, 2)
+            assert "worker 0" in outcome.problems[0]
+            with pytest.raises(Incomplete, match="backend a is draining, but not everywhere: worker 0"):
+                await supervisor.drain("a")
+            reading = supervisor.read()
+            assert (reading.last_reload_ok, reading.generation, reading.workers[0].up_to_date) == (False, 1, False)
+        while not supervisor.read().last_reload_ok:
+            await asyncio.sleep(0.01)
+        reading = supervisor.read()
+        assert (reading.generation, reading.workers[0].up_to_date, reading.backends[0].state) == (2, True, "draining")
+
+
+async def test_a_worker_without_a_stamp_makes_it_unready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives, and nothing shows that it forwards."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor), asyncio.timeout(60):
+        while not supervisor.is_ready():
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr("qlb.workers.slots._FRESH_MS", 0)
+        assert not supervisor.is_ready()
+        assert supervisor.read().workers[0].alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
+@pytest.mark.parametrize("taken", ["listen", "admin"])
+async def test_a_second_daemon_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], taken: str
+) -> None:
+    """On the first one's service address or admin address: exit code 1, and a line that names the first one."""
+    monkeypatch.setattr("qlb.handover.processes._PATIENCE_S", 0.0)
+    first = _supervisor(tmp_path)
+    async with _running(first), asyncio.timeout(60):
+        assert first.admin.address is not None
+        address = first.listen[0] if taken == "listen" else first.admin.address
+        (tmp_path / "second").mkdir()
+        changes = {"listen": [str(address)]} if taken == "listen" else {"admin": {"listen": str(address)}}
+        assert await _supervisor(tmp_path / "second", **changes).run() == 1
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if "cannot start" in line]
+        assert str(address) in line
+        assert f"process {os.getpid()} (" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
+async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The setting lets the second one start, and a warning names the first."""
+    first = _supervisor(tmp_path)
+    async with _running(first):
+        (tmp_path / "second").mkdir()
+        changes = {"listen": [str(first.listen[0])], "forwarding": {"shared_listen": True}}
+        async with _running(_supervisor(tmp_path / "second", **changes)):
+            assert f"is shared with process {os.getpid()} (" in caplog.text
+
+
+async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing takes as long as it takes: a drain is carried out meanwhile, and neither it nor a verdict is lost."""
+    gate, prepare = asyncio.Event(), reloads.prepare_aside
+
+    async def slow(path: Path, running: Config) -> Prepared:
+        prepared = await prepare(path, running)
+        await gate.wait()
+        return prepared
+
+    monkeypatch.setattr(reloads, "prepare_aside", slow)
+    backends = [{"name": name, "address": f"127.0.0.1:{port}"} for port, name in enumerate("abc", 9)]
+    supervisor = _supervisor(tmp_path, backends=backends)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.write_text(path.read_text().replace('"c"', '"d"'))
+        reloading = asyncio.create_task(supervisor.reload())
+        await supervisor.drain("a")
+        supervisor._on_health("b", False, "no answer")
+        assert not reloading.done()
+        assert supervisor.desired.current.orders.snapshot.backends[0].state == "draining"  # type: ignore[union-attr]
+        gate.set()
+        assert (await reloading).changes == ("- backend c", "+ backend d")
+        found = {one.name: (one.state, one.healthy) for one in supervisor.desired.backends if one}
+        assert found == {"a": ("draining", True), "b": ("active", False), "d": ("active", True)}
+        await supervisor.undrain("a")
+        assert supervisor.desired.is_compiled
+        assert supervisor.desired.current.orders.snapshot.backends == tuple(supervisor.desired.backends)
+
+
+async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None:
+    """The workers go on with the snapshot that they have; the generation counts on."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        before = supervisor.desired.current
+        outcome = await supervisor.reload()
+        assert (outcome.ok, outcome.unchanged, outcome.generation) == (True, True, 2)
+        assert supervisor.desired.current is before
+
+
+async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
+    """A reload is refused at once, and the daemon answers."""
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        path = tmp_path / "qlb.yaml"
+        path.unlink()
+        os.mkfifo(path)
+        outcome = await supervisor.reload()
+        assert "not a regular file" in outcome.problems[0]

@@ -1,0 +1,301 @@
+"""From one process of the daemon to the next: by a service manager that keeps the sockets, or from hand to hand."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.service_manager import Manager, managing
+from lab.stopped import standing_still
+from qlb.config.load import load
+from qlb.daemon import upgrade as module
+from qlb.daemon.supervisor import Supervisor
+from qlb.handover.memory import Memory
+from qlb.handover.sockets import Inherited, Named
+from qlb.handover.successor import Origin
+from qlb.handover.systemd import Notifier
+from qlb.routing.backends import BackendState
+
+pytestmark = pytest.mark.e2e
+
+CONFIG = {
+    "listen": ["127.0.0.1:0"],
+    "health": {"probe": "none"},
+    "forwarding": {"plane": "asyncio", "workers": 2},
+    "admin": {"listen": "127.0.0.1:0", "socket": "qlb.sock"},
+}
+
+STUB = """
+import asyncio, os, sys
+from qlb.handover.successor import Predecessor
+one = Predecessor.find(os.environ)
+"""
+
+
+@pytest.fixture
+def backend() -> Iterator[socket.socket]:
+    """Where packets are to arrive."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+@pytest.fixture
+def config(tmp_path: Path, backend: socket.socket) -> Path:
+    """Write a configuration with two backends; the second one is draining, so all go to the first."""
+    path = tmp_path / "qlb.yaml"
+    _write(path, backend)
+    return path
+
+
+def _write(path: Path, backend: socket.socket, **changes: object) -> None:
+    first = {"name": "a", "address": f"127.0.0.1:{backend.getsockname()[1]}"}
+    second = {"name": "b", "address": "127.0.0.1:9", "weight": "0"}
+    path.write_text(json.dumps(CONFIG | {"backends": [first, second]} | changes))
+
+
+@asynccontextmanager
+async def _running(path: Path, origin: Origin) -> AsyncIterator[Supervisor]:
+    """Run a supervisor until the end of the block, if it has not ended by itself; the exit code must be 0."""
+    ready = asyncio.Event()
+    supervisor = Supervisor(path, load(path), lambda _: ready.set(), origin)
+    running = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(90):
+        await ready.wait()
+    try:
+        yield supervisor
+    finally:
+        supervisor.end()
+        async with asyncio.timeout(90):
+            assert await running == 0
+
+
+def _managed(manager: Manager, **environ: str) -> Origin:
+    """Return the origin of a process that a manager starts: it gets back what is kept."""
+    inherited = Inherited(Named(*each) for each in manager.descriptors())
+    notifier = Notifier({"NOTIFY_SOCKET": manager.name, **environ})
+    return Origin(inherited, Memory(inherited.state), notifier)
+
+
+async def _until_said(manager: Manager, field: str, text: str) -> None:
+    async with asyncio.timeout(90):
+        while text not in manager.said(field):
+            await asyncio.sleep(0.01)
+
+
+async def _forwards(supervisor: Supervisor, backend: socket.socket, flows: int = 8) -> None:
+    """Send from some new addresses, so that every worker's socket gets some; all must arrive."""
+    _send(supervisor.listen[0], flows)
+    await _received(backend, flows)
+
+
+def _send(service: tuple[str, int], flows: int) -> None:
+    for _ in range(flows):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"\x40" + bytes(30), service)
+
+
+async def _received(backend: socket.socket, count: int) -> None:
+    async with asyncio.timeout(90):
+        for _ in range(count):
+            await asyncio.get_running_loop().sock_recv(backend, 2000)
+
+
+async def test_the_manager_is_told(tmp_path: Path, config: Path) -> None:
+    """Ready, how it is, that it lives, that it reloads and is ready again, that it ends; and given all sockets."""
+    with managing(tmp_path) as manager:
+        async with _running(config, _managed(manager, WATCHDOG_USEC="20000")) as supervisor:
+            await _until_said(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 1")
+            await _until_said(manager, "WATCHDOG", "1")
+            assert manager.said("READY") == ["1"]
+            assert (await supervisor.reload()).ok
+            assert manager.said("READY") == ["1", "1"]
+            reloading = next(message for message in manager.hear() if "RELOADING" in message)
+            assert int(reloading["MONOTONIC_USEC"]) > 0
+            await _until_said(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 2")
+            port = supervisor.listen[0].port
+            admin = supervisor.admin.address
+            assert admin is not None
+        assert manager.said("STOPPING") == ["1"]
+        assert int(manager.said("EXTEND_TIMEOUT_USEC")[0]) > 0
+        assert sorted(manager.store) == [
+            "qlb.state",
+            f"qlb.tcp.127.0.0.1.{admin.port}",
+            f"qlb.udp.127.0.0.1.{port}.0",
+            f"qlb.udp.127.0.0.1.{port}.1",
+        ]
+
+
+async def test_packets_wait_while_nobody_is_there(tmp_path: Path, config: Path, backend: socket.socket) -> None:
+    """A restart: same ports, what came meanwhile is forwarded, and a drained backend is so from the start."""
+    with managing(tmp_path) as manager:
+        async with _running(config, _managed(manager)) as first:
+            await _forwards(first, backend)
+            await first.drain("b")
+            where = first.listen, first.admin.address
+        _send(where[0][0], 8)
+        async with _running(config, _managed(manager)) as second:
+            assert (second.listen, second.admin.address) == where
+            await _received(backend, 8)
+            states = {one.name: one.state for one in second.desired.backends if one}
+            assert states == {"a": BackendState.ACTIVE, "b": BackendState.DRAINING}
+            await _forwards(second, backend)
+        assert all(len(kept) == 1 for kept in manager.store.values())
+        assert "FDSTOREREMOVE" not in str(manager.hear())
+
+
+async def test_a_verdict_is_remembered(tmp_path: Path, backend: socket.socket) -> None:
+    """A backend that was dead gets nothing new before it is asked again, and the node is ready at once."""
+    path = tmp_path / "qlb.yaml"
+    _write(path, backend, health={"probe": "quic", "interval": "1h", "timeout": "10s", "fall": "1"})
+    with managing(tmp_path) as manager:
+        async with _running(path, _managed(manager)) as first:
+            async with asyncio.timeout(90):
+                while first.health.is_up("b"):  # nobody is at its port
+                    await asyncio.sleep(0.01)
+            first._remember()
+        origin = _managed(manager)
+        remembered = origin.memory.read()
+        assert remembered.healthy == {"b": False}
+        supervisor = Supervisor(path, load(path), origin=origin)
+        supervisor.desired.recall(remembered)
+        supervisor.health.apply(supervisor.desired.config.health, supervisor.desired.targets)
+        supervisor.health.recall(remembered.healthy)
+        assert {one.name: one.healthy for one in supervisor.desired.backends if one} == {"a": True, "b": False}
+        assert (supervisor.health.has_judged("b"), supervisor.health.is_up("b")) == (True, False)
+        assert not supervisor.health.has_judged("a")
+        await supervisor._stop()
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3)])
+async def test_another_number_of_workers(
+    tmp_path: Path, config: Path, backend: socket.socket, before: int, after: int
+) -> None:
+    """No socket is left that nobody reads: neither here nor in the manager's store."""
+    with managing(tmp_path) as manager:
+        _write(config, backend, forwarding={"plane": "asyncio", "workers": before})
+        async with _running(config, _managed(manager)) as first:
+            await _forwards(first, backend, 20)
+        _write(config, backend, forwarding={"plane": "asyncio", "workers": after})
+        async with _running(config, _managed(manager)) as second:
+            manager.hear()
+            assert sum("udp" in name for name in manager.store) == after
+            await _forwards(second, backend, 40)
+
+
+async def test_a_port_that_is_not_listened_on_any_more(tmp_path: Path, config: Path, backend: socket.socket) -> None:
+    """Its sockets are closed and leave the store; those of the new one come into it."""
+    with managing(tmp_path) as manager:
+        async with _running(config, _managed(manager)):
+            pass
+        _write(config, backend, listen=["127.0.0.2:0"])
+        async with _running(config, _managed(manager)) as second:
+            await _forwards(second, backend)
+            manager.hear()
+            found = {name.rpartition(".")[0] for name in manager.store if "udp" in name}
+            assert found == {f"qlb.udp.127.0.0.2.{second.listen[0].port}"}
+
+
+def _followed_by(*command: str) -> Origin:
+    return Origin(command=command)
+
+
+FAILURES: Sequence[tuple[str, str]] = (
+    ("import sys; print('Ouch', file=sys.stderr); sys.exit(3)", "has ended with exit code 3: Ouch"),
+    ("import os; os.kill(os.getpid(), 9)", "has ended by signal 9"),
+    (STUB + "one.tell_failed('no\\nport')", "cannot take over: no port"),
+    (STUB + "asyncio.run(asyncio.sleep(60))", "has not come so far within 1 s"),
+    (STUB + "one._say('ready'); asyncio.run(one._hear())", "has ended"),
+    (STUB + "asyncio.run(one.wait_go()); asyncio.run(asyncio.sleep(60))", "has not come so far within 0.5 s"),
+)
+
+
+@pytest.mark.parametrize(("program", "why"), FAILURES)
+async def test_a_next_process_that_fails(
+    monkeypatch: pytest.MonkeyPatch, config: Path, backend: socket.socket, program: str, why: str
+) -> None:
+    """However it fails: the answer says why, it has ended, and this process goes on, its control socket included."""
+    if "within 1 s" in why:  # the others may take what they need
+        monkeypatch.setattr(module, "_NEXT_START_S", 1.0)
+    monkeypatch.setattr(module, "_NEXT_FORWARDS_S", 0.5)
+    async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
+        descriptors = len(list(Path("/dev/fd").iterdir()))
+        outcome = await supervisor.upgrade()
+        assert (outcome.ok, outcome.pid) == (False, os.getpid())
+        assert why in outcome.problems[0]
+        assert supervisor.is_ready()
+        await _forwards(supervisor, backend)
+        async with asyncio.timeout(90):
+            reader, writer = await asyncio.open_unix_connection(config.with_name("qlb.sock"))
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(90):  # the other end of that connection is closed a turn later
+            while len(list(Path("/dev/fd").iterdir())) > descriptors:
+                await asyncio.sleep(0.01)
+        assert (await supervisor.reload()).ok
+
+
+async def test_a_command_that_is_not_there(config: Path) -> None:
+    """Refused, and nothing has changed."""
+    async with _running(config, _followed_by("/nowhere/qlb")) as supervisor:
+        outcome = await supervisor.upgrade()
+        assert "No such file" in outcome.problems[0]
+
+
+async def test_one_at_a_time(config: Path) -> None:
+    """While a next process starts there is no second one, and no reload: it reads the configuration itself."""
+    async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._hear())")) as supervisor:
+        first = asyncio.create_task(supervisor.upgrade())
+        await asyncio.sleep(0)
+        assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
+        assert "an upgrade is under way" in (await supervisor.reload()).problems[0]
+        supervisor.end()  # the end of this process is the end of the next one
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+@pytest.mark.parametrize(
+    ("pid", "command", "why"),
+    [(1, ("true",), "process 1 of a container"), (2, (), "the demo servers end with this process")],
+)
+async def test_what_cannot_be_upgraded(
+    monkeypatch: pytest.MonkeyPatch, config: Path, pid: int, command: Sequence[str], why: str
+) -> None:
+    """A container ends with its first process; the demo servers end with the daemon that has started them."""
+    async with _running(config, _followed_by(*command)) as supervisor:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: pid)
+            (problem,) = (await supervisor.upgrade()).problems
+        assert why in problem
+        supervisor.end()
+        assert (await supervisor.upgrade()).problems == ("this process is starting or ending",)
+
+
+def test_what_an_upgrade_costs_is_said_where_it_costs_something() -> None:
+    """Sessions get new ports in the modes that have sessions."""
+    (warning,) = module.upgrade_warnings("proxy", 12)
+    assert warning.startswith("12 sessions get new source ports")
+    assert "docs/upgrading.md" in warning
+    assert module.upgrade_warnings("proxy-protocol", 1)
+    assert module.upgrade_warnings("proxy", 0) == module.upgrade_warnings("ipip", 12) == ()
+
+
+async def test_a_worker_that_hangs_does_not_hold_up_an_upgrade(config: Path) -> None:
+    """It cannot say that it holds: the change goes on after a second, since nobody reads meanwhile."""
+    program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
+    async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
+        assert supervisor.engine is not None
+        process = supervisor.engine.places[0].process
+        assert process is not None
+        with standing_still(process.pid):
+            async with asyncio.timeout(60):
+                assert (await supervisor.upgrade()).ok

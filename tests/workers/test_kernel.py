@@ -1,0 +1,45 @@
+"""The engine without workers: which orders are in force."""
+
+from pathlib import Path
+from typing import Any
+
+from qlb.config.load import load_text
+from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.errors import PlaneUnavailable
+from qlb.routing.snapshot import compile_snapshot
+from qlb.workers.kernel import KernelEngine
+
+TEXT = """
+listen: ["192.0.2.1:4433"]
+backends: [{name: a, address: "192.0.2.2:4433"}]
+forwarding: {plane: xdp, mode: ipip, interfaces: [lo]}
+"""
+
+
+def orders(revision: int) -> Orders:
+    """Return orders with no backend."""
+    return Orders(compile_snapshot(revision, [], (), fallback_key=bytes(16)), PlaneSettings())
+
+
+async def test_orders_that_the_kernel_refuses_are_not_applied() -> None:
+    """What relies on the removal of a backend must wait until the kernel has taken it."""
+    engine = KernelEngine(load_text(TEXT, Path("qlb.yaml")).config, lambda: orders(1))
+    assert engine.applied == 0
+
+    class Plane:
+        refuses = False
+
+        def apply(self, _orders: Orders) -> None:
+            if self.refuses:
+                raise PlaneUnavailable("no room")
+
+    plane: Any = Plane()
+    engine._plane = plane
+    await engine.apply(orders(2))
+    assert engine.applied == 2
+    plane.refuses = True
+    await engine.apply(orders(3))
+    assert engine.applied == 2
+    plane.refuses = False
+    await engine.apply(orders(4))
+    assert engine.applied == 4
