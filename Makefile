@@ -15,62 +15,62 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: run demo voice-demo moq-demo test check check-below check-above bench voice bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
-run: $(VENV)/run.stamp
+run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
 
-demo: $(VENV)/run.stamp
+demo: $(VENV)/run.stamp ## Drive 30 QUIC connections through it while their addresses change
 	@$(BIN)/qlb demo configs/quickstart.yaml
 
 # A voice agent in the browser, through a NAT that changes addresses: see examples/voice_agent/README.md.
-voice-demo: $(VENV)/run.stamp
+voice-demo: $(VENV)/run.stamp ## Talk to a voice agent in the browser through a NAT that changes addresses
 	@$(BIN)/python -m examples.voice_agent
 
 # The same over MoQ, without a browser: one call, and whether anything was missing. See examples/moq/README.md.
-moq-demo: $(VENV)/run.stamp
+moq-demo: $(VENV)/run.stamp ## Make one call over MoQ, without a browser
 	@$(BIN)/pip install --quiet --editable ".[moq]"
 	@$(BIN)/python -m examples.moq
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp ## Run every test that this machine can run
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 
-check: $(VENV)/test.stamp
+check: $(VENV)/test.stamp ## Check format, lint and types, and run the fast tests, in about a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-below check-above
 
 # Floors 0 to 2, every line of which their own tests go through. Tests this small only wait for workers.
-check-below: $(VENV)/test.stamp
+check-below: $(VENV)/test.stamp ## Run the fast tests of floors 0 to 2, with full coverage
 	$(BIN)/pytest -q -m $(CHECKED) tests/test_*.py $(BELOW) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=100
 
-check-above: $(VENV)/test.stamp
+check-above: $(VENV)/test.stamp ## Run all other fast tests
 	$(BIN)/pytest -q -m $(CHECKED) -n 2 $(BELOW:%=--ignore=%) --ignore-glob='tests/test_*.py'
 
 # nginx (Debian: nginx-light, libnginx-mod-stream) and socat are measured where they are installed.
-bench: $(VENV)/test.stamp
+bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.plot results/forward.json results/forwarding.svg
 
 # 100 calls through a NAT that rebinds, behind qlb and two other designs: some five minutes, see docs/voice.md. nginx and
 # Redis are measured where they are installed (Debian: nginx-light, libnginx-mod-stream, redis-server).
-voice: $(VENV)/test.stamp
+voice: $(VENV)/test.stamp ## Measure voice calls through qlb and two other designs
 	$(BIN)/python -m benchmarks.voice $(VOICE)
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
-bpf: $(VENV)/test.stamp
+bpf: $(VENV)/test.stamp ## Build the BPF objects, which are committed
 	$(BIN)/python -m lab.xdp.objects
 
-fuzz: fuzz-router fuzz-core
+fuzz: fuzz-router fuzz-core ## Run both fuzzers for a minute each
 
-fuzz-router: $(VENV)/test.stamp
+fuzz-router: $(VENV)/test.stamp ## Fuzz the router in Python for a minute
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python lab/fuzz/fuzz_router.py -max_total_time=60
 
 # Needs clang and its runtimes (Debian: clang, libclang-rt-dev).
-fuzz-core: $(VENV)/test.stamp
+fuzz-core: $(VENV)/test.stamp ## Fuzz the C core for a minute
 	mkdir -p $(FUZZ)
 	$(BIN)/python -m lab.fuzz.core_seeds $(FUZZ)
 	clang -std=c11 -Iqlb/dataplane -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
@@ -78,17 +78,17 @@ fuzz-core: $(VENV)/test.stamp
 	QLB_FUZZ_TABLE=$(FUZZ)/table $(FUZZ)/fuzz_core -max_total_time=60 -max_len=512 $(FUZZ)/corpus
 
 # Everything at once: address changes, reloads, kills of workers, garbage.
-soak: $(VENV)/test.stamp
+soak: $(VENV)/test.stamp ## Run address changes, reloads, kills and garbage for SOAK_S seconds
 	$(BIN)/python -m lab.soak $(SOAK_S)
 
 # The pictures in docs/ of the status page and of the voice agent: needs Chromium (Debian: chromium, chromium-driver).
-pictures: $(VENV)/test.stamp
+pictures: $(VENV)/test.stamp ## Make the pictures in docs/ again
 	$(BIN)/python -m lab.pictures docs
 	$(BIN)/python -m lab.voice.picture docs
 
 # A copy whose extension checks every access, under the tests of the plane and a short soak. Python's own
 # allocations at exit are no leaks of ours.
-asan: $(VENV)/test.stamp
+asan: $(VENV)/test.stamp ## Run the tests of the planes under ASan and UBSan
 	rm -rf build/asan && mkdir -p build/asan
 	cp -r qlb lab tests pyproject.toml setup.py README.md LICENSE build/asan/
 	CFLAGS="$(SANITIZE)" $(BIN)/pip install --quiet --no-deps --target build/asan/built build/asan
@@ -97,11 +97,14 @@ asan: $(VENV)/test.stamp
 		ASAN_OPTIONS=detect_leaks=0 ../../$(BIN)/python -m pytest -q -s -p no:cacheprovider \
 		tests/dataplane tests/e2e/test_soak.py -m "not toolchain and (e2e or not slow)"
 
-format: $(VENV)/test.stamp
+format: $(VENV)/test.stamp ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
 
 $(VENV)/bin/python:
