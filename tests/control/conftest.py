@@ -1,4 +1,4 @@
-"""What every test of a supervisor in this process needs."""
+"""A fixture for all tests that run a supervisor in this process."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
-    """Give the logger back the way it was: the supervisor configures it for a whole process."""
+    """Restore the logger after each test, because a supervisor configures it for the whole process."""
     logger = logging.getLogger("qlb")
     before = logger.handlers[:], logger.level, logger.propagate
     yield

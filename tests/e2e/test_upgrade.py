@@ -230,7 +230,7 @@ async def test_restarts_under_a_manager(tmp_path: Path, how: str) -> None:
                     await calls.until_more()
                     assert (await daemon.status())["backends"][0]["state"] == "draining"
                 await daemon.upgrade()
-                assert manager.said("MAINPID") == [str(daemon.pid)]
+                assert manager.values("MAINPID") == [str(daemon.pid)]
             assert scene.servers[0].name not in calls.backends
             kinds = sorted(name.partition(".127")[0] for name in manager.store)
             assert kinds == ["qlb.state", "qlb.tcp", "qlb.udp", "qlb.udp"]

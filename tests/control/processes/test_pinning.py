@@ -1,4 +1,4 @@
-"""Workers on cores of their own: what runs where, and what happens where that cannot be."""
+"""Workers that are pinned to cores: which core each one gets, and what happens if pinning is impossible."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ backends: [{name: a, address: "127.0.0.1:9"}]
 forwarding: {workers: 3, pin_workers: %s}
 """
 
-only_where_it_can = pytest.mark.skipif(
+needs_pinning = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a process to a core"
 )
 
@@ -35,10 +35,10 @@ def _cores_of(place: Place) -> set[int]:
 
 
 @pytest.mark.parametrize(("pinned", "cpus"), [("true", [4, 6, 4]), ("false", [None, None, None])])
-def test_places_go_round_the_cores(
+def test_slots_go_round_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: str, cpus: list[int | None]
 ) -> None:
-    """Worker n on the n-th core that the daemon may use, whatever its number; none where nobody asked."""
+    """Worker n gets the n-th core that the daemon may use, whatever its number. Unpinned workers get none."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
     monkeypatch.setattr("qlb.control.processes.places.usable_cores", lambda: (4, 6))
@@ -48,9 +48,9 @@ def test_places_go_round_the_cores(
         place.close()
 
 
-@only_where_it_can
+@needs_pinning
 async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
-    """Both run on their place's core alone; the spares and an unpinned worker wherever the daemon may."""
+    """A pinned worker and its replacement run on their slot's core only. Spares and unpinned workers may use all."""
     _, backends = network.pool()
     allowed = set(usable_cores())
     first = open_listener(Endpoint("127.0.0.1", 0))
@@ -69,9 +69,9 @@ async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
         await workers.stop()
 
 
-@only_where_it_can
-async def test_a_core_that_is_gone_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
-    """The worker forwards unpinned, and the log says so."""
+@needs_pinning
+async def test_a_missing_core_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+    """If its core does not exist, a worker forwards without pinning, and the log reports it."""
     sockets, backends = network.pool()
     place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
     workers = Workers([place], "asyncio", Desk(orders(backends)))
@@ -84,8 +84,8 @@ async def test_a_core_that_is_gone_does_not_stop_forwarding(network: Network, ca
     assert "could not be pinned to core 1000000" in caplog.text
 
 
-def test_where_nobody_can_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for where the system cannot: an error that names the key, before the first socket."""
+def test_a_system_that_cannot_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system cannot pin, preflight() raises an error that names the key, before the first socket is opened."""
     path = tmp_path / "qlb.yaml"
     monkeypatch.setattr(preflight, "_CAN_PIN", False)
     path.write_text(TEXT % "false")
@@ -95,8 +95,8 @@ def test_where_nobody_can_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         preflight.preflight(load(path).config)
 
 
-def test_cores_where_nobody_tells_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number is all there is to know, and one is the least."""
+def test_cores_without_sched_getaffinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sched_getaffinity, the cores are counted from 0. The least is one core."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert usable_cores() == (0, 1, 2)
