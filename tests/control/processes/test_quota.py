@@ -22,7 +22,7 @@ def _v2(folder: Path, group: str, *, root: str = "/", name: str = "cg") -> Path:
 
 
 def _v1(folder: Path, group: str, *, root: str = "/") -> Path:
-    """Describe a process in a group of hierarchies of version 1. Return the folder of the CPU controller's hierarchy."""
+    """Describe a process in a group of version 1 hierarchies. Return the folder of the CPU controller's hierarchy."""
     mounted = folder / "cpu,cpuacct"
     mounted.mkdir(exist_ok=True)
     lines = (

@@ -216,7 +216,7 @@ def test_the_inodes_of_inherited_sockets(stack: ExitStack) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these timestamps")
 @pytest.mark.parametrize("option", [29, 35, 37])
 def test_timestamps_of_a_unit_are_turned_off(stack: ExitStack, option: int) -> None:
-    """SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING are turned off: planes have no room for their control messages."""
+    """SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING are turned off: planes have no room for control messages."""
     sock = stack.enter_context(open_listener(ANY))
     sock.setsockopt(socket.SOL_SOCKET, option, 1 << 4 if option == 37 else 1)
     assert sock.getsockopt(socket.SOL_SOCKET, option)

@@ -270,7 +270,7 @@ async def test_one_at_a_time(config: Path) -> None:
 async def test_processes_that_cannot_be_upgraded(
     monkeypatch: pytest.MonkeyPatch, config: Path, pid: int, command: Sequence[str], why: str
 ) -> None:
-    """An upgrade is refused for process 1 of a container, for a daemon with demo servers, and for one that is ending."""
+    """An upgrade is refused for process 1 of a container, for one with demo servers, and for one that is ending."""
     async with _running(config, _followed_by(*command)) as supervisor:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: pid)
