@@ -37,7 +37,7 @@ def test_a_change_counts_when_it_has_settled(tmp_path: Path) -> None:
     path.write_text("abc")
     assert not watch.has_changed()
     assert watch.has_changed()
-    assert watch.has_changed(), "a change counts until it is read"
+    assert watch.has_changed(), "a change was forgotten before it was read"
     _read_now(watch, path)
     assert not watch.has_changed()
 
@@ -173,7 +173,7 @@ def test_the_files_of_a_configuration(tmp_path: Path) -> None:
 
 
 def test_a_file_that_never_rests(tmp_path: Path) -> None:
-    """A file that keeps changing does not count as changed, so that it is never read half-written."""
+    """A file that changes again and again does not count as changed, so that it is never read half-written."""
     path = tmp_path / "x"
     watch = FileWatch.now([path])
     for number in range(5):

@@ -111,7 +111,7 @@ def forwarded_to(desired: Desired) -> list[str]:
 
 
 async def test_an_excluded_backend_gets_no_packets_at_all(desired: Desired) -> None:
-    """An excluded backend gets no packets, not even by server ID, and no probes. It keeps its index for later."""
+    """An excluded backend gets no packets, not even by server ID, and no probes. It retains its index."""
     assert forwarded_to(desired) == ["a", "b"]
     before = desired.names
     machine_of(desired).own.add("10.0.0.1")
@@ -140,7 +140,7 @@ async def test_commands_for_an_excluded_backend(desired: Desired, tmp_path: Path
 
 @pytest.mark.parametrize("leaves", [False, True])
 def test_discovered_backends(desired: Desired, leaves: bool) -> None:
-    """A discovered backend is excluded at once, and also while it leaves, since packets with its ID still arrive."""
+    """A discovered backend is excluded at once, and also while it drains, since packets with its ID still arrive."""
     machine_of(desired).own.add("10.0.0.3")
     desired.found("pool", [C])
     if leaves:

@@ -23,7 +23,7 @@ def names(members: Members, own: list[Backend] | None = None) -> dict[str, str]:
 
 
 def test_a_removed_backend_drains_until_it_is_quiet() -> None:
-    """A removed backend drains and leaves after its last packet. One that never got a packet leaves at once."""
+    """A backend without a source drains until it is silent, and is then deleted. Without any packet, this is at once."""
     members, silence_s = Members(), {"pool-10.0.0.1": 3.0, "pool-10.0.0.2": None}
     members.found("pool", found("10.0.0.1", "10.0.0.2", "10.0.0.3"))
     members.found("pool", found("10.0.0.3"))
@@ -77,7 +77,7 @@ def test_server_ids_that_no_configuration_decodes() -> None:
     ],
 )
 def test_the_configuration_wins(own: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """A discovered backend with a name or server ID of the configuration is left out, with one warning."""
+    """A discovered backend with a name or server ID of the configuration is ignored, with one warning."""
     members = Members()
     members.found("pool", found("10.0.0.1", ids={1: (b"ab",)}))
     for _ in range(2):
@@ -91,15 +91,15 @@ def test_the_configuration_wins(own: Backend, caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_new_backend_may_have_the_server_id_of_a_draining_one() -> None:
-    """A new backend may have the server ID of a draining one, which is then left out."""
+    """A new backend may have the server ID of a draining one, which is then ignored."""
     members = Members()
     members.found("pool", found("10.0.0.1", ids={1: (b"ab",)}))
     members.found("pool", found("10.0.0.2", ids={1: (b"ab",)}))
     assert names(members) == {"pool-10.0.0.2": "active"}
 
 
-def test_the_next_process_knows_the_members() -> None:
-    """The next process starts with the members of the old one, draining ones included, until sources answer."""
+def test_the_new_process_knows_the_members() -> None:
+    """The new process starts with the members of the old one, draining ones included, until sources answer."""
     before = Members()
     before.follow({"pool": True, "file": False})
     before.found("pool", found("10.0.0.1", "10.0.0.2"))
@@ -145,7 +145,7 @@ def test_several_ports_on_one_address(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_server_id_stays_with_the_port_that_has_it() -> None:
-    """A port retains its server ID while its connections may live. After it has left, the first port gets the ID."""
+    """A port retains its server ID while its connections may live. Then the first port gets the ID."""
     members = Members()
     members.follow({"pool": True})
     members.found("pool", at(4002, 4003))
@@ -159,7 +159,7 @@ def test_a_server_id_stays_with_the_port_that_has_it() -> None:
 
 
 def test_another_port_beside_one_of_the_configuration() -> None:
-    """A discovered port beside a configured one serves without a server ID. The same port is left out."""
+    """A discovered port beside a configured one serves without a server ID. The same port is ignored."""
     own = [Backend("own:own", Endpoint("10.0.7.1", 4001), {1: (bytes((7, 1)),)})]
     members = Members()
     members.follow({"pool": True})
@@ -177,7 +177,7 @@ def test_two_sources_that_find_the_same_endpoint() -> None:
 
 
 def test_a_server_with_two_addresses_has_the_ids_of_both() -> None:
-    """A server with two addresses has the IDs of both, because it may use either. The next process knows both too."""
+    """A server with two addresses has the IDs of both, because it may use either. The new process knows both too."""
     before = Members()
     before.follow({"pool": True})
     before.found("pool", [Backend("pool-a", Endpoint("10.0.7.1", 4433), other_hosts=("2001:db8::5",))])

@@ -162,7 +162,7 @@ def test_the_ring_is_reused(desired: Desired) -> None:
 
 
 def test_removed_config_ids_are_known_after_a_restart(desired: Desired, path: Path) -> None:
-    """The next process knows the removed config IDs, so that it recognises their packets for a while."""
+    """The new process knows the removed config IDs, so that it recognises their packets for a while."""
     fingerprint = desired.orders.snapshot.configs[1].codec.params.fingerprint  # type: ignore[union-attr]
     remembered = desired.remembered(())
     assert remembered.former == {"1": fingerprint}
@@ -175,7 +175,7 @@ def test_removed_config_ids_are_known_after_a_restart(desired: Desired, path: Pa
 
 
 def test_a_released_index_gets_another_name(desired: Desired, path: Path) -> None:
-    """When a name is forgotten, its health verdict is too, and another name may get the index."""
+    """The health verdict of a forgotten name is forgotten too, and a new name may get its index."""
     desired.set_health("a", False)
     path.write_text(TEXT.replace("name: a,", "name: c,"))
     _reload(desired, path)
@@ -192,7 +192,7 @@ def test_a_released_index_gets_another_name(desired: Desired, path: Path) -> Non
 def test_discovered_backends_beyond_the_room_are_left_out(
     desired: Desired, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Discovered backends beyond the maximum are left out until indexes are free. Configured ones come first."""
+    """Discovered backends beyond the maximum are ignored until indexes are free. Configured ones come first."""
     monkeypatch.setattr(backends_module, "MAX_BACKENDS", 3)
     found = [Backend(name, Endpoint("192.0.2.1", 443)) for name in ("x", "y")]
     desired.found("pool", found)

@@ -41,7 +41,7 @@ class Daemon:
         self.why = ""
         self.notified = 0
         self.attempts = 0
-        self.taken = 0
+        self.applied = 0
         self.error: QlbError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -66,7 +66,7 @@ class Daemon:
             self.desired.take(loaded)
         else:
             self.desired.take_same(loaded)
-        self.taken += 1
+        self.applied += 1
         return reloads.TakenOver(found)
 
     async def tell_engine(self) -> Sequence[str]:
@@ -133,7 +133,7 @@ async def test_a_removal_waits_and_is_tried_again(path: Path, caplog: pytest.Log
         assert daemon.notified == 1
         assert found.problems == (B_IS_BUSY.text,)
         daemon.against = ()
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         assert daemon.states == {"a": "active"}
         assert (found.problems, found.retry_s, daemon.desired.leaving) == ((), None, frozenset())
 
@@ -160,7 +160,7 @@ async def test_a_backend_that_returns_does_not_drain(path: Path, caplog: pytest.
         path.write_text(WITHOUT_B)
         await _until(lambda: daemon.states["b"] == "draining")
         path.write_text(TEXT)
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         assert daemon.states == {"a": "active", "b": "active"}
         assert "backend no longer drains for a reload" in caplog.text
 
@@ -197,8 +197,8 @@ async def test_a_missing_key_file_that_appears(path: Path, caplog: pytest.LogCap
         (keys / "h.hex").touch(mode=0o600)
         await _until(lambda: "is empty" in "".join(found.problems))
         (keys / "h.hex").write_text("00" * 16)
-        await _until(lambda: daemon.taken == 1)
-        assert len(_refusals(caplog)) == 2, "one log line for each reason"
+        await _until(lambda: daemon.applied == 1)
+        assert len(_refusals(caplog)) == 2, "there is not one log line for each reason"
 
 
 async def test_a_key_file_whose_mode_is_corrected(path: Path) -> None:
@@ -210,7 +210,7 @@ async def test_a_key_file_whose_mode_is_corrected(path: Path) -> None:
         path.write_text(TEXT + "fallback: {hash_key_file: h.hex}\n")
         await _until(lambda: "open to everybody" in "".join(found.problems))
         key.chmod(0o600)
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
 
 
 async def test_a_problem_of_this_machine_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ async def test_a_problem_of_this_machine_is_tried_again(path: Path, monkeypatch:
         path.write_text(WITHOUT_B)
         await _until(lambda: daemon.attempts > 3)
         daemon.error = None
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
 
 
 async def test_without_reload_on_change_a_refusal_is_an_answer(path: Path) -> None:
@@ -236,7 +236,7 @@ async def test_without_reload_on_change_a_refusal_is_an_answer(path: Path) -> No
             await asyncio.sleep(0.001)
         assert (daemon.attempts, found.retry_s, daemon.desired.leaving) == (1, None, frozenset())
         assert (await found.request(force=True)).ok
-        assert daemon.attempts == 1, "a forced reload is not checked for objections"
+        assert daemon.attempts == 1, "a forced reload was checked for objections"
 
 
 async def test_operators_are_answered_and_logged_each_time(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,11 +266,11 @@ async def test_two_thousand_signals_are_two_reloads(path: Path, monkeypatch: pyt
     monkeypatch.setattr(reloads, "CALM_S", 3600.0)
     async with _following(path) as (daemon, found):
         found.signal()
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         monkeypatch.setattr(reloads, "CALM_S", 0.05)
         for _ in range(2000):
             found.signal()
-        await _until(lambda: daemon.taken == 2)
+        await _until(lambda: daemon.applied == 2)
         await asyncio.sleep(0)
         assert daemon.attempts == 2
 
@@ -280,7 +280,7 @@ async def test_signals_that_never_pause(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reloads, "CALM_S", 0.01)
     monkeypatch.setattr(reloads, "MAX_STORM_S", 0.05)
     async with _following(path) as (daemon, found):
-        while daemon.taken < 3:
+        while daemon.applied < 3:
             found.signal()
             await asyncio.sleep(0)
 

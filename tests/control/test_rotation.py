@@ -239,7 +239,7 @@ def test_a_worker_that_is_behind_delays_issuing() -> None:
     status = {"uptime_s": 1.0, "cid_configs": [row], "unconfigured_cids": []}
     workers = [{"index": 0, "up_to_date": True}, {"index": 1, "up_to_date": False}]
     assert list(against_issuing(found, staged, [read_balancer("edge", status)])) == [], (
-        "a status of an older release has no workers"
+        "a status without workers, of an older release, was refused"
     )
     (reason,) = against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])
     assert reason == "edge: worker 1 has not taken the configuration yet"

@@ -164,7 +164,7 @@ def test_nothing_to_abort(path: Path) -> None:
         RotationSteps(path, one_balancer(path)).abort()
 
 
-def test_a_link_stays_one(path: Path) -> None:
+def test_a_link_stays_a_link(path: Path) -> None:
     """If the configuration is a symbolic link, the link stays, and the file behind it is replaced."""
     real = path.rename(path.with_name("real.yaml"))
     path.symlink_to(real.name)

@@ -50,7 +50,7 @@ def test_a_cause_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> Non
     assert len(caplog.records) == 1
     now_s[0] += REPEAT_S
     watch.look(workers, rows_of(workers), BACKENDS)
-    assert len(caplog.records) == 1, "no new send was refused"
+    assert len(caplog.records) == 1, "an event was logged although no new send was refused"
     workers[0].count_send_error(SEND_ERROR_KINDS.index("not_permitted"), index=2)
     watch.look(workers, rows_of(workers), BACKENDS)
     assert len(caplog.records) == 2
@@ -66,7 +66,7 @@ def test_too_large_datagrams_name_their_size_and_the_mtu(caplog: pytest.LogCaptu
     assert sys.platform != "linux" or record.path_mtu > 1452  # type: ignore[attr-defined]
 
 
-def test_clients_have_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_sends_to_clients_have_their_own_line(caplog: pytest.LogCaptureFixture) -> None:
     """Refused sends to clients get their own line, because they are not a backend's fault."""
     worker = Counters(bytearray(SIZE_BYTES))
     worker.count_send_error(SEND_ERROR_KINDS.index("unreachable"))

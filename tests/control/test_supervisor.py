@@ -69,15 +69,15 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
     async with _running(supervisor):
         assert supervisor.engine is not None
-        places = supervisor.engine.places
-        with standing_still(*(place.process.pid for place in places if place.process)):
-            for place in places:
-                place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        slots = supervisor.engine.places
+        with standing_still(*(slot.process.pid for slot in slots if slot.process)):
+            for slot in slots:
+                slot.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             for _ in range(100):  # each client is another flow, so that both sockets get packets
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                     for _ in range(10):
                         client.sendto(bytes(100), supervisor.listen[0])
-            dropped = [place.drops[0].read() or 0 for place in places]
+            dropped = [slot.drops[0].read() or 0 for slot in slots]
             assert min(dropped) > 0
             assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
     assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
@@ -99,7 +99,7 @@ async def test_a_smaller_receive_buffer_is_logged_once(
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
-    assert " to 4194304" in caplog.text, "the plain number, as sysctl expects it"
+    assert " to 4194304" in caplog.text, "the warning lacks the plain number for sysctl"
 
 
 async def test_limits_are_logged_once_and_again_when_they_change(
@@ -115,7 +115,7 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().sessions_max == 4000, "the sum of both workers"
+        assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
         assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
@@ -225,9 +225,9 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
         assert supervisor.engine is not None
         while supervisor.engine.behind:
             await asyncio.sleep(0.01)
-        (place,) = supervisor.engine.places
-        assert place.process is not None
-        with standing_still(place.process.pid):
+        (slot,) = supervisor.engine.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):
             path = tmp_path / "qlb.yaml"
             path.write_text(path.read_text().replace("127.0.0.1:9", "127.0.0.1:10"))
             outcome = await supervisor.reload()

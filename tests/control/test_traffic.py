@@ -69,7 +69,7 @@ def test_rates_add_up_workers_and_routes(traffic: Traffic, workers: list[Counter
     assert (traffic.config_rate(1), traffic.config_rate(2), traffic.config_rate(3)) == (15.0, 5.0, 0.0)
 
 
-def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+def test_a_rate_covers_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
     """A rate covers the last seconds only. Packets before that window do not count."""
     traffic.note(NAMES[:1])
     _count(workers[0], clock, 1, 0, 1000)
@@ -80,7 +80,9 @@ def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters]
     assert traffic.backend_rate("a") == pytest.approx(3 / INTERVAL_S, rel=0.2)
 
 
-def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+def test_a_silence_begins_with_the_last_packet_of_all_workers(
+    traffic: Traffic, workers: list[Counters], clock: Clock
+) -> None:
     """A silence begins with the last packet of any worker. For a CID config, only packets by its own IDs count."""
     _count(workers[0], clock, 1, 0)
     clock.now_s += 10

@@ -43,7 +43,7 @@ async def envoys(names: Sequence[str], params: CidParams, origin: Address, folde
         found = []
         for name in names:
             server_id = server_id_of(name, params)
-            assert server_id is not None, "params are given"
+            assert server_id is not None, "params are missing"
             server = Server(name, server_id, ("127.0.0.1", free_port()))
             await stack.enter_async_context(_envoy(server, params, origin, folder))
             found.append(server)

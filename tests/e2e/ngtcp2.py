@@ -26,7 +26,7 @@ _OUTPUT_BYTES: Final = 4_000
 
 
 class Mode(StrEnum):
-    """How the client changes its own address."""
+    """The way in which the client changes its own address."""
 
     STAY = "stay"
     MIGRATE = "migrate"

@@ -60,7 +60,7 @@ async def test_answers_come_from_the_clients_destination(tmp_path: Path, listen:
                 assert source == (host, port)
         found = await on.daemon.settled()
         assert found.total("qlb_sessions") == len(on.servers) * len(hosts), (
-            "the service's address is part of the 4-tuple"
+            "sessions do not differ by the service's address"
         )
 
 

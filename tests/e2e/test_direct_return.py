@@ -172,7 +172,7 @@ async def test_answers_go_directly_to_clients(tmp_path: Path, mode: str, family:
         found = await stage.daemon.settled()
         assert found.total("qlb_packets_forwarded_total", route="cid") > 10 * CONNECTIONS
         dropped = {reason for reason, n in found.by("qlb_packets_dropped_total", "reason").items() if n}
-        assert dropped <= {"too_big"}, "only ngtcp2's search for the path MTU may lose packets"
+        assert dropped <= {"too_big"}, "packets were dropped that ngtcp2's search for the path MTU does not explain"
         assert received["lb"] == 0
         assert received.total() >= sum(mapping.down for port in stage.nat.ports for mapping in port.mappings) > 0
         assert all(port.strays == [] for port in stage.nat.ports)
@@ -303,7 +303,7 @@ async def test_interfaces_that_accept_no_redirects(
 
 
 async def test_demo_backends(tmp_path: Path) -> None:
-    """With demo servers and `qlb decap` on two hosts, `qlb get` on a third stays on one server when its address changes."""
+    """With `qlb decap` and demo servers on two hosts, a client stays on one server when its address changes."""
     with _network() as made:
         config = {
             "listen": [f"{SERVICES[4]}:{PORT}"],

@@ -46,10 +46,10 @@ async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Registry:
-    """A fake registry. source: keys of the configuration. have: sets the hosts. fail: makes requests fail."""
+    """A fake registry. source: keys of the configuration. set_hosts: changes the hosts. fail: makes requests fail."""
 
     source: dict[str, Any]
-    have: Callable[[Sequence[str]], Awaitable[None]]
+    set_hosts: Callable[[Sequence[str]], Awaitable[None]]
     fail: Callable[[], None]
 
 
@@ -59,11 +59,11 @@ async def dns_registry(_folder: Path, port: int) -> AsyncIterator[Registry]:
     async with dns_server() as dns:
         dns.ttl_s = {"A": 0}
 
-        async def have(hosts: Sequence[str]) -> None:
+        async def set_hosts(hosts: Sequence[str]) -> None:
             dns.records = {(NAME, "A"): list(hosts)}
 
         source = {"dns": "agents.test", "port": str(port), "resolvers": [str(dns.address)]}
-        yield Registry(source, have, lambda: dns.mood.update({NAME: "broken"}))
+        yield Registry(source, set_hosts, lambda: dns.mood.update({NAME: "broken"}))
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ async def kubernetes_registry(folder: Path, port: int) -> AsyncIterator[Registry
     async with api_server(folder) as api:
         ports = [QUIC | {"port": port}]
 
-        async def have(hosts: Sequence[str]) -> None:
+        async def set_hosts(hosts: Sequence[str]) -> None:
             before = [one["addresses"][0] for one in api.slices.get("agents", {}).get("endpoints", ())]
             ending = [host for host in before if host not in hosts]
             await api.put("agents", dict.fromkeys(hosts, READY) | dict.fromkeys(ending, ENDING), ports=ports)
@@ -81,7 +81,7 @@ async def kubernetes_registry(folder: Path, port: int) -> AsyncIterator[Registry
             api.mood = dict.fromkeys(("list", "watch"), "broken")
             api.hang_up()
 
-        yield Registry({"kubernetes": "voice/agents", "kubeconfig": str(api.write_kubeconfig(folder))}, have, fail)
+        yield Registry({"kubernetes": "voice/agents", "kubeconfig": str(api.write_kubeconfig(folder))}, set_hosts, fail)
 
 
 @pytest.mark.parametrize("registry", [dns_registry, kubernetes_registry])
@@ -100,7 +100,7 @@ async def test_a_pool_grows_and_shrinks(
         for (server,) in (first, second, third):
             assert server.rotation is not None
             server.rotation.rotate(CidGenerator(PARAMS, ipaddress.ip_address(server.address[0]).packed))
-        await found.have(HOSTS[:2])
+        await found.set_hosts(HOSTS[:2])
         every = {
             "name": "agents",
             "networks": ["127.0.1.0/24"],
@@ -120,7 +120,7 @@ async def test_a_pool_grows_and_shrinks(
 
                 async with in_progress(clients()) as early:
                     await early.until_more()
-                    await found.have(HOSTS[1:])
+                    await found.set_hosts(HOSTS[1:])
                     await until_pool(daemon, n1="draining", n2="active", n3="active")
                     nat.rebind_all()
                     async with in_progress(clients()) as late:

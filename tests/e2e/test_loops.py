@@ -51,7 +51,7 @@ def test_an_address_that_comes_and_goes(tmp_path: Path, plane: str) -> None:
             await daemon.until(lambda metrics: excluded(metrics) == {"in-a-file"})
             subprocess.run(["ip", "addr", "add", "10.0.0.7/32", "dev", "lo"], check=True)
             await daemon.until(lambda metrics: excluded(metrics) == {"in-a-file", "moving"})
-            await daemon.command("undrain", SAFE.name)  # waits for the worker, whose state the metrics are ahead of
+            await daemon.command("undrain", SAFE.name)  # returns when the worker is up to date too
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 for server in (MOVING, IN_A_FILE, SAFE):
                     cid = codec.encode(server.server_id, bytes(PARAMS.nonce_length))

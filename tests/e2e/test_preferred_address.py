@@ -109,7 +109,7 @@ async def test_a_client_that_stays(tmp_path: Path) -> None:
 
 
 async def test_a_browser_follows(tmp_path: Path) -> None:
-    """Chromium, whose own IDs are empty, moves to the site. Its connection continues after the anycast node is killed."""
+    """Chromium, whose own IDs are empty, moves to the site. Its connection survives the end of the anycast node."""
     async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
         scene.gates.open(GATE)
         async with browser(tmp_path / "profile", *trusting(scene.certificate, scene.address)) as window:
@@ -121,4 +121,4 @@ async def test_a_browser_follows(tmp_path: Path) -> None:
                 if anycast_lives:
                     await scene.anycast.kill()
             await scene.anycast.start()
-        assert sum(server.accepted for server in scene.servers) == 1, "it has connected more than once"
+        assert sum(server.accepted for server in scene.servers) == 1, "the browser has connected more than once"

@@ -97,7 +97,7 @@ async def test_a_backend_is_added_drained_and_removed(tmp_path: Path, reload: Re
                 accepted = newcomer.accepted
                 async with in_progress(scene.addresses(CALLS)) as late_calls:
                     await all_move(scene, old_calls, new_calls, late_calls)
-                assert newcomer.accepted == accepted, "a draining backend gets no new connections"
+                assert newcomer.accepted == accepted, "a draining backend got a new connection"
                 scene.daemon.write(scene.config(**QUIET))
                 code, output = await scene.daemon.command("reload")
                 assert (code, "'agent-d' still gets packets" in output) == (1, True), output

@@ -55,7 +55,7 @@ async def load_server_config(daemon: Daemon, server: QuicServerBehind) -> None:
 
 
 async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
-    """Each step of a rotation is refused until it is safe, and then done, under load on both balancers. No call is lost."""
+    """Under load on both balancers, each step is refused until it is safe, and then done. No connection is lost."""
     async with (
         stage(tmp_path, may_log_errors=True, **QUIET) as scene,
         another_balancer(tmp_path / "second", scene) as (second, second_service),

@@ -130,7 +130,7 @@ async def test_drains_survive_an_upgrade(tmp_path: Path) -> None:
 
 
 async def test_a_new_process_that_cannot_start(tmp_path: Path) -> None:
-    """An invalid configuration or an address in use is refused with the reason, and the old process goes on."""
+    """An invalid configuration or an address in use is refused with the reason, and the old process continues."""
     async with stage(tmp_path, may_log_errors=True) as scene, talking(scene) as calls:
         daemon, taken = scene.daemon, ("127.0.0.1", free_port())
         old = daemon.pid

@@ -64,12 +64,12 @@ async def test_headless_calls_lose_no_frame(tmp_path: Path) -> None:
         assert {call.sent for call in calls} == {PROMPTS * PROMPT_FRAMES}
         assert [(call.heard.missing, call.by_agent["missing"]) for call in calls] == [(0, 0)] * CALLS
         assert [call.by_agent["agent"] for call in calls] == [call.agent for call in calls]
-        assert min(call.heard.received for call in calls) > PROMPTS * PROMPT_FRAMES, "answers contain prompt and name"
+        assert min(call.heard.received for call in calls) > PROMPTS * PROMPT_FRAMES, "the answers lack the agent's name"
         assert demo.port.changes >= CALLS * 5
         assert (await status(demo))["outcomes"]["cid_config_1"] > CALLS * PROMPT_FRAMES
 
 
-async def test_nat_is_another_address_each_time(tmp_path: Path) -> None:
+async def test_each_rebind_uses_another_address(tmp_path: Path) -> None:
     """Consecutive source addresses differ, and no pair of address and port occurs twice."""
     async with asyncio.timeout(LIMIT_S), voice_demo(tmp_path) as demo, rebinding(demo.port, PERIOD_S):
         async with calling(demo.port.address) as call:
@@ -109,7 +109,7 @@ async def test_chromium_loses_no_frame(tmp_path: Path) -> None:
         assert packets == {name: packets[agent] if name == agent else 0 for name in packets}
 
 
-async def test_chromium_takes_the_microphone(tmp_path: Path) -> None:
+async def test_chromium_uses_the_microphone(tmp_path: Path) -> None:
     """Audio from the microphone, here the browser's own beeps, reaches the agent and is sent back."""
     async with (
         asyncio.timeout(LIMIT_S),

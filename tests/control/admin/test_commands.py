@@ -117,7 +117,7 @@ async def test_upgrade(stage: Stage) -> None:
 
 
 async def test_upgrade_refused(stage: Stage) -> None:
-    """The response contains the reason, and the old process goes on."""
+    """The response contains the reason, and the old process continues."""
     stage.daemon.upgrade_outcome = UpgradeOutcome(ok=False, pid=11, problems=("no",))
     assert await post(stage, "/upgrade") == (422, {"ok": False, "pid": 11, "problems": ["no"], "warnings": []})
 

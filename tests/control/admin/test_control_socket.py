@@ -142,7 +142,7 @@ async def test_only_the_daemons_own_file_is_removed(path: Path) -> None:
     control.close()
 
 
-async def test_of_two_that_start_together_one_wins(path: Path) -> None:
+async def test_of_two_daemons_that_start_together_one_wins(path: Path) -> None:
     """Both daemons find the same dead socket. One replaces it; the other finds the first one running."""
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:

@@ -26,7 +26,7 @@ def test_the_policy_allows_this_script_and_this_style_alone() -> None:
     assert "unsafe" not in PAGE_POLICY
 
 
-def test_nothing_comes_from_elsewhere() -> None:
+def test_the_page_loads_nothing_from_elsewhere() -> None:
     """The page contains only its own paths. It has no inline handlers or styles, which the policy would block."""
     assert "//" not in re.sub(r"^\s*//.*$", "", PAGE, flags=re.MULTILINE)
     assert not re.search(r"\s(on\w+|style|src)=", PAGE)

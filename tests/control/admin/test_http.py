@@ -251,7 +251,7 @@ async def test_an_answer_that_is_not_read_is_idle(full: Stage) -> None:
         assert await ask(peer) == 200
 
 
-async def test_commands_that_are_under_way_are_not_closed(full: Stage) -> None:
+async def test_running_commands_are_not_closed(full: Stage) -> None:
     """Connections with a running command are not closed, even at the limit. /readyz is still answered."""
     finish, called = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -288,7 +288,7 @@ async def test_the_number_of_running_commands_is_limited(full: Stage, monkeypatc
     finish.set()
 
 
-async def test_one_address_has_a_share(tmp_path: Path) -> None:
+async def test_one_address_has_a_limit(tmp_path: Path) -> None:
     """At its limit, an address loses its own oldest connection. Clients of the control socket have no such limit."""
     daemon = FakeDaemon()
     server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=crowded(per_peer=2))
@@ -314,6 +314,6 @@ async def test_one_address_has_a_share(tmp_path: Path) -> None:
         (None, None),
     ],
 )
-def test_the_share_is_of_an_address_or_of_a_network(name: object, peer: str | None) -> None:
+def test_the_limit_counts_an_address_or_a_network(name: object, peer: str | None) -> None:
     """The limit counts an IPv4 address, or an IPv6 /64 network: one host can use all of its addresses."""
     assert http_module._peer(name) == peer

@@ -66,7 +66,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 async def test_a_control_socket_in_use(stage: Stage) -> None:
-    """The second daemon does not start and frees its TCP port. The first daemon goes on."""
+    """The second daemon does not start and frees its TCP port. The first daemon continues."""
     second = new_server()
     with pytest.raises(QlbError, match=r"a daemon answers at .* already"):
         await second.start(("127.0.0.1", 0), stage.socket)

@@ -22,7 +22,7 @@ def orders(revision: int) -> Orders:
 
 
 async def test_orders_that_the_kernel_refuses_do_not_count_as_applied() -> None:
-    """Orders that the kernel refuses do not count as applied, because the removal of a backend waits for them."""
+    """Orders that the kernel refuses do not count as applied, because a backend in them may not be removed yet."""
     engine = KernelEngine(load_text(TEXT, Path("qlb.yaml")).config, lambda: orders(1))
     assert engine.applied == 0
 

@@ -29,9 +29,9 @@ needs_pinning = pytest.mark.skipif(
 )
 
 
-def _cores_of(place: Place) -> set[int]:
-    assert place.process is not None
-    return set(os.sched_getaffinity(place.process.pid))
+def _cores_of(slot: Place) -> set[int]:
+    assert slot.process is not None
+    return set(os.sched_getaffinity(slot.process.pid))
 
 
 @pytest.mark.parametrize(("pinned", "cpus"), [("true", [4, 6, 4]), ("false", [None, None, None])])
@@ -42,10 +42,10 @@ def test_slots_go_round_the_cores(
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
     monkeypatch.setattr("qlb.control.processes.places.usable_cores", lambda: (4, 6))
-    places = open_places(load(path).config, Inherited())
-    assert [place.cpu for place in places] == cpus
-    for place in places:
-        place.close()
+    slots = open_places(load(path).config, Inherited())
+    assert [slot.cpu for slot in slots] == cpus
+    for slot in slots:
+        slot.close()
 
 
 @needs_pinning
@@ -54,16 +54,16 @@ async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
     _, backends = network.pool()
     allowed = set(usable_cores())
     first = open_listener(Endpoint("127.0.0.1", 0))
-    places = [Place(0, [first], cpu=max(allowed)), Place(1, [open_listener(bound_endpoint(first))])]
-    workers = Workers(places, "asyncio", Desk(orders(backends)))
+    slots = [Place(0, [first], cpu=max(allowed)), Place(1, [open_listener(bound_endpoint(first))])]
+    workers = Workers(slots, "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
         for restarts in range(2):
-            assert [_cores_of(place) for place in places] == [{max(allowed)}, allowed]
+            assert [_cores_of(slot) for slot in slots] == [{max(allowed)}, allowed]
             assert set(os.sched_getaffinity(workers.spares[0].pid)) == allowed
-            assert places[0].process is not None
-            os.kill(places[0].process.pid, signal.SIGKILL)
-            await _until(lambda n=restarts: places[0].restarts == n + 1 and places[0].applied > 0)
+            assert slots[0].process is not None
+            os.kill(slots[0].process.pid, signal.SIGKILL)
+            await _until(lambda n=restarts: slots[0].restarts == n + 1 and slots[0].applied > 0)
             await _until(lambda: len(workers.spares) == 2)
     finally:
         await workers.stop()
@@ -73,11 +73,11 @@ async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
 async def test_a_missing_core_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     """If its core does not exist, a worker forwards without pinning, and the log reports it."""
     sockets, backends = network.pool()
-    place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
-    workers = Workers([place], "asyncio", Desk(orders(backends)))
+    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
+    workers = Workers([slot], "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
-        network.socket().sendto(TO_B0, bound_endpoint(place.listeners[0]))
+        network.socket().sendto(TO_B0, bound_endpoint(slot.listeners[0]))
         assert (await receive(sockets[0]))[0] == TO_B0
     finally:
         await workers.stop()

@@ -93,7 +93,7 @@ def test_the_smallest_of_nested_groups_decides(tmp_path: Path) -> None:
         ("/../other", "/", ""),
     ],
 )
-def test_where_containers_see_their_group(tmp_path: Path, group: str, root: str, at: str) -> None:
+def test_the_groups_of_containers(tmp_path: Path, group: str, root: str, at: str) -> None:
     """The group of a container is found in both versions of the hierarchy."""
     _set_v2(_v2(tmp_path, group, root=root) / at, "100000 100000")
     assert auto_workers(8, tmp_path) == 1

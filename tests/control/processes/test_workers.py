@@ -71,8 +71,8 @@ async def test_two_workers_forward(network: Network) -> None:
         for _ in range(30):
             await _send(network.socket(), service)
             assert (await receive(sockets[0]))[0] == TO_B0
-        await _until(lambda: sum(place.counters.slots[OUTCOME + 1] for place in workers.places) == 30)
-        assert all(place.counters.slots[PACKETS_RECEIVED] for place in workers.places)
+        await _until(lambda: sum(slot.counters.slots[OUTCOME + 1] for slot in workers.places) == 30)
+        assert all(slot.counters.slots[PACKETS_RECEIVED] for slot in workers.places)
 
 
 async def test_new_orders_reach_every_worker(network: Network) -> None:
@@ -93,18 +93,18 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
     sockets, backends = network.pool()
     client = network.socket()
     async with working(Desk(orders(backends))) as (workers, service):
-        (place,) = workers.places
+        (slot,) = workers.places
         for round_number in range(1, 4):
-            assert place.process is not None
-            pid = place.process.pid
+            assert slot.process is not None
+            pid = slot.process.pid
             os.kill(pid, signal.SIGKILL)
             await _send(client, service)
             assert (await receive(sockets[0]))[0] == TO_B0
-            await _until(lambda n=round_number: place.restarts == n)
-            assert place.process.pid != pid
-        slots = place.counters.slots
-        await _until(lambda: slots[PACKETS_RECEIVED] == 3)
-        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
+            await _until(lambda n=round_number: slot.restarts == n)
+            assert slot.process.pid != pid
+        counts = slot.counters.slots
+        await _until(lambda: counts[PACKETS_RECEIVED] == 3)
+        await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
 
 
 @every_plane
@@ -114,17 +114,17 @@ async def test_packets_in_the_socket_outlive_its_worker(network: Network, plane:
     client = network.socket()
     stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(200)]
     async with working(Desk(orders(backends)), plane=plane) as (workers, service):
-        (place,) = workers.places
-        assert place.process is not None
-        with standing_still(place.process.pid):
+        (slot,) = workers.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):
             for datagram in stream:
                 client.sendto(datagram, service)
-            os.kill(place.process.pid, signal.SIGKILL)
+            os.kill(slot.process.pid, signal.SIGKILL)
         assert [(await receive(sockets[0]))[0] for _ in stream] == stream
-        slots = place.counters.slots
-        await _until(lambda: slots[OUTCOME + FOUR_PASS.config_id] == len(stream))
-        assert slots[PACKETS_RECEIVED] == len(stream)
-        assert place.drops[0].read() in (0, None)
+        counts = slot.counters.slots
+        await _until(lambda: counts[OUTCOME + FOUR_PASS.config_id] == len(stream))
+        assert counts[PACKETS_RECEIVED] == len(stream)
+        assert slot.drops[0].read() in (0, None)
 
 
 @every_plane
@@ -136,8 +136,8 @@ async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> No
     arrived: list[bytes] = []
     asyncio.get_running_loop().add_reader(sockets[0], lambda: arrived.append(sockets[0].recv(65535)))
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (place,) = workers.places
-        slots = place.counters.slots
+        (slot,) = workers.places
+        counts = slot.counters.slots
         for kill in range(1, 4):
             before = len(arrived)
             for number, datagram in enumerate(stream):
@@ -145,18 +145,18 @@ async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> No
                     await asyncio.sleep(0)
                 client.sendto(datagram, service)
                 if number == len(stream) // 2:
-                    assert place.process is not None
-                    os.kill(place.process.pid, signal.SIGKILL)
+                    assert slot.process is not None
+                    os.kill(slot.process.pid, signal.SIGKILL)
             await _until(lambda: arrived[-1] == stream[-1])  # queues preserve the order: all others came or are lost
-            await _until(lambda kill=kill: place.restarts == kill)
+            await _until(lambda kill=kill: slot.restarts == kill)
             came = len(arrived) - before
             assert len(set(arrived[before:])) == came
             assert len(stream) - BATCH <= came
-        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == slots[PACKETS_RECEIVED])
+        await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == counts[PACKETS_RECEIVED])
         # A killed worker may have sent packets that it had not counted as sent, or received packets that it had not
         # counted.
-        assert slots[PACKETS_RECEIVED] - slots[OUTCOME + DROP_WORKER_DIED] <= len(arrived)
-        assert 3 * (len(stream) - BATCH) <= slots[PACKETS_RECEIVED] <= 3 * len(stream)
+        assert counts[PACKETS_RECEIVED] - counts[OUTCOME + DROP_WORKER_DIED] <= len(arrived)
+        assert 3 * (len(stream) - BATCH) <= counts[PACKETS_RECEIVED] <= 3 * len(stream)
         asyncio.get_running_loop().remove_reader(sockets[0])
 
 
@@ -164,12 +164,12 @@ async def test_killed_spare_is_no_obstacle(network: Network) -> None:
     """A worker is replaced even if its spare was killed before."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
-        assert place.process is not None
+        assert slot.process is not None
         os.kill(spare.pid, signal.SIGKILL)
         await spare.wait()
-        os.kill(place.process.pid, signal.SIGKILL)
+        os.kill(slot.process.pid, signal.SIGKILL)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
 
@@ -180,11 +180,11 @@ async def test_workers_that_die_together_all_find_a_spare(network: Network) -> N
     async with working(Desk(orders(backends)), 2) as (workers, _):
         waiting = {spare.pid for spare in workers.spares}
         assert len(waiting) == 2
-        for place in workers.places:
-            assert place.process is not None
-            os.kill(place.process.pid, signal.SIGKILL)
-        await _until(lambda: all(place.restarts == 1 and place.forwards for place in workers.places))
-        assert {place.process.pid for place in workers.places if place.process} == waiting
+        for slot in workers.places:
+            assert slot.process is not None
+            os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: all(slot.restarts == 1 and slot.forwards for slot in workers.places))
+        assert {slot.process.pid for slot in workers.places if slot.process} == waiting
         await _until(lambda: len(workers.spares) == 2)
         assert waiting.isdisjoint(spare.pid for spare in workers.spares)
 
@@ -204,8 +204,8 @@ async def test_orders_that_come_during_a_replacement_are_not_lost(
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk) as (workers, service):
-        (place,) = workers.places
-        assert place.process is not None
+        (slot,) = workers.places
+        assert slot.process is not None
         assign = WorkerProcess.assign
         reloads: list[asyncio.Task[None]] = []
 
@@ -216,8 +216,8 @@ async def test_orders_that_come_during_a_replacement_are_not_lost(
             await assign(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(WorkerProcess, "assign", interrupted)
-        os.kill(place.process.pid, signal.SIGKILL)
-        await _until(lambda: place.applied == 2)
+        os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: slot.applied == 2)
         await asyncio.gather(*reloads)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
@@ -234,10 +234,10 @@ async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
         await victim.wait()
         desk.wanted = orders(backends, generation=2)
         await workers.apply(desk.wanted)
-        assert [place.applied for place in workers.places] == [2, 2]
+        assert [slot.applied for slot in workers.places] == [2, 2]
         assert workers.applied == 2
         workers.places[1].applied = 1
-        assert workers.applied == 1, "the slowest worker decides"
+        assert workers.applied == 1, "the slowest worker does not decide"
 
 
 async def test_workers_end_with_their_supervisor(network: Network) -> None:
@@ -252,10 +252,10 @@ async def test_workers_end_with_their_supervisor(network: Network) -> None:
 async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that cannot start logs the reason, and stop() still ends everything."""
     _, backends = network.pool()
-    place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
-    workers = Workers([place], "no-such-plane", Desk(orders(backends)))
+    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
+    workers = Workers([slot], "no-such-plane", Desk(orders(backends)))
     starting = asyncio.create_task(workers.start())
-    await _until(lambda: place.restarts > 0)
+    await _until(lambda: slot.restarts > 0)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await workers.stop()
@@ -268,8 +268,8 @@ async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk, 2, plane) as (first, service):
-        places = [Place(place.number, [place.listeners[0].dup()]) for place in first.places]
-        second = Workers(places, plane, desk)
+        slots = [Place(slot.number, [slot.listeners[0].dup()]) for slot in first.places]
+        second = Workers(slots, plane, desk)
         try:
             await second.start(held=True)
 
@@ -298,13 +298,13 @@ async def test_the_replacement_of_a_paused_worker_is_paused(network: Network) ->
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
         await workers.hold()
-        (place,) = workers.places
-        assert place.process is not None
-        killed = place.process.pid
+        (slot,) = workers.places
+        assert slot.process is not None
+        killed = slot.process.pid
         os.kill(killed, signal.SIGKILL)
-        await _until(lambda: place.process is not None and place.process.pid != killed and place.forwards)
+        await _until(lambda: slot.process is not None and slot.process.pid != killed and slot.forwards)
         await _send(network.socket(), service)
-        assert place.counters.slots[PACKETS_RECEIVED] == 0
+        assert slot.counters.slots[PACKETS_RECEIVED] == 0
         await workers.resume()
         await receive(sockets[0])
 
@@ -314,13 +314,13 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
     """A stopped worker is killed, and its replacement forwards the packets that waited in the socket."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (place,) = workers.places
-        assert place.process is not None
-        with standing_still(place.process.pid):  # after every thread has stopped, so that none receives the packet
+        (slot,) = workers.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):  # after every thread has stopped, so that none receives the packet
             await _send(network.socket(), service)
             assert (await asyncio.get_running_loop().sock_recv(sockets[0], 2000)) == TO_B0
-        await _until(lambda: place.restarts == 1 and place.is_fresh)
-        assert (place.hangs, workers.is_fresh) == (1, True)
+        await _until(lambda: slot.restarts == 1 and slot.is_fresh)
+        assert (slot.hangs, workers.is_fresh) == (1, True)
         await _until(lambda: len(workers.spares) == 1)
     assert "worker hangs and is killed: no thread of it can run (state T)" in caplog.text
 
@@ -329,13 +329,13 @@ async def test_a_stopped_spare_is_not_used(network: Network) -> None:
     """A stopped spare is killed, and another process gets the slot."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
-        assert place.process is not None
+        assert slot.process is not None
         with standing_still(spare.pid):
-            os.kill(place.process.pid, signal.SIGKILL)
-            await _until(lambda: place.restarts == 1 and place.applied > 0)
-            assert place.process.pid != spare.pid
+            os.kill(slot.process.pid, signal.SIGKILL)
+            await _until(lambda: slot.restarts == 1 and slot.applied > 0)
+            assert slot.process.pid != spare.pid
             assert not spare.alive
         await _until(lambda: len(workers.spares) == 1)
 
@@ -347,16 +347,16 @@ async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
     _, backends = network.pool()
     monkeypatch.setattr(WorkerProcess, "is_stopped", False)
     async with working(Desk(orders(backends))) as (workers, _):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
         await _until(lambda: spare.waits)
-        assert place.process is not None
+        assert slot.process is not None
         with standing_still(spare.pid):
-            os.kill(place.process.pid, signal.SIGKILL)
+            os.kill(slot.process.pid, signal.SIGKILL)
             async with asyncio.timeout(60):
-                while place.restarts < 2 or not place.applied:
+                while slot.restarts < 2 or not slot.applied:
                     await asyncio.sleep(0.01)
-        assert place.hangs == 1
+        assert slot.hangs == 1
         await _until(lambda: len(workers.spares) == 1)
 
 
@@ -374,7 +374,7 @@ async def test_a_worker_that_is_behind_is_named(network: Network, monkeypatch: p
             desk.wanted = orders(backends, generation=2)
             (behind,) = await workers.apply(desk.wanted)
             assert behind.startswith(f"worker 1 (process {slow.pid}) has not taken the configuration yet")
-            assert [place.is_behind for place in workers.places] == [False, True]
+            assert [slot.is_behind for slot in workers.places] == [False, True]
         await _until(lambda: workers.behind == ())
 
 

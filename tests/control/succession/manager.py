@@ -36,7 +36,7 @@ class Manager:
         return [message[field] for message in self.receive() if field in message]
 
     def descriptors(self) -> list[tuple[str, int]]:
-        """Return copies of the stored descriptors with their names, for the next process."""
+        """Return copies of the stored descriptors with their names, for a new process."""
         self.receive()
         return [(name, os.dup(one)) for name, descriptors in sorted(self.store.items()) for one in descriptors]
 

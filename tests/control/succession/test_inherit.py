@@ -76,7 +76,7 @@ def test_names() -> None:
 
 
 def test_a_socket_of_a_unit_keeps_its_name(stack: ExitStack) -> None:
-    """A socket of a systemd unit keeps its name and is not stored, so that the next process recognises it too."""
+    """A socket of a systemd unit keeps its name and is not stored, so that the new process recognises it too."""
     theirs, ours = (stack.enter_context(open_listener(ANY)) for _ in range(2))
     inherited = Inherited([_passed(theirs, "qlb.socket"), _passed(ours, listener_name(ours, 1))])
     assert (inherited.is_borrowed(theirs), inherited.is_borrowed(ours)) == (True, False)

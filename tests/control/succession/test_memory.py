@@ -1,4 +1,4 @@
-"""The memory that outlives a process of the daemon: written, read by the next process, harmless if it is invalid."""
+"""The memory that outlives a process of the daemon: written, read by the new process, harmless if it is invalid."""
 
 import os
 
@@ -9,8 +9,8 @@ from qlb.control.succession.memory import Memory, Remembered
 SOME = Remembered({"a": "draining", "b": "active"}, {"a": True, "c": False}, former={"2": "0123abcd"})
 
 
-def test_the_next_process_reads_it() -> None:
-    """The next process reads the last state through another descriptor, even if it is shorter than the one before."""
+def test_the_new_process_reads_it() -> None:
+    """The new process reads the last state through another descriptor, even if it is shorter than the one before."""
     first = Memory()
     first.write(Remembered({"a much longer name": "draining"}, {"another": True}))
     first.write(SOME)
@@ -20,7 +20,7 @@ def test_the_next_process_reads_it() -> None:
     second.close()
 
 
-def test_an_empty_one() -> None:
+def test_an_empty_memory() -> None:
     """An empty memory contains no state. After close(), write() does nothing."""
     memory = Memory()
     assert memory.read() == Remembered()

@@ -45,7 +45,7 @@ def test_without_a_manager(environ: dict[str, str]) -> None:
 
 
 def test_children_do_not_inherit_the_variables() -> None:
-    """Children do not inherit the manager's variables, but the next process gets them. leave() ends all messages."""
+    """Children do not inherit the manager's variables, but the new process gets them. leave() ends all messages."""
     environ = {"NOTIFY_SOCKET": "/a", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid()), "PATH": "/bin"}
     notifier = Notifier(environ)
     assert environ == {"PATH": "/bin"}

@@ -1,4 +1,4 @@
-"""The change from one process of the daemon to the next: by a service manager that stores sockets, or by handover."""
+"""The handover from the old process to the new one: through a service manager that stores sockets, or directly."""
 
 import asyncio
 import json
@@ -191,7 +191,7 @@ async def test_another_number_of_workers(
 
 
 async def test_another_listen_address(tmp_path: Path, config: Path, backend: socket.socket) -> None:
-    """When a listen address changes, the old sockets are closed and removed from the store, and the new ones stored."""
+    """With another listen address, the old sockets are closed and leave the store, and the new ones are stored."""
     with managing(tmp_path) as manager:
         async with _running(config, _managed(manager)):
             pass
@@ -218,10 +218,10 @@ FAILURES: Sequence[tuple[str, str]] = (
 
 
 @pytest.mark.parametrize(("program", "why"), FAILURES)
-async def test_a_next_process_that_fails(
+async def test_a_new_process_that_fails(
     monkeypatch: pytest.MonkeyPatch, config: Path, backend: socket.socket, program: str, why: str
 ) -> None:
-    """If the new process fails, it is ended and the reason returned. The old process and its control socket go on."""
+    """If the new process fails, it is ended and the reason returned. The old process and its control socket stay."""
     if "within 1 s" in why:  # the other programs may take the time that they need
         monkeypatch.setattr(module, "_NEXT_START_S", 1.0)
     monkeypatch.setattr(module, "_NEXT_FORWARDS_S", 0.5)
@@ -258,7 +258,7 @@ async def test_one_at_a_time(config: Path) -> None:
         await asyncio.sleep(0)
         assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
         assert "an upgrade is under way" in (await supervisor.reload()).problems[0]
-        supervisor.end()  # the end of this process also ends the next one
+        supervisor.end()  # the end of this process also ends the new one
         with pytest.raises(asyncio.CancelledError):
             await first
 
@@ -290,7 +290,7 @@ def test_an_upgrade_that_changes_source_ports_warns() -> None:
 
 
 async def test_a_worker_that_hangs_does_not_delay_an_upgrade(config: Path) -> None:
-    """A worker that hangs cannot confirm its pause. It does not read anyway, so the upgrade goes on after a second."""
+    """A worker that hangs cannot confirm its pause. Since it does not read, the upgrade continues after a second."""
     program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
         assert supervisor.engine is not None
