@@ -23,7 +23,7 @@ def names(members: Members, own: list[Backend] | None = None) -> dict[str, str]:
 
 
 def test_a_removed_backend_drains_until_it_is_quiet() -> None:
-    """A backend without a source drains until it is silent, and is then deleted. Without any packet, this is at once."""
+    """A backend without a source drains until it is silent. If it never got a packet, it is deleted at once."""
     members, silence_s = Members(), {"pool-10.0.0.1": 3.0, "pool-10.0.0.2": None}
     members.found("pool", found("10.0.0.1", "10.0.0.2", "10.0.0.3"))
     members.found("pool", found("10.0.0.3"))

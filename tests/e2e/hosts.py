@@ -88,7 +88,7 @@ _COMMANDS: Final = {
 
 @dataclass(frozen=True)
 class Host:
-    """One network namespace. descriptor: it is there as long as this is open."""
+    """One network namespace. It exists as long as the descriptor is open."""
 
     descriptor: int
 

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 SECONDS: Final = 12.0
 LIMIT_S: Final = 360.0
 GROWTH_KIB: Final = 16 << 10
-"""The growth of a worker's buffers that earlier cycles did not use. A leak is not limited."""
+"""Room for the parts of workers' buffers that earlier cycles did not use. A leak would exceed it."""
 
 
 async def test_everything_at_once(tmp_path: Path) -> None:
