@@ -145,7 +145,7 @@ def test_several_ports_on_one_address(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_server_id_stays_with_the_port_that_has_it() -> None:
-    """A port retains its server ID while its connections may live. Then the first port gets the ID."""
+    """A port retains its server ID while its connections may live. After that, the first port gets the ID."""
     members = Members()
     members.follow({"pool": True})
     members.found("pool", at(4002, 4003))

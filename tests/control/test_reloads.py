@@ -262,7 +262,7 @@ async def test_a_reload_without_changes_is_reported(path: Path, caplog: pytest.L
 
 
 async def test_two_thousand_signals_are_two_reloads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first signal reloads at once. The following 1,999 share one reload, after a pause."""
+    """The first signal reloads at once. The following 2,000 share one reload, which starts when they pause."""
     monkeypatch.setattr(reloads, "CALM_S", 3600.0)
     async with _following(path) as (daemon, found):
         found.signal()

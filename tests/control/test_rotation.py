@@ -224,7 +224,7 @@ def test_a_status_is_read() -> None:
 
 
 def test_a_status_of_an_earlier_release() -> None:
-    """A status of an earlier release does not tell if packets persist, so any packet counts, as in that release."""
+    """A status of an earlier release does not show if packets persist, so any packet counts, as in that release."""
     others = [{"config_id": 4, "packets": 1, "last_seen_s": 2.5}]
     found = read_balancer("x", {"uptime_s": 7, "cid_configs": [], "unconfigured_cids": others})
     assert found.unconfigured[4] == Carried(2.5, 1, sustained=True, configured_before=True)

@@ -128,7 +128,7 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If only the default of max_sessions exceeds the local ports, the line is information and not a warning."""
+    """If max_sessions has its default, a lack of local ports is logged as information, not as a warning."""
     monkeypatch.setattr("qlb.control.shortfalls.read_limits", lambda: Limits(None, 28_232))
     caplog.set_level(logging.INFO)
     async with _running(_supervisor(tmp_path)):

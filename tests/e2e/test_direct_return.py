@@ -1,4 +1,4 @@
-"""The kernel plane between real hosts: QUIC clients connect through it, get direct answers, and none is lost.
+"""The kernel plane between real hosts: QUIC clients get direct answers, and no connection is lost.
 
 Clients change their addresses during transfers. At the same time a backend is drained, the configuration is reloaded,
 or the daemon is stopped, killed and started while its program stays attached.

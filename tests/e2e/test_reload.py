@@ -233,7 +233,7 @@ async def test_changed_files_are_reloaded(tmp_path: Path) -> None:
 
 
 async def test_a_removal_waits_for_its_last_client(tmp_path: Path) -> None:
-    """While a client sends, the removal is refused, logged once, and the backend drains. Then it is applied."""
+    """While a client sends, the removal is refused and logged once, and the backend drains. Later it is applied."""
     drain = {"quiet_period": "2s"}
     async with echoes(tmp_path, "127.0.0.1", may_log_errors=True, reload_on_change="true", drain=drain) as on:
         leaving = on.config["backends"][0]["name"]

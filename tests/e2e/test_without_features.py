@@ -1,4 +1,4 @@
-"""The daemon in a sandbox without all optional features: it forwards, and reports unknown values as unknown."""
+"""The daemon in a sandbox without any optional feature: it forwards, and reports unknown values as unknown."""
 
 import asyncio
 import platform

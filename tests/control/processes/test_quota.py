@@ -111,7 +111,7 @@ def test_version_1(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_blank(tmp_path: Path) -> None:
-    """A blank in the path of a mount is found, although the mount table writes it in octal."""
+    """A mount path with a blank is parsed correctly: the mount table contains the blank in octal."""
     _set_v2(_v2(tmp_path, "/", name="c g"), "100000 100000")
     text = (tmp_path / "mountinfo").read_text()
     (tmp_path / "mountinfo").write_text(text.replace("c g", r"c\040g"))
