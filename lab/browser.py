@@ -1,4 +1,4 @@
-"""A real browser without a screen: Chromium, driven over WebDriver."""
+"""A headless Chromium that is driven over WebDriver."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ _POLL_S: Final = 0.05
 _TIMEOUT_S: Final = 90.0
 _ARGUMENTS: Final = (
     "--headless",
-    "--no-sandbox",  # root has none
+    "--no-sandbox",  # Chromium's sandbox does not work for root
     "--disable-gpu",
     "--hide-scrollbars",
     "--disable-dev-shm-usage",
@@ -35,14 +35,14 @@ _ARGUMENTS: Final = (
 
 
 class Browser:
-    """One window. Every call is made in a thread, so that the servers of the same test go on meanwhile."""
+    """One browser window. Each call runs in a thread, so that the servers of the same test continue."""
 
     def __init__(self, driver: Chrome) -> None:
         """Use browser() instead."""
         self._driver = driver
 
     async def open(self, url: str) -> None:
-        """Go to a page; return when it is loaded."""
+        """Open a page. Return when it is loaded."""
         await asyncio.to_thread(self._driver.get, url)
 
     async def click(self, selector: str) -> None:
@@ -50,33 +50,33 @@ class Browser:
         await asyncio.to_thread(lambda: self._driver.find_element("css selector", selector).click())
 
     async def evaluate(self, expression: str, *arguments: Any) -> Any:
-        """Return the value of an expression of JavaScript in the page; it finds arguments in ``arguments``."""
+        """Return the value of a JavaScript expression in the page. Its arguments are in ``arguments``."""
         return await asyncio.to_thread(self._driver.execute_script, f"return {expression}", *arguments)
 
     async def text(self, selector: str) -> str:
-        """Return what the elements of a selector show, one in a line."""
+        """Return the visible text of all elements of a selector, one on each line."""
         script = "[...document.querySelectorAll(arguments[0])].map(node => node.innerText).join('\\n')"
         found: str = await self.evaluate(script, selector)
         return found
 
-    async def until_shown(self, selector: str, holds: Callable[[str], bool]) -> str:
-        """Wait until what a selector shows is so; return it."""
+    async def until_shown(self, selector: str, condition: Callable[[str], bool]) -> str:
+        """Wait until the text of a selector matches, and return it."""
         shown = ""
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                while not holds(shown := await self.text(selector)):
+                while not condition(shown := await self.text(selector)):
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise AssertionError(f"{selector} shows {shown!r}") from None
         return shown
 
     async def console(self) -> list[dict[str, Any]]:
-        """Return what page and browser have written to the console since it was asked last."""
+        """Return the console messages of the page and the browser since the last call."""
         found: list[dict[str, Any]] = await asyncio.to_thread(self._driver.get_log, "browser")
         return found
 
     async def emulate(self, size: tuple[int, int], *, dark: bool = False) -> None:
-        """Be a screen of so many CSS pixels, width by height, of somebody who wants it dark, or light."""
+        """Emulate a screen of a size, width by height in CSS pixels, with a dark or a light colour scheme."""
         width, height = size
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await asyncio.to_thread(self._driver.execute_cdp_cmd, "Emulation.setDeviceMetricsOverride", screen)
@@ -84,12 +84,12 @@ class Browser:
         await asyncio.to_thread(self._driver.execute_cdp_cmd, "Emulation.setEmulatedMedia", wanted)
 
     async def screenshot(self, path: Path) -> None:
-        """Write what the window shows as a PNG."""
+        """Write the window's content as a PNG."""
         assert await asyncio.to_thread(self._driver.save_screenshot, str(path)), path
 
 
 def trusting(certificate: Certificate, address: Address) -> tuple[str, str]:
-    """Return what makes it speak HTTP/3 with an address at once, and trust this certificate there."""
+    """Return the options that make it use HTTP/3 with an address at once, and trust this certificate there."""
     public_key = certificate.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     digest = base64.b64encode(hashlib.sha256(public_key).digest()).decode()
     return f"--ignore-certificate-errors-spki-list={digest}", "--origin-to-force-quic-on={}:{}".format(*address)
@@ -97,10 +97,10 @@ def trusting(certificate: Certificate, address: Address) -> tuple[str, str]:
 
 @asynccontextmanager
 async def browser(folder: Path, *more: str) -> AsyncIterator[Browser]:
-    """Run a Chromium, with its profile in a folder. more: of its command line. Skips where it is not installed."""
+    """Run Chromium with its profile in a folder. more: further options. Skips the test if it is not installed."""
     programs = shutil.which("chromium"), shutil.which("chromedriver")
     if not all(programs):
-        pytest.skip("chromium or chromedriver is not here (packages chromium, chromium-driver)")
+        pytest.skip("chromium or chromedriver is not installed (packages chromium, chromium-driver)")
     options = ChromeOptions()
     options.binary_location = str(programs[0])
     for argument in (*_ARGUMENTS, f"--user-data-dir={folder}", *more):

@@ -1,7 +1,7 @@
-"""aioquic clients that talk all the time, as voice does.
+"""aioquic clients that send all the time, as voice clients do.
 
-A QUIC client with nothing to send never wakes a new way back: after a balancer has died it waits for ever,
-and no balancer can help. What lives through that says something every few milliseconds.
+A QUIC client that has nothing to send cannot make a balancer create a new session. After a balancer has died, such a
+client waits for ever, and no balancer can help it. So these clients send a request about every 30 ms.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ PAUSE_S: Final = 0.03
 
 
 class Call:
-    """One connection with small requests all the time.
+    """One connection that sends small requests all the time.
 
-    backends: who has answered. exchanges: how often. lost: why the call came to an end, None while it is well.
+    backends: the names that have answered. exchanges: the number of answers. lost: the reason if the call failed.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
-        """address: where the client sends to. timeout_s: how long it waits for one answer."""
+        """address: of the service. timeout_s: the time limit of one answer."""
         self._address = address
         self._timeout_s = timeout_s
         self._hung_up = asyncio.Event()
@@ -35,7 +35,7 @@ class Call:
         self.lost: BackendError | None = None
 
     async def talk(self) -> None:
-        """Talk until hang_up(), or until an answer stays out."""
+        """Send requests until hang_up(), or until an answer is missing."""
         try:
             async with connect(*self._address, timeout_s=self._timeout_s) as client:
                 while not self._hung_up.is_set():
@@ -47,20 +47,20 @@ class Call:
                 self._progress.notify_all()
 
     async def until_more(self, exchanges: int) -> None:
-        """Wait for so many more answers, or until the call is lost."""
+        """Wait for more answers, or until the call is lost."""
         wanted = self.exchanges + exchanges
         async with self._progress:
             await self._progress.wait_for(lambda: self.exchanges >= wanted or self.lost is not None)
 
     def hang_up(self) -> None:
-        """End it."""
+        """End the call."""
         self._hung_up.set()
 
     async def _exchange(self, client: DemoClient) -> None:
-        said = str(self.exchanges).encode()
-        answer = await client.request("/receipt", method="POST", body=said).answer()
+        body = str(self.exchanges).encode()
+        answer = await client.request("/receipt", method="POST", body=body).answer()
         async with self._progress:
-            self.backends.add(read_receipt(answer.body, said))
+            self.backends.add(read_receipt(answer.body, body))
             self.exchanges += 1
             self._progress.notify_all()
 
@@ -75,27 +75,27 @@ class Calls:
     """Many calls at once."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        """calls: to be made by in_progress()."""
+        """calls: not started yet. Use in_progress() instead."""
         self.calls = tuple(calls)
 
     async def until_more(self, exchanges: int = 3) -> None:
-        """Wait until every call has had so many more answers or is lost."""
+        """Wait until every call has had more answers or is lost."""
         await asyncio.gather(*(call.until_more(exchanges) for call in self.calls))
 
     @property
     def lost(self) -> list[str]:
-        """Why calls were lost, one text for each."""
+        """Return the reasons of the lost calls."""
         return [str(call.lost) for call in self.calls if call.lost is not None]
 
     @property
     def backends(self) -> list[str]:
-        """Who has answered each call; more than one name where it was not one and the same."""
+        """Return the backend of each call. If several have answered a call, their names are joined by "+"."""
         return ["+".join(sorted(call.backends)) for call in self.calls]
 
 
 @asynccontextmanager
 async def in_progress(addresses: Sequence[Address], *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Calls]:
-    """Make one call for each address; inside the block all of them talk, after it they have hung up."""
+    """Make one call for each address. Inside the block all calls are active; at its end they hang up."""
     calls = Calls([Call(address, timeout_s) for address in addresses])
     talks = [asyncio.create_task(call.talk()) for call in calls.calls]
     try:

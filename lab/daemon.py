@@ -1,4 +1,4 @@
-"""The real daemon, ``python -m qlb run``, as a process of its own with a configuration made for one test."""
+"""The real daemon, ``python -m qlb run``, as a separate process with a configuration for one test."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ _HARMLESS: Final = ("debug", "info", "warning")
 
 
 def written(address: Address) -> str:
-    """Return an address as the configuration writes it."""
+    """Return an address in the notation of the configuration."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -40,7 +40,7 @@ def written(address: Address) -> str:
 def configuration(
     addresses: Sequence[Address], cid_params: Sequence[CidParams], servers: Sequence[Server], /, **sections: Any
 ) -> Yaml:
-    """Return a configuration. sections: more of it, such as fallback={"flow_table_size": "0"}."""
+    """Return a configuration. sections: further sections, such as fallback={"flow_table_size": "0"}."""
     return {
         "listen": [written(address) for address in addresses],
         "cid_configs": [cid_config(params) for params in cid_params],
@@ -57,7 +57,7 @@ def cid_config(params: CidParams) -> Yaml:
 
 
 def backend_config(server: Server, cid_params: Sequence[CidParams], **more: str) -> Yaml:
-    """Return an entry of backends: its server ID is the same under every config."""
+    """Return an entry of backends. Its server ID is the same under every CID config."""
     entry: Yaml = {"name": server.name, "address": written(server.address), **more}
     if server.server_id is not None:
         entry["server_ids"] = {str(params.config_id): server.server_id.hex() for params in cid_params}
@@ -65,20 +65,20 @@ def backend_config(server: Server, cid_params: Sequence[CidParams], **more: str)
 
 
 class Orphan:
-    """A process that is nobody's child here."""
+    """A process that is not a child of this process."""
 
     def __init__(self, pid: int) -> None:
-        """It is alive still."""
+        """pid: of a process that is still alive."""
         self.pid = pid
         self._descriptor = os.pidfd_open(pid)
 
     def kill(self) -> None:
-        """Kill it, if it is there."""
+        """Kill the process, if it still exists."""
         with suppress(OSError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
     async def wait(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the process has ended."""
         if self._descriptor < 0:
             return
         async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -89,42 +89,42 @@ class Orphan:
 
 
 class Daemon:
-    """One daemon: its files, its process, and its admin server. It can be killed and started again."""
+    """One daemon: its files, its process and its admin server. A test can kill it and start it again."""
 
     def __init__(self, folder: Path, config: Yaml, admin: Address, *, prefix: Sequence[str] = ()) -> None:
-        """Use running() instead. prefix: of its command line, which puts it somewhere else."""
+        """Use running() instead. prefix: of the command line, for example to run it on another host."""
         self._prefix = prefix
         self.folder = folder
         self.admin = admin
         self.path = folder / "qlb.yaml"
         self.socket = folder / "qlb.sock"
         self._process: asyncio.subprocess.Process | None = None
-        self._successor: Orphan | None = None
+        self._new_process: Orphan | None = None
         self.write(config)
 
     @property
     def pid(self) -> int:
-        """The supervisor's process ID."""
-        if self._successor is not None:
-            return self._successor.pid
-        assert self._process is not None, "it was started"
+        """Return the supervisor's process ID."""
+        if self._new_process is not None:
+            return self._new_process.pid
+        assert self._process is not None, "the daemon was not started"
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """All that it has written to stderr, over all its lives."""
+        """Return its whole output to stderr, from all its processes."""
         return (self.folder / "log").read_text()
 
     @property
     def log_records(self) -> list[dict[str, Any]]:
-        """The lines of the log; a line that is no JSON counts as an error, unless it is still being written."""
+        """Return the records of the log. A complete line that is not JSON counts as an error."""
         whole, _, rest = self.log.rpartition("\n")
         is_running = self._process is not None and self._process.returncode is None
         return [_record(line) for line in (*whole.splitlines(), *([rest] if rest and not is_running else []))]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """What it has logged above warnings."""
+        """Return the log records above the level of warnings."""
         return [record for record in self.log_records if record["level"].lower() not in _HARMLESS]
 
     def write(self, config: Yaml) -> None:
@@ -133,13 +133,13 @@ class Daemon:
             "admin": {"listen": written(self.admin), "socket": self.socket.name},
             "logging": {"level": "info", "format": "json"},
         }
-        self.path.touch(mode=0o600)  # it holds keys
+        self.path.touch(mode=0o600)  # the file contains keys
         self.path.write_text(yaml.safe_dump({**config, **fixed}))
 
     async def start(
         self, environ: Mapping[str, str] | None = None, descriptors: Sequence[int] = (), prefix: Sequence[str] = ()
     ) -> None:
-        """Start it; return when it is ready to forward. environ: more of it. descriptors: what it finds open."""
+        """Start it. Return when it is ready to forward. environ: additional variables. descriptors: inherited ones."""
         with (self.folder / "log").open("ab") as log:
             before = self.logged(_READY)
             self._process = await asyncio.create_subprocess_exec(
@@ -150,67 +150,67 @@ class Daemon:
                 env={**os.environ, **(environ or {})},
                 pass_fds=descriptors,
             )
-        self._successor = None
+        self._new_process = None
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while self.logged(_READY) == before or not await self._is_ready():
-                    assert self._process.returncode is None, f"it has ended:\n{self.log}"
+                    assert self._process.returncode is None, f"the daemon has ended:\n{self.log}"
                     await asyncio.sleep(scrape.POLL_S)
         except TimeoutError:
-            raise AssertionError(f"not ready within {START_TIMEOUT_S:g} s:\n{self.log}") from None
+            raise AssertionError(f"the daemon is not ready within {START_TIMEOUT_S:g} s:\n{self.log}") from None
 
     def terminate(self) -> None:
-        """Send SIGTERM and go on."""
+        """Send SIGTERM and return at once."""
         os.kill(self.pid, signal.SIGTERM)
 
     async def stop(self) -> int:
-        """Send SIGTERM; return the exit code."""
-        assert self._process is not None, "it was started"
+        """Send SIGTERM, wait for the end, and return the exit code."""
+        assert self._process is not None, "the daemon was not started"
         before = self.logged(_STOPPED)
         self.terminate()
-        if self._successor is None:
+        if self._new_process is None:
             return await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
-        await self._successor.wait()
-        return self.logged(_STOPPED) - before - 1  # its code is its new parent's to know
+        await self._new_process.wait()
+        return self.logged(_STOPPED) - before - 1  # only its new parent process can read the exit code
 
     async def upgrade(self) -> None:
-        """Have another process take over by ``qlb upgrade``; return when the one before has ended, with 0."""
+        """Run ``qlb upgrade``. Return when the old process has ended with 0."""
         code, output = await self.cli("upgrade", "--json", "--socket", str(self.socket), timeout_s=UPGRADE_TIMEOUT_S)
         assert code == 0, output
         await self.follow(json.loads(output)["pid"])
 
     async def follow(self, pid: int, *, code: int = 0) -> None:
-        """Take another process for the daemon from now on; wait for the end of the one before. code: its exit code."""
-        ending, self._successor = self._successor, Orphan(pid)
+        """Treat another process as the daemon, and wait for the end of the old one. code: the old one's exit code."""
+        ending, self._new_process = self._new_process, Orphan(pid)
         if ending is not None:
             await ending.wait()
             return
-        assert self._process is not None, "it was started"
+        assert self._process is not None, "the daemon was not started"
         assert await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S) == code
 
     async def kill(self) -> None:
-        """Kill the supervisor at once; its workers must notice and end by themselves."""
-        assert self._process is not None, "it was started"
+        """Kill the supervisor at once. Its workers must detect that and end by themselves."""
+        assert self._process is not None, "the daemon was not started"
         os.kill(self.pid, signal.SIGKILL)
-        await (self._successor or self._process).wait()
+        await (self._new_process or self._process).wait()
 
     async def kill_worker(self, index: int = 0) -> None:
-        """Kill one worker at once; return when another process is in its place."""
+        """Kill one worker at once. Return when another process has its slot."""
         before = await self.status()
         os.kill(before["workers"][index]["pid"], signal.SIGKILL)
         while (await self.status())["workers"][index]["pid"] == before["workers"][index]["pid"]:
             await asyncio.sleep(scrape.POLL_S)
 
     def hang_up(self) -> None:
-        """Send SIGHUP: reload."""
+        """Send SIGHUP, which reloads."""
         os.kill(self.pid, signal.SIGHUP)
 
     async def command(self, *arguments: str) -> tuple[int, str]:
-        """Run a command of the CLI against its control socket; return (exit code, all that it printed)."""
+        """Run a command of the CLI with the daemon's control socket. Return (exit code, output)."""
         return await self.cli(*arguments, "--socket", str(self.socket))
 
     async def cli(self, *arguments: str, timeout_s: float = STOP_TIMEOUT_S) -> tuple[int, str]:
-        """Run a command of the CLI; return (exit code, all that it printed)."""
+        """Run a command of the CLI. Return (exit code, output)."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "qlb", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -227,53 +227,53 @@ class Daemon:
         return found
 
     async def metrics(self) -> Metrics:
-        """Scrape /metrics as it is now."""
+        """Return the current /metrics."""
         return await scrape.metrics(self.admin)
 
-    async def until(self, holds: Callable[[Metrics], bool]) -> None:
-        """Wait until this holds of a scrape."""
-        while not holds(await self.metrics()):
+    async def until(self, condition: Callable[[Metrics], bool]) -> None:
+        """Wait until a condition is true for a scrape."""
+        while not condition(await self.metrics()):
             await asyncio.sleep(scrape.POLL_S)
 
-    async def until_applied(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until this holds of /status and every worker goes by it; return it."""
+    async def until_applied(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until a condition is true for /status and every worker has applied it. Return the status."""
         while True:
             status = await self.status()
-            if holds(status) and all(worker["up_to_date"] for worker in status["workers"]):
+            if condition(status) and all(worker["up_to_date"] for worker in status["workers"]):
                 return status
             await asyncio.sleep(scrape.POLL_S)
 
     async def until_ready(self) -> None:
-        """Wait until /readyz says that this node should be sent traffic."""
+        """Wait until /readyz returns 200."""
         while not await self._is_ready():
             await asyncio.sleep(scrape.POLL_S)
 
     async def settled(self) -> Metrics:
-        """Scrape /metrics once traffic has stopped, and check its sums."""
+        """Return /metrics after traffic has stopped, and check its sums."""
         found = await scrape.settled(self.admin)
         found.check_sums()
         return found
 
     def logged(self, text: str) -> int:
-        """Return how many lines of the log hold a text."""
+        """Return the number of log lines that contain a text."""
         return sum(text in line for line in self.log.splitlines())
 
     async def until_logged(self, text: str, *, times: int) -> None:
-        """Wait until so many lines of the log hold a text; no error without it may be logged meanwhile."""
+        """Wait until this number of log lines contain a text. No other error may be logged while it waits."""
         earlier = len(self.errors)
         while self.logged(text) < times:
             assert [error for error in self.errors[earlier:] if text not in str(error)] == [], self.log
             await asyncio.sleep(scrape.POLL_S)
 
     async def end(self) -> None:
-        """Make sure that it is gone, whatever a test has done to it."""
+        """Make sure that the process is gone, whatever the test has done to it."""
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        if self._successor is not None:
-            self._successor.kill()
-            await self._successor.wait()
+        if self._new_process is not None:
+            self._new_process.kill()
+            await self._new_process.wait()
 
     async def _is_ready(self) -> bool:
         try:
@@ -292,7 +292,7 @@ async def running(
     admin: Address | None = None,
     prefix: Sequence[str] = (),
 ) -> AsyncIterator[Daemon]:
-    """Run a daemon. After the block it is stopped: it must exit with 0 and have logged no error."""
+    """Run a daemon. At the end of the block it is stopped: it must exit with 0 and have logged no error."""
     folder.mkdir(parents=True)
     daemon = Daemon(folder, config, admin or ("127.0.0.1", free_port()), prefix=prefix)
     try:

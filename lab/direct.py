@@ -1,4 +1,4 @@
-"""Servers that answer clients themselves, on two hosts behind a balancer; and the balancer's configuration."""
+"""Servers that answer clients directly, on two hosts behind a balancer, and the balancer's configuration."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +16,7 @@ PORT: Final = 4433
 
 @asynccontextmanager
 async def direct_servers(made: Hosts, gates: Gates, family: int, outer: int) -> AsyncIterator[list[QuicServerBehind]]:
-    """Run one on each backend's host, at the service's address; and another at its own, where it is probed."""
+    """Run two servers on each backend's host: one at the service's address, and one at its own for the probes."""
     async with AsyncExitStack() as stack:
         servers = []
         for name, host, address in zip(NAMES, made.backends, BACKENDS[outer], strict=False):
@@ -36,7 +36,7 @@ def direct_configuration(
     mode: str,
     **sections: Any,
 ) -> Yaml:
-    """Return the balancer's configuration. family: of the service; outer: of the backends' own addresses."""
+    """Return the balancer's configuration. family: of the service. outer: family of the backends' own addresses."""
     found = configuration([(SERVICES[family], PORT)], params, servers, **sections)
     for backend, address in zip(found["backends"], BACKENDS[outer], strict=True):
         backend["address"] = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"

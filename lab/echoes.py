@@ -1,4 +1,4 @@
-"""What tests of single datagrams begin with: three echoes behind a daemon, and a client's socket before it."""
+"""The scene of tests with single datagrams: three echo servers, a daemon before them, and a client's socket."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from qlb.cid import CidCodec, CidParams
 
 @dataclass
 class Echoes:
-    """Three echoes behind a daemon, and one client's socket before it. service: where it sends to."""
+    """Three echo servers behind a daemon, and one client's socket. service: the address to send to."""
 
     servers: list[UdpServer]
     daemon: Daemon
@@ -27,14 +27,14 @@ class Echoes:
     client: socket.socket
 
     async def ask(self, datagram: bytes, *, ecn: int = 0, service: Address | None = None) -> tuple[bytes, int, Address]:
-        """Send a datagram and wait for the answer: (datagram, ECN bits, source)."""
+        """Send a datagram and wait for the answer. Return (datagram, ECN bits, source)."""
         mark_ecn(self.client, ecn)
         self.client.sendto(datagram, service or self.service)
         return await received(self.client)
 
     def id_of(self, server: UdpServer, params: CidParams = PARAMS) -> bytes:
         """Return a connection ID that belongs to a server."""
-        assert server.server_id is not None, "these have one"
+        assert server.server_id is not None, "the server has no server ID"
         return CidCodec(params).encode(server.server_id, bytes(params.nonce_length))
 
 
@@ -48,7 +48,7 @@ async def echoes(
     may_log_errors: bool = False,
     **sections: Any,
 ) -> AsyncIterator[Echoes]:
-    """Set it up. listen: what the daemon binds; behind: where the servers are; both the host if not given."""
+    """Set up the scene. listen: the host of the daemon; behind: of the servers; by default, both are `host`."""
     service = (host, free_port(listen or host))
     async with asyncio.timeout(LIMIT_S), udp_servers(NAMES, PARAMS, host=behind or host) as servers:
         sections = {"health": {"probe": "none"}, **sections}

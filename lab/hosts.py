@@ -1,8 +1,8 @@
-"""Several hosts on one machine: a client, a balancer and two backends, in network namespaces joined by veth pairs.
+"""Several hosts on one machine: a client, a balancer and two backends, as network namespaces joined by veth pairs.
 
-The client reaches the service over the balancer; each backend has a link of its own back to the client, so answers go
-straight there. Sockets stay in the namespace that they were opened in: servers and clients live in the test's own
-process, and so does its event loop. Namespaces have no names, only descriptors: nothing is left of a test that dies.
+The client reaches the service through the balancer. Each backend has its own link to the client, so its answers go
+there directly. A socket stays in the namespace in which it was opened. Therefore servers, clients and their event loop
+run in the test's own process. Namespaces have descriptors but no names, so a test that dies leaves none behind.
 """
 
 import asyncio
@@ -27,15 +27,18 @@ CLIENT_ADDRESSES: Final = {
 }
 SERVICES: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
 BALANCER: Final = "198.51.100.254"
-"""Where the client sees the balancer itself."""
+"""The balancer's own address on the client's link."""
 BACKENDS: Final = {4: ("10.0.1.2", "10.0.2.2"), 6: ("fd00:1::2", "fd00:2::2")}
 
 _SIOCETHTOOL: Final = 0x8946
 _ETH_P: Final = {socket.AF_INET: 0x0800, socket.AF_INET6: 0x86DD}
 _HEADERS_BYTES: Final = 64
 _ETHTOOL: Final = {"tx checksum": (0x17, 0), "gso": (0x24, 0), "tso": (0x1F, 0), "gro": (0x2C, 1)}
-"""XDP moves packets as they are, so checksums must be there already and packets no longer than the link takes; and a
-veth hands packets to XDP, or takes them from it, where the other end has GRO."""
+"""Settings that XDP needs.
+
+XDP moves packets unchanged. So their checksums must be complete, and packets must not be longer than the link allows. A
+veth passes packets to and from XDP only if the other end has GRO.
+"""
 
 _LINKS: Final = (
     ("client", "lb", "balancer", "in0"),
@@ -85,23 +88,23 @@ _COMMANDS: Final = {
 
 @dataclass(frozen=True)
 class Host:
-    """One network namespace. descriptor: it is there as long as this is open."""
+    """One network namespace. It exists as long as the descriptor is open."""
 
     descriptor: int
 
     @property
     def path(self) -> str:
-        """Where other processes find it."""
+        """Return the path by which other processes can open the namespace."""
         return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What a command line begins with that is to run there."""
+        """Return the start of a command line that runs a program there."""
         return ("nsenter", f"--net={self.path}", "--")
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Let this thread be there: what it opens stays there, whatever it starts begins there."""
+        """Move this thread into the namespace: new sockets and new processes belong there."""
         with inside(self.descriptor):
             yield
 
@@ -112,7 +115,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Hosts:
-    """All of them."""
+    """All hosts of a test."""
 
     client: Host
     balancer: Host
@@ -121,7 +124,7 @@ class Hosts:
 
 @contextmanager
 def hosts() -> Iterator[Hosts]:
-    """Make them, and unmake them in the end."""
+    """Create the hosts, and remove them at the end."""
     with ExitStack() as stack:
         by_role = {role: stack.enter_context(new_host()) for role in _COMMANDS}
         for role, interface, peer_role, peer in _LINKS:
@@ -139,7 +142,7 @@ def hosts() -> Iterator[Hosts]:
 
 @contextmanager
 def new_host() -> Iterator[Host]:
-    """Make a host without any link, and unmake it in the end."""
+    """Create a host without links, and remove it at the end."""
     with ExitStack() as stack:
         with network_of_its_own():
             _settle_kernel()
@@ -149,39 +152,39 @@ def new_host() -> Iterator[Host]:
 
 @contextmanager
 def datagrams_from(address: str, interfaces: Sequence[str]) -> Iterator[Counter[str]]:
-    """Count, by interface of this thread's host, the UDP packets that come in from an address while a loop runs."""
-    heard: Counter[str] = Counter()
+    """Count, by interface of this thread's host, the UDP packets that arrive from an address while a loop runs."""
+    counts: Counter[str] = Counter()
     with ExitStack() as stack:
         for interface in interfaces:
-            stack.enter_context(_ear(address, interface, heard))
-        yield heard
+            stack.enter_context(_counting(address, interface, counts))
+        yield counts
 
 
 @contextmanager
-def _ear(address: str, interface: str, heard: Counter[str]) -> Iterator[None]:
+def _counting(address: str, interface: str, counts: Counter[str]) -> Iterator[None]:
     family, protocol_at, source_at = (socket.AF_INET6, 6, 8) if ":" in address else (socket.AF_INET, 9, 12)
     source = socket.inet_pton(family, address)
     loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as ear:
-        ear.setblocking(False)
-        ear.bind((interface, _ETH_P[family]))  # of one protocol, so that nothing is heard that goes out
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.bind((interface, _ETH_P[family]))  # with a protocol, so that outgoing packets are not received
 
-        def listen() -> None:
+        def read_packets() -> None:
             with suppress(BlockingIOError):
-                while packet := ear.recv(_HEADERS_BYTES):
+                while packet := sock.recv(_HEADERS_BYTES):
                     is_udp = packet[protocol_at] == socket.IPPROTO_UDP
-                    heard[interface] += is_udp and packet[source_at:].startswith(source)
+                    counts[interface] += is_udp and packet[source_at:].startswith(source)
 
-        loop.add_reader(ear, listen)
+        loop.add_reader(sock, read_packets)
         try:
             yield
-            listen()
+            read_packets()
         finally:
-            loop.remove_reader(ear)
+            loop.remove_reader(sock)
 
 
 def _settle_kernel() -> None:
-    """Forward, take packets by whichever way they come, say nothing about addresses on lo: on interfaces to come."""
+    """Set defaults for new interfaces: forward, accept packets on any link, and do not announce addresses of lo."""
     for family, name, value in (
         *(("ipv4", name, 0) for name in ("all/rp_filter", "default/rp_filter")),
         *(
@@ -189,7 +192,7 @@ def _settle_kernel() -> None:
             for name, value in (("forwarding", 1), ("arp_ignore", 1), ("arp_announce", 2))
         ),
         *(("ipv6", f"{name}/forwarding", 1) for name in ("all", "default")),
-        ("ipv6", "default/accept_dad", 0),  # an address is not asked about for a second before it is used
+        ("ipv6", "default/accept_dad", 0),  # an address can be used at once, without a second of duplicate detection
     ):
         Path(f"/proc/sys/net/{family}/conf/{name}").write_text(str(value))
 

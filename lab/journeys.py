@@ -1,7 +1,7 @@
-"""One client's journey: a transfer that is held in its middle while its address changes, and then may end.
+"""One client's journey: a transfer that is kept unfinished while its address changes, and then finished.
 
-Every client has something of its own to send all the time. One that only listens, and whose packets a change of
-address has cut off, falls silent, and the server cannot know where it is: no balancer could help it.
+Every client always has something to send. A client that only receives falls silent when a change of address cuts it
+off. The server then cannot learn its new address, and no balancer could help.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from qlb.errors import BackendError
 TIMEOUT_S: Final = 240.0
 SLOW_DATAGRAMS_PER_S: Final = 40.0
 UPLOAD_BYTES: Final = 120_000
-"""At that speed the upload lasts three seconds and more, unless the link is made fast again."""
+"""At this rate the upload lasts at least three seconds, unless the link is made fast again."""
 _CHANGE_AFTER: Final = "200ms"
 _PING_S: Final = 0.05
 
 
 @dataclass
 class Journey:
-    """How it went. backend: who served all of it. changes: of address, in mid-transfer. lost: why, or None."""
+    """The result of a journey. backend: the server of all of it. changes: of the address. lost: the reason, or None."""
 
     backend: str = ""
     changes: int = 0
@@ -35,18 +35,18 @@ class Journey:
 
 
 Change = Callable[[NatPort], Awaitable[None]]
-"""Change the address of a client whose transfer is under way, and return when its datagrams flow again."""
+"""Change the address of a client during a transfer. Return when its datagrams flow again."""
 
 
 async def rebound_twice(port: NatPort) -> None:
-    """Behind a NAT that forgets: first another port, then another port and address."""
+    """Act as a NAT that forgets a mapping: first change the port, then port and address."""
     for host in (None, "127.0.0.9" if ":" not in port.address[0] else None):
         port.rebind(host=host)
         await port.until_flowing()
 
 
 async def aioquic_journey(port: NatPort, gates: Gates, change: Change, *, migrations: int = 0) -> Journey:
-    """Let aioquic download a story. migrations: times that it moves to a fresh connection ID, after the change."""
+    """Download a story with aioquic. migrations: moves to a fresh connection ID, after the change."""
     gate = str(port.address[1])
     journey = Journey()
     try:
@@ -79,10 +79,10 @@ async def ngtcp2_journey(
     upload_bytes: int = UPLOAD_BYTES,
     datagrams_per_s: float = SLOW_DATAGRAMS_PER_S,
 ) -> Journey:
-    """Let ngtcp2 send a file over a slow link while it downloads a story.
+    """Send a file over a slow link with ngtcp2 while it downloads a story.
 
-    mode: what it does to its address. upload_bytes, datagrams_per_s: the upload must last longer than the changes,
-    since a client that has sent everything falls silent.
+    mode: how the client changes its own address. upload_bytes, datagrams_per_s: the upload must last longer than the
+    changes, because a client that has sent everything falls silent.
     """
     gate, body, sent = str(port.address[1]), *_body(port, folder, upload_bytes)
 
@@ -105,14 +105,14 @@ async def ngtcp2_journey(
 
 
 async def ngtcp2_rush(port: NatPort, change: Change, folder: Path, size: int) -> Journey:
-    """Let ngtcp2 send a file of this size as fast as it can."""
+    """Send a file of this size as fast as possible with ngtcp2."""
     mode, body, sent = ngtcp2.Mode.STAY, *_body(port, folder, size)
     transfer = ngtcp2.download(port.address, "/receipt", folder / str(port.address[1]), mode=mode, upload=body)
     return await _ngtcp2(transfer, port, change, mode, lambda: None, lambda answer: read_receipt(answer, sent))
 
 
 def _body(port: NatPort, folder: Path, size: int) -> tuple[Path, bytes]:
-    """Write what a client shall send; return the file and its octets."""
+    """Write the file that a client sends. Return its path and its octets."""
     body, octets = folder / f"{port.address[1]}.body", secrets.token_bytes(size)
     body.write_bytes(octets)
     return body, octets
@@ -132,7 +132,7 @@ async def _moved(port: NatPort, change: Change, mode: ngtcp2.Mode) -> None:
 
 
 async def _unless_ended(moving: Coroutine[Any, Any, None], running: asyncio.Future[ngtcp2.Download]) -> None:
-    """Wait for the changes of address, or for a client that has ended before them."""
+    """Wait for the changes of address, or for the end of a client that ends before them."""
     changes = asyncio.ensure_future(moving)
     try:
         await asyncio.wait((changes, running), return_when=asyncio.FIRST_COMPLETED)

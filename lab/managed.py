@@ -1,4 +1,4 @@
-"""A daemon as a service manager starts it: with a place to tell things, and the descriptors that it has kept."""
+"""A daemon that is started as by a service manager: with a socket for messages and with stored descriptors."""
 
 import os
 import sys
@@ -20,13 +20,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 async def start_managed(daemon: Daemon, manager: Manager) -> None:
-    """Start it as a service manager does: with what it keeps, from descriptor 3 on."""
-    kept = manager.descriptors()
-    passed = [descriptor for _, descriptor in kept]
+    """Start a daemon as a service manager does, with the stored descriptors from descriptor 3 on."""
+    stored = manager.descriptors()
+    passed = [descriptor for _, descriptor in stored]
     environ = {
         "NOTIFY_SOCKET": manager.name,
-        "LISTEN_FDS": str(len(kept)),
-        "LISTEN_FDNAMES": ":".join(name for name, _ in kept),
+        "LISTEN_FDS": str(len(stored)),
+        "LISTEN_FDNAMES": ":".join(name for name, _ in stored),
     }
     prefix = (sys.executable, "-c", ACTIVATE, ",".join(map(str, passed)))
     try:

@@ -1,9 +1,9 @@
-"""A NAT between clients and balancers: addresses change here, in mid-connection, when a test says so.
+"""A NAT between clients and balancers. A test changes addresses here in the middle of a connection.
 
-Each client gets a port of its own to talk to, so everything that comes from there is one client, whatever
-address it uses by then. Each of its addresses is mapped to one outside socket. A rebound client leaves from
-a new outside socket; the old one still delivers replies for a grace period, as real NATs do. What it keeps is
-bounded: open mappings as in real NATs, and its notes of what has been.
+Each client gets its own port to send to, so that all datagrams to that port belong to one client, whatever its address.
+Each of its addresses is mapped to one outside socket. After a rebind, the client's datagrams leave from a new outside
+socket. The old one still delivers replies for a grace period, as in real NATs. The number of open mappings is limited,
+as in real NATs, and so are the recorded observations.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from itertools import cycle
 from typing import Final, Self
 
 Address = tuple[str, int]
-"""(host, port); the rest of an IPv6 socket address is cut off."""
+"""(host, port); the other fields of an IPv6 socket address are cut off."""
 
 GRACE_S: Final = 0.5
 _MAX_DATAGRAM_BYTES: Final = 65_535
@@ -31,7 +31,7 @@ _NEVER_FRAGMENT: Final = {socket.AF_INET: (socket.IPPROTO_IP, 10, 3), socket.AF_
 
 
 def loopback_hosts() -> Iterator[str]:
-    """Return source addresses without an end: 127.0.0.2 to 127.0.0.250 where loopback has them, else 127.0.0.1."""
+    """Return endless source addresses: 127.0.0.2 to 127.0.0.250 if loopback has them, else 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.bind(("127.0.0.2", 0))
@@ -41,13 +41,13 @@ def loopback_hosts() -> Iterator[str]:
 
 
 class Mapping:
-    """One address of a client and the outside socket that stands for it.
+    """One address of a client, and the outside socket that represents it.
 
-    up: datagrams that were sent. down: datagrams that came back from the balancer that is sent to now.
+    up: datagrams that were sent. down: datagrams that came back from the current balancer.
     """
 
     def __init__(self, client: Address, sock: socket.socket) -> None:
-        """client: where replies go. sock: bound, not connected."""
+        """client: the destination of replies. sock: bound, not connected."""
         self.client = client
         self.sock = sock
         self.outside: Address = sock.getsockname()[:2]
@@ -56,22 +56,26 @@ class Mapping:
 
 
 class NatPort:
-    """One client's way through the NAT.
+    """One client's path through the NAT.
 
-    address: what the client sends to. clients: addresses that it has sent from. outsides: addresses that the
-    balancer has seen for it, the last few thousand. headers: how its first datagrams began. changes: times that the
-    balancer has seen this client leave one address for another. rounds: when each of the last datagrams reached the
-    client, by the loop's clock, and how many round trips lay behind it: 1 where it answers what a client sends
-    unasked, 2 where it answers what the client sent after that, and so on. strays: where answers came from that it
-    was never sent to. lost: datagrams that a slow link or the system did not take.
+    - address: the client's destination.
+    - clients: the addresses from which the client has sent.
+    - outsides: the addresses that the balancer has seen for it, at most the last few thousand.
+    - headers: the first octets of its first datagrams.
+    - changes: how often the balancer has seen this client change its address.
+    - rounds: for each of the last datagrams to the client, its time on the loop's clock and its number of round trips.
+      The number is 1 for an answer to a datagram that the client sent unasked, 2 for an answer to the client's next
+      datagram, and so on.
+    - strays: the sources of answers to which the client has never sent.
+    - lost: datagrams that a slow link or the system has dropped.
     """
 
     def __init__(
         self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None, delay_s: float = 0.0
     ) -> None:
-        """target: the balancer's address. host: to leave from, loopback by default. delay_s: of a datagram, one way.
+        """target: the balancer's address. host: the source, loopback by default. delay_s: of a datagram, one way.
 
-        Must be made while a loop runs.
+        Must be created while a loop runs.
         """
         self._loop = asyncio.get_running_loop()
         self._target = target
@@ -102,43 +106,43 @@ class NatPort:
         self._loop.add_reader(self._inside, self._on_client)
 
     def __str__(self) -> str:
-        """Say how far its client has come."""
+        """Return the progress of the client in words."""
         newest = f"{self.newest.up} up, {self.newest.down} down" if self.newest else "nothing"
         return f"{len(self.clients)} addresses of the client, {len(self.outsides)} outside; at the last one {newest}"
 
     @property
     def mappings(self) -> list[Mapping]:
-        """All that there have been."""
+        """Return the last few thousand mappings."""
         return list(self._all)
 
     def rebind(self, *, host: str | None = None) -> None:
-        """Leave from a new port from now on. host: another source address too, such as 127.0.0.9."""
+        """Send from a new port from now on. host: also from another source address, such as 127.0.0.9."""
         self._outside_host = host or self._outside_host
         for mapping in self._mappings.values():
             self._loop.call_later(self._grace_s, self._close, mapping)
         self._mappings.clear()
 
     async def rebind_every(self, period_s: float) -> None:
-        """Leave from another source address and port each time, until this is cancelled."""
+        """Change the source address and port again and again until this is cancelled."""
         for host in loopback_hosts():
             await asyncio.sleep(period_s)
             self.rebind(host=host)
 
     def move(self, target: Address) -> None:
-        """Send to another balancer from now on, from the same port: what a change of routes does."""
+        """Send to another balancer from the same port, as after a change of routes."""
         self._target = target
         self._targets.add(target)
 
     def slow_down(self, datagrams_per_s: float) -> None:
-        """Make the way up a slow link: one datagram at a time, a short queue, and the rest is lost."""
+        """Limit the upload rate: one datagram at a time and a short queue. Further datagrams are lost."""
         self._interval_s = 1 / datagrams_per_s
 
     def speed_up(self) -> None:
-        """Let the rest of an upload go as fast as it can."""
+        """Remove the limit of the upload rate."""
         self._interval_s = 0.0
 
     async def until_flowing(self, up: int = 3, down: int = 3) -> None:
-        """Wait until so many more datagrams have gone each way through a mapping that is the newest by then."""
+        """Wait until this number of further datagrams has gone each way through the newest mapping."""
         base: dict[Mapping | None, tuple[int, int]] = {}
         if self.newest is not None and self.newest in self._mappings.values():
             base[self.newest] = (self.newest.up, self.newest.down)
@@ -154,7 +158,7 @@ class NatPort:
         await self._until(flowing)
 
     async def until_clients(self, count: int) -> None:
-        """Wait until the client itself has used this many addresses."""
+        """Wait until the client itself has used this number of addresses."""
         await self._until(lambda: len(self.clients) >= count)
 
     def close(self) -> None:
@@ -165,10 +169,10 @@ class NatPort:
             self._loop.remove_reader(self._inside)
             self._inside.close()
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        if not holds():
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        if not condition():
             waiter = self._loop.create_future()
-            self._waiters.append((holds, waiter))
+            self._waiters.append((condition, waiter))
             await waiter
 
     def _wake(self) -> None:
@@ -267,7 +271,7 @@ class NatPort:
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        if sys.platform == "linux":  # a NAT passes "don't fragment" on, as QUIC has set it
+        if sys.platform == "linux":  # QUIC sets "don't fragment", and a NAT preserves it
             sock.setsockopt(*_NEVER_FRAGMENT[self._family])
         sock.bind((host, 0))
         return sock
@@ -282,30 +286,30 @@ class NatPort:
 
 
 class Nat:
-    """All ports of one NAT; closes them in the end."""
+    """All ports of one NAT. It closes them at the end of a `with` block."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Create a NAT without ports."""
         self.ports: list[NatPort] = []
 
     def port(
         self, target: Address, *, grace_s: float = GRACE_S, host: str | None = None, delay_s: float = 0.0
     ) -> NatPort:
-        """Open a port for one client towards a balancer. host: to leave from. delay_s: of a datagram, one way."""
+        """Open a port for one client towards a balancer. host: the source. delay_s: of a datagram, one way."""
         port = NatPort(target, grace_s=grace_s, host=host, delay_s=delay_s)
         self.ports.append(port)
         return port
 
     def rebind_all(self) -> None:
-        """Give every client a new outside port: the NAT has lost its table."""
+        """Give every client a new outside port, as a NAT does that has lost its table."""
         for port in self.ports:
             port.rebind()
 
     def __enter__(self) -> Self:
-        """Enter."""
+        """Return the NAT."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close all."""
+        """Close all ports."""
         for port in self.ports:
             port.close()

@@ -1,8 +1,8 @@
-"""Debian's ngtcp2 client: another QUIC stack, unmodified, that changes its address by itself.
+"""Debian's ngtcp2 client: another, unmodified QUIC stack that changes its own address.
 
-``--change-local-addr`` opens a new local port and migrates as RFC 9000, section 9 says: it validates the path
-and takes another connection ID. With ``--nat-rebinding`` it only leaves from the new port, as if a NAT had
-forgotten it. Where a transfer must change its address again, the NAT of these tests does that.
+``--change-local-addr`` opens a new local port and migrates as in RFC 9000, section 9: it validates the path and uses
+another connection ID. With ``--nat-rebinding`` it only sends from the new port, as after a NAT rebinding. If a transfer
+must change its address again, the NAT of these tests does that.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from lab.nat import Address
 
 PROGRAM: Final = "gtlsclient"
 needed: Final = pytest.mark.skipif(
-    shutil.which(PROGRAM) is None, reason="the program gtlsclient is not here (Debian: ngtcp2-client)"
+    shutil.which(PROGRAM) is None, reason="the program gtlsclient is not installed (Debian: ngtcp2-client)"
 )
-"""Marks a test that cannot do without the program."""
+"""Skips a test if the program is missing."""
 _IDLE_TIMEOUT: Final = "30s"
 _OUTPUT_BYTES: Final = 4_000
 
 
 class Mode(StrEnum):
-    """What the client does about its own address."""
+    """The way in which the client changes its own address."""
 
     STAY = "stay"
     MIGRATE = "migrate"
@@ -34,7 +34,7 @@ class Mode(StrEnum):
 
 
 class Download(NamedTuple):
-    """How it ended. body: None where nothing was written. output: the end of what the program said."""
+    """The result of a download. body: None without an output file. output: the end of the program's output."""
 
     exit_code: int
     body: bytes | None
@@ -51,11 +51,11 @@ async def download(
     upload: Path | None = None,
     to_preferred_address: bool = True,
 ) -> Download:
-    """Fetch one path into a folder of its own, or POST a file to it and keep the answer.
+    """Fetch one path into a new folder, or POST a file to it and store the answer there.
 
-    change_after: after the handshake, when the client changes its address (modes other than STAY).
-    to_preferred_address: follow the server to the address that it prefers.
-    The process is killed where the task is cancelled.
+    change_after: the time from the handshake to the client's change of address (modes other than STAY).
+    to_preferred_address: whether the client follows the server to its preferred address. If the task is cancelled, the
+    process is killed.
     """
     folder.mkdir(parents=True)
     process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,7 @@
-"""What stands behind Envoy in these tests: an HTTP/1.1 server that tells the same stories as the aioquic backends.
+"""The HTTP/1.1 server behind Envoy. It sends the same stories as the aioquic backends.
 
-Envoy names itself in a request header, so the story bears the name of the Envoy that the client is connected to.
+Envoy writes its name into a request header, so the story contains the name of the Envoy that the client is connected
+to.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The pictures of the status page in docs/: a real daemon, real calls, one backend draining, one with a wrong key.
+"""Take the pictures of the status page in docs/: real calls, one draining backend, one with a wrong key.
 
 Run: python -m lab.pictures FOLDER
 """
@@ -18,7 +18,7 @@ from qlb.cid import CidGenerator, CidParams
 CALLS: Final = 30
 LONG_S: Final = 150.0
 HISTORY: Final = 75
-"""So many answers of /status are drawn before the picture is taken."""
+"""The number of /status answers that are drawn before the picture is taken."""
 HEALTH: Final = {"probe": "handshake", "interval": "1s", "timeout": "2s"}
 WRONG: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY[::-1])
 
@@ -46,14 +46,14 @@ async def take(folder: Path, scratch: Path) -> None:
 
 
 async def until_drawn(points: int, window: Browser) -> None:
-    """Wait until a line has so many points."""
+    """Wait until a line has this number of points."""
     script = "[...rates.values()][0].length"
     while int(await window.evaluate(script)) < points:
         await asyncio.sleep(POLL_S)
 
 
 def main() -> None:
-    """Take them."""
+    """Take the pictures."""
     with tempfile.TemporaryDirectory() as scratch:
         asyncio.run(take(Path(sys.argv[1]), Path(scratch)))
 

@@ -1,6 +1,6 @@
-"""Ports that a process will bind later: free now, and outside the range that the kernel gives away.
+"""Ports for a process that binds them later: free now, and outside the range of automatic ports.
 
-A daemon that is killed and started again must find its port free, so port 0 cannot be used for it.
+A daemon that is killed and started again must find its port free, so it cannot use port 0.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _POLL_S: Final = 0.02
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nothing uses now, neither over UDP nor over TCP."""
+    """Return a port that no socket uses now, neither over UDP nor over TCP."""
     for port in random.SystemRandom().sample(_RANGE, _TRIES):
         if all(_is_free(host, port, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)):
             return port
@@ -22,13 +22,13 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 async def until_free(host: str, port: int) -> None:
-    """Wait until no process holds a UDP port any more."""
+    """Wait until a UDP port is free."""
     while not _is_free(host, port, socket.SOCK_DGRAM):
         await asyncio.sleep(_POLL_S)
 
 
 def is_bound(host: str, port: int) -> bool:
-    """Whether a process holds a UDP port."""
+    """Return whether a UDP port is in use."""
     return not _is_free(host, port, socket.SOCK_DGRAM)
 
 

@@ -1,4 +1,4 @@
-"""What /proc tells of processes: who is whose child, and what each holds open."""
+"""Facts about processes from /proc: children, open descriptors, command lines."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that one has started; none where it has ended."""
+    """Return the children of a process. Empty if it has ended."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
@@ -15,12 +15,12 @@ def children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open."""
+    """Return the number of open descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (their number alone)
 
 
 def with_argument(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (process ID, state) of everybody on whose command line something stands; a zombie has none."""
+    """Yield (process ID, state) of each process with a text in its command line. A zombie has no command line."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if text.encode() in (folder / "cmdline").read_bytes():
@@ -30,7 +30,7 @@ def with_argument(text: str) -> Iterator[tuple[int, str]]:
 
 
 def is_daemon(pid: int) -> bool:
-    """Whether a process is a supervisor, not a worker."""
+    """Return whether a process is a supervisor, and not a worker."""
     try:
         return b"\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,8 +1,8 @@
-"""Backends for end-to-end tests: real aioquic servers whose answers last until the test lets them end.
+"""Backends for end-to-end tests: real aioquic servers whose answers last until the test ends them.
 
-/story/NAME is answered with one line each tick, in order and with the backend's name, until the gate NAME is
-opened; then the last line. So a transfer is in its middle for as long as the test needs it to be, on machines of
-any speed. What is sent with POST is answered, after the story if there is one, with a receipt.
+The answer to /story/NAME is one line each tick, numbered and with the backend's name, until the gate NAME is opened.
+Then the last line follows. So a transfer is unfinished for as long as the test needs, on machines of any speed. A POST
+is answered with a receipt, after the story if there is one.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S: Final = 240.0
 
 @dataclass
 class QuicServerBehind(Server):
-    """An aioquic server. accepted: handshakes that it has completed. rotation: None without QUIC-LB."""
+    """An aioquic server. accepted: completed handshakes. rotation: None without QUIC-LB."""
 
     gates: Gates
     rotation: RotatingGenerator | None = None
@@ -47,7 +47,7 @@ class StoryProtocol(QuicConnectionProtocol):
     def __init__(
         self, quic: QuicConnection, stream_handler: QuicStreamHandler | None = None, *, server: QuicServerBehind
     ) -> None:
-        """server: whose connection it is."""
+        """server: to which the connection belongs."""
         super().__init__(quic, stream_handler)
         self._server = server
         self._http: H3Connection | None = None
@@ -56,7 +56,7 @@ class StoryProtocol(QuicConnectionProtocol):
         server.protocols.append(self)
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Count connections, answer requests."""
+        """Count connections and answer requests."""
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic)
         elif isinstance(event, HandshakeCompleted):
@@ -68,7 +68,7 @@ class StoryProtocol(QuicConnectionProtocol):
                 self._http_event_received(self._http, http_event)
 
     def cancel(self) -> None:
-        """Stop answering."""
+        """Stop all answers."""
         for answer in self._answers:
             answer.cancel()
 
@@ -115,9 +115,9 @@ async def quic_servers(
 ) -> AsyncIterator[list[QuicServerBehind]]:
     """Run one server for each name.
 
-    params: what their connection IDs are made by; None = aioquic's own. port: of a single one; 0 = any free ones.
-    retry: validate addresses first. preferred_address: where they send their clients; only with params.
-    certificate: of all; None = a new one.
+    params: of their connection IDs; None = aioquic's own IDs. port: for a single server; 0 = any free ports. retry:
+    validate addresses first. preferred_address: offered to clients; only with params. certificate: of all servers; None
+    = a new one.
     """
     certificate = certificate or make_certificate()
     async with AsyncExitStack() as stack:
@@ -156,7 +156,7 @@ async def _serve(
 
 
 def _address(listening: QuicServer) -> Address:
-    assert listening._transport is not None, "it is bound"
+    assert listening._transport is not None, "the server is not bound"
     host, port = listening._transport.get_extra_info("sockname")[:2]
     return host, port
 

@@ -1,4 +1,4 @@
-"""The daemon's HTTP server as a scraper sees it, and the sums that hold at every scrape after traffic has stopped."""
+"""The daemon's HTTP server as a scraper sees it, and the sums that agree in every scrape after traffic."""
 
 import asyncio
 from typing import Final, NamedTuple
@@ -19,7 +19,7 @@ class Metrics(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Metrics":
-        """Read the Prometheus text format."""
+        """Parse the Prometheus text format."""
         return cls(
             {
                 (sample.name, frozenset(sample.labels.items())): sample.value
@@ -29,33 +29,33 @@ class Metrics(NamedTuple):
         )
 
     def total(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that bear these labels; 0 where there are none."""
+        """Return the sum of a metric's samples with these labels. 0 if there are none."""
         wanted = set(labels.items())
         return sum(value for (found, having), value in self.samples.items() if found == name and wanted <= having)
 
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """Return the sums of a metric by one label's values, where they are above 0."""
+        """Return the sums of a metric by the values of one label, without sums of 0."""
         values = {dict(having)[label] for found, having in self.samples if found == name and label in dict(having)}
         sums = {value: self.total(name, **{label: value, **labels}) for value in values}
         return {value: found for value, found in sums.items() if found}
 
     @property
     def received(self) -> float:
-        """Packets that came from clients."""
+        """Return the number of packets from clients."""
         return self.total("qlb_packets_received_total")
 
     @property
     def forwarded(self) -> float:
-        """Packets that went to backends."""
+        """Return the number of packets that went to backends."""
         return self.total("qlb_packets_forwarded_total")
 
     @property
     def dropped(self) -> float:
-        """Packets that went nowhere."""
+        """Return the number of dropped packets."""
         return self.total("qlb_packets_dropped_total")
 
     def check_sums(self) -> None:
-        """Assert that every packet is accounted for: once as received and once by what became of it."""
+        """Assert that every received packet is counted once as forwarded or dropped, and that the parts agree."""
         assert self.received == self.forwarded + self.dropped
         by_route = self.by("qlb_packets_forwarded_total", "route")
         assert self.forwarded == sum(by_route.values())
@@ -65,7 +65,7 @@ class Metrics(NamedTuple):
 
 
 async def get(address: Address, path: str) -> tuple[int, str]:
-    """GET a page; return (status, text). Raises aiohttp.ClientError, OSError where nothing answers."""
+    """GET a page. Return (status, text). Raises aiohttp.ClientError or OSError if no server answers."""
     host, port = address
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(f"http://{host}:{port}{path}") as answer:
         return answer.status, await answer.text()
@@ -78,7 +78,7 @@ async def metrics(address: Address) -> Metrics:
 
 
 async def settled(address: Address) -> Metrics:
-    """Scrape until no packet is under way any more: two scrapes agree, and every packet is accounted for."""
+    """Scrape until no packet is in transit: two scrapes agree, and every packet is accounted for."""
     before = await metrics(address)
     while True:
         await asyncio.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""What the daemon's configuration says of a server behind it."""
+"""The data of a backend in the daemon's configuration."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from qlb.cid import CidParams
 
 @dataclass
 class Server:
-    """One backend. server_id: None where it does not speak QUIC-LB."""
+    """One backend. server_id: None without QUIC-LB."""
 
     name: str
     server_id: bytes | None
@@ -16,5 +16,5 @@ class Server:
 
 
 def server_id_of(name: str, params: CidParams | None) -> bytes | None:
-    """Return the server ID of a name: the end of it, with zeros in front where there is room. None without params."""
+    """Return the server ID of a name: the end of the name, padded with leading zeros. None without params."""
     return None if params is None else name.encode()[-params.server_id_length :].rjust(params.server_id_length, b"\0")

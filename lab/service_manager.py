@@ -1,4 +1,4 @@
-"""A service manager, as far as the daemon sees one: it is told things, keeps descriptors, and gives them back."""
+"""A fake service manager: it receives messages, stores descriptors, and returns them."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ _MAX_DESCRIPTORS = 16
 
 
 class Manager:
-    """Listens where NOTIFY_SOCKET points to. store: name → the descriptors that it keeps."""
+    """Listens on the socket of NOTIFY_SOCKET. store: name → the stored descriptors."""
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         """Use managing() instead."""
@@ -20,8 +20,8 @@ class Manager:
         self.messages: list[dict[str, str]] = []
         self.store: dict[str, list[int]] = {}
 
-    def hear(self) -> list[dict[str, str]]:
-        """Take in what was said until now; return all that was ever said."""
+    def receive(self) -> list[dict[str, str]]:
+        """Receive the messages that wait. Return all messages so far."""
         while True:
             try:
                 octets, descriptors, _, _ = socket.recv_fds(self._sock, _MAX_BYTES, _MAX_DESCRIPTORS)
@@ -29,40 +29,40 @@ class Manager:
                 return self.messages
             message = dict(line.split("=", 1) for line in octets.decode().splitlines())
             self.messages.append(message)
-            self._keep(message, descriptors)
+            self._store(message, descriptors)
 
-    def said(self, field: str) -> list[str]:
-        """Return what was said in a field, one after the other."""
-        return [message[field] for message in self.hear() if field in message]
+    def values(self, field: str) -> list[str]:
+        """Return the values of a field in all messages so far, in order."""
+        return [message[field] for message in self.receive() if field in message]
 
     def descriptors(self) -> list[tuple[str, int]]:
-        """Return what is kept: copies, for a process to come."""
-        self.hear()
-        return [(name, os.dup(one)) for name, several in sorted(self.store.items()) for one in several]
+        """Return copies of the stored descriptors with their names, for a new process."""
+        self.receive()
+        return [(name, os.dup(one)) for name, descriptors in sorted(self.store.items()) for one in descriptors]
 
     def close(self) -> None:
-        """Keep nothing any more."""
-        for several in self.store.values():
-            for one in several:
+        """Close all stored descriptors and the socket."""
+        for descriptors in self.store.values():
+            for one in descriptors:
                 os.close(one)
         self.store.clear()
         self._sock.close()
 
-    def _keep(self, message: Mapping[str, str], descriptors: list[int]) -> None:
+    def _store(self, message: Mapping[str, str], descriptors: list[int]) -> None:
         if "FDSTOREREMOVE" in message:
             for one in self.store.pop(message["FDNAME"], ()):
                 os.close(one)
-        kept = self.store.setdefault(message["FDNAME"], []) if "FDSTORE" in message else []
+        stored = self.store.setdefault(message["FDNAME"], []) if "FDSTORE" in message else []
         for one in descriptors:
-            if any(os.path.sameopenfile(one, other) for other in kept):  # as systemd does
+            if any(os.path.sameopenfile(one, other) for other in stored):  # as systemd does
                 os.close(one)
             else:
-                kept.append(one)
+                stored.append(one)
 
 
 @contextmanager
 def managing(folder: Path, *, abstract: bool = False) -> Iterator[Manager]:
-    """Be a manager until the end of the block. abstract: at a name that is no file."""
+    """Run a manager until the end of the block. abstract: use an abstract socket name instead of a file."""
     name = f"@qlb-test-{os.getpid()}-{folder.name}" if abstract else str(folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)

@@ -1,7 +1,7 @@
-"""Everything at once, for as long as one likes: ``python -m lab.soak SECONDS`` prints what it has seen.
+"""A soak test of everything at once: ``python -m lab.soak SECONDS`` prints its observations.
 
-Long calls go on from the first second to the last while others come and go. In each cycle every client's address
-changes, the configuration is reloaded, a worker is killed, and garbage comes in. test_soak.py runs it for seconds,
+Long calls last from the first second to the last, while short calls begin and end. In each cycle every client's address
+changes, the configuration is reloaded, a worker is killed, and garbage arrives. test_soak.py runs it for seconds,
 ``make soak`` for minutes.
 """
 
@@ -35,12 +35,12 @@ SECTIONS: Final[dict[str, Any]] = {
     "forwarding": {"workers": str(WORKERS), "max_sessions": "200", "session_timeout": "2s"},
     "fallback": {"flow_table_size": "1000", "flow_timeout": "2s"},
 }
-"""Bounds that are reached within the first cycles, so that memory is flat from then on or it is a leak."""
+"""Limits that the first cycles reach. After them, memory that still grows is a leak."""
 
 
 @dataclass
 class Seen:
-    """What happened. lost: why calls were lost. memory_kib: of the whole daemon, after each cycle."""
+    """The observations of a soak. lost: reasons of lost calls. memory_kib: of the whole daemon, after each cycle."""
 
     cycles: int = 0
     calls: int = 0
@@ -54,11 +54,11 @@ class Seen:
 
     @property
     def growth_kib(self) -> int:
-        """Memory at the end, above the most that there was while it warmed up."""
+        """Return the memory at the end minus the maximum of the warm-up cycles."""
         return self.memory_kib[-1] - max(self.memory_kib[:WARM_UP_CYCLES])
 
     def __str__(self) -> str:
-        """Sum it up in two lines."""
+        """Summarize the observations in two lines."""
         return (
             f"{self.cycles} cycles: {self.calls} calls, {self.rebinds} address changes, {self.reloads} reloads, "
             f"{self.kills} workers killed, {self.garbage} garbage datagrams: {len(self.lost)} calls lost\n"
@@ -67,7 +67,7 @@ class Seen:
 
 
 async def soak(folder: Path, seconds: float, *, limit_s: float) -> Seen:
-    """Run it. limit_s: beyond it, it has failed."""
+    """Run the soak for some seconds. limit_s: the time after which it fails."""
     seen, end_s = Seen(), time.monotonic() + seconds
     garbage = itertools.cycle(_garbage(random.Random(2026)))
     async with stage(folder, limit_s=limit_s, **SECTIONS) as scene:
@@ -77,7 +77,7 @@ async def soak(folder: Path, seconds: float, *, limit_s: float) -> Seen:
                 await _cycle(scene, calls, seen, list(itertools.islice(garbage, GARBAGE_PER_CYCLE)))
         seen.lost += calls.lost
         seen.metrics = await scene.daemon.settled()
-        assert await _pids_of_dead(scene) == set(), "workers are where they should be"
+        assert await _pids_of_dead(scene) == set(), "a worker is dead"
     return seen
 
 
@@ -130,7 +130,7 @@ async def _pids_of_dead(scene: Stage) -> set[int]:
 
 
 async def _memory_kib(scene: Stage) -> int:
-    """Resident memory of the supervisor and its workers, shared pages counted once."""
+    """Return the resident memory of the supervisor and its workers. Shared pages count once."""
     pids = [scene.daemon.pid, *(worker["pid"] for worker in (await scene.daemon.status())["workers"])]
     return sum(_proportional_kib(pid) for pid in pids)
 
@@ -144,7 +144,7 @@ def _proportional_kib(pid: int) -> int:
 
 
 def main() -> int:
-    """Run for as long as the command line says."""
+    """Run the soak for the seconds on the command line."""
     seconds = float(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         seen = asyncio.run(soak(Path(folder), seconds, limit_s=2 * seconds + 120))

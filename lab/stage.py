@@ -1,4 +1,4 @@
-"""What most of these tests begin with: backends, the daemon before them, and a NAT before the daemon."""
+"""The scene of most end-to-end tests: backends, a daemon before them, and a NAT before the daemon."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,12 +18,12 @@ NAMES: Final = ("agent-a", "agent-b", "agent-c")
 KEY: Final = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY)
 LIMIT_S: Final = 240.0
-"""No test takes longer, whatever happens, unless it says so."""
+"""The time limit of every test that does not set its own."""
 
 
 @dataclass
 class Stage:
-    """The cast. service: the address that clients send to."""
+    """The parts of the scene. service: the address to which clients send."""
 
     service: Address
     servers: list[QuicServerBehind]
@@ -36,16 +36,16 @@ class Stage:
         return [self.nat.port(self.service) for _ in range(count)]
 
     def addresses(self, count: int) -> list[Address]:
-        """Open ports of the NAT as ports() does; return where their clients send to."""
+        """Open ports of the NAT as ports() does. Return the addresses to which their clients send."""
         return [port.address for port in self.ports(count)]
 
     def config(self, cid_params: Sequence[CidParams] = (PARAMS,), **sections: Any) -> dict[str, Any]:
-        """Return a configuration of this daemon for a reload. sections: replace those of its kind."""
+        """Return a configuration of this daemon for a reload. sections: replace the sections of the same name."""
         return configuration([self.service], cid_params, self.servers, **sections)
 
     @property
     def accepted(self) -> int:
-        """Connections that the servers have had, all together."""
+        """Return the number of connections that all servers have accepted."""
         return sum(server.accepted for server in self.servers)
 
 
@@ -63,9 +63,9 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     """Set up three aioquic servers, a daemon and a NAT.
 
-    quic_lb: whether the servers issue IDs by params; the daemon knows the params either way. retry: whether they
-    validate addresses first.
-    limit_s: beyond it, the test has failed. sections: of the daemon's configuration.
+    quic_lb: whether the servers issue IDs by params. The daemon has the params in both cases. retry: whether the
+    servers validate addresses first. limit_s: the time after which the test fails. sections: of the daemon's
+    configuration.
     """
     gates, service = Gates(), (host, free_port(host))
     async with (

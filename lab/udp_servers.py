@@ -1,4 +1,4 @@
-"""Backends that are no QUIC servers: they see the datagrams as they are, and send each one back."""
+"""Backends without QUIC: they see the datagrams unchanged, and send each one back."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from qlb.cid import CidParams
 
 ECN_MASK: Final = 3
 _RECVTOS: Final = 13
-"""IP_RECVTOS on Linux; the socket module names it on newer Pythons only."""
+"""IP_RECVTOS on Linux. Only newer Pythons have it in the socket module."""
 _MAX_DATAGRAM_BYTES: Final = 65_535
 _CONTROL_BYTES: Final = 128
 _BUFFER_BYTES: Final = 4 << 20
@@ -21,7 +21,7 @@ _BATCH: Final = 64
 
 
 def open_socket(address: Address) -> socket.socket:
-    """Bind a non-blocking socket that is told the ECN bits of what it receives."""
+    """Bind a non-blocking socket that receives ECN bits with each datagram."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -42,14 +42,14 @@ def mark_ecn(sock: socket.socket, ecn: int) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[bytes, int, Address]:
-    """Return (datagram, ECN bits, source). Raises BlockingIOError where nothing is there."""
+    """Return (datagram, ECN bits, source). Raises BlockingIOError if no datagram waits."""
     datagram, control, _, source = sock.recvmsg(_MAX_DATAGRAM_BYTES, _CONTROL_BYTES)
     marks = [data[0] & ECN_MASK for _, kind, data in control if kind in (socket.IP_TOS, socket.IPV6_TCLASS)]
     return datagram, sum(marks), source[:2]
 
 
 async def received(sock: socket.socket) -> tuple[bytes, int, Address]:
-    """Wait for a datagram; return it as receive() does."""
+    """Wait for a datagram. Return it as receive() does."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sock, readable.set)
     try:
@@ -61,9 +61,9 @@ async def received(sock: socket.socket) -> tuple[bytes, int, Address]:
 
 @dataclass
 class UdpServer(Server):
-    """An echo. answer_ecn: the bits that its answers bear; None = those of the question.
+    """An echo server. answer_ecn: the ECN bits of its answers; None = those of the question.
 
-    silent: it keeps what it gets to itself. packets, size_bytes: what came; last: the newest, with its ECN bits.
+    silent: it does not answer. packets: received datagrams. last: the newest datagram, with its ECN bits.
     """
 
     answer_ecn: int | None = None
@@ -73,7 +73,7 @@ class UdpServer(Server):
     sock: socket.socket = field(init=False)
 
     def read(self) -> None:
-        """Handle what is there."""
+        """Answer the datagrams that wait."""
         for _ in range(_BATCH):
             try:
                 datagram, ecn, source = receive(self.sock)
@@ -90,7 +90,7 @@ class UdpServer(Server):
 async def udp_servers(
     names: Sequence[str], params: CidParams | None = None, *, host: str = "127.0.0.1", silent: bool = False
 ) -> AsyncIterator[list[UdpServer]]:
-    """Run one echo for each name."""
+    """Run one echo server for each name."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         found = []

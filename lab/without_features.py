@@ -1,4 +1,4 @@
-"""Run a command as a sandbox or an old kernel would: socket options that are optional, and memfd_create, are refused.
+"""Run a command as in a sandbox or on an old kernel: optional socket options and memfd_create are refused.
 
 python -m lab.without_features COMMAND…
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 SYSCALLS: Final = {"x86_64": (54, 55, 319), "aarch64": (208, 209, 279)}
-"""Numbers of setsockopt, getsockopt and memfd_create, by machine."""
+"""System call numbers of setsockopt, getsockopt and memfd_create, by machine."""
 OPTIONS: Final = {
     # SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BINDTODEVICE, SO_MEMINFO, SO_COOKIE
     socket.SOL_SOCKET: (32, 33, 25, 55, 57),
@@ -38,7 +38,7 @@ _FILTER: Final = 2
 
 
 def program() -> bytes:
-    """Return the seccomp filter: refuse what is listed, and allow all else."""
+    """Return the seccomp filter: it refuses the listed calls, and allows all others."""
     set_option, get_option, memfd = SYSCALLS[platform.machine()]
     rows = [*_refuse([(_NUMBER_AT, memfd)], errno.ENOSYS)]
     for number in (set_option, get_option):
@@ -69,7 +69,7 @@ def _call(libc: ctypes.CDLL, *arguments: object) -> None:
 
 
 def main() -> None:
-    """Install the filter and become the command."""
+    """Install the filter and execute the command."""
     octets = program()
     rows = ctypes.create_string_buffer(octets, len(octets))
     header = struct.pack("@HP", len(octets) // 8, ctypes.addressof(rows))

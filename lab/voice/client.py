@@ -1,7 +1,7 @@
-"""A caller of the voice agent without a browser: aioquic's WebTransport, a clock for a microphone, no loudspeaker.
+"""A caller of the voice agent without a browser: aioquic's WebTransport and a clock instead of a microphone.
 
-It does what the page does: sends prompts as streams of 20 ms frames in real time, pings in datagrams, counts what it
-hears. Many of them fit into one process.
+It does the same as the page: it sends prompts as streams of 20 ms frames in real time, sends pings in datagrams, and
+counts the frames that it receives. Many callers fit into one process.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ SAMPLES: Final = bytes(range(128)) * (SAMPLES_BYTES // 128)
 
 
 class VoiceCall(QuicConnectionProtocol):
-    """One call; made by ``calling``.
+    """One call. Use ``calling`` to make it.
 
-    agent: who answered. sent: frames; by_agent: what the agent said last of itself. heard: what came from it.
-    round_trips_s: of the pings that were answered. began_s, first_frame_s: when the first packet was sent and the first
-    audio frame was heard, by the loop's clock. early: whether the agent took the request in 0-RTT.
-    lost: why the call came to an end, None while it is well, "" where this side hung up.
+    agent: the name of the agent that answered. sent: the number of frames. by_agent: the agent's last report. heard:
+    the frames from the agent. round_trips_s: of the answered pings. began_s, first_frame_s: the times of the first
+    packet and of the first audio frame from the agent, on the loop's clock. early: whether the agent accepted the
+    request in 0-RTT. lost: the reason if the call failed, "" if this side hung up, else None.
     """
 
     def __init__(self, quic: QuicConnection, on_heard: Callable[[float], None] | None = None) -> None:
-        """quic: a client's connection. on_heard: called with the time whenever something comes from the agent."""
+        """quic: a client's connection. on_heard: called with the time of each event from the agent."""
         super().__init__(quic)
         self._on_heard = on_heard
         self.agent = ""
@@ -63,13 +63,13 @@ class VoiceCall(QuicConnectionProtocol):
         self._notifying: set[asyncio.Task[None]] = set()
 
     def call(self, address: Address, path: str) -> None:
-        """Send the first packet. The request goes with it where a session ticket permits, else as soon as it can."""
+        """Send the first packet. With a session ticket it contains the request. Otherwise the request follows later."""
         self.began_s = self._loop.time()
         self.connect(address, transmit=False)
         self.ask(address, path)
 
     def ask(self, address: Address, path: str) -> None:
-        """Ask for a session."""
+        """Request a session."""
         self._session_id = self._quic.get_next_available_stream_id()
         authority = "{}:{}".format(*address)
         headers = {":method": "CONNECT", ":protocol": "webtransport", ":scheme": "https", ":path": path}
@@ -78,7 +78,7 @@ class VoiceCall(QuicConnectionProtocol):
         self.transmit()
 
     async def prompt(self, frames: int, *, interval_s: float = FRAME_S) -> None:
-        """Speak for so many frames, one each interval, and end the prompt; or stop where the call is lost."""
+        """Send this number of frames, one each interval, and end the prompt. Stop early if the call is lost."""
         stream_id = self._http.create_webtransport_stream(self._session_id, is_unidirectional=True)
         due_s = self._loop.time()
         for left in reversed(range(frames)):
@@ -93,18 +93,18 @@ class VoiceCall(QuicConnectionProtocol):
         self.prompts += 1
 
     def send_prompt(self, octets: bytes) -> None:
-        """Send these octets as a prompt, whatever they are."""
+        """Send any octets as a prompt."""
         stream_id = self._http.create_webtransport_stream(self._session_id, is_unidirectional=True)
         self._quic.send_stream_data(stream_id, octets, end_stream=True)
         self.transmit()
 
     def send_control(self, octets: bytes) -> None:
-        """Send these octets in a datagram, whatever they are."""
+        """Send any octets in a datagram."""
         self._http.send_datagram(self._session_id, octets)
         self.transmit()
 
     async def ping_on(self, period_s: float = PING_S) -> None:
-        """Send a ping every now and then, until this is cancelled: a client that is silent cannot be found again."""
+        """Send pings until this is cancelled. After a change of address, no server can find a silent client."""
         while True:
             if self._accepted and self.lost is None:
                 self._pinged += 1
@@ -112,35 +112,35 @@ class VoiceCall(QuicConnectionProtocol):
                 self.send_control(json.dumps({"ping": self._pinged}).encode())
             await asyncio.sleep(period_s)
 
-    async def until(self, holds: Callable[["VoiceCall"], bool]) -> None:
-        """Wait until this holds of the call, or it is lost."""
+    async def until(self, condition: Callable[["VoiceCall"], bool]) -> None:
+        """Wait until a condition is true for the call, or until the call is lost."""
         async with self._progress:
-            await self._progress.wait_for(lambda: self.lost is not None or holds(self))
+            await self._progress.wait_for(lambda: self.lost is not None or condition(self))
 
     async def ended(self) -> None:
-        """Wait until it is lost."""
+        """Wait until the call is lost."""
         await self.until(lambda _: False)
 
     async def answered(self, utterances: int) -> None:
-        """Wait until so many utterances have been heard to their end, and each side has all frames of the other."""
+        """Wait until this number of utterances has arrived, and each side has all frames of the other."""
         await self.until(lambda call: call.utterances >= utterances)
         await self.until(lambda call: call.by_agent.get("received") == call.sent)
         await self.until(lambda call: call.by_agent.get("sent") == call.heard.received)
 
     async def give_up(self, reason: str) -> None:
-        """Take it for lost, as a caller does who hears nothing any more."""
+        """Treat the call as lost, as a caller does that receives nothing any more."""
         self.lost = self.lost or reason
         await self._notify()
 
     def hang_up(self) -> None:
-        """End it, without waiting for what the agent says to that."""
+        """End the call, without waiting for the agent's answer."""
         self.lost = self.lost or ""
         self.close()
         if self._transport is not None:
             self._transport.close()
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Count."""
+        """Count events and update the call's state."""
         if isinstance(event, HandshakeCompleted):
             self.early = event.early_data_accepted
         elif isinstance(event, ConnectionTerminated) and self.lost is None:
@@ -161,13 +161,13 @@ class VoiceCall(QuicConnectionProtocol):
             if not self._accepted:
                 self.lost = "the agent has refused"
         elif isinstance(event, WebTransportStreamDataReceived):
-            self._hear(event)
+            self._receive_audio(event)
         elif isinstance(event, DatagramReceived):
             self.by_agent = json.loads(event.data)
             sent_s = self._pings.pop(self.by_agent["ping"])
             self.round_trips_s.append(self._loop.time() - sent_s)
 
-    def _hear(self, event: WebTransportStreamDataReceived) -> None:
+    def _receive_audio(self, event: WebTransportStreamDataReceived) -> None:
         now_s = self._loop.time()
         reader = self._readers.setdefault(event.stream_id, FrameReader())
         for frame in reader.feed(event.data):
@@ -193,10 +193,10 @@ async def calling(
     ping_s: float = PING_S,
     on_heard: Callable[[float], None] | None = None,
 ) -> AsyncIterator[VoiceCall]:
-    """Call an agent at an address of IPv4; hung up at the end of the block.
+    """Call an agent at an IPv4 address, and hang up at the end of the block.
 
-    ticket: of an earlier call, for 0-RTT. keep_ticket: called with each one for the next call. ping_s: from one ping to
-    the next. on_heard: called with the time whenever something comes from the agent.
+    ticket: of an earlier call, for 0-RTT. keep_ticket: called with each ticket for a next call. ping_s: the interval of
+    pings. on_heard: called with the time of each event from the agent.
     """
     configuration = QuicConfiguration(
         alpn_protocols=H3_ALPN,

@@ -1,4 +1,4 @@
-"""The picture of the voice agent's page in docs/: a call of half a minute whose address changes each second.
+"""Take the picture of the voice agent's page in docs/: a call of 30 s whose address changes every second.
 
 Run: python -m lab.voice.picture FOLDER
 """
@@ -38,7 +38,7 @@ async def take(folder: Path, scratch: Path) -> None:
 
 
 def main() -> None:
-    """Take it."""
+    """Take the picture."""
     with tempfile.TemporaryDirectory() as scratch:
         asyncio.run(take(Path(sys.argv[1]), Path(scratch)))
 

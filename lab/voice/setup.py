@@ -1,7 +1,8 @@
-"""Round trips until the first audio frame, counted on the wire by the NAT, for each client and way to connect.
+"""Round trips until the first audio frame, counted on the wire by the NAT, for each client and kind of connection.
 
 Run: python -m lab.voice.setup
-The network's delay is 100 ms one way, so that what the programs themselves need does not count as a round trip.
+
+The network's delay is 100 ms one way, so that the programs' own time does not count as a round trip.
 """
 
 import asyncio
@@ -26,25 +27,25 @@ _FIRST: Final = "call.firstFrameMs"
 
 
 class Setup(NamedTuple):
-    """What went by until the first audio frame."""
+    """The time and the round trips until the first audio frame."""
 
     seconds: float
     round_trips: int
 
 
 async def first_call(demo: Demo, keep_ticket: Callable[[SessionTicket], None]) -> Setup:
-    """Call as one who was never here."""
+    """Call as a new client, without a session ticket."""
     async with calling(demo.port.address, keep_ticket=keep_ticket) as call:
         await call.until(lambda call: call.first_frame_s is not None)
         assert call.first_frame_s is not None, call.lost
         setup = _setup(demo.port, call.began_s, call.first_frame_s)
-        await call.until(lambda call: bool(call.round_trips_s))  # the ticket has come by then
+        await call.until(lambda call: bool(call.round_trips_s))  # the ticket has arrived before this
     assert not call.early
     return setup
 
 
 async def next_call(demo: Demo, ticket: SessionTicket) -> Setup:
-    """Call with the ticket of a call before, so that the request travels in 0-RTT."""
+    """Call with the ticket of an earlier call, so that the request is sent in 0-RTT."""
     async with calling(demo.port.address, ticket=ticket) as call:
         await call.until(lambda call: call.first_frame_s is not None)
     assert call.first_frame_s is not None, call.lost
@@ -53,7 +54,7 @@ async def next_call(demo: Demo, ticket: SessionTicket) -> Setup:
 
 
 async def browser_call(demo: Demo, profile: Path) -> Setup:
-    """Call from Chromium. Its clock is the machine's, and so comparable with the NAT's."""
+    """Call from Chromium. It uses the machine's clock, so its times can be compared with the NAT's."""
     offset_s = time.time() - asyncio.get_running_loop().time()
     async with browser(profile) as window:
         await window.open(demo.page_url)
@@ -64,7 +65,7 @@ async def browser_call(demo: Demo, profile: Path) -> Setup:
 
 
 async def measure(scratch: Path) -> dict[str, Setup]:
-    """Make one call of each kind to one agent, the only one that knows its own tickets."""
+    """Make one call of each kind to one agent, because only the agent that issued a ticket accepts it."""
     tickets: list[SessionTicket] = []
     async with voice_demo(scratch, names=["agent-a"], delay_s=DELAY_S) as demo:
         return {
@@ -81,7 +82,7 @@ def _setup(port: NatPort, began_s: float, first_frame_s: float) -> Setup:
 
 
 def main() -> None:
-    """Print them as a table."""
+    """Print the measurements as a table."""
     with tempfile.TemporaryDirectory() as scratch:
         found = asyncio.run(measure(Path(scratch)))
     sys.stdout.write("| caller | round trips | at 200 ms each |\n| --- | --- | --- |\n")

@@ -1,4 +1,4 @@
-"""The voice demo for tests: the same processes as a newcomer starts, at ports that are free."""
+"""The voice demo for tests: the same processes as for a new user, on free ports."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,9 +17,9 @@ from lab.stage import NAMES, PARAMS
 
 @asynccontextmanager
 async def voice_demo(folder: Path, *, names: Sequence[str] = NAMES, delay_s: float = 0.0) -> AsyncIterator[Demo]:
-    """Run it. delay_s: of the network, one way."""
+    """Run the demo. delay_s: of the network, one way."""
     path = folder / "voice.yaml"
-    path.touch(mode=0o600)  # it holds a key
+    path.touch(mode=0o600)  # the file contains a key
     path.write_text(yaml.safe_dump(voice_config(names)))
     async with running(path, page_port=0, delay_s=delay_s) as demo:
         yield demo

@@ -1,4 +1,4 @@
-"""A daemon that is none, behind a real admin server on loopback and on a Unix socket."""
+"""A fake daemon behind a real admin server, which listens on loopback and on a Unix socket."""
 
 import asyncio
 import dataclasses
@@ -18,10 +18,10 @@ PATIENCE_S = 240.0
 
 
 class FakeDaemon:
-    """What the admin server asks and steers. A test sets what it says, and what it raises."""
+    """The fake daemon that the admin server reads and commands. A test sets its results and its errors."""
 
     def __init__(self) -> None:
-        """Ready, with the sample reading."""
+        """Create a daemon that is ready and returns the sample reading."""
         self.reading = sample_reading()
         self.ready = True
         self.outcome = ReloadOutcome(ok=True, generation=4, warnings=("a warning",))
@@ -30,13 +30,13 @@ class FakeDaemon:
         self.calls: list[str] = []
 
     def read(self) -> Reading:
-        """Return the reading."""
+        """Return the reading, or raise the error that the test has set."""
         if self.error is not None:
             raise self.error
         return self.reading
 
     def is_ready(self) -> bool:
-        """Say whether it is ready."""
+        """Return whether the daemon is ready."""
         return self.ready
 
     def set(self, **fields: object) -> None:
@@ -44,21 +44,21 @@ class FakeDaemon:
         self.reading = dataclasses.replace(self.reading, **fields)  # type: ignore[arg-type]
 
     async def reload(self, *, force: bool = False) -> ReloadOutcome:
-        """Note that it was asked."""
+        """Record the call and return the reload outcome."""
         await self._called("reload by force" if force else "reload")
         return self.outcome
 
     async def upgrade(self) -> UpgradeOutcome:
-        """Note that it was asked."""
+        """Record the call and return the upgrade outcome."""
         await self._called("upgrade")
         return self.upgrade_outcome
 
     async def drain(self, name: str) -> None:
-        """Note that it was asked."""
+        """Record the call. Raise KeyError for an unknown backend."""
         await self._called(f"drain {name}", name)
 
     async def undrain(self, name: str) -> None:
-        """Note that it was asked."""
+        """Record the call. Raise KeyError for an unknown backend."""
         await self._called(f"undrain {name}", name)
 
     async def _called(self, call: str, name: str | None = None) -> None:
@@ -71,7 +71,7 @@ class FakeDaemon:
 
 
 class Answer(NamedTuple):
-    """An HTTP answer. headers: by lower-case name."""
+    """An HTTP response. headers: by lower-case name."""
 
     status: int
     headers: dict[str, str]
@@ -79,34 +79,34 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The body as text."""
+        """Return the body as text."""
         return self.body.decode()
 
 
 class Peer:
-    """A client that sends exactly what a test says."""
+    """A client that sends exactly the octets that a test gives it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Wrap a connection."""
+        """Wrap an open connection."""
         self._reader = reader
         self._writer = writer
 
     def send(self, data: bytes) -> None:
-        """Send octets as they are."""
+        """Send octets unchanged."""
         self._writer.write(data)
 
     async def answer(self, *, head: bool = False) -> Answer:
-        """Read one answer. head: it is one to a HEAD request, without a body."""
+        """Read one response. head: it answers a HEAD request and has no body."""
         async with asyncio.timeout(PATIENCE_S):
             lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             pairs = [line.split(": ", 1) for line in lines[1:] if line]
             headers = {name.lower(): value for name, value in pairs}
-            assert len(headers) == len(pairs), "no header comes twice"
+            assert len(headers) == len(pairs), "a header is repeated"
             length = 0 if head else int(headers["content-length"])
             return Answer(int(lines[0].split()[1]), headers, await self._reader.readexactly(length))
 
     async def rest(self) -> bytes:
-        """Read until the server closes the connection."""
+        """Read until the server closes the connection, and return the octets."""
         async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self._reader.read()
@@ -118,7 +118,7 @@ class Peer:
         self._writer.close()
 
     async def closed(self) -> None:
-        """Wait until it is closed."""
+        """Wait until the connection is closed."""
         with suppress(OSError):
             await asyncio.wait_for(self._writer.wait_closed(), PATIENCE_S)
 
@@ -127,7 +127,7 @@ class Stage:
     """The server, the daemon behind it, and the clients in front of it."""
 
     def __init__(self, server: AdminServer, daemon: FakeDaemon, socket: Path) -> None:
-        """Everything is started already."""
+        """Wrap a server and a daemon that are already started."""
         self.server = server
         self.daemon = daemon
         self.socket = socket
@@ -135,7 +135,7 @@ class Stage:
 
     @property
     def address(self) -> Endpoint:
-        """Where it listens on TCP."""
+        """Return the TCP address on which the server listens."""
         assert self.server.address is not None
         return self.server.address
 
@@ -148,7 +148,7 @@ class Stage:
         return self._keep(Peer(*await asyncio.open_unix_connection(self.socket)))
 
     async def ask(self, method: str, target: str, *headers: str, control: bool = False) -> Answer:
-        """Send one request. headers: whole lines. control: over the control socket."""
+        """Send one request and return the response. headers: whole lines. control: use the control socket."""
         peer = await (self.unix() if control else self.tcp())
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
         peer.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
@@ -157,7 +157,7 @@ class Stage:
         return answer
 
     async def close(self) -> None:
-        """Close every client."""
+        """Close every client connection."""
         for peer in self._peers:
             peer.close()
         for peer in self._peers:
@@ -170,7 +170,7 @@ class Stage:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A running server; in the end it is stopped and nothing is left."""
+    """Yield a running server. After the test, stop it and check that no task remains."""
     daemon = FakeDaemon()
     server = AdminServer(daemon.read, daemon.is_ready, daemon)
     found = Stage(server, daemon, tmp_path / "run" / "qlb.sock")
@@ -179,6 +179,6 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     await found.close()
     await server.stop()
     left = asyncio.all_tasks() - {asyncio.current_task()}
-    if left:  # aiohttp lingers for bodies of clients that have gone
+    if left:  # aiohttp waits a moment for the request bodies of clients that have disconnected
         _, left = await asyncio.wait(left, timeout=PATIENCE_S)
     assert not left

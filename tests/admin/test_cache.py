@@ -1,4 +1,4 @@
-"""Pages that are rendered once for many readers."""
+"""The page cache: one rendering of a page is shared by many readers."""
 
 import asyncio
 import dataclasses
@@ -13,10 +13,10 @@ from qlb.observe.figures import Reading
 
 
 class Stage:
-    """A cache on clocks of the test's own, and a renderer that tells which reading it had."""
+    """A page cache on clocks that the test sets, with a renderer that returns the number of its reading."""
 
     def __init__(self) -> None:
-        """Nothing is rendered yet."""
+        """Create a cache in which no page is rendered yet."""
         self.now_s = 100.0
         self.used_s = 0.0
         self.reading_cost_s = 0.0
@@ -27,13 +27,13 @@ class Stage:
         self.cache = PageCache(self.read, now=lambda: self.now_s, used=lambda: self.used_s)
 
     def read(self) -> Reading:
-        """Take a reading; its generation counts them."""
+        """Return a new reading. Its generation is the number of readings so far."""
         self.readings += 1
         self.used_s += self.reading_cost_s
         return dataclasses.replace(sample_reading(), generation=self.readings)
 
     def render(self, reading: Reading) -> bytes:
-        """Return the reading's number."""
+        """Render the generation of a reading."""
         self.threads.add(threading.get_ident())
         if self.error is not None:
             raise self.error
@@ -41,24 +41,24 @@ class Stage:
         return str(reading.generation).encode()
 
     async def page(self, key: str = "status") -> int:
-        """Ask for a page."""
+        """Request a page and return the number of the reading behind it."""
         return int(await self.cache.page(key, self.render))
 
 
 @pytest.fixture
 def stage() -> Stage:
-    """What is under test."""
+    """Return a new stage."""
     return Stage()
 
 
-async def test_a_reader_who_comes_alone_gets_a_page_made_for_it(stage: Stage) -> None:
-    """Small pages are always new: what was just sent shows in the next status."""
+async def test_a_cheap_page_is_rendered_for_each_request(stage: Stage) -> None:
+    """A cheap page is rendered for each request, so the next status shows the last packet."""
     stage.render_cost_s = 0.001
     assert [await stage.page() for _ in range(20)] == list(range(1, 21))
 
 
-async def test_many_readers_share_a_page_that_costs(stage: Stage) -> None:
-    """Within a second there is one rendering, then another."""
+async def test_many_readers_share_an_expensive_page(stage: Stage) -> None:
+    """An expensive page is rendered once a second, however many readers request it."""
     stage.render_cost_s = 0.1
     assert [await stage.page() for _ in range(50)] == [1] * 50
     stage.now_s += 0.99
@@ -68,7 +68,7 @@ async def test_many_readers_share_a_page_that_costs(stage: Stage) -> None:
 
 
 async def test_many_renderings_of_a_small_page_use_up_the_budget(stage: Stage) -> None:
-    """Without a pause they get a twentieth of a core; after a pause a page is new again."""
+    """Without a pause, cheap pages may use a twentieth of a core. After a pause, the next page is new."""
     stage.render_cost_s = 0.01
     pages = [await stage.page() for _ in range(1000)]
     assert max(pages) == 5
@@ -80,8 +80,8 @@ async def test_many_renderings_of_a_small_page_use_up_the_budget(stage: Stage) -
     assert await stage.page() == max(pages) + 1
 
 
-async def test_an_expensive_page_is_older(stage: Stage) -> None:
-    """It never takes more than a fifth of a core."""
+async def test_an_expensive_page_may_be_older(stage: Stage) -> None:
+    """Rendering an expensive page uses at most a fifth of a core, so the page gets older."""
     stage.render_cost_s = 2.0
     assert await stage.page() == 1
     stage.now_s += 7.9
@@ -91,13 +91,13 @@ async def test_an_expensive_page_is_older(stage: Stage) -> None:
 
 
 async def test_each_key_has_its_page(stage: Stage) -> None:
-    """They share the budget."""
+    """Each key has its own page. All keys share one budget."""
     stage.render_cost_s = 1.0
     assert [await stage.page("a"), await stage.page("b"), await stage.page("a")] == [1, 2, 1]
 
 
 async def test_readings_are_shared_too(stage: Stage) -> None:
-    """And a rendering brings a new one along."""
+    """Readings are cached too, and each rendering replaces the cached reading."""
     stage.reading_cost_s = 0.2
     assert [stage.cache.reading().generation for _ in range(3)] == [1, 1, 1]
     assert await stage.page() == 2
@@ -106,8 +106,8 @@ async def test_readings_are_shared_too(stage: Stage) -> None:
     assert stage.cache.reading().generation == 3
 
 
-async def test_what_was_changed_shows_at_once(stage: Stage) -> None:
-    """After clear() the next page and the next reading are new."""
+async def test_a_change_shows_at_once(stage: Stage) -> None:
+    """After clear(), the next page and the next reading are new."""
     stage.render_cost_s = stage.reading_cost_s = 1.0
     await stage.page()
     stage.cache.clear()
@@ -116,13 +116,13 @@ async def test_what_was_changed_shows_at_once(stage: Stage) -> None:
 
 
 async def test_rendering_is_not_on_the_loop(stage: Stage) -> None:
-    """A large page keeps neither health probes nor /readyz waiting."""
+    """Pages are rendered in another thread, so a large page delays neither health probes nor /readyz."""
     await stage.page()
     assert threading.get_ident() not in stage.threads
 
 
 def gate(stage: Stage) -> tuple[Callable[[Reading], bytes], asyncio.Event, threading.Event]:
-    """Return a renderer that waits, the event that it has begun, and the one that lets it go on."""
+    """Return a renderer that waits, the event "rendering has begun", and the event that lets it finish."""
     loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
     def render(reading: Reading) -> bytes:
@@ -134,7 +134,7 @@ def gate(stage: Stage) -> tuple[Callable[[Reading], bytes], asyncio.Event, threa
 
 
 async def test_readers_at_once_wait_for_one_rendering(stage: Stage) -> None:
-    """One that leaves meanwhile takes nothing from the others."""
+    """Concurrent readers share one rendering. A reader that is cancelled does not cancel it for the others."""
     render, begun, go_on = gate(stage)
     readers = [asyncio.create_task(stage.cache.page("status", render)) for _ in range(8)]
     await begun.wait()
@@ -144,8 +144,8 @@ async def test_readers_at_once_wait_for_one_rendering(stage: Stage) -> None:
     assert await asyncio.gather(*readers[1:]) == [b"1"] * 7
 
 
-async def test_a_rendering_from_before_a_change_is_not_kept(stage: Stage) -> None:
-    """Whoever asks after clear() waits for another one."""
+async def test_a_rendering_from_before_a_change_is_not_cached(stage: Stage) -> None:
+    """A request after clear() waits for a new rendering. The older rendering is not cached."""
     stage.render_cost_s = 1.0
     render, begun, go_on = gate(stage)
     early = asyncio.create_task(stage.cache.page("status", render))
@@ -158,8 +158,8 @@ async def test_a_rendering_from_before_a_change_is_not_kept(stage: Stage) -> Non
     assert await stage.page() == 2
 
 
-async def test_a_failure_is_told_to_every_reader_and_not_kept(stage: Stage) -> None:
-    """The next one may succeed."""
+async def test_a_failure_reaches_every_reader_and_is_not_cached(stage: Stage) -> None:
+    """Every waiting reader gets the error. The error is not cached, so the next rendering may succeed."""
     stage.error = RuntimeError("broken")
     found = await asyncio.gather(stage.page(), stage.page(), return_exceptions=True)
     assert [str(one) for one in found] == ["broken", "broken"]

@@ -1,4 +1,4 @@
-"""The file of the control socket: who may use it, whose it is, and what happens to what was there."""
+"""The file of the control socket: its permissions, its owner, and how an existing file is treated."""
 
 import asyncio
 import fcntl
@@ -17,13 +17,13 @@ from qlb.errors import QlbError
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the socket is to be; its folder is not there yet."""
+    """Return a path for the socket. Its folder does not exist yet."""
     return tmp_path / "deep" / "run" / "qlb.sock"
 
 
 @pytest.fixture(autouse=True)
 def _open_umask() -> Iterator[None]:
-    """A careless umask, which must come back."""
+    """Set a umask of 0, and check that it is restored after the test."""
     before = os.umask(0)
     yield
     assert os.umask(before) == 0
@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
 
 
 async def test_only_the_owner_gets_in(path: Path) -> None:
-    """Whatever the umask: the socket is 0600, its new folder 0700."""
+    """With any umask, the socket has mode 0600 and its new folder has mode 0700."""
     control = await open_control_socket(path)
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     control.close()
@@ -43,7 +43,7 @@ async def test_only_the_owner_gets_in(path: Path) -> None:
 
 
 async def test_closed_to_others_from_the_first_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its birth and the first connection there is no moment with another mode."""
+    """The socket has mode 0600 before it starts to listen, so no connection can use another mode."""
     modes: list[int] = []
     listen = socket.socket.listen
 
@@ -57,15 +57,15 @@ async def test_closed_to_others_from_the_first_moment(path: Path, monkeypatch: p
 
 
 async def test_an_existing_folder_stays_as_it_is(tmp_path: Path) -> None:
-    """It may be shared with others."""
+    """An existing folder retains its mode, because other programs may use it."""
     tmp_path.chmod(0o755)
     control = await open_control_socket(tmp_path / "qlb.sock")
     assert mode(tmp_path) == 0o755
     control.close()
 
 
-async def test_what_a_dead_daemon_left_is_replaced(path: Path) -> None:
-    """A socket on which nobody listens is only a name."""
+async def test_the_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
+    """A socket file on which no process listens is replaced."""
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -75,8 +75,8 @@ async def test_what_a_dead_daemon_left_is_replaced(path: Path) -> None:
     control.close()
 
 
-async def test_a_living_daemon_keeps_it(path: Path) -> None:
-    """The text says what to do, and the socket still works."""
+async def test_the_socket_of_a_running_daemon_is_refused(path: Path) -> None:
+    """A second daemon gets an error with advice, and the first daemon's socket still works."""
     control = await open_control_socket(path)
     with pytest.raises(QlbError, match=r"a daemon answers at .*qlb\.sock already: stop it, or .*admin\.socket"):
         await open_control_socket(path)
@@ -85,8 +85,8 @@ async def test_a_living_daemon_keeps_it(path: Path) -> None:
     control.close()
 
 
-async def test_a_busy_daemon_is_a_living_one(path: Path) -> None:
-    """Its queue is full, so it answers nobody now; it is there all the same."""
+async def test_a_busy_daemon_counts_as_running(path: Path) -> None:
+    """A daemon whose queue is full accepts no connection, but it is still found to be running."""
     path.parent.mkdir(parents=True)
     callers = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     with socket.socket(socket.AF_UNIX) as busy:
@@ -102,8 +102,8 @@ async def test_a_busy_daemon_is_a_living_one(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link to a dead socket"])
-async def test_something_else_is_not_touched(path: Path, kind: str) -> None:
-    """A mistyped path costs nobody a file."""
+async def test_a_path_that_is_not_a_socket_is_not_touched(path: Path, kind: str) -> None:
+    """A path that is not a socket is not removed, so a mistyped path cannot delete a file."""
     path.parent.mkdir(parents=True)
     if kind == "file":
         path.write_text("precious")
@@ -122,15 +122,15 @@ async def test_something_else_is_not_touched(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("x" * 200, "AF_UNIX path too long"), ("file/qlb.sock", "Not a directory|File exists")]
 )
-async def test_a_path_that_cannot_be(tmp_path: Path, name: str, words: str) -> None:
+async def test_an_impossible_path(tmp_path: Path, name: str, words: str) -> None:
     """The error names the path, the key and the reason."""
     (tmp_path / "file").touch()
     with pytest.raises(QlbError, match=rf"cannot open the control socket .* \(admin\.socket\): ({words})"):
         await open_control_socket(tmp_path / name)
 
 
-async def test_only_what_is_ours_is_removed(path: Path) -> None:
-    """Somebody put another file there meanwhile, or took ours away."""
+async def test_only_the_daemons_own_file_is_removed(path: Path) -> None:
+    """If another program has replaced or removed the file, closing the socket does not remove anything."""
     control = await open_control_socket(path)
     path.unlink()
     path.write_text("theirs")
@@ -142,8 +142,8 @@ async def test_only_what_is_ours_is_removed(path: Path) -> None:
     control.close()
 
 
-async def test_of_two_that_start_together_one_wins(path: Path) -> None:
-    """Both find the same dead socket; one replaces it, the other finds the first one living."""
+async def test_of_two_daemons_that_start_together_one_wins(path: Path) -> None:
+    """Both daemons find the same dead socket. One replaces it; the other finds the first one running."""
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -152,8 +152,8 @@ async def test_of_two_that_start_together_one_wins(path: Path) -> None:
     next(result for result in results if not isinstance(result, QlbError)).close()
 
 
-async def test_a_lock_is_waited_for_and_not_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another daemon holds the lock for a moment; a process that never lets go is named as the reason."""
+async def test_a_lock_is_awaited_for_a_limited_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that another daemon has for a moment is awaited. If it is never released, the error names it."""
     (await open_control_socket(path)).close()
     naps: list[float] = []
     other = os.open(path.with_name("qlb.sock.lock"), os.O_RDWR)
@@ -173,8 +173,8 @@ async def test_a_lock_is_waited_for_and_not_for_ever(path: Path, monkeypatch: py
     os.close(other)
 
 
-async def test_who_may_only_look_into_the_folder_locks_nothing(path: Path) -> None:
-    """A lock on the folder itself, which any user may take who can read it, is none on the daemon."""
+async def test_a_lock_on_the_folder_does_not_matter(path: Path) -> None:
+    """Any user who can read the folder can lock the folder itself. That does not lock out the daemon."""
     (await open_control_socket(path)).close()
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
@@ -184,7 +184,7 @@ async def test_who_may_only_look_into_the_folder_locks_nothing(path: Path) -> No
 
 
 async def test_a_lock_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that all may write to: another user could hold it for ever, so it is refused in words."""
+    """A lock file of another user is refused, because that user could keep it locked for ever."""
     path.parent.mkdir(parents=True)
     path.with_name("qlb.sock.lock").touch()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
@@ -193,7 +193,7 @@ async def test_a_lock_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_lock_that_is_a_link(path: Path) -> None:
-    """It is not followed: it could lead to a file of somebody else."""
+    """A lock file that is a symbolic link is not followed, because it could lead to another user's file."""
     path.parent.mkdir(parents=True)
     path.with_name("qlb.sock.lock").symlink_to("/dev/null")
     with pytest.raises(QlbError, match="cannot open the control socket"):

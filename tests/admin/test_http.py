@@ -1,4 +1,4 @@
-"""Hostile peers: what they can send, how much they can hold, for how long."""
+"""Hostile clients: which requests they can send, and how much memory and time they can use."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ HOSTILE = {
 async def test_hostile_requests_get_a_4xx(
     stage: Stage, request_: bytes, control: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One short answer that echoes nothing, nothing in the log, and the next client is served."""
+    """A hostile request gets one short 4xx response without its own text. It is not logged."""
     peer = await (stage.unix() if control else stage.tcp())
     peer.send(request_)
     answer = await peer.answer()
@@ -54,29 +54,29 @@ async def test_hostile_requests_get_a_4xx(
 
 
 @pytest.mark.parametrize("target", [b"gopher://x/healthz", b"http://evil.example/healthz"])
-async def test_an_absolute_target_is_its_path(stage: Stage, target: bytes) -> None:
-    """We are no proxy: what a target says of schemes and hosts is not followed."""
+async def test_only_the_path_of_an_absolute_target_counts(stage: Stage, target: bytes) -> None:
+    """Only the path of an absolute target counts. The server is no proxy and ignores scheme and host."""
     peer = await stage.tcp()
     peer.send(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await peer.answer()).text == "ok\n"
 
 
 async def test_an_odd_host_is_refused(stage: Stage) -> None:
-    """It looks like a literal and is none."""
+    """A host that looks like an address literal but is not one is refused."""
     peer = await stage.tcp()
     peer.send(b"GET / HTTP/1.1\r\nHost: [::1]@evil:99999\r\n\r\n")
     assert (await peer.answer()).status == 421
 
 
-async def test_an_upgrade_is_not_taken_up(stage: Stage) -> None:
-    """The answer is the page, and what follows is a request again."""
+async def test_an_upgrade_header_is_ignored(stage: Stage) -> None:
+    """An Upgrade header is ignored, and the response is the page."""
     peer = await stage.tcp()
     peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert (await peer.answer()).status == 200
 
 
 async def test_random_octets_do_no_harm(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """Requests with octets changed at random: an answer or a closed connection, and nothing in the log."""
+    """Requests with random changes cause no log record, and the server still answers afterwards."""
     chance = random.Random(2)
     template = b"POST /drain/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nAccept: */*\r\n\r\n{}"
     for _ in range(300):
@@ -91,7 +91,7 @@ async def test_random_octets_do_no_harm(stage: Stage, caplog: pytest.LogCaptureF
 
 
 async def test_connections_are_kept_alive(stage: Stage) -> None:
-    """A scraper uses one connection; several requests may be under way on it."""
+    """A client can send several requests over one connection before it reads the responses."""
     peer = await stage.tcp()
     peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await peer.answer()).text == "ok\n"
@@ -100,7 +100,7 @@ async def test_connections_are_kept_alive(stage: Stage) -> None:
 
 @pytest.fixture
 async def strict(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A server that grants its peers little."""
+    """Run a server with strict limits."""
     daemon = FakeDaemon()
     limits = Limits(connections=3, first_request_s=0.05, idle_s=0.05)
     server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=limits)
@@ -111,24 +111,24 @@ async def strict(tmp_path: Path) -> AsyncIterator[Stage]:
     await server.stop()
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
-async def test_a_silent_peer_is_let_go(strict: Stage, said: bytes) -> None:
-    """Whoever says nothing, or begins and does not end, is disconnected."""
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+async def test_a_silent_peer_is_disconnected(strict: Stage, sent: bytes) -> None:
+    """A client that sends nothing or an incomplete request is disconnected."""
     peer = await strict.tcp()
-    peer.send(said)
+    peer.send(sent)
     assert await peer.rest() == b""
 
 
-async def test_an_idle_peer_is_let_go(strict: Stage) -> None:
-    """After an answer too, even if it has begun another request."""
+async def test_an_idle_peer_is_disconnected(strict: Stage) -> None:
+    """A client is disconnected when it is idle after a response, even in the middle of a new request."""
     peer = await strict.tcp()
     peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
     assert (await peer.answer()).status == 200
     assert await peer.rest() == b""
 
 
-async def test_a_peer_that_does_not_read_is_let_go(strict: Stage) -> None:
-    """An answer that nobody takes does not stay in memory."""
+async def test_a_peer_that_does_not_read_is_disconnected(strict: Stage) -> None:
+    """A client that does not read is disconnected, so that its responses do not stay in memory."""
     row = strict.daemon.reading.backends[0]
     strict.daemon.set(backends=(row,) * 20_000)
     peer = await strict.tcp()
@@ -140,8 +140,8 @@ async def test_a_peer_that_does_not_read_is_let_go(strict: Stage) -> None:
     assert len(await peer.rest()) < 5 * 3_000_000
 
 
-async def test_a_command_may_take_its_time(strict: Stage) -> None:
-    """While the daemon works on an answer, its peer is not late."""
+async def test_a_slow_command_is_not_cut_off(strict: Stage) -> None:
+    """A client is not disconnected while the daemon works on its command."""
     finish = asyncio.Event()
     called = asyncio.Event()
 
@@ -154,19 +154,19 @@ async def test_a_command_may_take_its_time(strict: Stage) -> None:
     peer.send(b"POST /drain/a HTTP/1.1\r\nHost: x\r\n\r\n")
     await called.wait()
     silent = await strict.unix()
-    assert await silent.rest() == b""  # the limit is over for one who came later
+    assert await silent.rest() == b""  # this client connected later, and its time limit has passed
     finish.set()
     assert (await peer.answer()).status == 200
 
 
 def crowded(per_peer: int = 64) -> Limits:
-    """Return bounds that four connections reach, and no time limit that a slow machine could reach."""
+    """Return limits that four connections reach, and time limits that a slow machine does not reach."""
     return Limits(connections=4, per_peer=per_peer, first_request_s=3600.0, idle_s=3600.0)
 
 
 @pytest.fixture
 async def full(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A server that has room for four connections on each listener."""
+    """Run a server that allows four connections for each listener."""
     daemon = FakeDaemon()
     server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=crowded())
     found = Stage(server, daemon, tmp_path / "qlb.sock")
@@ -177,18 +177,18 @@ async def full(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def connect(stage: Stage, control: bool) -> Peer:
-    """Return a client on one of the listeners."""
+    """Connect to one of the two listeners."""
     return await (stage.unix() if control else stage.tcp())
 
 
 async def ask(peer: Peer, target: str = "/healthz") -> int:
-    """Ask over a connection that stays open."""
+    """Send a request over a connection that stays open. Return the status code."""
     peer.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return (await peer.answer()).status
 
 
 async def test_an_answer_that_is_not_read_is_not_copied(full: Stage) -> None:
-    """A reader that stops holds a piece of the page, whatever the page's size."""
+    """For a client that stops reading, the server buffers only a part of the page, whatever the page's size."""
     full.daemon.set(backends=(full.daemon.reading.backends[0],) * 20_000)
     greedy = await full.tcp()
     greedy.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -204,25 +204,25 @@ async def test_an_answer_that_is_not_read_is_not_copied(full: Stage) -> None:
 
 @pytest.mark.parametrize("control", [False, True], ids=["tcp", "unix"])
 @pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics", "/status"])
-async def test_a_new_connection_takes_the_place_of_the_idlest(full: Stage, control: bool, target: str) -> None:
-    """Whoever is there, the next one is served; the one that asked least recently is closed, and no other."""
-    held = [await connect(full, control) for _ in range(4)]
-    for peer in (*held, held[0]):
+async def test_a_new_connection_replaces_the_idlest(full: Stage, control: bool, target: str) -> None:
+    """At the limit a new connection is served, and the one whose last request is oldest is closed."""
+    peers = [await connect(full, control) for _ in range(4)]
+    for peer in (*peers, peers[0]):
         assert await ask(peer) == 200
     newcomer = await connect(full, control)
     assert await ask(newcomer, target) == 200
-    assert await held[1].rest() == b""
-    for peer in (held[0], held[2], held[3], newcomer):
+    assert await peers[1].rest() == b""
+    for peer in (peers[0], peers[2], peers[3], newcomer):
         assert await ask(peer) == 200
 
 
-@pytest.mark.parametrize("said", [b"G", b"GET /readyz HTTP/1.1\r\nHo", b"POST /reload HTTP/1.1\r\nX: "])
-async def test_a_request_that_does_not_end_is_idle(full: Stage, said: bytes) -> None:
-    """However often such peers send another octet, they make room for one who asks."""
+@pytest.mark.parametrize("sent", [b"G", b"GET /readyz HTTP/1.1\r\nHo", b"POST /reload HTTP/1.1\r\nX: "])
+async def test_a_request_that_does_not_end_is_idle(full: Stage, sent: bytes) -> None:
+    """Clients with unfinished requests are closed first, however often they send another octet."""
     slow = [await full.tcp() for _ in range(3)]
     asking = await full.tcp()
     for peer in slow:
-        peer.send(said)
+        peer.send(sent)
     assert await ask(asking) == 200
     for peer in slow:
         peer.send(b"E")
@@ -234,7 +234,7 @@ async def test_a_request_that_does_not_end_is_idle(full: Stage, said: bytes) -> 
 
 
 async def test_an_answer_that_is_not_read_is_idle(full: Stage) -> None:
-    """Requests that wait behind it are no progress either."""
+    """A client that does not read its responses is closed first, even if more of its requests wait."""
     full.daemon.set(backends=(full.daemon.reading.backends[0],) * 20_000)
     greedy = await full.tcp()
     greedy.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5)
@@ -251,8 +251,8 @@ async def test_an_answer_that_is_not_read_is_idle(full: Stage) -> None:
         assert await ask(peer) == 200
 
 
-async def test_commands_that_are_under_way_are_not_closed(full: Stage) -> None:
-    """Even if nobody else is there to make room; /readyz is answered beside them."""
+async def test_running_commands_are_not_closed(full: Stage) -> None:
+    """Connections with a running command are not closed, even at the limit. /readyz is still answered."""
     finish, called = asyncio.Event(), asyncio.Semaphore(0)
 
     async def slow(_name: str) -> None:
@@ -271,8 +271,8 @@ async def test_commands_that_are_under_way_are_not_closed(full: Stage) -> None:
         assert (await peer.answer()).status == 200
 
 
-async def test_beside_too_many_commands_the_new_one_is_closed(full: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even then what is held is bounded."""
+async def test_the_number_of_running_commands_is_limited(full: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of running commands is limited too: beyond it, the new connection is closed."""
     monkeypatch.setattr(http_module, "_SPARES", 1)
     finish, called = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -288,8 +288,8 @@ async def test_beside_too_many_commands_the_new_one_is_closed(full: Stage, monke
     finish.set()
 
 
-async def test_one_address_has_a_share(tmp_path: Path) -> None:
-    """It makes room for itself; the control socket's peers have no address, and no share."""
+async def test_one_address_has_a_limit(tmp_path: Path) -> None:
+    """At its limit, an address loses its own oldest connection. Clients of the control socket have no such limit."""
     daemon = FakeDaemon()
     server = AdminServer(daemon.read, daemon.is_ready, daemon, limits=crowded(per_peer=2))
     stage = Stage(server, daemon, tmp_path / "qlb.sock")
@@ -314,6 +314,6 @@ async def test_one_address_has_a_share(tmp_path: Path) -> None:
         (None, None),
     ],
 )
-def test_the_share_is_of_an_address_or_of_a_network(name: object, peer: str | None) -> None:
-    """An IPv6 host can have any number of addresses of its network."""
+def test_the_limit_counts_an_address_or_a_network(name: object, peer: str | None) -> None:
+    """The limit counts an IPv4 address, or an IPv6 /64 network: one host can use all of its addresses."""
     assert http_module._peer(name) == peer

@@ -1,4 +1,4 @@
-"""What everybody may read, over a real listener."""
+"""The pages that any client may read, requested over real listeners."""
 
 import json
 
@@ -13,7 +13,7 @@ BOTH = pytest.mark.parametrize("control", [False, True], ids=["tcp", "unix"])
 
 @BOTH
 async def test_healthz(stage: Stage, control: bool) -> None:
-    """While the process serves, it is healthy; backends do not matter."""
+    """/healthz returns 200 while the process serves, whatever the state of the backends."""
     stage.daemon.ready = False
     answer = await stage.ask("GET", "/healthz", control=control)
     assert (answer.status, answer.text) == (200, "ok\n")
@@ -21,7 +21,7 @@ async def test_healthz(stage: Stage, control: bool) -> None:
 
 @BOTH
 async def test_status(stage: Stage, control: bool) -> None:
-    """The status of the reading, in JSON."""
+    """/status returns the status of the reading as JSON."""
     answer = await stage.ask("GET", "/status?pretty=1", control=control)
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("application/json")
@@ -30,7 +30,7 @@ async def test_status(stage: Stage, control: bool) -> None:
 
 @BOTH
 async def test_metrics(stage: Stage, control: bool) -> None:
-    """The metrics page, in the format that the Accept headers ask for."""
+    """/metrics returns the format that the Accept headers request."""
     answer = await stage.ask("GET", "/metrics", control=control)
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert "qlb_packets_received" in [family.name for family in text_string_to_metric_families(answer.text)]
@@ -40,20 +40,20 @@ async def test_metrics(stage: Stage, control: bool) -> None:
 
 
 async def test_ready(stage: Stage) -> None:
-    """Ready, and how well."""
+    """/readyz returns 200 and the number of healthy backends."""
     answer = await stage.ask("GET", "/readyz")
     assert (answer.status, answer.text) == (200, "ready: 1 of 2 backends are healthy\n")
 
 
 async def test_not_ready_while_starting_or_stopping(stage: Stage) -> None:
-    """Backends are there, and yet nobody should send traffic here."""
+    """While the daemon starts or stops, /readyz returns 503 even if backends are healthy."""
     stage.daemon.ready = False
     answer = await stage.ask("GET", "/readyz")
     assert (answer.status, answer.text) == (503, "not ready: starting or stopping, or no worker forwards\n")
 
 
 async def test_not_ready_without_a_healthy_backend(stage: Stage) -> None:
-    """One that has left does not count."""
+    """/readyz returns 503 if no backend is healthy. Removed backends do not count."""
     stage.daemon.ready = False
     stage.daemon.set(backends=stage.daemon.reading.backends[1:])
     answer = await stage.ask("GET", "/readyz")
@@ -61,7 +61,7 @@ async def test_not_ready_without_a_healthy_backend(stage: Stage) -> None:
 
 
 async def test_not_ready_without_backends(stage: Stage) -> None:
-    """An empty list says so."""
+    """/readyz returns 503 and a reason if no backends are configured."""
     stage.daemon.ready = False
     stage.daemon.set(backends=())
     answer = await stage.ask("GET", "/readyz")
@@ -70,7 +70,7 @@ async def test_not_ready_without_backends(stage: Stage) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/status", "/metrics", "/healthz", "/readyz"])
 async def test_head_is_get_without_the_body(stage: Stage, target: str) -> None:
-    """Same status, same headers, no body."""
+    """HEAD returns the same status and headers as GET, without a body."""
     head, get = await stage.ask("HEAD", target), await stage.ask("GET", target)
     assert (head.status, head.body) == (200, b"")
     assert head.headers.keys() == get.headers.keys()
@@ -80,7 +80,7 @@ async def test_head_is_get_without_the_body(stage: Stage, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/status", "/metrics", "/healthz", "/readyz", "/nothing"])
 async def test_every_answer_is_guarded(stage: Stage, target: str) -> None:
-    """No version of the server, no cache, no other site that reads or frames it, no guessing of types."""
+    """Every response hides the server's version and forbids caching, framing, type guessing and other origins."""
     answer = await stage.ask("GET", target, "Origin: https://evil.example")
     headers = answer.headers
     assert headers["server"] == "qlb"

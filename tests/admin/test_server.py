@@ -1,4 +1,4 @@
-"""Start and stop of the listeners."""
+"""Starting and stopping the listeners."""
 
 import asyncio
 import socket
@@ -16,19 +16,19 @@ from tests.admin.conftest import PATIENCE_S, FakeDaemon, Stage
 
 
 def new_server() -> AdminServer:
-    """Return a server that listens nowhere yet."""
+    """Return a server that does not listen yet."""
     daemon = FakeDaemon()
     return AdminServer(daemon.read, daemon.is_ready, daemon)
 
 
 async def test_port_zero_is_a_real_port(stage: Stage) -> None:
-    """What it was given is told."""
+    """With port 0, the server reports the port that the system chose."""
     assert stage.address.host == "127.0.0.1"
     assert stage.address.port > 0
 
 
 async def test_ipv6(tmp_path: Path) -> None:
-    """The address reads as the configuration writes it."""
+    """An IPv6 address is reported in the notation of the configuration."""
     server = new_server()
     await server.start(("::1", 0), None)
     try:
@@ -41,7 +41,7 @@ async def test_ipv6(tmp_path: Path) -> None:
 
 
 async def test_names_are_not_checked_beyond_loopback(tmp_path: Path) -> None:
-    """A service is called by names that only its users know."""
+    """Beyond loopback, any Host name is accepted, because only the users know a service's names."""
     server = new_server()
     await server.start(("0.0.0.0", 0), None)
     stage = Stage(server, FakeDaemon(), tmp_path)
@@ -52,8 +52,8 @@ async def test_names_are_not_checked_beyond_loopback(tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """The error names the key and the address; nothing is left listening, and no file."""
+async def test_a_port_in_use(tmp_path: Path) -> None:
+    """The error names the key and the address. No listener and no file remain."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -65,8 +65,8 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_control_socket_that_is_taken(stage: Stage) -> None:
-    """The second daemon does not start, its TCP port is free again, and the first goes on."""
+async def test_a_control_socket_in_use(stage: Stage) -> None:
+    """The second daemon does not start and frees its TCP port. The first daemon continues."""
     second = new_server()
     with pytest.raises(QlbError, match=r"a daemon answers at .* already"):
         await second.start(("127.0.0.1", 0), stage.socket)
@@ -75,7 +75,7 @@ async def test_a_control_socket_that_is_taken(stage: Stage) -> None:
 
 
 async def test_only_the_control_socket(tmp_path: Path) -> None:
-    """`admin.listen: none` is no TCP at all."""
+    """With `admin.listen: none`, the server does not listen on TCP."""
     server = new_server()
     await server.start(None, tmp_path / "qlb.sock")
     assert server.address is None
@@ -86,7 +86,7 @@ async def test_only_the_control_socket(tmp_path: Path) -> None:
 
 
 async def test_stop_ends_everything(stage: Stage) -> None:
-    """Connections are closed, nobody listens, the file is gone; stopping twice is harmless."""
+    """stop() closes connections and listeners and removes the file. A second stop() does nothing."""
     address, peer, control = stage.address, await stage.tcp(), await stage.unix()
     peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await peer.answer()).status == 200
@@ -99,8 +99,8 @@ async def test_stop_ends_everything(stage: Stage) -> None:
     await stage.server.stop()
 
 
-async def test_stop_lets_an_answer_be_finished(stage: Stage) -> None:
-    """A reload that is under way is answered."""
+async def test_stop_waits_for_a_running_command(stage: Stage) -> None:
+    """stop() waits for a command that is running, and its response is sent."""
     called, finish = asyncio.Event(), asyncio.Event()
 
     async def slow(_name: str) -> None:
@@ -120,7 +120,7 @@ async def test_stop_lets_an_answer_be_finished(stage: Stage) -> None:
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_on_both_loops(loop: Any, tmp_path: Path) -> None:
-    """The daemon runs on uvloop where it is installed: the same files, modes and answers."""
+    """On asyncio's loop and on uvloop, the files, modes and responses are the same."""
     path = tmp_path / "run" / "qlb.sock"
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Requests that come together share one run."""
+"""Requests that arrive together share one run."""
 
 import asyncio
 
@@ -10,15 +10,15 @@ LIMIT_S = 240.0
 
 
 class Work:
-    """Runs that end when they are told to."""
+    """Runs that end when a test releases them."""
 
     def __init__(self) -> None:
-        """No run has begun, and none may end."""
+        """No run has begun, and none may end yet."""
         self.began = 0
         self.go = asyncio.Semaphore(0)
 
     async def run(self) -> int:
-        """Return the number of the run."""
+        """Wait for a release and return the number of the run."""
         self.began += 1
         number = self.began
         await self.go.acquire()
@@ -26,7 +26,7 @@ class Work:
 
 
 async def test_two_thousand_requests_are_two_runs() -> None:
-    """Those that come before a run begins share it; all that come during it share the next one."""
+    """Requests before a run begins share it. All requests during that run share the next one."""
     work = Work()
     shared = Coalesced(work.run)
     async with asyncio.timeout(LIMIT_S):
@@ -43,7 +43,7 @@ async def test_two_thousand_requests_are_two_runs() -> None:
 
 
 async def test_a_request_after_a_run_is_a_run_of_its_own() -> None:
-    """It must see what was written after the last run began."""
+    """A request after a run starts a new run, because it must see changes since the last run began."""
     work = Work()
     shared = Coalesced(work.run)
     async with asyncio.timeout(LIMIT_S):
@@ -52,8 +52,8 @@ async def test_a_request_after_a_run_is_a_run_of_its_own() -> None:
             assert await shared.request() == number
 
 
-async def test_a_caller_that_gives_up_ends_no_run() -> None:
-    """The others get their result."""
+async def test_a_cancelled_caller_ends_no_run() -> None:
+    """If one caller is cancelled, the other callers still get their result."""
     work = Work()
     shared = Coalesced(work.run)
     async with asyncio.timeout(LIMIT_S):
@@ -66,7 +66,7 @@ async def test_a_caller_that_gives_up_ends_no_run() -> None:
 
 
 async def test_a_failure_reaches_every_caller_and_the_next_run_works() -> None:
-    """One that waits for a failed run begins all the same."""
+    """After a run that fails, a waiting run still starts."""
     answers = iter([ValueError("x"), None])
 
     async def work() -> str:
@@ -87,8 +87,8 @@ async def test_a_failure_reaches_every_caller_and_the_next_run_works() -> None:
         assert await waiting == "done"
 
 
-async def test_stop_ends_what_runs_and_what_waits() -> None:
-    """Callers are cancelled."""
+async def test_stop_ends_the_current_run_and_the_waiting_run() -> None:
+    """stop() cancels the callers of the current run and of the waiting run."""
     work = Work()
     shared = Coalesced(work.run)
     async with asyncio.timeout(LIMIT_S):

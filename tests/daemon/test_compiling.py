@@ -1,4 +1,4 @@
-"""Compiling aside: the same snapshot as on the spot, and a ring is filled only when it has to be."""
+"""Compiling beside the event loop: the result is the same, and a ring is filled only if necessary."""
 
 import asyncio
 import dataclasses
@@ -19,8 +19,8 @@ PLAN = Plan(7, (), (*BACKENDS, None), DEFAULT_KEY, PlaneSettings())
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["thread", "process"])
-async def test_another_ring(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that comes from another process is the same."""
+async def test_a_new_ring(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring that another process fills is the same as one that is filled here."""
     monkeypatch.setattr(compiling, "IN_THREAD_SLOTS", limit)
     before = compile_plan(dataclasses.replace(PLAN, backends=BACKENDS[:2]), 1)
     async with asyncio.timeout(LIMIT_S):
@@ -32,8 +32,8 @@ async def test_another_ring(limit: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(compiled.shares) == len(PLAN.backends)
 
 
-async def test_the_same_ring_is_taken_over() -> None:
-    """Health and drains do not fill it anew."""
+async def test_the_same_ring_is_reused() -> None:
+    """Health verdicts and drains do not fill the ring anew."""
     before = compile_plan(PLAN, 1).orders.snapshot
     sick = dataclasses.replace(BACKENDS[0], healthy=False)
     plan = dataclasses.replace(PLAN, backends=(sick, *BACKENDS[1:], None))
@@ -44,7 +44,7 @@ async def test_the_same_ring_is_taken_over() -> None:
 
 
 async def test_without_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ring is filled here: slower to answer is better than an old snapshot."""
+    """If no process can be started, the ring is filled here: being slow is better than an old snapshot."""
 
     async def fail(*_: object) -> None:
         raise JobFailed("no process can be started")
@@ -57,8 +57,8 @@ async def test_without_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled.orders.snapshot.ring == compile_plan(PLAN, 2).orders.snapshot.ring
 
 
-def test_the_frame_holds_the_orders_and_no_ring() -> None:
-    """Workers forward by the table of slots; the ring is only for compiling the next one."""
+def test_the_frame_contains_the_orders_and_no_ring() -> None:
+    """Workers get the orders with the table of slots, but not the ring, which only the next compilation needs."""
     compiled = compile_plan(PLAN, 3)
     orders = pickle.loads(compiled.frame[4:])
     assert isinstance(orders, Orders)

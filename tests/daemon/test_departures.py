@@ -1,4 +1,4 @@
-"""When the row of a backend that has left is folded, and when its index may be another's."""
+"""Removed backends: when their rows are folded, and when their indexes can be used again."""
 
 from collections.abc import Sequence
 
@@ -13,40 +13,40 @@ FLOW_S = 30.0
 
 
 class FakePool:
-    """Backends by index, as the daemon's wanted state has them."""
+    """Backends by index, as in the daemon's wanted state."""
 
     def __init__(self) -> None:
-        """Nobody."""
+        """Create an empty pool."""
         self._indexes = BackendIndexes()
         self.present: tuple[Backend | None, ...] = ()
         self.revision = 0
         self.released: list[int] = []
 
     def put(self, *names: str) -> None:
-        """Let these be the backends from the next revision on."""
+        """Set the backends of the next revision."""
         self.present = self._indexes.arrange(Backend(name, Endpoint("192.0.2.1", 4433)) for name in names)
         self.revision += 1
 
     @property
     def names(self) -> Sequence[str]:
-        """By index."""
+        """Return the names by index."""
         return self._indexes.names
 
     def forget(self, name: str) -> int:
-        """Take the name from its index."""
+        """Remove the name from its index and return the index."""
         return self._indexes.forget(name)
 
     def release(self, index: int) -> None:
-        """Note that another name may have it."""
+        """Record that another name may get this index."""
         self.released.append(index)
         self._indexes.release(index)
 
 
 class Stage:
-    """Departures on a clock of the test's own."""
+    """A pool and its departures, on a clock that the test sets."""
 
     def __init__(self) -> None:
-        """Two backends, of which each index has forwarded a packet."""
+        """Start with two backends. Each index has forwarded one packet."""
         self.now_s = 1000.0
         self.pool = FakePool()
         self.packets: dict[int, int] = {}
@@ -56,7 +56,7 @@ class Stage:
         self.pool.put("a", "b")
 
     def after(self, seconds: float) -> None:
-        """Look again after a while."""
+        """Advance the clock and note the current rows."""
         self.now_s += seconds
         rows = [Row((self.packets.get(index, 1), 0, 0), 0, 5) for index in range(len(self.pool.names))]
         applied = self.pool.revision if self.applied is None else self.applied
@@ -65,12 +65,12 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Stage:
-    """What is under test."""
+    """Return a new stage."""
     return Stage()
 
 
-def test_a_row_stands_for_an_hour_of_silence(stage: Stage) -> None:
-    """Late packets begin the hour anew; a backend that comes back has never left."""
+def test_a_row_is_folded_after_an_hour_of_silence(stage: Stage) -> None:
+    """A removed backend's row is folded after an hour without packets. If it returns, the hour is reset."""
     stage.pool.put("b")
     stage.after(0)
     stage.after(KEPT_S - 1)
@@ -91,15 +91,15 @@ def test_a_row_stands_for_an_hour_of_silence(stage: Stage) -> None:
 
 
 def fold(stage: Stage) -> None:
-    """Let a leave and its row be folded."""
+    """Remove backend a, and wait until its row is folded."""
     stage.pool.put("b")
     stage.after(0)
     stage.after(KEPT_S)
     assert stage.pool.names == ("", "b")
 
 
-def test_an_index_rests_until_no_flow_can_hold_it(stage: Stage) -> None:
-    """For the flow timeout and a margin; the next new name gets it."""
+def test_an_index_is_released_when_no_flow_can_use_it(stage: Stage) -> None:
+    """A folded index is released after the flow timeout and a margin. Then the next new name gets it."""
     fold(stage)
     stage.after(FLOW_S)
     assert stage.pool.released == []
@@ -109,8 +109,8 @@ def test_an_index_rests_until_no_flow_can_hold_it(stage: Stage) -> None:
     assert stage.pool.names == ("c", "b")
 
 
-def test_the_rest_begins_when_every_worker_has_applied_the_removal(stage: Stage) -> None:
-    """A worker that lags may still renew a flow entry of the old backend."""
+def test_the_wait_begins_when_every_worker_has_applied_the_removal(stage: Stage) -> None:
+    """The wait starts when every worker has applied the removal, because a slow worker may still renew a flow entry."""
     stage.applied = 1
     fold(stage)
     stage.after(10 * FLOW_S)
@@ -124,7 +124,7 @@ def test_the_rest_begins_when_every_worker_has_applied_the_removal(stage: Stage)
 
 
 def test_the_longest_flow_timeout_of_all_counts(stage: Stage) -> None:
-    """A reload that shortens it does not shorten the life of entries that are there."""
+    """The longest flow timeout so far counts, because a shorter one does not shorten the life of existing entries."""
     stage.flow_s = 10 * FLOW_S
     stage.after(0)
     stage.flow_s = FLOW_S
@@ -135,8 +135,8 @@ def test_the_longest_flow_timeout_of_all_counts(stage: Stage) -> None:
     assert stage.pool.released == [0]
 
 
-def test_an_index_whose_counters_move_rests_on(stage: Stage) -> None:
-    """A server that still answers through an old session must not be counted for a new name."""
+def test_an_index_that_still_counts_is_not_released(stage: Stage) -> None:
+    """An index that still counts packets is not released: old answers must not count for a new name."""
     fold(stage)
     for packets in range(2, 7):
         stage.packets[0] = packets
@@ -147,7 +147,7 @@ def test_an_index_whose_counters_move_rests_on(stage: Stage) -> None:
 
 
 def test_too_many_rows_are_folded_early(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that left first; what is folded before its time rests all the same."""
+    """With too many removed backends, the oldest rows are folded early. Their indexes are not released earlier."""
     monkeypatch.setattr(departures, "MAX_DEPARTED", 2)
     stage.pool.put("a", "b", "c", "d")
     stage.pool.put("a", "b", "d")
@@ -163,7 +163,7 @@ def test_too_many_rows_are_folded_early(stage: Stage, monkeypatch: pytest.Monkey
 
 
 def test_a_name_that_comes_back_after_its_row_was_folded_is_a_new_one(stage: Stage) -> None:
-    """It gets an index of its own at once, even while the old one rests."""
+    """A name that returns after its row was folded gets a new index at once, while the old index still waits."""
     fold(stage)
     stage.pool.put("a", "b")
     assert stage.pool.names == ("", "b", "a")
@@ -173,7 +173,7 @@ def test_a_name_that_comes_back_after_its_row_was_folded_is_a_new_one(stage: Sta
 
 
 def test_churn_needs_few_indexes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that come and go for ever use the same indexes again."""
+    """Names that come and go without end use the same few indexes."""
     monkeypatch.setattr(departures, "MAX_DEPARTED", 10)
     for round_ in range(200):
         stage.pool.put(*(f"pod-{round_}-{number}" for number in range(5)))
@@ -183,7 +183,7 @@ def test_churn_needs_few_indexes(stage: Stage, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_that_are_older_than_the_names(stage: Stage) -> None:
-    """A backend that was added and removed since the last note of the traffic waits for the next one."""
+    """A backend that was added and removed between two readings is noted with the next reading."""
     stage.pool.put("a", "b", "c")
     stage.pool.put("a", "b")
     stage.departures.note(stage.pool, [Row()] * 2, FLOW_S, 9)

@@ -1,4 +1,4 @@
-"""Watching the files of a configuration: a change counts once, when it has settled."""
+"""Watching the files of a configuration: a change counts once, after two equal looks."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from qlb.daemon.file_watch import FileWatch, files_of, look_at
 
 @pytest.fixture(autouse=True)
 def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every file count as older than a tick of the clock, so that no test has to wait."""
+    """Make every file older than a tick of the clock, so that no test has to wait."""
     monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
 
 
@@ -22,12 +22,12 @@ def _read_now(watch: FileWatch, *paths: Path) -> None:
 
 
 def _has_settled_change(watch: FileWatch) -> bool:
-    """Look until two looks are alike; return whether that was a change."""
+    """Look twice, so that a change can settle. Return whether there was one."""
     return any(watch.has_changed() for _ in range(2))
 
 
 def test_a_change_counts_when_it_has_settled(tmp_path: Path) -> None:
-    """Not while it goes on, and once it was read, not again."""
+    """A change counts only after it has settled, and no longer after it was read."""
     path = tmp_path / "x"
     path.write_text("a")
     watch = FileWatch.now([path])
@@ -37,13 +37,13 @@ def test_a_change_counts_when_it_has_settled(tmp_path: Path) -> None:
     path.write_text("abc")
     assert not watch.has_changed()
     assert watch.has_changed()
-    assert watch.has_changed(), "until it is read"
+    assert watch.has_changed(), "a change was forgotten before it was read"
     _read_now(watch, path)
     assert not watch.has_changed()
 
 
-def test_what_another_reload_has_read_is_no_change(tmp_path: Path) -> None:
-    """A reload by hand reads it, too."""
+def test_a_change_that_another_reload_has_read_does_not_count(tmp_path: Path) -> None:
+    """A change that another reload has already read, such as a manual one, does not count."""
     path = tmp_path / "x"
     path.write_text("a")
     watch = FileWatch.now([path])
@@ -53,7 +53,7 @@ def test_what_another_reload_has_read_is_no_change(tmp_path: Path) -> None:
 
 
 def _rename_over(path: Path) -> None:
-    """Put another file of the same size and times in its place."""
+    """Replace the file by another one of the same size and times."""
     status, other = path.stat(), path.with_name("other")
     other.write_text("b" * status.st_size)
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -76,7 +76,7 @@ def _append(path: Path) -> None:
 
 
 def _swap_link(path: Path) -> None:
-    """Let the name lead to another file of the same size and times."""
+    """Replace the name by a link to another file of the same size and times."""
     status = path.stat()
     for name in ("one", "two"):
         target = path.with_name(name)
@@ -95,7 +95,7 @@ def _become_a_folder(path: Path) -> None:
     "change", [_rename_over, _rewrite_with_the_same_times, _chmod, _append, _swap_link, _become_a_folder, Path.unlink]
 )
 def test_every_way_in_which_a_file_changes(tmp_path: Path, change: Callable[[Path], None]) -> None:
-    """Size and time of modification may stay what they were: the inode, or its own time of change, differs."""
+    """A change is found even if size and modification time are the same: the inode or the change time differs."""
     path = tmp_path / "x"
     path.write_text("aaa")
     path.chmod(0o600)
@@ -106,7 +106,7 @@ def test_every_way_in_which_a_file_changes(tmp_path: Path, change: Callable[[Pat
 
 
 def test_a_change_within_one_tick_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that has just changed when it is read may change again without a trace: it is read once more."""
+    """A file that was changed just before it was read is read again, because a second change may leave no trace."""
     path = tmp_path / "x"
     path.write_text("a")
     monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_ctime_ns + 1)
@@ -117,8 +117,8 @@ def test_a_change_within_one_tick_of_the_clock(tmp_path: Path, monkeypatch: pyte
     assert not _has_settled_change(watch)
 
 
-def test_links_that_are_turned(tmp_path: Path) -> None:
-    """As the kubelet does: the file's own link stays, and the folder that it leads through is another one."""
+def test_links_that_change(tmp_path: Path) -> None:
+    """A change of a link in the middle of the path is found, as when the kubelet updates a volume."""
     for version in ("v1", "v2"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "qlb.yaml").write_text("same length")
@@ -131,7 +131,7 @@ def test_links_that_are_turned(tmp_path: Path) -> None:
 
 
 def test_files_that_go_and_come(tmp_path: Path) -> None:
-    """A missing file is a state like any other."""
+    """A file that appears or disappears is a change."""
     path = tmp_path / "x"
     watch = FileWatch.now([path])
     path.write_text("")
@@ -142,7 +142,7 @@ def test_files_that_go_and_come(tmp_path: Path) -> None:
 
 
 def test_the_files_of_the_last_reading_are_watched(tmp_path: Path) -> None:
-    """A file that only the last reading names counts, one that it does not name any more does not."""
+    """The files that the last reading named are watched, and no others."""
     old, new = tmp_path / "old", tmp_path / "new"
     watch = FileWatch.now([old])
     watch.read({new: look_at(new)})
@@ -153,13 +153,13 @@ def test_the_files_of_the_last_reading_are_watched(tmp_path: Path) -> None:
 
 
 def test_names_that_no_file_can_have(tmp_path: Path) -> None:
-    """They are absent, whatever the system says of them."""
+    """A name that no file can have counts as absent."""
     assert look_at(Path("a\0b")) is None
     assert look_at(tmp_path / ("x" * 5000)) is None
 
 
 def test_the_files_of_a_configuration(tmp_path: Path) -> None:
-    """Its own and every key's; keys within it have none."""
+    """The files of a configuration are its own and every key file. Inline keys have no file."""
     key = tmp_path / "1.hex"
     key.touch(mode=0o600)
     key.write_text("00" * 16)
@@ -173,7 +173,7 @@ def test_the_files_of_a_configuration(tmp_path: Path) -> None:
 
 
 def test_a_file_that_never_rests(tmp_path: Path) -> None:
-    """It is not read in mid-sentence, however long that takes."""
+    """A file that changes again and again does not count as changed, so that it is never read half-written."""
     path = tmp_path / "x"
     watch = FileWatch.now([path])
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Servers whose packets never have an ID that decodes."""
+"""The watch for servers whose packets never have an ID that decodes."""
 
 import logging
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from qlb.routing.backends import Backend
 
 
 class Stage:
-    """Three backends, of which the last has no server ID, on a clock of the test's own."""
+    """Three backends, on a clock that the test sets. The last one has no server ID."""
 
     def __init__(self) -> None:
-        """Nothing was forwarded yet."""
+        """Start without packets."""
         self.now_s = 0.0
         self.use = IdUse(now=lambda: self.now_s)
         ids = {1: (b"abcd",)}
@@ -27,7 +27,7 @@ class Stage:
         self.counts = [[0, 0, 0] for _ in self.backends]
 
     def run(self, seconds: int, *each: Sequence[int], has_flows: bool = True) -> None:
-        """Let so many packets by ID, flow and fallback go to each backend every second."""
+        """Let each backend get these numbers of packets by ID, flow and fallback every second."""
         for _ in range(seconds):
             for counts, more in zip(self.counts, each, strict=False):
                 counts[:] = map(sum, zip(counts, more, strict=True))
@@ -37,23 +37,23 @@ class Stage:
 
     @property
     def missing(self) -> list[str]:
-        """Names of backends without packets by ID."""
+        """Return the backends that get no packets by ID."""
         return [name for name in ("a", "b", "plain") if self.use.is_missing(name)]
 
 
 @pytest.fixture
 def stage() -> Stage:
-    """What is under test."""
+    """Return a new stage."""
     return Stage()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the backends that were warned of; "" stands for all."""
+    """Return the backends that were logged. "" stands for one message about all backends."""
     return [vars(record).get("backend", "") for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_one_backend_issues_other_ids(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told after a minute, once; a backend without server IDs is never missed."""
+    """A backend without packets by ID is logged once, after a minute. One without server IDs is never logged."""
     stage.run(60, (5, 5, 1), (0, 10, 1), (0, 10, 1))
     assert (stage.missing, stage.use.none_at_all, warnings(caplog)) == ([], False, [])
     stage.run(2, (5, 5, 1), (0, 10, 1), (0, 10, 1))
@@ -63,13 +63,13 @@ def test_one_backend_issues_other_ids(stage: Stage, caplog: pytest.LogCaptureFix
 
 
 def test_no_backend_issues_ids_that_decode(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """One line for all of them."""
+    """If no backend gets packets by ID, one line reports it for all."""
     stage.run(62, (0, 5, 1), (0, 10, 1))
     assert (stage.missing, stage.use.none_at_all, warnings(caplog)) == (["a", "b"], True, [""])
 
 
-def test_little_traffic_to_each_is_much_for_all(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """With many backends, none of them gets enough to be told of by itself."""
+def test_little_traffic_for_each_of_many_backends(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """With little traffic for each of many backends, only the message about all is logged."""
     for _ in range(40):
         stage.run(1, (0, 1, 0))
         stage.run(1, (0, 0, 0), (0, 1, 0))
@@ -77,7 +77,7 @@ def test_little_traffic_to_each_is_much_for_all(stage: Stage, caplog: pytest.Log
 
 
 def test_one_packet_by_id_is_enough(stage: Stage) -> None:
-    """And the minute begins anew."""
+    """One packet by ID ends the finding, and the minute starts again."""
     stage.run(70, (0, 10, 0), (1, 1, 1))
     assert stage.missing == ["a"]
     stage.run(1, (1, 10, 0), (1, 1, 1))
@@ -96,14 +96,14 @@ def test_one_packet_by_id_is_enough(stage: Stage) -> None:
         pytest.param((1000, 1000, 0), id="as it should be"),
     ],
 )
-def test_what_is_no_finding(stage: Stage, each: Sequence[int], caplog: pytest.LogCaptureFixture) -> None:
-    """However long it goes on."""
+def test_traffic_that_is_never_reported(stage: Stage, each: Sequence[int], caplog: pytest.LogCaptureFixture) -> None:
+    """Idle backends, floods of first packets, and packets by ID are never reported."""
     stage.run(300, each, each, each)
     assert (stage.missing, stage.use.none_at_all, warnings(caplog)) == ([], False, [])
 
 
 def test_a_short_demo_is_quiet(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """Half a minute of packets, again and again."""
+    """Half a minute of packets with pauses is never reported."""
     for _ in range(5):
         stage.run(30, (0, 100, 1))
         stage.run(15)
@@ -111,13 +111,13 @@ def test_a_short_demo_is_quiet(stage: Stage, caplog: pytest.LogCaptureFixture) -
 
 
 def test_without_flow_tables_the_fallback_counts(stage: Stage) -> None:
-    """All packets of a connection go by it then."""
+    """Without flow tables, packets by the fallback count, because all packets of a connection use it."""
     stage.run(62, (0, 0, 10), (1, 0, 10), has_flows=False)
     assert stage.missing == ["a"]
 
 
-def test_it_is_told_again_after_an_hour(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """Not each time that traffic pauses."""
+def test_the_warning_is_repeated_after_an_hour(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """The warning is repeated after an hour, not after each pause of the traffic."""
     for _ in range(30):
         stage.run(100, (0, 10, 0), (1, 1, 1))
         stage.run(20, (0, 0, 0), (1, 1, 1))
@@ -127,7 +127,7 @@ def test_it_is_told_again_after_an_hour(stage: Stage, caplog: pytest.LogCaptureF
 
 
 def test_a_backend_that_left_is_forgotten(stage: Stage) -> None:
-    """Its name may come back as another server."""
+    """A removed backend is forgotten, because its name may return with another server."""
     stage.run(70, (0, 10, 0), (1, 1, 1))
     stage.backends[0] = None
     stage.run(1)

@@ -1,4 +1,4 @@
-"""Interfaces that come, go and come again, as the kernel numbers them."""
+"""Interfaces that are removed and created again, and get new numbers from the kernel."""
 
 import logging
 
@@ -14,7 +14,7 @@ LINK_LOCAL = Endpoint("fe80::1%eth7", 443)
 
 @pytest.fixture
 def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The interfaces that there are."""
+    """The interfaces that exist, by name. A test changes the dict."""
     found: dict[str, int] = {}
 
     def look_up(scope: str) -> int:
@@ -27,19 +27,19 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def test_backends_follow_their_interface(numbers: dict[str, int]) -> None:
-    """A change is told once: when it appears, when it goes, when it is made anew."""
+    """A change is reported once: when the interface appears, disappears or is created again."""
     watched = Interfaces()
-    told = []
+    reported = []
     for number in (None, None, 5, 5, None, 9, 9):
         numbers.clear()
         numbers.update({} if number is None else {"eth7": number})
-        told.append(watched.have_changed([GLOBAL, LINK_LOCAL]))
-    assert told == [False, False, True, False, True, True, False]
+        reported.append(watched.have_changed([GLOBAL, LINK_LOCAL]))
+    assert reported == [False, False, True, False, True, True, False]
     assert not watched.have_changed([GLOBAL])
 
 
 def test_a_lost_listener_is_reported_once(numbers: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
-    """Its socket does not follow the interface, so packets do not arrive until a restart."""
+    """A listener whose interface was created again is logged once: its socket gets no packets until a restart."""
     caplog.set_level(logging.WARNING)
     watched = Interfaces()
     watched.report_lost_listeners()

@@ -1,4 +1,4 @@
-"""A function in a process of its own: its result comes back, or a reason why there is none."""
+"""A function that runs in its own process: the caller gets its result or the reason of the failure."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def _hang(started: str) -> None:
 
 
 async def test_the_result_of_another_process() -> None:
-    """What is printed there is no part of it."""
+    """The result comes from another process. Text that the function prints is not part of it."""
     async with asyncio.timeout(LIMIT_S):
         total, pid = await run_job(_add, 1, other=2)
     assert total == 3
@@ -41,35 +41,35 @@ async def test_the_result_of_another_process() -> None:
 
 
 async def test_a_large_result() -> None:
-    """More than a pipe holds, in both directions."""
+    """An argument and a result that are larger than a pipe's buffer are transferred whole."""
     async with asyncio.timeout(LIMIT_S):
         assert await run_job(bytes.upper, b"x" * (8 << 20)) == b"X" * (8 << 20)
 
 
 @pytest.mark.parametrize(("function", "reason"), [(_die, "ended with -9"), (_raise, "ended with 1")])
 async def test_a_process_that_ends_without_a_result(function: job.Callable[[], None], reason: str) -> None:
-    """Memory that runs out looks like that, too."""
+    """A process that is killed or that raises is reported with its exit code."""
     async with asyncio.timeout(LIMIT_S):
         with pytest.raises(JobFailed, match=reason):
             await run_job(function)
 
 
 async def test_a_process_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full process table, for example."""
+    """If the process cannot be started, the error gives the system's reason."""
     monkeypatch.setattr(sys, "executable", "/nowhere")
     with pytest.raises(JobFailed, match="no process can be started: No such file"):
         await run_job(_die)
 
 
 async def test_a_process_that_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is killed."""
+    """A process that takes too long is killed."""
     monkeypatch.setattr(job, "_TIMEOUT_S", 0.01)
     with pytest.raises(JobFailed, match="no result within"):
         await run_job(_hang, str(tmp_path / "started"))
 
 
-async def test_a_caller_that_gives_up_leaves_no_process(tmp_path: Path) -> None:
-    """The function does not go on."""
+async def test_a_cancelled_caller_leaves_no_process(tmp_path: Path) -> None:
+    """If the caller is cancelled, the process is killed."""
     started = tmp_path / "started"
     async with asyncio.timeout(LIMIT_S):
         task = asyncio.create_task(run_job(_hang, str(started)))

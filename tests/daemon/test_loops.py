@@ -1,4 +1,4 @@
-"""Backends that are this daemon itself, for as long as they are: whatever names them, they get no packets."""
+"""Backends that are this daemon itself: as long as they are, they get no packets."""
 
 import logging
 from collections.abc import Iterable
@@ -25,26 +25,26 @@ backends:
 
 
 class Machine:
-    """One whose addresses a test sets."""
+    """A machine whose addresses a test sets."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start without addresses."""
         self.own: set[str] = set()
         self.asked: list[tuple[str, ...]] = []
 
     def __call__(self, hosts: Iterable[str]) -> frozenset[str]:
-        """Find them."""
+        """Record the hosts, and return the ones that are this machine's."""
         self.asked.append(tuple(sorted(hosts)))
         return frozenset(self.own & set(self.asked[-1]))
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """Return what was logged, with the backend that it is about."""
+    """Return the logged messages with their backends."""
     return [(record.message, record.backend) for record in caplog.records]  # type: ignore[attr-defined]
 
 
 async def test_an_address_that_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
-    """The backend is excluded from the next look on, and back when the address has gone. Each has a line in the log."""
+    """A backend is excluded while its address is this machine's. Each change is logged once."""
     machine = Machine()
     loops = Loops(WILDCARD, machine)
     with caplog.at_level(logging.INFO, logger="qlb"):
@@ -62,8 +62,8 @@ async def test_an_address_that_comes_and_goes(caplog: pytest.LogCaptureFixture) 
     assert events(caplog) == [("backend excluded: it is this balancer", "b"), ("backend no longer excluded", "b")]
 
 
-async def test_the_machine_is_asked_for_what_is_in_doubt_alone() -> None:
-    """New hosts at once, known ones with the next look, those that have left no more."""
+async def test_only_doubtful_hosts_are_looked_up() -> None:
+    """Only doubtful hosts are looked up: new ones at once, known ones at the next look, removed ones never."""
     machine = Machine()
     loops = Loops(WILDCARD, machine)
     loops.exclude([A, Backend("x", Endpoint("10.0.0.9", 1)), Backend("l", Endpoint("127.0.0.1", 4433))])
@@ -77,8 +77,8 @@ async def test_the_machine_is_asked_for_what_is_in_doubt_alone() -> None:
     assert machine.asked[2:] == [("10.0.0.2", "10.0.0.3")]
 
 
-async def test_one_that_leaves_while_it_is_excluded(caplog: pytest.LogCaptureFixture) -> None:
-    """It is not said to be back."""
+async def test_a_backend_that_leaves_while_it_is_excluded(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend that is removed while it is excluded is not reported as included again."""
     machine = Machine()
     machine.own.add("10.0.0.1")
     loops = Loops(WILDCARD, machine)
@@ -91,7 +91,7 @@ async def test_one_that_leaves_while_it_is_excluded(caplog: pytest.LogCaptureFix
 
 @pytest.fixture
 def desired(tmp_path: Path) -> Desired:
-    """The wanted state on a machine without addresses."""
+    """Return the wanted state on a machine without addresses."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     made = Desired(load(path))
@@ -101,18 +101,18 @@ def desired(tmp_path: Path) -> Desired:
 
 
 def machine_of(desired: Desired) -> Machine:
-    """Return the machine."""
+    """Return the fake machine of the wanted state."""
     assert isinstance(desired.loops._find_local, Machine)
     return desired.loops._find_local
 
 
 def forwarded_to(desired: Desired) -> list[str]:
-    """Return who gets packets."""
+    """Return the names of the backends that get packets."""
     return [one.name for one in desired.backends if one is not None]
 
 
-async def test_it_gets_no_packets_at_all(desired: Desired) -> None:
-    """Not by its server ID either, and health does not probe it. It keeps its index, and is itself again later."""
+async def test_an_excluded_backend_gets_no_packets_at_all(desired: Desired) -> None:
+    """An excluded backend gets no packets, not even by server ID, and no probes. It retains its index."""
     assert forwarded_to(desired) == ["a", "b"]
     before = desired.names
     machine_of(desired).own.add("10.0.0.1")
@@ -128,8 +128,8 @@ async def test_it_gets_no_packets_at_all(desired: Desired) -> None:
     assert forwarded_to(desired) == ["a", "b"]
 
 
-async def test_what_operators_say_of_it_meanwhile(desired: Desired, tmp_path: Path) -> None:
-    """It is known, so it can be drained, and a reload forgets nothing of it."""
+async def test_commands_for_an_excluded_backend(desired: Desired, tmp_path: Path) -> None:
+    """An excluded backend can be drained, and a reload retains its state."""
     machine_of(desired).own.add("10.0.0.1")
     await desired.look_for_loops()
     desired.set_state("a", BackendState.DRAINING)
@@ -140,8 +140,8 @@ async def test_what_operators_say_of_it_meanwhile(desired: Desired, tmp_path: Pa
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_discovered_ones(desired: Desired, leaves: bool) -> None:
-    """By a file, which names any address, at once; and while one leaves, since packets with its ID still come."""
+def test_discovered_backends(desired: Desired, leaves: bool) -> None:
+    """A discovered backend is excluded at once, and also while it drains, since packets with its ID still arrive."""
     machine_of(desired).own.add("10.0.0.3")
     desired.found("pool", [C])
     if leaves:
@@ -151,7 +151,7 @@ def test_discovered_ones(desired: Desired, leaves: bool) -> None:
 
 
 def test_a_port_that_the_system_has_chosen(desired: Desired) -> None:
-    """What counts is where the daemon really listens."""
+    """The addresses on which the daemon really listens count, not the configured ones."""
     machine_of(desired).own.add("10.0.0.1")
     desired.listens([Endpoint("0.0.0.0", 50000)])
     assert forwarded_to(desired) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Who belongs to the pool besides the configuration's own: what has left drains until it is quiet."""
+"""Members of the pool that are not in the configuration. A removed one drains until it gets no packets."""
 
 import json
 
@@ -19,12 +19,12 @@ def found(*hosts: str, ids: dict[int, tuple[bytes, ...]] | None = None) -> list[
 
 
 def names(members: Members, own: list[Backend] | None = None) -> dict[str, str]:
-    """Return name → state of everybody."""
+    """Return name → state of all members."""
     return {one.name: str(one.state) for one in members.merged(own or [], PARAMS)}
 
 
-def test_what_leaves_drains_until_it_is_quiet() -> None:
-    """And goes then, and not before; one that no packet ever went to goes at once."""
+def test_a_removed_backend_drains_until_it_is_quiet() -> None:
+    """A backend without a source drains until it is silent. If it never got a packet, it is deleted at once."""
     members, silence_s = Members(), {"pool-10.0.0.1": 3.0, "pool-10.0.0.2": None}
     members.found("pool", found("10.0.0.1", "10.0.0.2", "10.0.0.3"))
     members.found("pool", found("10.0.0.3"))
@@ -41,8 +41,8 @@ def test_what_leaves_drains_until_it_is_quiet() -> None:
     assert names(members) == {"pool-10.0.0.3": "active"}
 
 
-def test_what_comes_back_is_active() -> None:
-    """As if nothing had been."""
+def test_a_backend_that_returns_is_active() -> None:
+    """A backend that returns while it drains is active again."""
     members = Members()
     for hosts in (("10.0.0.1", "10.0.0.2"), ("10.0.0.2",), ("10.0.0.1", "10.0.0.2")):
         members.found("pool", found(*hosts))
@@ -51,7 +51,7 @@ def test_what_comes_back_is_active() -> None:
 
 
 def test_server_ids_of_addresses() -> None:
-    """Under every configuration that there is now, those of leaving ones too, and when the source itself has gone."""
+    """Server IDs follow the current CID configs. A draining backend retains its IDs, even if its source was removed."""
     members = Members()
     members.follow({"pool": True})
     members.found("pool", found("10.0.7.1"))
@@ -64,7 +64,7 @@ def test_server_ids_of_addresses() -> None:
 
 
 def test_server_ids_that_no_configuration_decodes() -> None:
-    """A file's IDs of a configuration that has gone, or has another length now, are left out."""
+    """A server ID of a removed CID config, or of the wrong length, is ignored."""
     members = Members()
     members.found("pool", found("10.0.0.1", ids={1: (b"ab", b"abc"), 2: (b"ab",), 3: (b"cd",)}))
     assert members.merged([], PARAMS)[0].server_ids == {1: (b"ab",)}
@@ -78,7 +78,7 @@ def test_server_ids_that_no_configuration_decodes() -> None:
     ],
 )
 def test_the_configuration_wins(own: Backend, caplog: pytest.LogCaptureFixture) -> None:
-    """A name or a server ID of its own is nobody else's; a warning tells, once."""
+    """A discovered backend with a name or server ID of the configuration is ignored, with one warning."""
     members = Members()
     members.found("pool", found("10.0.0.1", ids={1: (b"ab",)}))
     for _ in range(2):
@@ -91,16 +91,16 @@ def test_the_configuration_wins(own: Backend, caplog: pytest.LogCaptureFixture) 
     assert members.source_of("pool-10.0.0.1") == "pool"
 
 
-def test_a_new_one_may_have_the_server_id_of_one_that_leaves() -> None:
-    """The one that is there is the one that packets reach."""
+def test_a_new_backend_may_have_the_server_id_of_a_draining_one() -> None:
+    """A new backend may have the server ID of a draining one, which is then ignored."""
     members = Members()
     members.found("pool", found("10.0.0.1", ids={1: (b"ab",)}))
     members.found("pool", found("10.0.0.2", ids={1: (b"ab",)}))
     assert names(members) == {"pool-10.0.0.2": "active"}
 
 
-def test_another_process_goes_on() -> None:
-    """With who was there and who was leaving, until sources answer."""
+def test_the_new_process_knows_the_members() -> None:
+    """The new process starts with the members of the old one, draining ones included, until sources answer."""
     before = Members()
     before.follow({"pool": True, "file": False})
     before.found("pool", found("10.0.0.1", "10.0.0.2"))
@@ -116,24 +116,24 @@ def test_another_process_goes_on() -> None:
 @pytest.mark.parametrize(
     "nonsense", [{"pool": 1}, {"pool": {}}, {"pool": {"present": [{}], "leaving": []}}, {"a": "b"}]
 )
-def test_nonsense_of_another_process(nonsense: dict[str, object]) -> None:
-    """It is refused as a whole, and nothing worse."""
+def test_an_invalid_memory(nonsense: dict[str, object]) -> None:
+    """An invalid memory is refused as a whole, with a ValueError."""
     with pytest.raises(ValueError, match="Error"):
         Members().recall(nonsense)
 
 
 def at(*ports: int, host: str = "10.0.7.1", source: str = "pool") -> list[Backend]:
-    """Return backends on one host."""
+    """Return backends with these ports on one host."""
     return [Backend(f"{source}-{host}:{port}", Endpoint(host, port)) for port in ports]
 
 
 def with_ids(members: Members, own: list[Backend] | None = None) -> dict[str, bool]:
-    """Return by name whether each backend has server IDs."""
+    """Return by port, or by name, whether each backend has server IDs."""
     return {one.name.partition(":")[2]: bool(one.server_ids) for one in members.merged(own or [], PARAMS)}
 
 
 def test_several_ports_on_one_address(caplog: pytest.LogCaptureFixture) -> None:
-    """All of them serve. The first has the server ID that is made of the address; one warning tells."""
+    """Of several ports on one address, only the first gets the address's server ID. One warning names the others."""
     members = Members()
     members.follow({"pool": True})
     members.found("pool", at(4001, 4002, 4003))
@@ -146,7 +146,7 @@ def test_several_ports_on_one_address(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_server_id_stays_with_the_port_that_has_it() -> None:
-    """While its connections may live: when a smaller port comes, and while it leaves. Then the first gets it."""
+    """A port retains its server ID while its connections may live. After that, the first port gets the ID."""
     members = Members()
     members.follow({"pool": True})
     members.found("pool", at(4002, 4003))
@@ -160,7 +160,7 @@ def test_a_server_id_stays_with_the_port_that_has_it() -> None:
 
 
 def test_another_port_beside_one_of_the_configuration() -> None:
-    """It serves without a server ID; the very same place is left out, as it was configured already."""
+    """A discovered port beside a configured one serves without a server ID. The same port is ignored."""
     own = [Backend("own:own", Endpoint("10.0.7.1", 4001), {1: (bytes((7, 1)),)})]
     members = Members()
     members.follow({"pool": True})
@@ -168,8 +168,8 @@ def test_another_port_beside_one_of_the_configuration() -> None:
     assert with_ids(members, own) == {"own": True, "4002": False}
 
 
-def test_two_sources_that_find_the_same_place() -> None:
-    """It is one backend."""
+def test_two_sources_that_find_the_same_endpoint() -> None:
+    """An address and port that two sources find is one backend."""
     members = Members()
     members.follow({"pool": True, "other": True})
     members.found("pool", at(4001))
@@ -178,7 +178,7 @@ def test_two_sources_that_find_the_same_place() -> None:
 
 
 def test_a_server_with_two_addresses_has_the_ids_of_both() -> None:
-    """Whichever of its addresses a server makes its ID of; also in the next process."""
+    """A server with two addresses has the IDs of both, because it may use either. The new process knows both too."""
     before = Members()
     before.follow({"pool": True})
     before.found("pool", [Backend("pool-a", Endpoint("10.0.7.1", 4433), other_hosts=("2001:db8::5",))])
@@ -189,8 +189,8 @@ def test_a_server_with_two_addresses_has_the_ids_of_both() -> None:
         assert backend.server_ids == {1: (bytes((7, 1)), bytes((0, 5)))}
 
 
-def test_what_an_older_process_has_remembered() -> None:
-    """Without the further addresses, and with IPv4-mapped ones, which are read as IPv4."""
+def test_the_memory_of_an_older_release() -> None:
+    """A memory from an older release has no further addresses. IPv4-mapped addresses in it are read as IPv4."""
     row = {"name": "a", "host": "::ffff:10.0.0.1", "port": 1, "weight": 1, "state": "active", "server_ids": {}}
     members = Members()
     members.recall({"pool": {"from_address": False, "present": [row], "leaving": []}})

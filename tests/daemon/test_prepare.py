@@ -1,4 +1,4 @@
-"""Preparing a reload: the same result from a thread and from another process, and nothing raised."""
+"""Preparing a reload: a thread and another process give the same result, and nothing raises."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ aside = pytest.mark.parametrize("limit", [1 << 30, 0], ids=["thread", "process"]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration and its key file."""
+    """Write a configuration and its key file. Return the configuration's path."""
     (tmp_path / "1.hex").touch(mode=0o600)
     (tmp_path / "1.hex").write_text("00" * 16)
     file = tmp_path / "qlb.yaml"
@@ -38,13 +38,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(path: Path) -> Config:
-    """What is in force."""
+    """Return the running configuration."""
     return load(path).config
 
 
 @aside
-async def test_a_right_configuration(path: Path, running: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It arrives whole, and mappings in it are still read-only."""
+async def test_a_valid_configuration(path: Path, running: Config, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid configuration arrives complete, and its mappings are still read-only."""
     monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
     async with asyncio.timeout(LIMIT_S):
         prepared = await prepare_aside(path, running)
@@ -65,7 +65,7 @@ async def test_a_right_configuration(path: Path, running: Config, limit: int, mo
         (lambda _: "listen: [", "not valid YAML"),
     ],
 )
-async def test_a_wrong_configuration(
+async def test_an_invalid_configuration(
     path: Path,
     running: Config,
     limit: int,
@@ -73,7 +73,7 @@ async def test_a_wrong_configuration(
     problem: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every problem, and every file that it names: when one of them appears, it can be right."""
+    """An invalid configuration returns its problems and all files that it names, even missing ones, to watch them."""
     monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
     path.write_text(change(TEXT))
     async with asyncio.timeout(LIMIT_S):
@@ -87,16 +87,16 @@ async def test_a_wrong_configuration(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda _: None], ids=["folder", "absent"])
-async def test_a_file_that_is_none(path: Path, running: Config, make: Callable[[Path], None]) -> None:
-    """A problem like any other."""
+async def test_a_missing_configuration(path: Path, running: Config, make: Callable[[Path], None]) -> None:
+    """A missing configuration, or a folder in its place, is reported as a problem."""
     path.unlink()
     make(path)
     prepared = await prepare_aside(path, running)
     assert "cannot be read" in prepared.problems[0]
 
 
-def test_what_this_machine_cannot_run_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that is missing can be installed: no file of the configuration changes for that."""
+def test_a_problem_of_this_machine_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A problem of this machine may pass without a change of a file, for example when a library is installed."""
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT + "health: {probe: handshake}\n")
     prepared = prepare(path, running)
@@ -105,7 +105,7 @@ def test_what_this_machine_cannot_run_may_pass(path: Path, running: Config, monk
 
 
 async def test_a_process_that_fails_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that has run out is free again later."""
+    """A failure of the process may pass, for example when memory is free again."""
 
     async def fail(*_: object) -> None:
         raise JobFailed("it was killed")

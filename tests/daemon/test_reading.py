@@ -1,4 +1,4 @@
-"""A reading of a whole daemon: rows of backends that come and go, and the sums over them."""
+"""Readings of a whole daemon: rows of backends that come and go, and their sums."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ CONFIG = {
 
 
 class Pool:
-    """Backends that a file source tells of, and one socket that plays all of them."""
+    """Backends from a file source, and one socket that serves as all of them."""
 
     def __init__(self, folder: Path) -> None:
-        """Nobody yet."""
+        """Start with an empty pool."""
         self.path = folder / "pool.json"
         self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.server.bind(("127.0.0.1", 0))
@@ -40,7 +40,7 @@ class Pool:
         self.put()
 
     def put(self, *numbers: int) -> None:
-        """Let these be the backends; each number has a name and a server ID of its own, on one address."""
+        """Set the backends by number. Each number has its own name and server ID, and all share one address."""
         rows = [
             {
                 "name": f"pod-{n}",
@@ -55,7 +55,7 @@ class Pool:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
-    """An empty pool."""
+    """Yield an empty pool."""
     found = Pool(tmp_path)
     yield found
     found.server.close()
@@ -81,7 +81,7 @@ async def running(folder: Path, pool: Pool) -> AsyncIterator[Supervisor]:
 
 
 async def names_are(supervisor: Supervisor, *names: str) -> None:
-    """Wait until these are the backends, and every worker has orders that say so."""
+    """Wait until these are the backends and every worker has applied the orders."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             present = {one.name for one in supervisor.desired.backends if one is not None}
@@ -93,7 +93,7 @@ async def names_are(supervisor: Supervisor, *names: str) -> None:
 
 
 async def send(supervisor: Supervisor, pool: Pool, number: int, packets: int) -> None:
-    """Send packets with a backend's ID; return when it has got them and its answers are back."""
+    """Send packets with a backend's ID. Return after the backend has received them and its answers have arrived."""
     loop = asyncio.get_running_loop()
     datagram = b"\x40" + bytes([1 << 5]) + number.to_bytes(4, "big") + bytes(40)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -108,7 +108,7 @@ async def send(supervisor: Supervisor, pool: Pool, number: int, packets: int) ->
 
 
 def sums(reading: Reading) -> tuple[int, int, int]:
-    """Return what was received, what was forwarded or dropped, and what came back."""
+    """Return the counts of packets that were received, forwarded or dropped, and returned."""
     forwarded = sum(sum(row.forwarded.values()) for row in reading.backends)
     returned = sum(row.returned for row in reading.backends)
     return reading.received_packets, forwarded + sum(reading.dropped.values()), returned
@@ -117,7 +117,7 @@ def sums(reading: Reading) -> tuple[int, int, int]:
 async def test_rows_are_folded_and_indexes_used_again(
     tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums hold at each look, no row goes down, a new name starts at zero, and few indexes do for many names."""
+    """In every reading sums agree, no row decreases, and a new name starts at zero. Many names need few indexes."""
     monkeypatch.setattr(departures, "MAX_DEPARTED", 0)
     monkeypatch.setattr(departures, "_MARGIN_S", 0.0)
     monkeypatch.setattr(supervisor_module, "INTERVAL_S", 0.05)
@@ -143,7 +143,7 @@ async def test_rows_are_folded_and_indexes_used_again(
             pool.put()
             await names_are(supervisor)
             async with asyncio.timeout(PATIENCE_S):
-                while not supervisor.desired._indexes._free:  # its row is folded, and its index has rested
+                while not supervisor.desired._indexes._free:  # until its row is folded and its index has been released
                     reading = supervisor.read()
                     assert sums(reading) == (sent, sent, sent)
                     folded = sum(sum(row.forwarded.values()) for row in reading.backends if row.name == REMOVED_ROW)

@@ -1,4 +1,4 @@
-"""The wanted state: a file, what operators said since, and health, compiled into one snapshot."""
+"""The wanted state: a configuration, operators' commands and health verdicts, compiled into one snapshot."""
 
 import sys
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Write = Callable[[str], None]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration file."""
+    """Write a configuration and return its path."""
     file = tmp_path / "qlb.yaml"
     file.write_text(TEXT)
     return file
@@ -38,12 +38,12 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def desired(path: Path) -> Desired:
-    """The wanted state right after the start."""
+    """Return the wanted state right after the start."""
     return Desired(load(path))
 
 
 def _reload(desired: Desired, path: Path) -> None:
-    """Take over what the file says now. Raises ConfigError where it is wrong."""
+    """Apply the current file. Raises ConfigError if it is invalid."""
     prepared = prepare(path, desired.config)
     if prepared.loaded is None:
         raise ConfigError(*prepared.problems)
@@ -55,7 +55,7 @@ def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
 
 
 def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
-    """Operators' and health's words compile a snapshot each; the configuration's generation stays."""
+    """Each command and each health verdict compiles a new snapshot. The generation of the configuration stays."""
     numbers = [desired.orders.snapshot.generation]
     desired.set_state("a", BackendState.DRAINING)
     numbers.append(desired.orders.snapshot.generation)
@@ -66,8 +66,8 @@ def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
     assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
 
 
-def test_reload_keeps_what_was_said_since(desired: Desired, path: Path) -> None:
-    """A drain by command and a verdict of health outlive a reload."""
+def test_commands_and_verdicts_survive_a_reload(desired: Desired, path: Path) -> None:
+    """A drain by command and a health verdict survive a reload."""
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("b", False)
     _reload(desired, path)
@@ -76,7 +76,7 @@ def test_reload_keeps_what_was_said_since(desired: Desired, path: Path) -> None:
 
 
 def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
-    """What an operator says by command counts more than the file's state."""
+    """An operator's command overrides the state in the file."""
     path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
     _reload(desired, path)
     assert _states(desired)["a"][0] == "draining"
@@ -86,7 +86,7 @@ def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
 
 
 def test_indexes_are_stable(desired: Desired, path: Path) -> None:
-    """A backend that leaves leaves a hole, one that comes gets a new index, one that returns its old one."""
+    """A removed backend's index stays free, a new backend gets a new index, and one that returns gets its old one."""
     without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
     path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
     _reload(desired, path)
@@ -97,7 +97,7 @@ def test_indexes_are_stable(desired: Desired, path: Path) -> None:
 
 
 def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
-    """A drained, unhealthy backend that leaves and returns is active and healthy until probed."""
+    """A drained, unhealthy backend that is removed and added again is active, and healthy until it is probed."""
     desired.set_state("a", BackendState.DRAINING)
     desired.set_health("a", False)
     path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
@@ -108,7 +108,7 @@ def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
 
 
 def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
-    """ConfigError, and the same orders object as before."""
+    """An invalid file raises ConfigError, and the orders stay the same object."""
     before = desired.orders
     path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
     with pytest.raises(ConfigError, match="nonce_length"):
@@ -117,8 +117,8 @@ def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
     assert desired.generation == 1
 
 
-def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe whose library is missing is refused before anything is taken over."""
+def test_a_missing_library_changes_nothing(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe whose library is missing is refused before anything changes."""
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
     with pytest.raises(ConfigError, match="handshake"):
@@ -140,29 +140,29 @@ def test_what_cannot_run_here_changes_nothing(desired: Desired, path: Path, monk
         ("forwarding.freebind", "admin:", "forwarding: {freebind: false}\nadmin:"),
     ],
 )
-def test_what_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:
-    """Sockets and processes cannot change under way; the refusal names the key and where it is."""
+def test_a_change_that_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:
+    """A change that needs a restart is refused, with the key and its position."""
     assert tuple(key.split(".")) in NEEDS_RESTART
     path.write_text(TEXT.replace(old, new))
     with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
         _reload(desired, path)
 
 
-def test_unknown_names_are_told(desired: Desired) -> None:
-    """Draining what is not there is a KeyError."""
+def test_unknown_names_are_refused(desired: Desired) -> None:
+    """Draining an unknown backend raises KeyError."""
     with pytest.raises(KeyError):
         desired.set_state("nobody", BackendState.DRAINING)
 
 
-def test_the_ring_is_taken_over(desired: Desired) -> None:
-    """Health and drain do not fill the ring anew."""
+def test_the_ring_is_reused(desired: Desired) -> None:
+    """A health verdict does not fill the ring anew."""
     ring = desired.orders.snapshot.ring
     desired.set_health("a", False)
     assert desired.orders.snapshot.ring is ring
 
 
-def test_config_ids_of_before_are_known_after_a_restart(desired: Desired, path: Path) -> None:
-    """What packets carry a while after their configuration went is told from what strangers send."""
+def test_removed_config_ids_are_known_after_a_restart(desired: Desired, path: Path) -> None:
+    """The new process knows the removed config IDs, so that it recognises their packets for a while."""
     fingerprint = desired.orders.snapshot.configs[1].codec.params.fingerprint  # type: ignore[union-attr]
     remembered = desired.remembered(())
     assert remembered.former == {"1": fingerprint}
@@ -174,13 +174,13 @@ def test_config_ids_of_before_are_known_after_a_restart(desired: Desired, path: 
     assert later.remembered(()).former.keys() == {"1", "2"}
 
 
-def test_an_index_is_another_names_when_it_was_released(desired: Desired, path: Path) -> None:
-    """Verdicts and states of the old one are forgotten with it."""
+def test_a_released_index_gets_another_name(desired: Desired, path: Path) -> None:
+    """The health verdict of a forgotten name is forgotten too, and a new name may get its index."""
     desired.set_health("a", False)
     path.write_text(TEXT.replace("name: a,", "name: c,"))
     _reload(desired, path)
     assert desired.names == ("a", "b", "c")
-    desired.set_health("a", False)  # a late verdict
+    desired.set_health("a", False)  # a verdict that arrives late
     assert desired.forget("a") == 0
     desired.release(0)
     path.write_text(TEXT.replace("name: a,", "name: d,"))
@@ -192,7 +192,7 @@ def test_an_index_is_another_names_when_it_was_released(desired: Desired, path: 
 def test_discovered_backends_beyond_the_room_are_left_out(
     desired: Desired, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until indexes are free again; the configuration's own come first."""
+    """Discovered backends beyond the maximum are ignored until indexes are free. Configured ones come first."""
     monkeypatch.setattr(backends_module, "MAX_BACKENDS", 3)
     found = [Backend(name, Endpoint("192.0.2.1", 443)) for name in ("x", "y")]
     desired.found("pool", found)
@@ -206,8 +206,8 @@ def test_discovered_backends_beyond_the_room_are_left_out(
     assert [one.name for one in desired.backends if one] == ["a", "b", "y"]
 
 
-def test_backends_that_leave_drain_while_others_take_clients(desired: Desired) -> None:
-    """When health leaves nobody else, they take new connections again: those would be dropped."""
+def test_leaving_backends_drain_while_another_is_healthy(desired: Desired) -> None:
+    """Backends that leave drain only while another backend is healthy. Otherwise new connections would be dropped."""
     desired.drain_for(["a"])
     assert desired.drains_leaving
     assert _states(desired)["a"] == ("draining", True)
@@ -220,23 +220,23 @@ def test_backends_that_leave_drain_while_others_take_clients(desired: Desired) -
     assert _states(desired) == {"a": ("active", True), "b": ("active", True)}
 
 
-def test_an_operator_drains_what_leaves(desired: Desired) -> None:
-    """When it does not leave after all, the operator's word stands."""
+def test_an_operator_drains_a_leaving_backend(desired: Desired) -> None:
+    """A drain by an operator persists after the drain for a reload ends."""
     desired.drain_for(["a"])
     desired.set_state("a", BackendState.DRAINING)
     desired.drain_for(())
     assert _states(desired)["a"] == ("draining", True)
 
 
-def test_a_reload_ends_what_drains_for_it(desired: Desired, path: Path) -> None:
-    """Whatever it brings."""
+def test_a_reload_ends_the_drain_for_it(desired: Desired, path: Path) -> None:
+    """A reload ends the drain of leaving backends."""
     desired.drain_for(["a"])
     _reload(desired, path)
     assert (desired.leaving, _states(desired)["a"]) == (frozenset(), ("active", True))
 
 
-def test_a_plan_is_what_is_wanted_at_one_moment(desired: Desired) -> None:
-    """What changes while it is compiled is compiled next."""
+def test_a_plan_is_the_wanted_state_at_one_moment(desired: Desired) -> None:
+    """A change during a compilation is compiled in the next snapshot."""
     plan = desired.plan()
     desired.set_health("a", False)
     desired.take_compiled(compile_plan(plan, desired.next_number))
@@ -246,15 +246,15 @@ def test_a_plan_is_what_is_wanted_at_one_moment(desired: Desired) -> None:
     assert desired.is_compiled
 
 
-def test_workers_can_be_told_the_same_again(desired: Desired) -> None:
-    """What a link-local address means may have changed."""
+def test_the_same_state_can_be_compiled_again(desired: Desired) -> None:
+    """touch() compiles the same state again, because a link-local address may have another interface now."""
     number = desired.orders.snapshot.generation
     desired.touch()
     assert desired.orders.snapshot.generation == number + 1
 
 
 def test_the_same_configuration_changes_no_backend(desired: Desired, path: Path) -> None:
-    """Only the generation, and what drains for a reload."""
+    """A reload of the same configuration changes only the generation, and ends the drain for a reload."""
     desired.drain_for(["a"])
     before = desired.orders
     desired.take_same(load(path))
@@ -267,7 +267,7 @@ def test_the_same_configuration_changes_no_backend(desired: Desired, path: Path)
 
 
 def test_more_names_than_there_are_indexes(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It changes nothing, and another reload can work."""
+    """A reload with more names than indexes changes nothing, and the next reload can work."""
     monkeypatch.setattr("qlb.routing.backends.MAX_BACKENDS", 2)
     path.write_text(TEXT.replace("name: b", "name: c"))
     with pytest.raises(QlbError, match="backend names at once"):
@@ -278,7 +278,7 @@ def test_more_names_than_there_are_indexes(desired: Desired, path: Path, monkeyp
 
 
 def test_shares_of_backends_that_no_worker_knows_yet(desired: Desired, path: Path) -> None:
-    """They are none until the next snapshot."""
+    """A backend that no worker knows yet has a share of 0 until the next snapshot."""
     assert sum(desired.fallback_shares) == pytest.approx(1)
     path.write_text(TEXT.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
     _reload(desired, path)

@@ -1,4 +1,4 @@
-"""Reloads: many requests are few, what was refused is tried again when its reason has gone, and nothing is repeated."""
+"""Reloads: many requests share few, and a refused one is tried again only when its reason may be gone."""
 
 import asyncio
 import logging
@@ -33,33 +33,33 @@ B_IS_BUSY = Objection("backend 'b' still gets packets (the last one 1.0 s ago)",
 
 
 class Daemon:
-    """What is reloaded: it takes over what nothing speaks against."""
+    """A fake daemon that is reloaded: it applies a configuration if the test has set no objection."""
 
     def __init__(self, path: Path) -> None:
-        """path: of the configuration."""
+        """Load the configuration at a path and let it be in force."""
         self.desired = Desired(load(path))
         self.against: Sequence[Objection] = ()
         self.why = ""
-        self.told = 0
+        self.notified = 0
         self.attempts = 0
-        self.taken = 0
+        self.applied = 0
         self.error: QlbError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
     def why_no_reload(self) -> str:
-        """As a supervisor."""
+        """Return the reason, as a supervisor does."""
         return self.why
 
     async def objections(self, loaded: Loaded) -> Sequence[Objection]:
-        """Return what the test has set, about backends that the configuration does not have."""
+        """Return the objections that the test has set, if their backends are not in the new configuration."""
         self.attempts += 1
         await self.gate.wait()
         names = {backend.name for backend in loaded.config.backends}
         return [one for one in self.against if one.backend not in names]
 
     async def take_over(self, loaded: Loaded) -> reloads.TakenOver:
-        """As a supervisor."""
+        """Apply the configuration, as a supervisor does, or raise the error that the test has set."""
         if self.error is not None:
             raise self.error
         found = changes(self.desired.config, loaded.config)
@@ -67,23 +67,23 @@ class Daemon:
             self.desired.take(loaded)
         else:
             self.desired.take_same(loaded)
-        self.taken += 1
+        self.applied += 1
         return reloads.TakenOver(found)
 
     async def tell_engine(self) -> Sequence[str]:
-        """Count."""
-        self.told += 1
+        """Count the calls."""
+        self.notified += 1
         return ()
 
     @property
     def states(self) -> dict[str, BackendState]:
-        """Backend name → state."""
+        """Return backend name → state."""
         return {one.name: one.state for one in self.desired.backends if one is not None}
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look without pause, and take every file for older than a tick of the clock."""
+    """Look at the files without a pause, and make every file older than a tick of the clock."""
     monkeypatch.setattr(file_watch, "INTERVAL_S", 0.001)
     monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
     monkeypatch.setattr(reloads, "MIN_RETRY_S", 0.0)
@@ -92,7 +92,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration."""
+    """Write a configuration and return its path."""
     file = tmp_path / "qlb.yaml"
     file.write_text(TEXT)
     return file
@@ -122,7 +122,7 @@ def _refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_removal_waits_and_is_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Refused and logged once; the backend drains meanwhile; taken over when packets have been quiet."""
+    """A refused removal is logged once, and the backend drains. When its packets stop, the reload is applied."""
     caplog.set_level(logging.INFO)
     async with _following(path) as (daemon, found):
         daemon.against = [B_IS_BUSY._replace(wait_s=0.0)]
@@ -131,16 +131,16 @@ async def test_a_removal_waits_and_is_tried_again(path: Path, caplog: pytest.Log
         assert len(_refusals(caplog)) == 1
         assert daemon.states == {"a": "active", "b": "draining"}
         assert daemon.desired.leaving == {"b"}
-        assert daemon.told == 1
+        assert daemon.notified == 1
         assert found.problems == (B_IS_BUSY.text,)
         daemon.against = ()
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         assert daemon.states == {"a": "active"}
         assert (found.problems, found.retry_s, daemon.desired.leaving) == ((), None, frozenset())
 
 
 async def test_the_next_try_waits_for_the_quiet_period(path: Path) -> None:
-    """As long as the packets in the way say, and no longer."""
+    """The next try comes when the objections expire, and not before."""
     async with _following(path) as (daemon, found):
         daemon.against = [B_IS_BUSY, B_IS_BUSY._replace(wait_s=7.0)]
         path.write_text(WITHOUT_B)
@@ -153,21 +153,21 @@ async def test_the_next_try_waits_for_the_quiet_period(path: Path) -> None:
         assert daemon.attempts == attempts
 
 
-async def test_a_backend_that_is_taken_back_in_drains_no_more(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The configuration is what is in force again."""
+async def test_a_backend_that_returns_does_not_drain(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file lists the backend again, the drain for the reload ends."""
     caplog.set_level(logging.INFO)
     async with _following(path) as (daemon, _):
         daemon.against = [B_IS_BUSY]
         path.write_text(WITHOUT_B)
         await _until(lambda: daemon.states["b"] == "draining")
         path.write_text(TEXT)
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         assert daemon.states == {"a": "active", "b": "active"}
         assert "backend no longer drains for a reload" in caplog.text
 
 
-async def test_a_wrong_file_leaves_what_drains(path: Path) -> None:
-    """Half of a change says nothing of the backend."""
+async def test_an_invalid_file_does_not_end_a_drain(path: Path) -> None:
+    """A file with a syntax error does not end the drain, because it does not show what the operator wants."""
     async with _following(path) as (daemon, found):
         daemon.against = [B_IS_BUSY]
         path.write_text(WITHOUT_B)
@@ -179,17 +179,17 @@ async def test_a_wrong_file_leaves_what_drains(path: Path) -> None:
 
 
 async def test_the_last_backends_do_not_drain(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """New clients would have nowhere to go."""
+    """If no other backend could get new clients, the removed backends do not drain."""
     async with _following(path) as (daemon, _):
         daemon.against = [B_IS_BUSY, B_IS_BUSY._replace(about="backend a", backend="a")]
         path.write_text(TEXT.replace("name: a", "name: c").replace("name: b", "name: d"))
-        await _until(lambda: daemon.told == 1)
+        await _until(lambda: daemon.notified == 1)
         assert daemon.states == {"a": "active", "b": "active"}
         assert "no other backend does" in caplog.text
 
 
 async def test_a_missing_key_file_that_appears(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Only the refused configuration names it, and it lies in another folder."""
+    """A missing key file that only the refused configuration names is watched, even in a new folder."""
     keys = path.parent / "keys"
     async with _following(path) as (daemon, found):
         path.write_text(TEXT + "fallback: {hash_key_file: keys/h.hex}\n")
@@ -198,12 +198,12 @@ async def test_a_missing_key_file_that_appears(path: Path, caplog: pytest.LogCap
         (keys / "h.hex").touch(mode=0o600)
         await _until(lambda: "is empty" in "".join(found.problems))
         (keys / "h.hex").write_text("00" * 16)
-        await _until(lambda: daemon.taken == 1)
-        assert len(_refusals(caplog)) == 2, "one for each reason"
+        await _until(lambda: daemon.applied == 1)
+        assert len(_refusals(caplog)) == 2, "there is not one log line for each reason"
 
 
-async def test_a_key_file_whose_mode_is_mended(path: Path) -> None:
-    """Chmod changes neither size nor time of modification."""
+async def test_a_key_file_whose_mode_is_corrected(path: Path) -> None:
+    """A corrected mode of a key file is found, although it changes neither size nor modification time."""
     key = path.with_name("h.hex")
     key.write_text("00" * 16)
     key.chmod(0o644)
@@ -211,22 +211,22 @@ async def test_a_key_file_whose_mode_is_mended(path: Path) -> None:
         path.write_text(TEXT + "fallback: {hash_key_file: h.hex}\n")
         await _until(lambda: "open to everybody" in "".join(found.problems))
         key.chmod(0o600)
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
 
 
-async def test_what_this_machine_cannot_run_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file changes when the reason goes."""
+async def test_a_problem_of_this_machine_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload that this machine could not apply is tried again, although no file changes."""
     monkeypatch.setattr(reloads, "MACHINE_RETRY_S", 0.0)
     async with _following(path) as (daemon, _):
         daemon.error = QlbError("no room")
         path.write_text(WITHOUT_B)
         await _until(lambda: daemon.attempts > 3)
         daemon.error = None
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
 
 
 async def test_without_reload_on_change_a_refusal_is_an_answer(path: Path) -> None:
-    """Nothing is tried again, and nothing drains."""
+    """Without reload_on_change, a refused reload is not tried again, and no backend drains."""
     path.write_text(TEXT.replace("reload_on_change: true", ""))
     async with _following(path) as (daemon, found):
         daemon.against = [B_IS_BUSY._replace(wait_s=0.0)]
@@ -237,11 +237,11 @@ async def test_without_reload_on_change_a_refusal_is_an_answer(path: Path) -> No
             await asyncio.sleep(0.001)
         assert (daemon.attempts, found.retry_s, daemon.desired.leaving) == (1, None, frozenset())
         assert (await found.request(force=True)).ok
-        assert daemon.attempts == 1, "who forces a reload is asked nothing"
+        assert daemon.attempts == 1, "a forced reload was checked for objections"
 
 
 async def test_operators_are_answered_and_logged_each_time(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was asked for by hand is no repetition."""
+    """Every refused request of an operator is answered and logged, even with the same reason."""
     async with _following(path) as (_, found):
         path.write_text("listen: [")
         for number in range(1, 4):
@@ -249,8 +249,8 @@ async def test_operators_are_answered_and_logged_each_time(path: Path, caplog: p
             assert len(_refusals(caplog)) == number
 
 
-async def test_no_change_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By the answer and the log; the generation counts on."""
+async def test_a_reload_without_changes_is_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A reload without changes is reported in the answer and in the log, and the generation increases."""
     caplog.set_level(logging.INFO)
     async with _following(path) as (daemon, found):
         outcome = await found.request(force=False)
@@ -263,31 +263,31 @@ async def test_no_change_is_said(path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 async def test_two_thousand_signals_are_two_reloads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first at once, the others together when they pause."""
+    """The first signal reloads at once. The following 2,000 share one reload, which starts when they pause."""
     monkeypatch.setattr(reloads, "CALM_S", 3600.0)
     async with _following(path) as (daemon, found):
         found.signal()
-        await _until(lambda: daemon.taken == 1)
+        await _until(lambda: daemon.applied == 1)
         monkeypatch.setattr(reloads, "CALM_S", 0.05)
         for _ in range(2000):
             found.signal()
-        await _until(lambda: daemon.taken == 2)
+        await _until(lambda: daemon.applied == 2)
         await asyncio.sleep(0)
         assert daemon.attempts == 2
 
 
 async def test_signals_that_never_pause(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are obeyed all the same."""
+    """Signals that never pause still lead to reloads."""
     monkeypatch.setattr(reloads, "CALM_S", 0.01)
     monkeypatch.setattr(reloads, "MAX_STORM_S", 0.05)
     async with _following(path) as (daemon, found):
-        while daemon.taken < 3:
+        while daemon.applied < 3:
             found.signal()
             await asyncio.sleep(0)
 
 
 async def test_concurrent_requests_share_a_reload(path: Path) -> None:
-    """Each gets the outcome of one that began after it had asked."""
+    """Each request gets the outcome of a reload that began after it."""
     async with _following(path) as (daemon, found):
         daemon.gate.clear()
         first = [asyncio.create_task(found.request(force=False)) for _ in range(50)]
@@ -300,7 +300,7 @@ async def test_concurrent_requests_share_a_reload(path: Path) -> None:
 
 
 async def test_a_change_that_a_request_has_read_is_read_once(path: Path) -> None:
-    """Watching the files and a request by hand do not reload twice."""
+    """A change that a request has read is not read again by the watch for changed files."""
     async with _following(path) as (daemon, found):
         path.write_text(WITHOUT_B)
         assert (await found.request(force=False)).ok
@@ -311,7 +311,7 @@ async def test_a_change_that_a_request_has_read_is_read_once(path: Path) -> None
 
 
 async def test_nothing_is_reloaded_during_an_upgrade(path: Path) -> None:
-    """The answer says why."""
+    """During an upgrade a request is refused with the reason, and a changed file is ignored."""
     async with _following(path) as (daemon, found):
         daemon.why = "an upgrade is under way"
         outcome = await found.request(force=False)

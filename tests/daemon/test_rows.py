@@ -1,4 +1,4 @@
-"""Counts by name, over indexes that have had other names before."""
+"""Counts by backend name, although an index may have had other names before."""
 
 import pytest
 
@@ -11,12 +11,12 @@ FLOW, FALLBACK = unroutable(BY_FOUR_TUPLE, NO_CONFIG), unroutable(BY_FALLBACK, N
 
 @pytest.fixture
 def workers() -> list[Counters]:
-    """The counters of two workers."""
+    """Return the counters of two workers."""
     return [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
 
 
 def count(workers: list[Counters], index: int, packets: int, now_ms: int) -> None:
-    """Count packets by ID and by fallback, in turns, and as many answers, on both workers."""
+    """Count packets on both workers in turns, two by ID for each one by the fallback, and an answer for each."""
     for number in range(packets):
         worker = workers[number % 2]
         worker.count(3 if number % 3 else FALLBACK, index, now_ms)
@@ -24,13 +24,13 @@ def count(workers: list[Counters], index: int, packets: int, now_ms: int) -> Non
 
 
 def everything(rows: Rows) -> tuple[int, int]:
-    """Return the sums over all rows: forwarded and returned."""
+    """Return the sums over all rows: forwarded and returned packets."""
     every = [*rows.by_index, rows.removed]
     return sum(sum(row.forwarded) for row in every), sum(row.returned for row in every)
 
 
 def test_workers_add_up(workers: list[Counters]) -> None:
-    """By route; the last packet of any worker counts."""
+    """Counts of workers add up by route. The last packet of any worker sets the time."""
     rows = BackendRows()
     workers[0].count(3, 1, 70)
     workers[1].count(FLOW, 1, 80)
@@ -43,13 +43,13 @@ def test_workers_add_up(workers: list[Counters]) -> None:
 
 
 def test_without_workers() -> None:
-    """Before the engine has started there are zeros."""
+    """Before the engine has started, all counts are zero."""
     found = BackendRows().read((), ("a",))
     assert (sum(found.by_index[0].forwarded), found.removed.last_seen_ms) == (0, 0)
 
 
-def test_a_name_that_is_forgotten_leaves_its_counts(workers: list[Counters]) -> None:
-    """They go to the common row, late packets too."""
+def test_the_counts_of_a_forgotten_name(workers: list[Counters]) -> None:
+    """The counts of a forgotten name go to the common row, and so do late packets."""
     rows = BackendRows()
     rows.follow(workers, ("a", "b"))
     count(workers, 0, 6, 100)
@@ -61,7 +61,7 @@ def test_a_name_that_is_forgotten_leaves_its_counts(workers: list[Counters]) -> 
 
 
 def test_a_new_name_starts_at_zero(workers: list[Counters]) -> None:
-    """What the index counted before stays in the common row, again and again, and no sum is lost."""
+    """A new name starts at zero. The earlier counts of its index stay in the common row, so that no sum decreases."""
     rows, packets, removed_before = BackendRows(), 0, 0
     for generation, name in enumerate(("a", "", "b", "", "b", "c")):
         names = (name, "other")
@@ -78,8 +78,8 @@ def test_a_new_name_starts_at_zero(workers: list[Counters]) -> None:
         removed_before = sum(found.removed.forwarded)
 
 
-def test_names_that_are_added_have_no_past(workers: list[Counters]) -> None:
-    """Only an index that was there before has one; a longer list changes no other row."""
+def test_new_names_start_at_zero(workers: list[Counters]) -> None:
+    """A new index starts with its own counts, and does not change the row of another name."""
     rows = BackendRows()
     rows.follow(workers, ("a",))
     count(workers, 0, 4, 100)
@@ -89,8 +89,8 @@ def test_names_that_are_added_have_no_past(workers: list[Counters]) -> None:
     assert [sum(row.forwarded) for row in (*found.by_index, found.removed)] == [4, 2, 0]
 
 
-def test_refused_sends_go_the_same_way(workers: list[Counters]) -> None:
-    """A new name does not inherit them, and the common row has them all."""
+def test_refused_sends_of_a_forgotten_name(workers: list[Counters]) -> None:
+    """A new name does not inherit refused sends. The common row contains them."""
     rows = BackendRows()
     rows.follow(workers, ("a",))
     for worker in workers:

@@ -16,22 +16,22 @@ BACKENDS = (Backend("a", Endpoint("127.0.0.1", 5001)), None, Backend("c", Endpoi
 
 
 def rows_of(workers: Sequence[Counters]) -> Callable[[], Sequence[Row]]:
-    """Return what reads the rows of all backends."""
+    """Return a function that reads the rows of all backends."""
     return lambda: BackendRows().read(workers, ("a", "b", "c")).by_index
 
 
 def fields(record: logging.LogRecord, *names: str) -> tuple[object, ...]:
-    """Return fields of an event."""
+    """Return fields of a log record."""
     return tuple(getattr(record, name, None) for name in names)
 
 
 def test_every_cause_but_a_refusal_has_a_hint() -> None:
-    """The probes report a backend that refuses packets."""
+    """Every cause has a hint except "refused", because the probes report a backend that refuses packets."""
     assert set(SEND_ERROR_KINDS) - set(HINTS) == {"refused"}
 
 
 def test_a_cause_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
-    """The line names the backend, the cause, the number and a hint; more of the same is not logged again at once."""
+    """The line contains backend, cause, number and hint. The same cause is logged again only after REPEAT_S."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     now_s = [1000.0]
     watch = SendErrorWatch(now=lambda: now_s[0])
@@ -51,14 +51,14 @@ def test_a_cause_is_logged_once_an_hour(caplog: pytest.LogCaptureFixture) -> Non
     assert len(caplog.records) == 1
     now_s[0] += REPEAT_S
     watch.look(workers, rows_of(workers), BACKENDS)
-    assert len(caplog.records) == 1, "nothing new was refused"
+    assert len(caplog.records) == 1, "an event was logged although no new send was refused"
     workers[0].count_send_error(SEND_ERROR_KINDS.index("not_permitted"), index=2)
     watch.look(workers, rows_of(workers), BACKENDS)
     assert len(caplog.records) == 2
 
 
 def test_too_large_datagrams_name_their_size_and_the_mtu(caplog: pytest.LogCaptureFixture) -> None:
-    """An operator needs both to find the link."""
+    """The line contains the datagram's size and the path MTU, because an operator needs both to find the link."""
     worker = Counters(bytearray(SIZE_BYTES))
     worker.count_send_error(SEND_ERROR_KINDS.index("too_large"), index=0, size_bytes=1452)
     SendErrorWatch().look([worker], rows_of([worker]), BACKENDS)
@@ -67,8 +67,8 @@ def test_too_large_datagrams_name_their_size_and_the_mtu(caplog: pytest.LogCaptu
     assert sys.platform != "linux" or record.path_mtu > 1452  # type: ignore[attr-defined]
 
 
-def test_clients_have_a_line_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
-    """A refused send to a client is not the backend's fault."""
+def test_refused_sends_to_clients_have_their_own_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Refused sends to clients get their own line, because they are not a backend's fault."""
     worker = Counters(bytearray(SIZE_BYTES))
     worker.count_send_error(SEND_ERROR_KINDS.index("unreachable"))
     SendErrorWatch().look([worker], rows_of([worker]), BACKENDS)

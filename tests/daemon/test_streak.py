@@ -1,4 +1,4 @@
-"""Packets that keep coming, and those that do not."""
+"""Streaks: packets that arrive for a minute without a long pause."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from qlb.daemon.meter import LASTS_S, PACKETS, PAUSE_S, Streak
 
 
 def fed(packets: int, interval_s: float, each: int = 1) -> Streak:
-    """Return a streak that was fed at even intervals, and looked at every second."""
+    """Return a streak that got packets at even intervals and was updated every second."""
     streak, total, due_s, now_s = Streak(), 0, 0.0, 0.0
     while total < packets * each:
         if now_s >= due_s:
@@ -31,13 +31,13 @@ def fed(packets: int, interval_s: float, each: int = 1) -> Streak:
         (10, PAUSE_S, 100, True),
     ],
 )
-def test_what_counts(packets: int, interval_s: float, each: int, counts: bool) -> None:
-    """A minute without a long pause and enough packets; a burst of any size does not count."""
+def test_streaks_that_count(packets: int, interval_s: float, each: int, counts: bool) -> None:
+    """A minute without a long pause and with enough packets counts. A burst of any size does not."""
     assert fed(packets, interval_s, each).counts is counts
 
 
 def test_it_ends_with_a_pause() -> None:
-    """Then it has to last for a minute again."""
+    """A long pause ends the streak, and a new one must last for a minute again."""
     streak = fed(2 * PACKETS, 1.0)
     assert (streak.counts, streak.has_begun) == (True, True)
     streak.note(2 * PACKETS, 2 * LASTS_S + PAUSE_S + 1)
@@ -47,7 +47,7 @@ def test_it_ends_with_a_pause() -> None:
 
 
 def test_it_can_be_ended() -> None:
-    """By something else that was seen."""
+    """After end(), the streak must last for a minute again."""
     streak = fed(2 * PACKETS, 1.0)
     streak.end()
     assert not streak.counts

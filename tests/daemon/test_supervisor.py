@@ -1,4 +1,4 @@
-"""The supervisor in this process: start, change, end, in any order, and what it says of itself meanwhile."""
+"""The supervisor in this process: start, change and end in any order, and its readings in between."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def _supervisor(folder: Path, **changes: object) -> Supervisor:
 
 @asynccontextmanager
 async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
-    """Run until the end of the block; the exit code must be 0."""
+    """Run a supervisor until the end of the block. Its exit code must be 0."""
     ready = asyncio.Event()
     supervisor._on_ready = lambda _: ready.set()
     running = asyncio.create_task(supervisor.run())
@@ -51,7 +51,7 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 async def test_ready_while_it_runs(tmp_path: Path) -> None:
-    """Unready before, ready once workers forward to a backend that was judged, unready afterwards."""
+    """The daemon is ready only while it runs, workers forward, and a backend has been judged."""
     supervisor = _supervisor(tmp_path)
     assert not supervisor.is_ready()
     async with _running(supervisor):
@@ -63,72 +63,72 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
     assert not supervisor.is_ready()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the drops of a socket")
 async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
-    """What stopped workers did not read: the sum of their sockets' drops stands at its service address alone."""
+    """A listener's drops are the sum over all workers' sockets, and count for their own service address only."""
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
     async with _running(supervisor):
         assert supervisor.engine is not None
-        places = supervisor.engine.places
-        with standing_still(*(place.process.pid for place in places if place.process)):
-            for place in places:
-                place.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            for _ in range(100):  # each client is another flow, and so finds one or the other socket
+        slots = supervisor.engine.places
+        with standing_still(*(slot.process.pid for slot in slots if slot.process)):
+            for slot in slots:
+                slot.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            for _ in range(100):  # each client is another flow, so that both sockets get packets
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                     for _ in range(10):
                         client.sendto(bytes(100), supervisor.listen[0])
-            dropped = [place.drops[0].read() or 0 for place in places]
+            dropped = [slot.drops[0].read() or 0 for slot in slots]
             assert min(dropped) > 0
             assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
     assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
 
 
-async def test_receive_buffers_are_what_was_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The reading tells what the system grants each socket; nobody is warned where that is enough."""
+async def test_receive_buffers_have_the_configured_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The reading contains the size that the system grants. If that is enough, no warning is logged."""
     supervisor = _supervisor(tmp_path, forwarding={"receive_buffer": "64KiB"})
     async with _running(supervisor):
         assert [row.receive_buffer_bytes for row in supervisor.read().listeners] == [64 << 10] * 2
     assert "receive_buffer" not in caplog.text
 
 
-async def test_a_smaller_receive_buffer_is_warned_of_once(
+async def test_a_smaller_receive_buffer_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line for all sockets of all workers."""
+    """If the system grants less, one warning covers all sockets of all workers."""
     monkeypatch.setattr("qlb.workers.slots.granted_receive_buffer", lambda _: 4096)
     async with _running(_supervisor(tmp_path, forwarding={"workers": 2})):
         pass
     assert caplog.text.count("forwarding.receive_buffer is 4,194,304 octets, but the system grants 4,096") == 1
-    assert " to 4194304" in caplog.text, "a number that sysctl takes, however the file has written it"
+    assert " to 4194304" in caplog.text, "the warning lacks the plain number for sysctl"
 
 
-async def test_limits_are_told_once_and_again_when_they_change(
+async def test_limits_are_logged_once_and_again_when_they_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start; not after a reload that leaves them as they are; again after one that asks for more."""
+    """Low limits are logged at the start, and again only after a reload that changes the configured number."""
     monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(1064, 1500))
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "max_sessions": 2000})
 
-    def told(*texts: str) -> list[int]:
+    def warned(*texts: str) -> list[int]:
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         return [sum(text in line for line in lines) for text in texts]
 
     async with _running(supervisor):
-        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().sessions_max == 4000, "of both workers"
+        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
-        assert told("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
-        assert told("is 2,000", "is 900") == [2, 1]
+        assert warned("is 2,000", "is 900") == [2, 1]
         assert supervisor.read().sessions_max == 1800
 
 
-async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(
+async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default of max_sessions is above the ports that Linux comes with: told as information."""
+    """If max_sessions has its default, a lack of local ports is logged as information, not as a warning."""
     monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(None, 28_232))
     caplog.set_level(logging.INFO)
     async with _running(_supervisor(tmp_path)):
@@ -136,8 +136,8 @@ async def test_ports_below_a_bound_that_nobody_asked_for_are_no_warning(
     assert [record.levelname for record in caplog.records if "local ports" in record.getMessage()] == ["INFO"]
 
 
-async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
-    """A signal that comes first is obeyed."""
+async def test_a_signal_before_the_start(tmp_path: Path) -> None:
+    """A signal that arrives before the start ends the daemon."""
     supervisor = _supervisor(tmp_path)
     supervisor.end()
     async with asyncio.timeout(90):
@@ -145,12 +145,12 @@ async def test_told_to_end_before_it_has_started(tmp_path: Path) -> None:
 
 
 async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
-    """A reload and a drain that come while workers start are carried out, and nothing hangs."""
+    """A reload and a drain during the start are executed, and nothing blocks."""
     supervisor = _supervisor(tmp_path)
     ready = asyncio.Event()
     supervisor._on_ready = lambda _: ready.set()
     running = asyncio.create_task(supervisor.run())
-    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)  # run() has begun
     async with asyncio.timeout(90):
         outcome, _ = await asyncio.gather(supervisor.reload(), supervisor.drain("a"))
         assert outcome.ok
@@ -162,7 +162,7 @@ async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
 
 
 async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_path: Path) -> None:
-    """It goes on forwarding while routers look elsewhere; whoever cannot wait asks again."""
+    """During the shutdown delay the daemon is unready and still forwards. A second signal ends the delay."""
     supervisor = _supervisor(tmp_path, shutdown_delay="1h")
     async with _running(supervisor):
         supervisor.end()
@@ -171,8 +171,8 @@ async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_pa
 
 
 @pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
-async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, and one line that names the address, where it may not be bound in advance."""
+async def test_an_address_of_another_machine(tmp_path: Path, changes: dict, capfd: pytest.CaptureFixture[str]) -> None:
+    """With freebind off, an address of another machine ends the start with code 1 and one line that names it."""
     async with asyncio.timeout(90):
         assert await _supervisor(tmp_path, forwarding={"freebind": False}, **changes).run() == 1
     lines = capfd.readouterr().err.splitlines()
@@ -191,7 +191,7 @@ async def test_an_address_that_is_not_ours(tmp_path: Path, changes: dict, capfd:
 async def test_an_address_that_may_come_later(
     tmp_path: Path, key: str, changes: dict, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The daemon starts, and one warning names the address and its key: it may be a typo."""
+    """With freebind on, the daemon starts and one warning names the address and its key, because it may be a typo."""
     async with _running(_supervisor(tmp_path, **changes)):
         pass
     warned = [line.getMessage() for line in caplog.records if "is not an address of this machine now" in line.message]
@@ -199,8 +199,8 @@ async def test_an_address_that_may_come_later(
     assert warned[0].startswith(f"{key}: 192.0.2.1:")
 
 
-async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
-    """The old configuration goes on; the reading says that the last reload failed until one succeeds."""
+async def test_a_refused_reload_is_reported(tmp_path: Path) -> None:
+    """After a refused reload the old configuration stays in force. The reading shows the failure until one succeeds."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor):
         path = tmp_path / "qlb.yaml"
@@ -216,7 +216,7 @@ async def test_a_refused_reload_is_told_and_shown(tmp_path: Path) -> None:
 
 
 async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not ok until every worker goes by it: the answer, the reading and the log say so, and when it is over."""
+    """A change that a worker has not applied is reported as incomplete, by answer and reading, until it is applied."""
     monkeypatch.setattr("qlb.workers.heartbeat.INTERVAL_S", 3600)
     monkeypatch.setattr("qlb.workers.pool._APPLY_TIMEOUT_S", 0.1)
     monkeypatch.setattr("qlb.daemon.supervisor.INTERVAL_S", 0.05)
@@ -225,9 +225,9 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
         assert supervisor.engine is not None
         while supervisor.engine.behind:
             await asyncio.sleep(0.01)
-        (place,) = supervisor.engine.places
-        assert place.process is not None
-        with standing_still(place.process.pid):
+        (slot,) = supervisor.engine.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):
             path = tmp_path / "qlb.yaml"
             path.write_text(path.read_text().replace("127.0.0.1:9", "127.0.0.1:10"))
             outcome = await supervisor.reload()
@@ -244,7 +244,7 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
 
 
 async def test_a_worker_without_a_stamp_makes_it_unready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process lives, and nothing shows that it forwards."""
+    """A worker without a recent stamp makes the daemon unready, although its process is alive."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor), asyncio.timeout(60):
         while not supervisor.is_ready():
@@ -255,18 +255,18 @@ async def test_a_worker_without_a_stamp_makes_it_unready(tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
-@pytest.mark.parametrize("taken", ["listen", "admin"])
+@pytest.mark.parametrize("used", ["listen", "admin"])
 async def test_a_second_daemon_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], taken: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], used: str
 ) -> None:
-    """On the first one's service address or admin address: exit code 1, and a line that names the first one."""
+    """A second daemon on the same service or admin address exits with code 1 and names the first one."""
     monkeypatch.setattr("qlb.handover.processes._PATIENCE_S", 0.0)
     first = _supervisor(tmp_path)
     async with _running(first), asyncio.timeout(60):
         assert first.admin.address is not None
-        address = first.listen[0] if taken == "listen" else first.admin.address
+        address = first.listen[0] if used == "listen" else first.admin.address
         (tmp_path / "second").mkdir()
-        changes = {"listen": [str(address)]} if taken == "listen" else {"admin": {"listen": str(address)}}
+        changes = {"listen": [str(address)]} if used == "listen" else {"admin": {"listen": str(address)}}
         assert await _supervisor(tmp_path / "second", **changes).run() == 1
         (line,) = [line for line in capfd.readouterr().err.splitlines() if "cannot start" in line]
         assert str(address) in line
@@ -275,7 +275,7 @@ async def test_a_second_daemon_is_refused(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
 async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The setting lets the second one start, and a warning names the first."""
+    """With shared_listen, the second daemon starts, and a warning names the first one."""
     first = _supervisor(tmp_path)
     async with _running(first):
         (tmp_path / "second").mkdir()
@@ -285,7 +285,7 @@ async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: 
 
 
 async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Preparing takes as long as it takes: a drain is carried out meanwhile, and neither it nor a verdict is lost."""
+    """During a slow reload a drain is executed. Neither the drain nor a health verdict is lost."""
     gate, prepare = asyncio.Event(), reloads.prepare_aside
 
     async def slow(path: Path, running: Config) -> Prepared:
@@ -314,7 +314,7 @@ async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None:
-    """The workers go on with the snapshot that they have; the generation counts on."""
+    """A reload without changes retains the workers' snapshot, and the generation increases."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor):
         before = supervisor.desired.current
@@ -324,7 +324,7 @@ async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None
 
 
 async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
-    """A reload is refused at once, and the daemon answers."""
+    """If the configuration is a named pipe, a reload is refused at once instead of blocking."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor):
         path = tmp_path / "qlb.yaml"

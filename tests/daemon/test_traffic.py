@@ -1,4 +1,4 @@
-"""Rates and silences, from counters that a clock of the test's own goes with."""
+"""Rates and silences of the traffic, from counters and a clock that the test sets."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ NAMES = ("a", "b")
 
 @dataclass
 class Clock:
-    """Seconds that go on when they are told to."""
+    """A clock that a test sets, in seconds."""
 
     now_s: float = 1000.0
 
@@ -26,19 +26,19 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still."""
+    """Return a clock that does not move by itself."""
     return Clock()
 
 
 @pytest.fixture
 def workers() -> list[Counters]:
-    """The counters of two workers."""
+    """Return the counters of two workers."""
     return [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
 
 
 @pytest.fixture
 def traffic(workers: list[Counters], clock: Clock) -> Traffic:
-    """What is under test."""
+    """Return the traffic of both workers."""
     return Traffic(lambda: workers, now=clock)
 
 
@@ -48,7 +48,7 @@ def _count(worker: Counters, clock: Clock, outcome: int, index: int, packets: in
 
 
 def test_before_the_first_packet(traffic: Traffic) -> None:
-    """Nothing is known and nothing is asked for: no rate, no silence; a backend that is not noted yet has none."""
+    """Before any packet, rates are 0 and silences None. So are those of backends that are unknown."""
     assert (traffic.backend_rate("a"), traffic.config_rate(1)) == (0.0, 0.0)
     assert (traffic.backend_silence_s("a"), traffic.config_silence_s(1)) == (None, None)
     traffic.note(NAMES[:1])
@@ -57,7 +57,7 @@ def test_before_the_first_packet(traffic: Traffic) -> None:
 
 
 def test_rates_add_up_workers_and_routes(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """By ID and by fallback, of both workers; each backend and each config for itself."""
+    """A rate adds up all workers and routes, for each backend and each CID config."""
     traffic.note(NAMES)
     _count(workers[0], clock, 1, 0, 30)
     _count(workers[1], clock, 2, 1, 10)
@@ -69,8 +69,8 @@ def test_rates_add_up_workers_and_routes(traffic: Traffic, workers: list[Counter
     assert (traffic.config_rate(1), traffic.config_rate(2), traffic.config_rate(3)) == (15.0, 5.0, 0.0)
 
 
-def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """What was before the window does not count any more."""
+def test_a_rate_covers_the_last_seconds(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """A rate covers the last seconds only. Packets before that window do not count."""
     traffic.note(NAMES[:1])
     _count(workers[0], clock, 1, 0, 1000)
     for _ in range(round(WINDOW_S / INTERVAL_S) + 1):
@@ -80,8 +80,10 @@ def test_a_rate_is_of_the_last_seconds(traffic: Traffic, workers: list[Counters]
     assert traffic.backend_rate("a") == pytest.approx(3 / INTERVAL_S, rel=0.2)
 
 
-def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """Whoever saw it last, by whatever route; a config's ends with its own IDs alone."""
+def test_a_silence_begins_with_the_last_packet_of_all_workers(
+    traffic: Traffic, workers: list[Counters], clock: Clock
+) -> None:
+    """A silence begins with the last packet of any worker. For a CID config, only packets by its own IDs count."""
     _count(workers[0], clock, 1, 0)
     clock.now_s += 10
     _count(workers[1], clock, unroutable(BY_FALLBACK, NO_CONFIG), 0)
@@ -92,7 +94,7 @@ def test_silence_is_since_the_latest_of_all_workers(traffic: Traffic, workers: l
 
 
 def test_a_backend_that_came_later(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """Its rate begins with the first note that has it."""
+    """A new backend's rate starts with the first note that contains it."""
     traffic.note(NAMES[:1])
     _count(workers[0], clock, 1, 1, 10)
     clock.now_s += 1
@@ -100,8 +102,8 @@ def test_a_backend_that_came_later(traffic: Traffic, workers: list[Counters], cl
     assert traffic.backend_rate("b") == 10.0
 
 
-def test_ids_that_nobody_configured(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """Each config ID for itself; what is configured is another matter."""
+def test_unconfigured_ids(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Packets with config IDs that are not configured are counted for each ID, apart from those of CID configs."""
     workers[1].count_unconfigured(4, int(clock.now_s * 1000))
     traffic.note(NAMES)
     clock.now_s += 3
@@ -109,8 +111,8 @@ def test_ids_that_nobody_configured(traffic: Traffic, workers: list[Counters], c
     assert (traffic.unconfigured_silence_s(3), traffic.config_silence_s(4)) == (None, None)
 
 
-def test_what_was_exchanged(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """Of all workers and ways, as of the last note; nothing before it, and nothing of a name that it does not know."""
+def test_exchanges(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Exchanges add up all workers and routes at the last note. An unknown name has none."""
     assert traffic.exchanged("a") == Exchange(0, 0)
     for worker in workers:
         _count(worker, clock, unroutable(BY_FALLBACK, NO_CONFIG), 1, 3)
@@ -121,8 +123,8 @@ def test_what_was_exchanged(traffic: Traffic, workers: list[Counters], clock: Cl
     assert traffic.exchanged("b") == Exchange(6, 2, clock.now_s)
 
 
-def test_refusals_are_told_once_each(workers: list[Counters]) -> None:
-    """Those since the last look, of any worker; no other cause, and nothing on the way to clients."""
+def test_refusals_are_returned_once(workers: list[Counters]) -> None:
+    """A refused send to a backend is returned once, from any worker. Other causes and sends to clients are not."""
     refusals = Refusals(lambda: workers)
     refused, other = SEND_ERROR_KINDS.index("refused"), SEND_ERROR_KINDS.index("would_block")
     assert refusals.look(NAMES) == []
@@ -137,10 +139,8 @@ def test_refusals_are_told_once_each(workers: list[Counters]) -> None:
     assert Refusals(lambda: ()).look(NAMES) == []
 
 
-def test_ids_that_nobody_configured_and_that_keep_coming(
-    traffic: Traffic, workers: list[Counters], clock: Clock
-) -> None:
-    """A few are anybody's, however often; a minute's worth of packets is some server's."""
+def test_unconfigured_ids_that_persist(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """A few packets, or one burst, do not count as sustained. Packets during a whole minute do."""
     for second in range(62):
         for config_id in (2, *(3 for _ in range(second == 0)), *(4 for _ in range(100 * (second == 30)))):
             workers[1].count_unconfigured(config_id, int(clock.now_s * 1000))
@@ -150,7 +150,7 @@ def test_ids_that_nobody_configured_and_that_keep_coming(
 
 
 def test_a_name_at_an_index_that_had_another_name(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
-    """It has neither the packets nor the silence of the one before."""
+    """A new name at a used index has neither the packets nor the silence of the name before."""
     rows = BackendRows()
     traffic = Traffic(lambda: workers, rows, now=clock)
     rows.follow(workers, NAMES)

@@ -1,4 +1,4 @@
-"""From one process of the daemon to the next: by a service manager that keeps the sockets, or from hand to hand."""
+"""The handover from the old process to the new one: through a service manager that stores sockets, or directly."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ one = Predecessor.find(os.environ)
 
 @pytest.fixture
 def backend() -> Iterator[socket.socket]:
-    """Where packets are to arrive."""
+    """Yield a backend's socket, at which packets must arrive."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ def backend() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def config(tmp_path: Path, backend: socket.socket) -> Path:
-    """Write a configuration with two backends; the second one is draining, so all go to the first."""
+    """Write a configuration with two backends and return its path. The second one has weight 0: all go to the first."""
     path = tmp_path / "qlb.yaml"
     _write(path, backend)
     return path
@@ -63,7 +63,7 @@ def _write(path: Path, backend: socket.socket, **changes: object) -> None:
 
 @asynccontextmanager
 async def _running(path: Path, origin: Origin) -> AsyncIterator[Supervisor]:
-    """Run a supervisor until the end of the block, if it has not ended by itself; the exit code must be 0."""
+    """Run a supervisor until the end of the block, unless it ends by itself. Its exit code must be 0."""
     ready = asyncio.Event()
     supervisor = Supervisor(path, load(path), lambda _: ready.set(), origin)
     running = asyncio.create_task(supervisor.run())
@@ -78,20 +78,20 @@ async def _running(path: Path, origin: Origin) -> AsyncIterator[Supervisor]:
 
 
 def _managed(manager: Manager, **environ: str) -> Origin:
-    """Return the origin of a process that a manager starts: it gets back what is kept."""
+    """Return the origin of a process that a manager starts. It gets the stored descriptors."""
     inherited = Inherited(Named(*each) for each in manager.descriptors())
     notifier = Notifier({"NOTIFY_SOCKET": manager.name, **environ})
     return Origin(inherited, Memory(inherited.state), notifier)
 
 
-async def _until_said(manager: Manager, field: str, text: str) -> None:
+async def _until_sent(manager: Manager, field: str, text: str) -> None:
     async with asyncio.timeout(90):
-        while text not in manager.said(field):
+        while text not in manager.values(field):
             await asyncio.sleep(0.01)
 
 
 async def _forwards(supervisor: Supervisor, backend: socket.socket, flows: int = 8) -> None:
-    """Send from some new addresses, so that every worker's socket gets some; all must arrive."""
+    """Send from several new addresses, so that every worker's socket gets some packets. All must arrive."""
     _send(supervisor.listen[0], flows)
     await _received(backend, flows)
 
@@ -108,23 +108,23 @@ async def _received(backend: socket.socket, count: int) -> None:
             await asyncio.get_running_loop().sock_recv(backend, 2000)
 
 
-async def test_the_manager_is_told(tmp_path: Path, config: Path) -> None:
-    """Ready, how it is, that it lives, that it reloads and is ready again, that it ends; and given all sockets."""
+async def test_the_manager_is_notified(tmp_path: Path, config: Path) -> None:
+    """The manager is notified of start, status, watchdog, reload and stop, and it gets all sockets."""
     with managing(tmp_path) as manager:
         async with _running(config, _managed(manager, WATCHDOG_USEC="20000")) as supervisor:
-            await _until_said(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 1")
-            await _until_said(manager, "WATCHDOG", "1")
-            assert manager.said("READY") == ["1"]
+            await _until_sent(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 1")
+            await _until_sent(manager, "WATCHDOG", "1")
+            assert manager.values("READY") == ["1"]
             assert (await supervisor.reload()).ok
-            assert manager.said("READY") == ["1", "1"]
-            reloading = next(message for message in manager.hear() if "RELOADING" in message)
+            assert manager.values("READY") == ["1", "1"]
+            reloading = next(message for message in manager.receive() if "RELOADING" in message)
             assert int(reloading["MONOTONIC_USEC"]) > 0
-            await _until_said(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 2")
+            await _until_sent(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 2")
             port = supervisor.listen[0].port
             admin = supervisor.admin.address
             assert admin is not None
-        assert manager.said("STOPPING") == ["1"]
-        assert int(manager.said("EXTEND_TIMEOUT_USEC")[0]) > 0
+        assert manager.values("STOPPING") == ["1"]
+        assert int(manager.values("EXTEND_TIMEOUT_USEC")[0]) > 0
         assert sorted(manager.store) == [
             "qlb.state",
             f"qlb.tcp.127.0.0.1.{admin.port}",
@@ -133,8 +133,8 @@ async def test_the_manager_is_told(tmp_path: Path, config: Path) -> None:
         ]
 
 
-async def test_packets_wait_while_nobody_is_there(tmp_path: Path, config: Path, backend: socket.socket) -> None:
-    """A restart: same ports, what came meanwhile is forwarded, and a drained backend is so from the start."""
+async def test_packets_wait_during_a_restart(tmp_path: Path, config: Path, backend: socket.socket) -> None:
+    """After a restart the ports are the same, waiting packets are forwarded, and a drained backend is still drained."""
     with managing(tmp_path) as manager:
         async with _running(config, _managed(manager)) as first:
             await _forwards(first, backend)
@@ -147,18 +147,18 @@ async def test_packets_wait_while_nobody_is_there(tmp_path: Path, config: Path, 
             states = {one.name: one.state for one in second.desired.backends if one}
             assert states == {"a": BackendState.ACTIVE, "b": BackendState.DRAINING}
             await _forwards(second, backend)
-        assert all(len(kept) == 1 for kept in manager.store.values())
-        assert "FDSTOREREMOVE" not in str(manager.hear())
+        assert all(len(stored) == 1 for stored in manager.store.values())
+        assert "FDSTOREREMOVE" not in str(manager.receive())
 
 
-async def test_a_verdict_is_remembered(tmp_path: Path, backend: socket.socket) -> None:
-    """A backend that was dead gets nothing new before it is asked again, and the node is ready at once."""
+async def test_a_health_verdict_survives_a_restart(tmp_path: Path, backend: socket.socket) -> None:
+    """A dead backend gets no new connection before its next probe, and the node is ready at once."""
     path = tmp_path / "qlb.yaml"
     _write(path, backend, health={"probe": "quic", "interval": "1h", "timeout": "10s", "fall": "1"})
     with managing(tmp_path) as manager:
         async with _running(path, _managed(manager)) as first:
             async with asyncio.timeout(90):
-                while first.health.is_up("b"):  # nobody is at its port
+                while first.health.is_up("b"):  # no server listens at its port
                     await asyncio.sleep(0.01)
             first._remember()
         origin = _managed(manager)
@@ -178,27 +178,27 @@ async def test_a_verdict_is_remembered(tmp_path: Path, backend: socket.socket) -
 async def test_another_number_of_workers(
     tmp_path: Path, config: Path, backend: socket.socket, before: int, after: int
 ) -> None:
-    """No socket is left that nobody reads: neither here nor in the manager's store."""
+    """With another number of workers, no unread socket remains in the process or in the manager's store."""
     with managing(tmp_path) as manager:
         _write(config, backend, forwarding={"plane": "asyncio", "workers": before})
         async with _running(config, _managed(manager)) as first:
             await _forwards(first, backend, 20)
         _write(config, backend, forwarding={"plane": "asyncio", "workers": after})
         async with _running(config, _managed(manager)) as second:
-            manager.hear()
+            manager.receive()
             assert sum("udp" in name for name in manager.store) == after
             await _forwards(second, backend, 40)
 
 
-async def test_a_port_that_is_not_listened_on_any_more(tmp_path: Path, config: Path, backend: socket.socket) -> None:
-    """Its sockets are closed and leave the store; those of the new one come into it."""
+async def test_another_listen_address(tmp_path: Path, config: Path, backend: socket.socket) -> None:
+    """With another listen address, the old sockets are closed and leave the store, and the new ones are stored."""
     with managing(tmp_path) as manager:
         async with _running(config, _managed(manager)):
             pass
         _write(config, backend, listen=["127.0.0.2:0"])
         async with _running(config, _managed(manager)) as second:
             await _forwards(second, backend)
-            manager.hear()
+            manager.receive()
             found = {name.rpartition(".")[0] for name in manager.store if "udp" in name}
             assert found == {f"qlb.udp.127.0.0.2.{second.listen[0].port}"}
 
@@ -218,11 +218,11 @@ FAILURES: Sequence[tuple[str, str]] = (
 
 
 @pytest.mark.parametrize(("program", "why"), FAILURES)
-async def test_a_next_process_that_fails(
+async def test_a_new_process_that_fails(
     monkeypatch: pytest.MonkeyPatch, config: Path, backend: socket.socket, program: str, why: str
 ) -> None:
-    """However it fails: the answer says why, it has ended, and this process goes on, its control socket included."""
-    if "within 1 s" in why:  # the others may take what they need
+    """If the new process fails, it is ended and the reason returned. The old process and its control socket stay."""
+    if "within 1 s" in why:  # the other programs may take the time that they need
         monkeypatch.setattr(module, "_NEXT_START_S", 1.0)
     monkeypatch.setattr(module, "_NEXT_FORWARDS_S", 0.5)
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
@@ -238,27 +238,27 @@ async def test_a_next_process_that_fails(
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()
         await writer.wait_closed()
-        async with asyncio.timeout(90):  # the other end of that connection is closed a turn later
+        async with asyncio.timeout(90):  # the other end of that connection is closed a turn of the loop later
             while len(list(Path("/dev/fd").iterdir())) > descriptors:
                 await asyncio.sleep(0.01)
         assert (await supervisor.reload()).ok
 
 
-async def test_a_command_that_is_not_there(config: Path) -> None:
-    """Refused, and nothing has changed."""
+async def test_a_command_that_does_not_exist(config: Path) -> None:
+    """If the command does not exist, the upgrade is refused."""
     async with _running(config, _followed_by("/nowhere/qlb")) as supervisor:
         outcome = await supervisor.upgrade()
         assert "No such file" in outcome.problems[0]
 
 
 async def test_one_at_a_time(config: Path) -> None:
-    """While a next process starts there is no second one, and no reload: it reads the configuration itself."""
+    """During an upgrade, a second upgrade and a reload are refused: the new process reads the configuration itself."""
     async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._hear())")) as supervisor:
         first = asyncio.create_task(supervisor.upgrade())
         await asyncio.sleep(0)
         assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
         assert "an upgrade is under way" in (await supervisor.reload()).problems[0]
-        supervisor.end()  # the end of this process is the end of the next one
+        supervisor.end()  # the end of this process also ends the new one
         with pytest.raises(asyncio.CancelledError):
             await first
 
@@ -267,10 +267,10 @@ async def test_one_at_a_time(config: Path) -> None:
     ("pid", "command", "why"),
     [(1, ("true",), "process 1 of a container"), (2, (), "the demo servers end with this process")],
 )
-async def test_what_cannot_be_upgraded(
+async def test_processes_that_cannot_be_upgraded(
     monkeypatch: pytest.MonkeyPatch, config: Path, pid: int, command: Sequence[str], why: str
 ) -> None:
-    """A container ends with its first process; the demo servers end with the daemon that has started them."""
+    """An upgrade is refused for process 1 of a container, for one with demo servers, and for one that is ending."""
     async with _running(config, _followed_by(*command)) as supervisor:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: pid)
@@ -280,8 +280,8 @@ async def test_what_cannot_be_upgraded(
         assert (await supervisor.upgrade()).problems == ("this process is starting or ending",)
 
 
-def test_what_an_upgrade_costs_is_said_where_it_costs_something() -> None:
-    """Sessions get new ports in the modes that have sessions."""
+def test_an_upgrade_that_changes_source_ports_warns() -> None:
+    """A warning about new source ports appears in modes with sessions, if there are sessions."""
     (warning,) = module.upgrade_warnings("proxy", 12)
     assert warning.startswith("12 sessions get new source ports")
     assert "docs/upgrading.md" in warning
@@ -289,8 +289,8 @@ def test_what_an_upgrade_costs_is_said_where_it_costs_something() -> None:
     assert module.upgrade_warnings("proxy", 0) == module.upgrade_warnings("ipip", 12) == ()
 
 
-async def test_a_worker_that_hangs_does_not_hold_up_an_upgrade(config: Path) -> None:
-    """It cannot say that it holds: the change goes on after a second, since nobody reads meanwhile."""
+async def test_a_worker_that_hangs_does_not_delay_an_upgrade(config: Path) -> None:
+    """A worker that hangs cannot confirm its pause. Since it does not read, the upgrade continues after a second."""
     program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
         assert supervisor.engine is not None

@@ -1,4 +1,4 @@
-"""Fifty connections of each kind change their addresses in mid-transfer, and none is lost."""
+"""Fifty connections of each kind change their addresses during a transfer, and none is lost."""
 
 import asyncio
 from collections import Counter
@@ -49,26 +49,26 @@ async def _ngtcp2_nat_rebinding(stage: Stage, port: NatPort, folder: Path) -> Jo
     ],
 )
 async def test_no_connection_is_lost(tmp_path: Path, travel: Travel, changes: int) -> None:
-    """0 of 50 lost, each on one backend all its life; the rest of each connection is routed by its ID."""
+    """Of 50 connections none is lost, and each stays on one backend. After the first packets, all are routed by ID."""
     async with stage(tmp_path, forwarding={"workers": "2"}) as scene:
         journeys = await asyncio.gather(*(travel(scene, port, tmp_path) for port in scene.ports(CONNECTIONS)))
 
         assert [journey.lost for journey in journeys if journey.lost] == []
         assert {journey.changes for journey in journeys} == {changes}
-        assert scene.accepted == CONNECTIONS, "nobody has connected a second time"
+        assert scene.accepted == CONNECTIONS, "a client has connected a second time"
         served = Counter(journey.backend for journey in journeys)
         assert served == {server.name: server.accepted for server in scene.servers}
-        assert set(served) == set(NAMES), "the fallback has used every backend"
+        assert set(served) == set(NAMES), "the fallback has left out a backend"
         found = await scene.daemon.settled()
         assert found.total("qlb_packets_forwarded_total", route="cid") > 10 * CONNECTIONS
         assert found.total("qlb_sessions") >= CONNECTIONS * (1 + changes)
         assert all(port.strays == [] for port in scene.nat.ports)
-        assert len(scene.daemon.log.splitlines()) < CONNECTIONS, "nothing is logged per packet or connection"
+        assert len(scene.daemon.log.splitlines()) < CONNECTIONS, "something is logged for each packet or connection"
 
 
 @ngtcp2.needed
 async def test_no_connection_is_lost_at_full_speed(tmp_path: Path) -> None:
-    """Uploads as fast as they go, three changes of address each: 0 lost, and all that was sent has come."""
+    """During uploads at full speed, each client changes its address three times. No connection and no octet is lost."""
 
     async def rebound_in_the_rush(port: NatPort) -> None:
         for _ in range(3):
@@ -86,7 +86,7 @@ async def test_no_connection_is_lost_at_full_speed(tmp_path: Path) -> None:
 
 @ngtcp2.needed
 async def test_retry(tmp_path: Path) -> None:
-    """Servers that validate addresses first: a Retry bears a routable ID, so the token comes back to its maker."""
+    """Retry packets contain a routable ID, so that the token returns to the server that created it."""
     async with stage(tmp_path, retry=True) as scene:
         journeys = await asyncio.gather(
             *(aioquic_journey(port, scene.gates, rebound_twice, migrations=1) for port in scene.ports(10)),

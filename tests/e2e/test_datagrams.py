@@ -1,4 +1,4 @@
-"""What single datagrams become on their way: addresses, ECN bits, sizes and headers, seen from both ends."""
+"""Single datagrams on their path: addresses, ECN bits, sizes and headers, as both ends see them."""
 
 import asyncio
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 LOOPBACKS: Final = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 MAX_PAYLOAD_BYTES: Final = {"127.0.0.1": 65_507, "::1": 65_487}
-"""The longest datagrams that UDP carries; over IPv6 the loopback's MTU of 65,536 allows no more."""
+"""The longest datagrams that UDP allows. Over IPv6, the loopback's MTU of 65,536 is the limit."""
 ECN: Final = {"not-ect": 0, "ect1": 1, "ect0": 2, "ce": 3}
 
 every_family = pytest.mark.parametrize("host", list(LOOPBACKS.values()), ids=list(LOOPBACKS))
@@ -26,8 +26,8 @@ every_family = pytest.mark.parametrize("host", list(LOOPBACKS.values()), ids=lis
 
 @pytest.mark.parametrize("ecn", list(ECN.values()), ids=list(ECN))
 @every_family
-async def test_ecn_is_kept_both_ways(tmp_path: Path, host: str, ecn: int) -> None:
-    """Each codepoint arrives at the backend, and another one on the answer arrives at the client, many times."""
+async def test_ecn_is_preserved_in_both_directions(tmp_path: Path, host: str, ecn: int) -> None:
+    """Each codepoint reaches the backend, and another codepoint on the answer reaches the client."""
     async with echoes(tmp_path, host) as on:
         server, answer_ecn = on.servers[1], (ecn + 1) % 4
         server.answer_ecn = answer_ecn
@@ -36,12 +36,12 @@ async def test_ecn_is_kept_both_ways(tmp_path: Path, host: str, ecn: int) -> Non
         assert server.last == (question, ecn)
         server.answer_ecn = 0
         assert (await on.ask(question, ecn=0))[1] == 0
-        assert server.last == (question, 0), "marks do not stick to the session"
+        assert server.last == (question, 0), "an ECN mark stays with the session"
 
 
 @pytest.mark.parametrize(("client", "server"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")], ids=["4-to-6", "6-to-4"])
 async def test_clients_and_backends_of_different_families(tmp_path: Path, client: str, server: str) -> None:
-    """IPv4 clients of IPv6 backends and the other way: datagrams and their ECN bits come across, both ways."""
+    """IPv4 clients can use IPv6 backends and vice versa. Datagrams and ECN bits pass in both directions."""
     async with echoes(tmp_path, client, behind=server) as on:
         question = datagrams.short(on.id_of(on.servers[0]), b"?")
         for ecn in ECN.values():
@@ -50,8 +50,8 @@ async def test_clients_and_backends_of_different_families(tmp_path: Path, client
 
 
 @pytest.mark.parametrize(("listen", "hosts"), [("0.0.0.0", ("127.0.0.1", "127.0.0.5", "127.1.2.3")), ("::", ("::1",))])
-async def test_answers_come_from_where_the_client_sent_to(tmp_path: Path, listen: str, hosts: tuple[str, ...]) -> None:
-    """On a wildcard listener each answer bears the address that its own question had."""
+async def test_answers_come_from_the_clients_destination(tmp_path: Path, listen: str, hosts: tuple[str, ...]) -> None:
+    """On a wildcard listener, each answer comes from the address to which its question was sent."""
     async with echoes(tmp_path, hosts[0], listen=listen) as on:
         port = on.service[1]
         for server in on.servers:
@@ -59,12 +59,14 @@ async def test_answers_come_from_where_the_client_sent_to(tmp_path: Path, listen
                 _, _, source = await on.ask(datagrams.short(on.id_of(server), b"?"), service=(host, port))
                 assert source == (host, port)
         found = await on.daemon.settled()
-        assert found.total("qlb_sessions") == len(on.servers) * len(hosts), "the address is a part of the 4-tuple"
+        assert found.total("qlb_sessions") == len(on.servers) * len(hosts), (
+            "sessions do not differ by the service's address"
+        )
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0", "::"])
 async def test_quic_through_a_wildcard_listener(tmp_path: Path, listen: str) -> None:
-    """Aioquic drops answers from any other address than it sent to; here it has all of its answers. 0 lost."""
+    """An aioquic client ignores answers from another address than its destination. Here it gets all answers."""
     host = "127.0.0.6" if listen == "0.0.0.0" else "::1"
     async with stage(tmp_path, host=host, listen=[f"[{listen}]:0" if ":" in listen else f"{listen}:0"]) as on:
         listening = (await on.daemon.status())["listen"][0]
@@ -79,7 +81,7 @@ async def test_quic_through_a_wildcard_listener(tmp_path: Path, listen: str) -> 
 
 
 async def test_quic_over_ipv6(tmp_path: Path) -> None:
-    """Clients, daemon and backends on IPv6: address changes, 0 lost."""
+    """Clients, daemon and backends on IPv6: addresses change, and no connection is lost."""
     async with stage(tmp_path, host="::1") as on:
         journeys = await asyncio.gather(
             *(aioquic_journey(port, on.gates, rebound_twice, migrations=1) for port in on.ports(6))
@@ -89,7 +91,7 @@ async def test_quic_over_ipv6(tmp_path: Path) -> None:
 
 @every_family
 async def test_sizes(tmp_path: Path, host: str) -> None:
-    """A datagram comes and goes whole, from the shortest that can be routed to the longest that UDP carries."""
+    """Datagrams pass complete in both directions, from the shortest that can be routed to the longest of UDP."""
     async with echoes(tmp_path, host) as on:
         server = on.servers[2]
         least = datagrams.short(on.id_of(server))
@@ -103,7 +105,7 @@ async def test_sizes(tmp_path: Path, host: str) -> None:
 
 
 async def test_headers(tmp_path: Path) -> None:
-    """Unknown versions, coalesced packets, a fixed bit of 0 and long IDs all follow the first destination ID."""
+    """Unknown versions, coalesced packets, a fixed bit of 0 and long IDs are all routed by the first destination ID."""
     async with echoes(tmp_path, "127.0.0.1") as on:
         mine, other = (on.id_of(server) for server in on.servers[:2])
         cases = {
@@ -123,8 +125,8 @@ async def test_headers(tmp_path: Path) -> None:
         assert found.by("qlb_packets_forwarded_total", "route") == {"cid": len(cases)}
 
 
-async def test_what_is_dropped(tmp_path: Path) -> None:
-    """Empty, truncated and Version Negotiation datagrams go nowhere, get no answer, and are counted by reason."""
+async def test_dropped_datagrams(tmp_path: Path) -> None:
+    """Empty, truncated and Version Negotiation datagrams are dropped without an answer, and counted by reason."""
     async with echoes(tmp_path, "127.0.0.1") as on:
         whole = datagrams.long(on.id_of(on.servers[0]), b"source")
         drops = {
@@ -134,17 +136,17 @@ async def test_what_is_dropped(tmp_path: Path) -> None:
         }
         for each in [datagram for group in drops.values() for datagram in group]:
             on.client.sendto(each, on.service)
-        assert (await on.ask(whole))[0] == whole, "the first answer is that to the first whole datagram"
+        assert (await on.ask(whole))[0] == whole, "a dropped datagram got an answer"
         found = await on.daemon.settled()
         assert found.by("qlb_packets_dropped_total", "reason") == {name: len(group) for name, group in drops.items()}
         assert found.forwarded == 1
 
 
-async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
-    """Echoes answer no probe as QUIC servers do: they get nothing new, and still all that bears their IDs."""
+async def test_unhealthy_backends_are_still_routable(tmp_path: Path) -> None:
+    """Echo servers fail QUIC probes. Unhealthy backends get no new clients, but still all packets with their IDs."""
     async with echoes(tmp_path, "127.0.0.1", forwarding={"workers": "1"}) as on:
         unroutable = datagrams.short(b"\xe0" + bytes(16), b"?")
-        # Answers to clients are evidence that a server is alive; here no number of them is enough.
+        # Answers to clients are evidence that a server is alive. With this value of rise, no number of them is enough.
         obeyed = {"interval": "50ms", "timeout": "50ms", "rise": "100", "fall": "1", "all_failing": "obey"}
         on.daemon.write({**on.config, "health": obeyed})
         assert (await on.daemon.command("reload"))[0] == 0
@@ -155,7 +157,8 @@ async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
             newcomers = []
             found = await on.daemon.settled()
             while not found.dropped:
-                # The supervisor knows of a judgement before its worker does: until then a newcomer is still placed.
+                # The supervisor has a verdict before its worker applies it. Until then, the worker still places a new
+                # client.
                 newcomers.append(stack.enter_context(open_socket(("127.0.0.1", 0))))
                 newcomers[-1].sendto(unroutable, on.service)
                 found = await on.daemon.settled()
@@ -170,8 +173,8 @@ async def test_unhealthy_is_not_unroutable(tmp_path: Path) -> None:
         assert found.by("qlb_packets_forwarded_total", "route") == routes
 
 
-async def test_ways_back_are_bounded(tmp_path: Path) -> None:
-    """More clients than max_sessions: the idle ones lose their ways back, and get them again when they speak."""
+async def test_sessions_are_limited(tmp_path: Path) -> None:
+    """With more clients than max_sessions, idle sessions are closed, and opened again for the next packet."""
     async with echoes(tmp_path, "127.0.0.1", forwarding={"max_sessions": "8"}) as on:
         question = datagrams.short(on.id_of(on.servers[0]), b"?")
         for _ in range(40):
@@ -184,8 +187,8 @@ async def test_ways_back_are_bounded(tmp_path: Path) -> None:
         assert found.total("qlb_packets_returned_total") == found.forwarded == 80
 
 
-async def test_an_idle_way_back_closes_and_opens_again(tmp_path: Path) -> None:
-    """After session_timeout nothing is left of a client; its next packet is routed by its ID as if nothing had been."""
+async def test_an_idle_session_closes_and_opens_again(tmp_path: Path) -> None:
+    """After session_timeout, an idle session is closed. The client's next packet is routed by its ID as before."""
     timeouts = {"session_timeout": "100ms", "routable_session_timeout": "100ms"}
     async with echoes(tmp_path, "127.0.0.1", forwarding=timeouts) as on:
         question = datagrams.short(on.id_of(on.servers[1]), b"?")

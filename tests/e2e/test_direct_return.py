@@ -1,7 +1,7 @@
-"""The kernel plane between real hosts: real QUIC clients through it, answers straight back, and none is lost.
+"""The kernel plane between real hosts: QUIC clients get direct answers, and no connection is lost.
 
-Clients change their addresses in mid-transfer; meanwhile a backend is drained, the configuration reloaded, the daemon
-stopped, killed and started with its program left attached.
+Clients change their addresses during transfers. At the same time a backend is drained, the configuration is reloaded,
+or the daemon is stopped, killed and started while its program stays attached.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def _needs_the_kernel() -> None:
 
 @dataclass
 class Scene:
-    """The cast. servers: on the service's address. family: of clients and service."""
+    """The parts of the scene. servers: on the service's address. family: of clients and service."""
 
     hosts: Hosts
     servers: list[QuicServerBehind]
@@ -62,27 +62,27 @@ class Scene:
 
     @property
     def service(self) -> Address:
-        """Where clients send to."""
+        """Return the address to which clients send."""
         return SERVICES[self.family], PORT
 
     def ports(self, count: int) -> list[NatPort]:
-        """Open ways of clients to the service."""
+        """Open NAT ports towards the service, one for each client."""
         host = CLIENT_ADDRESSES[self.family][0]
         return [self.nat.port(self.service, host=host) for _ in range(count)]
 
     def rebind_all(self) -> None:
-        """Give every client another port and the next address."""
+        """Give every client a new port and the next address."""
         self.rebinds += 1
         addresses = CLIENT_ADDRESSES[self.family]
         for port in self.nat.ports:
             port.rebind(host=addresses[self.rebinds % len(addresses)])
 
     def config(self, params: Sequence[CidParams], **sections: Any) -> dict[str, Any]:
-        """Return a configuration. sections: replace those of its kind."""
+        """Return a configuration. sections: replace the sections of the same name."""
         return direct_configuration(self.servers, params, self.family, self.outer, self.mode, **sections)
 
     async def moved(self, port: NatPort) -> None:
-        """Another port, then another address, then another of each."""
+        """Change a client's port, then twice its port and address, and wait for packets after each change."""
         for host in (None, *CLIENT_ADDRESSES[self.family][1:]):
             port.rebind(host=host)
             await port.until_flowing()
@@ -90,14 +90,14 @@ class Scene:
 
 @contextmanager
 def _network() -> Iterator[Hosts]:
-    """Make the hosts; this thread is the client until the end of the block."""
+    """Create the hosts. This thread is the client until the end of the block."""
     with hosts() as made, made.client.inside():
         yield made
 
 
 @asynccontextmanager
 async def _until_ready(*command: str) -> AsyncIterator[None]:
-    """Run a command that writes "ready" and ends, with 0, on SIGTERM."""
+    """Run a command that prints "ready", and ends with 0 on SIGTERM."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -125,7 +125,7 @@ async def scene(
     prepare: Callable[[Hosts], None] | None = None,
     **sections: Any,
 ) -> AsyncIterator[Scene]:
-    """Set it up. outer: the family of the backends' own addresses. prepare: called before anything runs."""
+    """Set up the scene. outer: the family of the backends' own addresses. prepare: called before anything runs."""
     outer = outer or family
     gates = Gates()
     with _network() as made:
@@ -152,92 +152,92 @@ each_way = pytest.mark.parametrize(
 )
 
 
-async def _travel(told: Scene, port: NatPort, number: int, folder: Path) -> Journey:
+async def _travel(stage: Scene, port: NatPort, number: int, folder: Path) -> Journey:
     if number % 2 and shutil.which("gtlsclient"):
-        return await ngtcp2_journey(port, told.gates, told.moved, folder, ngtcp2.Mode.MIGRATE)
-    return await aioquic_journey(port, told.gates, told.moved)
+        return await ngtcp2_journey(port, stage.gates, stage.moved, folder, ngtcp2.Mode.MIGRATE)
+    return await aioquic_journey(port, stage.gates, stage.moved)
 
 
 @each_way
-async def test_answers_go_straight_back(tmp_path: Path, mode: str, family: int, outer: int) -> None:
-    """0 lost, each on one backend all its life, three changes of address each; no answer passes the balancer."""
-    async with scene(tmp_path, mode, family=family, outer=outer) as told:
-        with datagrams_from(SERVICES[family], ("lb", "back1", "back2")) as heard:
+async def test_answers_go_directly_to_clients(tmp_path: Path, mode: str, family: int, outer: int) -> None:
+    """In three changes of address no connection is lost or changes its backend. No answer passes the balancer."""
+    async with scene(tmp_path, mode, family=family, outer=outer) as stage:
+        with datagrams_from(SERVICES[family], ("lb", "back1", "back2")) as received:
             journeys = await asyncio.gather(
-                *(_travel(told, port, number, tmp_path) for number, port in enumerate(told.ports(CONNECTIONS)))
+                *(_travel(stage, port, number, tmp_path) for number, port in enumerate(stage.ports(CONNECTIONS)))
             )
         assert [journey.lost for journey in journeys if journey.lost] == []
         assert min(journey.changes for journey in journeys) >= 3
-        assert Counter(journey.backend for journey in journeys) == {s.name: s.accepted for s in told.servers}
-        found = await told.daemon.settled()
+        assert Counter(journey.backend for journey in journeys) == {s.name: s.accepted for s in stage.servers}
+        found = await stage.daemon.settled()
         assert found.total("qlb_packets_forwarded_total", route="cid") > 10 * CONNECTIONS
         dropped = {reason for reason, n in found.by("qlb_packets_dropped_total", "reason").items() if n}
-        assert dropped <= {"too_big"}, "ngtcp2 finds out what the path takes"
-        assert heard["lb"] == 0
-        assert heard.total() >= sum(mapping.down for port in told.nat.ports for mapping in port.mappings) > 0
-        assert all(port.strays == [] for port in told.nat.ports)
+        assert dropped <= {"too_big"}, "packets were dropped that ngtcp2's search for the path MTU does not explain"
+        assert received["lb"] == 0
+        assert received.total() >= sum(mapping.down for port in stage.nat.ports for mapping in port.mappings) > 0
+        assert all(port.strays == [] for port in stage.nat.ports)
 
 
-async def _drained(told: Scene) -> None:
-    """Newcomers avoid it; whoever is there stays."""
-    assert (await told.daemon.command("drain", NAMES[0]))[0] == 0
-    accepted = told.servers[0].accepted
-    async with in_progress([port.address for port in told.ports(5)]) as calls:
+async def _drained(stage: Scene) -> None:
+    """Drain a backend: new clients avoid it, and its connections stay."""
+    assert (await stage.daemon.command("drain", NAMES[0]))[0] == 0
+    accepted = stage.servers[0].accepted
+    async with in_progress([port.address for port in stage.ports(5)]) as calls:
         await calls.until_more()
     assert (calls.lost, set(calls.backends)) == ([], {NAMES[1]})
-    assert told.servers[0].accepted == accepted
+    assert stage.servers[0].accepted == accepted
 
 
-async def _reloaded(told: Scene) -> None:
-    """A second config ID comes and goes, weights and flow tables change; ten times while packets flow."""
+async def _reloaded(stage: Scene) -> None:
+    """Reload ten times while packets flow: a second config ID comes and goes, weights and flow tables change."""
     for number in range(10):
         params = (PARAMS, OTHER_PARAMS) if number % 2 else (PARAMS,)
         flows = {"flow_table_size": str(1000 + number // 3)}
-        config = told.config(params, fallback=flows, forwarding={"keep_attached": "true"})
+        config = stage.config(params, fallback=flows, forwarding={"keep_attached": "true"})
         config["backends"][0]["weight"] = str(number % 4)
-        told.daemon.write(config)
-        assert (await told.daemon.command("reload"))[0] == 0
-        told.rebind_all()
+        stage.daemon.write(config)
+        assert (await stage.daemon.command("reload"))[0] == 0
+        stage.rebind_all()
 
 
-async def _restarted(told: Scene) -> None:
-    """Stopped and killed: the kernel goes on by what it was told last; clients that move meanwhile are not lost."""
-    for end in (told.daemon.stop, told.daemon.kill):
+async def _restarted(stage: Scene) -> None:
+    """Stop, and then kill, the daemon: the kernel continues with the last state, and clients may move."""
+    for end in (stage.daemon.stop, stage.daemon.kill):
         await end()
-        told.rebind_all()
-        for port in told.nat.ports:
+        stage.rebind_all()
+        for port in stage.nat.ports:
             await port.until_flowing()
-        await told.daemon.start()
-        told.rebind_all()
+        await stage.daemon.start()
+        stage.rebind_all()
 
 
-async def _upgraded(told: Scene) -> None:
-    """Three times, another process and its program take over between two packets."""
+async def _upgraded(stage: Scene) -> None:
+    """Upgrade three times: each time, a new process and its program take over between two packets."""
     for _ in range(3):
-        await told.daemon.upgrade()
-        told.rebind_all()
+        await stage.daemon.upgrade()
+        stage.rebind_all()
 
 
 @pytest.mark.parametrize("change", [_drained, _reloaded, _restarted, _upgraded])
 @pytest.mark.parametrize(("mode", "family"), [("l2", 4), ("ipip", 6), ("gue", 4)])
-async def test_nothing_is_lost_meanwhile(tmp_path: Path, mode: str, family: int, change: Change) -> None:
-    """Calls are in progress and change their addresses while it happens."""
+async def test_nothing_is_lost_during_an_event(tmp_path: Path, mode: str, family: int, change: Change) -> None:
+    """Calls are in progress and change their addresses during an event, and none is lost."""
     forwarding = {"keep_attached": "true"}
-    async with scene(tmp_path, mode, family=family, forwarding=forwarding) as told:
-        async with in_progress([port.address for port in told.ports(CONNECTIONS)], timeout_s=LIMIT_S) as calls:
-            await change(told)
-            told.rebind_all()
+    async with scene(tmp_path, mode, family=family, forwarding=forwarding) as stage:
+        async with in_progress([port.address for port in stage.ports(CONNECTIONS)], timeout_s=LIMIT_S) as calls:
+            await change(stage)
+            stage.rebind_all()
             await calls.until_more()
         assert calls.lost == []
         assert set(calls.backends) <= set(NAMES)
-        await told.daemon.settled()
-        code, _ = await _detach(told)
+        await stage.daemon.settled()
+        code, _ = await _detach(stage)
         assert code == 0
 
 
-async def _detach(told: Scene) -> tuple[int, str]:
+async def _detach(stage: Scene) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        *(*told.hosts.balancer.prefix, sys.executable, "-m", "qlb", "detach", str(told.daemon.path)),
+        *(*stage.hosts.balancer.prefix, sys.executable, "-m", "qlb", "detach", str(stage.daemon.path)),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
@@ -247,14 +247,14 @@ async def _detach(told: Scene) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("attach", "mode", "seen"), [("native", "ipip", 1), ("generic", "l2", 2), ("generic", "gue", 2)]
 )
-async def test_where_it_is_attached(tmp_path: Path, attach: str, mode: str, seen: int) -> None:
-    """In the driver or after it, as told: clients notice nothing. seen: what `ip` calls it."""
-    async with scene(tmp_path, mode, forwarding={"attach": attach}) as told:
-        async with in_progress([port.address for port in told.ports(3)]) as calls:
-            told.rebind_all()
+async def test_the_attach_mode(tmp_path: Path, attach: str, mode: str, seen: int) -> None:
+    """The program is attached in the driver or after it, as configured. seen: the mode that `ip` reports."""
+    async with scene(tmp_path, mode, forwarding={"attach": attach}) as stage:
+        async with in_progress([port.address for port in stage.ports(3)]) as calls:
+            stage.rebind_all()
             await calls.until_more()
         assert calls.lost == []
-        show = (*told.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
+        show = (*stage.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
         (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
         assert link["xdp"]["mode"] == seen
 
@@ -269,7 +269,7 @@ def _behind_bridges(made: Hosts) -> None:
 
 
 def _behind_macvlans(made: Hosts) -> None:
-    """Put an interface before each backend that accepts no redirected packets, and cannot be replaced."""
+    """Put an interface before each backend that accepts no redirected packets and cannot be replaced."""
     for n in (1, 2):
         made.balancer.ip(
             f"link add m{n} link out{n} type macvlan mode bridge\nlink set m{n} up\n"
@@ -287,23 +287,23 @@ def _behind_macvlans(made: Hosts) -> None:
         (_behind_macvlans, "generic", "l2", 4, 2),
     ],
 )
-async def test_ways_out_that_accept_no_redirects(
+async def test_interfaces_that_accept_no_redirects(
     tmp_path: Path, prepare: Callable[[Hosts], None], attach: str, mode: str, family: int, seen: int
 ) -> None:
-    """Calls work all the same: by a bridge's port, or by a program after the driver. seen: as in the test above."""
-    async with scene(tmp_path, mode, family=family, prepare=prepare, forwarding={"attach": attach}) as told:
-        async with in_progress([port.address for port in told.ports(3)]) as calls:
-            told.rebind_all()
+    """Calls work through such an interface: by a bridge's port, or by a program after the driver. seen: as above."""
+    async with scene(tmp_path, mode, family=family, prepare=prepare, forwarding={"attach": attach}) as stage:
+        async with in_progress([port.address for port in stage.ports(3)]) as calls:
+            stage.rebind_all()
             await calls.until_more()
         assert calls.lost == []
-        assert (await told.daemon.status())["xdp"] == {"detached_interfaces": 0, "refused_backends": 0}
-        show = (*told.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
+        assert (await stage.daemon.status())["xdp"] == {"detached_interfaces": 0, "refused_backends": 0}
+        show = (*stage.hosts.balancer.prefix, "ip", "-json", "link", "show", "in0")
         (link,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
         assert link["xdp"]["mode"] == seen
 
 
 async def test_demo_backends(tmp_path: Path) -> None:
-    """`qlb decap` and the demo servers on two hosts, `qlb get` on a third: its address changes, its server does not."""
+    """With `qlb decap` and demo servers on two hosts, a client stays on one server when its address changes."""
     with _network() as made:
         config = {
             "listen": [f"{SERVICES[4]}:{PORT}"],
@@ -342,9 +342,9 @@ IPV6_MTU_DISCOVER, IPV6_RECVERR = 23, 25
     [("l2", 4, 4, 0), ("ipip", 4, 4, 20), ("ipip", 6, 6, 40), ("ipip", 4, 6, 40), ("gue", 6, 4, 28)],
 )
 async def test_too_big_for_the_path(tmp_path: Path, mode: str, family: int, outer: int, overhead: int) -> None:
-    """A narrow link behind the balancer: the client's own kernel learns what fits, from the service's address."""
-    async with scene(tmp_path, mode, family=family, outer=outer) as told:
-        told.hosts.balancer.ip("link set out1 mtu 1400\nlink set out2 mtu 1400\n")
+    """If a link behind the balancer is narrow, the client gets ICMP errors from the service's address, with the MTU."""
+    async with scene(tmp_path, mode, family=family, outer=outer) as stage:
+        stage.hosts.balancer.ip("link set out1 mtu 1400\nlink set out2 mtu 1400\n")
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         level = socket.IPPROTO_IP if family == 4 else socket.IPPROTO_IPV6
         discover, errors = (IP_MTU_DISCOVER, IP_RECVERR) if family == 4 else (IPV6_MTU_DISCOVER, IPV6_RECVERR)
@@ -353,19 +353,19 @@ async def test_too_big_for_the_path(tmp_path: Path, mode: str, family: int, oute
             sock.setblocking(False)
             sock.setsockopt(level, discover, IP_PMTUDISC_DO)
             sock.setsockopt(level, errors, 1)
-            sock.connect(told.service)
+            sock.connect(stage.service)
             for len_bytes in (fits, fits + 1):
                 sock.send(datagrams.short(b"\xe0").ljust(len_bytes, b"\0"))
             mtu = await _reported_mtu(sock)
         assert mtu == 1400 - overhead
-        found = await told.daemon.settled()
+        found = await stage.daemon.settled()
         assert found.total("qlb_packets_forwarded_total") == 1
         assert found.by("qlb_packets_dropped_total", "reason") == {"too_big": 1}
         assert found.total("qlb_icmp_sent_total") == 1
 
 
 async def _reported_mtu(sock: socket.socket) -> int:
-    """Return the MTU of struct sock_extended_err, from the socket's queue of errors."""
+    """Return the MTU of struct sock_extended_err, from the socket's error queue."""
     readable = asyncio.get_running_loop().create_future()
 
     def look() -> None:
@@ -388,25 +388,25 @@ async def _reported_mtu(sock: socket.socket) -> int:
 
 @pytest.mark.parametrize(("mode", "family"), [("l2", 4), ("l2", 6), ("ipip", 6), ("gue", 4)])
 async def test_errors_reach_the_backend(tmp_path: Path, mode: str, family: int) -> None:
-    """An ICMP error that quotes a server's packet is heard by that server's kernel."""
+    """An ICMP error that quotes a server's packet reaches that server's kernel."""
     kind, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
-    async with scene(tmp_path, mode, family=family) as told:
-        rotation = told.servers[1].rotation
-        assert rotation is not None, "it speaks QUIC-LB"
+    async with scene(tmp_path, mode, family=family) as stage:
+        rotation = stage.servers[1].rotation
+        assert rotation is not None, "the server has no QUIC-LB generator"
         answer = datagrams.long(b"", rotation.generate(), bytes(600))
         quote = _udp_packet(SERVICES[family], CLIENT_ADDRESSES[family][0], 40000, answer)
         message = struct.pack("!BBHI", *((3, 4) if family == 4 else (2, 0)), 0, 1280) + quote[:500]
-        if family == 4:  # the kernel sees to ICMPv6's
+        if family == 4:  # the kernel computes the checksum of ICMPv6
             message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
-        with told.hosts.backends[1].inside():
-            ear = socket.socket(kind, socket.SOCK_RAW, protocol)
-            ear.setblocking(False)
-        with ear, socket.socket(kind, socket.SOCK_RAW, protocol) as mouth:
-            mouth.sendto(message, (SERVICES[family], 0))
-            heard = b""
-            while not heard.endswith(message[8:]):  # there is neighbour discovery too
-                heard = await asyncio.get_running_loop().sock_recv(ear, 2048)
-        found = await told.daemon.settled()
+        with stage.hosts.backends[1].inside():
+            receiver = socket.socket(kind, socket.SOCK_RAW, protocol)
+            receiver.setblocking(False)
+        with receiver, socket.socket(kind, socket.SOCK_RAW, protocol) as sender:
+            sender.sendto(message, (SERVICES[family], 0))
+            received = b""
+            while not received.endswith(message[8:]):  # neighbour discovery arrives too
+                received = await asyncio.get_running_loop().sock_recv(receiver, 2048)
+        found = await stage.daemon.settled()
         assert found.total("qlb_icmp_forwarded_total") == 1
 
 

@@ -1,4 +1,4 @@
-"""A pool that scales without an edit of the configuration, by DNS, Kubernetes or a file. Nobody is lost."""
+"""A pool that grows and shrinks by DNS, Kubernetes or a file, without an edit of the configuration or lost calls."""
 
 import asyncio
 import ipaddress
@@ -31,48 +31,48 @@ QUIET: Final = {"drain": {"quiet_period": "500ms"}}
 
 
 async def until_pool(daemon: Daemon, **wanted: str) -> dict[str, Any]:
-    """Wait until these are the backends, each by the end of its address, with these states, and workers go by that.
+    """Wait until these are the backends and their states, and every worker has applied them. Return /status.
 
-    Returns /status.
+    A keyword is "n" and the last number of an address.
     """
 
-    def holds(status: dict[str, Any]) -> bool:
+    def matches(status: dict[str, Any]) -> bool:
         found = {row["address"].split(":")[0].split(".")[-1]: row["state"] for row in status["backends"]}
         forwarded = all((row["state"] == "active") == (row["fallback_share"] > 0) for row in status["backends"])
         return forwarded and found == {name.removeprefix("n"): state for name, state in wanted.items()}
 
-    return await daemon.until_applied(holds)
+    return await daemon.until_applied(matches)
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Who is asked for servers. source: keys of the configuration. have: these hosts, from now on. fail: no answers."""
+    """A fake registry. source: keys of the configuration. set_hosts: changes the hosts. fail: makes requests fail."""
 
     source: dict[str, Any]
-    have: Callable[[Sequence[str]], Awaitable[None]]
+    set_hosts: Callable[[Sequence[str]], Awaitable[None]]
     fail: Callable[[], None]
 
 
 @asynccontextmanager
 async def dns_registry(_folder: Path, port: int) -> AsyncIterator[Registry]:
-    """A zone."""
+    """Run a DNS server as a registry."""
     async with dns_server() as dns:
         dns.ttl_s = {"A": 0}
 
-        async def have(hosts: Sequence[str]) -> None:
+        async def set_hosts(hosts: Sequence[str]) -> None:
             dns.records = {(NAME, "A"): list(hosts)}
 
         source = {"dns": "agents.test", "port": str(port), "resolvers": [str(dns.address)]}
-        yield Registry(source, have, lambda: dns.mood.update({NAME: "broken"}))
+        yield Registry(source, set_hosts, lambda: dns.mood.update({NAME: "broken"}))
 
 
 @asynccontextmanager
 async def kubernetes_registry(folder: Path, port: int) -> AsyncIterator[Registry]:
-    """An API server. Who leaves is first said to end, and is gone then."""
+    """Run a Kubernetes API server as a registry. A removed endpoint is first marked as terminating."""
     async with api_server(folder) as api:
         ports = [QUIC | {"port": port}]
 
-        async def have(hosts: Sequence[str]) -> None:
+        async def set_hosts(hosts: Sequence[str]) -> None:
             before = [one["addresses"][0] for one in api.slices.get("agents", {}).get("endpoints", ())]
             ending = [host for host in before if host not in hosts]
             await api.put("agents", dict.fromkeys(hosts, READY) | dict.fromkeys(ending, ENDING), ports=ports)
@@ -81,14 +81,14 @@ async def kubernetes_registry(folder: Path, port: int) -> AsyncIterator[Registry
             api.mood = dict.fromkeys(("list", "watch"), "broken")
             api.hang_up()
 
-        yield Registry({"kubernetes": "voice/agents", "kubeconfig": str(api.write_kubeconfig(folder))}, have, fail)
+        yield Registry({"kubernetes": "voice/agents", "kubeconfig": str(api.write_kubeconfig(folder))}, set_hosts, fail)
 
 
 @pytest.mark.parametrize("registry", [dns_registry, kubernetes_registry])
 async def test_a_pool_grows_and_shrinks(
     tmp_path: Path, registry: Callable[[Path, int], AbstractAsyncContextManager[Registry]]
 ) -> None:
-    """Server IDs are made of addresses. New servers get calls, leaving ones keep theirs until they end. 0 lost."""
+    """Server IDs derive from addresses. New servers get calls, removed ones retain theirs, and no call is lost."""
     gates, service, port = Gates(), ("127.0.0.1", free_port()), free_port()
     async with (
         asyncio.timeout(LIMIT_S),
@@ -100,7 +100,7 @@ async def test_a_pool_grows_and_shrinks(
         for (server,) in (first, second, third):
             assert server.rotation is not None
             server.rotation.rotate(CidGenerator(PARAMS, ipaddress.ip_address(server.address[0]).packed))
-        await found.have(HOSTS[:2])
+        await found.set_hosts(HOSTS[:2])
         every = {
             "name": "agents",
             "networks": ["127.0.1.0/24"],
@@ -120,7 +120,7 @@ async def test_a_pool_grows_and_shrinks(
 
                 async with in_progress(clients()) as early:
                     await early.until_more()
-                    await found.have(HOSTS[1:])
+                    await found.set_hosts(HOSTS[1:])
                     await until_pool(daemon, n1="draining", n2="active", n3="active")
                     nat.rebind_all()
                     async with in_progress(clients()) as late:
@@ -142,7 +142,7 @@ async def test_a_pool_grows_and_shrinks(
 
 
 async def test_a_pool_in_a_file(tmp_path: Path) -> None:
-    """Somebody writes the file; a wrong one changes nothing; a restart under calls forgets nobody."""
+    """A file is the source. An invalid version changes nothing, and an upgrade during calls forgets no backend."""
     gates, service, pool = Gates(), ("127.0.0.1", free_port()), tmp_path / "pool.yaml"
     async with asyncio.timeout(LIMIT_S), quic_servers(["one", "two"], PARAMS, gates) as servers:
         own, found = servers

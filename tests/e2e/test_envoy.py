@@ -1,4 +1,4 @@
-"""Envoy, whose QUIC-LB codec is nobody's here, issues the connection IDs that the daemon routes by."""
+"""Envoy, with an independent QUIC-LB codec, issues connection IDs, and the daemon routes by them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -39,7 +39,7 @@ every_shape = pytest.mark.parametrize("params", list(SHAPES.values()), ids=list(
 
 @asynccontextmanager
 async def envoys(folder: Path, params: CidParams, gates: Gates, count: int) -> AsyncIterator[list[Server]]:
-    """Run some Envoys with their origin, within the limit of a test."""
+    """Run some Envoys and their origin, within the time limit of a test."""
     async with (
         asyncio.timeout(LIMIT_S),
         origin(gates) as address,
@@ -49,8 +49,8 @@ async def envoys(folder: Path, params: CidParams, gates: Gates, count: int) -> A
 
 
 @every_shape
-async def test_ids_decode_as_the_draft_says(tmp_path: Path, params: CidParams) -> None:
-    """With no balancer between: each ID that Envoy issues decodes to its server ID, by the book and by our codec."""
+async def test_ids_decode_by_the_draft(tmp_path: Path, params: CidParams) -> None:
+    """Each ID that Envoy issues decodes to its server ID, by the draft's algorithm and by qlb's codec."""
     gates, codec = Gates(), CidCodec(params)
     async with envoys(tmp_path, params, gates, 1) as (server,):
         with Nat() as nat:
@@ -59,25 +59,25 @@ async def test_ids_decode_as_the_draft_says(tmp_path: Path, params: CidParams) -
     assert (journey.backend, journey.lost) == (server.name, None)
 
     found = issued_ids(port, params)
-    assert len(found) >= 2, "the first ID, and the one that the client has moved to"
+    assert len(found) >= 2, "an ID is missing: the first, or the one after the migration"
     assert {cid[0] >> 5 for cid in found} == {params.config_id}
-    by_the_book = [oracle.decode(params.key, params.server_id_length, params.nonce_length, cid) for cid in found]
-    assert {decoded[0] for decoded in by_the_book if decoded is not None} == {server.server_id}
+    by_the_draft = [oracle.decode(params.key, params.server_id_length, params.nonce_length, cid) for cid in found]
+    assert {decoded[0] for decoded in by_the_draft if decoded is not None} == {server.server_id}
     assert codec.decode_batch(list(found)) == [server.server_id] * len(found)
 
 
 async def aioquic(port: NatPort, gates: Gates, _: Path) -> Journey:
-    """An aioquic client: two rebindings by the NAT, then it migrates."""
+    """Run an aioquic client: the NAT rebinds twice, then the client migrates."""
     return await aioquic_journey(port, gates, rebound_twice, migrations=1)
 
 
 async def ngtcp2_migrating(port: NatPort, gates: Gates, folder: Path) -> Journey:
-    """An ngtcp2 client: it migrates, then the NAT rebinds twice."""
+    """Run an ngtcp2 client: it migrates, then the NAT rebinds twice."""
     return await ngtcp2_journey(port, gates, rebound_twice, folder, ngtcp2.Mode.MIGRATE)
 
 
 async def ngtcp2_nat_rebinding(port: NatPort, gates: Gates, folder: Path) -> Journey:
-    """An ngtcp2 client: it leaves from another port without telling, then the NAT rebinds twice."""
+    """Run an ngtcp2 client: it changes its port as a NAT would, then the NAT rebinds twice."""
     return await ngtcp2_journey(port, gates, rebound_twice, folder, ngtcp2.Mode.NAT_REBINDING)
 
 
@@ -90,7 +90,7 @@ async def ngtcp2_nat_rebinding(port: NatPort, gates: Gates, folder: Path) -> Jou
 )
 @every_shape
 async def test_no_connection_is_lost(tmp_path: Path, params: CidParams, travels: tuple[Travel, ...]) -> None:
-    """Through the daemon, clients change their addresses in mid-transfer: 0 lost, and each is routed by its ID."""
+    """Clients change their addresses during transfers through the daemon. None is lost, and all are routed by ID."""
     gates, service = Gates(), ("127.0.0.1", free_port())
     async with (
         envoys(tmp_path, params, gates, len(NAMES)) as servers,
@@ -108,7 +108,7 @@ async def test_no_connection_is_lost(tmp_path: Path, params: CidParams, travels:
 
 
 def issued_ids(port: NatPort, params: CidParams) -> set[bytes]:
-    """Return the IDs that the server has issued, from what the client wrote to: all but its own first choice."""
+    """Return the IDs that the server has issued: all destination IDs of the client but its own first choice."""
     length = 1 + params.plaintext_len + envoy.APPENDED_BYTES
     _, _, own_choice, _ = parse(port.headers[0])
     parsed = [parse(header) for header in port.headers]

@@ -1,4 +1,4 @@
-"""Health that proves the path: a backend with a wrong key is found, and a prober without a network moves nobody."""
+"""Health checks of the whole path: a wrong key is found, and a prober without a network removes no backend."""
 
 import asyncio
 import os
@@ -28,14 +28,14 @@ from qlb.demo.client import connect
 pytestmark = pytest.mark.e2e
 
 CALLS: Final = 24
-"""So many that the fallback sends some of them to each of three backends, as good as surely."""
+"""So many that the fallback selects each of three backends almost certainly."""
 HEALTH: Final = {"probe": "handshake", "interval": "100ms", "timeout": "5s"}
 OTHER_KEY: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY[::-1])
 LIMIT_S: Final = 240.0
 
 
 async def test_a_server_with_another_key_is_found(tmp_path: Path) -> None:
-    """Named with what was expected and seen, a metric, and no new connections; mended, it is back. 0 lost."""
+    """A backend with a wrong key is named with expected and actual ID, and gets no new calls until it is corrected."""
     async with stage(tmp_path, health=HEALTH) as scene:
         wrong = scene.servers[0]
         assert wrong.rotation is not None
@@ -67,7 +67,7 @@ async def test_a_server_with_another_key_is_found(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def demo_servers(config: Path) -> AsyncIterator[int]:
-    """Run demo servers for all backends of a configuration in one process; yield its process ID."""
+    """Run demo servers for all backends of a configuration in one process. Yield its process ID."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "qlb.demo.backends", str(config)),
         stdin=asyncio.subprocess.PIPE,
@@ -91,15 +91,15 @@ def three_servers() -> tuple[Yaml, tuple[str, int]]:
 
 
 async def ask(address: Address) -> str:
-    """Ask over a connection of its own which backend it has. Raises BackendError where it is lost."""
+    """Return the name of the backend of a new connection. Raises BackendError if the connection is lost."""
     async with connect(*address, timeout_s=LIMIT_S) as client:
         return (await client.get()).backend or ""
 
 
-async def test_where_nobody_answers_routing_stays(tmp_path: Path) -> None:
-    """All servers stand still at once: this node is not ready, but nobody is taken out.
+async def test_if_no_server_answers_routing_stays(tmp_path: Path) -> None:
+    """If all servers stop at once, the node is not ready, but no backend is removed.
 
-    Connections that begin meanwhile are waited with, not dropped, and complete once the servers go on. 0 lost.
+    New connections at that time are not dropped. They complete when the servers continue, and none is lost.
     """
     config, service = three_servers()
     (tmp_path / "servers").mkdir()
@@ -124,14 +124,14 @@ async def test_where_nobody_answers_routing_stays(tmp_path: Path) -> None:
 
 
 async def test_a_refused_packet_finds_a_dead_server(tmp_path: Path) -> None:
-    """The next probe would be an hour away: clients' packets that its host refuses bring it forward."""
+    """A client's packet that the host refuses causes a probe at once, although the next one is due in an hour."""
     health = {"probe": "quic", "interval": "1h", "timeout": "50ms"}
     async with echoes(tmp_path, "127.0.0.1", health=health) as scene:
         dead, *others = scene.servers
         await scene.daemon.until(lambda found: found.total("qlb_probes_total") == len(NAMES))
         assert (await scene.daemon.metrics()).total("qlb_backend_up") == len(NAMES)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unbound:
-            os.dup2(unbound.fileno(), dead.sock.fileno())  # nothing has its address any more
+            os.dup2(unbound.fileno(), dead.sock.fileno())  # no socket has its address any more
         packet = short(scene.id_of(dead))
         while (await scene.daemon.metrics()).total("qlb_backend_up", backend=dead.name):
             scene.client.sendto(packet, scene.service)
@@ -141,8 +141,8 @@ async def test_a_refused_packet_finds_a_dead_server(tmp_path: Path) -> None:
         assert found.total("qlb_probes_total") == len(NAMES) + 1
 
 
-async def test_servers_that_never_answer_probes_live_by_their_answers(tmp_path: Path) -> None:
-    """Ready while clients are answered, and while nobody asks; not ready when clients get no answers any more."""
+async def test_answers_to_clients_count_if_probes_are_never_answered(tmp_path: Path) -> None:
+    """The node is ready while clients get answers or send nothing. It is not ready when clients get no answers."""
     health = {"probe": "quic", "interval": "100ms", "timeout": "50ms"}
 
     async def probed(scene: Echoes, times: int) -> None:
@@ -165,7 +165,7 @@ async def test_servers_that_never_answer_probes_live_by_their_answers(tmp_path: 
         while "no traffic now" not in await detail(scene):
             await probed(scene, len(NAMES))
         await probed(scene, 10 * len(NAMES))
-        assert await ready(scene), "no client has asked it anything"
+        assert await ready(scene), "not ready although no client sends anything"
         server.silent = True
         while await ready(scene):
             scene.client.sendto(short(scene.id_of(server)), scene.service)

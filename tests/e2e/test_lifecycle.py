@@ -1,4 +1,4 @@
-"""The end of a daemon: it says so before it goes, and serves until then."""
+"""The end of a daemon: it becomes unready first, and forwards until it ends."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ PAGES: Final = ("/healthz", "/readyz")
 
 
 async def test_it_is_unready_before_it_ends(tmp_path: Path) -> None:
-    """SIGTERM with a shutdown_delay: /readyz turns 503 at once, calls go on; a second SIGTERM ends it, exit 0."""
+    """With a shutdown_delay, SIGTERM turns /readyz to 503 and calls continue. A second SIGTERM ends it with 0."""
     async with stage(tmp_path, shutdown_delay="1h") as scene, in_progress(scene.addresses(CALLS)) as calls:
         admin = scene.daemon.admin
         assert [(await scrape.get(admin, page))[0] for page in PAGES] == [200, 200]

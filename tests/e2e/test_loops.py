@@ -1,4 +1,4 @@
-"""A backend whose address comes to the balancer's own machine: it is left out, so that no packet goes round."""
+"""A backend whose address is moved to the balancer's own machine is excluded, so that no packet loops."""
 
 import asyncio
 import json
@@ -26,13 +26,13 @@ IN_A_FILE: Final = Server("in-a-file", b"file", ("10.0.0.8", 4433))
 
 
 def excluded(metrics: Metrics) -> set[str]:
-    """Return the backends that get no packets."""
+    """Return the backends that are excluded."""
     return {name for name, value in metrics.by("qlb_backend_excluded", "backend").items() if value}
 
 
 @pytest.mark.parametrize("plane", ["batch", "asyncio"])
 def test_an_address_that_comes_and_goes(tmp_path: Path, plane: str) -> None:
-    """While it is there the backend gets no packets, not even by its ID; the others serve. Then it is as before."""
+    """While a backend's address is local, it gets no packets, not even by ID. Later it is included again."""
     codec = CidCodec(PARAMS)
     pool = tmp_path / "pool.json"
     pool.write_text(json.dumps({"backends": [backend_config(IN_A_FILE, [PARAMS])]}))
@@ -51,7 +51,7 @@ def test_an_address_that_comes_and_goes(tmp_path: Path, plane: str) -> None:
             await daemon.until(lambda metrics: excluded(metrics) == {"in-a-file"})
             subprocess.run(["ip", "addr", "add", "10.0.0.7/32", "dev", "lo"], check=True)
             await daemon.until(lambda metrics: excluded(metrics) == {"in-a-file", "moving"})
-            await daemon.command("undrain", SAFE.name)  # returns when the worker has what the metrics show already
+            await daemon.command("undrain", SAFE.name)  # returns when the worker is up to date too
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 for server in (MOVING, IN_A_FILE, SAFE):
                     cid = codec.encode(server.server_id, bytes(PARAMS.nonce_length))

@@ -1,7 +1,7 @@
-"""100,000 clients at once: a way back for each, and nothing left of them when they have gone.
+"""100,000 clients at once: each gets a session, and nothing remains of the sessions when they end.
 
-In a network of its own, with the local ports that Linux has as it comes: 28,232, fewer than a third of what is
-needed, so each of them serves several backends. Workers are as many as their descriptor limit asks for.
+The test runs in its own network namespace with Linux's default of 28,232 local ports. That is less than a third of the
+sessions, so each port serves several backends. The number of workers follows from their descriptor limit.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ WINDOW: Final = 500
 ROUNDS: Final = 2
 LIMIT_S: Final = 300.0
 GROWTH_KIB: Final = 8 << 10
-"""Of all workers between two rounds: what allocators keep or place differently. A leak would be several times that."""
+"""For all workers between two rounds: allocators retain or move some memory. A leak would be several times as large."""
 POLL_S: Final = 0.1
 CLIENTS_PORT: Final = 9000
 SERVICE: Final = ("127.0.0.1", 9999)
@@ -45,7 +45,7 @@ class Pool:
     """Backends that read and do not answer."""
 
     def __init__(self, stack: ExitStack) -> None:
-        """Bind their sockets."""
+        """Bind the backends' sockets."""
         addresses = [("127.0.0.1", 10_000 + number) for number in range(BACKENDS)]
         self.sockets = [stack.enter_context(open_socket(address)) for address in addresses]
         self.servers = [Server(f"b{n}", n.to_bytes(4, "big"), address) for n, address in enumerate(addresses)]
@@ -57,13 +57,13 @@ class Pool:
             self._selector.register(sock, selectors.EVENT_READ)
 
     def call(self, number: int) -> None:
-        """Let one client, of an address that nobody else has, send one datagram."""
+        """Send one datagram from a client with its own address."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.bind((f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", CLIENTS_PORT))
             client.sendto(self.datagrams[number % BACKENDS], SERVICE)
 
     def take(self, count: int) -> None:
-        """Read so many datagrams."""
+        """Read this number of datagrams."""
         while count:
             ready = self._selector.select(timeout=90)
             assert ready, f"{count} datagrams have not arrived"
@@ -87,7 +87,7 @@ def config(pool: Pool, workers: int, session_timeout: str) -> dict[str, Any]:
 
 
 async def weigh(daemon: Daemon) -> tuple[int, int]:
-    """Return (descriptors, KiB that are the workers' own) of all workers together."""
+    """Return (descriptors, private memory in KiB) of all workers together."""
     pids = [worker["pid"] for worker in (await daemon.status())["workers"]]
     files = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
     own = ("Private_Clean:", "Private_Dirty:")
@@ -96,13 +96,13 @@ async def weigh(daemon: Daemon) -> tuple[int, int]:
 
 
 def kernel_kib() -> int:
-    """Return the memory of the kernel's objects, sockets among them."""
+    """Return the memory of the kernel's objects, including sockets, in KiB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Slab:"))
 
 
 async def open_and_idle_out(daemon: Daemon, pool: Pool, workers: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Have everybody call, then let all go; return what the workers weigh then and then."""
+    """Open a session for every client, then let all of them expire. Return weigh() after each of the two."""
     for start in range(0, SESSIONS, WINDOW):
         for number in range(start, start + WINDOW):
             pool.call(number)
@@ -121,12 +121,12 @@ async def open_and_idle_out(daemon: Daemon, pool: Pool, workers: int) -> tuple[t
 
 
 def test_a_hundred_thousand(tmp_path: Path) -> None:
-    """All of them open at once, then idle out, twice: descriptors as before, memory as after the first time."""
+    """All sessions open and expire twice. Then descriptors are as before, and memory is as after the first round."""
     if lack := probe.what_lacks("batch"):
         pytest.skip(lack)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = (hard if hard != resource.RLIM_INFINITY else 2 * SESSIONS) - SPARE_DESCRIPTORS
-    workers = 1 + SESSIONS * 11 // 10 // room  # the kernel spreads clients over workers roughly, not evenly
+    workers = 1 + SESSIONS * 11 // 10 // room  # the kernel distributes clients over workers only roughly evenly
 
     async def work() -> None:
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""MoQ through NAT and balancer while addresses change: no object of a track goes missing, and one backend serves it."""
+"""MoQ through NAT and balancer while addresses change: no object is lost, and each call stays on one backend."""
 
 import asyncio
 import sys
@@ -29,20 +29,20 @@ CHANGES: Final = 10
 
 
 def written(folder: Path) -> Path:
-    """Write a configuration of the balancer with three agents; return where."""
+    """Write a configuration of the balancer with three agents. Return its path."""
     path = folder / "moq.yaml"
-    path.touch(mode=0o600)  # it holds a key
+    path.touch(mode=0o600)  # the file contains a key
     path.write_text(yaml.safe_dump(voice_config(NAMES)))
     return path
 
 
 def prompt(call: int, number: int) -> list[bytes]:
-    """Return a prompt that no other one is like, and no frame of it like another."""
+    """Return a unique prompt in which every frame is unique too."""
     return [bytes([call, number, frame]).ljust(SAMPLES_BYTES, b"\x55") for frame in range(PROMPT_FRAMES)]
 
 
 async def converse(service: Service, port: NatPort, prompts: Sequence[list[bytes]]) -> Call:
-    """Make one call from an address that changes: a greeting, some prompts, an answer to each."""
+    """Make one call from an address that changes: a greeting, some prompts, and an answer to each."""
     async with calling("moqt://{}:{}".format(*port.address), service.certificate.sha256) as call:
         rebinding = asyncio.create_task(port.rebind_every(PERIOD_S))
         try:
@@ -59,15 +59,15 @@ async def converse(service: Service, port: NatPort, prompts: Sequence[list[bytes
 
 
 async def test_no_object_is_missing_and_the_agent_stays(tmp_path: Path) -> None:
-    """Both tracks of each call are whole, in order, and on one agent, though each caller moved many times."""
+    """Both tracks of each call are complete, in order and from one agent, although each caller's address changes."""
     prompts = [[prompt(call, number) for number in range(PROMPTS)] for call in range(CALLS)]
     async with asyncio.timeout(LIMIT_S), serving(written(tmp_path), AGENT) as service:
         with Nat() as nat:
             ports = [nat.port(service.address) for _ in prompts]
             calls = await asyncio.gather(*map(converse, [service] * CALLS, ports, prompts))
-        for call, said in zip(calls, prompts, strict=True):
+        for call, spoken in zip(calls, prompts, strict=True):
             jingle = say_name(call.agent)
-            assert call.answers == [jingle, *([*samples, *jingle] for samples in said)]
+            assert call.answers == [jingle, *([*samples, *jingle] for samples in spoken)]
             assert (call.sent, call.heard.missing) == (PROMPTS * PROMPT_FRAMES, 0)
         assert min(port.changes for port in ports) >= CHANGES
         found = await status(service)
@@ -77,11 +77,11 @@ async def test_no_object_is_missing_and_the_agent_stays(tmp_path: Path) -> None:
 
 
 async def test_one_command_calls_and_ends(tmp_path: Path) -> None:
-    """It says who answered and that nothing was missing, and exits with 0."""
+    """The command prints who answered and that no object is missing, and exits with 0."""
     command = (sys.executable, "-m", "examples.moq", "--config", str(written(tmp_path)), "--prompts", "2")
     async with asyncio.timeout(LIMIT_S):
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said
-    assert said.count(b"came back whole; 0 of the track missing") == 2
-    assert b"connections: 1" in said
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output
+    assert output.count(b"came back whole; 0 of the track missing") == 2
+    assert b"connections: 1" in output

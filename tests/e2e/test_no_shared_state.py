@@ -1,4 +1,4 @@
-"""Balancers share nothing but their configuration: any of them, or a new one, goes on with any connection."""
+"""Balancers share only their configuration: any of them, or a new one, can continue any connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,21 +21,21 @@ CALLS: Final = 15
 TRANSFERS: Final = 10
 
 Survive = Callable[[Stage, Path, Callable[[], Awaitable[None]]], Coroutine[object, None, None]]
-"""Have connections under way, let the disaster come, change all their addresses, and find that none is lost."""
+"""Start connections, let the event happen, change all their addresses, and check that none is lost."""
 
 
-async def calls_survive(scene: Stage, _: Path, disaster: Callable[[], Awaitable[None]]) -> None:
-    """aioquic clients that talk."""  # noqa: D403 (that is its name)
+async def calls_survive(scene: Stage, _: Path, event: Callable[[], Awaitable[None]]) -> None:
+    """Use aioquic clients that send all the time."""
     async with in_progress(scene.addresses(CALLS)) as calls:
-        await disaster()
+        await event()
         await calls.until_more()
         scene.nat.rebind_all()
         await calls.until_more()
     assert calls.lost == []
 
 
-async def transfers_survive(scene: Stage, folder: Path, disaster: Callable[[], Awaitable[None]]) -> None:
-    """ngtcp2 clients in mid-transfer."""
+async def transfers_survive(scene: Stage, folder: Path, event: Callable[[], Awaitable[None]]) -> None:
+    """Use ngtcp2 clients during a transfer."""
     over, ports = asyncio.Event(), scene.ports(TRANSFERS)
 
     async def wait_and_move(port: NatPort) -> None:
@@ -47,7 +47,7 @@ async def transfers_survive(scene: Stage, folder: Path, disaster: Callable[[], A
     )
     try:
         await asyncio.gather(*(port.until_flowing() for port in ports))
-        await disaster()
+        await event()
         over.set()
         assert [journey.lost for journey in await transfers if journey.lost] == []
     finally:
@@ -66,38 +66,40 @@ every_stack = pytest.mark.parametrize(
 @every_stack
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_worker_is_killed(tmp_path: Path, survive: Survive, workers: int) -> None:
-    """``kill -9`` of each worker in mid-connection: another takes its place on its sockets. 0 lost."""
+    """After ``kill -9`` of each worker during connections, another worker reads its sockets. No connection is lost."""
     async with stage(tmp_path, forwarding={"workers": str(workers)}) as scene:
 
-        async def disaster() -> None:
+        async def event() -> None:
             for index in range(workers):
                 await scene.daemon.kill_worker(index)
 
-        await survive(scene, tmp_path, disaster)
-        assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+        await survive(scene, tmp_path, event)
+        assert scene.accepted == len(scene.nat.ports), "a client has connected a second time"
         found = await scene.daemon.settled()
         assert found.total("qlb_worker_restarts_total") == workers
 
 
 @every_stack
 async def test_a_daemon_is_killed_and_started_again(tmp_path: Path, survive: Survive) -> None:
-    """``kill -9`` of the whole daemon in mid-connection; a new one knows nothing and needs nothing. 0 lost."""
+    """After ``kill -9`` of the whole daemon, a new one continues without the old one's state. No connection is lost."""
     async with stage(tmp_path) as scene:
 
-        async def disaster() -> None:
+        async def event() -> None:
             await scene.daemon.kill()
-            await until_free(*scene.service)  # its workers have noticed
+            await until_free(*scene.service)  # the workers have detected it
             await scene.daemon.start()
 
-        await survive(scene, tmp_path, disaster)
-        assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+        await survive(scene, tmp_path, event)
+        assert scene.accepted == len(scene.nat.ports), "a client has connected a second time"
         found = await scene.daemon.settled()
-        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, "none began under the new daemon"
+        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, (
+            "a connection began at the new daemon"
+        )
 
 
 @every_stack
 async def test_connections_move_to_another_balancer_and_back(tmp_path: Path, survive: Survive) -> None:
-    """Routes change: live connections go to another daemon with the same YAML, and back. 0 lost."""
+    """After a change of routes, connections go through another daemon with the same YAML, and back. None is lost."""
     async with stage(tmp_path) as scene:
         here, there = scene.service, ("127.0.0.1", free_port())
         async with running(tmp_path / "twin", {**scene.config(), "listen": [written(there)]}) as twin:
@@ -109,9 +111,9 @@ async def test_connections_move_to_another_balancer_and_back(tmp_path: Path, sur
                     await asyncio.gather(*(port.until_flowing() for port in scene.nat.ports))
 
             await survive(scene, tmp_path, detour)
-            assert scene.accepted == len(scene.nat.ports), "nobody has connected a second time"
+            assert scene.accepted == len(scene.nat.ports), "a client has connected a second time"
             await scene.daemon.settled()
             found = await twin.settled()
             assert found.received >= 3 * len(scene.nat.ports)
             routes = found.by("qlb_packets_forwarded_total", "route")
-            assert routes.keys() == {"cid"}, "the twin has seen no connection begin"
+            assert routes.keys() == {"cid"}, "a connection began at the twin"

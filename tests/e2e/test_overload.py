@@ -1,4 +1,4 @@
-"""More than a worker can take: what is dropped is known to the last datagram, memory stays, and it goes on."""
+"""Overload of a worker: every dropped datagram is counted, memory does not grow, and the worker continues."""
 
 from pathlib import Path
 from typing import Final
@@ -17,14 +17,14 @@ GROWTH_KIB: Final = 4 << 10
 
 
 def resident_kib(pid: int) -> int:
-    """Resident memory of a process."""
+    """Return the resident memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 @pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
-async def test_what_a_stalled_worker_misses_is_counted(tmp_path: Path, plane: str) -> None:
-    """A worker that stands still while a flood comes in: sent = received + dropped by the kernel, nothing is queued."""
+async def test_packets_that_a_stalled_worker_misses_are_counted(tmp_path: Path, plane: str) -> None:
+    """For a worker that is stopped during a flood, sent = received + dropped by the kernel. Nothing else is queued."""
     if lack := probe.what_lacks(plane):
         pytest.skip(lack)
     forwarding = {"plane": plane, "receive_buffer": "64KiB"}

@@ -1,4 +1,4 @@
-"""The status page, read from a real daemon by a real browser."""
+"""The status page of a real daemon in a real browser."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ LOADED: Final = "performance.getEntriesByType('resource').map(entry => new URL(e
 
 @asynccontextmanager
 async def page_of(daemon: Daemon, folder: Path) -> AsyncIterator[Browser]:
-    """Open a daemon's page. After the block the console must be empty and nothing but /status have been loaded."""
+    """Open a daemon's page. At the end of the block the console must be empty, and only /status loaded."""
     host, port = daemon.admin
     async with asyncio.timeout(LIMIT_S), browser(folder / "profile") as window:
         await window.emulate(DESKTOP)
@@ -39,13 +39,13 @@ async def page_of(daemon: Daemon, folder: Path) -> AsyncIterator[Browser]:
 
 
 async def ask(on: Echoes, server: UdpServer, times: int = 1) -> None:
-    """Have a server answer so many packets that bear its ID."""
+    """Send packets with a server's ID to the server, and wait for each answer."""
     for _ in range(times):
         await on.ask(datagrams.short(on.id_of(server), b"?"))
 
 
-async def test_the_page_shows_what_moves(tmp_path: Path) -> None:
-    """Backends, packets, outcomes, config IDs, workers; a drain is seen, and that it is done; nothing is reloaded."""
+async def test_the_page_follows_the_daemon(tmp_path: Path) -> None:
+    """The page shows backends, packets, outcomes, configs and workers, and follows a drain without being reloaded."""
     async with echoes(tmp_path, "127.0.0.1", drain={"quiet_period": "1s"}) as on, page_of(on.daemon, tmp_path) as page:
         names = "[...document.querySelectorAll('#backends td:first-child > span')].map(node => node.firstChild.data)"
         assert await page.evaluate(names) == [server.name for server in on.servers]
@@ -65,7 +65,7 @@ async def test_the_page_shows_what_moves(tmp_path: Path) -> None:
 
 
 async def test_the_page_waits_for_a_daemon_that_is_gone(tmp_path: Path) -> None:
-    """It says so, keeps what it knew, and goes on with the next daemon, whose counts began anew."""
+    """Without a daemon, the page retains its data and reports missing answers. It continues with the next daemon."""
     async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
         await ask(on, on.servers[1], 3)
         await page.until_shown("#outcomes", lambda shown: "cid_config_1\t3" in shown)
@@ -82,7 +82,7 @@ async def test_the_page_waits_for_a_daemon_that_is_gone(tmp_path: Path) -> None:
 
 
 async def test_the_page_fits_a_phone_in_the_dark(tmp_path: Path) -> None:
-    """Nothing sticks out to the right, and it is dark where the reader wants it dark."""
+    """The page is never wider than the window, and it is dark if the reader prefers that."""
     async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
         await ask(on, on.servers[2])
         for size in (PHONE, DESKTOP):
@@ -95,7 +95,7 @@ async def test_the_page_fits_a_phone_in_the_dark(tmp_path: Path) -> None:
 
 
 async def test_the_page_shows_text_as_text(tmp_path: Path) -> None:
-    """Whatever a server says of itself reaches the page as letters, not as markup, in notices too."""
+    """Text that a server sends appears on the page as text, not as markup, in notices too."""
     markup = "<img src=x onerror=document.title='gone'>"
     async with echoes(tmp_path, "127.0.0.1") as on, page_of(on.daemon, tmp_path) as page:
         hostile: dict[str, Any] = {
@@ -118,7 +118,7 @@ async def test_the_page_shows_text_as_text(tmp_path: Path) -> None:
 
 
 async def test_the_page_stays_readable_with_thousands_of_backends(tmp_path: Path) -> None:
-    """It shows a hundred, says of how many, and finds the others by their names."""
+    """The page shows a hundred backends and the total number, and finds the others by name."""
     servers = [Server(f"agent-{number}", number.to_bytes(4), ("127.0.9.1", 10_000 + number)) for number in range(MANY)]
     config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
     async with running(tmp_path / "daemon", config) as daemon, page_of(daemon, tmp_path) as page:

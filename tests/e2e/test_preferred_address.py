@@ -1,6 +1,6 @@
-"""A handshake by anycast, the rest by unicast: servers name the address of their site, and clients may go there.
+"""Handshake through anycast, then unicast: servers offer the address of their site, and clients may move there.
 
-Two daemons with the same configuration stand for the anycast address and for the site's own.
+Two daemons with the same configuration represent the anycast address and the site's own address.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ GATE: Final = "gate"
 
 @dataclass
 class Scene:
-    """The cast. address: the one that clients know."""
+    """The parts of the scene. address: the anycast address, which clients know."""
 
     address: Address
     anycast: Daemon
@@ -41,14 +41,14 @@ class Scene:
     gates: Gates
     certificate: Certificate
 
-    async def until_all_are_there(self, connections: int) -> None:
-        """Wait until the site serves so many clients."""
+    async def until_all_have_moved(self, connections: int) -> None:
+        """Wait until the site has a session for each of this number of clients."""
         await self.site.until(lambda found: found.total("qlb_sessions") >= connections)
 
 
 @asynccontextmanager
 async def site_behind_anycast(folder: Path, host: str, site_host: str) -> AsyncIterator[Scene]:
-    """Set it up."""
+    """Set up the scene."""
     gates, certificate = Gates(), make_certificate()
     address, unicast = (host, free_port(host)), (site_host, free_port(site_host))
     preferred = PreferredAddress(ipv6=unicast) if ":" in site_host else PreferredAddress(ipv4=unicast)
@@ -63,30 +63,30 @@ async def site_behind_anycast(folder: Path, host: str, site_host: str) -> AsyncI
 
 @pytest.mark.parametrize(("host", "site_host"), [("127.0.0.1", "127.0.0.2"), ("::1", "::1")])
 async def test_calls_go_on_at_the_site(host: str, site_host: str, tmp_path: Path) -> None:
-    """Clients of aioquic follow; then nothing needs the anycast node any more: it is killed, and no call is lost."""
+    """Clients of aioquic move to the site. Then the anycast node is killed, and no call is lost."""
     async with (
         site_behind_anycast(tmp_path, host, site_host) as scene,
         in_progress([scene.address] * CONNECTIONS) as calls,
     ):
-        await scene.until_all_are_there(CONNECTIONS)
+        await scene.until_all_have_moved(CONNECTIONS)
         await calls.until_more()
         await scene.anycast.kill()
         await calls.until_more()
         assert calls.lost == []
         found = await scene.site.metrics()
-        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, "none has begun at the site"
+        assert found.by("qlb_packets_forwarded_total", "route").keys() == {"cid"}, "a connection began at the site"
         await scene.anycast.start()
 
 
 @ngtcp2.needed
 async def test_transfers_go_on_at_the_site(tmp_path: Path) -> None:
-    """ngtcp2's clients follow in mid-transfer."""
+    """ngtcp2 clients move to the site during a transfer."""
     async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene, asyncio.TaskGroup() as transfers:
         downloads = [
             transfers.create_task(ngtcp2.download(scene.address, f"/story/{GATE}", tmp_path / str(number)))
             for number in range(CONNECTIONS)
         ]
-        await scene.until_all_are_there(CONNECTIONS)
+        await scene.until_all_have_moved(CONNECTIONS)
         await scene.anycast.kill()
         scene.gates.open(GATE)
         ended = [await download for download in downloads]
@@ -99,7 +99,7 @@ async def test_transfers_go_on_at_the_site(tmp_path: Path) -> None:
 
 @ngtcp2.needed
 async def test_a_client_that_stays(tmp_path: Path) -> None:
-    """Nobody has to follow: all of the transfer goes through the anycast node."""
+    """A client does not have to move: then the whole transfer goes through the anycast node."""
     async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
         scene.gates.open(GATE)
         end = await ngtcp2.download(scene.address, f"/story/{GATE}", tmp_path / "stay", to_preferred_address=False)
@@ -109,7 +109,7 @@ async def test_a_client_that_stays(tmp_path: Path) -> None:
 
 
 async def test_a_browser_follows(tmp_path: Path) -> None:
-    """Chromium, whose own IDs are empty, goes to the site; the anycast node is killed, and its connection goes on."""
+    """Chromium, whose own IDs are empty, moves to the site. Its connection survives the end of the anycast node."""
     async with site_behind_anycast(tmp_path, "127.0.0.1", "127.0.0.2") as scene:
         scene.gates.open(GATE)
         async with browser(tmp_path / "profile", *trusting(scene.certificate, scene.address)) as window:
@@ -117,8 +117,8 @@ async def test_a_browser_follows(tmp_path: Path) -> None:
                 await window.open("https://{}:{}/story/{}".format(*scene.address, GATE))
                 assert read_story((await window.text("body")).strip().encode() + b"\n") in NAMES
                 assert await window.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h3"
-                await scene.until_all_are_there(1)
+                await scene.until_all_have_moved(1)
                 if anycast_lives:
                     await scene.anycast.kill()
             await scene.anycast.start()
-        assert sum(server.accepted for server in scene.servers) == 1, "it has connected once"
+        assert sum(server.accepted for server in scene.servers) == 1, "the browser has connected more than once"

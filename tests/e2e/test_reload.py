@@ -1,4 +1,4 @@
-"""Reloads under load: backends come, go and drain, keys rotate, files are broken. No connection is lost."""
+"""Reloads under load: backends are added, drained and removed, keys rotate, files are invalid. No call is lost."""
 
 import asyncio
 import os
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.e2e
 
 CALLS: Final = 15
 MANY_CALLS: Final = 40
-"""So many that the fallback sends some of them to each of three backends, as good as surely."""
+"""So many that the fallback selects each of three backends almost certainly."""
 NEXT_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=8, key=KEY[::-1], cid_length=17)
-"""What the servers rotate to: other lengths and another key; padded, because aioquic reads one length only."""
+"""The servers rotate to these: other lengths and another key. Padded, because aioquic parses one length only."""
 
 
 QUIET_S: Final = 0.5
@@ -59,7 +59,7 @@ every_way = pytest.mark.parametrize("reload", [reload_by_signal, reload_by_socke
 
 
 async def until_silent(daemon: Daemon, kind: str, name: str, value: object) -> None:
-    """Wait until no packet has come for QUIET_S under a config or to a backend: a row of a list in /status."""
+    """Wait until a CID config or backend has had no packet for QUIET_S. kind, name, value: select a row in /status."""
     while True:
         row = next(row for row in (await daemon.status())[kind] if row[name] == value)
         if row["last_seen_s"] is None or row["last_seen_s"] > QUIET_S:
@@ -68,16 +68,16 @@ async def until_silent(daemon: Daemon, kind: str, name: str, value: object) -> N
 
 
 async def all_move(scene: Stage, *calls: Calls) -> None:
-    """Give every client another address and wait for answers there."""
+    """Give every client another address, and wait for answers there."""
     scene.nat.rebind_all()
     await asyncio.gather(*(each.until_more() for each in calls))
 
 
 @every_way
-async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -> None:
-    """Add a backend, drain it, remove it once its calls have ended; meanwhile everybody's address changes. 0 lost.
+async def test_a_backend_is_added_drained_and_removed(tmp_path: Path, reload: Reload) -> None:
+    """A backend is added, drained, and removed after its calls, while all addresses change. No call is lost.
 
-    As long as packets go to it, its removal is refused.
+    As long as packets go to the backend, its removal is refused.
     """
     async with (
         stage(tmp_path, may_log_errors=True, **QUIET) as scene,
@@ -91,13 +91,13 @@ async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -
         async with in_progress(scene.addresses(CALLS)) as old_calls:
             await reload(scene.daemon, with_newcomer(weight="50"))
             async with in_progress(scene.addresses(CALLS)) as new_calls:
-                assert newcomer.accepted > 0, "it has the lion's share of what is new"
+                assert newcomer.accepted > 0, "the heaviest backend got no new call"
                 await all_move(scene, old_calls, new_calls)
                 await reload(scene.daemon, with_newcomer(weight="50", state="draining"))
                 accepted = newcomer.accepted
                 async with in_progress(scene.addresses(CALLS)) as late_calls:
                     await all_move(scene, old_calls, new_calls, late_calls)
-                assert newcomer.accepted == accepted, "a draining backend gets no new connections"
+                assert newcomer.accepted == accepted, "a draining backend got a new connection"
                 scene.daemon.write(scene.config(**QUIET))
                 code, output = await scene.daemon.command("reload")
                 assert (code, "'agent-d' still gets packets" in output) == (1, True), output
@@ -115,12 +115,12 @@ async def test_a_backend_comes_drains_and_goes(tmp_path: Path, reload: Reload) -
 
 @every_way
 async def test_keys_rotate(tmp_path: Path, reload: Reload) -> None:
-    """A second config ID: the balancer first, then the servers; the old one goes with its last connection. 0 lost."""
+    """A second config ID is added, first at the balancer. The old one is removed after its last call. None is lost."""
     async with stage(tmp_path, **QUIET) as scene:
         async with in_progress(scene.addresses(CALLS)) as old_calls:
             await reload(scene.daemon, scene.config([PARAMS, NEXT_PARAMS], **QUIET))
             for server in scene.servers:
-                assert server.rotation is not None, "these servers speak QUIC-LB"
+                assert server.rotation is not None, "the server has no QUIC-LB generator"
                 assert server.server_id is not None
                 server.rotation.rotate(CidGenerator(NEXT_PARAMS, server.server_id))
             async with in_progress(scene.addresses(CALLS)) as new_calls:
@@ -137,9 +137,9 @@ async def test_keys_rotate(tmp_path: Path, reload: Reload) -> None:
 
 
 async def test_a_backend_is_drained_by_command(tmp_path: Path) -> None:
-    """``qlb drain`` and ``qlb undrain``: its calls live on, new ones go elsewhere until it is back. 0 lost.
+    """``qlb drain``: existing calls continue, and new ones use other backends until ``qlb undrain``. None is lost.
 
-    ``qlb drain --wait`` returns once its last call is over.
+    ``qlb drain --wait`` returns when the last call has ended.
     """
     async with stage(tmp_path, **QUIET) as scene:
         async with in_progress(scene.addresses(CALLS)) as calls:
@@ -164,7 +164,7 @@ async def test_a_backend_is_drained_by_command(tmp_path: Path) -> None:
 
 
 async def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
-    """Both ways of reloading refuse it and say where it is wrong; the old configuration goes on. 0 lost."""
+    """Both kinds of reload refuse an invalid file and report the position. The old configuration stays."""
     async with stage(tmp_path, may_log_errors=True) as scene, in_progress(scene.addresses(CALLS)) as calls:
         broken = scene.config()
         broken["backends"][0]["adress"] = broken["backends"][0].pop("address")
@@ -186,7 +186,7 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_reloads_lose_no_packet(tmp_path: Path) -> None:
-    """Many reloads in a row, each with another set of backends, while calls go on through two workers. 0 lost."""
+    """Many reloads in a row, each with another configuration, do not affect calls through two workers. None is lost."""
     async with stage(tmp_path, forwarding={"workers": "2"}) as scene:
         whole = scene.config(forwarding={"workers": "2"})
         smaller = {**whole, "cid_configs": [*whole["cid_configs"], cid_config(NEXT_PARAMS)]}
@@ -201,7 +201,7 @@ async def test_reloads_lose_no_packet(tmp_path: Path) -> None:
 
 
 async def test_a_reload_meets_a_dead_worker(tmp_path: Path) -> None:
-    """Worker 0 dies just before each reload: every reload succeeds, and both workers end up with the last one."""
+    """If a worker dies just before a reload, the reload succeeds, and both workers apply the last configuration."""
     async with echoes(tmp_path, "127.0.0.1", forwarding={"workers": "2"}) as on:
         sections = {name: on.config[name] for name in ("health", "forwarding")}
         rotated = configuration([on.service], [NEXT_PARAMS], on.servers, **sections)
@@ -214,12 +214,12 @@ async def test_a_reload_meets_a_dead_worker(tmp_path: Path) -> None:
                 client.sendto(question, on.service)
                 assert (await received(client))[0] == question
         found = await on.daemon.settled()
-        assert found.by("qlb_packets_forwarded_total", "route") == {"cid": CLIENTS}, "no worker is behind"
+        assert found.by("qlb_packets_forwarded_total", "route") == {"cid": CLIENTS}, "a worker is behind"
         assert found.total("qlb_config_generation") == 1 + 2 * DEATHS
 
 
-async def test_files_that_somebody_else_writes(tmp_path: Path) -> None:
-    """A changed file is taken over by itself; a wrong one is refused once, and the next change is tried again."""
+async def test_changed_files_are_reloaded(tmp_path: Path) -> None:
+    """A changed file is reloaded automatically. An invalid file is refused once, and the next change is tried again."""
     async with echoes(tmp_path, "127.0.0.1", may_log_errors=True, reload_on_change="true") as on:
         on.daemon.write({**on.config, "drain": {"quiet_period": "2s"}})
         await on.daemon.until_logged("reloaded", times=1)
@@ -233,7 +233,7 @@ async def test_files_that_somebody_else_writes(tmp_path: Path) -> None:
 
 
 async def test_a_removal_waits_for_its_last_client(tmp_path: Path) -> None:
-    """Refused while a client talks, and logged once; the backend drains meanwhile; it goes when the client has gone."""
+    """While a client sends, the removal is refused and logged once, and the backend drains. Later it is applied."""
     drain = {"quiet_period": "2s"}
     async with echoes(tmp_path, "127.0.0.1", may_log_errors=True, reload_on_change="true", drain=drain) as on:
         leaving = on.config["backends"][0]["name"]

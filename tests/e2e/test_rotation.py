@@ -1,4 +1,4 @@
-"""A key is rotated on two balancers by ``qlb rotate`` while calls change their addresses. No connection is lost."""
+"""A key is rotated on two balancers by ``qlb rotate`` while addresses change. No connection is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,24 +36,26 @@ async def another_balancer(folder: Path, scene: Stage) -> AsyncIterator[tuple[Da
 
 
 def give_the_same(source: Daemon, target: Daemon) -> None:
-    """Copy a configuration from one balancer to another, which keeps its own addresses."""
+    """Copy a configuration from one balancer to another. The target retains its own addresses."""
     read, own = (yaml.load(daemon.path.read_text(), yaml.BaseLoader) for daemon in (source, target))
     target.write({**read, "listen": own["listen"]})
 
 
 async def load_server_config(daemon: Daemon, server: QuicServerBehind) -> None:
-    """Give a server what ``qlb server-config`` prints for it, while it runs."""
+    """Apply the output of ``qlb server-config`` to a running server."""
     code, output = await daemon.cli("server-config", str(daemon.path), server.name)
     assert code == 0, output
-    (told,) = yaml.safe_load(output)["cid_configs"]
-    lengths = {name: told[name] for name in ("server_id_length", "nonce_length", "cid_length", "length_self_encoded")}
-    params = CidParams(told["config_id"], key=bytes.fromhex(told["key"]), **lengths)
+    (printed,) = yaml.safe_load(output)["cid_configs"]
+    lengths = {
+        name: printed[name] for name in ("server_id_length", "nonce_length", "cid_length", "length_self_encoded")
+    }
+    params = CidParams(printed["config_id"], key=bytes.fromhex(printed["key"]), **lengths)
     assert server.rotation is not None
-    server.rotation.rotate(CidGenerator(params, bytes.fromhex(told["server_ids"][0])))
+    server.rotation.rotate(CidGenerator(params, bytes.fromhex(printed["server_ids"][0])))
 
 
 async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
-    """Every step in order, each one refused before it is safe, under load on both balancers. 0 lost."""
+    """Under load on both balancers, each step is refused until it is safe, and then done. No connection is lost."""
     async with (
         stage(tmp_path, may_log_errors=True, **QUIET) as scene,
         another_balancer(tmp_path / "second", scene) as (second, second_service),
@@ -103,7 +105,7 @@ async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
                 code, output = await rotate()
                 assert (code, "config 1 has been silent for" in output) == (1, True), output
                 assert "not safe yet" in (await rotate("--status"))[1]
-            # The last that hold IDs of the old key hang up when this block ends.
+            # The last clients with IDs of the old key hang up at the end of this block.
         async with in_progress(addresses()) as last_calls:
             code, output = await rotate("--wait")
             assert (code, "config 1 is gone" in output) == (0, True), output
@@ -119,10 +121,10 @@ async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
             assert [row["config_id"] for row in (await daemon.status())["cid_configs"]] == [2]
 
 
-async def test_what_carries_an_id_keeps_its_key(tmp_path: Path) -> None:
-    """A key is not changed under a live config ID, such a config is not removed, and its ID is not used again.
+async def test_a_config_in_use_is_protected(tmp_path: Path) -> None:
+    """While packets carry a config ID, its key cannot change, it cannot be removed, and the ID cannot be used again.
 
-    Forced, all of it is done; and packets that carry an ID which nobody decodes any more are counted by it.
+    With force, all of this is done. Packets with an ID that is no longer configured are counted by it.
     """
     async with echoes(tmp_path, "127.0.0.1", may_log_errors=True) as on:
         server = on.servers[0]
@@ -147,7 +149,7 @@ async def test_what_carries_an_id_keeps_its_key(tmp_path: Path) -> None:
         assert (carried["config_id"], carried["packets"]) == (1, 1)
         code, output = await reload(changed)
         assert (code, "packets still carry config ID 1 as it was before" in output) == (1, True), output
-        assert (await reload(on.config))[0] == 0, "the same key may come back"
+        assert (await reload(on.config))[0] == 0, "the same key is refused"
         found = await on.daemon.settled()
         assert found.by("qlb_unconfigured_cid_packets_total", "config_id") == {}
         assert found.by("qlb_packets_forwarded_total", "route") == {"cid": 1, "fallback": 1}

@@ -1,4 +1,4 @@
-"""What an operator reads in the terminal: qlb status, and qlb top in a terminal that is real to it."""
+"""qlb status, and qlb top in a pseudo-terminal, as an operator sees them."""
 
 import asyncio
 import os
@@ -31,33 +31,33 @@ class Terminal:
         self.shown = b""
 
     async def start(self) -> None:
-        """Start it."""
+        """Start ``qlb top``."""
         os.set_blocking(self._master, False)
         asyncio.get_running_loop().add_reader(self._master, self._read)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "qlb", "top", "--interval", "0.1", "--socket", str(self._daemon.socket)),
-            preexec_fn=lambda: os.login_tty(self._slave),  # its own, so that Ctrl-C is a signal
+            preexec_fn=lambda: os.login_tty(self._slave),  # its own terminal, so that Ctrl-C becomes a signal
             env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "50"},
         )
 
     async def until_shown(self, text: bytes) -> None:
-        """Wait until it has shown a text after what was waited for last."""
+        """Wait until it shows a text. Text before the last wait does not count."""
         async with asyncio.timeout(STOP_TIMEOUT_S):
             while text not in self.shown:
                 await asyncio.sleep(0.02)
         self.shown = b""
 
     async def press(self, key: bytes) -> int:
-        """Press a key that ends it; return the exit code."""
+        """Press a key that ends it. Return the exit code."""
         os.write(self._master, key)
         return await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
 
     def is_as_before(self) -> bool:
-        """Whether the terminal's settings are those that it began with."""
+        """Return whether the terminal has the same settings as at the start."""
         return termios.tcgetattr(self._slave) == self.settings
 
     async def end(self) -> None:
-        """Make sure that it is gone."""
+        """Make sure that the process is gone, and close the terminal."""
         asyncio.get_running_loop().remove_reader(self._master)
         if self._process.returncode is None:
             self._process.kill()
@@ -70,7 +70,7 @@ class Terminal:
 
 
 async def test_the_status_as_tables(tmp_path: Path) -> None:
-    """Each backend has its line, by name in status and the busiest first in top; packets are those that were sent."""
+    """Each backend has a line with its packets: sorted by name in status, and by traffic in top."""
     async with echoes(tmp_path, "127.0.0.1") as on:
         for _ in range(3):
             await on.ask(datagrams.short(on.id_of(on.servers[2]), b"?"))
@@ -86,8 +86,8 @@ async def test_the_status_as_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"])
-async def test_top_goes_on_until_it_is_told(key: bytes, tmp_path: Path) -> None:
-    """It follows what happens, waits for a daemon that is gone, and leaves the terminal as it was."""
+async def test_top_runs_until_a_key_ends_it(key: bytes, tmp_path: Path) -> None:
+    """The command follows changes, waits while the daemon is gone, and restores the terminal at its end."""
     async with echoes(tmp_path, "127.0.0.1") as on:
         terminal = Terminal(on.daemon)
         try:

@@ -1,4 +1,4 @@
-"""The daemon is upgraded and restarted under load, by its own means and by a service manager's. 0 lost."""
+"""Upgrades and restarts under load, by the daemon itself and by a service manager. No connection is lost."""
 
 import asyncio
 import os
@@ -34,13 +34,13 @@ UPGRADES: Final = 5
 LIMIT_S: Final = 360.0
 LONG_UPLOAD_BYTES: Final = 3_000_000
 UPLOAD_DATAGRAMS_PER_S: Final = 20.0
-"""At that speed the upload lasts two minutes: longer than the upgrades, on a busy machine too."""
+"""At this rate the upload lasts two minutes: longer than the upgrades, even on a busy machine."""
 PLANES: Final = ("batch", "asyncio")
 
 
 @asynccontextmanager
 async def talking(scene: Stage) -> AsyncIterator[Calls]:
-    """Have calls in progress; none may be lost, and each must go on after the block has ended."""
+    """Run calls in the block. None may be lost, and each must continue after the block."""
     async with in_progress(scene.addresses(CALLS)) as calls:
         yield calls
         scene.nat.rebind_all()
@@ -49,21 +49,21 @@ async def talking(scene: Stage) -> AsyncIterator[Calls]:
 
 
 def supervisors(daemon: Daemon) -> list[int]:
-    """Return the supervisors that there are of a daemon."""
+    """Return the process IDs of a daemon's supervisors."""
     found = processes.with_argument(str(daemon.path))
     return [pid for pid, state in found if state != "Z" and processes.is_daemon(pid)]
 
 
-async def next_one(daemon: Daemon) -> int:
-    """Wait for the process that is to take over, and return its ID."""
+async def new_process(daemon: Daemon) -> int:
+    """Wait for the new process of an upgrade, and return its process ID."""
     while not (found := [pid for pid in processes.children(daemon.pid) if processes.is_daemon(pid)]):
         await asyncio.sleep(0)
     return found[0]
 
 
 @pytest.mark.parametrize("plane", PLANES)
-async def test_nobody_is_lost(tmp_path: Path, plane: str) -> None:
-    """Five upgrades while calls and transfers of two QUIC stacks change their addresses: 0 lost, one backend each."""
+async def test_no_connection_is_lost(tmp_path: Path, plane: str) -> None:
+    """In five upgrades, calls and transfers that change their addresses stay on one backend each, and none is lost."""
     done = asyncio.Event()
 
     async def all_the_time(port: NatPort) -> None:
@@ -101,11 +101,11 @@ async def test_nobody_is_lost(tmp_path: Path, plane: str) -> None:
         assert min(journey.changes for journey in found) > UPGRADES
         assert len(seen) == 1 + UPGRADES
         assert not any("+" in name for name in calls.backends)
-        assert scene.accepted == CALLS + len(found), "nobody has connected a second time"
+        assert scene.accepted == CALLS + len(found), "a client has connected a second time"
 
 
 async def test_another_number_of_workers(tmp_path: Path) -> None:
-    """More of them, then fewer: no flow ends in a socket that nobody reads."""
+    """With more workers, and then with fewer, no flow ends in an unread socket."""
     async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene, talking(scene) as calls:
         for workers in (4, 1):
             scene.daemon.write(scene.config(forwarding={"workers": str(workers)}))
@@ -116,8 +116,8 @@ async def test_another_number_of_workers(tmp_path: Path) -> None:
     assert calls.lost == []
 
 
-async def test_what_operators_said_stays(tmp_path: Path) -> None:
-    """A backend that was drained gets no new connection because the balancer was upgraded; health is known at once."""
+async def test_drains_survive_an_upgrade(tmp_path: Path) -> None:
+    """After an upgrade, a drained backend still gets no new connections, and the node is ready at once."""
     async with stage(tmp_path) as scene:
         name = scene.servers[0].name
         assert (await scene.daemon.command("drain", name))[0] == 0
@@ -129,8 +129,8 @@ async def test_what_operators_said_stays(tmp_path: Path) -> None:
             assert name not in calls.backends
 
 
-async def test_what_cannot_take_over(tmp_path: Path) -> None:
-    """A wrong configuration, an address that is not free: refused with the reason; the old process goes on."""
+async def test_a_new_process_that_cannot_start(tmp_path: Path) -> None:
+    """An invalid configuration or an address in use is refused with the reason, and the old process continues."""
     async with stage(tmp_path, may_log_errors=True) as scene, talking(scene) as calls:
         daemon, taken = scene.daemon, ("127.0.0.1", free_port())
         old = daemon.pid
@@ -152,7 +152,7 @@ async def test_what_cannot_take_over(tmp_path: Path) -> None:
 
 
 async def test_one_at_a_time(tmp_path: Path) -> None:
-    """Of two that are asked for at once, one is done and the other refused."""
+    """Of two concurrent upgrades, one is done and the other refused."""
     async with stage(tmp_path, may_log_errors=True) as scene, talking(scene):
         asked = [asyncio.to_thread(ask, scene.daemon.socket, "POST", "/upgrade") for _ in range(2)]
         (done, answer), (refused, why) = sorted(await asyncio.gather(*asked), key=lambda each: each[0])
@@ -161,58 +161,58 @@ async def test_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["next", "old"])
-async def test_killed_on_the_way(tmp_path: Path, victim: str) -> None:
-    """Whichever of the two is killed during the hand-over, the other one serves, and no call is lost."""
+async def test_a_process_killed_during_an_upgrade(tmp_path: Path, victim: str) -> None:
+    """If either process is killed during the handover, the other one serves, and no call is lost."""
     async with stage(tmp_path, may_log_errors=True, forwarding={"workers": "2"}) as scene, talking(scene) as calls:
         daemon, old = scene.daemon, scene.daemon.pid
         upgrading = asyncio.create_task(daemon.command("upgrade"))
-        coming = await next_one(daemon)
-        os.kill(coming if victim == "next" else old, signal.SIGKILL)
+        new = await new_process(daemon)
+        os.kill(new if victim == "next" else old, signal.SIGKILL)
         code, output = await upgrading
         assert code == 1, output
         if victim == "next":
             assert "by signal 9" in output
         else:
-            await daemon.follow(coming, code=-signal.SIGKILL)
+            await daemon.follow(new, code=-signal.SIGKILL)
             await daemon.until_logged('"ready"', times=2)
         scene.nat.rebind_all()
         await calls.until_more()
         assert supervisors(daemon) == [daemon.pid]
 
 
-async def test_sigterm_on_the_way(tmp_path: Path) -> None:
-    """The end of the daemon is the end of both."""
+async def test_sigterm_during_an_upgrade(tmp_path: Path) -> None:
+    """SIGTERM during an upgrade ends both processes."""
     async with stage(tmp_path) as scene:
         upgrading = asyncio.create_task(scene.daemon.command("upgrade"))
-        coming = await next_one(scene.daemon)
+        new = await new_process(scene.daemon)
         assert await scene.daemon.stop() == 0
         await upgrading
-        assert not processes.is_daemon(coming)
+        assert not processes.is_daemon(new)
         await scene.daemon.start()
 
 
 @pytest.mark.slow
 async def test_nothing_is_left_over(tmp_path: Path) -> None:
-    """Upgrade after upgrade: as many descriptors and processes as before; none of them a zombie."""
+    """Repeated upgrades leave no additional descriptor or process, and no zombie."""
 
-    async def held(daemon: Daemon) -> tuple[int, int]:
-        while len(processes.children(daemon.pid)) < 4:  # the spares come after it is ready
+    async def resources(daemon: Daemon) -> tuple[int, int]:
+        while len(processes.children(daemon.pid)) < 4:  # the spares start after the daemon is ready
             await asyncio.sleep(scrape.POLL_S)
         return processes.descriptors(daemon.pid), len(processes.children(daemon.pid))
 
     async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene:
         await scene.daemon.upgrade()
-        before = await held(scene.daemon)
+        before = await resources(scene.daemon)
         for _ in range(UPGRADES):
             await scene.daemon.upgrade()
-        assert await held(scene.daemon) == before
-        everybody = processes.children(scene.daemon.pid)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in everybody)
+        assert await resources(scene.daemon) == before
+        children = processes.children(scene.daemon.pid)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 async def test_restarts_under_a_manager(tmp_path: Path, how: str) -> None:
-    """Stopped or killed, and started again with the sockets that the manager keeps: packets wait, 0 lost."""
+    """Stopped or killed, then started with the manager's stored sockets: packets wait in them, and no call is lost."""
     with managing(tmp_path) as manager:
         async with stage(tmp_path, forwarding={"workers": "2"}, limit_s=LIMIT_S) as scene:
             daemon = scene.daemon
@@ -230,19 +230,19 @@ async def test_restarts_under_a_manager(tmp_path: Path, how: str) -> None:
                     await calls.until_more()
                     assert (await daemon.status())["backends"][0]["state"] == "draining"
                 await daemon.upgrade()
-                assert manager.said("MAINPID") == [str(daemon.pid)]
+                assert manager.values("MAINPID") == [str(daemon.pid)]
             assert scene.servers[0].name not in calls.backends
             kinds = sorted(name.partition(".127")[0] for name in manager.store)
             assert kinds == ["qlb.state", "qlb.tcp", "qlb.udp", "qlb.udp"]
-            assert all(len(kept) == 1 for kept in manager.store.values())
+            assert all(len(sockets) == 1 for sockets in manager.store.values())
 
 
 @pytest.mark.skipif(
     shutil.which("systemd-socket-activate") is None,
-    reason="the program systemd-socket-activate is not here (Debian: systemd)",
+    reason="the program systemd-socket-activate is not installed (Debian: systemd)",
 )
 async def test_socket_activation(tmp_path: Path) -> None:
-    """A program of systemd's binds the address and starts the daemon; the packet that has started it is answered."""
+    """systemd-socket-activate binds the address and starts the daemon, which answers the packet that started it."""
     async with echoes(tmp_path, "127.0.0.1", may_log_errors=True) as on:
         assert await on.daemon.stop() == 0
         host, port = on.service
@@ -253,9 +253,9 @@ async def test_socket_activation(tmp_path: Path) -> None:
         answer, _, source = await on.ask(b"\x40" + on.id_of(on.servers[0]) + b"the first")
         assert (answer[-9:], source) == (b"the first", on.service)
         await starting
-        told = [record for record in on.daemon.log_records if record["level"] != "info"]
-        assert {record["level"] for record in told} <= {"not JSON", "warning"}, "the program tells what it does"
-        assert not any("not used" in str(record) for record in told)
+        logged = [record for record in on.daemon.log_records if record["level"] != "info"]
+        assert {record["level"] for record in logged} <= {"not JSON", "warning"}, "the daemon has logged an error"
+        assert not any("not used" in str(record) for record in logged)
 
 
 def _is_bound(port: int) -> bool:

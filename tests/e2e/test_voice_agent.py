@@ -1,4 +1,4 @@
-"""Voice calls through NAT and balancer while addresses change: no audio frame of a reliable stream goes missing."""
+"""Voice calls through NAT and balancer while addresses change: no audio frame on a reliable stream is lost."""
 
 import asyncio
 import signal
@@ -36,7 +36,7 @@ ALL_THERE: Final = """call.framesSent > 0 && !call.inPrompt && call.heardByAgent
 
 @asynccontextmanager
 async def rebinding(port: NatPort, period_s: float) -> AsyncIterator[None]:
-    """Change the address of all clients of a port every so often, until the end of the block."""
+    """Change the address of all clients of a port periodically until the end of the block."""
     task = asyncio.create_task(port.rebind_every(period_s))
     try:
         yield
@@ -47,7 +47,7 @@ async def rebinding(port: NatPort, period_s: float) -> AsyncIterator[None]:
 
 
 async def converse(port: NatPort) -> VoiceCall:
-    """Make one call: a greeting, some prompts, an answer to each."""
+    """Make one call: a greeting, some prompts, and an answer to each."""
     async with calling(port.address) as call:
         for number in range(PROMPTS):
             await call.prompt(PROMPT_FRAMES)
@@ -56,7 +56,7 @@ async def converse(port: NatPort) -> VoiceCall:
 
 
 async def test_headless_calls_lose_no_frame(tmp_path: Path) -> None:
-    """Several calls at once, each address changed several times: all frames there both ways, on one agent each."""
+    """Several calls whose addresses change several times get all frames in both directions, each from one agent."""
     async with asyncio.timeout(LIMIT_S), voice_demo(tmp_path) as demo:
         async with rebinding(demo.port, PERIOD_S):
             calls = await asyncio.gather(*(converse(demo.port) for _ in range(CALLS)))
@@ -64,13 +64,13 @@ async def test_headless_calls_lose_no_frame(tmp_path: Path) -> None:
         assert {call.sent for call in calls} == {PROMPTS * PROMPT_FRAMES}
         assert [(call.heard.missing, call.by_agent["missing"]) for call in calls] == [(0, 0)] * CALLS
         assert [call.by_agent["agent"] for call in calls] == [call.agent for call in calls]
-        assert min(call.heard.received for call in calls) > PROMPTS * PROMPT_FRAMES, "prompts came back, and a name"
+        assert min(call.heard.received for call in calls) > PROMPTS * PROMPT_FRAMES, "the answers lack the agent's name"
         assert demo.port.changes >= CALLS * 5
         assert (await status(demo))["outcomes"]["cid_config_1"] > CALLS * PROMPT_FRAMES
 
 
-async def test_nat_is_another_address_each_time(tmp_path: Path) -> None:
-    """Source addresses differ from one to the next, and no pair of address and port comes twice."""
+async def test_each_rebind_uses_another_address(tmp_path: Path) -> None:
+    """Consecutive source addresses differ, and no pair of address and port occurs twice."""
     async with asyncio.timeout(LIMIT_S), voice_demo(tmp_path) as demo, rebinding(demo.port, PERIOD_S):
         async with calling(demo.port.address) as call:
             await call.prompt(PROMPT_FRAMES)
@@ -82,7 +82,7 @@ async def test_nat_is_another_address_each_time(tmp_path: Path) -> None:
 
 
 async def test_round_trips_until_the_first_frame(tmp_path: Path) -> None:
-    """Counted on the wire: two on a new connection; one with 0-RTT, where the request is in the first packet."""
+    """On the wire, a new connection needs two round trips. With 0-RTT the request is in the first packet: one."""
     tickets: list[SessionTicket] = []
     async with asyncio.timeout(LIMIT_S), voice_demo(tmp_path, names=["agent-a"], delay_s=DELAY_S) as demo:
         assert (await first_call(demo, tickets.append)).round_trips == 2
@@ -90,7 +90,7 @@ async def test_round_trips_until_the_first_frame(tmp_path: Path) -> None:
 
 
 async def test_chromium_loses_no_frame(tmp_path: Path) -> None:
-    """A real browser speaks and listens while its address changes each second."""
+    """A real browser sends and receives audio while its address changes every second."""
     async with asyncio.timeout(LIMIT_S), voice_demo(tmp_path) as demo, browser(tmp_path / "profile") as window:
         await window.open(demo.page_url)
         await call_from(window)
@@ -109,8 +109,8 @@ async def test_chromium_loses_no_frame(tmp_path: Path) -> None:
         assert packets == {name: packets[agent] if name == agent else 0 for name in packets}
 
 
-async def test_chromium_takes_the_microphone(tmp_path: Path) -> None:
-    """What a microphone hears, here the browser's own beeps, reaches the agent and comes back."""
+async def test_chromium_uses_the_microphone(tmp_path: Path) -> None:
+    """Audio from the microphone, here the browser's own beeps, reaches the agent and is sent back."""
     async with (
         asyncio.timeout(LIMIT_S),
         voice_demo(tmp_path) as demo,
@@ -126,14 +126,14 @@ async def test_chromium_takes_the_microphone(tmp_path: Path) -> None:
 
 
 async def call_from(window: Browser) -> None:
-    """Call from the page."""
+    """Start a call from the page."""
     await window.emulate(DESKTOP)
     await window.click("#call")
     await window.until_shown("#state", lambda shown: shown == "connected")
 
 
 async def hang_up_after_all_frames(window: Browser) -> None:
-    """Wait until each side has all that the other one has sent; hang up."""
+    """Wait until each side has all frames of the other one, then hang up."""
     while not await window.evaluate(ALL_THERE):
         assert await window.evaluate("call.lost") is None
         await asyncio.sleep(0.05)
@@ -143,7 +143,7 @@ async def hang_up_after_all_frames(window: Browser) -> None:
 
 
 async def test_one_command_starts_and_ends_it(tmp_path: Path) -> None:
-    """It says where the page is, serves it, and ends with 0 on Ctrl-C, its processes with it."""
+    """The command prints the page's address, serves it, and ends with 0 and without processes on Ctrl-C."""
     path, config = tmp_path / "voice.yaml", voice_config(NAMES)
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config))
@@ -155,8 +155,8 @@ async def test_one_command_starts_and_ends_it(tmp_path: Path) -> None:
         async with aiohttp.ClientSession() as session, session.get(page) as answer:
             assert "Voice agent" in await answer.text()
         process.send_signal(signal.SIGINT)
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
         assert process.returncode == 0
-        assert b"Ctrl-C ends it." in said
+        assert b"Ctrl-C ends it." in output
         for address in (config["listen"][0], *(backend["address"] for backend in config["backends"])):
             await until_free("127.0.0.1", int(address.rpartition(":")[2]))

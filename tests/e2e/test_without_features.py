@@ -1,4 +1,4 @@
-"""The daemon in a sandbox that lacks every optional feature: it forwards, and says what it does not know."""
+"""The daemon in a sandbox without any optional feature: it forwards, and reports unknown values as unknown."""
 
 import asyncio
 import platform
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(
         sys.platform != "linux" or platform.machine() not in SYSCALLS,
-        reason="the filter knows Linux only",
+        reason="the filter supports only Linux on x86-64 and ARM64",
     ),
 ]
 
@@ -30,7 +30,7 @@ LIMIT_S = 360.0
 @pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
 @pytest.mark.parametrize(("listen", "host"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1")])
 async def test_it_forwards_without_optional_features(tmp_path: Path, plane: str, listen: str, host: str) -> None:
-    """There and back on a wildcard and on one address, with two workers; buffers are what the system grants."""
+    """Packets pass in both directions on a wildcard and on a specific address, with two workers."""
     port = free_port(host)
     sections = {"forwarding": {"plane": plane, "workers": "2"}, "health": {"probe": "quic", "interval": "100ms"}}
     prefix = (sys.executable, "-m", "lab.without_features")
@@ -38,7 +38,7 @@ async def test_it_forwards_without_optional_features(tmp_path: Path, plane: str,
         config = configuration([(listen, port)], [PARAMS], servers, **sections)
         async with running(tmp_path / "daemon", config, prefix=prefix) as daemon:
             (row,) = (await daemon.status())["listeners"]
-            assert row["kernel_dropped_packets"] is None, "SO_MEMINFO is refused"
+            assert row["kernel_dropped_packets"] is None, "drops are counted although SO_MEMINFO is refused"
             with open_socket((host, 0)) as client:
                 client.sendto(short(b"unknown!"), (host, port))
                 answer, _, source = await received(client)

@@ -1,4 +1,4 @@
-"""Files without a name, with and without the help of the kernel."""
+"""Anonymous files, with and without the kernel's memfd_create()."""
 
 import errno
 import os
@@ -9,13 +9,13 @@ from qlb.handover.memory import open_anonymous
 
 
 def refuse(name: str, flags: int) -> int:
-    """Fail as a sandbox does."""
+    """Fail as memfd_create() fails in a sandbox."""
     raise OSError(errno.ENOSYS, f"memfd_create({name}, {flags}) is not implemented")
 
 
 @pytest.mark.parametrize("memfd", ["as it is", "refused", "unknown"])
 def test_it_can_be_written_and_read(memfd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty at first, not inherited by chance, and gone with its last descriptor."""
+    """The file is empty at first, is not inherited, and disappears with its last descriptor."""
     if memfd == "refused":
         monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
     elif memfd == "unknown":

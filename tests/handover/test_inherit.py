@@ -1,4 +1,4 @@
-"""Sockets that came with the process: recognised by what they are, closed where nobody wants them."""
+"""Inherited sockets: recognised by their properties, and closed if no part of the daemon needs them."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ ANY = Endpoint("127.0.0.1", 0)
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Close what a test opens."""
+    """Close the resources of a test at its end."""
     with ExitStack() as stack:
         yield stack
 
@@ -41,7 +41,7 @@ def _tcp(*, listens: bool = True) -> socket.socket:
 
 
 def test_a_service_socket_is_found_by_its_address(stack: ExitStack) -> None:
-    """Not by its name, and each only once; port 0 is any port, but not any host."""
+    """A service socket is found by its address, not its name, and only once. Port 0 matches any port on the host."""
     one, two = (stack.enter_context(open_listener(ANY)) for _ in range(2))
     inherited = Inherited([_passed(one, "web"), _passed(two)])
     assert inherited.take_udp(Endpoint("127.0.0.1", 1)) is None
@@ -55,7 +55,7 @@ def test_a_service_socket_is_found_by_its_address(stack: ExitStack) -> None:
 
 
 def test_workers_get_the_sockets_that_they_had(stack: ExitStack) -> None:
-    """By the number in the name, whatever the order; what came twice is taken once."""
+    """Each worker gets the socket with its number in the name, in whatever order they came. Duplicates are closed."""
     first = stack.enter_context(open_listener(ANY))
     where = bound_endpoint(first)
     rows = [first, *(stack.enter_context(open_listener(where)) for _ in range(11))]
@@ -68,15 +68,15 @@ def test_workers_get_the_sockets_that_they_had(stack: ExitStack) -> None:
 
 
 def test_names() -> None:
-    """They tell what a socket is, where, and whose; none holds a colon, which the manager would not take."""
+    """A name contains the socket's kind, address and worker. It has no colon, which systemd would reject."""
     with open_listener(Endpoint("::1", 0)) as sock, socket.socket(socket.AF_UNIX) as control, _tcp() as tcp:
         assert listener_name(sock, 3) == f"qlb.udp.--1.{sock.getsockname()[1]}.3"
         assert listener_name(tcp) == f"qlb.tcp.127.0.0.1.{tcp.getsockname()[1]}"
         assert listener_name(control) == "qlb.control"
 
 
-def test_what_a_unit_holds_keeps_its_name(stack: ExitStack) -> None:
-    """It needs no store, and the next process is to recognise it, too."""
+def test_a_socket_of_a_unit_keeps_its_name(stack: ExitStack) -> None:
+    """A socket of a systemd unit keeps its name and is not stored, so that the new process recognises it too."""
     theirs, ours = (stack.enter_context(open_listener(ANY)) for _ in range(2))
     inherited = Inherited([_passed(theirs, "qlb.socket"), _passed(ours, listener_name(ours, 1))])
     assert (inherited.is_borrowed(theirs), inherited.is_borrowed(ours)) == (True, False)
@@ -86,17 +86,17 @@ def test_what_a_unit_holds_keeps_its_name(stack: ExitStack) -> None:
 
 
 def test_listening_tcp_sockets(stack: ExitStack) -> None:
-    """One that does not listen is none."""
-    deaf, listening = stack.enter_context(_tcp(listens=False)), stack.enter_context(_tcp())
-    inherited = Inherited([_passed(deaf), _passed(listening)])
-    assert inherited.take_tcp(bound_endpoint(deaf)) is None
+    """A TCP socket that does not listen is not used."""
+    silent, listening = stack.enter_context(_tcp(listens=False)), stack.enter_context(_tcp())
+    inherited = Inherited([_passed(silent), _passed(listening)])
+    assert inherited.take_tcp(bound_endpoint(silent)) is None
     assert inherited.take_udp(bound_endpoint(listening)) is None
     assert _is_same(stack.enter_context(inherited.take_tcp(ANY) or socket.socket()), listening)
     assert inherited.close_rest() == 1
 
 
 def test_control_sockets(stack: ExitStack, tmp_path: Path) -> None:
-    """By their file, which must be there still."""
+    """A control socket is found by its file, which must still exist."""
     path, other = tmp_path / "qlb.sock", tmp_path / "other.sock"
     for one in (path, other):
         sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -109,8 +109,8 @@ def test_control_sockets(stack: ExitStack, tmp_path: Path) -> None:
     inherited.close_rest()
 
 
-def test_ipv6_that_takes_ipv4_too_is_not_taken(stack: ExitStack) -> None:
-    """The daemon would see the addresses of IPv4 clients in another form."""
+def test_a_dual_stack_socket_is_not_used(stack: ExitStack) -> None:
+    """A dual-stack IPv6 socket is not used, because IPv4 clients would have IPv4-mapped addresses."""
     sock = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", 0))
@@ -120,7 +120,7 @@ def test_ipv6_that_takes_ipv4_too_is_not_taken(stack: ExitStack) -> None:
 
 
 def test_the_rest_is_closed(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
-    """A socket that nobody reads swallows packets; the log names it. A pipe is closed, too."""
+    """Unused descriptors are closed and logged, because an unread socket swallows packets. Pipes are closed too."""
     sock = stack.enter_context(open_listener(ANY))
     passed = _passed(sock, "web")
     pipe = os.pipe()
@@ -130,12 +130,12 @@ def test_the_rest_is_closed(stack: ExitStack, caplog: pytest.LogCaptureFixture) 
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(closed)
     os.close(pipe[1])
-    told = [record.__dict__.get("socket") or record.__dict__["descriptor"] for record in caplog.records]
-    assert told == ["pipe", "nothing", f"web at {sock.getsockname()!r}"]
+    logged = [record.__dict__.get("socket") or record.__dict__["descriptor"] for record in caplog.records]
+    assert logged == ["pipe", "nothing", f"web at {sock.getsockname()!r}"]
 
 
 def test_the_memory_is_found(tmp_path: Path) -> None:
-    """By its name; it is no socket."""
+    """The memory file is found by its name. It is not a socket."""
     with (tmp_path / "state").open("w") as file:
         inherited = Inherited([Named(STATE, os.dup(file.fileno()))])
         assert inherited.state is not None
@@ -143,8 +143,8 @@ def test_the_memory_is_found(tmp_path: Path) -> None:
         os.close(inherited.state)
 
 
-def test_what_the_manager_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Descriptors from 3 on, with names as far as there are any; no child finds the variables or the descriptors."""
+def test_descriptors_from_the_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors from 3 on get the listed names, then "unknown". Children get neither them nor the variables."""
     inheritable = {}
     monkeypatch.setattr(os, "set_inheritable", inheritable.__setitem__)
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b", "PATH": "/bin"}
@@ -162,14 +162,14 @@ def test_what_the_manager_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"},
     ],
 )
-def test_nothing_was_passed(environ: dict[str, str]) -> None:
-    """Nothing at all, or to another process, or no number."""
+def test_no_descriptors_were_passed(environ: dict[str, str]) -> None:
+    """Without descriptors for this process, or with an invalid number, the list is empty."""
     assert from_manager(environ) == []
     assert environ == {}
 
 
-def test_where_sockets_have_no_number(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are taken all the same."""
+def test_sockets_without_cookies(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a system without socket cookies, inherited sockets are still used."""
     monkeypatch.setattr(inherit, "_SO_COOKIE", 0xFFFF)
     sock = stack.enter_context(open_listener(ANY))
     inherited = Inherited([_passed(sock)])
@@ -177,7 +177,7 @@ def test_where_sockets_have_no_number(stack: ExitStack, monkeypatch: pytest.Monk
 
 
 class _OnLink:
-    """A socket that is bound to an address of one link, which not every machine has two of."""
+    """A fake socket that is bound to a link-local address. Not every machine has two such links."""
 
     family = socket.AF_INET6
 
@@ -188,8 +188,8 @@ class _OnLink:
         return "fe80::1", 4433, 0, self._scope_id
 
 
-def test_the_same_address_on_another_link_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two listeners on fe80::1 of two interfaces are not mixed up, whether these are named or numbered."""
+def test_the_same_address_on_another_link_is_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two listeners on fe80::1 of two interfaces are distinguished, by interface name and by number."""
     indexes = {"a": 3, "b": 4}
 
     def index_of(name: str) -> int:
@@ -203,8 +203,8 @@ def test_the_same_address_on_another_link_is_another(monkeypatch: pytest.MonkeyP
     assert found == [True, True, False, False, False]
 
 
-def test_the_kernels_numbers_of_what_was_passed(stack: ExitStack) -> None:
-    """By them own sockets are told from other processes'; what was taken is not among them any more."""
+def test_the_inodes_of_inherited_sockets(stack: ExitStack) -> None:
+    """`inodes` identifies the inherited sockets as the daemon's own. It omits a socket once that is in use."""
     first, second = stack.enter_context(open_listener(ANY)), stack.enter_context(open_listener(ANY))
     inherited = Inherited([_passed(first), _passed(second)])
     assert inherited.inodes == {os.fstat(sock.fileno()).st_ino for sock in (first, second)}
@@ -216,7 +216,7 @@ def test_the_kernels_numbers_of_what_was_passed(stack: ExitStack) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these timestamps")
 @pytest.mark.parametrize("option", [29, 35, 37])
 def test_timestamps_of_a_unit_are_turned_off(stack: ExitStack, option: int) -> None:
-    """SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING: a plane has no room for such control messages."""
+    """SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING are turned off: planes have no room for control messages."""
     sock = stack.enter_context(open_listener(ANY))
     sock.setsockopt(socket.SOL_SOCKET, option, 1 << 4 if option == 37 else 1)
     assert sock.getsockopt(socket.SOL_SOCKET, option)

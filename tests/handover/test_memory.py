@@ -1,4 +1,4 @@
-"""What outlives a process of the daemon: written, read by the next one, harmless where it is not what it should be."""
+"""The memory that outlives a process of the daemon: written, read by the new process, harmless if it is invalid."""
 
 import os
 
@@ -9,8 +9,8 @@ from qlb.handover.memory import Memory, Remembered
 SOME = Remembered({"a": "draining", "b": "active"}, {"a": True, "c": False}, former={"2": "0123abcd"})
 
 
-def test_the_next_process_reads_it() -> None:
-    """What was written last, though it is shorter; through another descriptor, after the first is closed."""
+def test_the_new_process_reads_it() -> None:
+    """The new process reads the last state through another descriptor, even if it is shorter than the one before."""
     first = Memory()
     first.write(Remembered({"a much longer name": "draining"}, {"another": True}))
     first.write(SOME)
@@ -20,8 +20,8 @@ def test_the_next_process_reads_it() -> None:
     second.close()
 
 
-def test_an_empty_one() -> None:
-    """Nothing is remembered, and nothing is wrong."""
+def test_an_empty_memory() -> None:
+    """An empty memory contains no state. After close(), write() does nothing."""
     memory = Memory()
     assert memory.read() == Remembered()
     memory.close()
@@ -43,8 +43,8 @@ def test_an_empty_one() -> None:
         (b'{"healthy": {"a": true}, "more": 1}\n{"rest of": "something longer"}', Remembered({}, {"a": True})),
     ],
 )
-def test_what_it_cannot_understand_is_left_out(octets: bytes, found: Remembered) -> None:
-    """Whatever stands there: nothing raises."""
+def test_invalid_content_is_ignored(octets: bytes, found: Remembered) -> None:
+    """Invalid content is ignored entry by entry, and nothing raises."""
     memory = Memory()
     os.pwrite(memory.descriptor, octets, 0)
     assert memory.read() == found

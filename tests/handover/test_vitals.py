@@ -1,4 +1,4 @@
-"""What /proc tells of a process."""
+"""The state of a process, as /proc shows it."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that waits for its stdin to end."""
+    """Start a process that waits for the end of its standard input."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         yield process
         assert process.stdin is not None
@@ -24,7 +24,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_this_process_runs() -> None:
-    """Who reads it is on a processor, and has used time."""
+    """The process that reads its own state is runnable and has used processor time."""
     vitals = read_vitals(os.getpid())
     assert vitals is not None
     assert (vitals.runnable, vitals.main_runnable, vitals.state) == (True, True, "R")
@@ -32,22 +32,22 @@ def test_this_process_runs() -> None:
 
 
 def test_a_stopped_process_cannot_run(sleeper: subprocess.Popen[bytes]) -> None:
-    """Its state is T."""
+    """A stopped process is not runnable and has state T."""
     with standing_still(sleeper.pid):
         vitals = read_vitals(sleeper.pid)
     assert vitals is not None
     assert (vitals.runnable, vitals.main_runnable, vitals.state) == (False, False, "T")
 
 
-def test_one_that_has_ended() -> None:
-    """There is nothing to read."""
+def test_a_process_that_has_ended() -> None:
+    """A process that has ended has no vital signs."""
     with subprocess.Popen(["true"]) as process:
         pass
     assert read_vitals(process.pid) is None
 
 
 def test_children(sleeper: subprocess.Popen[bytes]) -> None:
-    """Those of this process, where the kernel lists them; none of a process that is not there."""
+    """Children of this process are listed if the kernel lists them. A missing process has no children."""
     if Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
         assert sleeper.pid in read_children(os.getpid())
     assert read_children(sleeper.pid) == ()
@@ -55,7 +55,7 @@ def test_children(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_thread_that_waits_for_a_processor_counts(tmp_path: Path) -> None:
-    """The first thread sleeps, another one is runnable; a name with brackets and blanks misleads nobody."""
+    """A process is runnable if any thread is, even if its first thread sleeps. Brackets in its name are no problem."""
     fields = "S 1 1 1 0 -1 4194304 1 2 3 4 150 50 0 0 20 0 2 0 1"
     _write(tmp_path / "5" / "stat", f"5 (a) R (b) {fields}")
     _write(tmp_path / "5" / "task" / "5" / "stat", f"5 (a) R (b) {fields}")
@@ -67,7 +67,7 @@ def test_a_thread_that_waits_for_a_processor_counts(tmp_path: Path) -> None:
 
 
 def test_no_proc(tmp_path: Path) -> None:
-    """Other systems, and a file that is none of these."""
+    """Without /proc, or with an invalid file there, no vital signs are returned."""
     assert read_vitals(5, tmp_path) is None
     _write(tmp_path / "5" / "stat", "nonsense")
     assert read_vitals(5, tmp_path) is None
@@ -77,14 +77,14 @@ def test_no_proc(tmp_path: Path) -> None:
     ("runnable", "used_s", "goes_on"), [(True, 0.1, True), (False, 0.0, False), (True, 2.5, False)]
 )
 def test_starvation(runnable: bool, used_s: float, goes_on: bool) -> None:
-    """Late for want of a processor: it could run, and has not had what would be enough."""
+    """A process is starved if it is runnable and has not had enough processor time."""
     seen = [Vitals(True, True, 1.0, "R"), Vitals(runnable, runnable, 1.0 + used_s, "R")]
     starvation = Starvation(1 << 30, lambda _: seen.pop(0))
     assert starvation.goes_on() is goes_on
 
 
-def test_who_has_ended_does_not_starve() -> None:
-    """There is nobody to wait for."""
+def test_a_process_that_has_ended_is_not_starved() -> None:
+    """A process that has ended is not starved, so nothing waits for it."""
     assert not Starvation(1 << 30, lambda _: None).goes_on()
 
 

@@ -1,4 +1,4 @@
-"""The judgements of a rotation: its phase, which config ID is free, and what speaks against a step."""
+"""The rules of a rotation: its phase, a free config ID, and the objections to a step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,14 +45,14 @@ REST = dict.fromkeys((3, 4, 5, 6, 0), STRAY)
     ],
 )
 def test_phases(configs: list[Seen], phase: str, old: int | None, new: int | None) -> None:
-    """What is staged comes first; of several that retire, the one that was heard last."""
+    """A staged CID config determines the phase first. Of several retiring ones, the last one that was seen counts."""
     found = read_rotation(configs, QUIET_S)
     assert (found.phase, found.from_config_id, found.to_config_id) == (phase, old, new)
     assert bool(found.next_step) is (phase != "idle")
 
 
 def config(*states: str, backends: str = "") -> Config:
-    """Return a configuration with configs 1, 2, … in these states, and all backends under all of them."""
+    """Return a configuration with CID configs 1, 2, … in these states. Backends have server IDs under all of them."""
     ids = ", ".join(f'{number}: "0a0a0a0{number}"' for number in range(1, len(states) + 1))
     text = f"""
 listen: ["127.0.0.1:4433"]
@@ -68,7 +68,7 @@ def _written(config_id: int, state: str) -> str:
 
 
 def balancer(name: str, *configs: Seen, unconfigured: dict[int, Carried] | None = None) -> Balancer:
-    """Return what a balancer says of itself."""
+    """Return the report of a balancer about itself."""
     return Balancer(name, {seen.config_id: seen for seen in configs}, unconfigured or {})
 
 
@@ -91,16 +91,16 @@ def balancer(name: str, *configs: Seen, unconfigured: dict[int, Carried] | None 
         ),
     ],
 )
-def test_a_config_id_that_nobody_uses(balancers: Sequence[Balancer], chosen: int) -> None:
-    """Not in this file, on no balancer, and carried by no server's packets; 0 only where there is no other.
+def test_a_free_config_id(balancers: Sequence[Balancer], chosen: int) -> None:
+    """The chosen config ID is not in this file, not on a balancer, and not in packets of servers.
 
-    One without any stray packet is preferred.
+    ID 0 is chosen only if no other is free. An ID without any stray packet is preferred.
     """
     assert choose_config_id(config("active"), balancers)[0] == chosen
 
 
-def test_a_stranger_with_seven_packets_does_not_block() -> None:
-    """They are told of, and that is all."""
+def test_seven_stray_packets_do_not_block() -> None:
+    """A single stray packet for each config ID causes only a warning."""
     found, warnings = choose_config_id(config("active"), [balancer("x", unconfigured=dict.fromkeys(range(7), STRAY))])
     assert (found, len(warnings)) == (2, 1)
     assert "x: 1 packets carried config ID 2" in warnings[0]
@@ -108,7 +108,7 @@ def test_a_stranger_with_seven_packets_does_not_block() -> None:
 
 @pytest.mark.parametrize("carried", ["ISSUED", "HAD"])
 def test_no_config_id_is_safe(carried: str) -> None:
-    """What servers seem to issue everywhere needs --force, whose user is told the same as a warning."""
+    """If servers seem to use every config ID, choosing one needs force, and the reason becomes a warning."""
     evidence = {"ISSUED": ISSUED, "HAD": HAD}[carried]
     balancers = [balancer("x", unconfigured=dict.fromkeys(range(7), evidence))]
     with pytest.raises(QlbError, match=r"(?s)--force uses one.*config ID 2.*config ID 0"):
@@ -118,7 +118,7 @@ def test_no_config_id_is_safe(carried: str) -> None:
 
 
 def test_a_config_id_of_the_operators_choice() -> None:
-    """It must be free, and safe or forced; nothing else is considered."""
+    """A config ID that the operator chooses must be free, and safe or forced. No other ID is considered."""
     balancers = [balancer("x", Seen(5, "active", 0.0), unconfigured={4: ISSUED})]
     assert choose_config_id(config("active"), balancers, 6)[0] == 6
     for configured in (1, 5):
@@ -131,23 +131,23 @@ def test_a_config_id_of_the_operators_choice() -> None:
 
 
 def test_no_config_id_is_left() -> None:
-    """Then one has to go first, by force or not."""
+    """If all seven config IDs are configured, none is chosen, even with force."""
     balancers = [balancer("x", *(Seen(n, "active", 0.0) for n in range(7)))]
     with pytest.raises(QlbError, match="all seven"):
         choose_config_id(config("active"), balancers, force=True)
 
 
 @pytest.mark.parametrize(("packets", "refused"), [(0, False), (99, False), (100, True)])
-def test_few_packets_are_no_server(packets: int, refused: bool) -> None:
-    """Whether servers issue from a staged configuration already is told by many packets, not by one."""
-    told = config("active", "staged")
-    found = list(against_unstaging(told.cid_configs[1], [balancer("x", Seen(2, "staged", 0.0, packets=packets))]))
+def test_few_packets_do_not_prove_a_server(packets: int, refused: bool) -> None:
+    """Removing a staged CID config is refused only if many packets carry it. One packet does not prove a server."""
+    parsed = config("active", "staged")
+    found = list(against_unstaging(parsed.cid_configs[1], [balancer("x", Seen(2, "staged", 0.0, packets=packets))]))
     assert bool(found) is refused
-    assert list(against_unstaging(told.cid_configs[1], [balancer("x")])) == []
+    assert list(against_unstaging(parsed.cid_configs[1], [balancer("x")])) == []
 
 
-def test_who_takes_part() -> None:
-    """What is staged replaces the active configs of its own backends and of no others."""
+def test_the_configs_of_a_rotation() -> None:
+    """A staged CID config replaces the active ones of its own backends, and no others."""
     parts = read_parts(config("active", "staged"))
     assert parts.staged is not None
     assert (parts.staged.config_id, [one.config_id for one in parts.old]) == (2, [1])
@@ -169,21 +169,21 @@ def test_who_takes_part() -> None:
         ((), None, "no cid_configs are active"),
     ],
 )
-def test_who_takes_part_cannot_be_told(states: tuple[str, ...], old_id: int | None, text: str) -> None:
-    """Rather ask than guess."""
+def test_ambiguous_configs_of_a_rotation(states: tuple[str, ...], old_id: int | None, text: str) -> None:
+    """If the CID configs to rotate are ambiguous, the error asks for --config-id or explains the state."""
     backends = '{name: a, address: "127.0.0.1:5001"}' if not states else ""
     with pytest.raises(QlbError, match=text):
         read_parts(config(*states, backends=backends), old_id)
 
 
 def test_every_balancer_must_decode_before_servers_issue() -> None:
-    """The same key and lengths, on each of them; the text names the one that lags."""
-    told = config("active", "staged")
-    fingerprint = cid_params(told)[1].fingerprint
+    """Before servers issue from a CID config, every balancer must have it, with the same key. Others are named."""
+    parsed = config("active", "staged")
+    fingerprint = cid_params(parsed)[1].fingerprint
     good, other = Seen(2, "staged", 9.0, fingerprint), Seen(2, "staged", 9.0, "00000000")
-    assert list(against_issuing(told, told.cid_configs[1], [balancer("x", good), balancer("y", good)])) == []
+    assert list(against_issuing(parsed, parsed.cid_configs[1], [balancer("x", good), balancer("y", good)])) == []
     problems = list(
-        against_issuing(told, told.cid_configs[1], [balancer("x", good), balancer("y"), balancer("z", other)])
+        against_issuing(parsed, parsed.cid_configs[1], [balancer("x", good), balancer("y"), balancer("z", other)])
     )
     assert ["y does not decode config 2 yet" in problems[0], "z decodes config 2 with another key" in problems[1]] == [
         True,
@@ -200,16 +200,16 @@ def test_every_balancer_must_decode_before_servers_issue() -> None:
         (Seen(1, "retiring", 0.0), Seen(2, "active", 99.0), ["x: config 1 has been silent", "no balancer has seen"]),
     ],
 )
-def test_an_old_config_goes_when_nobody_carries_it(first: Seen, second: Seen, problems: list[str]) -> None:
-    """On no balancer, for a whole quiet period; and the new one has been seen somewhere."""
-    told = config("retiring", "active")
+def test_an_old_config_is_removed_when_no_packet_carries_it(first: Seen, second: Seen, problems: list[str]) -> None:
+    """A CID config is removed after a quiet period on every balancer, if the new one has been seen on one of them."""
+    parsed = config("retiring", "active")
     quiet = balancer("y", Seen(1, "retiring", 100.0), Seen(2, "active", 0.0))
-    found = list(against_removing(told, told.cid_configs[0], [balancer("x", first, second), quiet]))
+    found = list(against_removing(parsed, parsed.cid_configs[0], [balancer("x", first, second), quiet]))
     assert [text.startswith(problem) for text, problem in zip(found, problems, strict=True)] == [True] * len(problems)
 
 
 def test_a_status_is_read() -> None:
-    """What was never seen has been silent since the start; what is no status says so."""
+    """A CID config that was never seen has been silent since the start. Invalid statuses are refused."""
     row = {"config_id": 1, "state": "active", "fingerprint": "ab", "packets": 3, "last_seen_s": None}
     others = [
         {"config_id": 4, "packets": 9, "last_seen_s": 2.5, "sustained": False, "configured_before": True},
@@ -224,21 +224,23 @@ def test_a_status_is_read() -> None:
 
 
 def test_a_status_of_an_earlier_release() -> None:
-    """It does not say whether packets keep coming; then any packet objects, as in that release."""
+    """A status of an earlier release does not show if packets persist, so any packet counts, as in that release."""
     others = [{"config_id": 4, "packets": 1, "last_seen_s": 2.5}]
     found = read_balancer("x", {"uptime_s": 7, "cid_configs": [], "unconfigured_cids": others})
     assert found.unconfigured[4] == Carried(2.5, 1, sustained=True, configured_before=True)
 
 
-def test_a_worker_that_is_behind_holds_up_issuing() -> None:
-    """A balancer whose worker does not decode a staged configuration yet is no balancer that decodes it."""
+def test_a_worker_that_is_behind_delays_issuing() -> None:
+    """A balancer does not count as decoding a CID config while one of its workers is behind."""
     found = config("active", "staged")
     (fingerprint,) = (params.fingerprint for params in cid_params(found) if params.config_id == 2)
     staged = next(one for one in found.cid_configs if one.state == "staged")
     row = {"config_id": 2, "state": "staged", "last_seen_s": None, "fingerprint": fingerprint, "packets": 0}
     status = {"uptime_s": 1.0, "cid_configs": [row], "unconfigured_cids": []}
     workers = [{"index": 0, "up_to_date": True}, {"index": 1, "up_to_date": False}]
-    assert list(against_issuing(found, staged, [read_balancer("edge", status)])) == [], "an older release"
+    assert list(against_issuing(found, staged, [read_balancer("edge", status)])) == [], (
+        "a status without workers, of an older release, was refused"
+    )
     (reason,) = against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])
     assert reason == "edge: worker 1 has not taken the configuration yet"
     workers[1]["up_to_date"] = True

@@ -1,4 +1,4 @@
-"""Which workers count as hanging: judged by stamps, vital signs and the supervisor's own clock, all made up here."""
+"""Detection of hanging workers by stamps, vital signs and the supervisor's clock. All three are simulated here."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,8 +14,8 @@ INTERVAL_MS = int(heartbeat.INTERVAL_S * 1000)
 
 
 @dataclass
-class Patient:
-    """A worker's slot."""
+class FakeSlot:
+    """A fake slot with one worker."""
 
     heard_ms: int = 0
     is_starting: bool = False
@@ -23,152 +23,152 @@ class Patient:
     process: Any = field(default_factory=lambda: SimpleNamespace(pid=7, alive=True, started_ms=0))
 
 
-class Ward:
-    """One patient, a clock that a test moves, and the vital signs that it sets."""
+class WatchStage:
+    """One worker's slot, a clock that a test moves, and the vital signs that it sets."""
 
     def __init__(self) -> None:
-        """All is well: it stands at 0 ms, and sleeps."""
+        """Start at 0 ms with a worker that sleeps and is well."""
         self.now_ms = 0
         self.vitals: Vitals | None = Vitals(False, False, 0.0, "S")
-        self.patient = Patient()
+        self.slot = FakeSlot()
         self.watch = Watch(lambda: self.now_ms, lambda _: self.vitals)
 
     def until(self, now_ms: int, *, cpu_per_s: float = 0.0, stamps: bool = False) -> tuple[int, Verdict] | None:
-        """Look in time until a moment; return when the first verdict came, and what it was."""
+        """Examine the slot at every interval until a time. Return the first verdict and when it came."""
         while self.now_ms < now_ms:
             self.now_ms += INTERVAL_MS
             if stamps:
-                self.patient.heard_ms = self.now_ms
+                self.slot.heard_ms = self.now_ms
             if self.vitals is not None:
                 self.vitals = self.vitals._replace(cpu_s=self.vitals.cpu_s + cpu_per_s * heartbeat.INTERVAL_S)
-            for _, verdict in self.watch.examine([self.patient]):
+            for _, verdict in self.watch.examine([self.slot]):
                 return self.now_ms, verdict
         return None
 
 
 @pytest.fixture
-def ward() -> Ward:
-    """Return a new one."""
-    return Ward()
+def stage() -> WatchStage:
+    """Return a new stage."""
+    return WatchStage()
 
 
 @pytest.mark.parametrize("state", ["T", "t", "S", "D"])
-def test_one_that_cannot_run_hangs(ward: Ward, state: str) -> None:
-    """Stopped, traced, blocked: it has the time for two stamps, and there is time left to replace it within 3 s."""
-    assert ward.until(10_000, stamps=True) is None
-    ward.vitals = Vitals(False, False, 5.0, state)
-    found = ward.until(20_000)
+def test_a_worker_that_cannot_run_hangs(stage: WatchStage, state: str) -> None:
+    """A stopped, traced or blocked worker hangs after two missed stamps, early enough to replace it within 3 s."""
+    assert stage.until(10_000, stamps=True) is None
+    stage.vitals = Vitals(False, False, 5.0, state)
+    found = stage.until(20_000)
     assert found is not None
     assert found[0] - 10_000 == heartbeat.STALE_S * 1000
     assert found[1].hangs
     assert f"(state {state})" in found[1].reason
 
 
-def test_one_that_gets_no_processor_does_not_hang(ward: Ward) -> None:
-    """It is reported once, and left alone however long it lasts; after a stamp it may be reported again."""
-    ward.vitals = Vitals(True, True, 5.0, "R")
+def test_a_worker_that_gets_no_processor_does_not_hang(stage: WatchStage) -> None:
+    """A worker that gets no processor is reported once and not killed. After a stamp it can be reported again."""
+    stage.vitals = Vitals(True, True, 5.0, "R")
     for _ in range(2):
-        begun_ms = ward.now_ms
-        found = ward.until(begun_ms + 10_000, cpu_per_s=0.01)
+        begun_ms = stage.now_ms
+        found = stage.until(begun_ms + 10_000, cpu_per_s=0.01)
         assert found is not None
         assert not found[1].hangs
-        assert ward.until(begun_ms + 60_000, cpu_per_s=0.01) is None
-        assert ward.until(begun_ms + 61_000, stamps=True) is None
+        assert stage.until(begun_ms + 60_000, cpu_per_s=0.01) is None
+        assert stage.until(begun_ms + 61_000, stamps=True) is None
 
 
-def test_a_short_sleep_between_waits_for_a_processor_does_not_count(ward: Ward) -> None:
-    """Asleep at every third look only."""
-    assert ward.vitals is not None
-    while ward.now_ms < 60_000:
-        ward.vitals = ward.vitals._replace(runnable=ward.now_ms // INTERVAL_MS % 3 != 0)
-        found = ward.until(ward.now_ms + INTERVAL_MS)
+def test_a_short_sleep_between_waits_for_a_processor_does_not_count(stage: WatchStage) -> None:
+    """A worker that is asleep at every third look does not hang: between these it waits for a processor."""
+    assert stage.vitals is not None
+    while stage.now_ms < 60_000:
+        stage.vitals = stage.vitals._replace(runnable=stage.now_ms // INTERVAL_MS % 3 != 0)
+        found = stage.until(stage.now_ms + INTERVAL_MS)
         assert found is None or not found[1].hangs
 
 
 @pytest.mark.parametrize("share", [1.0, 0.34])
-def test_an_endless_loop_hangs(ward: Ward, share: float) -> None:
-    """It runs and does not stamp: found in time on a processor of its own, and later where it shares one."""
-    assert ward.until(1_000, stamps=True) is None
-    ward.vitals = Vitals(True, True, 5.0, "R")
-    found = ward.until(ward.now_ms + 2_000, cpu_per_s=share) or (0, None)
+def test_an_endless_loop_hangs(stage: WatchStage, share: float) -> None:
+    """A worker in an endless loop is found in time on its own processor, and later on a shared one."""
+    assert stage.until(1_000, stamps=True) is None
+    stage.vitals = Vitals(True, True, 5.0, "R")
+    found = stage.until(stage.now_ms + 2_000, cpu_per_s=share) or (0, None)
     if found[1] is None or not found[1].hangs:
-        found = ward.until(ward.now_ms + 4_000, cpu_per_s=share) or (0, None)
+        found = stage.until(stage.now_ms + 4_000, cpu_per_s=share) or (0, None)
     assert found[1] is not None
     assert found[1].hangs
     assert "without going round its loop" in found[1].reason
     assert share < 1 or found[0] - 1_000 < 3_000
 
 
-def test_large_orders_may_take_long(ward: Ward) -> None:
-    """While they are outstanding, processor time is no sign of an endless loop until there is very much of it."""
-    ward.vitals = Vitals(True, True, 5.0, "R")
-    ward.patient.owes_since_ms = 0
-    found = ward.until(8_000, cpu_per_s=1.0)
+def test_large_orders_may_take_long(stage: WatchStage) -> None:
+    """While orders are outstanding, a worker may use much more processor time before it counts as hanging."""
+    stage.vitals = Vitals(True, True, 5.0, "R")
+    stage.slot.owes_since_ms = 0
+    found = stage.until(8_000, cpu_per_s=1.0)
     assert found is not None
     assert not found[1].hangs
-    assert ward.until(8_000, cpu_per_s=1.0) is None
-    found = ward.until(20_000, cpu_per_s=1.0)
+    assert stage.until(8_000, cpu_per_s=1.0) is None
+    found = stage.until(20_000, cpu_per_s=1.0)
     assert found is not None
     assert found[1].hangs
 
 
-def test_a_supervisor_that_was_stopped_kills_nobody(ward: Ward) -> None:
-    """After a gap of its own each worker may stamp anew; one that still does not is found then."""
-    assert ward.until(1_000, stamps=True) is None
-    ward.now_ms += 3_600_000
-    assert ward.until(ward.now_ms + INTERVAL_MS) is None
-    assert ward.until(ward.now_ms + 1_500) is None
-    found = ward.until(ward.now_ms + 1_000)
+def test_a_supervisor_that_was_stopped_kills_no_worker(stage: WatchStage) -> None:
+    """After a long gap in the supervisor's own clock, each worker gets time for a new stamp before it is judged."""
+    assert stage.until(1_000, stamps=True) is None
+    stage.now_ms += 3_600_000
+    assert stage.until(stage.now_ms + INTERVAL_MS) is None
+    assert stage.until(stage.now_ms + 1_500) is None
+    found = stage.until(stage.now_ms + 1_000)
     assert found is not None
     assert found[1].hangs
 
 
-def test_a_supervisor_that_is_late_again_and_again_kills_nobody(ward: Ward) -> None:
-    """Starved itself, it cannot tell."""
+def test_a_supervisor_that_is_late_again_and_again_kills_no_worker(stage: WatchStage) -> None:
+    """A supervisor that is itself late again and again gives no verdict."""
     for _ in range(100):
-        ward.now_ms += 1_100
-        assert ward.watch.examine([ward.patient]) == []
+        stage.now_ms += 1_100
+        assert stage.watch.examine([stage.slot]) == []
 
 
-def test_one_that_still_imports_has_more_time(ward: Ward) -> None:
-    """A slow disk, not a hang; but not for ever."""
-    ward.patient.is_starting = True
-    assert ward.until(9_750) is None
-    found = ward.until(10_500)
+def test_a_worker_that_still_imports_has_more_time(stage: WatchStage) -> None:
+    """A worker that is still importing gets more time, but not unlimited time."""
+    stage.slot.is_starting = True
+    assert stage.until(9_750) is None
+    found = stage.until(10_500)
     assert found is not None
     assert found[1].hangs
 
 
-def test_one_that_stamps_and_takes_no_orders_hangs(ward: Ward) -> None:
-    """Its loop goes round on a thread of its own, while the first thread does nothing for its supervisor."""
-    assert ward.until(1_000, stamps=True) is None
-    ward.patient.owes_since_ms = 1_000
-    ward.vitals = Vitals(True, False, 5.0, "S")
-    found = ward.until(20_000, cpu_per_s=0.5, stamps=True)
+def test_a_worker_that_stamps_but_applies_no_orders_hangs(stage: WatchStage) -> None:
+    """A worker whose loop runs in a thread stamps, but its first thread sleeps and applies no orders: it hangs."""
+    assert stage.until(1_000, stamps=True) is None
+    stage.slot.owes_since_ms = 1_000
+    stage.vitals = Vitals(True, False, 5.0, "S")
+    found = stage.until(20_000, cpu_per_s=0.5, stamps=True)
     assert found is not None
     assert found[0] == 1_000 + heartbeat.DEAF_S * 1000
     assert found[1].hangs
-    ward.vitals = Vitals(True, True, 5.0, "R")
-    assert Ward().until(20_000, stamps=True) is None
+    stage.vitals = Vitals(True, True, 5.0, "R")
+    assert WatchStage().until(20_000, stamps=True) is None
 
 
-def test_one_that_works_on_its_orders_is_left_alone(ward: Ward) -> None:
-    """The first thread runs: it compiles."""
-    ward.patient.owes_since_ms = 0
-    ward.vitals = Vitals(True, True, 5.0, "R")
-    assert ward.until(60_000, cpu_per_s=1.0, stamps=True) is None
+def test_a_worker_that_works_on_its_orders_does_not_hang(stage: WatchStage) -> None:
+    """A worker whose first thread runs may take long to apply its orders: it compiles."""
+    stage.slot.owes_since_ms = 0
+    stage.vitals = Vitals(True, True, 5.0, "R")
+    assert stage.until(60_000, cpu_per_s=1.0, stamps=True) is None
 
 
-def test_where_the_system_tells_nothing(ward: Ward) -> None:
-    """Without /proc the age of the stamp decides alone."""
-    ward.vitals = None
-    found = ward.until(10_000)
+def test_without_proc(stage: WatchStage) -> None:
+    """Without /proc, the age of the stamp decides alone."""
+    stage.vitals = None
+    found = stage.until(10_000)
     assert found is not None
     assert (found[0], found[1].hangs) == (2_000, True)
 
 
 @pytest.mark.parametrize("process", [None, SimpleNamespace(pid=7, alive=False, started_ms=0)])
-def test_nobody_there_and_dead_are_not_looked_at(ward: Ward, process: object) -> None:
-    """The keeper of the slot replaces them already."""
-    ward.patient.process = process
-    assert ward.until(60_000) is None
+def test_empty_slots_and_dead_workers_are_not_examined(stage: WatchStage, process: object) -> None:
+    """An empty slot and a dead worker get no verdict: Workers replaces them already."""
+    stage.slot.process = process
+    assert stage.until(60_000) is None

@@ -1,4 +1,4 @@
-"""The engine without workers: which orders are in force."""
+"""The engine that forwards in the kernel, without workers: which orders are applied."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ forwarding: {plane: xdp, mode: ipip, interfaces: [lo]}
 
 
 def orders(revision: int) -> Orders:
-    """Return orders with no backend."""
+    """Return orders without backends."""
     return Orders(compile_snapshot(revision, [], (), fallback_key=bytes(16)), PlaneSettings())
 
 
-async def test_orders_that_the_kernel_refuses_are_not_applied() -> None:
-    """What relies on the removal of a backend must wait until the kernel has taken it."""
+async def test_orders_that_the_kernel_refuses_do_not_count_as_applied() -> None:
+    """Orders that the kernel refuses do not count as applied, because a backend in them may not be removed yet."""
     engine = KernelEngine(load_text(TEXT, Path("qlb.yaml")).config, lambda: orders(1))
     assert engine.applied == 0
 

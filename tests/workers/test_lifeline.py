@@ -1,4 +1,4 @@
-"""Workers and spares die with their supervisor, whatever state they are in."""
+"""Workers and spares die with their supervisor, whatever their state."""
 
 import os
 import select
@@ -34,8 +34,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("state", [signal.SIGCONT, signal.SIGSTOP])
-def test_they_die_with_their_supervisor(state: signal.Signals) -> None:
-    """Kill -9 of the supervisor ends the worker and the spare, also if they were stopped before."""
+def test_workers_and_spares_die_with_their_supervisor(state: signal.Signals) -> None:
+    """If the supervisor is killed (SIGKILL), the worker and the spare die too, even if they were stopped."""
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         pids = [int(pid) for pid in supervisor.stdout.readline().split()]
@@ -45,7 +45,7 @@ def test_they_die_with_their_supervisor(state: signal.Signals) -> None:
                 os.kill(pid, state)
             supervisor.kill()
             for descriptor in descriptors:
-                assert select.select([descriptor], [], [], 60)[0], "it lives on"
+                assert select.select([descriptor], [], [], 60)[0], "the process is still alive"
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -53,7 +53,7 @@ def test_they_die_with_their_supervisor(state: signal.Signals) -> None:
 
 
 def test_a_supervisor_that_is_gone_already() -> None:
-    """The worker learns it from its parent's number, and ends at once."""
+    """A worker whose supervisor is already gone sees it by its parent's process ID, and ends at once."""
     code = "import sys; from qlb.workers.worker import die_with_parent; sys.exit(die_with_parent(1 << 30))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     code = "import os, sys; from qlb.workers.worker import die_with_parent as d; sys.exit(d(os.getppid()))"
@@ -61,7 +61,7 @@ def test_a_supervisor_that_is_gone_already() -> None:
 
 
 def test_without_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel is not asked; the parent is looked at all the same."""
+    """Without ctypes, the kernel is not asked for a signal, but the parent's process ID is still checked."""
     monkeypatch.setitem(sys.modules, "ctypes", None)
     assert die_with_parent(os.getppid())
     assert not die_with_parent(1 << 30)

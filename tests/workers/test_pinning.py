@@ -1,4 +1,4 @@
-"""Workers on cores of their own: what runs where, and what happens where that cannot be."""
+"""Workers that are pinned to cores: which core each one gets, and what happens if pinning is impossible."""
 
 import os
 import signal
@@ -23,68 +23,68 @@ backends: [{name: a, address: "127.0.0.1:9"}]
 forwarding: {workers: 3, pin_workers: %s}
 """
 
-only_where_it_can = pytest.mark.skipif(
+needs_pinning = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a process to a core"
 )
 
 
-def _cores_of(place: Place) -> set[int]:
-    assert place.process is not None
-    return set(os.sched_getaffinity(place.process.pid))
+def _cores_of(slot: Place) -> set[int]:
+    assert slot.process is not None
+    return set(os.sched_getaffinity(slot.process.pid))
 
 
 @pytest.mark.parametrize(("pinned", "cpus"), [("true", [4, 6, 4]), ("false", [None, None, None])])
-def test_places_go_round_the_cores(
+def test_slots_go_round_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: str, cpus: list[int | None]
 ) -> None:
-    """Worker n on the n-th core that the daemon may use, whatever its number; none where nobody asked."""
+    """Worker n gets the n-th core that the daemon may use, whatever its number. Unpinned workers get none."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
     monkeypatch.setattr("qlb.workers.slots.usable_cores", lambda: (4, 6))
-    places = open_places(load(path).config, Inherited())
-    assert [place.cpu for place in places] == cpus
-    for place in places:
-        place.close()
+    slots = open_places(load(path).config, Inherited())
+    assert [slot.cpu for slot in slots] == cpus
+    for slot in slots:
+        slot.close()
 
 
-@only_where_it_can
+@needs_pinning
 async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
-    """Both run on their place's core alone; the spares and an unpinned worker wherever the daemon may."""
+    """A pinned worker and its replacement run on their slot's core only. Spares and unpinned workers may use all."""
     _, backends = network.pool()
     allowed = set(usable_cores())
     first = open_listener(Endpoint("127.0.0.1", 0))
-    places = [Place(0, [first], cpu=max(allowed)), Place(1, [open_listener(bound_endpoint(first))])]
-    workers = Workers(places, "asyncio", Desk(orders(backends)))
+    slots = [Place(0, [first], cpu=max(allowed)), Place(1, [open_listener(bound_endpoint(first))])]
+    workers = Workers(slots, "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
         for restarts in range(2):
-            assert [_cores_of(place) for place in places] == [{max(allowed)}, allowed]
+            assert [_cores_of(slot) for slot in slots] == [{max(allowed)}, allowed]
             assert set(os.sched_getaffinity(workers.spares[0].pid)) == allowed
-            assert places[0].process is not None
-            os.kill(places[0].process.pid, signal.SIGKILL)
-            await _until(lambda n=restarts: places[0].restarts == n + 1 and places[0].applied > 0)
+            assert slots[0].process is not None
+            os.kill(slots[0].process.pid, signal.SIGKILL)
+            await _until(lambda n=restarts: slots[0].restarts == n + 1 and slots[0].applied > 0)
             await _until(lambda: len(workers.spares) == 2)
     finally:
         await workers.stop()
 
 
-@only_where_it_can
-async def test_a_core_that_is_gone_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
-    """The worker forwards unpinned, and the log says so."""
+@needs_pinning
+async def test_a_missing_core_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+    """If its core does not exist, a worker forwards without pinning, and the log reports it."""
     sockets, backends = network.pool()
-    place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
-    workers = Workers([place], "asyncio", Desk(orders(backends)))
+    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
+    workers = Workers([slot], "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
-        network.socket().sendto(TO_B0, bound_endpoint(place.listeners[0]))
+        network.socket().sendto(TO_B0, bound_endpoint(slot.listeners[0]))
         assert (await receive(sockets[0]))[0] == TO_B0
     finally:
         await workers.stop()
     assert "could not be pinned to core 1000000" in caplog.text
 
 
-def test_where_nobody_can_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for where the system cannot: an error that names the key, before the first socket."""
+def test_a_system_that_cannot_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system cannot pin, preflight() raises an error that names the key, before the first socket is opened."""
     path = tmp_path / "qlb.yaml"
     monkeypatch.setattr(preflight, "_CAN_PIN", False)
     path.write_text(TEXT % "false")
@@ -94,8 +94,8 @@ def test_where_nobody_can_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         preflight.preflight(load(path).config)
 
 
-def test_cores_where_nobody_tells_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number is all there is to know, and one is the least."""
+def test_cores_without_sched_getaffinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sched_getaffinity, the cores are counted from 0. The least is one core."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert usable_cores() == (0, 1, 2)

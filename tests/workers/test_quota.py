@@ -1,4 +1,4 @@
-"""The processor quota of control groups, as a process finds it: folders that a test makes stand for the system's."""
+"""The CPU quota of control groups, as a process reads it. Folders that a test creates replace /proc and /sys."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from qlb.workers.slots import auto_workers, log_quota, read_quota
 
 
 def _v2(folder: Path, group: str, *, root: str = "/", name: str = "cg") -> Path:
-    """Make a process in a group of the unified hierarchy; return the folder where that is mounted."""
+    """Describe a process in a group of the unified hierarchy (version 2). Return the folder where it is mounted."""
     mounted = folder / name
     mounted.mkdir(exist_ok=True)
     (folder / "mountinfo").write_text(
@@ -22,7 +22,7 @@ def _v2(folder: Path, group: str, *, root: str = "/", name: str = "cg") -> Path:
 
 
 def _v1(folder: Path, group: str, *, root: str = "/") -> Path:
-    """The same, of the older kind: each controller has a hierarchy of its own."""
+    """Describe a process in a group of version 1 hierarchies. Return the folder of the CPU controller's hierarchy."""
     mounted = folder / "cpu,cpuacct"
     mounted.mkdir(exist_ok=True)
     lines = (
@@ -63,13 +63,13 @@ def _set_v1(group: Path, quota: int, period: int = 100_000) -> None:
     ],
 )
 def test_rounded_up_and_never_more_than_cores(tmp_path: Path, text: str, workers: int) -> None:
-    """A quota of one and a half cores feeds two workers; half a core one."""
+    """A quota is rounded up to whole workers (1.5 cores: 2 workers), and cores limit the number."""
     _set_v2(_v2(tmp_path, "/a") / "a", text)
     assert auto_workers(8, tmp_path) == workers
 
 
 def test_the_smallest_of_nested_groups_decides(tmp_path: Path) -> None:
-    """A slice around the unit, or the pod around the container."""
+    """The smallest quota of nested groups decides, for example of a systemd slice or of a pod."""
     mounted = _v2(tmp_path, "/pod/box/inner")
     _set_v2(mounted / "pod", "200000 100000")
     _set_v2(mounted / "pod" / "box", "300000 100000")
@@ -82,23 +82,27 @@ def test_the_smallest_of_nested_groups_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("group", "root", "at"),
     [
-        ("/", "/", ""),  # a container with a namespace of its own
-        ("/docker/abc", "/docker/abc", ""),  # one without: the host's path, and its own group mounted
+        ("/", "/", ""),  # a container with its own cgroup namespace
+        (
+            "/docker/abc",
+            "/docker/abc",
+            "",
+        ),  # a container without one: its path is the host's
         ("/docker/abc/inner", "/docker/abc", "inner"),
-        ("/docker/abc", "/elsewhere", ""),  # a path that does not show here
+        ("/docker/abc", "/elsewhere", ""),  # a path that does not exist in this mount
         ("/../other", "/", ""),
     ],
 )
-def test_where_containers_see_their_group(tmp_path: Path, group: str, root: str, at: str) -> None:
-    """In both kinds of hierarchies."""
+def test_the_groups_of_containers(tmp_path: Path, group: str, root: str, at: str) -> None:
+    """The group of a container is found in both versions of the hierarchy."""
     _set_v2(_v2(tmp_path, group, root=root) / at, "100000 100000")
     assert auto_workers(8, tmp_path) == 1
     _set_v1(_v1(tmp_path, group, root=root) / at, 200_000)
     assert auto_workers(8, tmp_path) == 2
 
 
-def test_the_older_kind(tmp_path: Path) -> None:
-    """-1 is no quota; the group around it has one."""
+def test_version_1(tmp_path: Path) -> None:
+    """In v1, a quota of -1 means no quota. A quota of the parent group still counts."""
     mounted = _v1(tmp_path, "/a/b")
     _set_v1(mounted / "a" / "b", -1)
     assert read_quota(tmp_path) is None
@@ -107,7 +111,7 @@ def test_the_older_kind(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_blank(tmp_path: Path) -> None:
-    """The table of mounts writes it in octal."""
+    """A mount path with a blank is parsed correctly: the mount table contains the blank in octal."""
     _set_v2(_v2(tmp_path, "/", name="c g"), "100000 100000")
     text = (tmp_path / "mountinfo").read_text()
     (tmp_path / "mountinfo").write_text(text.replace("c g", r"c\040g"))
@@ -115,14 +119,14 @@ def test_a_folder_with_a_blank(tmp_path: Path) -> None:
 
 
 def test_no_groups(tmp_path: Path) -> None:
-    """Another system, or one that shows none."""
+    """Without control groups, or if they cannot be read, one worker for each core is used."""
     assert auto_workers(8, tmp_path) == 8
     (tmp_path / "mountinfo").write_bytes(b"\xff")
     assert auto_workers(8, tmp_path) == 8
 
 
-def test_it_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the quota is the reason, and only there."""
+def test_the_quota_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The quota is logged only if it is the reason for the number of workers."""
     caplog.set_level(logging.INFO)
     _set_v2(_v2(tmp_path, "/"), "150000 100000")
     assert (auto_workers(2, tmp_path), auto_workers(1, tmp_path)) == (2, 1)
@@ -134,7 +138,7 @@ def test_it_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_configuration_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only auto does; a number is what it says."""
+    """Only `workers: auto` follows the quota. A number is used as it is."""
     monkeypatch.setattr(slots, "usable_cores", lambda: tuple(range(8)))
     monkeypatch.setattr(slots, "auto_workers", lambda cores: auto_workers(cores, tmp_path))
     _set_v2(_v2(tmp_path, "/"), "150000 100000")

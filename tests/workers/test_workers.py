@@ -1,4 +1,4 @@
-"""Worker processes: started, told, killed, replaced; what they counted stays true."""
+"""Worker processes: how they start, receive orders, die and are replaced, and how their counts stay correct."""
 
 import asyncio
 import os
@@ -23,20 +23,20 @@ from qlb.workers.process import WorkerProcess
 from qlb.workers.slots import Place
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
-IN_HAND = 64
-"""Datagrams that a worker may have received and not yet sent, the most of all planes: a batch."""
+BATCH = 64
+"""The most datagrams that a worker of any plane may have received and not yet sent: one batch."""
 
 every_plane = pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
 
 
 @dataclass
 class Desk:
-    """Holds the orders that workers ask for."""
+    """The source of the orders that workers request."""
 
     wanted: Orders
 
     def __call__(self) -> Orders:
-        """Return the current ones."""
+        """Return the current orders."""
         return self.wanted
 
 
@@ -65,14 +65,14 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def test_two_workers_forward(network: Network) -> None:
-    """Packets of many clients reach their backend, whichever worker's socket the system picks."""
+    """Packets of many clients reach their backend, whichever worker's socket the system selects."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends)), 2) as (workers, service):
         for _ in range(30):
             await _send(network.socket(), service)
             assert (await receive(sockets[0]))[0] == TO_B0
-        await _until(lambda: sum(place.counters.slots[OUTCOME + 1] for place in workers.places) == 30)
-        assert all(place.counters.slots[PACKETS_RECEIVED] for place in workers.places)
+        await _until(lambda: sum(slot.counters.slots[OUTCOME + 1] for slot in workers.places) == 30)
+        assert all(slot.counters.slots[PACKETS_RECEIVED] for slot in workers.places)
 
 
 async def test_new_orders_reach_every_worker(network: Network) -> None:
@@ -89,107 +89,108 @@ async def test_new_orders_reach_every_worker(network: Network) -> None:
 
 
 async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None:
-    """Kill -9: packets sent meanwhile wait in the socket and arrive; counts go on; the sums hold."""
+    """Packets that arrive while a killed worker is replaced are forwarded, and its counters continue."""
     sockets, backends = network.pool()
     client = network.socket()
     async with working(Desk(orders(backends))) as (workers, service):
-        (place,) = workers.places
+        (slot,) = workers.places
         for round_number in range(1, 4):
-            assert place.process is not None
-            pid = place.process.pid
+            assert slot.process is not None
+            pid = slot.process.pid
             os.kill(pid, signal.SIGKILL)
             await _send(client, service)
             assert (await receive(sockets[0]))[0] == TO_B0
-            await _until(lambda n=round_number: place.restarts == n)
-            assert place.process.pid != pid
-        slots = place.counters.slots
-        await _until(lambda: slots[PACKETS_RECEIVED] == 3)
-        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
+            await _until(lambda n=round_number: slot.restarts == n)
+            assert slot.process.pid != pid
+        counts = slot.counters.slots
+        await _until(lambda: counts[PACKETS_RECEIVED] == 3)
+        await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
 
 
 @every_plane
-async def test_what_waits_in_the_socket_outlives_its_worker(network: Network, plane: str) -> None:
-    """Datagrams that arrive between a worker's last breath and its successor's first: all are forwarded, in order."""
+async def test_packets_in_the_socket_outlive_its_worker(network: Network, plane: str) -> None:
+    """All datagrams that arrive while no worker reads the socket are forwarded in order by the replacement."""
     sockets, backends = network.pool()
     client = network.socket()
     stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(200)]
     async with working(Desk(orders(backends)), plane=plane) as (workers, service):
-        (place,) = workers.places
-        assert place.process is not None
-        with standing_still(place.process.pid):
+        (slot,) = workers.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):
             for datagram in stream:
                 client.sendto(datagram, service)
-            os.kill(place.process.pid, signal.SIGKILL)
+            os.kill(slot.process.pid, signal.SIGKILL)
         assert [(await receive(sockets[0]))[0] for _ in stream] == stream
-        slots = place.counters.slots
-        await _until(lambda: slots[OUTCOME + FOUR_PASS.config_id] == len(stream))
-        assert slots[PACKETS_RECEIVED] == len(stream)
-        assert place.drops[0].read() in (0, None)
+        counts = slot.counters.slots
+        await _until(lambda: counts[OUTCOME + FOUR_PASS.config_id] == len(stream))
+        assert counts[PACKETS_RECEIVED] == len(stream)
+        assert slot.drops[0].read() in (0, None)
 
 
 @every_plane
 async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> None:
-    """Three kills in the midst of it: lost is at most what each worker had in its hands; nothing comes twice."""
+    """Each of three kills during a stream loses at most the worker's current batch. No packet arrives twice."""
     sockets, backends = network.pool()
     client = network.socket()
     stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(1000)]
     arrived: list[bytes] = []
     asyncio.get_running_loop().add_reader(sockets[0], lambda: arrived.append(sockets[0].recv(65535)))
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (place,) = workers.places
-        slots = place.counters.slots
+        (slot,) = workers.places
+        counts = slot.counters.slots
         for kill in range(1, 4):
             before = len(arrived)
             for number, datagram in enumerate(stream):
-                while number - (len(arrived) - before) > 2 * IN_HAND:  # so that the backend's queue is never full
+                while number - (len(arrived) - before) > 2 * BATCH:  # so that the backend's queue is never full
                     await asyncio.sleep(0)
                 client.sendto(datagram, service)
                 if number == len(stream) // 2:
-                    assert place.process is not None
-                    os.kill(place.process.pid, signal.SIGKILL)
-            await _until(lambda: arrived[-1] == stream[-1])  # queues keep the order: all others came or are lost
-            await _until(lambda kill=kill: place.restarts == kill)
+                    assert slot.process is not None
+                    os.kill(slot.process.pid, signal.SIGKILL)
+            await _until(lambda: arrived[-1] == stream[-1])  # queues preserve the order: all others came or are lost
+            await _until(lambda kill=kill: slot.restarts == kill)
             came = len(arrived) - before
             assert len(set(arrived[before:])) == came
-            assert len(stream) - IN_HAND <= came
-        await _until(lambda: sum(slots[OUTCOME : OUTCOME + len(OUTCOMES)]) == slots[PACKETS_RECEIVED])
-        # The dead may have sent what they had not yet counted as sent, or received what they had not yet counted.
-        assert slots[PACKETS_RECEIVED] - slots[OUTCOME + DROP_WORKER_DIED] <= len(arrived)
-        assert 3 * (len(stream) - IN_HAND) <= slots[PACKETS_RECEIVED] <= 3 * len(stream)
+            assert len(stream) - BATCH <= came
+        await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == counts[PACKETS_RECEIVED])
+        # A killed worker may have sent packets that it had not counted as sent, or received packets that it had not
+        # counted.
+        assert counts[PACKETS_RECEIVED] - counts[OUTCOME + DROP_WORKER_DIED] <= len(arrived)
+        assert 3 * (len(stream) - BATCH) <= counts[PACKETS_RECEIVED] <= 3 * len(stream)
         asyncio.get_running_loop().remove_reader(sockets[0])
 
 
 async def test_killed_spare_is_no_obstacle(network: Network) -> None:
-    """A worker that dies after its spare was killed too is replaced all the same."""
+    """A worker is replaced even if its spare was killed before."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
-        assert place.process is not None
+        assert slot.process is not None
         os.kill(spare.pid, signal.SIGKILL)
         await spare.wait()
-        os.kill(place.process.pid, signal.SIGKILL)
+        os.kill(slot.process.pid, signal.SIGKILL)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
 
 
 async def test_workers_that_die_together_all_find_a_spare(network: Network) -> None:
-    """Each of two places has one; both are taken by processes that were waiting, and others wait afterwards."""
+    """Two workers that die together are replaced by the two spares, and two new spares are started."""
     _, backends = network.pool()
     async with working(Desk(orders(backends)), 2) as (workers, _):
         waiting = {spare.pid for spare in workers.spares}
         assert len(waiting) == 2
-        for place in workers.places:
-            assert place.process is not None
-            os.kill(place.process.pid, signal.SIGKILL)
-        await _until(lambda: all(place.restarts == 1 and place.forwards for place in workers.places))
-        assert {place.process.pid for place in workers.places if place.process} == waiting
+        for slot in workers.places:
+            assert slot.process is not None
+            os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: all(slot.restarts == 1 and slot.forwards for slot in workers.places))
+        assert {slot.process.pid for slot in workers.places if slot.process} == waiting
         await _until(lambda: len(workers.spares) == 2)
         assert waiting.isdisjoint(spare.pid for spare in workers.spares)
 
 
 async def test_spares_are_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many workers do not double their processes."""
+    """The number of spares is limited, so that many workers do not double the number of processes."""
     _, backends = network.pool()
     monkeypatch.setattr("qlb.workers.pool._MAX_SPARES", 1)
     async with working(Desk(orders(backends)), 2) as (workers, _):
@@ -199,12 +200,12 @@ async def test_spares_are_bounded(network: Network, monkeypatch: pytest.MonkeyPa
 async def test_orders_that_come_during_a_replacement_are_not_lost(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reload between a worker's death and its successor's first orders reaches the successor."""
+    """Orders that are applied between a worker's death and its replacement's first orders reach the replacement."""
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk) as (workers, service):
-        (place,) = workers.places
-        assert place.process is not None
+        (slot,) = workers.places
+        assert slot.process is not None
         assign = WorkerProcess.assign
         reloads: list[asyncio.Task[None]] = []
 
@@ -215,15 +216,15 @@ async def test_orders_that_come_during_a_replacement_are_not_lost(
             await assign(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(WorkerProcess, "assign", interrupted)
-        os.kill(place.process.pid, signal.SIGKILL)
-        await _until(lambda: place.applied == 2)
+        os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: slot.applied == 2)
         await asyncio.gather(*reloads)
         await _send(network.socket(), service)
         assert (await receive(sockets[0]))[0] == TO_B0
 
 
 async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
-    """Telling a worker that has just been killed neither raises nor keeps the others waiting."""
+    """Orders to a worker that has just been killed raise no error and do not delay the other workers."""
     _, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk, 2) as (workers, _):
@@ -233,14 +234,14 @@ async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
         await victim.wait()
         desk.wanted = orders(backends, generation=2)
         await workers.apply(desk.wanted)
-        assert [place.applied for place in workers.places] == [2, 2]
+        assert [slot.applied for slot in workers.places] == [2, 2]
         assert workers.applied == 2
         workers.places[1].applied = 1
-        assert workers.applied == 1, "the worker that lags counts"
+        assert workers.applied == 1, "the slowest worker does not decide"
 
 
 async def test_workers_end_with_their_supervisor(network: Network) -> None:
-    """A worker whose channel closes ends by itself, with code 0: no orphan holds the port."""
+    """A worker whose channel closes ends by itself with code 0, so no orphan blocks the port."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
         process = workers.places[0].process
@@ -249,12 +250,12 @@ async def test_workers_end_with_their_supervisor(network: Network) -> None:
 
 
 async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that cannot begin says why; stop() ends everything all the same."""
+    """A worker that cannot start logs the reason, and stop() still ends everything."""
     _, backends = network.pool()
-    place = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
-    workers = Workers([place], "no-such-plane", Desk(orders(backends)))
+    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
+    workers = Workers([slot], "no-such-plane", Desk(orders(backends)))
     starting = asyncio.create_task(workers.start())
-    await _until(lambda: place.restarts > 0)
+    await _until(lambda: slot.restarts > 0)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await workers.stop()
@@ -262,13 +263,13 @@ async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogC
 
 
 @every_plane
-async def test_held_workers_leave_packets_to_others(network: Network, plane: str) -> None:
-    """Two sets of workers share their sockets: only those that are not held read; nothing is lost at a change."""
+async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
+    """Of two sets of workers on shared sockets, only the one that is not paused reads. A change loses no packet."""
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk, 2, plane) as (first, service):
-        places = [Place(place.number, [place.listeners[0].dup()]) for place in first.places]
-        second = Workers(places, plane, desk)
+        slots = [Place(slot.number, [slot.listeners[0].dup()]) for slot in first.places]
+        second = Workers(slots, plane, desk)
         try:
             await second.start(held=True)
 
@@ -292,49 +293,49 @@ async def test_held_workers_leave_packets_to_others(network: Network, plane: str
             await second.stop()
 
 
-async def test_who_takes_a_held_workers_place_is_held(network: Network) -> None:
-    """Killed while held, it is replaced by one that leaves packets, too, until all are told to read."""
+async def test_the_replacement_of_a_paused_worker_is_paused(network: Network) -> None:
+    """The replacement of a paused worker is paused too, until all workers resume."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
         await workers.hold()
-        (place,) = workers.places
-        assert place.process is not None
-        killed = place.process.pid
+        (slot,) = workers.places
+        assert slot.process is not None
+        killed = slot.process.pid
         os.kill(killed, signal.SIGKILL)
-        await _until(lambda: place.process is not None and place.process.pid != killed and place.forwards)
+        await _until(lambda: slot.process is not None and slot.process.pid != killed and slot.forwards)
         await _send(network.socket(), service)
-        assert place.counters.slots[PACKETS_RECEIVED] == 0
+        assert slot.counters.slots[PACKETS_RECEIVED] == 0
         await workers.resume()
         await receive(sockets[0])
 
 
 @every_plane
 async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Stopped: it is killed, and what has waited in its socket is forwarded by its replacement."""
+    """A stopped worker is killed, and its replacement forwards the packets that waited in the socket."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (place,) = workers.places
-        assert place.process is not None
-        with standing_still(place.process.pid):  # not before every thread stands still: it must not receive the packet
+        (slot,) = workers.places
+        assert slot.process is not None
+        with standing_still(slot.process.pid):  # after every thread has stopped, so that none receives the packet
             await _send(network.socket(), service)
             assert (await asyncio.get_running_loop().sock_recv(sockets[0], 2000)) == TO_B0
-        await _until(lambda: place.restarts == 1 and place.is_fresh)
-        assert (place.hangs, workers.is_fresh) == (1, True)
+        await _until(lambda: slot.restarts == 1 and slot.is_fresh)
+        assert (slot.hangs, workers.is_fresh) == (1, True)
         await _until(lambda: len(workers.spares) == 1)
     assert "worker hangs and is killed: no thread of it can run (state T)" in caplog.text
 
 
-async def test_a_stopped_spare_is_passed_over(network: Network) -> None:
-    """It is killed, and another process takes the slot."""
+async def test_a_stopped_spare_is_not_used(network: Network) -> None:
+    """A stopped spare is killed, and another process gets the slot."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
-        assert place.process is not None
+        assert slot.process is not None
         with standing_still(spare.pid):
-            os.kill(place.process.pid, signal.SIGKILL)
-            await _until(lambda: place.restarts == 1 and place.applied > 0)
-            assert place.process.pid != spare.pid
+            os.kill(slot.process.pid, signal.SIGKILL)
+            await _until(lambda: slot.restarts == 1 and slot.applied > 0)
+            assert slot.process.pid != spare.pid
             assert not spare.alive
         await _until(lambda: len(workers.spares) == 1)
 
@@ -342,25 +343,25 @@ async def test_a_stopped_spare_is_passed_over(network: Network) -> None:
 async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looked well, and does nothing in its slot: found as in any worker."""
+    """A spare that hangs only after it got the slot is found and replaced like any worker."""
     _, backends = network.pool()
     monkeypatch.setattr(WorkerProcess, "is_stopped", False)
     async with working(Desk(orders(backends))) as (workers, _):
-        (place,) = workers.places
+        (slot,) = workers.places
         (spare,) = workers.spares
         await _until(lambda: spare.waits)
-        assert place.process is not None
+        assert slot.process is not None
         with standing_still(spare.pid):
-            os.kill(place.process.pid, signal.SIGKILL)
+            os.kill(slot.process.pid, signal.SIGKILL)
             async with asyncio.timeout(60):
-                while place.restarts < 2 or not place.applied:
+                while slot.restarts < 2 or not slot.applied:
                     await asyncio.sleep(0.01)
-        assert place.hangs == 1
+        assert slot.hangs == 1
         await _until(lambda: len(workers.spares) == 1)
 
 
-async def test_who_has_not_taken_orders_is_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """apply() does not wait for ever, and says which worker is behind, until that one has caught up."""
+async def test_a_worker_that_is_behind_is_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apply() stops waiting after a time limit and names the worker that is behind, until it has applied the orders."""
     _, backends = network.pool()
     monkeypatch.setattr("qlb.workers.heartbeat.INTERVAL_S", 3600)
     monkeypatch.setattr("qlb.workers.pool._APPLY_TIMEOUT_S", 0.1)
@@ -373,12 +374,12 @@ async def test_who_has_not_taken_orders_is_named(network: Network, monkeypatch: 
             desk.wanted = orders(backends, generation=2)
             (behind,) = await workers.apply(desk.wanted)
             assert behind.startswith(f"worker 1 (process {slow.pid}) has not taken the configuration yet")
-            assert [place.is_behind for place in workers.places] == [False, True]
+            assert [slot.is_behind for slot in workers.places] == [False, True]
         await _until(lambda: workers.behind == ())
 
 
 async def test_a_worker_without_a_stamp_is_not_fresh(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lives and has taken its orders, but has not gone round its loop for a while."""
+    """A worker that has applied its orders but has not stamped for a while forwards, but is not fresh."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
         assert workers.is_fresh
