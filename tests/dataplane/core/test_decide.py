@@ -142,13 +142,13 @@ def test_wrong_arguments(core: ModuleType) -> None:
     """They raise; nothing is read."""
     router = core.Router(compile_table(pool.snapshot()), 10, SECOND_NS)
     four_tuple = ("192.0.2.1", 1, "192.0.2.2", 2)
-    with pytest.raises(ValueError, match="no IP literal: localhost"):
+    with pytest.raises(ValueError, match="not an IP address: localhost"):
         router.decide([(b"", ("localhost", 1, "192.0.2.2", 2), 0)])
     with pytest.raises(TypeError):
         router.decide([("text", four_tuple, 0)])
     with pytest.raises(TypeError):
         router.decide(((b"", four_tuple, 0),))
-    with pytest.raises(ValueError, match="entries are the most"):
+    with pytest.raises(ValueError, match="must be at most"):
         core.Router(compile_table(pool.snapshot()), 1 << 25, SECOND_NS)
     with pytest.raises(TypeError, match="after __init__"):
         core.Router.__new__(core.Router).decide([])
@@ -161,6 +161,6 @@ def test_a_refused_table_changes_nothing(core: ModuleType) -> None:
     router = core.Router(table, 10, SECOND_NS)
     item = (pool.short(pool.cid(pool.FOUR_PASS, 1)), pool.FLOW, 0)
     assert router.decide([item]) == [(pool.FOUR_PASS.config_id, 1)]
-    with pytest.raises(ValueError, match="no table for this core"):
+    with pytest.raises(ValueError, match="not a valid table for this core"):
         router.apply(table[:-8], 10, SECOND_NS)
     assert router.decide([item]) == [(pool.FOUR_PASS.config_id, 1)]

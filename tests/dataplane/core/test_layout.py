@@ -27,7 +27,7 @@ CONSTANTS: Final = {
     "QLB_TABLE_CONFIGS": table.CONFIGS,
     "QLB_SERVER_PROBES": hash_table.PROBES,
     "QLB_MAX_SERVER_SLOTS": hash_table.MAX_SLOTS,
-    "QLB_NOBODY": table.NOBODY,
+    "QLB_NO_BACKEND": table.NOBODY,
     "QLB_PRESENT": table.PRESENT,
     "QLB_HEALTHY": table.HEALTHY,
     "QLB_ACCEPTS_NEW": table.ACCEPTS_NEW,
