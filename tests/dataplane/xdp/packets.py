@@ -1,4 +1,4 @@
-"""Packets made and taken apart by hand, octet by octet: Ethernet, VLAN, IPv4, IPv6, UDP, ICMP, with right checksums."""
+"""Build and parse packets octet by octet: Ethernet, VLAN, IPv4, IPv6, UDP, ICMP, with correct checksums."""
 
 import ipaddress
 import struct
@@ -49,7 +49,7 @@ def ip(
 
 
 def pseudo_header(source: str, destination: str, protocol: int, length: int) -> bytes:
-    """Return what UDP's and ICMPv6's checksums cover beside the message."""
+    """Return the pseudo-header that the checksums of UDP and ICMPv6 cover in addition to the message."""
     from_, to = (ipaddress.ip_address(host).packed for host in (source, destination))
     return from_ + to + struct.pack("!II", length, protocol)
 
@@ -74,7 +74,7 @@ def icmp(source: str, destination: str, kind: int, code: int, quote: bytes, *, r
 
 
 class Seen(NamedTuple):
-    """One IP header taken apart. payload: what follows it."""
+    """One parsed IP header. payload: the octets after it."""
 
     source: str
     destination: str
