@@ -101,12 +101,12 @@ class Echo:
     senders: list[tuple[str, int]] = field(default_factory=list)
 
     def __enter__(self) -> Echo:
-        """Start to answer."""
+        """Start answering."""
         asyncio.get_running_loop().add_reader(self.sock, self._read)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop to answer."""
+        """Stop answering."""
         asyncio.get_running_loop().remove_reader(self.sock)
 
     def _read(self) -> None:

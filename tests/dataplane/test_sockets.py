@@ -155,13 +155,13 @@ class Old(socket.socket):
     }
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
-        """Refuse what is not needed."""
+        """Reject the optional options."""
         if (level, option) not in self.NEEDED:
             raise OSError(errno.ENOPROTOOPT, "Protocol not available")
         super().setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, length: int = 0) -> Any:  # type: ignore[override]
-        """Refuse what is not needed."""
+        """Reject the optional options."""
         if (level, option) not in self.NEEDED:
             raise OSError(errno.ENOPROTOOPT, "Protocol not available")
         return super().getsockopt(level, option, length) if length else super().getsockopt(level, option)

@@ -26,7 +26,7 @@
 #endif
 
 #define QLB_ECN_MASK 3
-#define QLB_UNKNOWN_HOP_LIMIT 64 /* assumed where the system does not report one */
+#define QLB_UNKNOWN_HOP_LIMIT 64 /* assumed if the system does not report one */
 /* Room for a traffic class, a hop limit, packet info and a segment's length. */
 #define QLB_CONTROL_BYTES (3 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo)))
 

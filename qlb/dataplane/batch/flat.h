@@ -105,7 +105,7 @@ QLB_INLINE const char *qlb_head_problem(const struct qlb_head *head, uint64_t si
     if (head->version != QLB_TABLE_VERSION)
         return "a table of another version";
     if (head->size_bytes != size)
-        return "not as long as its head says";
+        return "its length differs from the one in its head";
     if (!head->server_slots || (head->server_slots & (head->server_slots - 1)) ||
         head->server_slots > QLB_MAX_SERVER_SLOTS || head->backend_slots > QLB_MAX_BACKENDS ||
         head->ring_slots > QLB_MAX_RING_SLOTS)
@@ -125,7 +125,7 @@ static inline const char *qlb_view_open(struct qlb_view *view, const void *memor
     const uint8_t *octets = memory;
     const struct qlb_head *head = memory;
     if ((uintptr_t)memory % 8)
-        return "not on a multiple of 8";
+        return "its memory is not aligned to 8";
     const char *problem = qlb_head_problem(head, size);
     if (problem)
         return problem;
@@ -139,7 +139,7 @@ static inline const char *qlb_view_open(struct qlb_view *view, const void *memor
     };
     for (uint32_t i = 0; i < QLB_TABLE_CONFIGS; i++)
         if (!qlb_config_is_legal(&wanted.configs[i], i))
-            return "a config breaks the rules";
+            return "a CID config is not valid";
     for (uint32_t i = 0; i < head->server_slots; i++)
         if (wanted.servers[i].index != QLB_NO_BACKEND && wanted.servers[i].index >= head->backend_slots)
             return "a server ID belongs to a backend that does not exist";

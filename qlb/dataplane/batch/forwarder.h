@@ -120,7 +120,7 @@ struct qlb_forwarder {
     uint32_t max_ports; /* local ports that this worker may use */
     uint32_t avoided_count;
     uint16_t avoided_ports[QLB_AVOIDED_PORTS]; /* local ports that sessions do not use */
-    int dscp;           /* of what is sent; -1: as received */
+    int dscp; /* of the packets that are sent; -1: as received */
     uint64_t ports_exhausted_until_ns;
     uint64_t next_sweep_ns;
     uint64_t now_ns; /* the start of this round, monotonic */

@@ -1,8 +1,8 @@
 /* The event loop of the batch plane: wait for sockets, receive and send a bounded amount at a time, and apply new
  * orders between two rounds.
  *
- * plane.c calls these functions. Only the thread in qlb_forwarder_run() touches packets and sessions; the others wait
- * for it under the mutex. Each packet is decided by one configuration, and each round writes a heartbeat.
+ * plane.c calls these functions. While qlb_forwarder_run() runs, only its thread handles packets and sessions; others
+ * wait for it under the mutex. Each packet is decided by one configuration, and each round writes a heartbeat.
  *
  * Hot: run `python -m benchmarks.forward --quick --axis base` before you change handle() or qlb_forwarder_run().
  */

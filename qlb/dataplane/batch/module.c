@@ -24,7 +24,7 @@ int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets)
     const char *problem = qlb_view_open(&table->view, memory, (uint64_t)octets->len);
     if (problem) {
         free(memory);
-        PyErr_Format(PyExc_ValueError, "%zd octets that are not a valid table for this core: %s", octets->len, problem);
+        PyErr_Format(PyExc_ValueError, "not a valid table for this core (%zd octets): %s", octets->len, problem);
         return -1;
     }
     table->memory = memory;

@@ -61,7 +61,7 @@ static int read_avoided(struct qlb_forwarder *forwarder, PyObject *ports)
 {
     const Py_ssize_t count = ports ? PyList_Size(ports) : 0;
     if (count > QLB_AVOIDED_PORTS) {
-        PyErr_Format(PyExc_ValueError, "avoided_ports: %d at most", QLB_AVOIDED_PORTS);
+        PyErr_Format(PyExc_ValueError, "avoided_ports: must be at most %d ports", QLB_AVOIDED_PORTS);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {

@@ -88,7 +88,7 @@ static PyObject *decide_one(Router *self, PyObject *item)
 static PyObject *router_decide(PyObject *self, PyObject *batch)
 {
     if (!((Router *)self)->decider.table.memory || !PyList_Check(batch)) {
-        PyErr_SetString(PyExc_TypeError, "decide() takes a list of (datagram, four_tuple, now_ns), after __init__()");
+        PyErr_SetString(PyExc_TypeError, "decide() needs a list of (datagram, four_tuple, now_ns), after __init__()");
         return NULL;
     }
     PyObject *decisions = PyList_New(0);

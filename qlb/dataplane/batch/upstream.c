@@ -214,7 +214,7 @@ static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoi
     return open_socket(forwarder, endpoint, hop_limit, port, shares);
 }
 
-/* Check whether a packet comes from the socket of one of this worker's sessions. If so, the backend is the balancer
+/* Check whether a packet comes from the socket of one of this worker's sessions. If so, a backend is the balancer
  * itself, and the packet would loop. */
 static int is_own(const struct qlb_forwarder *forwarder, const struct qlb_endpoint *client)
 {

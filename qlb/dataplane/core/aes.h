@@ -1,6 +1,6 @@
 /* AES-128 of one block by table lookups. This form runs everywhere, also in BPF.
  *
- * The XDP plane always uses it (xdp/maps.h). User space uses it where the CPU has no AES instructions (batch/flat.h).
+ * The XDP plane always uses it (xdp/maps.h). User space uses it if the CPU has no AES instructions (batch/flat.h).
  * The functions guarantee a bounded number of steps and change only the block.
  *
  * Python expands the keys when it compiles the table (key_schedule.py): 11 round keys in FIPS 197's order of octets.
@@ -55,7 +55,7 @@ QLB_INLINE uint32_t qlb_aes_entry(const uint32_t (*table)[4], uint32_t column, u
     return *(const uint32_t *)((const uint8_t *)table + times_16 + 4 * row);
 }
 
-/* Return one column of a round. The caller passes, for each row, the column that ShiftRows takes the octet from. */
+/* Return one column of a round. The caller passes, for each row, the column from which ShiftRows gets the octet. */
 QLB_INLINE uint32_t qlb_aes_column(const uint32_t (*table)[4], uint32_t row0, uint32_t row1, uint32_t row2,
                                    uint32_t row3)
 {

@@ -45,7 +45,8 @@ typedef unsigned long long uint64_t;
 #define QLB_HAS(at, size, end) ((uint64_t)((end) - (at)) >= (uint64_t)(size))
 #endif
 
-/* Return `at + size`, or a pointer for which QLB_HAS fails if that is beyond `end`. size: below 65,536.
+/* Return `at + size`. If that is beyond `end`, return a pointer for which QLB_HAS fails for every size above 0.
+ * size: below 65,536.
  * BPF: the result is a new pointer, because the verifier learns its bounds only from comparisons of this pointer. */
 QLB_INLINE const uint8_t *qlb_skip(const uint8_t *at, uint32_t size, const uint8_t *end)
 {

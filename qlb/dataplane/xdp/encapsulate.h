@@ -125,8 +125,8 @@ QLB_INLINE uint32_t qlb_write_outer(uint8_t *at, const uint8_t *end, const struc
 }
 
 /* Return the VLAN tag of a frame towards a next hop, as on the wire, or 0 for none. The tag of the exit has priority. A
- * frame that leaves by the interface that it arrived on otherwise keeps its tag. On any other interface, that tag would
- * have another meaning. */
+ * frame that leaves by the interface that it arrived on otherwise retains its tag. On any other interface, that tag
+ * would have another meaning. */
 QLB_INLINE uint32_t qlb_tag_of(const struct xdp_md *ctx, const struct qlb_frame *frame,
                                const struct qlb_backend *backend)
 {

@@ -55,7 +55,7 @@ def pseudo_header(source: str, destination: str, protocol: int, length: int) -> 
 
 
 def udp(source: tuple[str, int], destination: tuple[str, int], datagram: bytes, **more: int | bytes) -> bytes:
-    """Return a UDP datagram in its IP packet. more: as ip() takes it."""
+    """Return a UDP datagram in its IP packet. more: arguments of ip()."""
     head = struct.pack("!HHHH", source[1], destination[1], 8 + len(datagram), 0)
     sum_ = checksum(pseudo_header(source[0], destination[0], UDP, 8 + len(datagram)) + head + datagram) or 0xFFFF
     ttl, tos = int(more.pop("ttl", 64)), int(more.pop("tos", 0))
@@ -87,7 +87,7 @@ class Seen(NamedTuple):
 
 
 def read_ip(packet: bytes) -> Seen:
-    """Take an IP packet apart; its length and IPv4's checksum must be right."""
+    """Parse an IP packet. Check its length and IPv4's checksum."""
     if packet[0] >> 4 == 6:
         first, length, protocol, ttl = struct.unpack("!IHBB", packet[:8])
         assert len(packet) == 40 + length

@@ -91,7 +91,7 @@ def test_auto_uses_generic_mode_if_only_that_reaches_the_backends(scene: Scene) 
 
 
 def test_a_veth_that_starts_to_accept_packets(scene: Scene) -> None:
-    """watch() notices when the other end of a veth starts or stops to accept redirects."""
+    """watch() notices when the other end of a veth starts or stops accepting redirects."""
     ip(EXITS["veth without GRO"] + address("x0"))
     plane = scene.plane("ipip", pool([BEHIND]))
     for on, outcome, faults in ((1, XDP_REDIRECT, 0), (0, XDP_DROP, 1)):
