@@ -107,8 +107,8 @@ static void release_port(struct qlb_ports *ports, struct qlb_session *session)
     *link = session->port_next;
     if (!ports->first[session->port]) {
         const uint16_t last = ports->used[--ports->count];
-        ports->slot_of[last] = ports->slot_of[session->port];
-        ports->used[ports->slot_of[last]] = last;
+        ports->index_of[last] = ports->index_of[session->port];
+        ports->used[ports->index_of[last]] = last;
     }
 }
 
@@ -121,7 +121,7 @@ void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *ses
     if (!port)
         return;
     if (!ports->first[port]) {
-        ports->slot_of[port] = (uint16_t)ports->count;
+        ports->index_of[port] = (uint16_t)ports->count;
         ports->used[ports->count++] = port;
     }
     session->port = port;

@@ -90,7 +90,7 @@ _Static_assert(offsetof(struct qlb_session, backend) == 64 && offsetof(struct ql
 struct qlb_ports {
     struct qlb_session *first[QLB_PORTS]; /* the first session on each port, or a null pointer */
     uint16_t used[QLB_PORTS];             /* the ports that sessions use, without gaps */
-    uint16_t slot_of[QLB_PORTS];          /* the index of a used port in `used` */
+    uint16_t index_of[QLB_PORTS];         /* the index of a used port in `used` */
     uint32_t count;
     uint32_t cursor; /* the index in `used` at which the last search for a port to share ended */
 };
