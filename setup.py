@@ -1,8 +1,8 @@
-"""The one part of the build that pyproject.toml cannot say: the C core and the batch plane as an optional extension.
+"""Build the C core and the batch plane as an optional extension, which pyproject.toml cannot describe.
 
-Without a compiler, or on a system that it does not know, the package installs without it and forwards on the
-asyncio plane. Limited API: one build serves every CPython from 3.11 on. Free-threaded ones have another limited
-API, if any, and get no extension.
+If there is no compiler or the build fails, the package installs without the extension and forwards on the asyncio
+plane. The extension uses the limited API, so one build works with every CPython from 3.11 on. Free-threaded builds
+of CPython do not support this limited API and get no extension.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The C compilers of this machine, and the warnings that are errors."""
+"""Run the C compilers of this machine, with warnings as errors."""
 
 import shutil
 import subprocess
@@ -29,11 +29,11 @@ int decide(const struct qlb_view *view, struct qlb_flows *flows, const uint8_t *
     return qlb_decide(view, flows, data, end, four_tuple, 0).index;
 }
 """
-"""The whole core with what user space adds, in one function."""
+"""The whole core and the user-space headers, in one function."""
 
 
 def require(*programs: str) -> None:
-    """Skip the test unless these programs are there."""
+    """Skip the test unless these programs are installed."""
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -48,7 +48,7 @@ def require_python_headers() -> str:
 
 
 def run(*words: str | Path, source: str | None = None, timeout_s: float = 120) -> str:
-    """Run a program and return what it printed; pytest.fail with its words where it fails."""
+    """Run a program and return its output. If it fails, fail the test with the output."""
     done = subprocess.run(
         list(map(str, words)), input=source, capture_output=True, text=True, timeout=timeout_s, check=False
     )

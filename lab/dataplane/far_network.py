@@ -1,6 +1,6 @@
-"""A second network behind a veth pair, servers that answer, and ICMP errors made by hand.
+"""A second network behind a veth pair, servers that answer, and hand-made ICMP errors.
 
-For use inside in_a_network_of_its_own().
+Use it inside in_a_network_of_its_own().
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FAR: Final = {4: "10.9.0.2", 6: "fd09::2"}
 _PREFIX: Final = {4: 24, 6: 64}
 _MOST_S: Final = 60
 _PAUSE_S: Final = 0.02
-"""Between two datagrams of a client that talks."""
+"""Between two datagrams of talk()."""
 
 
 def command(*words: str) -> str:
-    """Run a command in the network of this thread; return its output. Raises RuntimeError with what it printed."""
+    """Run a command in the network of this thread and return its output. Raises RuntimeError with the output."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
@@ -38,14 +38,14 @@ def command(*words: str) -> str:
 
 
 def add_address(address: str, device: str) -> None:
-    """Give a device an address, usable at once."""
+    """Add an address to a device. It is usable at once."""
     family = 6 if ":" in address else 4
     flags = ["nodad"] if family == 6 else []
     command("ip", "address", "add", f"{address}/{_PREFIX[family]}", "dev", device, *flags)
 
 
 def remove_address(address: str, device: str) -> None:
-    """Take an address from a device."""
+    """Remove an address from a device."""
     command("ip", "address", "delete", f"{address}/{_PREFIX[6 if ':' in address else 4]}", "dev", device)
 
 
@@ -56,25 +56,25 @@ def set_sysctl(name: str, value: str) -> None:
 
 @dataclass
 class FarNetwork:
-    """The network at the other end of device up0, where its device is eth0."""
+    """The network at the other end of device up0. Its device is eth0."""
 
     handle: BufferedReader
     network: Network
 
     def command(self, *words: str) -> str:
-        """Run a command there."""
+        """Run a command in the far network."""
         with inside(self.handle.fileno()):
             return command(*words)
 
     def socket(self, host: str, port: int = 0) -> socket.socket:
-        """Bind a non-blocking UDP socket there."""
+        """Bind a non-blocking UDP socket in the far network."""
         with inside(self.handle.fileno()):
             return self.network.socket(host, port)
 
 
 @contextmanager
 def far_network(network: Network) -> Iterator[FarNetwork]:
-    """Make it, with the addresses NEAR and FAR."""
+    """Create the far network, with the addresses NEAR and FAR."""
     with network_of_its_own():
         handle = open_network()
         command("ip", "link", "set", "lo", "up")
@@ -94,19 +94,19 @@ def far_network(network: Network) -> Iterator[FarNetwork]:
 
 @dataclass
 class Echo:
-    """A server that sends back what it gets while ``answers`` returns true. senders: of all datagrams, in order."""
+    """A server that sends each datagram back while ``answers`` returns true. senders: of all datagrams, in order."""
 
     sock: socket.socket
     answers: Callable[[tuple[str, int]], bool] = lambda _: True
     senders: list[tuple[str, int]] = field(default_factory=list)
 
     def __enter__(self) -> Echo:
-        """Begin to answer."""
+        """Start answering."""
         asyncio.get_running_loop().add_reader(self.sock, self._read)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop answering."""
         asyncio.get_running_loop().remove_reader(self.sock)
 
     def _read(self) -> None:
@@ -120,7 +120,7 @@ class Echo:
 
 
 async def talk(qlb: Running, client: socket.socket, datagram: bytes, until: Callable[[], bool]) -> None:
-    """Send again and again, within bounds, until this holds."""
+    """Send a datagram repeatedly, for at most 60 s, until the condition is true."""
     async with asyncio.timeout(_MOST_S):
         while not until():
             client.sendto(datagram, qlb.service)
@@ -128,7 +128,7 @@ async def talk(qlb: Running, client: socket.socket, datagram: bytes, until: Call
 
 
 async def talk_until_answered(qlb: Running, client: socket.socket, datagram: bytes) -> None:
-    """Send again and again, within bounds, until an answer comes; answers to earlier datagrams do not count."""
+    """Send a datagram repeatedly, for at most 60 s, until an answer comes. Ignore answers that already wait."""
     while _received(client):
         pass
     await talk(qlb, client, datagram, lambda: _received(client))

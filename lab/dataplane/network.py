@@ -1,4 +1,4 @@
-"""A pool of three backends behind two configurations, packets for it, and the sockets of a small network."""
+"""Three backends and two CID configs, packets for them, and the sockets of a small network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def backend(index: int, endpoint: Endpoint, **fields: object) -> Backend:
 
 
 def orders(backends: list[Backend], settings: PlaneSettings = SETTINGS, generation: int = 1) -> Orders:
-    """Compile what a worker is told."""
+    """Compile the orders for a worker."""
     arranged = BackendIndexes().arrange(backends)
     return Orders(compile_snapshot(generation, [FOUR_PASS, PLAINTEXT], arranged, fallback_key=DEFAULT_KEY), settings)
 
@@ -53,24 +53,24 @@ class Network:
     stack: ExitStack = field(default_factory=ExitStack)
 
     def socket(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-        """Bind a non-blocking UDP socket, to a free port where none is named."""
+        """Bind a non-blocking UDP socket. port: 0 for any free one."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self.stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a plane may be quicker than the test reads
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # a plane may be faster than the test reads
         sock.bind((host, port))
         return sock
 
     def pool(
         self, host: str = "127.0.0.1", ports: Iterable[int] = (0, 0, 0)
     ) -> tuple[list[socket.socket], list[Backend]]:
-        """Open backends' sockets; return them with the backends."""
+        """Open the backends' sockets. Return the sockets and the backends."""
         sockets = [self.socket(host, port) for port in ports]
         return sockets, [backend(n, Endpoint(*sock.getsockname()[:2])) for n, sock in enumerate(sockets)]
 
 
 async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
-    """Wait, within bounds, for a datagram and its sender. On any event loop: uvloop has no sock_recvfrom()."""
+    """Wait for at most 60 s for a datagram and its sender. Works on any event loop: uvloop has no sock_recvfrom()."""
     async with asyncio.timeout(60):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A plane at work, for as long as a test needs it."""
+"""Run a plane in a test."""
 
 import asyncio
 import importlib
@@ -15,12 +15,12 @@ from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
 
 _BACKENDS = 8
-"""Indexes that tests use at most."""
+"""The backend indexes that tests use are below this."""
 
 
 @dataclass
 class Running:
-    """A plane at work."""
+    """A plane that is running."""
 
     plane: Plane
     counters: Counters
@@ -28,7 +28,7 @@ class Running:
     listener: socket.socket
 
     async def send(self, client: socket.socket, datagram: bytes, host: str | None = None) -> None:
-        """Send from a client to the service, at the host that it is known by."""
+        """Send a datagram from a client to the service. host: if the listener is on a wildcard address."""
         client.sendto(datagram, (host or self.service.host, self.service.port))
         await asyncio.sleep(0)
 
@@ -37,28 +37,28 @@ class Running:
         return self.counters.slots[slot]
 
     def outcome(self, outcome: int) -> int:
-        """Packets of one outcome."""
+        """Return the packets of one outcome."""
         return self.slot(layout.OUTCOME + outcome)
 
     def send_error(self, kind: str) -> int:
-        """Refused calls to send of one kind."""
+        """Return the failed sends of one kind."""
         found = total_return_send_errors([self.counters])[kind]
         return found + sum(total_backend_send_errors([self.counters], n)[kind] for n in range(_BACKENDS))
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait, within bounds, until this holds: planes count on threads of their own."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for at most 60 s until the condition is true: planes count on their own threads."""
         async with asyncio.timeout(60):
-            while not holds():
+            while not condition():
                 await asyncio.sleep(0)
 
 
 Run = Callable[..., AbstractAsyncContextManager[Running]]
-"""(orders, host, port, beside, buffers): run one plane until the end of the block; host and port are the service's,
-with defaults. beside: another one, whose listener it shares, held at first. buffers: of the listener."""
+"""(orders, host, port, beside, buffers): run one plane until the end of the block. host and port are the service's,
+with defaults. beside: another plane, whose listener it shares; it starts paused. buffers: of the listener."""
 
 
 def runs(name: str) -> Run:
-    """Return what runs one of probe.WORKER_PLANES."""
+    """Return a context manager that runs one of probe.WORKER_PLANES."""
 
     @asynccontextmanager
     async def run(

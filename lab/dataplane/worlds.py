@@ -1,7 +1,7 @@
-"""Seeded worlds: a configuration, traffic for it, and what changes while the traffic flows.
+"""Seeded worlds: a configuration, traffic for it, and changes while the traffic flows.
 
-A world has six configs out of all legal shapes, backends in every state, few clients (so that the flow
-tables matter) and a clock that moves by multiples of 1/64 s, which floats hold exactly. The same seed makes the
+A world has six CID configs of legal shapes, backends in every state, and few clients, so that the flow
+tables matter. Its clock moves by multiples of 1/64 s, which floats represent exactly. The same seed makes the
 same world on every machine.
 """
 
@@ -30,7 +30,7 @@ TICK_NS: Final = 15_625_000
 
 STATES: Final = (BackendState.ACTIVE, BackendState.ACTIVE, BackendState.DRAINING)
 MIXED: Final = ("v4", "v6")
-"""One of each family: no wire has it, but the reference hashes it."""
+"""One address of each family. No real packet has such a pair, but the reference hashes it."""
 NOWHERE: Final = Endpoint("192.0.2.9", 1)
 
 Item = tuple[bytes, FourTuple, int]
@@ -39,12 +39,12 @@ Item = tuple[bytes, FourTuple, int]
 
 @dataclass
 class World:
-    """One configuration and the dice that everything in it is thrown with."""
+    """One configuration, and the random generator of everything in it."""
 
     number: int
 
     def __post_init__(self) -> None:
-        """Throw configs, backends and clients."""
+        """Generate CID configs, backends and clients."""
         self.dice = random.Random(self.number)
         self.ticks = 0
         shapes = [SHAPES[(6 * self.number + at) % len(SHAPES)] for at in range(6)]
@@ -76,7 +76,7 @@ class World:
         return compile_snapshot(1, self.params, backends, fallback_key=HASH_KEY, ring=previous and previous.ring)
 
     def change(self) -> None:
-        """Let some backends drain, fail, lose their weight, leave or come back."""
+        """Let some backends drain or fail, and remove one or bring it back."""
         dice = self.dice
         healthy = dice.choice((0.2, 0.8, 1.0))
         gone = dice.choice((-1, -1, dice.randrange(len(self.backends))))
@@ -101,7 +101,7 @@ class World:
         return ("::ffff:" if family == "mapped" else "") + str(ipaddress.IPv4Address(octets[:4]))
 
     def traffic(self, count: int) -> list[Item]:
-        """Throw datagrams, each with a client and a time that never goes back."""
+        """Generate datagrams, each with a client and a time that never decreases."""
         return [self._item() for _ in range(count)]
 
     def _item(self) -> Item:
@@ -126,7 +126,7 @@ class World:
         return dice.randbytes(dice.choice((0, 1, 2, 7, 21, 60)))
 
     def routable(self, codec: CidCodec | None = None) -> bytes:
-        """Return an ID of some backend, or one with a server ID that is nobody's. codec: of its config."""
+        """Return an ID of a backend or, sometimes, one with a random server ID. codec: of its CID config."""
         codec = codec or self.dice.choice(self.codecs)
         params = codec.params
         backend = self.dice.choice(self.backends)
@@ -138,7 +138,7 @@ class World:
         return codec.encode(server_id, self.dice.randbytes(params.nonce_length))
 
     def _alien(self) -> bytes:
-        """An ID that is as long as it likes: some are too short, some lie about their length."""
+        """Return a random ID of 1 to 23 octets. Some are too short, some encode a wrong length."""
         return self.dice.randbytes(self.dice.randrange(1, 24))
 
     def _header(self, cid: bytes) -> bytes:
@@ -151,7 +151,7 @@ class World:
 
 @functools.lru_cache(maxsize=64)
 def ring_of(members: tuple[tuple[str, int] | None, ...]) -> Snapshot:
-    """Return a snapshot whose ring is that of these members: filling one takes tens of milliseconds."""
+    """Return a snapshot with the ring of these members, cached because filling a ring takes tens of milliseconds."""
     backends = [Backend(member[0], NOWHERE, weight=member[1]) if member else None for member in members]
     return compile_snapshot(1, [], backends, fallback_key=HASH_KEY)
 

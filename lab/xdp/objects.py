@@ -1,7 +1,7 @@
-"""``make bpf``: compile the BPF objects of the package, and write down what each was made of.
+"""``make bpf``: compile the BPF objects of the package, and record the sources of each.
 
-The objects are committed, since a machine that runs them need not have clang. objects.json has, for each, a hash of
-its sources and of the flags; test_objects.py says when an object was not made of the sources that lie beside it.
+The objects are committed, so that a machine that runs them does not need clang. objects.json has, for each, a hash of
+its sources and of the flags. test_objects.py fails if an object was not compiled from the current sources.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ FLAGS: Final = (
     *("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-std=gnu11"),
     "-fdebug-compilation-dir=.",
 )
-"""-mcpu=v3: 32-bit arithmetic and jumps, which kernel 5.1 has brought. The last one: BTF names sources by their path in
-the repository, so that the same clang makes the same object."""
+"""-mcpu=v3: 32-bit arithmetic and jumps, which exist since kernel 5.1. -fdebug-compilation-dir=.: BTF names sources by
+their path in the repository, so that the same clang makes the same object."""
 
 
 def sources(name: str) -> list[Path]:
-    """Return NAME.c and every header of ours that it includes, itself or through another, in a fixed order."""
+    """Return NAME.c and each of the project's headers that it includes, directly or indirectly, in a fixed order."""
     found, todo = set(), [FOLDER / f"{name}.c"]
     while todo:
         path = todo.pop()
@@ -37,7 +37,7 @@ def sources(name: str) -> list[Path]:
 
 
 def fingerprint(name: str) -> str:
-    """Return the SHA-256, in hexadecimal, over the flags and over each source with its path."""
+    """Return the SHA-256, in hexadecimal, of the flags and of each source with its path."""
     whole = hashlib.sha256("\0".join(FLAGS).encode())
     for path in sources(name):
         octets = path.read_bytes()
@@ -46,13 +46,13 @@ def fingerprint(name: str) -> str:
 
 
 def recorded() -> dict[str, str]:
-    """Return the hashes that were written down."""
+    """Return the recorded hashes."""
     known: dict[str, str] = json.loads(HASHES.read_text(encoding="utf-8")) if HASHES.exists() else {}
     return known
 
 
 def build(name: str, target: Path) -> None:
-    """Compile; debug information but BTF is left out. Raises CalledProcessError, with clang's words in stderr."""
+    """Compile one object, with BTF as the only debug information. Raises CalledProcessError with clang's stderr."""
     machine = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     source = (FOLDER / f"{name}.c").relative_to(ROOT)
     compiled = ("clang", *FLAGS, machine, "-c", str(source), "-o", str(target))
@@ -61,7 +61,7 @@ def build(name: str, target: Path) -> None:
 
 
 def main() -> None:
-    """Build all, and write down their hashes."""
+    """Build all objects and record their hashes."""
     for name in PROGRAMS:
         build(name, FOLDER / f"{name}.o")
     hashes = {f"{name}.o": fingerprint(name) for name in PROGRAMS}

@@ -1,4 +1,4 @@
-"""Packets made and taken apart by hand, octet by octet: Ethernet, VLAN, IPv4, IPv6, UDP, ICMP, with right checksums."""
+"""Build and parse packets octet by octet: Ethernet, VLAN, IPv4, IPv6, UDP, ICMP, with correct checksums."""
 
 import ipaddress
 import struct
@@ -49,13 +49,13 @@ def ip(
 
 
 def pseudo_header(source: str, destination: str, protocol: int, length: int) -> bytes:
-    """Return what UDP's and ICMPv6's checksums cover beside the message."""
+    """Return the pseudo-header that the checksums of UDP and ICMPv6 cover in addition to the message."""
     from_, to = (ipaddress.ip_address(host).packed for host in (source, destination))
     return from_ + to + struct.pack("!II", length, protocol)
 
 
 def udp(source: tuple[str, int], destination: tuple[str, int], datagram: bytes, **more: int | bytes) -> bytes:
-    """Return a UDP datagram in its IP packet. more: as ip() takes it."""
+    """Return a UDP datagram in its IP packet. more: arguments of ip()."""
     head = struct.pack("!HHHH", source[1], destination[1], 8 + len(datagram), 0)
     sum_ = checksum(pseudo_header(source[0], destination[0], UDP, 8 + len(datagram)) + head + datagram) or 0xFFFF
     ttl, tos = int(more.pop("ttl", 64)), int(more.pop("tos", 0))
@@ -74,7 +74,7 @@ def icmp(source: str, destination: str, kind: int, code: int, quote: bytes, *, r
 
 
 class Seen(NamedTuple):
-    """One IP header taken apart. payload: what follows it."""
+    """One parsed IP header. payload: the octets after it."""
 
     source: str
     destination: str
@@ -87,7 +87,7 @@ class Seen(NamedTuple):
 
 
 def read_ip(packet: bytes) -> Seen:
-    """Take an IP packet apart; its length and IPv4's checksum must be right."""
+    """Parse an IP packet. Check its length and IPv4's checksum."""
     if packet[0] >> 4 == 6:
         first, length, protocol, ttl = struct.unpack("!IHBB", packet[:8])
         assert len(packet) == 40 + length

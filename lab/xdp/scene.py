@@ -1,6 +1,6 @@
-"""A balancer in a network of its own: two interfaces, backends on the second one, and the plane under test.
+"""A balancer in its own network: two interfaces, backends on the second one, and the plane under test.
 
-No packet is sent: the program is asked by BPF test-run. Routes and neighbours are real.
+No packet is sent: BPF test runs execute the program. Routes and neighbours are real.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ BACKENDS: Final = {4: ("10.0.0.2", "10.0.0.3"), 6: ("fd00::2", "fd00::3")}
 SOURCES: Final = {4: "10.0.0.1", 6: "fd00::1"}
 """Addresses of the balancer towards its backends."""
 NARROW: Final = {4: "10.9.0.2", 6: "fd09::2"}
-"""A backend behind a path of NARROW_MTU."""
+"""A backend behind a path with NARROW_MTU."""
 NARROW_MTU: Final = 1300
 SILENT: Final = {4: "10.0.0.99", 6: "fd00::99"}
-"""On the link, and nobody answers for it."""
+"""An address on the link that does not answer."""
 NOWHERE: Final = {4: "203.0.113.9", 6: "2001:db8:dead::9"}
 HASH_KEY: Final = bytes(range(16))
 PLAINTEXT: Final = CidParams(config_id=0, server_id_length=4, nonce_length=6)
@@ -63,7 +63,7 @@ route add fd09::/64 via fd00::2 mtu lock 1300
 
 
 def build() -> None:
-    """Make the interfaces, routes and neighbours, and let the kernel forward."""
+    """Create the interfaces, routes and neighbours, and enable forwarding."""
     subprocess.run(["ip", "-batch", "-"], input=_COMMANDS, text=True, check=True)
     for interface in ("in1", "out1"):
         set_gro(interface)
@@ -73,7 +73,7 @@ def build() -> None:
 
 
 def set_gro(interface: str, on: int = 1) -> None:
-    """Let a veth take what XDP sends to it from its other end, or not."""
+    """Switch GRO of a veth on or off. With GRO, it accepts the frames that XDP redirects to its other end."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         value = (ctypes.c_uint32 * 2)(_ETHTOOL_SGRO, on)
         request = struct.pack("16sP", interface.encode(), ctypes.addressof(value)).ljust(40, b"\0")
@@ -81,12 +81,12 @@ def set_gro(interface: str, on: int = 1) -> None:
 
 
 def allow_forwarding(interface: str, family: str, allowed: int = 1) -> None:
-    """Set the sysctl that the kernel's route lookups ask for."""
+    """Set the forwarding sysctl, which the kernel's route lookups for BPF require."""
     Path(f"/proc/sys/net/{family}/conf/{interface}/forwarding").write_text(str(allowed), encoding="ascii")
 
 
 def pool(hosts: Sequence[str], **more: Any) -> list[Backend]:
-    """Return backends at these addresses; number n has n + 1 as its server ID. more: of each."""
+    """Return backends at these addresses. Backend n has the server ID n + 1. more: further fields of each."""
     return [
         Backend(
             f"b{n}", Endpoint(host, PORT), {p.config_id: (server_id(n, p),) for p in (PLAINTEXT, FOUR_PASS)}, **more
@@ -111,21 +111,21 @@ def short(cid: bytes, payload: bytes = bytes(30)) -> bytes:
 
 
 def orders(backends: Sequence[Backend | None], **settings: Any) -> Orders:
-    """Return what makes a plane forward to these."""
+    """Return orders to forward to these backends."""
     snapshot = compile_snapshot(1, (PLAINTEXT, FOUR_PASS), backends, fallback_key=HASH_KEY)
     return Orders(snapshot, PlaneSettings(**settings))
 
 
 @dataclass
 class Scene:
-    """Planes under test; they are stopped at the end."""
+    """The planes under test. They are stopped at the end."""
 
     planes: list[XdpPlane] = field(default_factory=list)
 
     def plane(
         self, mode: str, backends: Sequence[Backend], interfaces: tuple[str, ...] = ("in0",), **more: Any
     ) -> XdpPlane:
-        """Load a plane for the service addresses; it is not attached. more: of XdpSettings."""
+        """Load a plane for the service addresses without attaching it. more: fields of XdpSettings."""
         services = tuple(Endpoint(host, PORT) for host in SERVICES.values())
         settings = XdpSettings(services=services, interfaces=interfaces, mode=mode, **more)
         self.planes.append(XdpPlane(settings, orders(backends)))
@@ -139,5 +139,5 @@ class Scene:
 
 
 def forward(plane: XdpPlane, packet: bytes, interface: str = "in0") -> TestedPacket:
-    """Run the forwarding program itself on a packet: what it counts is counted."""
+    """Run the forwarding program on a packet. Its counters change as for a real packet."""
     return run_packet(plane.program(FORWARD), packet, interface=socket.if_nametoindex(interface))

@@ -1,4 +1,4 @@
-"""Every plane that this machine can run."""
+"""Fixtures that run a test on every plane of this machine."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from qlb.dataplane import planes as probe
 
 @pytest.fixture(params=sorted(probe.WORKER_PLANES))
 def plane_name(request: pytest.FixtureRequest) -> str:
-    """Name a plane; skip the test where the machine lacks what it needs."""
+    """Return the name of a plane, or skip the test if this machine cannot run it."""
     name: str = request.param
     if lack := probe.what_lacks(name):
         pytest.skip(lack)
@@ -17,5 +17,5 @@ def plane_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def running(plane_name: str) -> Run:
-    """Run a plane until the end of a block."""
+    """Return a context manager that runs the plane."""
     return runs(plane_name)

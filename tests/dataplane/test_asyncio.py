@@ -1,4 +1,4 @@
-"""What only the asyncio plane does, because it runs on the test's own loop."""
+"""Tests that only the asyncio plane can run, because it shares the event loop with the test."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ running: Final[Run] = runs("asyncio")
 
 
 async def test_a_mapped_client_is_an_ipv4_client(network: Network) -> None:
-    """On a socket that takes both families an IPv4 client is the flow that it is everywhere else, and is answered."""
+    """On a socket for both families, an IPv4 client has the same flow as on an IPv4 socket, and is answered."""
     sockets, backends = network.pool(ports=[0])
     client = network.socket()
     both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -35,19 +35,19 @@ async def test_a_mapped_client_is_an_ipv4_client(network: Network) -> None:
     plane.start()
     try:
         await asyncio.get_running_loop().sock_sendto(client, long_header(b"\0" * 8), ("127.0.0.1", port))
-        _, way_back = await receive(sockets[0])
+        _, reply_to = await receive(sockets[0])
         four_tuple = (*client.getsockname(), "127.0.0.1", port)
         assert plane._router.flows.by_four_tuple.get(four_tuple, 0.0) == 0
-        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
         assert await receive(client) == (b"answer", ("127.0.0.1", port))
     finally:
         plane.stop()
 
 
-async def test_a_refusal_that_was_made_good_is_counted_all_the_same(network: Network) -> None:
-    """Of two packets in one batch to a closed port the second meets the first one's refusal, and is sent again.
+async def test_a_refusal_is_counted_even_if_the_second_try_succeeds(network: Network) -> None:
+    """Of two packets in one batch to a closed port, the second gets the error of the first and is sent again.
 
-    The refusal of the second try is read with the replies.
+    The error of the second try is read with the replies.
     """
     sockets, backends = network.pool()
     client = network.socket()
@@ -60,17 +60,17 @@ async def test_a_refusal_that_was_made_good_is_counted_all_the_same(network: Net
         assert qlb.outcome(DROP_SEND_FAILED) == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
-async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> None:
-    """What did not fit into a session's queue while nobody read it: sent = returned + overflowed."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the drops of a socket")
+async def test_an_overflow_is_counted_when_the_session_closes(network: Network) -> None:
+    """Datagrams that overflow an unread session's queue are counted: sent = returned + overflowed."""
     sockets, backends = network.pool()
     client = network.socket()
     flood = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 1200 + 100  # more than any queue holds
     async with running(orders(backends)) as qlb:
         await qlb.send(client, TO_B0)
-        _, way_back = await receive(sockets[0])
-        for _ in range(flood):  # the plane does not run meanwhile
-            sockets[0].sendto(bytes(1200), way_back)
+        _, reply_to = await receive(sockets[0])
+        for _ in range(flood):  # the plane does not run during this loop
+            sockets[0].sendto(bytes(1200), reply_to)
         slots, at = qlb.counters.slots, layout.BACKEND + layout.RETURNED
         async with asyncio.timeout(90):
             await asyncio.sleep(0)
@@ -86,7 +86,7 @@ async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> No
 async def test_a_socket_that_cannot_be_watched_opens_no_session(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system limits watched sockets (fs.epoll.max_user_watches): the packet is dropped, and nothing stays open."""
+    """At the limit of watched sockets (fs.epoll.max_user_watches), the packet is dropped and no socket stays open."""
     sockets, backends = network.pool()
     client = network.socket()
 

@@ -1,4 +1,4 @@
-"""What only the batch plane does: pieces of several datagrams, taken apart and put together; ports that are shared."""
+"""Features of the batch plane alone: splitting and building pieces of several datagrams, and shared ports."""
 
 import asyncio
 import os
@@ -40,12 +40,12 @@ running: Final[Run] = runs("batch")
 
 
 def numbered(index: int, number: int, size: int = 100) -> bytes:
-    """Return a datagram for a backend, of one length whatever its number."""
+    """Return a numbered datagram for a backend. Its length does not depend on the number."""
     return short_header(cid_of(FOUR_PASS, index), b"%05d" % number).ljust(size, b".")
 
 
 def send_burst(sock: socket.socket, datagrams: list[bytes], to: Endpoint, ecn: int = 0) -> None:
-    """Send several datagrams with one call; all but the last have the length of the first."""
+    """Send several datagrams with one call. All but the last have the length of the first."""
     control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(datagrams[0])))]
     if ecn:
         control.append(ancillary.traffic_class_message(sock.family, ecn))
@@ -53,7 +53,7 @@ def send_burst(sock: socket.socket, datagrams: list[bytes], to: Endpoint, ecn: i
 
 
 async def receive_message(sock: socket.socket) -> tuple[bytes, dict[tuple[int, int], bytes], tuple[str, int]]:
-    """Wait for one receive: its octets, its control messages by level and type, its sender."""
+    """Wait for one receive. Return its octets, its control messages by level and type, and its sender."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(sock, readable.set)
@@ -67,8 +67,8 @@ async def receive_message(sock: socket.socket) -> tuple[bytes, dict[tuple[int, i
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_a_burst_is_taken_apart_by_connection_id(network: Network, host: str) -> None:
-    """Each datagram of one piece goes to the backend in its own ID, in order, the short last one too."""
+async def test_a_burst_is_split_by_connection_id(network: Network, host: str) -> None:
+    """Each datagram of a piece reaches the backend of its own ID, in order, also the shorter last one."""
     sockets, backends = network.pool(host=host)
     client = network.socket(host)
     burst = [numbered(n % 3, n) for n in range(30)] + [numbered(0, 30, size=50)]
@@ -84,11 +84,11 @@ async def test_a_burst_is_taken_apart_by_connection_id(network: Network, host: s
 
 
 IN_PIECES: Final = replace(SETTINGS, gso_to_backends=True)
-"""Backends may have many datagrams in one piece."""
+"""Backends accept pieces of several datagrams."""
 
 
 async def test_backends_get_single_datagrams(network: Network) -> None:
-    """Unless told: some servers ask for UDP_GRO and read one datagram of each piece (Envoy 1.40)."""
+    """By default, backends get no pieces: some servers enable UDP_GRO but read one datagram of each (Envoy 1.40)."""
     sockets, backends = network.pool()
     client = network.socket()
     sockets[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
@@ -101,8 +101,8 @@ async def test_backends_get_single_datagrams(network: Network) -> None:
             assert (socket.IPPROTO_UDP, UDP_GRO) not in control
 
 
-async def test_what_goes_one_way_leaves_as_one_piece(network: Network) -> None:
-    """Datagrams for one backend are regrouped: a backend that takes pieces gets one, of the right lengths."""
+async def test_datagrams_for_one_backend_leave_as_one_piece(network: Network) -> None:
+    """Datagrams for one backend are regrouped: a backend that accepts pieces gets one, with the right lengths."""
     sockets, backends = network.pool()
     client = network.socket()
     sockets[1].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
@@ -114,8 +114,8 @@ async def test_what_goes_one_way_leaves_as_one_piece(network: Network) -> None:
         assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (100,)
 
 
-async def test_single_datagrams_that_come_together_leave_together(network: Network) -> None:
-    """Datagrams that wait in the queue are one piece for a backend that takes them, whoever sent them singly."""
+async def test_single_datagrams_in_one_batch_leave_as_one_piece(network: Network) -> None:
+    """Datagrams that were sent singly and wait in the queue become one piece for a backend that accepts pieces."""
     sockets, backends = network.pool()
     client = network.socket()
     sockets[0].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
@@ -134,8 +134,8 @@ async def test_single_datagrams_that_come_together_leave_together(network: Netwo
     assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (100,)
 
 
-async def test_more_than_one_call_may_carry(network: Network) -> None:
-    """64 datagrams for one backend and as many more arrive whole and in order."""
+async def test_more_datagrams_than_one_call_can_send(network: Network) -> None:
+    """Several batches for one backend arrive complete and in order."""
     sockets, backends = network.pool()
     client = network.socket()
     sent = [numbered(0, n, size=50) for n in range(600)]
@@ -148,7 +148,7 @@ async def test_more_than_one_call_may_carry(network: Network) -> None:
 
 @pytest.mark.parametrize("wildcard", ["127.0.0.1", "0.0.0.0", "::1", "::"])
 async def test_answers_come_back_in_pieces(network: Network, wildcard: str) -> None:
-    """A burst of a backend reaches the client as one piece, from the address that the client sent to."""
+    """A burst of answers reaches the client as one piece, from the address that the client sent to."""
     host = "::1" if ":" in wildcard else "127.0.0.1"
     sockets, backends = network.pool(host=host)
     client = network.socket(host)
@@ -156,8 +156,8 @@ async def test_answers_come_back_in_pieces(network: Network, wildcard: str) -> N
     answers = [b"%050d" % n for n in range(12)] + [b"end"]
     async with running(orders(backends), wildcard) as qlb:
         client.sendto(numbered(0, 0), (host, qlb.service.port))
-        _, way_back = await receive(sockets[0])
-        send_burst(sockets[0], answers, Endpoint(*way_back[:2]))
+        _, reply_to = await receive(sockets[0])
+        send_burst(sockets[0], answers, Endpoint(*reply_to[:2]))
         octets, control, sender = await receive_message(client)
         assert octets == b"".join(answers)
         assert struct.unpack("=i", control[socket.IPPROTO_UDP, UDP_GRO]) == (50,)
@@ -166,8 +166,8 @@ async def test_answers_come_back_in_pieces(network: Network, wildcard: str) -> N
 
 
 @pytest.mark.parametrize("ecn", [1, 2, 3])
-async def test_pieces_keep_their_mark(network: Network, ecn: int) -> None:
-    """The ECN bits of a burst are those of each datagram of it, there and back."""
+async def test_pieces_retain_their_ecn_bits(network: Network, ecn: int) -> None:
+    """Each datagram of a burst has the ECN bits of the burst, in both directions."""
     sockets, backends = network.pool()
     client = network.socket()
     for sock in (client, *sockets):
@@ -175,16 +175,16 @@ async def test_pieces_keep_their_mark(network: Network, ecn: int) -> None:
     async with running(orders(backends)) as qlb:
         send_burst(client, [numbered(0, n) for n in range(4)], qlb.service, ecn)
         for _ in range(4):
-            _, control, way_back = await receive_message(sockets[0])
+            _, control, reply_to = await receive_message(sockets[0])
             assert control[socket.IPPROTO_IP, socket.IP_TOS][0] == ecn
-        send_burst(sockets[0], [b"answer"] * 4, Endpoint(*way_back), ecn)
+        send_burst(sockets[0], [b"answer"] * 4, Endpoint(*reply_to), ecn)
         for _ in range(4):
             _, control, _ = await receive_message(client)
             assert control[socket.IPPROTO_IP, socket.IP_TOS][0] == ecn
 
 
 async def test_a_refusal_is_counted_and_costs_one_packet(network: Network) -> None:
-    """The next packet to a backend that has refused one goes again and is not dropped."""
+    """After a backend has refused a packet, the next packet is sent again and not dropped."""
     sockets, backends = network.pool()
     client = network.socket()
     sockets[0].close()
@@ -197,8 +197,8 @@ async def test_a_refusal_is_counted_and_costs_one_packet(network: Network) -> No
         assert qlb.outcome(DROP_SEND_FAILED) == 0
 
 
-async def test_marks_are_not_mixed(network: Network) -> None:
-    """Datagrams of one client with different ECN bits leave in order, each with its own."""
+async def test_ecn_bits_are_not_mixed(network: Network) -> None:
+    """Datagrams of one client with different ECN bits leave in order, each with its own bits."""
     sockets, backends = network.pool()
     client = network.socket()
     ancillary.receive_traffic_class(sockets[0])
@@ -215,7 +215,7 @@ async def test_marks_are_not_mixed(network: Network) -> None:
 
 @pytest.mark.parametrize("offload", [True, False])
 async def test_offloads_change_nothing_but_the_calls(network: Network, offload: bool) -> None:
-    """With and without GRO and GSO: the same datagrams, the same counts."""
+    """With and without GRO and GSO, the same datagrams arrive and the counters are the same."""
     sockets, backends = network.pool()
     client = network.socket()
     listener = open_listener(Endpoint("127.0.0.1", 0))
@@ -231,9 +231,9 @@ async def test_offloads_change_nothing_but_the_calls(network: Network, offload: 
         send_burst(client, burst, service)
         for index in range(2):
             for datagram in burst[index::2]:
-                received, way_back = await receive(sockets[index])
+                received, reply_to = await receive(sockets[index])
                 assert received == datagram
-        send_burst(sockets[1], [b"answer"] * 5, Endpoint(*way_back))
+        send_burst(sockets[1], [b"answer"] * 5, Endpoint(*reply_to))
         for _ in range(5):
             assert (await receive(client))[0] == b"answer"
     finally:
@@ -244,7 +244,7 @@ async def test_offloads_change_nothing_but_the_calls(network: Network, offload: 
 
 
 def arguments(wanted: Orders) -> dict[str, object]:
-    """Return what Forwarder.apply() takes."""
+    """Return the arguments of Forwarder.apply()."""
     return {
         "table": compile_table(wanted.snapshot),
         "endpoints": pack_endpoints(wanted.snapshot),
@@ -258,7 +258,7 @@ def arguments(wanted: Orders) -> dict[str, object]:
 
 @pytest.fixture
 def forwarder(network: Network) -> Iterator["core.Forwarder"]:
-    """Make a forwarder that was told nothing yet."""
+    """Make a forwarder without orders."""
     made = core.Forwarder([network.socket().detach()], memoryview(bytearray(SIZE_BYTES)))
     yield made
     made.close()
@@ -267,16 +267,16 @@ def forwarder(network: Network) -> Iterator["core.Forwarder"]:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"table": b"none"}, "no table"),
+        ({"table": b"none"}, "not a valid table"),
         ({"endpoints": b"short"}, "72 octets"),
         ({"max_sessions": 0}, "max_sessions"),
         ({"flow_table_size": 1 << 30}, "flow_table_size"),
     ],
 )
-def test_orders_that_do_not_fit_are_refused(
+def test_invalid_orders_are_rejected(
     network: Network, forwarder: "core.Forwarder", wrong: dict[str, object], words: str
 ) -> None:
-    """Nothing is taken over then, and the words say what is wrong."""
+    """Invalid orders change nothing, and the message names the fault."""
     _, backends = network.pool()
     with pytest.raises(ValueError, match=words):
         forwarder.apply(**(arguments(orders(backends)) | wrong))
@@ -284,8 +284,8 @@ def test_orders_that_do_not_fit_are_refused(
         forwarder.run()
 
 
-def test_what_it_takes_over(network: Network) -> None:
-    """Descriptors that are no sockets, none at all, or memory that is too small: an error, and nothing is kept."""
+def test_wrong_descriptors_and_memory_are_rejected(network: Network) -> None:
+    """No descriptor, one that is not a socket, or too little memory: an error, and the caller's socket stays open."""
     sock = network.socket()
     memory = memoryview(bytearray(SIZE_BYTES))
     with pytest.raises(ValueError, match="1 to 250"):
@@ -297,8 +297,8 @@ def test_what_it_takes_over(network: Network) -> None:
     sock.getsockname()
 
 
-def test_closed_is_closed(forwarder: "core.Forwarder") -> None:
-    """After close() each call says so, but for another close()."""
+def test_a_closed_forwarder_rejects_calls(forwarder: "core.Forwarder") -> None:
+    """After close(), each call except another close() raises an error."""
     forwarder.close()
     forwarder.close()
     for call in (forwarder.run, forwarder.stop, forwarder.offloads):
@@ -306,8 +306,8 @@ def test_closed_is_closed(forwarder: "core.Forwarder") -> None:
             call()
 
 
-async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> None:
-    """What did not fit into a session's queue while nobody read it is told."""
+async def test_an_overflow_is_counted_when_the_session_closes(network: Network) -> None:
+    """Datagrams that overflow an unread session's queue are counted when the session closes."""
     sockets, backends = network.pool()
     client = network.socket()
     listener = open_listener(Endpoint("127.0.0.1", 0))
@@ -318,27 +318,27 @@ async def test_a_full_way_back_is_counted_when_it_closes(network: Network) -> No
     thread = threading.Thread(target=forwarder.run)
     thread.start()
     client.sendto(numbered(0, 0), service)
-    _, way_back = await receive(sockets[0])
+    _, reply_to = await receive(sockets[0])
     forwarder.stop()
     thread.join()
     flood = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 1200 + 100  # more than any queue holds
     for _ in range(flood):
-        sockets[0].sendto(bytes(1200), way_back)
+        sockets[0].sendto(bytes(1200), reply_to)
     forwarder.close()
     assert 0 < counters.slots[layout.RETURN_OVERFLOWED] < flood
     assert counters.slots[layout.SESSIONS] == 0
 
 
 def test_stop_may_come_first(network: Network, forwarder: "core.Forwarder") -> None:
-    """Who is told to stop before it runs does not run; who runs is not closed."""
+    """After stop(), run() returns at once."""
     _, backends = network.pool()
     forwarder.apply(**arguments(orders(backends)))
     forwarder.stop()
     forwarder.run()
 
 
-async def test_orders_are_taken_over_under_traffic(network: Network) -> None:
-    """Reloads while datagrams come: each is decided by one configuration or the other, none is lost."""
+async def test_orders_are_applied_under_traffic(network: Network) -> None:
+    """During reloads, one configuration or the other decides each datagram, and none is lost."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
@@ -352,7 +352,7 @@ async def test_orders_are_taken_over_under_traffic(network: Network) -> None:
 
 
 def test_ports_are_shared_among_backends() -> None:
-    """With 9 local ports, one of them kept for others, 3 backends have 24 sessions, and all of them work."""
+    """With 9 local ports, one of them left for other programs, 3 backends have 24 sessions, and all of them work."""
 
     async def work() -> None:
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("50000 50008")
@@ -361,17 +361,17 @@ def test_ports_are_shared_among_backends() -> None:
             sockets, backends = network.pool(ports=range(40000, 40003))
             clients = [network.socket(port=port) for port in range(41000, 41008)]
             async with running(orders(backends, replace(SETTINGS, max_sessions=100)), port=42000) as qlb:
-                ways = {}
+                addresses = {}
                 for client in clients:
                     for index, sock in enumerate(sockets):
                         client.sendto(numbered(index, 0), qlb.service)
-                        ways[client, sock] = (await receive(sock))[1]
+                        addresses[client, sock] = (await receive(sock))[1]
                 assert qlb.slot(layout.SESSIONS) == 24
-                assert len({(sock, way) for (_, sock), way in ways.items()}) == 24
-                assert {way[1] for way in ways.values()} <= set(range(50000, 50009))
-                for (client, sock), way in ways.items():
-                    sock.sendto(b"%d" % way[1], way)
-                    assert (await receive(client))[0] == b"%d" % way[1]
+                assert len({(sock, address) for (_, sock), address in addresses.items()}) == 24
+                assert {address[1] for address in addresses.values()} <= set(range(50000, 50009))
+                for (client, sock), address in addresses.items():
+                    sock.sendto(b"%d" % address[1], address)
+                    assert (await receive(client))[0] == b"%d" % address[1]
                 one_more = network.socket(port=41100)
                 one_more.sendto(last := numbered(0, 1), qlb.service)
                 assert (await receive(sockets[0]))[0] == last
@@ -381,8 +381,8 @@ def test_ports_are_shared_among_backends() -> None:
     in_a_network_of_its_own(work)
 
 
-async def test_without_descriptors_the_idlest_way_back_goes(network: Network) -> None:
-    """Where the process may open no more files, each new client takes the place of another; no packet is lost."""
+async def test_without_descriptors_the_idlest_session_is_evicted(network: Network) -> None:
+    """Each new session evicts another one if the process can open no more files, and no packet is lost."""
     sockets, backends = network.pool()
     clients = [network.socket() for _ in range(12)]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -411,8 +411,8 @@ async def test_without_descriptors_the_idlest_way_back_goes(network: Network) ->
     assert counters.slots[layout.OUTCOME + FOUR_PASS.config_id] == len(clients)
 
 
-def test_pieces_too_long_for_the_way_go_singly() -> None:
-    """Where a piece's datagrams do not fit the MTU of the way, those that do fit still go."""
+def test_pieces_too_long_for_the_path_are_sent_singly() -> None:
+    """If some datagrams of a piece exceed the path's MTU, the others are still sent."""
 
     async def work() -> None:
         network = Network()

@@ -1,4 +1,4 @@
-"""Every plane decides what the memory plane decides, on the same traffic and the same configuration."""
+"""Every plane makes the same decisions as the memory plane, for the same traffic and configuration."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ SENTINEL = short_header(cid_of(FOUR_PASS, 0), b"sentinel")
 
 
 def _traffic() -> Iterator[bytes]:
-    """Everything that a packet can be, in an order that matters: flows are learnt on the way."""
+    """Generate every kind of packet. The order matters, because the flow tables learn from earlier packets."""
     dice = random.Random(20260529)
     for params in (FOUR_PASS, PLAINTEXT):
         for index in range(4):  # one more than there are backends
@@ -61,20 +61,22 @@ def _pools(backends: list) -> dict[str, list]:
         "all active": backends,
         "one draining": [backends[0], backend(1, endpoints[1], state=BackendState.DRAINING), backends[2]],
         "one unhealthy": [backends[0], backend(1, endpoints[1], healthy=False), backends[2]],
-        "one of no weight": [backends[0], backend(1, endpoints[1], weight=0), backends[2]],
-        "none takes new": [backend(n, endpoint, state=BackendState.DRAINING) for n, endpoint in enumerate(endpoints)],
+        "one without weight": [backends[0], backend(1, endpoints[1], weight=0), backends[2]],
+        "none accepts new": [backend(n, endpoint, state=BackendState.DRAINING) for n, endpoint in enumerate(endpoints)],
     }
 
 
 @pytest.fixture
 def make_plane(plane_name: str) -> Callable[..., Plane]:
-    """Every plane with sockets that this machine has."""
+    """Return the factory of a plane that this machine can run."""
     return probe.factory(plane_name)
 
 
-@pytest.mark.parametrize("pool", ["all active", "one draining", "one unhealthy", "one of no weight", "none takes new"])
+@pytest.mark.parametrize(
+    "pool", ["all active", "one draining", "one unhealthy", "one without weight", "none accepts new"]
+)
 async def test_decisions_are_the_memory_planes(make_plane: Callable[..., Plane], network: Network, pool: str) -> None:
-    """The same datagrams in the same order: the same outcomes, and the same backends get them."""
+    """The same datagrams in the same order get the same outcomes and reach the same backends."""
     sockets, backends = network.pool()
     wanted = orders(_pools(backends)[pool])
     client = network.socket()
@@ -89,14 +91,14 @@ async def test_decisions_are_the_memory_planes(make_plane: Callable[..., Plane],
         assert list(counters.slots[at : at + 3]) == list(oracle.counters.slots[at : at + 3])
     carried = slice(UNCONFIGURED, UNCONFIGURED_LAST_SEEN_MS)
     assert list(counters.slots[carried]) == list(oracle.counters.slots[carried])
-    assert sum(counters.slots[carried]) > 0 or pool == "none takes new"
+    assert sum(counters.slots[carried]) > 0 or pool == "none accepts new"
     assert counters.slots[PACKETS_RECEIVED] == sum(_outcomes(counters).values())
 
 
 async def _replay(
     make_plane: Callable[..., Plane], wanted: Orders, client: socket.socket, first_backend: socket.socket
 ) -> tuple[Counters, Endpoint]:
-    """Send the traffic from one client; return the counters once all of it has been handled."""
+    """Send the traffic from one client. Return the counters after the plane has handled all of it, and the service."""
     memory = memoryview(bytearray(SIZE_BYTES))
     listener = open_listener(Endpoint("127.0.0.1", 0))
     service = bound_endpoint(listener)

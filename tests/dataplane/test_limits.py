@@ -1,4 +1,4 @@
-"""What the machine allows, against what the configuration asks for."""
+"""The machine's limits, compared with the configuration."""
 
 import resource
 from pathlib import Path
@@ -34,7 +34,7 @@ INFINITE = resource.RLIM_INFINITY
 def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised_to: int | None, sessions: int
 ) -> None:
-    """No further than for 20 sessions, and never the hard limit; what then fits is what can be had."""
+    """The soft limit is raised as far as 20 sessions need and the hard limit allows. It bounds the sessions."""
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, to: raised.append(to))
@@ -46,12 +46,12 @@ def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed(
     ("wanted", "open_files", "sessions"), [(65_536, 20_000, 19_936), (100, 164, 100), (100, 163, 99), (9, None, 9)]
 )
 def test_sessions_within_a_limit(wanted: int, open_files: int | None, sessions: int) -> None:
-    """All but the descriptors that other things need."""
+    """Sessions may use all descriptors except those that are needed otherwise."""
     assert sessions_within(wanted, open_files) == sessions
 
 
-def test_too_few_descriptors_are_told_with_figures_and_the_way_out() -> None:
-    """How many were asked for, how many there are, what that makes, what to raise; nothing where they are enough."""
+def test_too_few_descriptors_are_reported_with_figures_and_the_remedy() -> None:
+    """The message gives the configured and the possible number and the limit to raise; there is none if all fit."""
     assert descriptor_shortfall(65_536, Limits(20_000, None)) == (
         "forwarding.max_sessions is 65,536, but a worker may open 20,000 files: 19,936 ways back at most; "
         "raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
@@ -67,12 +67,12 @@ def test_too_few_descriptors_are_told_with_figures_and_the_way_out() -> None:
 def test_a_worker_may_use_its_part_of_nine_tenths_of_the_ports(
     workers: int, ports: int | None, budget: int | None
 ) -> None:
-    """The last tenth stays for health probes and other programs; a worker may always use one."""
+    """Workers share nine tenths of the ports, with at least one each; probes and other programs use the rest."""
     assert port_budget(workers, Limits(None, ports)) == budget
 
 
 def test_too_few_ports_are_reported_with_the_sysctl() -> None:
-    """All workers' sessions share them; no warning if they are enough or their number is not known."""
+    """All workers' sessions share the ports; there is no warning if they are enough or their number is unknown."""
     assert port_shortfall(20_000, 2, 1, Limits(None, 28_232)) == (
         "forwarding.max_sessions is 20,000 for each of 2 workers, but there are 28,232 local ports for all: a worker "
         "may use 12,704, and one serves 1 sessions at most; widen the sysctl net.ipv4.ip_local_port_range"
@@ -84,7 +84,7 @@ def test_too_few_ports_are_reported_with_the_sysctl() -> None:
 
 
 def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The hard limit counts, since the soft one is raised; both ends of the port range belong to it."""
+    """The hard limit counts, because the soft one is raised; the port range includes both its ends."""
     file, reserved = tmp_path / "range", tmp_path / "reserved"
     file.write_text("32768\t60999\n")
     monkeypatch.setattr(limits, "_PORT_RANGE", file)
@@ -110,10 +110,10 @@ def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ("nonsense\n", 100),
     ],
 )
-def test_reserved_ports_are_no_local_ports(
+def test_reserved_ports_do_not_count_as_local_ports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, ports: int
 ) -> None:
-    """The kernel gives ports of ip_local_reserved_ports to no socket that does not name them."""
+    """Ports of ip_local_reserved_ports do not count: the kernel never chooses them for a socket."""
     for name, content in (("_PORT_RANGE", "1000 1099"), ("_RESERVED_PORTS", text)):
         path = tmp_path / name
         path.write_text(content)
@@ -122,6 +122,6 @@ def test_reserved_ports_are_no_local_ports(
 
 
 def test_avoided_ports_are_unprivileged() -> None:
-    """No session gets a privileged port, so none of them is listed."""
+    """The list of avoided ports has no privileged ones, which no session gets anyway, and is sorted."""
     assert min(REFLECTION_PORTS) >= 1024
     assert sorted(REFLECTION_PORTS) == list(REFLECTION_PORTS)

@@ -1,6 +1,6 @@
-"""Addresses that are special: link-local ones, those that are local by a route only, and those that come later.
+"""Special addresses: link-local ones, those that only a route makes local, and those that are added later.
 
-Each test runs in an empty network of its own: one veth pair with both ends in it.
+Each test runs in its own empty network: one veth pair with both ends in it.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ UNROUTABLE: Final = short_header(b"\xff" * 8)
 
 
 def ip(commands: str) -> None:
-    """Run commands of ip in this thread's network."""
+    """Run ip commands in this thread's network."""
     for command in commands.strip().splitlines():
         subprocess.run(["ip", *command.split()], check=True, capture_output=True)
 
 
 def in_network(work: Callable[[], Awaitable[None]]) -> None:
-    """Run something in a prepared network of its own."""
+    """Run a coroutine in its own prepared network."""
 
     async def main() -> None:
         ip(SETUP)
@@ -55,7 +55,7 @@ def in_network(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def open_socket(stack: ExitStack, host: str) -> socket.socket:
-    """Bind a non-blocking UDP socket; a %scope in the host is minded."""
+    """Bind a non-blocking UDP socket. host: may have a %scope."""
     sock = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM))
     sock.setblocking(False)
     sock.bind(address_of(Endpoint(host, 0)))
@@ -63,19 +63,19 @@ def open_socket(stack: ExitStack, host: str) -> socket.socket:
 
 
 async def there_and_back(qlb: Running, server: socket.socket, client: socket.socket, host: str) -> str:
-    """Send a packet to the service at a host, and an answer back; return the host that the answer came from."""
+    """Send a packet to the service at a host, and an answer back. Return the host that the answer came from."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendto(client, TO_B0, address_of(Endpoint(host, qlb.service.port)))
-    datagram, way_back = await receive(server)
+    datagram, reply_to = await receive(server)
     assert datagram == TO_B0
-    await loop.sock_sendto(server, b"answer", way_back)
+    await loop.sock_sendto(server, b"answer", reply_to)
     answer, sender = await receive(client)
     assert answer == b"answer"
     return sender[0]
 
 
 @pytest.mark.parametrize(
-    ("listen", "spoken_to", "client"),
+    ("listen", "sent_to", "client"),
     [
         pytest.param("::", "2001:db8:1::77", "fd01::1", id="a prefix behind the wildcard"),
         pytest.param("0.0.0.0", "203.0.113.77", "127.0.0.1", id="a prefix behind the IPv4 wildcard"),
@@ -88,20 +88,20 @@ async def there_and_back(qlb: Running, server: socket.socket, client: socket.soc
         pytest.param(LINK_LOCAL, LINK_LOCAL, "fd01::1", id="a link-local listener and a global client"),
     ],
 )
-def test_answers_come_from_the_address_spoken_to(running: Run, listen: str, spoken_to: str, client: str) -> None:
-    """Whatever kind of address that is, and whatever the client's is."""
+def test_answers_come_from_the_address_that_was_sent_to(running: Run, listen: str, sent_to: str, client: str) -> None:
+    """Answers come from the address that the client sent to, for all kinds of service and client addresses."""
 
     async def work() -> None:
         with ExitStack() as stack:
             server, asking = open_socket(stack, "127.0.0.1"), open_socket(stack, client)
             async with running(orders([backend(0, bound_endpoint(server))]), listen) as qlb:
-                assert await there_and_back(qlb, server, asking, spoken_to) == spoken_to.partition("%")[0]
+                assert await there_and_back(qlb, server, asking, sent_to) == sent_to.partition("%")[0]
 
     in_network(work)
 
 
 def test_the_interface_is_no_part_of_the_hash(running: Run) -> None:
-    """New connections to a link-local service go where those of the same 4-tuple go anywhere else."""
+    """New connections to a link-local service reach the backend that the 4-tuple without the interface selects."""
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -121,7 +121,7 @@ def test_the_interface_is_no_part_of_the_hash(running: Run) -> None:
 
 
 def test_one_link_local_address_on_two_interfaces(running: Run) -> None:
-    """The interface is a part of it: each client is answered by the interface that its packet came in by."""
+    """Each client is answered by the interface on which its packet arrived."""
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -135,7 +135,7 @@ def test_one_link_local_address_on_two_interfaces(running: Run) -> None:
 
 
 def test_a_link_local_backend(running: Run) -> None:
-    """It is reached by its interface, and its answers come back."""
+    """A link-local backend is reached by its interface, and its answers return."""
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -148,8 +148,8 @@ def test_a_link_local_backend(running: Run) -> None:
     in_network(work)
 
 
-def test_a_backend_whose_interface_comes_later(running: Run) -> None:
-    """Until then its packets are dropped and counted; orders that are applied afterwards find the interface."""
+def test_a_backend_whose_interface_is_added_later(running: Run) -> None:
+    """Until the interface exists, packets are dropped and counted; later orders use the interface."""
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -168,8 +168,8 @@ def test_a_backend_whose_interface_comes_later(running: Run) -> None:
     in_network(work)
 
 
-def test_an_address_that_comes_later(running: Run) -> None:
-    """The listener is bound before, and serves as soon as an interface has the address."""
+def test_an_address_that_is_added_later(running: Run) -> None:
+    """A listener can be bound first; it serves as soon as an interface has the address."""
 
     async def work() -> None:
         with ExitStack() as stack:
@@ -185,7 +185,7 @@ def test_an_address_that_comes_later(running: Run) -> None:
 
 
 def test_a_tentative_address_is_not_local_yet() -> None:
-    """Duplicate address detection takes seconds; a listener is bound all the same."""
+    """During duplicate address detection, an address is not local, but a listener can be bound to it."""
 
     async def work() -> None:
         ip("link add t0 type veth peer name t1\nlink set t0 up\nlink set t1 up")
@@ -201,7 +201,7 @@ def test_a_tentative_address_is_not_local_yet() -> None:
 
 
 def test_what_a_route_makes_local_is_local() -> None:
-    """No interface has an address of such a prefix, and nobody is warned of it."""
+    """Addresses of a prefix that a route makes local are local, although no interface has them."""
 
     async def work() -> None:
         found = {host: is_local(Endpoint(host, 443)) for host in ("2001:db8:1::9", "203.0.113.9", LINK_LOCAL, "::")}

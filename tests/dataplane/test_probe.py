@@ -1,4 +1,4 @@
-"""Which plane is chosen, and what is said where it cannot be the one that was asked for."""
+"""The choice of the plane, and the message if the requested plane is unavailable."""
 
 import sys
 from types import ModuleType
@@ -12,19 +12,19 @@ from qlb.errors import PlaneUnavailable
 
 @pytest.fixture
 def no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the C extension, as where qlb was installed without a compiler."""
+    """Hide the C extension, as after an installation without a compiler."""
     monkeypatch.setitem(sys.modules, "qlb.dataplane._core", None)
 
 
 @pytest.fixture
 def not_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put an extension in place that has the core and no forwarder, as macOS has."""
+    """Replace the extension by one without the forwarder, as on macOS."""
     monkeypatch.setitem(sys.modules, "qlb.dataplane._core", ModuleType("qlb.dataplane._core"))
 
 
 @pytest.fixture
 def with_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put an extension in place that has all."""
+    """Replace the extension by one with the forwarder."""
     core = ModuleType("qlb.dataplane._core")
     core.Forwarder = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "qlb.dataplane._core", core)
@@ -32,14 +32,14 @@ def with_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("with_extension")
 def test_auto_takes_the_fastest() -> None:
-    """With the extension it is batch, and there is nothing to say."""
+    """With the extension, auto chooses batch and reports no other plane."""
     assert probe.choose("auto", "proxy") == "batch"
     assert probe.passed_over("batch", "proxy") == ""
 
 
 @pytest.mark.usefixtures("no_extension")
 def test_without_a_compiler() -> None:
-    """Auto goes on with asyncio and can say why; who insists on batch is told what is missing."""
+    """Without the extension, auto chooses asyncio and gives the reason; a request for batch is an error."""
     assert probe.choose("auto", "proxy") == "asyncio"
     assert "C extension was not built" in probe.passed_over("asyncio", "proxy")
     with pytest.raises(PlaneUnavailable, match="C extension was not built"):
@@ -48,14 +48,14 @@ def test_without_a_compiler() -> None:
 
 @pytest.mark.usefixtures("not_linux")
 def test_off_linux() -> None:
-    """The core may be there and the plane not."""
+    """With the core but without the forwarder, auto chooses asyncio and a request for batch is an error."""
     assert probe.choose("auto", "proxy") == "asyncio"
     with pytest.raises(PlaneUnavailable, match="not Linux"):
         probe.choose("batch", "proxy")
 
 
-def test_what_there_is_instead() -> None:
-    """A mode or a plane of a later release is refused with the names of this one's; so is a plane in another's mode."""
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
+    """An unknown mode or plane, or a plane that lacks the mode, is rejected with the names that exist."""
     with pytest.raises(PlaneUnavailable, match="there is: gue, ipip, l2, proxy"):
         probe.choose("auto", "proxy-protocol")
     with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, or auto"):
@@ -66,7 +66,7 @@ def test_what_there_is_instead() -> None:
 
 @pytest.mark.parametrize("plane", ["auto", "xdp"])
 def test_what_xdp_lacks(monkeypatch: pytest.MonkeyPatch, plane: str) -> None:
-    """Nothing else forwards in its modes: whoever asks for one is told what is missing."""
+    """In the modes of xdp there is no other plane: the error names what is missing."""
     monkeypatch.setattr(libbpf, "what_lacks", lambda: "this process lacks CAP_BPF")
     with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane forwards in mode gue"):
         probe.choose(plane, "gue")
@@ -74,7 +74,7 @@ def test_what_xdp_lacks(monkeypatch: pytest.MonkeyPatch, plane: str) -> None:
 
 
 def test_asyncio_is_always_there() -> None:
-    """It needs nothing, and who asks for it gets it."""
+    """The asyncio plane needs nothing and is always available."""
     assert probe.what_lacks("asyncio") == ""
     assert probe.choose("asyncio", "proxy") == "asyncio"
     assert probe.factory("asyncio").__name__ == "AsyncioPlane"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Proxy mode on real sockets, on every plane that has it: there and back, addresses, ECN, bounds, errors."""
+"""Proxy mode on real sockets, on every plane that has it: forwarding, replies, addresses, ECN, bounds, errors."""
 
 import asyncio
 import resource
@@ -39,9 +39,9 @@ async def test_there_and_back(running: Run, network: Network, host: str) -> None
     client = network.socket(host)
     async with running(orders(backends), host) as qlb:
         await qlb.send(client, TO_B1)
-        datagram, way_back = await receive(sockets[1])
+        datagram, reply_to = await receive(sockets[1])
         assert datagram == TO_B1
-        await asyncio.get_running_loop().sock_sendto(sockets[1], b"answer", way_back)
+        await asyncio.get_running_loop().sock_sendto(sockets[1], b"answer", reply_to)
         answer, sender = await receive(client)
         assert (answer, sender[:2]) == (b"answer", qlb.service)
         assert qlb.counters.slots[layout.BACKEND + layout.BACKEND_SLOTS + layout.RETURNED] == 1
@@ -55,23 +55,23 @@ async def test_families_may_differ(running: Run, network: Network) -> None:
     client = network.socket()
     async with running(orders(backends)) as qlb:
         await qlb.send(client, TO_B0)
-        _, way_back = await receive(sockets[0])
-        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+        _, reply_to = await receive(sockets[0])
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
         assert (await receive(client))[0] == b"answer"
 
 
-@pytest.mark.parametrize(("wildcard", "spoken_to"), [("0.0.0.0", "127.0.0.9"), ("::", "::1")])
-async def test_wildcard_answers_from_the_address_spoken_to(
-    running: Run, network: Network, wildcard: str, spoken_to: str
+@pytest.mark.parametrize(("wildcard", "sent_to"), [("0.0.0.0", "127.0.0.9"), ("::", "::1")])
+async def test_a_wildcard_listener_answers_from_the_address_that_the_client_sent_to(
+    running: Run, network: Network, wildcard: str, sent_to: str
 ) -> None:
-    """A listener on every address answers from the one that the client sent to, or the client drops it."""
+    """A wildcard listener answers from the address that the client sent to; from another, the client would drop it."""
     sockets, backends = network.pool()
     client = network.socket("::1" if ":" in wildcard else "127.0.0.1")
     async with running(orders(backends), wildcard) as qlb:
-        await qlb.send(client, TO_B0, spoken_to)
-        _, way_back = await receive(sockets[0])
-        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
-        assert (await receive(client))[1][:2] == (spoken_to, qlb.service.port)
+        await qlb.send(client, TO_B0, sent_to)
+        _, reply_to = await receive(sockets[0])
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
+        assert (await receive(client))[1][:2] == (sent_to, qlb.service.port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -79,7 +79,7 @@ async def test_wildcard_answers_from_the_address_spoken_to(
 async def test_the_traffic_class_is_copied_both_ways(
     running: Run, network: Network, host: str, dscp: int | None
 ) -> None:
-    """Each of the four ECN codepoints arrives as it was sent, and so does the DSCP unless the settings name one."""
+    """Each of the four ECN codepoints arrives unchanged, and so does the DSCP unless the settings contain one."""
     sockets, backends = network.pool(host=host)
     client = network.socket(host)
     for sock in (*sockets, client):
@@ -89,58 +89,58 @@ async def test_the_traffic_class_is_copied_both_ways(
             expected = octet if dscp is None else dscp << 2 | octet & ancillary.ECN_MASK
             ancillary.set_traffic_class(client, octet)
             await qlb.send(client, TO_B0)
-            datagram, control, way_back = await _receive_message(sockets[0])
+            datagram, control, reply_to = await _receive_message(sockets[0])
             assert (datagram, _traffic_class(control)) == (TO_B0, expected)
             ancillary.set_traffic_class(sockets[0], octet)
-            await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+            await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
             datagram, control, _ = await _receive_message(client)
             assert (datagram, _traffic_class(control)) == (b"answer", expected)
 
 
 async def test_largest_datagram(running: Run, network: Network) -> None:
-    """65,507 octets go through whole."""
+    """A datagram of 65,507 octets arrives complete, in both directions."""
     sockets, backends = network.pool()
     client = network.socket()
     largest = TO_B0.ljust(65_507, b"x")
     async with running(orders(backends)) as qlb:
         await qlb.send(client, largest)
-        datagram, way_back = await receive(sockets[0])
+        datagram, reply_to = await receive(sockets[0])
         assert datagram == largest
-        await asyncio.get_running_loop().sock_sendto(sockets[0], largest, way_back)
+        await asyncio.get_running_loop().sock_sendto(sockets[0], largest, reply_to)
         assert (await receive(client))[0] == largest
 
 
 async def test_one_client_two_backends(running: Run, network: Network) -> None:
-    """One 4-tuple with connections on two backends has two ways back."""
+    """One 4-tuple with connections to two backends has two sessions."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
         for sock, datagram in ((sockets[0], TO_B0), (sockets[1], TO_B1)):
             await qlb.send(client, datagram)
-            _, way_back = await receive(sock)
-            await asyncio.get_running_loop().sock_sendto(sock, datagram, way_back)
+            _, reply_to = await receive(sock)
+            await asyncio.get_running_loop().sock_sendto(sock, datagram, reply_to)
             assert (await receive(client))[0] == datagram
         assert qlb.counters.slots[layout.SESSIONS] == 2
 
 
 async def test_sessions_are_bounded_and_spare_the_used(running: Run, network: Network) -> None:
-    """A flood of addresses seen once evicts itself; a call that goes on keeps its way back."""
+    """A flood of addresses that send once evicts its own sessions; the session of a call stays open."""
     sockets, backends = network.pool()
     caller = network.socket()
     async with running(orders(backends)) as qlb:
         await qlb.send(caller, TO_B0)
-        _, way_back = await receive(sockets[0])
+        _, reply_to = await receive(sockets[0])
         for _ in range(4 * SETTINGS.max_sessions):
             await qlb.send(network.socket(), TO_B0)
             await receive(sockets[0])
             await qlb.send(caller, TO_B0)
-            assert (await receive(sockets[0]))[1] == way_back
+            assert (await receive(sockets[0]))[1] == reply_to
         assert qlb.counters.slots[layout.SESSIONS] == SETTINGS.max_sessions
         assert qlb.counters.slots[layout.SESSIONS_EVICTED] == 3 * SETTINGS.max_sessions + 1
 
 
 async def test_idle_sessions_close(running: Run, network: Network) -> None:
-    """A session that is idle for its timeout is closed; the next packet opens another."""
+    """A session that is idle for its timeout is closed; the next packet opens a new one."""
     sockets, backends = network.pool()
     client = network.socket()
     short = replace(SETTINGS, session_timeout_s=0.05, routable_session_timeout_s=0.05)
@@ -155,7 +155,7 @@ async def test_idle_sessions_close(running: Run, network: Network) -> None:
 
 
 async def test_a_refusal_does_not_cost_the_next_packet(running: Run, network: Network) -> None:
-    """A backend that was down for one packet gets the one after it."""
+    """A backend that was down for one packet gets the next one."""
     sockets, backends = network.pool()
     client = network.socket()
     address = sockets[0].getsockname()
@@ -172,7 +172,7 @@ async def test_a_refusal_does_not_cost_the_next_packet(running: Run, network: Ne
 
 
 async def test_a_datagram_that_is_too_large_is_counted(running: Run, network: Network) -> None:
-    """65,507 octets over IPv4 do not fit into the loopback's MTU over IPv6: dropped, and why is told."""
+    """65,507 octets over IPv4 exceed the loopback's MTU over IPv6: the datagram is dropped and counted as too_large."""
     _, backends = network.pool(host="::1")
     client = network.socket()
     async with running(orders(backends)) as qlb:
@@ -184,13 +184,13 @@ async def test_a_datagram_that_is_too_large_is_counted(running: Run, network: Ne
 
 
 async def test_a_reply_that_is_refused_is_counted(running: Run, network: Network) -> None:
-    """An answer that does not fit on its way to the client is dropped, and why is told."""
+    """An answer that exceeds the MTU towards the client is dropped and counted as too_large."""
     sockets, backends = network.pool()
     client = network.socket("::1")
     async with running(orders(backends), "::1") as qlb:
         await qlb.send(client, TO_B0)
-        _, way_back = await receive(sockets[0])
-        await asyncio.get_running_loop().sock_sendto(sockets[0], bytes(65_507), way_back)
+        _, reply_to = await receive(sockets[0])
+        await asyncio.get_running_loop().sock_sendto(sockets[0], bytes(65_507), reply_to)
         async with asyncio.timeout(90):
             while not qlb.counters.slots[layout.RETURN_DROPPED]:
                 await asyncio.sleep(0)
@@ -198,25 +198,25 @@ async def test_a_reply_that_is_refused_is_counted(running: Run, network: Network
 
 
 async def test_one_refused_answer_costs_no_other(running: Run, network: Network) -> None:
-    """Of answers that leave together, those before and after one that the system does not take arrive."""
+    """If the system refuses one of several answers in a batch, those before and after it arrive."""
     sockets, backends = network.pool()
     clients = [network.socket("::1") for _ in sockets]
-    ways_back = []
+    reply_addresses = []
     async with running(orders(backends), "::1") as qlb:
         for index, client in enumerate(clients):
             await qlb.send(client, short_header(cid_of(FOUR_PASS, index)))
-            ways_back.append((await receive(sockets[index]))[1])
+            reply_addresses.append((await receive(sockets[index]))[1])
         for number in range(20):
             for index in range(3):
                 answer = bytes(65_507) if index == 1 else b"%d" % number  # too long for the loopback's MTU over IPv6
-                sockets[index].sendto(answer, ways_back[index])
+                sockets[index].sendto(answer, reply_addresses[index])
             for index in (0, 2):
                 assert (await receive(clients[index]))[0] == b"%d" % number
         await qlb.until(lambda: qlb.slot(layout.RETURN_DROPPED) == 20)
 
 
-async def test_what_the_system_does_not_take_is_counted(running: Run, network: Network) -> None:
-    """A backend address that cannot be sent to costs the packet and nothing else."""
+async def test_a_packet_that_the_system_does_not_send_is_counted(running: Run, network: Network) -> None:
+    """A packet to a backend address to which the system cannot send is dropped and counted."""
     _, backends = network.pool()
     client = network.socket()
     broadcast = Backend("b0", Endpoint("255.255.255.255", 9), backends[0].server_ids)
@@ -227,8 +227,8 @@ async def test_what_the_system_does_not_take_is_counted(running: Run, network: N
                 await asyncio.sleep(0)
 
 
-async def test_the_last_odd_packet_is_kept(running: Run, network: Network) -> None:
-    """What was dropped can be looked at, and explained; what was forwarded is not kept."""
+async def test_the_last_dropped_packet_is_stored(running: Run, network: Network) -> None:
+    """A sample of a dropped packet is stored; forwarded packets leave no sample."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
@@ -239,8 +239,8 @@ async def test_the_last_odd_packet_is_kept(running: Run, network: Network) -> No
         assert qlb.counters.sample(FOUR_PASS.config_id).seen_ms == 0
 
 
-async def test_moved_backend_gets_a_new_way(running: Run, network: Network) -> None:
-    """After a reload that gives a backend another address, its packets go there from the next one on."""
+async def test_a_moved_backend_gets_a_new_session(running: Run, network: Network) -> None:
+    """After a reload that changes a backend's address, the next packet goes to the new address."""
     sockets, backends = network.pool()
     client, elsewhere = network.socket(), network.socket()
     async with running(orders(backends)) as qlb:
@@ -251,22 +251,22 @@ async def test_moved_backend_gets_a_new_way(running: Run, network: Network) -> N
         assert (await receive(elsewhere))[0] == TO_B0
 
 
-async def test_reload_keeps_ways_back(running: Run, network: Network) -> None:
-    """A reload that changes nothing about a backend leaves its sessions alone."""
+async def test_a_reload_leaves_unchanged_sessions_open(running: Run, network: Network) -> None:
+    """A reload that does not change a backend leaves its sessions open."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
         await qlb.send(client, TO_B0)
-        _, way_back = await receive(sockets[0])
+        _, reply_to = await receive(sockets[0])
         qlb.plane.apply(orders([*backends[:2]]))
         await qlb.send(client, TO_B0)
-        assert (await receive(sockets[0]))[1] == way_back
+        assert (await receive(sockets[0]))[1] == reply_to
 
 
 async def test_descriptor_limit_bounds_sessions(
     running: Run, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions never exceed what the process may open, at the start and after a reload that asks for more."""
+    """The descriptor limit bounds the sessions, at the start and after a reload."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (70, 70))
     sockets, backends = network.pool()
     wanted = orders(backends, replace(SETTINGS, max_sessions=20))
@@ -297,18 +297,18 @@ def _traffic_class(control: list) -> int:
     return octets[0]
 
 
-async def test_held_it_leaves_packets_but_not_replies(running: Run, network: Network) -> None:
-    """What clients send stays in the socket, in order, until it is read again; replies go back all the while."""
+async def test_paused_it_forwards_replies_only(running: Run, network: Network) -> None:
+    """A paused plane leaves clients' packets in the socket, in order, until it resumes; replies continue."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
         await qlb.send(client, TO_B0)
-        _, way_back = await receive(sockets[0])
+        _, reply_to = await receive(sockets[0])
         qlb.plane.hold(True)
         qlb.plane.hold(True)
         await qlb.send(client, TO_B0 + b"1")
         await qlb.send(client, TO_B0 + b"2")
-        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", way_back)
+        await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
         assert (await receive(client))[0] == b"answer"
         assert qlb.slot(layout.PACKETS_RECEIVED) == 1
         qlb.plane.apply(orders(backends))
@@ -316,8 +316,8 @@ async def test_held_it_leaves_packets_but_not_replies(running: Run, network: Net
         assert [(await receive(sockets[0]))[0] for _ in range(2)] == [TO_B0 + b"1", TO_B0 + b"2"]
 
 
-async def test_held_from_the_start(running: Run, network: Network) -> None:
-    """A plane that begins held takes nothing away from the one that reads the same socket, until it is told to."""
+async def test_paused_from_the_start(running: Run, network: Network) -> None:
+    """A plane that starts paused receives no packet of a shared socket until it resumes."""
     sockets, backends = network.pool()
     client = network.socket()
     wanted = orders(backends)
@@ -339,29 +339,29 @@ async def test_held_from_the_start(running: Run, network: Network) -> None:
         assert await received_after_five() == [10, 5]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux puts datagrams together")
-async def test_a_held_plane_does_not_change_how_another_one_reads(network: Network) -> None:
-    """The batch plane has datagrams put together only while it reads: the asyncio plane cannot take it."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux combines datagrams (UDP_GRO)")
+async def test_a_paused_plane_does_not_change_how_another_one_reads(network: Network) -> None:
+    """The batch plane enables UDP_GRO only while it reads: the asyncio plane cannot handle combined datagrams."""
     if lack := probe.what_lacks("batch"):
         pytest.skip(lack)
     _, backends = network.pool()
     wanted = orders(backends)
     async with runs("asyncio")(wanted) as plain, runs("batch")(wanted, beside=plain) as batch:
 
-        def put_together() -> int:
+        def combines() -> int:
             return plain.listener.getsockopt(socket.IPPROTO_UDP, UDP_GRO)
 
-        assert put_together() == 0
+        assert combines() == 0
         plain.plane.hold(True)
         batch.plane.hold(False)
-        assert put_together() == 1
+        assert combines() == 1
         batch.plane.hold(True)
         plain.plane.hold(False)
-        assert put_together() == 0
+        assert combines() == 0
 
 
 async def test_a_plane_stamps_its_heartbeat_without_traffic(running: Run, network: Network) -> None:
-    """The stamp moves on although no packet arrives, so that a hung worker can be told from an idle one."""
+    """The heartbeat advances without packets, so that a hung worker can be distinguished from an idle one."""
     _, backends = network.pool()
     async with running(orders(backends)) as qlb:
         await qlb.until(lambda: qlb.slot(layout.HEARTBEAT_MS) > 0)

@@ -1,4 +1,4 @@
-"""Packets that a firewall refuses, that no client can have sent, or that have used up their hop limit. Both planes."""
+"""Packets that a firewall rejects, that no client can have sent, or whose hop limit is used up. Both planes."""
 
 import asyncio
 import socket
@@ -28,8 +28,8 @@ _UDP: Final = struct.Struct("!HHHH")
 
 
 @both_families
-def test_a_firewall_that_refuses_is_named(running: Run, family: int) -> None:
-    """An OUTPUT rule that drops: the error is not_permitted, no new socket is opened; without the rule it goes on."""
+def test_a_firewall_that_rejects_packets_is_counted_as_not_permitted(running: Run, family: int) -> None:
+    """An OUTPUT rule that drops causes not_permitted errors and no new socket; without the rule, the call continues."""
 
     async def work() -> None:
         network = Network()
@@ -38,7 +38,7 @@ def test_a_firewall_that_refuses_is_named(running: Run, family: int) -> None:
             client = network.socket()
             async with running(orders(backends)) as qlb:
                 await qlb.send(client, TO_B0)
-                _, way_back = await receive(sockets[0])
+                _, reply_to = await receive(sockets[0])
                 port = str(sockets[0].getsockname()[1])
                 command(
                     "nft",
@@ -52,14 +52,14 @@ def test_a_firewall_that_refuses_is_named(running: Run, family: int) -> None:
                 assert qlb.slot(layout.SESSIONS_REOPENED) == 0
                 command("nft", "delete table inet t")
                 await qlb.send(client, TO_B0)
-                assert (await receive(sockets[0]))[1] == way_back
+                assert (await receive(sockets[0]))[1] == reply_to
 
     in_a_network_of_its_own(work)
 
 
 @both_families
-async def test_the_service_itself_is_no_client(running: Run, network: Network, family: int) -> None:
-    """A packet from the service's own address and port is dropped before it is decided, and a sample is kept."""
+async def test_the_service_itself_is_not_a_client(running: Run, network: Network, family: int) -> None:
+    """A packet from the service's own address and port is dropped before the decision, and a sample is stored."""
     _, backends = network.pool()
     async with running(orders(backends), LOOPBACK[family]) as qlb:
         qlb.listener.sendto(TO_B0, qlb.service)
@@ -76,7 +76,7 @@ async def test_the_service_itself_is_no_client(running: Run, network: Network, f
 async def test_behind_a_wildcard_no_address_of_this_machine_is_a_client_with_its_port(
     running: Run, network: Network, wildcard: str, source: str, target: str
 ) -> None:
-    """Neither the address that the packet was sent to nor another one; with another port both are clients."""
+    """Behind a wildcard, a source with this machine's address and the service's port is bad; another port is fine."""
     sockets, backends = network.pool()
     async with running(orders(backends), wildcard) as qlb:
         if source == target:
@@ -92,8 +92,8 @@ async def test_behind_a_wildcard_no_address_of_this_machine_is_a_client_with_its
 
 
 @both_families
-def test_an_address_that_the_machine_gets_later_is_known_soon(running: Run, family: int) -> None:
-    """Behind a wildcard: the machine's addresses are looked up again, and other machines may use the service's port."""
+def test_an_address_that_the_machine_gets_later_is_recognised(running: Run, family: int) -> None:
+    """Behind a wildcard, the machine's addresses are read again; other machines may use the service's port."""
 
     async def work() -> None:
         network = Network()
@@ -116,8 +116,8 @@ def test_an_address_that_the_machine_gets_later_is_known_soon(running: Run, fami
     in_a_network_of_its_own(work)
 
 
-def test_port_zero_and_unspecified_hosts_are_no_clients(running: Run) -> None:
-    """Only a raw socket can send such packets; an answer would go nowhere or come back."""
+def test_port_zero_and_unspecified_hosts_are_not_clients(running: Run) -> None:
+    """A packet from port 0, which only a raw socket can send, is dropped as bad_source."""
 
     async def work() -> None:
         network = Network()
@@ -135,10 +135,10 @@ def test_port_zero_and_unspecified_hosts_are_no_clients(running: Run) -> None:
 
 
 @both_families
-async def test_what_a_worker_has_sent_opens_no_session_when_it_comes_back(
+async def test_a_packet_that_a_worker_has_sent_opens_no_session_when_it_comes_back(
     running: Run, network: Network, family: int
 ) -> None:
-    """A backend that is the service itself: the packet goes round once and is recognised by its source."""
+    """If the backend is the service itself, the packet comes back once and is recognised by its source."""
     client = network.socket(LOOPBACK[family])
     with network.socket(LOOPBACK[family]) as free:
         port = free.getsockname()[1]
@@ -155,7 +155,7 @@ async def test_what_a_worker_has_sent_opens_no_session_when_it_comes_back(
 async def test_the_hop_limit_is_one_less_than_that_of_the_first_packet(
     running: Run, network: Network, family: int
 ) -> None:
-    """It stays so for the session. A client whose packets may go no further gets no session."""
+    """The session's hop limit is one less than its first packet's. A packet with hop limit 1 opens no session."""
     sockets, backends = network.pool(host=LOOPBACK[family])
     client, ended = network.socket(LOOPBACK[family]), network.socket(LOOPBACK[family])
     ancillary.receive_hop_limit(sockets[0])
@@ -175,7 +175,7 @@ async def test_the_hop_limit_is_one_less_than_that_of_the_first_packet(
 
 @both_families
 async def test_a_loop_of_two_balancers_ends(running: Run, network: Network, family: int) -> None:
-    """Each names the other as its backend: a packet with 8 hops left is received eight times in all."""
+    """If two balancers have each other as backend, a packet with hop limit 8 is received eight times in total."""
     client = network.socket(LOOPBACK[family])
     ancillary.set_hop_limit(client, 8)
     places = []
@@ -194,7 +194,7 @@ async def test_a_loop_of_two_balancers_ends(running: Run, network: Network, fami
 
 
 def test_a_link_local_client_of_a_wildcard_is_answered(running: Run) -> None:
-    """The answer leaves by the interface that the packet came in by, from the link-local address it was sent to."""
+    """The answer leaves by the interface on which the packet arrived, from the link-local address it was sent to."""
 
     async def work() -> None:
         network = Network()
@@ -206,8 +206,8 @@ def test_a_link_local_client_of_a_wildcard_is_answered(running: Run) -> None:
             scope = int(far.command("ip", "-o", "link", "show", "eth0").partition(":")[0])
             async with running(orders(backends), "::", 4433) as qlb:
                 client.sendto(TO_B0, ("fe80::1:1", 4433, 0, scope))
-                _, way_back = await receive(sockets[0])
-                sockets[0].sendto(b"answer", way_back)
+                _, reply_to = await receive(sockets[0])
+                sockets[0].sendto(b"answer", reply_to)
                 datagram, sender = await receive(client)
                 assert (datagram, sender[0], sender[1]) == (b"answer", "fe80::1:1", 4433)
                 assert qlb.slot(layout.RETURN_DROPPED) == 0
@@ -216,7 +216,7 @@ def test_a_link_local_client_of_a_wildcard_is_answered(running: Run) -> None:
 
 
 async def _received_hop_limit(sock: socket.socket) -> int:
-    """Wait for a datagram; return its TTL or hop limit."""
+    """Wait for a datagram. Return its TTL or hop limit."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -226,7 +226,7 @@ async def _received_hop_limit(sock: socket.socket) -> int:
 
 
 def _send_raw(source: tuple[str, int], service: tuple[str, int], payload: bytes) -> None:
-    """Send a datagram with any source port, which no UDP socket could have."""
+    """Send a datagram with any source port, including those that a UDP socket cannot have."""
     datagram = _UDP.pack(source[1], service[1], _UDP.size + len(payload), 0) + payload
     family = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:

@@ -1,4 +1,4 @@
-"""An index that gets another backend, as control/departures.py lets it: nothing of the old backend is reached by it."""
+"""A backend index that is reused, as control/departures.py allows: old sessions and flows do not reach the new one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ def by_index(*backends: Backend | None, settings: PlaneSettings = SETTINGS) -> O
 
 
 def draining(backends: Sequence[Backend]) -> list[Backend]:
-    """Return backends that get no new connections."""
+    """Return the backends as draining ones, which get no new connections."""
     return [replace(one, state=BackendState.DRAINING) for one in backends]
 
 
 async def test_a_session_of_the_old_backend_is_not_used_for_the_new_one(running: Run, network: Network) -> None:
-    """A client of both reaches each by a socket of its own."""
+    """A client of both backends reaches each by a separate socket."""
     sockets, (old, other, _) = network.pool()
     client, server = network.socket(), network.socket()
     new = Backend("new", Endpoint(*server.getsockname()), {1: (NEW_ID,)})
@@ -39,14 +39,14 @@ async def test_a_session_of_the_old_backend_is_not_used_for_the_new_one(running:
         qlb.plane.apply(by_index(None, other))
         qlb.plane.apply(by_index(new, other))
         await qlb.send(client, TO_NEW)
-        datagram, way_back = await receive(server)
+        datagram, reply_to = await receive(server)
         assert datagram == TO_NEW
-        server.sendto(b"answer", way_back)
+        server.sendto(b"answer", reply_to)
         assert (await receive(client))[0] == b"answer"
 
 
 async def test_a_flow_of_the_old_backend_does_not_lead_to_the_new_one(running: Run, network: Network) -> None:
-    """It counts for nothing when the flow timeout has passed, although no packet has looked for it since."""
+    """A flow has no effect after the flow timeout, even if no packet has used it since."""
     sockets, (old, *others) = network.pool()
     client, server = network.socket(), network.socket()
     new = Backend("new", Endpoint(*server.getsockname()), {1: (NEW_ID,)})
@@ -62,7 +62,7 @@ async def test_a_flow_of_the_old_backend_does_not_lead_to_the_new_one(running: R
 
 
 async def test_a_flow_of_a_removed_backend_is_not_renewed(running: Run, network: Network) -> None:
-    """So it ends, however many packets still come: what the rest of an index is counted by."""
+    """A flow of a removed backend expires although packets still arrive, so that its index becomes free."""
     sockets, (old, *others) = network.pool()
     client = network.socket()
     async with running(by_index(old, *draining(others))) as qlb:
@@ -74,4 +74,4 @@ async def test_a_flow_of_a_removed_backend_is_not_renewed(running: Run, network:
         (left_out,) = draining([old])
         qlb.plane.apply(by_index(left_out, others[0], *draining(others[1:])))
         await qlb.send(client, UNROUTABLE)
-        assert (await receive(sockets[1]))[0] == UNROUTABLE, "the client's flow is the other backend's by now"
+        assert (await receive(sockets[1]))[0] == UNROUTABLE, "the client's flow now belongs to the other backend"

@@ -1,4 +1,4 @@
-"""Why a send was refused, by errno."""
+"""The kind of a send error, by errno."""
 
 import errno
 
@@ -31,6 +31,6 @@ from qlb.routing.counters import SEND_ERROR_KINDS
     ],
 )
 def test_each_errno_has_a_kind(number: int | None, kind: str) -> None:
-    """Those that tell an operator what to do have a name; all else is "other"."""
+    """Each errno that an operator can act on has its own kind; all others are "other"."""
     error = OSError(number, "") if number else OSError("without a number")
     assert SEND_ERROR_KINDS[send_error_kind(error)] == kind

@@ -1,4 +1,4 @@
-"""Which sessions leave, and when: protection, timeouts, overload, ports, backends without a route. Both planes."""
+"""Closing and evicting sessions: protection, timeouts, overload, ports, backends without a route. Both planes."""
 
 import functools
 import socket
@@ -31,19 +31,19 @@ TO_B1: Final = short_header(cid_of(FOUR_PASS, 1))
 UNROUTABLE: Final = short_header(b"\x00" * 20)
 FALLBACK: Final = unroutable(BY_FALLBACK, NO_CONFIG)
 BATCH: Final = 64
-"""Datagrams of one receive: a full batch means that more may wait."""
+"""Datagrams of one receive. After a full batch, more may wait."""
 BACKLOG: Final = 3000
-"""Datagrams that a listener's queue holds."""
+"""Datagrams that fit in a listener's queue."""
 
 
-async def test_a_call_is_protected_from_a_flood_of_talkative_strangers(running: Run, network: Network) -> None:
-    """A session that its client has used in two separate seconds outlives any number of sessions used twice at once."""
+async def test_a_call_is_protected_from_a_flood_of_sessions(running: Run, network: Network) -> None:
+    """A session that its client has used over more than a second outlives sessions that were used twice at once."""
     sockets, backends = network.pool()
     caller = network.socket()
     async with running(orders(backends)) as qlb:
         with Echo(sockets[0]) as echo:
             await talk(qlb, caller, TO_B0, lambda: qlb.slot(layout.SESSIONS_PROTECTED) == 1)
-        way_back = echo.senders[0]
+        reply_to = echo.senders[0]
         _empty(caller)
         _empty(sockets[0])
         for _ in range(4 * SETTINGS.max_sessions):
@@ -51,7 +51,7 @@ async def test_a_call_is_protected_from_a_flood_of_talkative_strangers(running: 
             for _ in range(2):
                 await qlb.send(stranger, TO_B1)
                 await receive(sockets[1])
-        sockets[0].sendto(b"push", way_back)
+        sockets[0].sendto(b"push", reply_to)
         assert (await receive(caller))[0] == b"push"
         assert qlb.slot(layout.SESSIONS) == SETTINGS.max_sessions
         assert qlb.slot(layout.SESSIONS_EVICTED) == 3 * SETTINGS.max_sessions + 1
@@ -59,15 +59,15 @@ async def test_a_call_is_protected_from_a_flood_of_talkative_strangers(running: 
 
 
 async def test_answers_protect_no_session(running: Run, network: Network) -> None:
-    """Of two sessions, one whose client talks and one whose server answers all the time, the first is protected."""
+    """A session whose client sends becomes protected; one whose server only answers does not."""
     sockets, backends = network.pool()
     caller, spoofed = network.socket(), network.socket()
     async with running(orders(backends)) as qlb:
         await qlb.send(spoofed, TO_B1)
-        _, way_back = await receive(sockets[1])
+        _, reply_to = await receive(sockets[1])
 
         def is_protected() -> bool:
-            sockets[1].sendto(b"answer", way_back)
+            sockets[1].sendto(b"answer", reply_to)
             return qlb.slot(layout.SESSIONS_PROTECTED) > 0
 
         await talk(qlb, caller, TO_B0, is_protected)
@@ -75,14 +75,14 @@ async def test_answers_protect_no_session(running: Run, network: Network) -> Non
         for _ in range(SETTINGS.max_sessions):
             await qlb.send(network.socket(), TO_B1)
             await receive(sockets[1])
-            sockets[1].sendto(b"answer", way_back)
+            sockets[1].sendto(b"answer", reply_to)
         await qlb.send(spoofed, TO_B1)
-        assert (await receive(sockets[1]))[1] != way_back, "it was evicted"
+        assert (await receive(sockets[1]))[1] != reply_to, "it was evicted"
         assert qlb.slot(layout.SESSIONS_PROTECTED) == 1
 
 
-async def test_protected_sessions_leave_when_there_are_no_others(running: Run, network: Network) -> None:
-    """More calls than sessions: the bound holds all the same, and every packet is delivered."""
+async def test_protected_sessions_are_evicted_when_there_are_no_others(running: Run, network: Network) -> None:
+    """With more calls than sessions, the limit is not exceeded and every packet is delivered."""
     sockets, backends = network.pool()
     callers = [network.socket() for _ in range(3)]
     async with running(orders(backends, replace(SETTINGS, max_sessions=2))) as qlb:
@@ -97,24 +97,24 @@ async def test_protected_sessions_leave_when_there_are_no_others(running: Run, n
 
 
 async def test_sessions_that_routable_packets_have_used_stay_open(running: Run, network: Network) -> None:
-    """The server of a routable session may send first after a silence; other sessions close after session_timeout."""
+    """A routable session stays open for its server after session_timeout; other sessions close."""
     sockets, backends = network.pool()
     quiet, stranger = network.socket(), network.socket()
     short = replace(SETTINGS, session_timeout_s=0.05, routable_session_timeout_s=3600)
     async with running(orders(backends, short)) as qlb:
         await qlb.send(quiet, TO_B0)
-        _, way_back = await receive(sockets[0])
+        _, reply_to = await receive(sockets[0])
         await qlb.send(stranger, UNROUTABLE)
         await qlb.until(lambda: qlb.outcome(FALLBACK) == 1)
         assert qlb.slot(layout.SESSIONS) == 2
         await qlb.until(lambda: qlb.slot(layout.SESSIONS) == 1)
-        sockets[0].sendto(b"push", way_back)
+        sockets[0].sendto(b"push", reply_to)
         assert (await receive(quiet))[0] == b"push"
         assert qlb.slot(layout.SESSIONS_EVICTED) == 0
 
 
 async def test_a_session_past_its_ordinary_time_is_not_counted_as_evicted(running: Run, network: Network) -> None:
-    """Under pressure it leaves earlier than routable_session_timeout allows, but no earlier than any other session."""
+    """A routable session that is idle beyond session_timeout can be evicted from a full table without being counted."""
     sockets, backends = network.pool()
     timeout_s = 0.05
     short = replace(SETTINGS, session_timeout_s=timeout_s, routable_session_timeout_s=3600)
@@ -139,8 +139,8 @@ async def test_a_session_past_its_ordinary_time_is_not_counted_as_evicted(runnin
         ("fe80::1", "invalid"),
     ],
 )
-def test_a_backend_without_a_route_evicts_nobody(running: Run, host: str, kind: str) -> None:
-    """Its packets are dropped, the reason is counted for it, and the sessions of others stay, in a full table too."""
+def test_a_backend_without_a_route_evicts_no_session(running: Run, host: str, kind: str) -> None:
+    """Its packets are dropped, its error is counted, and other sessions stay open even if the table is full."""
 
     async def work() -> None:
         network = Network()
@@ -148,17 +148,17 @@ def test_a_backend_without_a_route_evicts_nobody(running: Run, host: str, kind: 
             sockets, backends = network.pool(ports=[0])
             lost = Backend("b1", Endpoint(host, 4433), backend(1, Endpoint(host, 1)).server_ids)
             clients = [network.socket() for _ in range(SETTINGS.max_sessions)]
-            ways_back = []
+            reply_addresses = []
             async with running(orders([*backends, lost])) as qlb:
                 for client in clients:
                     await qlb.send(client, TO_B0)
-                    ways_back.append((await receive(sockets[0]))[1])
+                    reply_addresses.append((await receive(sockets[0]))[1])
                 for _ in range(20):
                     await qlb.send(clients[0], TO_B1)
                 await qlb.until(lambda: qlb.outcome(DROP_SEND_FAILED) == 20)
                 assert layout.total_backend_send_errors([qlb.counters], 1)[kind] >= 20
-                for client, way_back in zip(clients, ways_back, strict=True):
-                    sockets[0].sendto(b"push", way_back)
+                for client, reply_to in zip(clients, reply_addresses, strict=True):
+                    sockets[0].sendto(b"push", reply_to)
                     assert (await receive(client))[0] == b"push"
                 assert qlb.slot(layout.SESSIONS_EVICTED) == 0
 
@@ -167,9 +167,9 @@ def test_a_backend_without_a_route_evicts_nobody(running: Run, host: str, kind: 
 
 @pytest.mark.parametrize(("taken", "workers", "most"), [(0, 1, 9), (5, 1, 5), (0, 3, 3)])
 def test_local_ports_are_never_used_up(running: Run, taken: int, workers: int, most: int) -> None:
-    """Of ten ports a lone worker uses nine. Where other programs have taken some, sessions leave for new ones.
+    """Of ten ports, a single worker uses nine. If other programs use some, sessions are evicted for new ones.
 
-    No packet is lost in either case, and another program always finds a port in the first.
+    No packet is lost in either case. In the first case, another program always finds a port.
     """
 
     async def work() -> None:
@@ -195,8 +195,8 @@ def test_local_ports_are_never_used_up(running: Run, taken: int, workers: int, m
     in_a_network_of_its_own(work)
 
 
-def _send_while_held(qlb: Running, datagrams: list[tuple[socket.socket, bytes]]) -> None:
-    """Put datagrams into the listener's queue, so that the plane receives them in one batch."""
+def _send_while_paused(qlb: Running, datagrams: list[tuple[socket.socket, bytes]]) -> None:
+    """Send datagrams while the plane is paused, so that it receives them in one batch."""
     qlb.plane.hold(True)
     for client, datagram in datagrams:
         client.sendto(datagram, qlb.service)
@@ -205,14 +205,14 @@ def _send_while_held(qlb: Running, datagrams: list[tuple[socket.socket, bytes]])
 
 @pytest.mark.parametrize("wanted", [TO_B0, UNROUTABLE], ids=["routable", "unroutable"])
 async def test_under_overload_open_sessions_are_served_first(running: Run, network: Network, wanted: bytes) -> None:
-    """Strangers who want a session are dropped when opens run out; no datagram of a call is."""
+    """Datagrams that need a new session are dropped after opens run out, but no datagram of an open session."""
     sockets, backends = network.pool()
     caller, call = network.socket(), short_header(cid_of(FOUR_PASS, 2))
     async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
         await qlb.send(caller, call)
         await receive(sockets[2])
         sent = calls = 1
-        while not qlb.outcome(DROP_OVERLOAD):  # a worker that gets little processor time earns opens meanwhile
+        while not qlb.outcome(DROP_OVERLOAD):  # a slow worker gets new opens during the test
             qlb.plane.hold(True)
             for number in range(BACKLOG):
                 if number % 100 == 0:
@@ -229,26 +229,26 @@ async def test_under_overload_open_sessions_are_served_first(running: Run, netwo
 
 
 async def test_a_backlog_of_many_clients_is_no_overload(running: Run, network: Network) -> None:
-    """Several full batches of datagrams without a session, as after a restart, are all delivered."""
+    """Several full batches of datagrams from new clients, as after a restart, are all delivered."""
     sockets, backends = network.pool()
     async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
-        _send_while_held(qlb, [(network.socket(), TO_B0) for _ in range(4 * BATCH)])
+        _send_while_paused(qlb, [(network.socket(), TO_B0) for _ in range(4 * BATCH)])
         for _ in range(4 * BATCH):
             await receive(sockets[0])
         assert qlb.outcome(DROP_OVERLOAD) == 0
 
 
 def _is_settled(qlb: Running, sent: int) -> bool:
-    """Whether so many datagrams have an outcome."""
+    """Check whether this number of datagrams has an outcome."""
     return sum(qlb.slot(layout.OUTCOME + number) for number in range(len(OUTCOMES))) == sent
 
 
 async def test_datagrams_of_one_new_session_stay_together_under_overload(running: Run, network: Network) -> None:
-    """A client whose session is opened in a full batch gets all its datagrams of this batch delivered, in order."""
+    """All datagrams of a client whose session opens in a full batch are delivered in order."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
-        _send_while_held(qlb, [(client, TO_B0 + b"%d" % number) for number in range(BATCH)])
+        _send_while_paused(qlb, [(client, TO_B0 + b"%d" % number) for number in range(BATCH)])
         for number in range(BATCH):
             assert (await receive(sockets[0]))[0] == TO_B0 + b"%d" % number
         assert qlb.outcome(DROP_OVERLOAD) == 0
@@ -256,10 +256,10 @@ async def test_datagrams_of_one_new_session_stay_together_under_overload(running
 
 
 async def test_without_overload_any_number_of_sessions_is_opened(running: Run, network: Network) -> None:
-    """A batch that is not full leaves nothing waiting: all its datagrams are served."""
+    """A batch that is not full may open a session for each of its datagrams."""
     sockets, backends = network.pool()
     async with running(orders(backends, replace(SETTINGS, max_sessions=1000))) as qlb:
-        _send_while_held(qlb, [(network.socket(), TO_B0) for _ in range(BATCH - 1)])
+        _send_while_paused(qlb, [(network.socket(), TO_B0) for _ in range(BATCH - 1)])
         for _ in range(BATCH - 1):
             await receive(sockets[0])
         assert qlb.slot(layout.SESSIONS) == BATCH - 1
@@ -267,7 +267,7 @@ async def test_without_overload_any_number_of_sessions_is_opened(running: Run, n
 
 
 def _empty(sock: socket.socket) -> None:
-    """Read all that waits in a socket."""
+    """Discard all datagrams that wait in a socket."""
     while True:
         try:
             sock.recv(65_535)
@@ -277,7 +277,7 @@ def _empty(sock: socket.socket) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_ports_that_servers_drop_are_avoided(running: Run, host: str) -> None:
-    """No session gets port 11211 while there is another one; a machine that has no other port uses it."""
+    """No session uses port 11211 while there is another port; a machine without another port uses it."""
 
     async def work() -> None:
         network = Network()

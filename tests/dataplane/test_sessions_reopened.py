@@ -1,4 +1,4 @@
-"""Sessions whose socket can no longer work get a new one, and errors of earlier datagrams cost nothing. Both planes."""
+"""A session whose socket no longer works gets a new one; stale errors cost no datagram. Both planes."""
 
 import asyncio
 import functools
@@ -37,7 +37,7 @@ both_families = pytest.mark.parametrize("family", [4, 6])
 
 
 def run_loops() -> list[Any]:
-    """Return ways to run a coroutine: on asyncio's own loop and on uvloop, which watches sockets in another way."""
+    """Return runners for a coroutine: asyncio's own loop, and uvloop, which watches sockets differently."""
     found = [pytest.param(asyncio.run, id="own-loop")]
     with suppress(ImportError):
         import uvloop
@@ -47,8 +47,8 @@ def run_loops() -> list[Any]:
 
 
 @both_families
-def test_a_call_goes_on_after_the_local_address_has_changed(running: Run, family: int) -> None:
-    """The session, its socket bound to an address that is gone, gets a new socket; nothing else changes."""
+def test_a_call_continues_after_the_local_address_has_changed(running: Run, family: int) -> None:
+    """A session whose local address was removed gets a new socket and is not evicted."""
 
     async def work() -> None:
         network = Network()
@@ -69,8 +69,8 @@ def test_a_call_goes_on_after_the_local_address_has_changed(running: Run, family
 
 
 @both_families
-def test_a_call_goes_on_after_a_route_was_away(running: Run, family: int) -> None:
-    """While there is no route its packets are dropped and counted; with the route it goes on."""
+def test_a_call_continues_after_a_route_was_missing(running: Run, family: int) -> None:
+    """While there is no route, the packets are dropped and counted; when the route is back, the call continues."""
 
     async def work() -> None:
         network = Network()
@@ -91,8 +91,8 @@ def test_a_call_goes_on_after_a_route_was_away(running: Run, family: int) -> Non
 
 
 @both_families
-def test_a_call_goes_on_after_a_nat_target_has_moved(running: Run, family: int) -> None:
-    """A NAT sends a socket's packets to the old target, which is silent: only a new socket reaches the new one."""
+def test_a_call_continues_after_a_nat_target_has_moved(running: Run, family: int) -> None:
+    """If a NAT still translates to the old, silent target, a new socket reaches the new target."""
 
     async def work() -> None:
         network = Network()
@@ -128,7 +128,7 @@ def test_a_call_goes_on_after_a_nat_target_has_moved(running: Run, family: int) 
 async def test_a_silent_session_gets_a_new_socket_if_it_was_ever_answered(
     running: Run, network: Network, family: int
 ) -> None:
-    """A server that answered and then answers only new ports is reached again; one that never did is left alone."""
+    """A silent session gets a new socket if its server has answered before; otherwise it does not."""
     sockets, backends = network.pool(host=LOOPBACK[family])
     client, other = network.socket(), network.socket()
     async with running(orders(backends)) as qlb:
@@ -147,7 +147,7 @@ async def test_a_silent_session_gets_a_new_socket_if_it_was_ever_answered(
 
 
 async def test_answers_that_wait_in_the_old_socket_are_not_lost(running: Run, network: Network) -> None:
-    """Whatever a session's socket has received when it is replaced goes to the client, and so does what comes later."""
+    """Answers that reach the old or the new socket of a reopened session go to the client."""
     sockets, backends = network.pool()
     client = network.socket()
     async with running(orders(backends)) as qlb:
@@ -180,7 +180,7 @@ ICMP_IPV6: Final = [(1, 1, "not_permitted"), (1, 4, "refused"), (1, 6, "not_perm
 def test_an_icmp_error_costs_no_other_datagram(
     running: Run, run_loop: Callable[..., Any], family: int, kind: int, code: int, counted: str
 ) -> None:
-    """Each error is counted at its backend and cleared; datagrams both ways go on through the same socket."""
+    """Each error is counted for its backend and cleared; both directions continue through the same socket."""
 
     async def work() -> None:
         network = Network()
@@ -189,15 +189,15 @@ def test_an_icmp_error_costs_no_other_datagram(
             client = network.socket()
             async with running(orders(backends)) as qlb:
                 await qlb.send(client, TO_B0)
-                _, way_back = await receive(sockets[0])
+                _, reply_to = await receive(sockets[0])
                 remote = sockets[0].getsockname()[:2]
                 for number in range(1, 11):
-                    send_icmp(kind, code, way_back[:2], remote)
+                    send_icmp(kind, code, reply_to[:2], remote)
                     datagram = TO_B0 + b"%d" % number
                     client.sendto(datagram, qlb.service)
-                    assert await receive(sockets[0]) == (datagram, way_back)
+                    assert await receive(sockets[0]) == (datagram, reply_to)
                     await qlb.until(lambda: total_backend_send_errors([qlb.counters], 0)[counted] == number)  # noqa: B023
-                    sockets[0].sendto(b"push", way_back)
+                    sockets[0].sendto(b"push", reply_to)
                     assert (await receive(client))[0] == b"push"
                 assert qlb.outcome(DROP_SEND_FAILED) == 0
                 assert qlb.slot(layout.SESSIONS_REOPENED) == 0
@@ -208,7 +208,7 @@ def test_an_icmp_error_costs_no_other_datagram(
 
 @pytest.mark.parametrize("run_loop", run_loops())
 def test_a_pending_error_does_not_end_the_reading(running: Run, run_loop: Callable[..., Any]) -> None:
-    """A server that restarts may send first: the refusal in between has not stopped the session's return path."""
+    """After a refused packet, a restarted server can still send first through the same session."""
 
     async def work() -> None:
         network = Network()
@@ -217,7 +217,7 @@ def test_a_pending_error_does_not_end_the_reading(running: Run, run_loop: Callab
             client = network.socket()
             async with running(orders(backends)) as qlb:
                 await qlb.send(client, TO_B0)
-                _, way_back = await receive(sockets[0])
+                _, reply_to = await receive(sockets[0])
                 address = sockets[0].getsockname()
                 for _ in range(3):
                     before = qlb.send_error("refused")
@@ -225,21 +225,21 @@ def test_a_pending_error_does_not_end_the_reading(running: Run, run_loop: Callab
                     await qlb.send(client, TO_B0)
                     await qlb.until(lambda: qlb.send_error("refused") > before)  # noqa: B023
                     sockets[0] = network.socket(*address)
-                    sockets[0].sendto(b"push", way_back)
+                    sockets[0].sendto(b"push", reply_to)
                     assert (await receive(client))[0] == b"push"
 
     run_loop(work())
 
 
 def _has_forwarded(qlb: Running, count: int) -> bool:
-    """Whether so many datagrams were routed by their IDs."""
+    """Check whether this number of datagrams was routed by their IDs."""
     return qlb.outcome(FOUR_PASS.config_id) == count
 
 
 @both_families
 @pytest.mark.parametrize("run_loop", run_loops())
 def test_routers_errors_about_some_cost_no_others(running: Run, family: int, run_loop: Callable[..., Any]) -> None:
-    """A firewall at the far end rejects one datagram in five; all others arrive and all are answered."""
+    """If a firewall at the far end rejects one datagram in five, all others arrive and are answered."""
 
     async def work() -> None:
         network = Network()
@@ -256,11 +256,11 @@ def test_routers_errors_about_some_cost_no_others(running: Run, family: int, run
                 for number in range(100):
                     client.sendto(TO_B0 + b"%d" % number, qlb.service)
                     if number % 5 != 4:
-                        datagram, way_back = await receive(server)
+                        datagram, reply_to = await receive(server)
                         assert datagram == TO_B0 + b"%d" % number
-                        server.sendto(datagram, way_back)
+                        server.sendto(datagram, reply_to)
                         assert (await receive(client))[0] == datagram
-                    # One at a time: where sendmmsg() stops at an error, it does not report which one it was.
+                    # One at a time: if sendmmsg() stops at an error, it does not report the error.
                     await qlb.until(functools.partial(_has_forwarded, qlb, number + 1))
                 assert qlb.outcome(DROP_SEND_FAILED) == 0
                 assert qlb.slot(layout.SEND_ERRORS) > 0

@@ -1,4 +1,4 @@
-"""The send queue towards clients is shared: a client behind a slow link costs no other client a packet. Both planes."""
+"""A client behind a slow link costs no other client a packet, although the send queue is shared. Both planes."""
 
 import asyncio
 import socket
@@ -28,32 +28,32 @@ both_families = pytest.mark.parametrize("family", [4, 6])
 
 
 def _shape(verb: str, rate: str) -> None:
-    """Make the device towards the far network slow. What waits for it stays in the sockets' send queues."""
+    """Slow down the device towards the far network. Waiting packets stay in the sockets' send queues."""
     command("tc", "qdisc", verb, "dev", "up0", "root", "tbf", "rate", rate, "burst", "64kb", "limit", "8mb")
 
 
-async def _pour(sock: socket.socket, way_back: tuple[str, int]) -> None:
+async def _pour(sock: socket.socket, reply_to: tuple[str, int]) -> None:
     """Send bursts of answers, as a download does, until cancelled."""
     while True:
         for _ in range(BURST):
-            sock.sendto(bytes(ANSWER_BYTES), way_back)
+            sock.sendto(bytes(ANSWER_BYTES), reply_to)
         await asyncio.sleep(0.005)
 
 
 async def _round_trips(qlb: Running, client: socket.socket, host: str, server: socket.socket, count: int) -> None:
-    """Send questions one after another; each must arrive and be answered."""
+    """Send questions one after another. Each must arrive and be answered."""
     for number in range(count):
         await qlb.send(client, question := TO_B1 + b"%d" % number, host)
-        datagram, way_back = await receive(server)
+        datagram, reply_to = await receive(server)
         assert datagram == question
-        server.sendto(b"%d" % number, way_back)
+        server.sendto(b"%d" % number, reply_to)
         assert (await receive(client))[0] == b"%d" % number
 
 
 @both_families
 @pytest.mark.parametrize("downloads", [1, 3])
 def test_a_slow_client_costs_no_other_a_packet(running: Run, family: int, downloads: int) -> None:
-    """While downloads wait for a slow device, a call over another device is answered each time; no send fails."""
+    """While downloads wait for a slow device, every packet of a call over another device is answered; no send fails."""
 
     async def work() -> None:
         network = Network()
@@ -65,13 +65,13 @@ def test_a_slow_client_costs_no_other_a_packet(running: Run, family: int, downlo
             async with running(orders(backends), WILDCARD[family], buffers=BUFFERS) as qlb:
                 for client in slow:
                     await qlb.send(client, TO_B0, NEAR[family])
-                    _, way_back = await receive(sockets[0])
-                    pouring = asyncio.create_task(_pour(sockets[0], way_back))
+                    _, reply_to = await receive(sockets[0])
+                    pouring = asyncio.create_task(_pour(sockets[0], reply_to))
                     stack.callback(pouring.cancel)
                 await qlb.until(lambda: qlb.slot(layout.RETURN_PAUSES) >= downloads)
                 await _round_trips(qlb, caller, LOOPBACK[family], sockets[1], 100)
                 returned = qlb.slot(layout.BACKEND + layout.RETURNED)
-                await qlb.until(lambda: qlb.slot(layout.BACKEND + layout.RETURNED) > returned)  # the download goes on
+                await qlb.until(lambda: qlb.slot(layout.BACKEND + layout.RETURNED) > returned)  # the download continues
                 await _round_trips(qlb, caller, LOOPBACK[family], sockets[1], 100)
                 for client in slow:
                     assert len((await receive(client))[0]) == ANSWER_BYTES
@@ -81,8 +81,8 @@ def test_a_slow_client_costs_no_other_a_packet(running: Run, family: int, downlo
     in_a_network_of_its_own(work)
 
 
-def test_paused_sessions_go_on_when_the_queue_is_empty_again(running: Run) -> None:
-    """After the device has sent everything, all that waited in the session's own queue arrives, in order."""
+def test_paused_sessions_resume_when_the_queue_is_empty_again(running: Run) -> None:
+    """After the device has sent everything, the packets in the session's own queue arrive in order."""
 
     async def work() -> None:
         network = Network()
@@ -92,18 +92,18 @@ def test_paused_sessions_go_on_when_the_queue_is_empty_again(running: Run) -> No
             client = far.socket(FAR[4])
             async with running(orders(backends), WILDCARD[4], buffers=BUFFERS) as qlb:
                 await qlb.send(client, TO_B0, NEAR[4])
-                _, way_back = await receive(sockets[0])
+                _, reply_to = await receive(sockets[0])
                 sent = 0
 
                 def is_paused_or_done() -> bool:
                     return qlb.slot(layout.RETURN_PAUSES) > 0 or qlb.slot(layout.BACKEND + layout.RETURNED) == sent
 
                 while not qlb.slot(layout.RETURN_PAUSES):
-                    sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), way_back)
+                    sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), reply_to)
                     sent += 1
                     await qlb.until(is_paused_or_done)
                 for _ in range(10):
-                    sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), way_back)
+                    sockets[0].sendto(sent.to_bytes(ANSWER_BYTES), reply_to)
                     sent += 1
                 _shape("change", "20mbit")  # much faster, and no faster than the far end reads
                 for number in range(sent):
@@ -114,7 +114,7 @@ def test_paused_sessions_go_on_when_the_queue_is_empty_again(running: Run) -> No
 
 
 def test_a_paused_session_may_close(running: Run) -> None:
-    """It is evicted, or closed with the plane, like any other; other sessions go on."""
+    """A paused session can be evicted or closed with the plane; other sessions continue."""
 
     async def work() -> None:
         network = Network()
@@ -128,9 +128,9 @@ def test_a_paused_session_may_close(running: Run) -> None:
             ) as qlb:
                 for number, client in enumerate(clients, 1):
                     await qlb.send(client, TO_B0, NEAR[4])
-                    _, way_back = await receive(sockets[0])
+                    _, reply_to = await receive(sockets[0])
                     while qlb.slot(layout.RETURN_PAUSES) < number:
-                        sockets[0].sendto(bytes(ANSWER_BYTES), way_back)
+                        sockets[0].sendto(bytes(ANSWER_BYTES), reply_to)
                         await asyncio.sleep(0)
                 await _round_trips(qlb, caller, "127.0.0.1", sockets[1], 20)
                 assert qlb.slot(layout.SESSIONS) == 2

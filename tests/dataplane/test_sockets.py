@@ -1,4 +1,4 @@
-"""Listeners as the supervisor opens them: what the system grants, and what it drops."""
+"""Listeners as the supervisor opens them: options, granted buffers and dropped datagrams."""
 
 import errno
 import socket
@@ -32,26 +32,26 @@ IP_PKTINFO: Final = 8
 IP_RECVTOS: Final = 13
 IPV6_FREEBIND: Final = 78
 
-only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a socket has dropped")
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these options and reports drops")
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
-    """A listener that nobody reads, with the smallest queue there is."""
+    """Open a listener that is not read, with the smallest possible queue."""
     with open_listener(Endpoint(request.param, 0)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         yield sock
 
 
 def flood(listener: socket.socket, datagrams: int) -> None:
-    """Send so many datagrams to a listener; on loopback they have arrived, or are lost, when this returns."""
+    """Send datagrams to a listener. On loopback they have arrived or are lost when this returns."""
     with socket.socket(listener.family, socket.SOCK_DGRAM) as client:
         for _ in range(datagrams):
             client.sendto(b"x" * 100, bound_endpoint(listener))
 
 
 def drain(listener: socket.socket) -> int:
-    """Read all that has arrived; return how many datagrams."""
+    """Read all datagrams that have arrived. Return their number."""
     count = 0
     while True:
         try:
@@ -63,7 +63,7 @@ def drain(listener: socket.socket) -> int:
 
 @only_linux
 def test_drops_are_what_was_sent_and_cannot_be_read(listener: socket.socket) -> None:
-    """Exactly, more than once, and the count stays when the socket closes."""
+    """The count is exactly sent minus readable, also a second time, and remains after the socket closes."""
     drops = DropCounter(listener)
     assert drops.read() == 0
     read = 0
@@ -77,8 +77,8 @@ def test_drops_are_what_was_sent_and_cannot_be_read(listener: socket.socket) -> 
     assert drops.read() == dropped
 
 
-def test_the_count_goes_on_where_the_systems_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """32 bits are an hour of a flood."""
+def test_the_count_continues_when_the_systems_counter_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's 32-bit counter wraps after an hour of a flood; the count continues."""
     seen = iter([0, 2**32 - 5, 3, 3, 10])
     monkeypatch.setattr(sockets, "dropped_at", lambda _: next(seen))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -87,8 +87,8 @@ def test_the_count_goes_on_where_the_systems_wraps(monkeypatch: pytest.MonkeyPat
 
 
 @only_linux
-def test_an_adopted_socket_counts_from_now_on(listener: socket.socket) -> None:
-    """What it dropped for a process before this one was counted there."""
+def test_an_adopted_socket_counts_from_zero(listener: socket.socket) -> None:
+    """Drops of a previous process are not counted again, because that process has counted them."""
     flood(listener, FLOOD)
     drops = DropCounter(listener)
     assert dropped_at(listener)
@@ -96,8 +96,8 @@ def test_an_adopted_socket_counts_from_now_on(listener: socket.socket) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the options' numbers are Linux's")
-def test_an_adopted_socket_is_as_one_of_its_own() -> None:
-    """Whoever has bound it: the next packet shows ECN and its destination, and workers can join it."""
+def test_an_adopted_socket_has_the_options_of_an_own_one() -> None:
+    """A socket that another program has bound reports ECN and destination, and workers can share its port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))
         adopt_listener(sock)
@@ -111,7 +111,7 @@ def test_an_adopted_socket_is_as_one_of_its_own() -> None:
 @only_linux
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
 def test_an_address_that_is_not_here(host: str) -> None:
-    """It is bound in advance if that is wanted, and otherwise an error."""
+    """A listener can be bound to an address that is not local yet, unless freebind is off."""
     endpoint = Endpoint(host, 0)
     with open_listener(endpoint) as sock:
         assert bound_endpoint(sock).host == host
@@ -122,7 +122,7 @@ def test_an_address_that_is_not_here(host: str) -> None:
 
 @only_linux
 def test_an_adopted_socket_may_answer_from_every_address() -> None:
-    """A socket unit, or qlb before this option, has bound it without the option that such answers need."""
+    """Adopting a socket sets the option for such answers, which a socket unit or an older qlb did not set."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.bind(("::1", 0))
         adopt_listener(sock, freebind=False)
@@ -133,19 +133,19 @@ def test_an_adopted_socket_may_answer_from_every_address() -> None:
 
 @pytest.mark.parametrize("call", [address_of, open_listener])
 def test_an_interface_that_is_not_there_is_named(call: Callable[[Endpoint], object]) -> None:
-    """Not as an unknown name, which an operator would look for in DNS."""
+    """The error names the interface, not an unknown host name, for which an operator would search in DNS."""
     with pytest.raises(OSError, match="there is no network interface none0") as caught:
         call(Endpoint("fe80::1%none0", 4433))
     assert caught.value.errno == errno.ENODEV
 
 
 def test_a_scope_may_be_a_number() -> None:
-    """An interface that has gone since has no other."""
+    """A scope may be the number of an interface, as for an interface that no longer exists."""
     assert address_of(Endpoint("fe80::1%12345", 4433)) == ("fe80::1", 4433, 0, 12345)
 
 
 class Old(socket.socket):
-    """A socket of a system that knows none of the options that forwarding can do without."""
+    """A socket of a system that has none of the optional socket options."""
 
     NEEDED: Final = {
         (socket.SOL_SOCKET, socket.SO_REUSEPORT),
@@ -155,13 +155,13 @@ class Old(socket.socket):
     }
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:  # type: ignore[override]
-        """Refuse what is not needed."""
+        """Reject the optional options."""
         if (level, option) not in self.NEEDED:
             raise OSError(errno.ENOPROTOOPT, "Protocol not available")
         super().setsockopt(level, option, value)
 
     def getsockopt(self, level: int, option: int, length: int = 0) -> Any:  # type: ignore[override]
-        """Refuse what is not needed."""
+        """Reject the optional options."""
         if (level, option) not in self.NEEDED:
             raise OSError(errno.ENOPROTOOPT, "Protocol not available")
         return super().getsockopt(level, option, length) if length else super().getsockopt(level, option)
@@ -169,7 +169,7 @@ class Old(socket.socket):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
 def test_a_listener_opens_without_optional_features(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """As in sandboxes and on old kernels: what is missing costs comfort, not the service."""
+    """In sandboxes and on old kernels, a listener works without the optional features."""
     monkeypatch.setattr(socket, "socket", Old)
     with open_listener(Endpoint(host, 0), Buffers(64 << 10, 64 << 10)) as sock:
         assert granted_receive_buffer(sock) == 64 << 10
@@ -180,8 +180,8 @@ def test_a_listener_opens_without_optional_features(monkeypatch: pytest.MonkeyPa
 
 
 @only_linux
-def test_an_answer_without_figures_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox may answer with fewer figures than Linux."""
+def test_too_few_memory_figures_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drops are unknown if the system returns fewer figures than Linux, as a sandbox may."""
 
     class Short(socket.socket):
         getsockopt = Mock(return_value=b"")
@@ -191,8 +191,8 @@ def test_an_answer_without_figures_is_no_error(monkeypatch: pytest.MonkeyPatch) 
         assert dropped_at(sock) is None
 
 
-def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None, which is not the same as 0."""
+def test_drops_are_unknown_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of drops is None and not 0 if the system does not report it."""
     monkeypatch.setattr(sys, "platform", "darwin")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert dropped_at(sock) is None
@@ -200,7 +200,7 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_small_buffers_are_granted_exactly() -> None:
-    """Wanted and granted sizes have the same unit."""
+    """The granted sizes of small buffers are exactly the requested ones."""
     with open_listener(Endpoint("127.0.0.1", 0), Buffers(64 << 10, 48 << 10)) as sock:
         assert granted_receive_buffer(sock) == 64 << 10
         assert granted_send_buffer(sock) == 48 << 10
@@ -209,7 +209,7 @@ def test_small_buffers_are_granted_exactly() -> None:
 @only_linux
 @pytest.mark.parametrize("reason", [errno.EPERM, errno.ENOPROTOOPT])
 def test_without_the_privilege_the_limit_is_granted(monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
-    """The socket opens with the system's limit, without CAP_NET_ADMIN and on kernels without the options."""
+    """The socket gets the system's limit without CAP_NET_ADMIN and on kernels without the options."""
     receive_limit, send_limit = (
         int(Path(f"/proc/sys/net/core/{name}").read_text()) for name in ("rmem_max", "wmem_max")
     )
@@ -226,8 +226,8 @@ def test_without_the_privilege_the_limit_is_granted(monkeypatch: pytest.MonkeyPa
         assert granted_send_buffer(sock) == send_limit
 
 
-def test_where_too_much_is_refused_half_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the BSDs do: the largest half, quarter, … that is granted."""
+def test_a_refused_size_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system refuses a size, as the BSDs do, half of it is requested, then a quarter and so on."""
     asked: list[int] = []
 
     class Grudging(socket.socket):
@@ -252,18 +252,18 @@ def test_where_too_much_is_refused_half_is_asked_for(monkeypatch: pytest.MonkeyP
         ("darwin", "raise the sysctl kern.ipc.maxsockbuf to 4194304"),
     ],
 )
-def test_a_shortfall_names_the_figures_and_the_way_out(
+def test_a_shortfall_names_the_figures_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, platform: str, says: str
 ) -> None:
-    """Wanted, granted, and the sysctl of this system; nothing where all was granted."""
+    """The message gives both sizes and this system's sysctl; there is no message if all was granted."""
     monkeypatch.setattr(sys, "platform", platform)
-    told = receive_buffer_shortfall(4 << 20, 212_992)
-    assert told is not None
-    assert "4,194,304 octets, but the system grants 212,992" in told
-    assert told.endswith(says)
+    message = receive_buffer_shortfall(4 << 20, 212_992)
+    assert message is not None
+    assert "4,194,304 octets, but the system grants 212,992" in message
+    assert message.endswith(says)
     assert receive_buffer_shortfall(4 << 20, 4 << 20) is None
-    told = send_buffer_shortfall(4 << 20, 212_992)
-    assert told is not None
-    assert "4,194,304 octets, but the system grants 212,992" in told
-    assert told.endswith(says.replace("rmem_max", "wmem_max"))
+    message = send_buffer_shortfall(4 << 20, 212_992)
+    assert message is not None
+    assert "4,194,304 octets, but the system grants 212,992" in message
+    assert message.endswith(says.replace("rmem_max", "wmem_max"))
     assert send_buffer_shortfall(4 << 20, 4 << 20) is None

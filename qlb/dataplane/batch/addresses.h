@@ -1,4 +1,7 @@
-/* Hosts and ports: 16 octets for every host, as in the core's keys, and the forms that the socket calls want. */
+/* Hosts and ports: every host as 16 octets, as in the core's keys, and conversions from and to socket addresses.
+ *
+ * All files of the batch plane use it. Every function accepts IPv4 and IPv6, and writes every octet of its result.
+ */
 #ifndef QLB_BATCH_ADDRESSES_H
 #define QLB_BATCH_ADDRESSES_H
 
@@ -7,11 +10,11 @@
 
 #include "../core/types.h"
 
-/* 24 octets; qlb/dataplane/batch/plane.py packs the same. */
+/* The address of a client, a service or a backend. 24 octets; qlb/dataplane/batch/plane.py packs the same layout. */
 struct qlb_endpoint {
     uint8_t host[16]; /* an IPv4 address in its IPv4-mapped form */
     uint8_t port[2];  /* as on the wire */
-    uint8_t family;   /* 4 or 6; 0 where there is no endpoint */
+    uint8_t family;   /* 4 or 6; 0 if there is no endpoint */
     uint8_t unused;
     uint32_t scope_id; /* of a link-local IPv6 address, else 0 */
 };
@@ -30,7 +33,7 @@ QLB_INLINE void qlb_map_ipv4(uint8_t host[16], const void *ipv4)
     memcpy(host + 12, ipv4, 4);
 }
 
-/* Read what a socket call wrote. */
+/* Convert a socket address that the kernel wrote. */
 QLB_INLINE void qlb_endpoint_from(struct qlb_endpoint *endpoint, const union qlb_sockaddr *address)
 {
     endpoint->unused = 0;
@@ -47,7 +50,7 @@ QLB_INLINE void qlb_endpoint_from(struct qlb_endpoint *endpoint, const union qlb
     }
 }
 
-/* Write what a socket call reads; return its length. */
+/* Convert to a socket address for a system call. Return its length. */
 QLB_INLINE socklen_t qlb_endpoint_to(const struct qlb_endpoint *endpoint, union qlb_sockaddr *address)
 {
     memset(address, 0, sizeof *address);

@@ -1,8 +1,11 @@
-/* AES-128, one block, by the instructions of x86 (AES-NI) and ARMv8; user space only, chosen at run time.
+/* AES-128 of one block by the instructions of x86 (AES-NI) and ARMv8. Only in user space, selected at run time.
  *
- * The same schedules as core/aes.h and the same answers. The functions carry their own target attribute, so
- * that the rest compiles for the plainest CPU and the choice is made where the program runs. Elsewhere, or
- * with a compiler that knows neither, qlb_aes_native_probe() answers 0 and the tables are used.
+ * flat.h calls it if qlb_aes_native_probe() returns 1. The functions use the same schedules as core/aes.h and return
+ * the same results. Each has its own target attribute, so that the other code also runs on a CPU without the
+ * instructions. On other CPUs, or with a compiler that does not know the instructions, qlb_aes_native_probe() returns 0
+ * and the tables of core/aes.h are used.
+ *
+ * Hot: run `python -m benchmarks.core` (AES native) before you change these functions.
  */
 #ifndef QLB_BATCH_AES_NATIVE_H
 #define QLB_BATCH_AES_NATIVE_H
@@ -16,7 +19,7 @@
 
 #define QLB_AES_TARGET __attribute__((target("aes,sse2"), noinline, unused))
 
-/* Whether this CPU has the instructions. */
+/* Return 1 if this CPU has the instructions, else 0. */
 QLB_INLINE int qlb_aes_native_probe(void)
 {
     unsigned int a, b, c, d;
@@ -49,7 +52,7 @@ static QLB_AES_TARGET int qlb_aes_native_decrypt(const struct qlb_schedule *sche
 
 #undef QLB_AES_KEY
 
-/* clang before 16 has ARM's intrinsics only where the whole file may use them, which is so on Apple's machines. */
+/* clang before 16 has ARM's intrinsics only if the whole file may use the instructions, as on Apple's machines. */
 #elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && \
     (defined(__linux__) || defined(__APPLE__)) && \
     (defined(__ARM_FEATURE_AES) || !defined(__clang__) || __clang_major__ >= 16)
@@ -65,7 +68,7 @@ static QLB_AES_TARGET int qlb_aes_native_decrypt(const struct qlb_schedule *sche
 #define QLB_AES_TARGET __attribute__((target("+crypto"), noinline, unused))
 #endif
 
-/* Whether this CPU has the instructions; every one of Apple's does. */
+/* Return 1 if this CPU has the instructions, else 0. All of Apple's have them. */
 QLB_INLINE int qlb_aes_native_probe(void)
 {
 #ifdef __linux__
@@ -75,7 +78,7 @@ QLB_INLINE int qlb_aes_native_probe(void)
 #endif
 }
 
-/* ARM's round adds the key first: the last two round keys meet in the last round. */
+/* An ARM round adds the key first, so the last round uses the last two round keys. */
 static QLB_AES_TARGET int qlb_aes_native_encrypt(const struct qlb_schedule *schedule, struct qlb_block *block)
 {
     uint8x16_t state = vld1q_u8((const uint8_t *)block);

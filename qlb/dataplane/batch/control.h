@@ -1,10 +1,13 @@
-/* Control messages of UDP sockets: the traffic class, the hop limit, the address that a client sent to, and the length
- * of segments.
+/* Read and write the control messages of UDP sockets: the traffic class, the hop limit, the address that a client sent
+ * to, and the length of segments.
  *
- * The traffic class octet holds the DSCP and the ECN bits. QUIC needs the ECN bits end to end (RFC 9000, section
- * 13.4), so they are copied both ways. The DSCP is copied too, unless the configuration sets it. A listener on a
- * wildcard address answers from the address that the client sent to. UDP_GRO hands over several datagrams of one
- * sender as one piece, UDP_SEGMENT sends several at once; both give the length of each, the last may be shorter.
+ * forward.c and reply.c read them, outbox.c writes them. The caller provides QLB_CONTROL_BYTES octets, which are enough
+ * for all messages at once.
+ *
+ * The traffic class octet contains the DSCP and the ECN bits. QUIC needs the ECN bits end to end (RFC 9000, section
+ * 13.4), so they are copied in both directions. The DSCP is copied too, unless the configuration sets it. A listener on
+ * a wildcard address answers from the address that the client sent to. UDP_GRO passes several datagrams of one sender
+ * as one piece, UDP_SEGMENT sends several at once. Both give the length of each datagram; the last one may be shorter.
  */
 #ifndef QLB_BATCH_CONTROL_H
 #define QLB_BATCH_CONTROL_H
@@ -23,32 +26,36 @@
 #endif
 
 #define QLB_ECN_MASK 3
-#define QLB_UNKNOWN_HOP_LIMIT 64 /* assumed where the system does not report one */
+#define QLB_UNKNOWN_HOP_LIMIT 64 /* assumed if the system does not report one */
 /* Room for a traffic class, a hop limit, packet info and a segment's length. */
 #define QLB_CONTROL_BYTES (3 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in6_pktinfo)))
 
-/* What came along with one receive. */
+/* The control messages of one receive. */
 struct qlb_arrival {
-    uint32_t segment_bytes; /* of each datagram but the last; 0: it is one datagram */
-    uint8_t traffic_class; /* DSCP and ECN bits */
+    uint32_t segment_bytes; /* of each datagram but the last; 0: there is only one */
+    uint8_t traffic_class;  /* DSCP and ECN bits */
     uint8_t hop_limit;
     uint8_t has_service;
     uint8_t service[16]; /* the address that the client sent to, if has_service; see qlb_embed_interface() */
 };
 
-/* A link-local service address needs its interface, or the kernel refuses to send from it to a client whose address
- * is not link-local. Octets 4 to 7 of such an address are zero (RFC 4291, section 2.5.6), so the interface's number is
- * kept there: the same address on another interface is another service, and sessions need no further field. */
+/* Check whether an address is an IPv6 link-local one.
+ *
+ * A link-local service address needs its interface, or the kernel refuses to send from it to a client whose address
+ * is not link-local. Octets 4 to 7 of such an address are zero (RFC 4291, section 2.5.6), so qlb_embed_interface()
+ * stores the interface's number there: the same address on another interface is another service, and sessions need no
+ * further field. */
 QLB_INLINE int qlb_is_link_local(const uint8_t host[16]) { return host[0] == 0xfe && (host[1] & 0xc0) == 0x80; }
 
+/* Store an interface's number in an address, if it is link-local. */
 QLB_INLINE void qlb_embed_interface(uint8_t host[16], uint32_t interface)
 {
     if (qlb_is_link_local(host))
         memcpy(host + 4, &interface, sizeof interface);
 }
 
-/* Take the interface's number out of an address again; return it, or 0 where there is none. */
-QLB_INLINE uint32_t qlb_take_interface(uint8_t host[16])
+/* Remove the interface's number from an address. Return it, or 0 if there is none. */
+QLB_INLINE uint32_t qlb_extract_interface(uint8_t host[16])
 {
     uint32_t interface = 0;
     if (qlb_is_link_local(host)) {
@@ -58,7 +65,9 @@ QLB_INLINE uint32_t qlb_take_interface(uint8_t host[16])
     return interface;
 }
 
-/* Read the control messages of a receive. */
+/* Read the control messages of a receive.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arrival)
 {
     arrival->segment_bytes = 0;
@@ -92,7 +101,7 @@ QLB_INLINE void qlb_read_control(struct msghdr *message, struct qlb_arrival *arr
     }
 }
 
-/* Append one control message; msg_controllen is what is used so far. */
+/* Append one control message. msg_controllen: the octets that are used so far. */
 QLB_INLINE void qlb_add_control(struct msghdr *message, int level, int type, const void *data, size_t size)
 {
     struct cmsghdr *added = (void *)((uint8_t *)message->msg_control + message->msg_controllen);
@@ -111,7 +120,7 @@ QLB_INLINE void qlb_add_traffic_class(struct msghdr *message, uint8_t family, in
                         &traffic_class, sizeof traffic_class);
 }
 
-/* Cut what is sent into datagrams of this length. */
+/* Let the kernel cut the octets that are sent into datagrams of this length. */
 QLB_INLINE void qlb_add_segment(struct msghdr *message, uint16_t segment_bytes)
 {
     qlb_add_control(message, IPPROTO_UDP, UDP_SEGMENT, &segment_bytes, sizeof segment_bytes);
@@ -123,7 +132,7 @@ QLB_INLINE void qlb_add_source(struct msghdr *message, uint8_t family, const uin
     if (family == 6) {
         struct in6_pktinfo info;
         memcpy(&info.ipi6_addr, host, 16);
-        info.ipi6_ifindex = qlb_take_interface(info.ipi6_addr.s6_addr);
+        info.ipi6_ifindex = qlb_extract_interface(info.ipi6_addr.s6_addr);
         qlb_add_control(message, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info);
     } else {
         struct in_pktinfo info = {.ipi_ifindex = 0};

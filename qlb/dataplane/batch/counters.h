@@ -1,7 +1,10 @@
-/* The shared counters of a worker, written: slots and their meanings are those of core/counters.h.
+/* Write the counters of a worker, in the slots of core/counters.h.
  *
- * One writer, this worker; readers in another process take what is there. Relaxed stores of 64 bits: no locks,
- * and no reader sees half a number.
+ * The batch plane calls these functions for each packet. This worker is the only writer of its counters; other
+ * processes read them at any time. Stores are relaxed and have 64 bits, so there are no locks and no reader sees half a
+ * number.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change them.
  */
 #ifndef QLB_BATCH_COUNTERS_H
 #define QLB_BATCH_COUNTERS_H
@@ -11,7 +14,7 @@
 
 #include "../core/counters.h"
 
-/* Causes of a refused send; one slot each from QLB_BACKEND_SEND_ERRORS and QLB_SLOT_RETURN_SEND_ERRORS on. */
+/* Causes of a failed send. Each has one slot from QLB_BACKEND_SEND_ERRORS and from QLB_SLOT_RETURN_SEND_ERRORS on. */
 enum {
     QLB_SEND_ERROR_WOULD_BLOCK,
     QLB_SEND_ERROR_NO_BUFFERS,
@@ -46,14 +49,14 @@ QLB_INLINE void qlb_count_forwarded(uint64_t *slots, uint32_t outcome, uint32_t 
         qlb_set_slot(slots, QLB_SLOT_CONFIG_LAST_SEEN_MS + outcome, now_ms);
 }
 
-/* Count a short header whose ID carries a config ID that no configuration has. */
+/* Count a short header whose connection ID has a config ID that is not configured. */
 QLB_INLINE void qlb_count_unconfigured(uint64_t *slots, uint32_t config_id, uint64_t now_ms)
 {
     qlb_add_to_slot(slots, QLB_SLOT_UNCONFIGURED + config_id, 1);
     qlb_set_slot(slots, QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + config_id, now_ms);
 }
 
-/* Count a packet that was dropped, and keep its beginning in place of the one before it. */
+/* Count a packet that was dropped. Its beginning replaces the sample of this outcome. */
 QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8_t *octets, uint64_t len,
                                   uint64_t now_ms)
 {
@@ -64,7 +67,7 @@ QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8
     memcpy(&slots[sample + 2], octets, len < QLB_SAMPLE_BYTES ? len : QLB_SAMPLE_BYTES);
 }
 
-/* The cause of a refused send. */
+/* Return the cause of a failed send. */
 QLB_INLINE uint32_t qlb_send_error_kind(int error)
 {
     switch (error) {
@@ -96,7 +99,7 @@ QLB_INLINE uint32_t qlb_send_error_kind(int error)
     }
 }
 
-/* Count a refused send. index: of the backend, or QLB_TO_CLIENT. len: octets of the datagram, 0 if not known. */
+/* Count a failed send. index: of the backend, or QLB_TO_CLIENT. len: octets of the datagram, 0 if not known. */
 QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error, uint32_t index, uint32_t len)
 {
     const uint32_t kind = qlb_send_error_kind(error);

@@ -1,3 +1,4 @@
+/* Prepare, replace and free a decider. decider.h explains it. */
 #include "decider.h"
 
 #include <stdlib.h>
@@ -7,12 +8,12 @@
 #include <unistd.h>
 #endif
 
-/* Lay empty flow tables over fresh memory. Return 0, or -1 with an exception set. */
+/* Allocate empty flow tables. Return 0, or -1 with an exception set. */
 static int flows_new(struct qlb_decider *decider, unsigned long size, uint64_t timeout_ns)
 {
     uint64_t secret[2];
     if (size > QLB_MAX_FLOWS) {
-        PyErr_Format(PyExc_ValueError, "flow_table_size is %lu; %lu entries are the most", size,
+        PyErr_Format(PyExc_ValueError, "flow_table_size is %lu, but must be at most %lu entries", size,
                      (unsigned long)QLB_MAX_FLOWS);
         return -1;
     }

@@ -1,8 +1,9 @@
-/* The table as flat memory in user space: checked once when it arrives, read by pointer arithmetic ever after.
+/* The table as flat memory in user space: validated once when it arrives, then read by pointer arithmetic.
  *
- * What Python compiled comes as octets through a pipe or a buffer. qlb_view_open() accepts only memory that
- * the core can read without ever leaving it, whatever is written there; a wrong value inside may misroute but
- * not misread. The memory stays its owner's and must outlive the view.
+ * module.c opens a view of each table that Python compiled; core/ reads the table through the hooks in this file.
+ * qlb_view_open() guarantees that the core never reads outside the table, whatever the octets are: a wrong value in the
+ * table may misroute packets, but cannot cause an invalid read. The caller still owns the memory, which must outlive
+ * the view.
  */
 #ifndef QLB_BATCH_FLAT_H
 #define QLB_BATCH_FLAT_H
@@ -17,7 +18,7 @@ struct qlb_view {
     const struct qlb_server *servers;
     const uint32_t *backends;
     const uint32_t *ring;
-    int aes_native; /* set it to 0 to go by the tables where the CPU has better */
+    int aes_native; /* 1: use the CPU's AES instructions; a caller may set it to 0 to use the tables */
 };
 
 QLB_INLINE const struct qlb_head *qlb_head(const struct qlb_view *view) { return view->head; }
@@ -39,6 +40,7 @@ QLB_INLINE uint32_t qlb_backend_flags(const struct qlb_view *view, uint32_t inde
     return index < view->head->backend_slots ? view->backends[index] : 0;
 }
 
+/* Hot: run `python -m benchmarks.core` before you change qlb_aes_encrypt() or qlb_aes_decrypt(). */
 QLB_INLINE void qlb_aes_encrypt(const struct qlb_view *view, const struct qlb_schedule *schedule,
                                 struct qlb_block *block)
 {
@@ -57,27 +59,27 @@ QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_sc
         qlb_aes_table_decrypt(schedule, block);
 }
 
-/* With AES instructions, decoding again is as fast as looking it up. */
+/* User space has no memo: with AES instructions, decoding an ID again is as fast as a lookup. */
 QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire)
 {
     (void)view, (void)config_id, (void)wire;
     return QLB_MISS;
 }
 
-QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
+QLB_INLINE void qlb_memo_put(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
                               int32_t index)
 {
     (void)view, (void)config_id, (void)wire, (void)index;
 }
 
-/* Whether `count` items lie at an offset, aligned, after the head and before the end. */
+/* Check that `count` items at an offset are aligned, and lie between the head and the end of the table. */
 QLB_INLINE int qlb_part_fits(const struct qlb_head *head, uint32_t at, uint64_t count, uint64_t item_bytes)
 {
     return at % 8 == 0 && at >= sizeof *head && at <= head->size_bytes &&
            count * item_bytes <= head->size_bytes - at;
 }
 
-/* Whether a config says only what the core can follow. */
+/* Check whether a CID config has only values that the core can handle. */
 QLB_INLINE int qlb_config_is_legal(const struct qlb_config *config, uint32_t config_id)
 {
     const uint32_t plaintext_len = (uint32_t)config->server_id_len + config->nonce_len;
@@ -93,7 +95,7 @@ QLB_INLINE int qlb_config_is_legal(const struct qlb_config *config, uint32_t con
     return plaintext_len != 16 && (config->algorithm == QLB_FOUR_PASS) == (config->server_id_len > config->nonce_len);
 }
 
-/* Why a head cannot be one of a table of `size` octets, or a null pointer where it can. */
+/* Return why a head does not fit a table of `size` octets, or a null pointer if it does. */
 QLB_INLINE const char *qlb_head_problem(const struct qlb_head *head, uint64_t size)
 {
     if (size < sizeof *head)
@@ -103,7 +105,7 @@ QLB_INLINE const char *qlb_head_problem(const struct qlb_head *head, uint64_t si
     if (head->version != QLB_TABLE_VERSION)
         return "a table of another version";
     if (head->size_bytes != size)
-        return "not as long as its head says";
+        return "its length differs from the one in its head";
     if (!head->server_slots || (head->server_slots & (head->server_slots - 1)) ||
         head->server_slots > QLB_MAX_SERVER_SLOTS || head->backend_slots > QLB_MAX_BACKENDS ||
         head->ring_slots > QLB_MAX_RING_SLOTS)
@@ -116,14 +118,14 @@ QLB_INLINE const char *qlb_head_problem(const struct qlb_head *head, uint64_t si
     return 0;
 }
 
-/* Lay a view over a table; return why it cannot be, or a null pointer when all is well.
- * memory: on a multiple of 8. Takes a millisecond for each million of slots, once. */
+/* Validate a table and open a view of it. Return a null pointer, or why the table is not valid.
+ * memory: aligned to 8. This takes a millisecond for each million of slots. */
 static inline const char *qlb_view_open(struct qlb_view *view, const void *memory, uint64_t size)
 {
     const uint8_t *octets = memory;
     const struct qlb_head *head = memory;
     if ((uintptr_t)memory % 8)
-        return "not on a multiple of 8";
+        return "its memory is not aligned to 8";
     const char *problem = qlb_head_problem(head, size);
     if (problem)
         return problem;
@@ -137,9 +139,9 @@ static inline const char *qlb_view_open(struct qlb_view *view, const void *memor
     };
     for (uint32_t i = 0; i < QLB_TABLE_CONFIGS; i++)
         if (!qlb_config_is_legal(&wanted.configs[i], i))
-            return "a config breaks the rules";
+            return "a CID config is not valid";
     for (uint32_t i = 0; i < head->server_slots; i++)
-        if (wanted.servers[i].index != QLB_NOBODY && wanted.servers[i].index >= head->backend_slots)
+        if (wanted.servers[i].index != QLB_NO_BACKEND && wanted.servers[i].index >= head->backend_slots)
             return "a server ID belongs to a backend that does not exist";
     for (uint32_t i = 0; i < head->ring_slots; i++)
         if (wanted.ring[i] >= head->backend_slots)

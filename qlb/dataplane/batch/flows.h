@@ -1,9 +1,12 @@
-/* The flow tables in user space: three of them, each bounded, all in one piece of memory that its owner gives.
+/* The flow tables in user space: three bounded tables in one piece of memory that the caller provides.
  *
- * The twin of qlb/routing/flows.py: an entry that is remembered again stays, one that is idle for the timeout
- * goes, and so does the least recently used one when a table is full. Entries are found through chained buckets
- * and kept in a list by last use. Nothing here allocates or calls libc. Buckets are chosen by SipHash-1-3
- * under the owner's secret, because clients choose their IDs and could otherwise fill one chain.
+ * core/route.h calls qlb_flow_get() and qlb_flow_remember(); decider.c opens and moves the tables. The functions
+ * neither allocate nor call libc, and no table has more than `size` entries.
+ *
+ * The twin of qlb/routing/flows.py: remembering an entry again renews it, an entry that is idle for the timeout
+ * expires, and a full table removes the least recently used one. Entries are in chained buckets, and in a list by last
+ * use. SipHash-1-3 with the caller's secret selects the bucket, because clients choose their IDs and could otherwise
+ * fill one chain.
  */
 #ifndef QLB_BATCH_FLOWS_H
 #define QLB_BATCH_FLOWS_H
@@ -16,12 +19,12 @@
 
 #define QLB_FLOW_KEY_WORDS (sizeof(struct qlb_flow_source) / 8)
 
-/* 96 octets. */
+/* An entry. 96 octets. */
 struct qlb_flow {
-    uint64_t key[QLB_FLOW_KEY_WORDS]; /* of the table's struct; what it leaves over is not used */
+    uint64_t key[QLB_FLOW_KEY_WORDS]; /* the table's key struct; the words after it are not used */
     uint64_t expires_ns;
     uint32_t index; /* of the backend */
-    uint32_t next;  /* in its bucket, or on the list of free ones */
+    uint32_t next;  /* in its bucket, or in the list of free entries */
     uint32_t older; /* by last use */
     uint32_t newer;
 };
@@ -32,8 +35,8 @@ struct qlb_flow_table {
     uint32_t key_words; /* of 8 octets */
     uint32_t bucket_mask;
     uint32_t count;
-    uint32_t touched; /* entries that were ever used: memory beyond them has not been written */
-    uint32_t free;    /* the first that was used and is free again */
+    uint32_t touched; /* entries that were ever used; the memory after them has never been written */
+    uint32_t free;    /* the first entry that was used and is free again */
     uint32_t oldest;
     uint32_t newest;
 };
@@ -42,10 +45,10 @@ struct qlb_flows {
     struct qlb_flow_table tables[QLB_FLOW_TABLES];
     uint64_t secret[2];
     uint64_t timeout_ns;
-    uint32_t size; /* entries of each table; 0: remembers nothing */
+    uint32_t size; /* entries of each table; 0: no flow is remembered */
 };
 
-/* Buckets for a size: a power of two that is not smaller. */
+/* Return the number of buckets for a size: the smallest power of two that is not below it. */
 static inline uint32_t qlb_flow_buckets(uint32_t size)
 {
     uint32_t buckets = 1;
@@ -54,14 +57,14 @@ static inline uint32_t qlb_flow_buckets(uint32_t size)
     return buckets;
 }
 
-/* Octets that qlb_flows_open() wants for a size, QLB_MAX_FLOWS at most. */
+/* Return the octets of memory that qlb_flows_open() needs for a size. size: at most QLB_MAX_FLOWS. */
 static inline uint64_t qlb_flows_bytes(uint32_t size)
 {
     return QLB_FLOW_TABLES * ((uint64_t)size * sizeof(struct qlb_flow) + 8ull * ((qlb_flow_buckets(size) + 1) / 2));
 }
 
-/* Lay empty tables over memory. memory: qlb_flows_bytes(size) octets on a multiple of 8; only its buckets are
- * written now, so that what is never used costs nothing. secret: random. */
+/* Open empty tables in the caller's memory. memory: qlb_flows_bytes(size) octets, aligned to 8. Only the buckets are
+ * written now, so that unused entries need no physical memory. secret: random. */
 static inline void qlb_flows_open(struct qlb_flows *flows, void *memory, uint32_t size, uint64_t timeout_ns,
                                   const uint64_t secret[2])
 {
@@ -105,7 +108,8 @@ QLB_INLINE int qlb_flow_has_key(const struct qlb_flow_table *table, uint32_t at,
     return !differences;
 }
 
-/* Where a key's entry hangs: the bucket or the `next` that names it, or that would. */
+/* Return the link to a key's entry: the bucket or the `next` that refers to it. If there is no entry, return the end of
+ * the chain. */
 static inline uint32_t *qlb_flow_link(const struct qlb_flows *flows, const struct qlb_flow_table *table,
                                       const void *key)
 {
@@ -115,14 +119,14 @@ static inline uint32_t *qlb_flow_link(const struct qlb_flows *flows, const struc
     return link;
 }
 
-/* Take an entry out of the order of use. */
+/* Remove an entry from the list by last use. */
 static inline void qlb_flow_unlist(struct qlb_flow_table *table, const struct qlb_flow *flow)
 {
     *(flow->older == QLB_NO_FLOW ? &table->oldest : &table->entries[flow->older].newer) = flow->newer;
     *(flow->newer == QLB_NO_FLOW ? &table->newest : &table->entries[flow->newer].older) = flow->older;
 }
 
-/* Make an entry the newest. */
+/* Add an entry to the list by last use, as the newest. */
 static inline void qlb_flow_list(struct qlb_flow_table *table, uint32_t at)
 {
     struct qlb_flow *flow = &table->entries[at];
@@ -132,7 +136,7 @@ static inline void qlb_flow_list(struct qlb_flow_table *table, uint32_t at)
     table->newest = at;
 }
 
-/* Forget the least recently used entry; there is one. */
+/* Remove the least recently used entry. The table must not be empty. */
 static inline void qlb_flow_drop_oldest(const struct qlb_flows *flows, struct qlb_flow_table *table)
 {
     const uint32_t at = table->oldest;
@@ -144,7 +148,8 @@ static inline void qlb_flow_drop_oldest(const struct qlb_flows *flows, struct ql
     table->count--;
 }
 
-/* Make room for one more: two idle ones leave for each that comes, so that a table drains without a sweep. */
+/* Make room for one entry. Remove up to two expired entries for each new one, so that a table shrinks without a sweep.
+ * */
 static inline void qlb_flow_make_room(const struct qlb_flows *flows, struct qlb_flow_table *table, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < 2; i++)
@@ -154,7 +159,7 @@ static inline void qlb_flow_make_room(const struct qlb_flows *flows, struct qlb_
         qlb_flow_drop_oldest(flows, table);
 }
 
-/* Add what is not there yet, where there is room, as the newest. */
+/* Add an entry as the newest. The key must not be in the table, and the table must have room. */
 static inline struct qlb_flow *qlb_flow_add(const struct qlb_flows *flows, struct qlb_flow_table *table,
                                             const void *key)
 {
@@ -176,6 +181,8 @@ static inline struct qlb_flow *qlb_flow_add(const struct qlb_flows *flows, struc
     return flow;
 }
 
+/* Hot: run `python -m benchmarks.core` before you change qlb_flow_get() or qlb_flow_remember(). hooks.h describes them.
+ * */
 QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now_ns)
 {
     struct qlb_flow_table *table = &flows->tables[which];
@@ -207,8 +214,7 @@ QLB_INLINE void qlb_flow_remember(struct qlb_flows *flows, uint32_t which, const
     flow->expires_ns = now_ns + flows->timeout_ns;
 }
 
-/* Bring the entries of other tables along, those that were used last where not all fit: what a new size means.
- * to: empty. */
+/* Copy the entries to tables of another size. If not all fit, copy the most recently used ones. to: empty. */
 static inline void qlb_flows_move(struct qlb_flows *to, const struct qlb_flows *from)
 {
     for (uint32_t which = 0; which < QLB_FLOW_TABLES; which++) {

@@ -1,22 +1,26 @@
-/* From clients to backends: one batch of a listener is received, decided datagram by datagram, and sent.
+/* From clients to backends: receive one batch from a listener, decide each datagram, and send it.
  *
- * Opening a session costs ten times as much as forwarding a packet. When a batch is full, the queue is behind: then
- * datagrams of open sessions go first, and the number of sessions that are opened is bounded. So a flood from many
- * addresses cannot take the worker from the calls that are there. Opens are saved up while the worker keeps up, so that
- * a backlog of many clients, such as after a restart, is no overload.
+ * loop.c calls qlb_forward() when a listener is readable. Each received datagram is counted as received, and then as
+ * forwarded or as dropped.
+ *
+ * Opening a session costs ten times as much as forwarding a packet. A full batch means that the worker cannot keep up
+ * with the queue. Then datagrams of open sessions are sent first, and the number of sessions that are opened is
+ * bounded. So a flood from many addresses cannot starve the open sessions. Unused opens accumulate while the worker
+ * keeps up, so that a backlog of many clients, such as after a restart, is not treated as overload.
  */
 #include "forwarder.h"
 #include "silence.h"
 
-/* For datagrams that their IDs have routed, and for the others: opens that can be saved up, and the time for one more. */
+/* Two budgets of opens: for datagrams that were routed by their connection ID, and for the others. Each accumulates up
+ * to QLB_MAX_OPENS opens, one more in each QLB_OPEN_NS. */
 #define QLB_MAX_OPENS 512
 #define QLB_OPEN_NS 250000u
 
-/* One receive: the datagrams in it have a sender, a way and a traffic class in common. */
+/* One receive. Its datagrams have the same sender, listener, service address and traffic class. */
 struct qlb_piece {
     struct qlb_four_tuple four_tuple;
     struct qlb_session_key key;
-    struct qlb_session *session; /* of the datagram before, or a null pointer */
+    struct qlb_session *session; /* of the previous datagram, or a null pointer */
     uint8_t traffic_class;
     uint8_t hop_limit;
 };
@@ -37,21 +41,22 @@ static void describe(const struct qlb_forwarder *forwarder, uint32_t which, cons
     }
     memcpy(piece->four_tuple.client, piece->key.client.host, 16);
     memcpy(piece->four_tuple.service, service, 16);
-    (void)qlb_take_interface(piece->four_tuple.service); /* every balancer must hash the same 4-tuple */
+    (void)qlb_extract_interface(piece->four_tuple.service); /* every balancer must hash the same 4-tuple */
     memcpy(piece->four_tuple.ports, piece->key.client.port, 2);
     memcpy(piece->four_tuple.ports + 2, listener->endpoint.port, 2);
 }
 
-/* Return the open session to a backend, or a null pointer: none is open, or its backend has moved. */
+/* Return the open session to a backend, or a null pointer if there is none. Close it if the backend's address has
+ * changed. */
 static struct qlb_session *open_session_to(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t index)
 {
     if (piece->session && piece->key.index == index)
         return piece->session;
     piece->key.index = index;
     piece->session = qlb_session_find(&forwarder->sessions, &piece->key);
-    if (piece->session && memcmp(&piece->session->upstream, &forwarder->endpoints[index],
-                                 sizeof piece->session->upstream) != 0) {
-        qlb_upstream_close(forwarder, piece->session);
+    if (piece->session && memcmp(&piece->session->backend, &forwarder->endpoints[index],
+                                 sizeof piece->session->backend) != 0) {
+        qlb_session_close(forwarder, piece->session);
         piece->session = NULL;
     }
     return piece->session;
@@ -67,10 +72,10 @@ static void send_by(struct qlb_forwarder *forwarder, struct qlb_piece *piece, ui
 {
     struct qlb_session *session = piece->session;
     if (qlb_session_use(&forwarder->sessions, session, forwarder->now_ns))
-        qlb_upstream_count(forwarder);
+        qlb_sessions_set_gauges(forwarder);
     session->is_routable |= outcome < QLB_CONFIGS;
     if (qlb_silence_note(session, forwarder->now_ns)) {
-        (void)qlb_upstream_reopen(forwarder, session); /* if it fails, the old socket stays */
+        (void)qlb_session_reopen(forwarder, session); /* if it fails, the session still has the old socket */
         qlb_silence_reopened(session, forwarder->now_ns);
     }
     qlb_outbox_add(forwarder, session, octets, len, piece->traffic_class, outcome, qlb_send_to_backends);
@@ -81,14 +86,14 @@ static void open_and_send(struct qlb_forwarder *forwarder, struct qlb_piece *pie
                           const uint8_t *octets, uint32_t len)
 {
     uint32_t refusal;
-    piece->session = qlb_upstream_open(forwarder, &piece->key, piece->hop_limit, &refusal);
+    piece->session = qlb_session_open(forwarder, &piece->key, piece->hop_limit, &refusal);
     if (piece->session)
         send_by(forwarder, piece, outcome, octets, len);
     else
         drop(forwarder, refusal, octets, len);
 }
 
-/* Put a datagram off until those of open sessions are served. */
+/* Defer a datagram until those of open sessions have been sent. */
 static void defer(struct qlb_forwarder *forwarder, uint32_t receive, uint32_t at, uint32_t len,
                   struct qlb_decision decision)
 {
@@ -98,7 +103,9 @@ static void defer(struct qlb_forwarder *forwarder, uint32_t receive, uint32_t at
         drop(forwarder, QLB_DROP_OVERLOAD, (const uint8_t *)forwarder->inbox.buffers[receive].iov_base + at, len);
 }
 
-/* Decide a datagram and send or drop it. is_behind: put it off if it would open a session. */
+/* Decide a datagram, and send or drop it. is_behind: defer it if it would open a session.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uint32_t receive, uint32_t at,
                    uint32_t len, int is_behind)
 {
@@ -119,7 +126,7 @@ static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uin
         open_and_send(forwarder, piece, decision.outcome, octets, len);
 }
 
-/* Add to the opens that the time since the last full batch has brought. */
+/* Add the opens that have accumulated since the last refill. */
 static void refill_opens(struct qlb_forwarder *forwarder)
 {
     const uint64_t more = (forwarder->now_ns - forwarder->opens_refilled_ns) / QLB_OPEN_NS;
@@ -130,7 +137,7 @@ static void refill_opens(struct qlb_forwarder *forwarder)
     }
 }
 
-/* Open sessions for deferred datagrams as far as opens are left, and drop the rest. */
+/* Open sessions for deferred datagrams while opens are left, and drop the other datagrams. */
 static void serve_deferred(struct qlb_forwarder *forwarder, uint32_t listener, const struct qlb_arrival *arrivals)
 {
     if (!forwarder->deferred_count)
@@ -154,14 +161,14 @@ static void serve_deferred(struct qlb_forwarder *forwarder, uint32_t listener, c
     forwarder->deferred_count = 0;
 }
 
-/* Datagrams in a receive. */
+/* Return the number of datagrams in a receive. */
 static uint32_t datagrams_in(uint32_t bytes, uint32_t segment_bytes)
 {
     return bytes > segment_bytes ? (bytes + segment_bytes - 1) / segment_bytes : 1;
 }
 
-/* Read what came along with the receives, and count them. Count before deciding: if the worker dies in between, the
- * supervisor can still account for these packets. */
+/* Read the control messages of the receives, and count the datagrams. Count before deciding: if the worker dies in
+ * between, the supervisor can still account for these packets. */
 static void count_received(const struct qlb_forwarder *forwarder, struct qlb_arrival *arrivals, int received)
 {
     uint64_t packets = 0, bytes = 0;
@@ -177,6 +184,7 @@ static void count_received(const struct qlb_forwarder *forwarder, struct qlb_arr
     qlb_add_to_slot(forwarder->slots, QLB_SLOT_BYTES_RECEIVED, bytes);
 }
 
+/* Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener)
 {
     struct qlb_inbox *inbox = &forwarder->inbox;

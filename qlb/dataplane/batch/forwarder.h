@@ -1,12 +1,13 @@
-/* The batch plane: what its files share, and the way of a datagram through them.
+/* The batch plane: the declarations that its files share, and the path of a datagram through them.
  *
  * loop.c waits for sockets. forward.c receives from clients, decides (core/route.h) and finds the session;
  * sources.c recognises addresses that no client has. reply.c receives from backends, unless gate.c pauses the session
- * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they go
- * the same way. upstream.c opens and closes the sessions' sockets, ports.c finds local ports for them, silence.h
- * recognises sessions that get no answers any more. plane.c is the Python class.
+ * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they have
+ * the same destination. upstream.c opens and closes the sessions' sockets, ports.c finds local ports for them,
+ * silence.h recognises sessions that no longer get answers. plane.c is the Python class.
  *
- * One thread runs all of it without the GIL; what another thread wants is handed over in `pending`.
+ * One thread runs all of it without the GIL. Other threads pass new orders to it in `pending`. Every datagram that is
+ * received from a client is counted as received, and then as forwarded or as dropped, exactly once.
  */
 #ifndef QLB_BATCH_FORWARDER_H
 #define QLB_BATCH_FORWARDER_H
@@ -22,17 +23,17 @@
 #include "sessions.h"
 
 #define QLB_BATCH 64              /* receives of one call */
-#define QLB_GROUP_DATAGRAMS 64    /* that one send may carry: UDP_MAX_SEGMENTS of older kernels */
-#define QLB_GROUP_BYTES 65000u    /* below what an IP packet holds, headers and all */
+#define QLB_GROUP_DATAGRAMS 64    /* datagrams in one send: UDP_MAX_SEGMENTS of older kernels */
+#define QLB_GROUP_BYTES 65000u    /* less than the largest IP packet without its headers */
 #define QLB_BUFFER_BYTES 65536    /* the largest datagram, or the largest piece that UDP_GRO makes */
-#define QLB_BUFFER_STRIDE (QLB_BUFFER_BYTES + 21 * 64) /* so that the buffers' beginnings use all sets of a cache */
+#define QLB_BUFFER_STRIDE (QLB_BUFFER_BYTES + 21 * 64) /* so that the buffers begin in different sets of a cache */
 #define QLB_MAX_LISTENERS 250
-#define QLB_DEFERRED 4096  /* datagrams of one batch; those beyond are dropped */
+#define QLB_DEFERRED 4096  /* deferred datagrams of one batch; more are dropped */
 #define QLB_AVOIDED_PORTS 16
-#define QLB_PORT_TRIES 4   /* sockets that are opened until one has another port; the last one is used in any case */
-#define QLB_OWN_HOSTS 1024 /* addresses of this machine that are known */
+#define QLB_PORT_TRIES 4   /* sockets to open until one has a port that is not avoided; the last one is used anyway */
+#define QLB_OWN_HOSTS 1024 /* addresses of this machine that are remembered */
 
-/* A service address. */
+/* A listener: the socket of one service address. */
 struct qlb_listener {
     uint32_t watched; /* QLB_WATCHED_LISTENER */
     int fd;
@@ -41,32 +42,32 @@ struct qlb_listener {
     struct qlb_endpoint endpoint;
     /* The send queue towards clients (gate.c). */
     uint32_t queue_limit; /* octets */
-    uint32_t queued;      /* octets when last asked */
+    uint32_t queued;      /* octets when last measured */
     uint32_t unchecked;   /* octets sent since then */
     uint32_t closings;    /* how often the limit was reached */
-    uint8_t is_closed;    /* whether it is reached now */
+    uint8_t is_closed;    /* 1: the limit is reached now */
     struct qlb_session *paused_first;
     struct qlb_session *paused_last;
     struct qlb_session *trial; /* the session that is being tried, or a null pointer */
-    uint64_t trial_ns;         /* since when */
-    uint32_t trial_queued;     /* octets in the queue before */
-    uint32_t trial_bytes;      /* octets that it has returned since */
+    uint64_t trial_ns;         /* when the trial began */
+    uint32_t trial_queued;     /* octets in the queue when the trial began */
+    uint32_t trial_bytes;      /* octets that the session has returned since then */
 };
 
-/* Datagrams of one length, the last may be shorter, that leave by one call. */
+/* Datagrams of one length (the last may be shorter) that one call sends. */
 struct qlb_group {
     struct qlb_session *session;
     uint32_t bytes;
-    uint16_t size; /* of each but the last */
+    uint16_t size; /* octets of each datagram but the last */
     uint8_t count; /* datagrams */
     uint8_t parts_count;
     uint8_t traffic_class;
-    uint8_t full; /* nothing may follow */
-    uint8_t outcomes[QLB_GROUP_DATAGRAMS]; /* as decided; not used on the way back */
-    struct iovec parts[QLB_GROUP_DATAGRAMS]; /* datagrams that lie side by side are one part */
+    uint8_t full; /* 1: no datagram may follow */
+    uint8_t outcomes[QLB_GROUP_DATAGRAMS]; /* as decided; not used for datagrams to clients */
+    struct iovec parts[QLB_GROUP_DATAGRAMS]; /* datagrams that are adjacent in memory are one part */
 };
 
-/* Groups that wait to be sent, in the order in which they were begun. */
+/* Groups that wait to be sent, in the order in which they were started. */
 struct qlb_outbox {
     uint32_t count;
     struct qlb_group groups[QLB_BATCH];
@@ -80,7 +81,7 @@ struct qlb_deferred {
     struct qlb_decision decision;
 };
 
-/* Receives put packets here. */
+/* The buffers for received packets. */
 struct qlb_inbox {
     uint8_t *octets; /* QLB_BATCH buffers */
     struct mmsghdr messages[QLB_BATCH];
@@ -89,17 +90,17 @@ struct qlb_inbox {
     uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
 };
 
-/* Addresses of this machine, as last asked for. */
+/* Addresses of this machine, as last read. */
 struct qlb_own_hosts {
-    uint64_t asked_ns; /* 0: never */
+    uint64_t read_ns; /* 0: never read */
     uint32_t count;
     uint8_t hosts[QLB_OWN_HOSTS][16];
 };
 
-/* New orders for the plane. After it has adopted them, they hold the old ones. */
+/* New orders for the plane. After it has adopted them, this struct contains the old ones, to be freed. */
 struct qlb_orders {
     struct qlb_decider decider;
-    struct qlb_endpoint *endpoints; /* malloc'd; of every backend index that the table names */
+    struct qlb_endpoint *endpoints; /* malloc'd; one for each backend index of the table */
     uint32_t max_sessions;
     uint32_t max_ports;
     uint64_t session_timeout_ns;
@@ -108,6 +109,7 @@ struct qlb_orders {
     int gso_to_backends;
 };
 
+/* One batch plane: all its state. */
 struct qlb_forwarder {
     uint32_t watched; /* QLB_WATCHED_WAKE */
     struct qlb_decider decider;
@@ -115,21 +117,21 @@ struct qlb_forwarder {
     struct qlb_endpoint *endpoints;
     uint64_t session_timeout_ns;
     uint64_t routable_timeout_ns;
-    uint32_t max_ports; /* local ports that this worker may hold */
+    uint32_t max_ports; /* local ports that this worker may use */
     uint32_t avoided_count;
     uint16_t avoided_ports[QLB_AVOIDED_PORTS]; /* local ports that sessions do not use */
-    int dscp;           /* of what is sent; -1: as received */
+    int dscp; /* of the packets that are sent; -1: as received */
     uint64_t ports_exhausted_until_ns;
     uint64_t next_sweep_ns;
-    uint64_t now_ns; /* when this round began, monotonic */
+    uint64_t now_ns; /* the start of this round, monotonic */
     uint32_t round;
     uint64_t *slots; /* shared counters */
     int epoll;
     int wake; /* an eventfd */
-    int gro;  /* whether UDP_GRO is asked for */
-    int gso;  /* whether UDP_SEGMENT works, as far as is known */
-    int gso_to_backends; /* whether to use it towards them, too */
-    int has_paused;      /* whether sessions are paused */
+    int gro;  /* 1: UDP_GRO is requested */
+    int gso;  /* 1: UDP_SEGMENT works, or has not failed yet */
+    int gso_to_backends;     /* 1: use UDP_SEGMENT towards backends, too */
+    int has_paused_sessions; /* 1: gate.c has paused sessions, or is trying one */
     uint32_t listeners_count;
     struct qlb_listener listeners[QLB_MAX_LISTENERS];
     struct qlb_inbox inbox;
@@ -140,68 +142,70 @@ struct qlb_forwarder {
     uint32_t deferred_count;
     struct qlb_deferred deferred[QLB_DEFERRED];
 
-    pthread_mutex_t mutex; /* over what follows */
-    pthread_cond_t taken;
+    pthread_mutex_t mutex; /* protects the fields below */
+    pthread_cond_t taken;  /* the loop has handled `pending` and `pause_wanted` */
     struct qlb_orders *pending;
     int running;
     int stopping;
-    int hold; /* whether listeners are to be left unread; replies go on */
-    int held; /* whether they are */
-    int error; /* why they are not as wanted, an errno */
+    int pause_wanted; /* 1: do not read from clients; replies continue */
+    int is_paused;    /* 1: the listeners are paused */
+    int error;        /* why is_paused differs from pause_wanted: an errno, or 0 */
 };
 
-/* loop.c: prepare, run until stopped, hand over orders (waits until they are taken), leave listeners unread or read
- * them again (waits until that is so), ask to stop. */
+/* loop.c: prepare; run until stopped; submit orders and wait until the loop has adopted them; pause or resume reading
+ * from clients, and wait until it has taken effect; request a stop; close everything. */
 int qlb_forwarder_open(struct qlb_forwarder *forwarder);
 int qlb_forwarder_run(struct qlb_forwarder *forwarder); /* returns 0, or an errno */
 void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *orders);
-int qlb_forwarder_hold(struct qlb_forwarder *forwarder, int hold); /* returns 0, or an errno */
+int qlb_forwarder_pause(struct qlb_forwarder *forwarder, int pause_wanted); /* returns 0, or an errno */
 void qlb_forwarder_stop(struct qlb_forwarder *forwarder);
 void qlb_forwarder_close(struct qlb_forwarder *forwarder);
 
-/* inbox.c: receive up to `most` messages of a socket into the inbox from slot `first` on, their senders too if
- * `named`; return how many came, -1 for an error. */
+/* inbox.c: receive up to `most` messages from a socket into the inbox, from slot `first` on, with their senders if
+ * `named`. Return the number of messages, or -1 for an error. */
 int qlb_inbox_open(struct qlb_inbox *inbox);
 int qlb_inbox_receive(struct qlb_inbox *inbox, int fd, uint32_t first, uint32_t most, int named);
 
 /* forward.c: receive one batch from clients and send it on. */
 void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener);
 
-/* reply.c: receive from a backend; what came waits in the outbox. `used`: slots of the inbox that wait. */
+/* reply.c: receive from a backend and add the datagrams to the outbox. `used`: slots of the inbox that the outbox still
+ * refers to. */
 void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used);
 
-/* sources.c: whether a client's address cannot be one. service: the address that the datagram was sent to. */
+/* sources.c: return 1 if no client can have this address, else 0. service: the address that the datagram was sent to.
+ * */
 int qlb_is_bad_source(struct qlb_forwarder *forwarder, const struct qlb_endpoint *client, const uint8_t *service);
 
-/* gate.c: the send queue towards clients, which all clients of a listener share. */
+/* gate.c: control the send queue towards clients, which all clients of a listener share. */
 void qlb_gate_open_listener(struct qlb_listener *listener);
 int qlb_gate_admits(struct qlb_forwarder *forwarder, struct qlb_session *session);
 void qlb_gate_note_received(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t bytes);
 void qlb_gate_note_sent(struct qlb_listener *listener, uint32_t bytes, int error);
 void qlb_gate_forget(struct qlb_forwarder *forwarder, struct qlb_session *session);
-int qlb_gate_resume(struct qlb_forwarder *forwarder); /* returns whether sessions stay paused */
+int qlb_gate_resume(struct qlb_forwarder *forwarder); /* returns 1 if it has to be called again soon, else 0 */
 
-/* outbox.c: add a datagram for a session; send all that waits to the backends, or to the clients. */
+/* outbox.c: add a datagram for a session; send all waiting datagrams to the backends, or to the clients. */
 void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session, const uint8_t *octets,
                     uint32_t len, uint8_t traffic_class, uint32_t outcome, void (*flush)(struct qlb_forwarder *));
 void qlb_send_to_backends(struct qlb_forwarder *forwarder);
 void qlb_send_to_clients(struct qlb_forwarder *forwarder);
 
-/* ports.c: give a socket a local port, unless connect() may choose one. port: this one, or 0. Return the session's
- * `shares`, or -1 with errno set if there is no port. */
+/* ports.c: bind a socket to a local port, unless connect() may choose one. port: the port to use, or 0 for any. Return
+ * the session's `shares`, or -1 with errno set if there is no port. */
 int qlb_port_find(struct qlb_forwarder *forwarder, int fd, const struct qlb_endpoint *endpoint, uint16_t port);
 
-/* upstream.c: the sessions' sockets. qlb_upstream_open() returns a null pointer and sets *outcome if it fails;
- * hop_limit: of what the session sends. qlb_upstream_reopen() gives a session a new socket and returns whether it
- * could; the session keeps the old one if not. */
-struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
+/* upstream.c: the sessions' sockets. qlb_session_open() returns a null pointer and sets *outcome if it fails;
+ * hop_limit: of the packet that opens the session. qlb_session_reopen() replaces a session's socket and returns 1; if
+ * that fails, it returns 0 and the session still has the old one. */
+struct qlb_session *qlb_session_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
                                       uint8_t hop_limit, uint32_t *outcome);
-int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
-void qlb_upstream_count(const struct qlb_forwarder *forwarder); /* update the gauges */
-int qlb_upstream_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
-void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *session);
-void qlb_upstream_close_all(struct qlb_forwarder *forwarder);
-void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit);
-void qlb_upstream_sweep(struct qlb_forwarder *forwarder);
+int qlb_session_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
+void qlb_sessions_set_gauges(const struct qlb_forwarder *forwarder);
+int qlb_session_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
+void qlb_session_close(struct qlb_forwarder *forwarder, struct qlb_session *session);
+void qlb_sessions_close_all(struct qlb_forwarder *forwarder);
+void qlb_sessions_evict_above(struct qlb_forwarder *forwarder, uint32_t limit);
+void qlb_sessions_sweep(struct qlb_forwarder *forwarder);
 
 #endif

@@ -1,17 +1,24 @@
-/* The send queue towards clients. All clients of a listener share it, so a client behind a slow link could fill it and
- * cost the other clients their packets.
+/* The send queue towards clients. All clients of a listener share it, so a client behind a slow link could fill it, and
+ * packets to the other clients would be dropped.
  *
- * From the limit on (half of the send buffer) the gate is closed: sessions that return much are paused, which means
- * that their sockets are not read. Packets of their backends wait in their own receive queues, and only overflow there.
- * Three kinds of sessions pass a closed gate:
+ * reply.c calls qlb_gate_admits() before it reads from a session. outbox.c reports what it has sent, and loop.c calls
+ * qlb_gate_resume() once a round. Pausing drops no packet by itself, and every paused session is resumed or closed.
  *
- * - those that return little, such as calls; how little depends on how full the queue is;
- * - those whose clients are fast. A paused session is tried: one receive is sent, and a moment later it either has
- *   left the queue or has not. A fast session passes for a while, then it is tried again;
- * - the one that is being tried.
+ * When the queue reaches the limit (half of the send buffer), the gate closes: sessions that return much are paused,
+ * which means that their sockets are not read. Packets from their backends wait in each session's own receive queue,
+ * and only that queue can overflow. Three kinds of sessions pass a closed gate:
  *
- * When the queue has drained below the limit, all resume. Asking for the length of the queue costs a system call. It is
- * made once per QLB_GATE_BYTES sent, once a round while sessions are paused, and after a send that found it full.
+ * - sessions that return little, such as calls. The fuller the queue, the smaller this amount is;
+ * - sessions whose clients are fast. To find them, a paused session is tried: the datagrams of one receive are sent,
+ *   and QLB_TRIAL_NS later they have left the queue or not. A fast session passes for QLB_FAST_NS, then it is tried
+ *   again;
+ * - the session that is being tried.
+ *
+ * When the queue is below the limit again, all sessions resume. Measuring the queue costs a system call. It happens
+ * once per QLB_GATE_BYTES sent, once a round while sessions are paused, and after a send that found the queue full.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change qlb_gate_admits() or
+ * qlb_gate_note_sent().
  */
 #include <linux/sockios.h>
 #include <sys/epoll.h>
@@ -20,10 +27,10 @@
 #include "forwarder.h"
 
 #define QLB_GATE_BYTES 65536u
-#define QLB_LIGHT_BYTES 16384u /* in a window, at the limit; half of it with each eighth of the limit above */
+#define QLB_LIGHT_BYTES 16384u /* in a window, at the limit; half as much for each eighth of the limit above it */
 #define QLB_LIGHT_WINDOW_NS 100000000ull
-#define QLB_TRIAL_NS 1000000ull  /* for a packet to leave the machine, unless its way is slow */
-#define QLB_FAST_NS 100000000ull /* a fast session is not tried again for so long */
+#define QLB_TRIAL_NS 1000000ull  /* in this time a packet leaves the machine, unless its path is slow */
+#define QLB_FAST_NS 100000000ull /* a fast session is not tried again before this time is over */
 
 void qlb_gate_open_listener(struct qlb_listener *listener)
 {
@@ -34,7 +41,8 @@ void qlb_gate_open_listener(struct qlb_listener *listener)
         listener->queue_limit = (uint32_t)size / 2;
 }
 
-static void ask(struct qlb_listener *listener)
+/* Measure the send queue of a listener, and close or open the gate. */
+static void measure_queue(struct qlb_listener *listener)
 {
     int queued = 0;
     if (ioctl(listener->fd, SIOCOUTQ, &queued) < 0)
@@ -50,7 +58,7 @@ void qlb_gate_note_sent(struct qlb_listener *listener, uint32_t bytes, int error
 {
     listener->unchecked += bytes;
     if (listener->unchecked >= QLB_GATE_BYTES || error == EAGAIN)
-        ask(listener);
+        measure_queue(listener);
 }
 
 void qlb_gate_note_received(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t bytes)
@@ -61,7 +69,7 @@ void qlb_gate_note_received(struct qlb_forwarder *forwarder, struct qlb_session 
         listener->trial_bytes += bytes;
 }
 
-/* Whether a session returns so little that it may pass a closed gate. */
+/* Check whether a session returns so little that it may pass a closed gate. */
 static int is_light(struct qlb_session *session, const struct qlb_listener *listener, uint64_t now_ns)
 {
     if (now_ns - session->window_ns > QLB_LIGHT_WINDOW_NS) {
@@ -88,7 +96,7 @@ int qlb_gate_admits(struct qlb_forwarder *forwarder, struct qlb_session *session
 {
     struct qlb_listener *listener = &forwarder->listeners[session->key.listener];
     if (listener->queued + listener->unchecked > listener->queue_limit / 2)
-        session->appetite = 1; /* the queue fills: receive a little and look again */
+        session->receives = 1; /* the queue fills: receive a little and look again */
     if (is_light(session, listener, forwarder->now_ns) || !listener->is_closed)
         return 1;
     if (listener->trial == session ? !listener->trial_bytes : forwarder->now_ns < session->fast_until_ns)
@@ -118,12 +126,12 @@ void qlb_gate_forget(struct qlb_forwarder *forwarder, struct qlb_session *sessio
 static void resume(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     qlb_gate_forget(forwarder, session);
-    if (qlb_upstream_watch(forwarder, session) < 0)
-        qlb_upstream_close(forwarder, session);
+    if (qlb_session_watch(forwarder, session) < 0)
+        qlb_session_close(forwarder, session);
 }
 
-/* End the trial that is under way, if its time is over. Return whether one goes on. */
-static int judge(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
+/* End the current trial if its time is over. Return 1 if a trial is still running, else 0. */
+static int end_trial(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
 {
     struct qlb_session *session = listener->trial;
     if (!session || forwarder->now_ns - listener->trial_ns < QLB_TRIAL_NS)
@@ -132,13 +140,14 @@ static int judge(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
     if (!listener->trial_bytes || listener->queued >= listener->trial_queued + listener->trial_bytes / 2)
         return 0;
     session->fast_until_ns = forwarder->now_ns + QLB_FAST_NS;
-    session->tried--; /* it may be tried again in this closing */
+    session->tried--; /* it may be tried again before the gate opens */
     if (session->is_paused)
         resume(forwarder, session);
     return 0;
 }
 
-/* Try the first paused session that was not tried since the gate closed, unless the queue is nearly full. */
+/* Start a trial of the first paused session that was not tried since the gate closed, unless the queue is nearly full.
+ * */
 static void try_next(struct qlb_forwarder *forwarder, struct qlb_listener *listener)
 {
     struct qlb_session *session = listener->paused_first;
@@ -163,10 +172,10 @@ int qlb_gate_resume(struct qlb_forwarder *forwarder)
         struct qlb_listener *listener = &forwarder->listeners[i];
         if (!listener->paused_first && !listener->trial)
             continue;
-        ask(listener);
+        measure_queue(listener);
         while (!listener->is_closed && listener->paused_first)
             resume(forwarder, listener->paused_first);
-        if (!judge(forwarder, listener) && listener->is_closed)
+        if (!end_trial(forwarder, listener) && listener->is_closed)
             try_next(forwarder, listener);
         waits |= listener->paused_first || listener->trial;
     }

@@ -1,4 +1,8 @@
-/* Tell Python what the compiler made of the structs and constants that the two write down separately. */
+/* The function layout() of the extension: sizes, offsets and constants as the compiler sees them.
+ *
+ * Python defines the same layouts and constants; tests/dataplane/core/test_layout.py calls layout() to compare them.
+ * Each struct field and constant that Python also defines is in the list below.
+ */
 #include "module.h"
 
 #include <stddef.h>
@@ -119,7 +123,7 @@ static const struct qlb_named qlb_names[] = {
     CONSTANT(QLB_TABLE_CONFIGS),
     CONSTANT(QLB_AES_SCHEDULE_BYTES),
     CONSTANT(QLB_SERVER_PROBES),
-    CONSTANT(QLB_NOBODY),
+    CONSTANT(QLB_NO_BACKEND),
     CONSTANT(QLB_MAX_BACKENDS),
     CONSTANT(QLB_MAX_RING_SLOTS),
     CONSTANT(QLB_MAX_SERVER_SLOTS),

@@ -1,4 +1,11 @@
-/* The loop: wait for sockets, handle what they have, a bounded amount at a time; take new orders in between. */
+/* The event loop of the batch plane: wait for sockets, receive and send a bounded amount at a time, and apply new
+ * orders between two rounds.
+ *
+ * plane.c calls these functions. While qlb_forwarder_run() runs, only its thread handles packets and sessions; others
+ * wait for it under the mutex. Each packet is decided by one configuration, and each round writes a heartbeat.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change handle() or qlb_forwarder_run().
+ */
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -24,7 +31,8 @@ static int watch(const struct qlb_forwarder *forwarder, int fd, const void *what
     return epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Look whether UDP_GRO and UDP_SEGMENT are known. Nothing changes: another process may be reading this listener. */
+/* Check whether the kernel knows UDP_GRO and UDP_SEGMENT. Change nothing: another process may be reading this listener.
+ * */
 static void probe_offloads(struct qlb_forwarder *forwarder, int fd)
 {
     const int off = 0;
@@ -36,11 +44,11 @@ static void probe_offloads(struct qlb_forwarder *forwarder, int fd)
         forwarder->gro = 0;
 }
 
-/* Read a listener from now on. Return 0, or -1 with errno. */
-static int take_up(struct qlb_forwarder *forwarder, const struct qlb_listener *listener)
+/* Start or resume reading from a listener. Return 0, or -1 with errno set. */
+static int resume_listener(struct qlb_forwarder *forwarder, const struct qlb_listener *listener)
 {
     const int on = 1;
-    if (listener->family == 6) /* without it, every packet counts as one with QLB_UNKNOWN_HOP_LIMIT */
+    if (listener->family == 6) /* if it fails, every packet counts as one with QLB_UNKNOWN_HOP_LIMIT */
         (void)setsockopt(listener->fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &on, sizeof on);
     else
         (void)setsockopt(listener->fd, IPPROTO_IP, IP_RECVTTL, &on, sizeof on);
@@ -73,13 +81,13 @@ int qlb_forwarder_open(struct qlb_forwarder *forwarder)
     for (uint32_t i = 0; i < forwarder->listeners_count; i++)
         if (open_listener(forwarder, &forwarder->listeners[i]) < 0)
             return -1;
-    forwarder->held = 1; /* until it runs */
+    forwarder->is_paused = 1; /* until run() */
     if (qlb_inbox_open(&forwarder->inbox) < 0)
         return -1;
-    return qlb_sessions_open(&forwarder->sessions, 1);
+    return qlb_sessions_init(&forwarder->sessions, 1);
 }
 
-/* Take orders over: between two packets, so each is decided by one configuration. They hold the old ones then. */
+/* Exchange the current orders for new ones. Call it between two packets, so that one configuration decides each. */
 static void adopt(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
 {
     orders->decider = qlb_decider_adopt(&forwarder->decider, &orders->decider);
@@ -93,7 +101,7 @@ static void adopt(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
     forwarder->gso_to_backends = orders->gso_to_backends;
     forwarder->next_sweep_ns = 0;
     if (qlb_sessions_resize(&forwarder->sessions, orders->max_sessions) == 0)
-        qlb_upstream_evict_above(forwarder, orders->max_sessions);
+        qlb_sessions_evict_above(forwarder, orders->max_sessions);
 }
 
 void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *orders)
@@ -113,34 +121,34 @@ void qlb_forwarder_submit(struct qlb_forwarder *forwarder, struct qlb_orders *or
     pthread_mutex_unlock(&forwarder->mutex);
 }
 
-/* Watch the listeners, or no longer: as it is wanted. Return 0, or an errno. */
-static int follow_hold(struct qlb_forwarder *forwarder)
+/* Pause or resume the listeners as requested. Return 0, or an errno. */
+static int apply_pause(struct qlb_forwarder *forwarder)
 {
-    if (forwarder->held == forwarder->hold)
+    if (forwarder->is_paused == forwarder->pause_wanted)
         return 0;
     for (uint32_t i = 0; i < forwarder->listeners_count; i++) {
         const struct qlb_listener *listener = &forwarder->listeners[i];
-        const int failed = forwarder->hold ? epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, listener->fd, NULL)
-                                           : take_up(forwarder, listener);
+        const int failed = forwarder->pause_wanted ? epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, listener->fd, NULL)
+                                           : resume_listener(forwarder, listener);
         if (failed)
             return errno;
     }
-    forwarder->held = forwarder->hold;
+    forwarder->is_paused = forwarder->pause_wanted;
     return 0;
 }
 
-int qlb_forwarder_hold(struct qlb_forwarder *forwarder, int hold)
+int qlb_forwarder_pause(struct qlb_forwarder *forwarder, int pause_wanted)
 {
     const uint64_t one = 1;
     int error = 0;
     pthread_mutex_lock(&forwarder->mutex);
-    forwarder->hold = hold;
+    forwarder->pause_wanted = pause_wanted;
     if (forwarder->running) {
         (void)!write(forwarder->wake, &one, sizeof one);
-        while (forwarder->running && forwarder->held != forwarder->hold)
+        while (forwarder->running && forwarder->is_paused != forwarder->pause_wanted)
             pthread_cond_wait(&forwarder->taken, &forwarder->mutex);
     } else {
-        error = follow_hold(forwarder);
+        error = apply_pause(forwarder);
     }
     pthread_mutex_unlock(&forwarder->mutex);
     return error;
@@ -155,8 +163,8 @@ void qlb_forwarder_stop(struct qlb_forwarder *forwarder)
     pthread_mutex_unlock(&forwarder->mutex);
 }
 
-/* Take what another thread has handed over. Return whether to go on. */
-static int obey(struct qlb_forwarder *forwarder, int running)
+/* Apply the requests of other threads: orders, pause, stop. Return 1 to continue, 0 to end the loop. */
+static int apply_requests(struct qlb_forwarder *forwarder, int running)
 {
     uint64_t calls;
     (void)!read(forwarder->wake, &calls, sizeof calls);
@@ -165,14 +173,15 @@ static int obey(struct qlb_forwarder *forwarder, int running)
         adopt(forwarder, forwarder->pending);
     forwarder->pending = NULL;
     forwarder->running = running;
-    forwarder->error = follow_hold(forwarder);
+    forwarder->error = apply_pause(forwarder);
     const int go_on = !forwarder->stopping && !forwarder->error;
     pthread_cond_broadcast(&forwarder->taken);
     pthread_mutex_unlock(&forwarder->mutex);
     return go_on;
 }
 
-/* Handle one round of events: clients first, because that may close sessions. Return whether to go on. */
+/* Handle one round of events: clients first, because that may close sessions. Return 1 to continue, 0 to end the loop.
+ * */
 static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *events, int count)
 {
     int woken = 0;
@@ -190,16 +199,16 @@ static int handle(struct qlb_forwarder *forwarder, const struct epoll_event *eve
             qlb_reply(forwarder, session, &used);
     }
     qlb_send_to_clients(forwarder);
-    forwarder->has_paused = qlb_gate_resume(forwarder);
-    qlb_sessions_bury(&forwarder->sessions);
-    return woken ? obey(forwarder, 1) : 1;
+    forwarder->has_paused_sessions = qlb_gate_resume(forwarder);
+    qlb_sessions_free_closed(&forwarder->sessions);
+    return woken ? apply_requests(forwarder, 1) : 1;
 }
 
-/* Milliseconds to wait at most, rounded up: until the next sweep, the next look at paused sessions or the next
- * heartbeat. */
-static int patience_ms(const struct qlb_forwarder *forwarder)
+/* Return the milliseconds to wait at most, rounded up: until the next sweep, the next check of paused sessions or the
+ * next heartbeat. */
+static int wait_limit_ms(const struct qlb_forwarder *forwarder)
 {
-    if (forwarder->has_paused)
+    if (forwarder->has_paused_sessions)
         return 1;
     if (!forwarder->sessions.count)
         return QLB_HEARTBEAT_MS;
@@ -212,33 +221,33 @@ static int patience_ms(const struct qlb_forwarder *forwarder)
 int qlb_forwarder_run(struct qlb_forwarder *forwarder)
 {
     struct epoll_event events[QLB_EVENTS];
-    int go_on = obey(forwarder, 1), error = forwarder->error;
+    int go_on = apply_requests(forwarder, 1), error = forwarder->error;
     while (go_on) {
-        const int count = epoll_wait(forwarder->epoll, events, QLB_EVENTS, patience_ms(forwarder));
+        const int count = epoll_wait(forwarder->epoll, events, QLB_EVENTS, wait_limit_ms(forwarder));
         forwarder->now_ns = monotonic_ns();
         forwarder->round++;
         qlb_set_slot(forwarder->slots, QLB_SLOT_HEARTBEAT_MS, forwarder->now_ns / QLB_NS_PER_MS);
         if (count >= 0) {
             go_on = handle(forwarder, events, count);
             error = forwarder->error;
-            qlb_upstream_sweep(forwarder);
+            qlb_sessions_sweep(forwarder);
         } else if (errno != EINTR) {
             error = errno;
             go_on = 0;
         }
     }
-    (void)obey(forwarder, 0);
+    (void)apply_requests(forwarder, 0);
     return error;
 }
 
 void qlb_forwarder_close(struct qlb_forwarder *forwarder)
 {
     if (forwarder->sessions.buckets) {
-        qlb_upstream_close_all(forwarder);
-        qlb_sessions_close(&forwarder->sessions);
+        qlb_sessions_close_all(forwarder);
+        qlb_sessions_free(&forwarder->sessions);
     }
     for (uint32_t i = 0; i < forwarder->listeners_count; i++)
-        close(forwarder->listeners[i].fd); /* UDP_GRO stays on: another process may be reading pieces from it */
+        close(forwarder->listeners[i].fd); /* UDP_GRO stays on: another process may be reading from this socket */
     forwarder->listeners_count = 0;
     if (forwarder->epoll >= 0)
         close(forwarder->epoll);

@@ -1,7 +1,9 @@
-/* qlb.dataplane._core: the C core for Python. Optional: a package without it runs on the asyncio plane.
+/* The extension module qlb.dataplane._core: the C core for Python.
  *
- * Limited API, so one build serves every CPython from 3.11 on. The single functions here are for tests and
- * people; the packet path is Forwarder, and Router is its decisions without the sockets.
+ * It is optional: without it, the package runs on the asyncio plane. It uses the limited API, so one build works with
+ * every CPython from 3.11 on. The functions in this file are for tests and for use by hand. The packet path is the
+ * class Forwarder; the class Router makes the same decisions without sockets. No function reads beyond its arguments: a
+ * wrong size raises ValueError.
  */
 #include "module.h"
 
@@ -22,7 +24,7 @@ int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets)
     const char *problem = qlb_view_open(&table->view, memory, (uint64_t)octets->len);
     if (problem) {
         free(memory);
-        PyErr_Format(PyExc_ValueError, "these %zd octets are no table for this core: %s", octets->len, problem);
+        PyErr_Format(PyExc_ValueError, "not a valid table for this core (%zd octets): %s", octets->len, problem);
         return -1;
     }
     table->memory = memory;
@@ -35,7 +37,7 @@ void qlb_table_free(struct qlb_table *table)
     table->memory = NULL;
 }
 
-/* Run one block through AES. which: the function. */
+/* Run one block through AES, by instructions if the caller asks for `native`, else by tables. */
 static PyObject *aes(PyObject *args, int (*by_table)(const struct qlb_schedule *, struct qlb_block *),
                      int (*by_instructions)(const struct qlb_schedule *, struct qlb_block *))
 {
@@ -45,9 +47,9 @@ static PyObject *aes(PyObject *args, int (*by_table)(const struct qlb_schedule *
     if (!PyArg_ParseTuple(args, "y*y*|p", &schedule, &octets, &native))
         return NULL;
     if (schedule.len != QLB_AES_SCHEDULE_BYTES || octets.len != 16) {
-        PyErr_SetString(PyExc_ValueError, "wanted are 176 octets of round keys and a block of 16");
+        PyErr_SetString(PyExc_ValueError, "expected 176 octets of round keys and a block of 16 octets");
     } else if (native && !qlb_aes_native_probe()) {
-        PyErr_SetString(PyExc_ValueError, "this CPU has no AES instructions that the core knows");
+        PyErr_SetString(PyExc_ValueError, "this CPU has no AES instructions that the core can use");
     } else {
         const uint8_t *in = octets.buf;
         struct qlb_block block = {qlb_load64(in), qlb_load64(in + 8)};
@@ -95,7 +97,7 @@ static PyObject *parse(PyObject *module, PyObject *datagram)
     return result;
 }
 
-/* The server ID of an ID that is long enough under a config that is there, else None. */
+/* Return the server ID of a connection ID, or None if the ID is too short or the table does not have the CID config. */
 static PyObject *decoded(const struct qlb_view *view, unsigned int config_id, const Py_buffer *cid)
 {
     const struct qlb_config *config = qlb_config_at(view, config_id);
@@ -132,11 +134,11 @@ static PyObject *decode(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {
     {"layout", qlb_layout, METH_NOARGS, "layout() -> sizes, offsets and constants by name"},
-    {"has_native_aes", has_native_aes, METH_NOARGS, "has_native_aes() -> whether this CPU has AES instructions"},
+    {"has_native_aes", has_native_aes, METH_NOARGS, "has_native_aes() -> True if the core can use this CPU's AES"},
     {"aes_encrypt", aes_encrypt, METH_VARARGS, "aes_encrypt(schedule, block, native=False) -> block"},
     {"aes_decrypt", aes_decrypt, METH_VARARGS, "aes_decrypt(schedule, block, native=False) -> block"},
     {"parse", parse, METH_O, "parse(datagram) -> (form, version, dcid, scid)"},
-    {"decode", decode, METH_VARARGS, "decode(table, config_id, cid, native=True) -> server ID, None where too short"},
+    {"decode", decode, METH_VARARGS, "decode(table, config_id, cid, native=True) -> server ID, or None if too short"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -167,7 +169,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "qlb.dataplane._core",
-    .m_doc = "The decision in C: parse, decode, route over a compiled table.",
+    .m_doc = "The C core: parse, decode and route datagrams by a compiled table.",
     .m_methods = functions,
     .m_slots = slots,
 };

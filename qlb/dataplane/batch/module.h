@@ -1,4 +1,7 @@
-/* What the files of the extension module share. Python is spoken here; core/, flat.h and flows.h know none. */
+/* Declarations that the files of the extension module share.
+ *
+ * This header and the files that include it use the Python API; core/, flat.h and flows.h do not.
+ */
 #ifndef QLB_BATCH_MODULE_H
 #define QLB_BATCH_MODULE_H
 
@@ -10,25 +13,25 @@
 
 #include "flat.h"
 
-/* A table of our own: a copy, aligned and checked. */
+/* A table that the module owns: an aligned and validated copy. */
 struct qlb_table {
     void *memory;
     struct qlb_view view;
 };
 
-/* Copy a table out of a buffer. Return 0, or -1 with ValueError set where it is not one. */
+/* Copy a table from a buffer. Return 0, or -1 with an exception set: ValueError if the buffer is not a valid table. */
 int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets);
 
-/* Forget a table, or one that was never opened and is zero. */
+/* Free a table. A table that is zero because it was never opened is fine, too. */
 void qlb_table_free(struct qlb_table *table);
 
 /* layout() -> dict: sizes, offsets and constants, for the test that compares them with Python's. */
 PyObject *qlb_layout(PyObject *module, PyObject *unused);
 
-/* class Router: decisions over batches, with flow tables. */
+/* class Router: decides batches of datagrams, with flow tables. */
 extern PyType_Spec qlb_router_spec;
 
-/* class Forwarder: the batch plane. Linux alone. */
+/* class Forwarder: the batch plane. Only on Linux. */
 extern PyType_Spec qlb_forwarder_spec;
 
 #endif

@@ -1,10 +1,14 @@
-/* Datagrams that wait to be sent. Those of one session, one length and one traffic class leave in one piece (UDP GSO);
- * towards backends only if the configuration says that they read such pieces whole. All others of one session leave by
- * one call.
+/* The outbox: datagrams that wait to be sent, in both directions.
  *
- * A session has one open group at most, and groups leave in the order in which they were begun, so datagrams of
- * one session keep their order. Nothing waits longer than a round of the loop. A datagram that the system does not take
- * is counted and dropped, as in any network: nothing is queued here.
+ * forward.c and reply.c add datagrams; they and loop.c send them. Datagrams of one session, one length and one traffic
+ * class form a group, which is sent as one piece (UDP GSO); towards backends only if the configuration allows it
+ * (gso_to_backends). Other groups that leave by the same socket are sent with one call.
+ *
+ * A session has at most one open group, and groups are sent in the order in which they were started, so the datagrams
+ * of one session stay in order. No datagram waits longer than a round of the loop. A datagram that the system does not
+ * accept is counted and dropped, as in any network: the balancer does not queue it.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` and `--axis sender` before you change this file.
  */
 #include "forwarder.h"
 #include "silence.h"
@@ -50,8 +54,8 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
     append(group, octets, len);
 }
 
-/* One of the two ways. control: QLB_CONTROL_BYTES octets. error: 0, or the errno. */
-struct way {
+/* One of the two directions. control: QLB_CONTROL_BYTES octets. error: 0, or the errno. */
+struct direction {
     int (*fd)(const struct qlb_forwarder *forwarder, const struct qlb_group *group);
     struct msghdr (*describe)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control);
     void (*account)(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error);
@@ -71,19 +75,20 @@ static struct msghdr message_of(const struct qlb_group *group, void *control, ui
     return message;
 }
 
-/* Whether a send of several failed because they were several: no offload on the way, or too long for its MTU. */
+/* Check whether a send of several datagrams failed because they were several: the path has no offload, or its MTU is
+ * too small. */
 static int is_for_want_of_offload(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     if (group->count == 1)
         return 0;
     if (error == EOPNOTSUPP || error == ENOPROTOOPT)
-        forwarder->gso = 0; /* the kernel has none */
+        forwarder->gso = 0; /* the kernel has no UDP GSO */
     if (error == EIO)
-        group->session->sends_singly = 1; /* this path has none: a device without checksum offload, or IPsec */
+        group->session->sends_singly = 1; /* this path cannot use it: a device without checksum offload, or IPsec */
     return error == EIO || error == EOPNOTSUPP || error == ENOPROTOOPT || error == EINVAL || error == EMSGSIZE;
 }
 
-/* The datagram at an offset of a group; none lies in two parts. */
+/* Return the datagram at an offset of a group. No datagram is split between two parts. */
 static const uint8_t *octets_at(const struct qlb_group *group, uint32_t offset)
 {
     const struct iovec *part = group->parts;
@@ -92,7 +97,7 @@ static const uint8_t *octets_at(const struct qlb_group *group, uint32_t offset)
     return (const uint8_t *)part->iov_base + offset;
 }
 
-/* One datagram of a group as a group of its own. */
+/* Return one datagram of a group as a separate group. */
 static struct qlb_group one_of(const struct qlb_group *group, uint32_t which)
 {
     const uint32_t offset = which * group->size, rest = group->bytes - offset;
@@ -106,7 +111,7 @@ static struct qlb_group one_of(const struct qlb_group *group, uint32_t which)
     return one;
 }
 
-/* Towards a backend: on the session's own socket. */
+/* Towards a backend, the session's socket sends. */
 static int session_fd(const struct qlb_forwarder *forwarder, const struct qlb_group *group)
 {
     (void)forwarder;
@@ -116,7 +121,7 @@ static int session_fd(const struct qlb_forwarder *forwarder, const struct qlb_gr
 static struct msghdr forward_of(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control)
 {
     (void)forwarder;
-    return message_of(group, control, group->session->upstream.family);
+    return message_of(group, control, group->session->backend.family);
 }
 
 static void account_forwarded(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
@@ -132,9 +137,9 @@ static void account_forwarded(struct qlb_forwarder *forwarder, const struct qlb_
     }
 }
 
-static const struct way to_backends = {session_fd, forward_of, account_forwarded};
+static const struct direction to_backends = {session_fd, forward_of, account_forwarded};
 
-/* Towards a client: on the listener, from the address that the client sent to. */
+/* Towards a client, the listener's socket sends, from the address that the client sent to. */
 static int listener_fd(const struct qlb_forwarder *forwarder, const struct qlb_group *group)
 {
     return forwarder->listeners[group->session->key.listener].fd;
@@ -159,56 +164,56 @@ static void account_returned(struct qlb_forwarder *forwarder, const struct qlb_g
     qlb_add_to_slot(forwarder->slots, error ? QLB_SLOT_RETURN_DROPPED : slot, group->count);
 }
 
-static const struct way to_clients = {listener_fd, reply_of, account_returned};
+static const struct direction to_clients = {listener_fd, reply_of, account_returned};
 
 /* Send once. Return 0, or the errno. */
 static int send_once(int fd, const struct msghdr *message)
 {
-    /* The common case by the shorter call. */
+    /* In the common case, the shorter call is enough. */
     const ssize_t sent = message->msg_iovlen == 1 && !message->msg_controllen && !message->msg_name
                              ? send(fd, message->msg_iov->iov_base, message->msg_iov->iov_len, MSG_DONTWAIT)
                              : sendmsg(fd, message, MSG_DONTWAIT);
     return sent >= 0 ? 0 : errno;
 }
 
-/* Whether an error may be that of an earlier datagram (ICMP), which the next send on the socket reports. */
+/* Check whether an error may belong to an earlier datagram: the next send on the socket reports an ICMP error. */
 static int may_be_stale(int error)
 {
     return error && error != EAGAIN && error != ENOBUFS && error != ENOMEM;
 }
 
-/* Whether a session with this error may work again with a new socket. */
+/* Check whether a session with this error may work again with a new socket. */
 static int calls_for_reopening(int error)
 {
     const uint32_t kind = qlb_send_error_kind(error);
     return kind == QLB_SEND_ERROR_UNREACHABLE || kind == QLB_SEND_ERROR_INVALID || kind == QLB_SEND_ERROR_OTHER;
 }
 
-/* Send a group; once more if the error may be stale. A single datagram is sent on a new socket if the session's own
- * cannot work any more. Return 0, or the errno. */
-static int try_send(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *group,
+/* Send a group. Send it once more if the error may be stale. If a single datagram fails because the session's socket no
+ * longer works, send it on a new socket. Return 0, or the errno. */
+static int try_send(struct qlb_forwarder *forwarder, const struct direction *direction, const struct qlb_group *group,
                     const struct msghdr *message)
 {
     struct qlb_session *session = group->session;
-    const uint32_t index = way == &to_clients ? QLB_TO_CLIENT : session->key.index;
-    int error = send_once(way->fd(forwarder, group), message);
+    const uint32_t index = direction == &to_clients ? QLB_TO_CLIENT : session->key.index;
+    int error = send_once(direction->fd(forwarder, group), message);
     if (!error)
         return 0;
     qlb_count_send_error(forwarder->slots, error, index, group->size);
     if (may_be_stale(error)) {
         int pending;
         socklen_t len = sizeof pending;
-        (void)getsockopt(way->fd(forwarder, group), SOL_SOCKET, SO_ERROR, &pending, &len);
+        (void)getsockopt(direction->fd(forwarder, group), SOL_SOCKET, SO_ERROR, &pending, &len);
         const int first = error;
-        error = send_once(way->fd(forwarder, group), message);
+        error = send_once(direction->fd(forwarder, group), message);
         if (error && qlb_send_error_kind(error) != qlb_send_error_kind(first))
             qlb_count_send_error(forwarder->slots, error, index, group->size);
     }
-    if (!error || way == &to_clients || group->count > 1 || !calls_for_reopening(error) ||
+    if (!error || direction == &to_clients || group->count > 1 || !calls_for_reopening(error) ||
         forwarder->now_ns < session->reopen_at_ns)
         return error;
     session->reopen_at_ns = forwarder->now_ns + QLB_REOPEN_PAUSE_NS;
-    if (!qlb_upstream_reopen(forwarder, session))
+    if (!qlb_session_reopen(forwarder, session))
         return error;
     error = send_once(session->fd, message);
     if (error)
@@ -216,53 +221,53 @@ static int try_send(struct qlb_forwarder *forwarder, const struct way *way, cons
     return error;
 }
 
-static void send_one(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *group)
+static void send_one(struct qlb_forwarder *forwarder, const struct direction *direction, const struct qlb_group *group)
 {
     uint8_t control[QLB_CONTROL_BYTES] __attribute__((aligned(8)));
-    const struct msghdr message = way->describe(forwarder, group, control);
-    const int error = try_send(forwarder, way, group, &message);
+    const struct msghdr message = direction->describe(forwarder, group, control);
+    const int error = try_send(forwarder, direction, group, &message);
     if (!is_for_want_of_offload(forwarder, group, error)) {
-        way->account(forwarder, group, error);
+        direction->account(forwarder, group, error);
         return;
     }
     for (uint32_t i = 0; i < group->count; i++) {
         const struct qlb_group one = one_of(group, i);
-        send_one(forwarder, way, &one);
+        send_one(forwarder, direction, &one);
     }
 }
 
-/* Send groups that leave by one socket. */
-static void send_run(struct qlb_forwarder *forwarder, const struct way *way, const struct qlb_group *groups,
+/* Send several groups by one socket. */
+static void send_run(struct qlb_forwarder *forwarder, const struct direction *direction, const struct qlb_group *groups,
                      uint32_t count)
 {
     struct mmsghdr messages[QLB_BATCH];
     uint8_t control[QLB_BATCH][QLB_CONTROL_BYTES] __attribute__((aligned(8)));
     for (uint32_t i = 0; i < count; i++)
-        messages[i].msg_hdr = way->describe(forwarder, &groups[i], control[i]);
+        messages[i].msg_hdr = direction->describe(forwarder, &groups[i], control[i]);
     uint32_t done = 0;
     while (done < count) {
-        const int sent = sendmmsg(way->fd(forwarder, groups), &messages[done], count - done, MSG_DONTWAIT);
+        const int sent = sendmmsg(direction->fd(forwarder, groups), &messages[done], count - done, MSG_DONTWAIT);
         for (int i = 0; i < sent; i++)
-            way->account(forwarder, &groups[done + (uint32_t)i], 0);
+            direction->account(forwarder, &groups[done + (uint32_t)i], 0);
         done += sent > 0 ? (uint32_t)sent : 0;
-        if (done < count) /* it stopped here without an errno: send this one alone, then the rest */
-            send_one(forwarder, way, &groups[done++]);
+        if (done < count) /* sendmmsg() stopped here and lost the errno: send this group alone, then the others */
+            send_one(forwarder, direction, &groups[done++]);
     }
 }
 
-/* Send all that waits, neighbours that leave by one socket together. */
-static void send_all(struct qlb_forwarder *forwarder, const struct way *way)
+/* Send all groups. Adjacent groups that leave by the same socket are sent with one call. */
+static void send_all(struct qlb_forwarder *forwarder, const struct direction *direction)
 {
     struct qlb_outbox *outbox = &forwarder->outbox;
     struct qlb_group *groups = outbox->groups;
     uint32_t first = 0;
     for (uint32_t i = 1; i <= outbox->count; i++) {
-        if (i < outbox->count && way->fd(forwarder, &groups[i]) == way->fd(forwarder, &groups[first]))
+        if (i < outbox->count && direction->fd(forwarder, &groups[i]) == direction->fd(forwarder, &groups[first]))
             continue;
         if (i - first == 1)
-            send_one(forwarder, way, &groups[first]);
+            send_one(forwarder, direction, &groups[first]);
         else
-            send_run(forwarder, way, &groups[first], i - first);
+            send_run(forwarder, direction, &groups[first], i - first);
         first = i;
     }
     for (uint32_t i = 0; i < outbox->count; i++)

@@ -1,4 +1,9 @@
-/* Forwarder: the batch plane for Python. run() forwards, without the GIL, until another thread calls stop(). */
+/* The Python class Forwarder: the batch plane.
+ *
+ * qlb/dataplane/batch/plane.py creates one in each worker. run() forwards without the GIL until another thread calls
+ * stop(). apply() replaces the whole configuration between two packets, or raises and changes nothing. The loop itself
+ * is in loop.c.
+ */
 #include "module.h"
 
 #include <stdlib.h>
@@ -9,7 +14,7 @@ typedef struct {
     PyObject_HEAD
     struct qlb_forwarder *forwarder; /* a null pointer before __init__() and after close() */
     Py_buffer counters;
-    int running; /* run() is under way; the GIL guards it */
+    int running; /* run() has not returned yet; the GIL protects this field */
 } Forwarder;
 
 static struct qlb_forwarder *opened(PyObject *self)
@@ -37,7 +42,7 @@ static int read_listeners(struct qlb_forwarder *forwarder, PyObject *descriptors
 {
     const Py_ssize_t count = PyList_Size(descriptors);
     if (count < 1 || count > QLB_MAX_LISTENERS) {
-        PyErr_Format(PyExc_ValueError, "listeners: 1 to %d descriptors are wanted", QLB_MAX_LISTENERS);
+        PyErr_Format(PyExc_ValueError, "listeners: expected 1 to %d descriptors", QLB_MAX_LISTENERS);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -56,7 +61,7 @@ static int read_avoided(struct qlb_forwarder *forwarder, PyObject *ports)
 {
     const Py_ssize_t count = ports ? PyList_Size(ports) : 0;
     if (count > QLB_AVOIDED_PORTS) {
-        PyErr_Format(PyExc_ValueError, "avoided_ports: %d at most", QLB_AVOIDED_PORTS);
+        PyErr_Format(PyExc_ValueError, "avoided_ports: must be at most %d ports", QLB_AVOIDED_PORTS);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -76,7 +81,7 @@ static int forwarder_init(PyObject *object, PyObject *args, PyObject *keywords)
     Py_buffer counters;
     int offload = 1;
     if (self->forwarder) {
-        PyErr_SetString(PyExc_ValueError, "this forwarder is open already");
+        PyErr_SetString(PyExc_ValueError, "this forwarder is already open");
         return -1;
     }
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "Ow*|pO!", names, &descriptors, &counters, &offload, &PyList_Type,
@@ -97,13 +102,13 @@ static int forwarder_init(PyObject *object, PyObject *args, PyObject *keywords)
     self->forwarder = forwarder;
     self->counters = counters;
     if (counters.len < QLB_COUNTER_SLOTS * 8 || (uintptr_t)counters.buf % 8)
-        PyErr_Format(PyExc_ValueError, "counters: %d octets on a multiple of 8 are wanted", QLB_COUNTER_SLOTS * 8);
+        PyErr_Format(PyExc_ValueError, "counters: expected %d octets, aligned to 8", QLB_COUNTER_SLOTS * 8);
     else if (read_listeners(forwarder, descriptors) == 0 && read_avoided(forwarder, avoided_ports) == 0 &&
              qlb_forwarder_open(forwarder) < 0)
         PyErr_SetFromErrno(PyExc_OSError);
     if (!PyErr_Occurred())
         return 0;
-    forwarder->listeners_count = 0; /* they stay the caller's */
+    forwarder->listeners_count = 0; /* the caller still owns the descriptors */
     shut(self);
     return -1;
 }
@@ -129,14 +134,14 @@ static int read_orders(const struct qlb_forwarder *forwarder, PyObject *args, Py
     orders->max_sessions = max_sessions;
     orders->session_timeout_ns = session_timeout_ns;
     if (max_sessions < 1) {
-        PyErr_SetString(PyExc_ValueError, "max_sessions: 1 at least");
+        PyErr_SetString(PyExc_ValueError, "max_sessions: must be 1 or more");
     } else if (qlb_decider_prepare(&orders->decider, &table, flow_table_size, flow_timeout_ns, now_size) == 0) {
         const size_t wanted = (size_t)orders->decider.table.view.head->backend_slots * sizeof *orders->endpoints;
         orders->endpoints = malloc(wanted + 1);
         if (!orders->endpoints)
             PyErr_NoMemory();
         else if ((size_t)endpoints.len != wanted)
-            PyErr_Format(PyExc_ValueError, "endpoints: %zu octets are wanted for this table", wanted);
+            PyErr_Format(PyExc_ValueError, "endpoints: expected %zu octets for this table", wanted);
         else
             memcpy(orders->endpoints, endpoints.buf, wanted);
     }
@@ -173,7 +178,7 @@ static PyObject *forwarder_run(PyObject *object, PyObject *unused)
     if (!forwarder)
         return NULL;
     if (self->running || !forwarder->endpoints) {
-        PyErr_SetString(PyExc_RuntimeError, "run() comes after the first apply(), once at a time");
+        PyErr_SetString(PyExc_RuntimeError, "call run() after the first apply(), and only once at a time");
         return NULL;
     }
     self->running = 1;
@@ -197,15 +202,16 @@ static PyObject *forwarder_stop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* hold() is the Python name of pausing and resuming the listeners. */
 static PyObject *forwarder_hold(PyObject *self, PyObject *held)
 {
     struct qlb_forwarder *forwarder = opened(self);
-    const int hold = PyObject_IsTrue(held);
+    const int is_paused = PyObject_IsTrue(held);
     int error;
-    if (!forwarder || hold < 0)
+    if (!forwarder || is_paused < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    error = qlb_forwarder_hold(forwarder, hold);
+    error = qlb_forwarder_pause(forwarder, is_paused);
     Py_END_ALLOW_THREADS
     if (!error)
         Py_RETURN_NONE;
@@ -218,7 +224,7 @@ static PyObject *forwarder_close(PyObject *object, PyObject *unused)
     (void)unused;
     Forwarder *self = (Forwarder *)object;
     if (self->running) {
-        PyErr_SetString(PyExc_RuntimeError, "close() comes after run() has returned");
+        PyErr_SetString(PyExc_RuntimeError, "call close() after run() has returned");
         return NULL;
     }
     shut(self);
@@ -244,20 +250,20 @@ static void forwarder_dealloc(PyObject *self)
 static PyMethodDef forwarder_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))forwarder_apply, METH_VARARGS | METH_KEYWORDS,
      "apply(table, endpoints, flow_table_size, flow_timeout_ns, max_sessions, session_timeout_ns, gso_to_backends, "
-     "routable_timeout_ns=0, max_ports=no limit, dscp=-1): replace all of it between two packets, and return when that "
-     "is done; not from several threads at once"},
-    {"run", forwarder_run, METH_NOARGS, "run(): forward until stop(), without the GIL"},
+     "routable_timeout_ns=0, max_ports=no limit, dscp=-1): replace all of it between two packets, then return; do not "
+     "call it from several threads at once"},
+    {"run", forwarder_run, METH_NOARGS, "run(): forward without the GIL until stop()"},
     {"stop", forwarder_stop, METH_NOARGS, "stop(): make run() return, from any thread; sessions stay open"},
     {"hold", forwarder_hold, METH_O,
-     "hold(held): leave the listeners unread, or read them again; replies go on; returns when that is so"},
+     "hold(held): pause reading from clients, or resume it; replies continue; returns when it has taken effect"},
     {"close", forwarder_close, METH_NOARGS, "close(): close sessions and listeners"},
-    {"offloads", forwarder_offloads, METH_NOARGS, "offloads() -> whether UDP GRO and UDP GSO are in use"},
+    {"offloads", forwarder_offloads, METH_NOARGS, "offloads() -> (UDP GRO is in use, UDP GSO is in use)"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot forwarder_slots[] = {
-    {Py_tp_doc, "Forwarder(listeners, counters, offload=True, avoided_ports=[]): takes the descriptors over; writes the "
-                          "counters; sessions get none of the local ports to avoid"},
+    {Py_tp_doc, "Forwarder(listeners, counters, offload=True, avoided_ports=[]): the batch plane; it owns the "
+                "descriptors, writes the counters, and its sessions avoid these local ports if possible"},
     {Py_tp_init, (void *)forwarder_init},
     {Py_tp_dealloc, (void *)forwarder_dealloc},
     {Py_tp_methods, forwarder_methods},

@@ -1,25 +1,26 @@
 /* Local ports of the sessions' sockets.
  *
- * A session has a local port of its own as long as this worker holds few of them. Beyond that, a port that this worker
- * holds is used again for other backends: the addresses of the two ends still tell the sockets apart. The first
- * holder of a port gets it from the kernel alone, so two workers never share one.
+ * upstream.c calls qlb_port_find() for each new socket. Each session gets a local port of its own while this worker
+ * uses few ports. Later, sessions to other backends share a port that this worker already uses: the addresses of the
+ * two ends still distinguish the sockets. The kernel gives the port to the first session exclusively, so two workers
+ * never share one.
  *
- * A worker never holds more ports than its orders allow, so that all workers together leave some for health probes and
+ * A worker never uses more ports than its orders allow, so that all workers together leave some for health probes and
  * for the machine's other programs.
  */
 #include <unistd.h>
 
 #include "forwarder.h"
 
-#define QLB_OWN_PORTS 8192u /* held by a worker before it prefers to share them among backends */
+#define QLB_OWN_PORTS 8192u /* ports that a worker uses before sessions to different backends share them */
 #define QLB_PORT_PROBES 256u
 
-/* Whether a new session to a backend may use the port of these sessions: none of them goes to that backend. */
+/* Check whether a new session to a backend may share the port of these sessions: none of them goes to that backend. */
 static int is_free_for(const struct qlb_session *session, const struct qlb_endpoint *endpoint)
 {
     for (; session; session = session->port_next)
-        if (session->upstream.family != endpoint->family ||
-            memcmp(&session->upstream, endpoint, sizeof *endpoint) == 0)
+        if (session->backend.family != endpoint->family ||
+            memcmp(&session->backend, endpoint, sizeof *endpoint) == 0)
             return 0;
     return 1;
 }
@@ -30,7 +31,7 @@ static int reuse_address(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 }
 
-/* Bind a socket to a local port that may have others on it. Return 0, or -1 with errno set. */
+/* Bind a socket to a local port that other sockets may use, too. Return 0, or -1 with errno set. */
 static int bind_to(int fd, uint8_t family, uint16_t port)
 {
     const struct qlb_endpoint any = {.family = family, .port = {(uint8_t)(port >> 8), (uint8_t)port}};
@@ -40,12 +41,12 @@ static int bind_to(int fd, uint8_t family, uint16_t port)
     return bind(fd, &local.any, len);
 }
 
-/* Bind a socket to a port that sessions to other backends hold. Return 0, or -1 if there is none. */
+/* Bind a socket to a port that only sessions to other backends use. Return 0, or -1 if there is none. */
 static int share_port(struct qlb_ports *ports, int fd, const struct qlb_endpoint *endpoint)
 {
     for (uint32_t i = 0; i < QLB_PORT_PROBES && i < ports->count; i++) {
         ports->cursor = (ports->cursor + 1) % ports->count;
-        const uint16_t port = ports->held[ports->cursor];
+        const uint16_t port = ports->used[ports->cursor];
         struct qlb_session *holder = ports->first[port];
         if (!is_free_for(holder, endpoint))
             continue;

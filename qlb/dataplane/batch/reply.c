@@ -1,40 +1,45 @@
-/* From backends to clients: packets of a session's socket are received and wait in the outbox. */
+/* From backends to clients: receive from a session's socket and add the datagrams to the outbox.
+ *
+ * loop.c calls qlb_reply() for each session whose socket is readable. The function receives at most QLB_MAX_RECEIVES
+ * times, so that no session delays the others, and it receives nothing from a session that gate.c pauses.
+ */
 #include "forwarder.h"
 #include "silence.h"
 
-#define QLB_MAX_APPETITE 16
+#define QLB_MAX_RECEIVES 16
 
-/* Set how many receives the next call for a session tries: one is enough for most. The number doubles for a session that
- * had that many in two rounds running. */
-static void learn(struct qlb_session *session, int received, uint32_t round)
+/* Set how many receives the next call for a session tries. One is enough for most sessions. The number doubles for a
+ * session that had as many in two consecutive rounds. */
+static void adapt_receives(struct qlb_session *session, int received, uint32_t round)
 {
-    if (received < session->appetite)
-        session->appetite = (uint8_t)received;
-    else if (session->round + 1 == round && session->appetite < QLB_MAX_APPETITE)
-        session->appetite *= 2;
+    if (received < session->receives)
+        session->receives = (uint8_t)received;
+    else if (session->round + 1 == round && session->receives < QLB_MAX_RECEIVES)
+        session->receives *= 2;
     session->round = round;
 }
 
+/* Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used)
 {
     struct qlb_inbox *inbox = &forwarder->inbox;
     if (!qlb_gate_admits(forwarder, session))
         return;
-    if (*used + session->appetite > QLB_BATCH) {
+    if (*used + session->receives > QLB_BATCH) {
         qlb_send_to_clients(forwarder);
         *used = 0;
     }
     const uint32_t first = *used;
-    const int received = qlb_inbox_receive(inbox, session->fd, first, session->appetite, 0);
+    const int received = qlb_inbox_receive(inbox, session->fd, first, session->receives, 0);
     if (received <= 0) {
-        if (received < 0 && errno != EAGAIN && errno != EINTR) /* of an earlier send; reading it has cleared it */
+        if (received < 0 && errno != EAGAIN && errno != EINTR) /* the error of an earlier send, now cleared */
             qlb_count_send_error(forwarder->slots, errno, session->key.index, 0);
         return;
     }
     session->last_used_ns = forwarder->now_ns;
-    session->renewed |= session->is_protected; /* answers alone protect no session */
+    session->renewed |= session->is_protected; /* answers alone do not protect a session */
     qlb_silence_end(session);
-    learn(session, received, forwarder->round);
+    adapt_receives(session, received, forwarder->round);
     for (uint32_t i = first; i < first + (uint32_t)received; i++) {
         const uint8_t *octets = inbox->buffers[i].iov_base;
         const uint32_t len = inbox->messages[i].msg_len;

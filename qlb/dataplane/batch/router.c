@@ -1,7 +1,8 @@
-/* Router: a table, three flow tables and decide(), which is what the batch plane does without the sockets.
+/* The Python class Router: a table, three flow tables, and decide(), which decides as the batch plane does, without
+ * sockets.
  *
- * Datagrams and 4-tuples come as Python objects, one decision leaves for each. Not for several threads at once:
- * it holds the GIL throughout.
+ * Tests compare it with qlb.routing.router; the daemon does not use it. decide() returns one decision for each datagram
+ * and 4-tuple. A call never releases the GIL, and a failed apply() changes nothing.
  */
 #include "module.h"
 
@@ -16,7 +17,7 @@ typedef struct {
     struct qlb_decider decider;
 } Router;
 
-/* Take a table and bounds over; what the flow tables hold comes along. Return 0, or -1 with nothing changed. */
+/* Replace the table and the bounds; the flow tables' entries stay. Return 0, or -1 with nothing changed. */
 static int take(Router *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"table", "flow_table_size", "flow_timeout_ns", "native", NULL};
@@ -57,7 +58,7 @@ static int address(const char *host, uint8_t out[16])
     memcpy(out, mapped, sizeof mapped);
     if (inet_pton(AF_INET, host, out + 12) == 1 || inet_pton(AF_INET6, host, out) == 1)
         return 0;
-    PyErr_Format(PyExc_ValueError, "no IP literal: %s", host);
+    PyErr_Format(PyExc_ValueError, "not an IP address: %s", host);
     return -1;
 }
 
@@ -87,7 +88,7 @@ static PyObject *decide_one(Router *self, PyObject *item)
 static PyObject *router_decide(PyObject *self, PyObject *batch)
 {
     if (!((Router *)self)->decider.table.memory || !PyList_Check(batch)) {
-        PyErr_SetString(PyExc_TypeError, "decide() takes a list of (datagram, four_tuple, now_ns), after __init__()");
+        PyErr_SetString(PyExc_TypeError, "decide() needs a list of (datagram, four_tuple, now_ns), after __init__()");
         return NULL;
     }
     PyObject *decisions = PyList_New(0);
@@ -122,9 +123,9 @@ static void router_dealloc(PyObject *self)
 
 static PyMethodDef router_methods[] = {
     {"apply", (PyCFunction)(void (*)(void))router_apply, METH_VARARGS | METH_KEYWORDS,
-     "apply(table, flow_table_size, flow_timeout_ns, native=True): swap the table, keep the flows"},
+     "apply(table, flow_table_size, flow_timeout_ns, native=True): replace the table; the flows stay"},
     {"decide", router_decide, METH_O, "decide([(datagram, four_tuple, now_ns)]) -> [(outcome, backend index)]"},
-    {"flows", router_flows, METH_NOARGS, "flows() -> entries of the three flow tables, expired ones included"},
+    {"flows", router_flows, METH_NOARGS, "flows() -> number of entries of each flow table, expired ones included"},
     {NULL, NULL, 0, NULL},
 };
 

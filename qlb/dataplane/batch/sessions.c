@@ -1,3 +1,8 @@
+/* The table of sessions: the hash table, the two lists for eviction, and the local ports. sessions.h explains it.
+ *
+ * forward.c, upstream.c and ports.c call these functions, all on the thread of the loop. They open and close no
+ * sockets.
+ */
 #include "sessions.h"
 
 #include <stdlib.h>
@@ -5,7 +10,8 @@
 
 #include "siphash.h"
 
-/* Sessions that the clock hand skips before it returns the next one in any case: a bound on the work. */
+/* Bounds on the work of one search: sessions that the clock hand skips before it returns the next one anyway, and
+ * sessions that a search for a backend checks. */
 #define QLB_HAND_STEPS 64
 #define QLB_SEARCH_STEPS 4096
 
@@ -17,7 +23,7 @@ static uint32_t buckets_for(uint32_t limit)
     return buckets;
 }
 
-int qlb_sessions_open(struct qlb_sessions *sessions, uint32_t limit)
+int qlb_sessions_init(struct qlb_sessions *sessions, uint32_t limit)
 {
     *sessions = (struct qlb_sessions){.limit = limit, .bucket_mask = buckets_for(limit) - 1};
     if (getentropy(sessions->secret, sizeof sessions->secret) < 0)
@@ -26,13 +32,13 @@ int qlb_sessions_open(struct qlb_sessions *sessions, uint32_t limit)
     sessions->ports = calloc(1, sizeof *sessions->ports);
     if (sessions->buckets && sessions->ports)
         return 0;
-    qlb_sessions_close(sessions);
+    qlb_sessions_free(sessions);
     return -1;
 }
 
-void qlb_sessions_close(struct qlb_sessions *sessions)
+void qlb_sessions_free(struct qlb_sessions *sessions)
 {
-    qlb_sessions_bury(sessions);
+    qlb_sessions_free_closed(sessions);
     free(sessions->buckets);
     free(sessions->ports);
     sessions->buckets = NULL;
@@ -53,7 +59,7 @@ struct qlb_session *qlb_session_find(const struct qlb_sessions *sessions, const 
     return session;
 }
 
-/* Make a session the newest of its list. */
+/* Add a session to its list, as the newest. */
 static void list(struct qlb_sessions *sessions, struct qlb_session *session)
 {
     struct qlb_session_list *own = &sessions->lists[session->is_protected];
@@ -85,7 +91,7 @@ struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct 
     session->key = *key;
     session->client_len = (uint8_t)qlb_endpoint_to(&key->client, &session->client);
     session->fd = -1;
-    session->appetite = 1;
+    session->receives = 1;
     session->next = *bucket;
     *bucket = session;
     list(sessions, session);
@@ -93,16 +99,16 @@ struct qlb_session *qlb_session_add(struct qlb_sessions *sessions, const struct 
     return session;
 }
 
-static void leave_port(struct qlb_ports *ports, struct qlb_session *session)
+static void release_port(struct qlb_ports *ports, struct qlb_session *session)
 {
     struct qlb_session **link = &ports->first[session->port];
     while (*link != session)
         link = &(*link)->port_next;
     *link = session->port_next;
     if (!ports->first[session->port]) {
-        const uint16_t last = ports->held[--ports->count];
-        ports->place[last] = ports->place[session->port];
-        ports->held[ports->place[last]] = last;
+        const uint16_t last = ports->used[--ports->count];
+        ports->index_of[last] = ports->index_of[session->port];
+        ports->used[ports->index_of[last]] = last;
     }
 }
 
@@ -110,13 +116,13 @@ void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *ses
 {
     struct qlb_ports *ports = sessions->ports;
     if (session->port)
-        leave_port(ports, session);
+        release_port(ports, session);
     session->port = 0;
     if (!port)
         return;
     if (!ports->first[port]) {
-        ports->place[port] = (uint16_t)ports->count;
-        ports->held[ports->count++] = port;
+        ports->index_of[port] = (uint16_t)ports->count;
+        ports->used[ports->count++] = port;
     }
     session->port = port;
     session->port_next = ports->first[port];
@@ -125,7 +131,7 @@ void qlb_session_set_port(struct qlb_sessions *sessions, struct qlb_session *ses
 
 int qlb_session_use(struct qlb_sessions *sessions, struct qlb_session *session, uint64_t now_ns)
 {
-    session->renewed = session->last_used_ns != 0; /* a source that is seen once is the first to go */
+    session->renewed = session->last_used_ns != 0; /* a source that sent only one packet is evicted first */
     session->last_used_ns = now_ns;
     if (session->is_protected || now_ns - session->first_used_ns < QLB_PROTECT_AFTER_NS)
         return 0;
@@ -142,23 +148,23 @@ void qlb_session_remove(struct qlb_sessions *sessions, struct qlb_session *sessi
         link = &(*link)->next;
     *link = session->next;
     if (session->port)
-        leave_port(sessions->ports, session);
+        release_port(sessions->ports, session);
     unlist(sessions, session);
     sessions->count--;
-    session->next = sessions->graveyard;
-    sessions->graveyard = session;
+    session->next = sessions->closed;
+    sessions->closed = session;
 }
 
-void qlb_sessions_bury(struct qlb_sessions *sessions)
+void qlb_sessions_free_closed(struct qlb_sessions *sessions)
 {
-    while (sessions->graveyard) {
-        struct qlb_session *session = sessions->graveyard;
-        sessions->graveyard = session->next;
+    while (sessions->closed) {
+        struct qlb_session *session = sessions->closed;
+        sessions->closed = session->next;
         free(session);
     }
 }
 
-struct qlb_session *qlb_session_sweep(struct qlb_sessions *sessions)
+struct qlb_session *qlb_sessions_next_to_sweep(struct qlb_sessions *sessions)
 {
     struct qlb_session *session = sessions->sweep;
     if (!session) {
@@ -188,12 +194,12 @@ struct qlb_session *qlb_session_idlest(struct qlb_sessions *sessions)
     return from->oldest;
 }
 
-static struct qlb_session *idlest_of(const struct qlb_session_list *from, const struct qlb_endpoint *upstream)
+static struct qlb_session *idlest_of(const struct qlb_session_list *from, const struct qlb_endpoint *backend)
 {
     struct qlb_session *found = NULL;
     uint32_t steps = 0;
     for (struct qlb_session *each = from->oldest; each && steps < QLB_SEARCH_STEPS; each = each->newer, steps++) {
-        if (memcmp(&each->upstream, upstream, sizeof *upstream) != 0)
+        if (memcmp(&each->backend, backend, sizeof *backend) != 0)
             continue;
         if (!each->renewed)
             return each;
@@ -203,10 +209,10 @@ static struct qlb_session *idlest_of(const struct qlb_session_list *from, const 
     return found;
 }
 
-struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *upstream)
+struct qlb_session *qlb_session_idlest_to(struct qlb_sessions *sessions, const struct qlb_endpoint *backend)
 {
-    struct qlb_session *found = idlest_of(&sessions->lists[0], upstream);
-    return found ? found : idlest_of(&sessions->lists[1], upstream);
+    struct qlb_session *found = idlest_of(&sessions->lists[0], backend);
+    return found ? found : idlest_of(&sessions->lists[1], backend);
 }
 
 int qlb_sessions_resize(struct qlb_sessions *sessions, uint32_t limit)

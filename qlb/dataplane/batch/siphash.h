@@ -1,4 +1,4 @@
-/* SipHash-1-3 over whole 64-bit words: the keyed hash of tables whose keys strangers choose.
+/* SipHash-1-3 over 64-bit words: the keyed hash of tables whose keys clients choose (flows.h, sessions.c).
  *
  * Spec: "SipHash: a fast short-input PRF", section 2; without the length, which is the same for all keys of a table.
  */
@@ -16,7 +16,9 @@ QLB_INLINE void qlb_sip_round(uint64_t v[4])
     v[2] += v[1], v[1] = (v[1] << 17 | v[1] >> 47) ^ v[2], v[2] = v[2] << 32 | v[2] >> 32;
 }
 
-/* 32 bits of the hash of `words` words. octets: any alignment. */
+/* Return 32 bits of the hash of `words` words. octets: any alignment.
+ *
+ * Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 QLB_INLINE uint32_t qlb_siphash(const uint64_t secret[2], const void *octets, uint32_t words)
 {
     uint64_t v[4] = {secret[0] ^ 0x736f6d6570736575u, secret[1] ^ 0x646f72616e646f6du,

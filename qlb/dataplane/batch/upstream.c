@@ -1,4 +1,10 @@
-/* The sessions' sockets: connected to a backend, opened with a client's first packet, closed when idle. */
+/* The sessions' sockets: each is connected to a backend. A client's first packet opens it, and a sweep closes it when
+ * it is idle.
+ *
+ * forward.c opens sessions, outbox.c and forward.c replace dead sockets, loop.c sweeps. These functions evict another
+ * session only if descriptors, memory, ports or the limit of the table are used up. When they close a session, they
+ * first send the datagrams that wait for it.
+ */
 #include <linux/sock_diag.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -6,9 +12,9 @@
 #include "forwarder.h"
 
 #define QLB_PORTS_RETRY_NS 1000000000ull
-#define QLB_SWEEPS_PER_TIMEOUT 1024 /* a sweep looks at one of QLB_SWEEP_SHARES: four visits in a timeout */
+#define QLB_SWEEPS_PER_TIMEOUT 1024 /* a sweep checks 1/QLB_SWEEP_SHARES of the sessions: four checks in a timeout */
 #define QLB_SWEEP_SHARES 256
-#define QLB_SWEEP_LEAST 64 /* sessions of one visit: what a round may be late for */
+#define QLB_SWEEP_LEAST 64 /* sessions that a sweep checks at least; few enough not to delay a round */
 #define QLB_MIN_SWEEP_NS 10000000ull
 
 #ifndef SO_MEMINFO
@@ -17,10 +23,10 @@
 
 static void set_option(int fd, int level, int option, int value)
 {
-    (void)setsockopt(fd, level, option, &value, sizeof value); /* all are such that forwarding can do without */
+    (void)setsockopt(fd, level, option, &value, sizeof value); /* forwarding works without each of these options */
 }
 
-/* A socket that never fragments and reports the traffic class. Return its descriptor, or -1. */
+/* Make a socket that never fragments and that reports the traffic class. Return its descriptor, or -1. */
 static int make_socket(const struct qlb_forwarder *forwarder, uint8_t family, int hop_limit)
 {
     const int fd = socket(family == 6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -53,7 +59,7 @@ static uint16_t port_of(const struct qlb_endpoint *endpoint)
     return (uint16_t)(endpoint->port[0] << 8 | endpoint->port[1]);
 }
 
-/* Read the local address of a socket; zero if it is not known. */
+/* Return the local address of a socket, or zeros if it is not known. */
 static struct qlb_endpoint local_of(int fd)
 {
     union qlb_sockaddr address;
@@ -64,7 +70,7 @@ static struct qlb_endpoint local_of(int fd)
     return local;
 }
 
-/* Note the local address of a session's socket. */
+/* Record the local address of a session's socket. */
 static void note_local(struct qlb_sessions *sessions, struct qlb_session *session)
 {
     const struct qlb_endpoint local = local_of(session->fd);
@@ -72,7 +78,7 @@ static void note_local(struct qlb_sessions *sessions, struct qlb_session *sessio
     qlb_session_set_port(sessions, session, port_of(&local));
 }
 
-/* Whether sessions do not use a local port. */
+/* Check whether a local port is one that sessions avoid. */
 static int is_avoided(const struct qlb_forwarder *forwarder, uint16_t port)
 {
     for (uint32_t i = 0; i < forwarder->avoided_count; i++)
@@ -81,16 +87,16 @@ static int is_avoided(const struct qlb_forwarder *forwarder, uint16_t port)
     return 0;
 }
 
-/* Whether an error means that descriptors, memory or local ports are used up. Only then may another session be evicted:
- * other errors are the backend's own, and would come again. */
+/* Check whether an error means that descriptors, memory or local ports are used up. Only then may another session be
+ * evicted: other errors concern this backend, and would occur again. */
 static int is_used_up(int error)
 {
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == EAGAIN ||
-           error == EADDRINUSE; /* EADDRNOTAVAIL says that there is no source address: no eviction makes one */
+           error == EADDRINUSE; /* not EADDRNOTAVAIL: there is no source address, and eviction does not add one */
 }
 
-/* Open a socket to a backend. port: the local one, or 0 for any. shares: set to the session's `shares`. Return the
- * descriptor, or -1 with errno set. */
+/* Open a socket to a backend, on any local port. port: the local one to use, or 0 for any. shares: set to the session's
+ * `shares`. Return the descriptor, or -1 with errno set. */
 static int open_any(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
                        uint16_t port, uint8_t *shares)
 {
@@ -104,7 +110,7 @@ static int open_any(struct qlb_forwarder *forwarder, const struct qlb_endpoint *
     const int error = errno;
     close(fd);
     if (error == EAGAIN && found == 0) {
-        /* The kernel has walked over all ports. Do not make it do so again for each packet of a flood. */
+        /* The kernel has searched all ports. Do not let it repeat the search for each packet of a flood. */
         forwarder->ports_exhausted_until_ns = forwarder->now_ns + QLB_PORTS_RETRY_NS;
         return open_any(forwarder, endpoint, hop_limit, port, shares);
     }
@@ -112,7 +118,7 @@ static int open_any(struct qlb_forwarder *forwarder, const struct qlb_endpoint *
     return -1;
 }
 
-/* The same, on a port that is not avoided, if a few tries find one. */
+/* Open a socket to a backend, on a port that is not avoided if a few tries find one. Arguments as of open_any(). */
 static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
                        uint16_t port, uint8_t *shares)
 {
@@ -134,7 +140,7 @@ static int open_socket(struct qlb_forwarder *forwarder, const struct qlb_endpoin
     return fd;
 }
 
-/* Add the datagrams that a session's full receive queue has dropped since it was last asked. */
+/* Count the datagrams that a session's full receive queue has dropped since the last call. */
 static void count_overflow(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     uint32_t figures[16] = {0};
@@ -145,19 +151,19 @@ static void count_overflow(struct qlb_forwarder *forwarder, struct qlb_session *
     session->overflow = figures[SK_MEMINFO_DROPS];
 }
 
-void qlb_upstream_count(const struct qlb_forwarder *forwarder)
+void qlb_sessions_set_gauges(const struct qlb_forwarder *forwarder)
 {
     qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS, forwarder->sessions.count);
     qlb_set_slot(forwarder->slots, QLB_SLOT_SESSIONS_PROTECTED, forwarder->sessions.lists[1].count);
 }
 
-int qlb_upstream_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session)
+int qlb_session_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session)
 {
     struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = (void *)session}};
     return epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, session->fd, &event);
 }
 
-void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *session)
+void qlb_session_close(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     if (session->group)
         qlb_send_to_backends(forwarder);
@@ -168,33 +174,33 @@ void qlb_upstream_close(struct qlb_forwarder *forwarder, struct qlb_session *ses
     }
     session->fd = -1;
     qlb_session_remove(&forwarder->sessions, session);
-    qlb_upstream_count(forwarder);
+    qlb_sessions_set_gauges(forwarder);
 }
 
-void qlb_upstream_close_all(struct qlb_forwarder *forwarder)
+void qlb_sessions_close_all(struct qlb_forwarder *forwarder)
 {
     struct qlb_session *session;
     while ((session = qlb_session_any(&forwarder->sessions)))
-        qlb_upstream_close(forwarder, session);
-    qlb_sessions_bury(&forwarder->sessions);
+        qlb_session_close(forwarder, session);
+    qlb_sessions_free_closed(&forwarder->sessions);
 }
 
-/* Close a session to make room. One that was idle beyond session_timeout is not counted: its time was over. */
+/* Close a session to make room. A session that was idle for longer than session_timeout is not counted as evicted. */
 static void evict(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     const int was_in_time = forwarder->now_ns - session->last_used_ns < forwarder->session_timeout_ns;
-    qlb_upstream_close(forwarder, session);
+    qlb_session_close(forwarder, session);
     if (was_in_time)
         qlb_add_to_slot(forwarder->slots, QLB_SLOT_SESSIONS_EVICTED, 1);
 }
 
-void qlb_upstream_evict_above(struct qlb_forwarder *forwarder, uint32_t limit)
+void qlb_sessions_evict_above(struct qlb_forwarder *forwarder, uint32_t limit)
 {
     while (forwarder->sessions.count > limit)
         evict(forwarder, qlb_session_idlest(&forwarder->sessions));
 }
 
-/* Open a socket after an attempt failed because something is used up: in place of a session that is closed for it. */
+/* Evict a session and open a socket in its place. Call it after an attempt failed with an error of is_used_up(). */
 static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoint *endpoint, uint8_t hop_limit,
                         int error, uint8_t *shares)
 {
@@ -208,8 +214,8 @@ static int open_instead(struct qlb_forwarder *forwarder, const struct qlb_endpoi
     return open_socket(forwarder, endpoint, hop_limit, port, shares);
 }
 
-/* Whether a packet comes from the socket of one of this worker's own sessions: then the backend is this machine, and
- * the packet would go round. */
+/* Check whether a packet comes from the socket of one of this worker's sessions. If so, a backend is the balancer
+ * itself, and the packet would loop. */
 static int is_own(const struct qlb_forwarder *forwarder, const struct qlb_endpoint *client)
 {
     const struct qlb_session *each = forwarder->sessions.ports->first[port_of(client)];
@@ -219,53 +225,54 @@ static int is_own(const struct qlb_forwarder *forwarder, const struct qlb_endpoi
     return 0;
 }
 
-struct qlb_session *qlb_upstream_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
+struct qlb_session *qlb_session_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
                                       uint8_t hop_limit, uint32_t *outcome)
 {
     struct qlb_sessions *sessions = &forwarder->sessions;
-    const struct qlb_endpoint *upstream = &forwarder->endpoints[key->index];
+    const struct qlb_endpoint *backend = &forwarder->endpoints[key->index];
     uint8_t shares;
     if (hop_limit <= 1 || is_own(forwarder, &key->client)) {
         *outcome = hop_limit <= 1 ? QLB_DROP_HOP_LIMIT : QLB_DROP_BAD_SOURCE;
         return NULL;
     }
     *outcome = QLB_DROP_NO_SESSION;
-    int fd = open_socket(forwarder, upstream, hop_limit - 1, 0, &shares);
+    int fd = open_socket(forwarder, backend, hop_limit - 1, 0, &shares);
     if (fd < 0 && is_used_up(errno))
-        fd = open_instead(forwarder, upstream, hop_limit - 1, errno, &shares);
+        fd = open_instead(forwarder, backend, hop_limit - 1, errno, &shares);
     if (fd < 0 && !is_used_up(errno)) {
         qlb_count_send_error(forwarder->slots, errno, key->index, 0);
         *outcome = QLB_DROP_SEND_FAILED;
     }
     if (fd < 0)
         return NULL;
-    qlb_upstream_evict_above(forwarder, sessions->limit - 1); /* only now: an unreachable backend evicts nobody */
+    /* Not earlier: an unreachable backend must not evict sessions. */
+    qlb_sessions_evict_above(forwarder, sessions->limit - 1);
     struct qlb_session *session = qlb_session_add(sessions, key);
     if (!session) {
         close(fd);
         return NULL;
     }
     session->fd = fd;
-    session->upstream = *upstream;
+    session->backend = *backend;
     session->shares = shares;
     session->hop_limit = hop_limit - 1;
     session->first_used_ns = forwarder->now_ns;
     note_local(sessions, session);
-    if (qlb_upstream_watch(forwarder, session) < 0) {
-        qlb_upstream_close(forwarder, session);
+    if (qlb_session_watch(forwarder, session) < 0) {
+        qlb_session_close(forwarder, session);
         return NULL;
     }
-    qlb_upstream_count(forwarder);
+    qlb_sessions_set_gauges(forwarder);
     return session;
 }
 
-int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session)
+int qlb_session_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session)
 {
     uint8_t shares;
-    int fd = open_socket(forwarder, &session->upstream, session->hop_limit, 0, &shares);
-    if (fd < 0 && errno == EAGAIN && session->port) { /* no other port: its own again */
+    int fd = open_socket(forwarder, &session->backend, session->hop_limit, 0, &shares);
+    if (fd < 0 && errno == EAGAIN && session->port) { /* there is no other port: use its own again */
         set_option(session->fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        fd = open_socket(forwarder, &session->upstream, session->hop_limit, session->port, &shares);
+        fd = open_socket(forwarder, &session->backend, session->hop_limit, session->port, &shares);
     }
     if (fd < 0)
         return 0;
@@ -275,8 +282,8 @@ int qlb_upstream_reopen(struct qlb_forwarder *forwarder, struct qlb_session *ses
     session->shares = shares;
     session->overflow = 0;
     note_local(&forwarder->sessions, session);
-    if (!session->is_paused && qlb_upstream_watch(forwarder, session) < 0)
-        session->reopen_at_ns = 0; /* out of memory: nothing is read from it until the next attempt */
+    if (!session->is_paused && qlb_session_watch(forwarder, session) < 0)
+        session->reopen_at_ns = 0; /* out of memory: the session is not read until the next attempt */
     qlb_add_to_slot(forwarder->slots, QLB_SLOT_SESSIONS_REOPENED, 1);
     return 1;
 }
@@ -288,8 +295,8 @@ static uint64_t timeout_of(const struct qlb_forwarder *forwarder, const struct q
                : forwarder->session_timeout_ns;
 }
 
-/* Look at some of the sessions, so that all are looked at four times in a timeout. */
-void qlb_upstream_sweep(struct qlb_forwarder *forwarder)
+/* Check some of the sessions for idleness. Each session is checked four times in a timeout. */
+void qlb_sessions_sweep(struct qlb_forwarder *forwarder)
 {
     struct qlb_sessions *sessions = &forwarder->sessions;
     const uint64_t pause_ns = forwarder->session_timeout_ns / QLB_SWEEPS_PER_TIMEOUT;
@@ -298,11 +305,11 @@ void qlb_upstream_sweep(struct qlb_forwarder *forwarder)
     forwarder->next_sweep_ns = forwarder->now_ns + (pause_ns > QLB_MIN_SWEEP_NS ? pause_ns : QLB_MIN_SWEEP_NS);
     const uint32_t share = sessions->count / QLB_SWEEP_SHARES + QLB_SWEEP_LEAST;
     for (uint32_t left = share < sessions->count ? share : sessions->count; left; left--) {
-        struct qlb_session *session = qlb_session_sweep(sessions);
+        struct qlb_session *session = qlb_sessions_next_to_sweep(sessions);
         if (!session)
-            continue; /* the end of a list: the other one is next */
+            continue; /* the end of a list; the next call returns from the other one */
         if (session->last_used_ns + timeout_of(forwarder, session) < forwarder->now_ns)
-            qlb_upstream_close(forwarder, session);
+            qlb_session_close(forwarder, session);
         else
             count_overflow(forwarder, session);
     }

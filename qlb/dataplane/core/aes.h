@@ -1,10 +1,15 @@
-/* AES-128, one block, by table lookups: the form that runs everywhere, BPF included.
+/* AES-128 of one block by table lookups. This form runs everywhere, also in BPF.
  *
- * Keys arrive as expanded schedules of 11 round keys in FIPS 197's order of octets, made by Python when the
- * table is compiled; the one for decryption is that of the equivalent inverse cipher, which is also what the
- * instructions of x86 and ARM take (batch/aes_native.h). Lookups depend on the key, so the time of a block can
- * tell something to a process on the same CPU: the key protects users from being linked by observers of
- * the network, and whoever runs code on the balancer can read their packets anyway.
+ * The XDP plane always uses it (xdp/maps.h). User space uses it if the CPU has no AES instructions (batch/flat.h).
+ * The functions guarantee a bounded number of steps and change only the block.
+ *
+ * Python expands the keys when it compiles the table (key_schedule.py): 11 round keys in FIPS 197's order of octets.
+ * The decryption schedule belongs to the equivalent inverse cipher, which the instructions of x86 and ARM also need
+ * (batch/aes_native.h).
+ *
+ * The lookups depend on the key, so their time can reveal something about the key to a process on the same CPU. This
+ * is acceptable: the key stops observers of the network from linking users, and an attacker who runs code on the
+ * balancer can read the packets anyway.
  *
  * Spec: FIPS 197, sections 5.1 and 5.3.5.
  */
@@ -21,7 +26,7 @@ struct qlb_schedule {
     uint8_t octets[QLB_AES_SCHEDULE_BYTES];
 };
 
-/* The four columns, the octet of row 0 lowest. */
+/* The four columns of the state. The octet of row 0 is the lowest one of a column. */
 struct qlb_aes_state {
     uint32_t column[4];
 };
@@ -42,15 +47,15 @@ QLB_INLINE void qlb_aes_end(const struct qlb_aes_state *state, struct qlb_block 
     block->high = state->column[2] | (uint64_t)state->column[3] << 32;
 }
 
-/* What a table says of the octet of a column that is in `row`. The octet is taken times 16, as far as its entry is
- * from the table's begin, in one shift and one mask. */
+/* Look up the octet that a column has in `row`. One shift and one mask give the octet times 16, which is the offset of
+ * its entry in the table. */
 QLB_INLINE uint32_t qlb_aes_entry(const uint32_t (*table)[4], uint32_t column, uint32_t row)
 {
     const uint32_t times_16 = (row ? column >> (8 * row - 4) : column << 4) & 0xff0;
     return *(const uint32_t *)((const uint8_t *)table + times_16 + 4 * row);
 }
 
-/* One column of a round: ShiftRows has chosen the columns that the four octets come from. */
+/* Return one column of a round. The caller passes, for each row, the column from which ShiftRows gets the octet. */
 QLB_INLINE uint32_t qlb_aes_column(const uint32_t (*table)[4], uint32_t row0, uint32_t row1, uint32_t row2,
                                    uint32_t row3)
 {
@@ -58,13 +63,15 @@ QLB_INLINE uint32_t qlb_aes_column(const uint32_t (*table)[4], uint32_t row0, ui
            qlb_aes_entry(table, row3, 3);
 }
 
-/* The S-box alone, from the tables: the octet of a column that MixColumns multiplied by 1. */
+/* Return one column of the last encryption round, which has no MixColumns. The S-box comes from the forward table: each
+ * entry contains the octet that MixColumns multiplies by 1. */
 QLB_INLINE uint32_t qlb_aes_last_column(uint32_t row0, uint32_t row1, uint32_t row2, uint32_t row3)
 {
     return (qlb_aes_forward[row0 & 0xff][2] & 0xff) ^ (qlb_aes_forward[row1 >> 8 & 0xff][0] & 0xff00) ^
            (qlb_aes_forward[row2 >> 16 & 0xff][0] & 0xff0000) ^ (qlb_aes_forward[row3 >> 24][1] & 0xff000000);
 }
 
+/* Return one column of the last decryption round. */
 QLB_INLINE uint32_t qlb_aes_last_inverse_column(uint32_t row0, uint32_t row1, uint32_t row2, uint32_t row3)
 {
     return (uint32_t)qlb_aes_inverse_sbox[row0 & 0xff] | (uint32_t)qlb_aes_inverse_sbox[row1 >> 8 & 0xff] << 8 |
@@ -72,7 +79,9 @@ QLB_INLINE uint32_t qlb_aes_last_inverse_column(uint32_t row0, uint32_t row1, ui
            (uint32_t)qlb_aes_inverse_sbox[row3 >> 24] << 24;
 }
 
-/* Encrypt a block in place. Returns 0; so does the next. */
+/* Encrypt a block in place. Return 0, because the verifier requires a result.
+ *
+ * Hot: run `python -m benchmarks.core` (AES tables) and `python -m benchmarks.xdp` before you change it. */
 QLB_CALL int qlb_aes_table_encrypt(const struct qlb_schedule *schedule, struct qlb_block *block)
 {
     if (!schedule || !block)
@@ -96,7 +105,10 @@ QLB_CALL int qlb_aes_table_encrypt(const struct qlb_schedule *schedule, struct q
     return 0;
 }
 
-/* Decrypt a block in place. schedule: of the equivalent inverse cipher, the last round key first. */
+/* Decrypt a block in place. Return 0, because the verifier requires a result. schedule: of the equivalent inverse
+ * cipher, the last round key first.
+ *
+ * Hot: run `python -m benchmarks.core` (AES tables) and `python -m benchmarks.xdp` before you change it. */
 QLB_CALL int qlb_aes_table_decrypt(const struct qlb_schedule *schedule, struct qlb_block *block)
 {
     if (!schedule || !block)

@@ -1,10 +1,10 @@
-/* The tables of AES: what SubBytes and MixColumns make of one octet, as a column of four. Numbers only.
+/* The lookup tables of core/aes.h: SubBytes and MixColumns of one octet, as a column of four octets.
  *
- * X(d,c,b,a) is the column of octets a, b, c, d that one value of an octet in row 0 becomes, in the order of its
- * 256 values; for the other rows the column is turned. Decryption's last round has no MixColumns and needs the
- * inverse S-box alone; encryption's finds the S-box in the middle of a column.
+ * The entry X(d,c,b,a) is the column of octets a, b, c, d that an octet in row 0 becomes. Entries are in the order of
+ * the octet's 256 values. For the other rows the column is rotated. The last round of decryption has no MixColumns
+ * and needs only the inverse S-box. The last round of encryption reads the S-box from the middle of a column.
  *
- * Spec: FIPS 197, sections 5.1.1, 5.1.3, 5.3.2 and 5.3.3. tests/dataplane/core/test_aes.py looks at every entry.
+ * Spec: FIPS 197, sections 5.1.1, 5.1.3, 5.3.2 and 5.3.3. tests/dataplane/core/test_aes.py reads every entry.
  */
 #ifndef QLB_CORE_AES_TABLES_H
 #define QLB_CORE_AES_TABLES_H

@@ -1,6 +1,7 @@
-/* The slots of the counters: the layout of qlb/routing/counters.py, which says what each means.
+/* The slots of the counters, for the batch plane and the XDP plane.
  *
- * tests/dataplane/core/test_layout.py compares the two.
+ * qlb/routing/counters.py has the same layout and explains each slot. tests/dataplane/core/test_layout.py compares the
+ * two.
  */
 #ifndef QLB_CORE_COUNTERS_H
 #define QLB_CORE_COUNTERS_H
@@ -30,7 +31,7 @@ enum {
 #define QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS 96
 #define QLB_SLOT_BACKEND 104
 #define QLB_BACKEND_SLOTS 16
-#define QLB_BACKEND_RETURNED 3 /* the first three are forwarded by cid, flow, fallback */
+#define QLB_BACKEND_RETURNED 3 /* slots 0 to 2: packets forwarded by cid, flow, fallback */
 #define QLB_BACKEND_LAST_SEEN_MS 4
 #define QLB_BACKEND_TOO_LARGE_BYTES 5
 #define QLB_BACKEND_SEND_ERRORS 8
@@ -41,7 +42,7 @@ enum {
 #define QLB_SEND_ERROR_KINDS 8
 #define QLB_COUNTER_SLOTS (QLB_SLOT_RETURN_SEND_ERRORS + QLB_SEND_ERROR_KINDS)
 
-/* The route of an outcome that is no drop: 0 by cid, 1 by flow, 2 by fallback. */
+/* Return the route of an outcome that is not a drop: 0 by cid, 1 by flow, 2 by fallback. */
 QLB_INLINE uint32_t qlb_route_of(uint32_t outcome)
 {
     if (outcome < QLB_CONFIGS)

@@ -1,8 +1,10 @@
-/* From a destination connection ID to a backend index: plaintext, single pass, four passes; then the server ID.
+/* Decode a destination connection ID (plaintext, single pass or four passes) and look up its server ID.
  *
- * The packet has been parsed and is still where it was received. The twin of qlb/cid/feistel.py, qlb/cid/codec.py
- * and step 1 of qlb/routing/router.py; their comments hold here too. Every ID that is long enough decodes to
- * something, and what it decodes to is looked up among the server IDs.
+ * qlb_decide() calls qlb_find() with a parsed packet, which stays where it was received. Every ID that is long enough
+ * decodes to some server ID; only the lookup decides whether that one exists. Nothing is read beyond the packet, and
+ * the only state that changes is the memo.
+ *
+ * The twin of qlb/cid/feistel.py, qlb/cid/codec.py and step 1 of qlb/routing/router.py, whose comments apply here too.
  *
  * Spec: draft-ietf-quic-load-balancers, sections "Load Balancer Actions" and "General Case: Four-Pass Encryption".
  */
@@ -18,7 +20,9 @@
 #define QLB_LENGTH_MASK 0x1f       /* of a first octet */
 #define QLB_CONFIG_SHIFT 5
 
-/* cid: first octet included. */
+/* Read the wire block of an ID. cid: points to the ID's first octet.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE struct qlb_wire_block qlb_read_block(const uint8_t *cid, const uint8_t *end)
 {
     struct qlb_wire_block block;
@@ -39,7 +43,7 @@ QLB_INLINE struct qlb_block qlb_masked(struct qlb_block block, const uint8_t *ma
     return (struct qlb_block){block.low & qlb_load64(mask), block.high & qlb_load64(mask + 8)};
 }
 
-/* 16 octets of a wire block from octet `skip` on, 2 to 9. */
+/* Return 16 octets of a wire block from octet `skip` on. skip: 2 to 9. */
 QLB_INLINE struct qlb_block qlb_from_octet(const struct qlb_wire_block *block, uint32_t skip)
 {
     if (skip >= 8) {
@@ -56,8 +60,8 @@ QLB_INLINE struct qlb_block qlb_from_octet(const struct qlb_wire_block *block, u
     };
 }
 
-/* The first 16 octets of the block whose halves these are; the right one begins in octet `skip`, 2 to 9, whose
- * other nibble is the left one's where the length is odd. */
+/* Join two halves and return the first 16 octets of the block. The right half begins in octet `skip`, 2 to 9. If the
+ * length is odd, the other nibble of that octet belongs to the left half. */
 QLB_INLINE struct qlb_block qlb_join(const struct qlb_block *left, const struct qlb_block *right, uint32_t skip)
 {
     if (skip >= 8)
@@ -69,8 +73,8 @@ QLB_INLINE struct qlb_block qlb_join(const struct qlb_block *left, const struct 
     };
 }
 
-/* One pass: to ^= AES(expand(plaintext_len, pass, from)), on the bits of its own half. A lane is a half at the
- * start of 16 octets; the last two hold the length and the number of the pass. */
+/* Apply one pass: to ^= AES(expand(plaintext_len, pass, from)), on the bits of its own half. A lane is 16 octets that
+ * begin with a half; the last two are the length and the number of the pass. */
 QLB_INLINE void qlb_pass(const struct qlb_view *view, const struct qlb_config *config, uint64_t pass,
                          const struct qlb_block *from, struct qlb_block *to, const uint8_t *to_mask)
 {
@@ -82,7 +86,9 @@ QLB_INLINE void qlb_pass(const struct qlb_view *view, const struct qlb_config *c
     to->high ^= block.high;
 }
 
-/* Undo the passes: the block, or as much of it as three passes recover, with the server ID at its start. */
+/* Undo the passes. Return the block, or the part of it that three passes recover, with the server ID at its start.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE struct qlb_block qlb_undo_passes(const struct qlb_view *view, const struct qlb_config *config,
                                             const struct qlb_wire_block *wire)
 {
@@ -98,7 +104,7 @@ QLB_INLINE struct qlb_block qlb_undo_passes(const struct qlb_view *view, const s
     return qlb_join(&left, &right, right_at);
 }
 
-/* The server ID in a wire block, zeros after its end. */
+/* Return the server ID of a wire block, with zeros after its end. */
 QLB_INLINE struct qlb_block qlb_decode(const struct qlb_view *view, const struct qlb_config *config,
                                        const struct qlb_wire_block *wire)
 {
@@ -110,7 +116,9 @@ QLB_INLINE struct qlb_block qlb_decode(const struct qlb_view *view, const struct
     return qlb_masked(block, config->server_id_mask);
 }
 
-/* The backend index of a server ID under a config, or ~QLB_UNKNOWN_SERVER_ID. */
+/* Return the backend index of a server ID under a CID config, or ~QLB_UNKNOWN_SERVER_ID.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE int32_t qlb_find_server(const struct qlb_view *view, uint32_t config_id, struct qlb_block server_id)
 {
     const struct qlb_head *head = qlb_head(view);
@@ -120,7 +128,7 @@ QLB_INLINE int32_t qlb_find_server(const struct qlb_view *view, uint32_t config_
     const uint32_t first = qlb_server_hash(head->server_seed, &server_id);
     for (uint32_t probe = 0; probe < QLB_SERVER_PROBES; probe++) {
         const struct qlb_server *server = qlb_server_slot(view, first + probe);
-        if (!server || server->index == QLB_NOBODY)
+        if (!server || server->index == QLB_NO_BACKEND)
             break;
         if (server->low == server_id.low && server->high == server_id.high)
             return (int32_t)server->index;
@@ -128,8 +136,10 @@ QLB_INLINE int32_t qlb_find_server(const struct qlb_view *view, uint32_t config_
     return ~QLB_UNKNOWN_SERVER_ID;
 }
 
-/* The backend index of an encrypted ID under a config, from the memo if it is there, or ~QLB_UNKNOWN_SERVER_ID. Only
- * what routes is kept, so that noise cannot push out the IDs of live connections. */
+/* Return the backend index of an encrypted ID under a CID config, from the memo if possible, or ~QLB_UNKNOWN_SERVER_ID.
+ * The memo stores only IDs that route, so that random IDs cannot push out the IDs of live connections.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE int32_t qlb_find_encrypted(const struct qlb_view *view, uint32_t config_id, const struct qlb_config *config,
                                       struct qlb_wire_block *wire)
 {
@@ -142,11 +152,13 @@ QLB_INLINE int32_t qlb_find_encrypted(const struct qlb_view *view, uint32_t conf
         return index;
     index = qlb_find_server(view, config_id, qlb_decode(view, config, wire));
     if (index >= 0)
-        qlb_memo_keep(view, config_id, wire, index);
+        qlb_memo_put(view, config_id, wire, index);
     return index;
 }
 
-/* Forwarding step 1: the backend index that a destination ID decodes to, or ~reason where it is unroutable. */
+/* Forwarding step 1: return the backend index that a destination ID decodes to, or ~reason if it is unroutable.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE int32_t qlb_find(const struct qlb_view *view, const struct qlb_header *header, const uint8_t *end)
 {
     const uint8_t *dcid = header->dcid;

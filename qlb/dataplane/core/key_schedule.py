@@ -14,6 +14,17 @@ SCHEDULE_BYTES: Final = 16 * (ROUNDS + 1)
 
 _WORD_BYTES: Final = 4
 _BLOCK_BYTES: Final = 16
+_SBOX: Final = bytes.fromhex(
+    "637c777bf26b6fc53001672bfed7ab76ca82c97dfa5947f0add4a2af9ca472c0"
+    "b7fd9326363ff7cc34a5e5f171d8311504c723c31896059a071280e2eb27b275"
+    "09832c1a1b6e5aa0523bd6b329e32f8453d100ed20fcb15b6acbbe394a4c58cf"
+    "d0efaafb434d338545f9027f503c9fa851a3408f929d38f5bcb6da2110fff3d2"
+    "cd0c13ec5f974417c4a77e3d645d197360814fdc222a908846eeb814de5e0bdb"
+    "e0323a0a4906245cc2d3ac629195e479e7c8376d8dd54ea96c56f4ea657aae08"
+    "ba78252e1ca6b4c6e8dd741f4bbd8b8a703eb5664803f60e613557b986c11d9e"
+    "e1f8981169d98e949b1e87e9ce5528df8ca1890dbfe6426841992d0fb054bb16"
+)
+"""The S-box: the octet at index n replaces the octet n. Spec: FIPS 197, section 5.1.1."""
 
 
 def encrypt_schedule(key: bytes) -> bytes:
@@ -66,19 +77,3 @@ def _times(octet: int, factor: int) -> int:
         product ^= octet if factor & 1 else 0
         octet, factor = _double(octet), factor >> 1
     return product
-
-
-def _sbox() -> bytes:
-    """Walk through GF(2⁸) by powers of 3 and, beside them, of its inverse. Spec: FIPS 197, section 5.1.1."""
-    box = bytearray(256)
-    box[0] = 0x63
-    octet = inverse = 1
-    for _ in range(255):
-        turned = inverse ^ inverse << 1 ^ inverse << 2 ^ inverse << 3 ^ inverse << 4
-        box[octet] = (turned ^ turned >> 8) & 0xFF ^ 0x63
-        octet = _times(octet, 3)
-        inverse = _times(inverse, 0xF6)  # 1 ÷ 3
-    return bytes(box)
-
-
-_SBOX: Final = _sbox()

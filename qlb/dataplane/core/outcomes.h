@@ -1,5 +1,6 @@
-/* Every way that a packet can go, as small integers: the same as qlb/routing/outcomes.py, which says what each
- * means. tests/dataplane/core/test_layout.py compares the two.
+/* Every outcome of a packet, as a small integer. Each packet that a plane receives has exactly one.
+ *
+ * qlb/routing/outcomes.py has the same numbers and explains each. tests/dataplane/core/test_layout.py compares the two.
  */
 #ifndef QLB_CORE_OUTCOMES_H
 #define QLB_CORE_OUTCOMES_H
@@ -27,7 +28,7 @@ enum {
     QLB_STEPS,
 };
 
-/* The outcome of an unroutable ID that a step forwarded. */
+/* The outcome of a packet whose ID is unroutable and that this step forwarded. */
 #define QLB_UNROUTABLE(step, reason) (QLB_CONFIGS + (step) * QLB_REASONS + (reason))
 
 enum {
@@ -35,7 +36,7 @@ enum {
     QLB_DROP_TRUNCATED,
     QLB_DROP_VERSION_NEGOTIATION,
     QLB_DROP_NO_BACKEND,
-    QLB_DROP_SEND_FAILED, /* this and what follows are the plane's to say, never the core's */
+    QLB_DROP_SEND_FAILED, /* from here on: only a plane returns these outcomes, never the core */
     QLB_DROP_NO_SESSION,
     QLB_DROP_WORKER_DIED,
     QLB_DROP_FRAGMENT,

@@ -1,8 +1,10 @@
-/* The parts of a QUIC packet that every version shares: form, version, connection IDs.
+/* Parse the parts of a QUIC packet that every version shares: form, version, connection IDs.
  *
- * The packet is here fresh from the wire: data to data_end is the UDP payload, any 0 to 65,527 octets. The
- * twin of qlb/wire/invariants.py, whose comments hold here too: only the first of coalesced packets is read,
- * and no bit that only a version defines.
+ * qlb_decide() calls qlb_parse() for each datagram; xdp/decide.h also calls it for the datagram that an ICMP error
+ * quotes. data to data_end is the UDP payload as received: any 0 to 65,527 octets. The parser never reads beyond it.
+ *
+ * The twin of qlb/wire/invariants.py, whose comments apply here too: it reads only the first of coalesced packets, and
+ * no bit that only a version defines.
  *
  * Spec: RFC 8999, sections 5.1 and 5.2.
  */
@@ -13,18 +15,18 @@
 
 enum {
     QLB_SHORT,     /* a short header */
-    QLB_LONG,      /* a long header, whole up to the end of the source connection ID */
+    QLB_LONG,      /* a long header, complete up to the end of the source connection ID */
     QLB_EMPTY,     /* a datagram of 0 octets */
-    QLB_TRUNCATED, /* a long header that ends before its connection IDs do */
+    QLB_TRUNCATED, /* a datagram that ends before the connection IDs of its long header do */
 };
 
 #define QLB_LONG_FIXED_BYTES 6 /* first octet, version (4), length of the destination connection ID (1) */
 #define QLB_MAX_CID_BYTES 255
 
-/* What parse found; it points into the packet.
- * dcid: first octet included. LONG: exact, 0 to 255 octets. SHORT: all that follows the header's first octet,
- * at most 255 counted; the reader knows how much of it is the ID. Else of 0 octets.
- * scid: of 0 octets unless LONG. version: 0 unless LONG. */
+/* The result of qlb_parse(). It points into the packet.
+ * dcid: includes the ID's first octet. LONG: exact, 0 to 255 octets. SHORT: everything after the header's first octet,
+ * counted up to 255 octets; the reader knows how many of them are the ID. Else 0 octets.
+ * scid: 0 octets unless LONG. version: 0 unless LONG. */
 struct qlb_header {
     const uint8_t *dcid;
     const uint8_t *scid;
@@ -34,7 +36,7 @@ struct qlb_header {
     uint32_t scid_len;
 };
 
-/* The length of what follows the first octet, which is there: 0 to 255. */
+/* Return the number of octets after the first one, which exists: 0 to 255. */
 QLB_INLINE uint32_t qlb_rest_len(const uint8_t *data, const uint8_t *data_end)
 {
     uint64_t size = (uint64_t)(data_end - data);
@@ -42,6 +44,7 @@ QLB_INLINE uint32_t qlb_rest_len(const uint8_t *data, const uint8_t *data_end)
     return size <= QLB_MAX_CID_BYTES ? (uint32_t)size - 1 : QLB_MAX_CID_BYTES;
 }
 
+/* Parse one datagram. Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE struct qlb_header qlb_parse(const uint8_t *data, const uint8_t *data_end)
 {
     struct qlb_header header = {.dcid = data, .scid = data, .form = QLB_EMPTY};

@@ -1,8 +1,11 @@
-/* The draft's five forwarding steps, in order: a datagram and its 4-tuple become an outcome and a backend.
+/* Decide one datagram by the draft's five forwarding steps: from its octets and its 4-tuple to an outcome and a
+ * backend.
  *
- * The twin of qlb/routing/router.py, whose opening says what the steps are and which backends may be continued
- * with; the fallback is that of qlb/routing/maglev.py. The packet is where it was received and stays as it is:
- * the core decides, the plane acts.
+ * The planes call qlb_decide() once for each datagram (batch/forward.c, xdp/decide.h). It only decides and updates the
+ * flow tables: it does not change the packet and never sends. Every call returns an outcome.
+ *
+ * The twin of qlb/routing/router.py, whose docstring explains the steps and which backends may continue a connection.
+ * The fallback is that of qlb/routing/maglev.py.
  *
  * Spec: draft-ietf-quic-load-balancers, sections "Load Balancer Forwarding" and "Baseline Fallback Algorithm".
  */
@@ -14,16 +17,16 @@
 #include "outcomes.h"
 #include "parse.h"
 
-/* Shorter destination IDs are not remembered: they are not unique enough. */
+/* The flow tables store no shorter destination IDs: those are not unique enough. */
 #define QLB_MIN_DESTINATION_ID_BYTES 8
 
-/* index: of the backend, or -1 for a drop. */
+/* The decision about one datagram. index: of the backend, or -1 for a drop. */
 struct qlb_decision {
     uint32_t outcome;
     int32_t index;
 };
 
-/* A datagram under way through the steps. data: the UDP payload. */
+/* A datagram and all that the forwarding steps need. data_end: the end of the UDP payload. */
 struct qlb_packet {
     const struct qlb_view *view;
     struct qlb_flows *flows;
@@ -34,8 +37,8 @@ struct qlb_packet {
 
 QLB_INLINE struct qlb_decision qlb_drop(uint32_t outcome) { return (struct qlb_decision){outcome, -1}; }
 
-/* An ID for a flow's key: its length and its first QLB_FLOW_ID_BYTES octets, which is all of it in QUIC versions
- * 1 and 2. Who invents longer IDs that begin alike has made one flow of them. */
+/* Read an ID for a flow's key: its length and its first QLB_FLOW_ID_BYTES octets. In QUIC versions 1 and 2 these are
+ * the whole ID. Longer IDs that have the same length and the same beginning count as one flow. */
 QLB_INLINE void qlb_read_flow_id(struct qlb_flow_id *to, const uint8_t *id, uint32_t id_len, const uint8_t *end)
 {
     if (QLB_HAS(id, QLB_FLOW_ID_BYTES, end)) {
@@ -53,13 +56,16 @@ QLB_INLINE void qlb_read_flow_id(struct qlb_flow_id *to, const uint8_t *id, uint
     to->len = id_len;
 }
 
-/* Whether an address is an IPv4 one, given its octets 0 to 7 and 8 to 15. */
+/* Check whether an address is an IPv4-mapped one. */
 QLB_INLINE uint32_t qlb_is_ipv4(const struct qlb_block *address)
 {
     return !address->low && (uint32_t)address->high == 0xffff0000u;
 }
 
-/* A keyed hash of the 4-tuple, 32 bits: AES as a CBC-MAC over messages of which none begins with another. */
+/* Return a keyed 32-bit hash of the 4-tuple: an AES CBC-MAC. No message is a prefix of another one, which a CBC-MAC
+ * requires.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE uint32_t qlb_hash_four_tuple(const struct qlb_view *view, const struct qlb_head *head,
                                         const struct qlb_four_tuple *four_tuple)
 {
@@ -89,7 +95,7 @@ QLB_INLINE uint32_t qlb_hash_four_tuple(const struct qlb_view *view, const struc
     return __builtin_bswap32((uint32_t)mac.low);
 }
 
-/* Step 5: the backend index for a new connection, or QLB_MISS where no backend takes any. */
+/* Step 5: return the backend index for a new connection, or QLB_MISS if no backend accepts new connections. */
 QLB_INLINE int32_t qlb_fallback(const struct qlb_view *view, const struct qlb_four_tuple *four_tuple)
 {
     const struct qlb_head *head = qlb_head(view);
@@ -99,7 +105,7 @@ QLB_INLINE int32_t qlb_fallback(const struct qlb_view *view, const struct qlb_fo
     return slot ? (int32_t)*slot : QLB_MISS;
 }
 
-/* What one table knows of a flow: its backend index if that backend has all of these flags, else QLB_MISS. */
+/* Look up a flow in one table. Return its backend index if that backend has all of these flags, else QLB_MISS. */
 QLB_INLINE int32_t qlb_known(const struct qlb_packet *packet, uint32_t which, const void *key, uint32_t flags)
 {
     const int32_t index = qlb_flow_get(packet->flows, which, key, packet->now_ns);
@@ -108,7 +114,8 @@ QLB_INLINE int32_t qlb_known(const struct qlb_packet *packet, uint32_t which, co
     return index;
 }
 
-/* Steps 4 and 5, with which every unroutable packet ends. flags: what a remembered backend must have. */
+/* Steps 4 and 5, the last ones for every unroutable packet. flags: those that a backend from the flow table must have.
+ * */
 QLB_INLINE struct qlb_decision qlb_by_four_tuple(const struct qlb_packet *packet, uint32_t flags, uint32_t reason)
 {
     int32_t index = qlb_known(packet, QLB_FLOWS_BY_FOUR_TUPLE, packet->four_tuple, flags);
@@ -126,9 +133,9 @@ QLB_INLINE struct qlb_decision qlb_by_ids(const struct qlb_packet *packet, const
 {
     const struct qlb_head *head = qlb_head(packet->view);
     const uint32_t may_begin = QLB_PRESENT | QLB_ACCEPTS_NEW;
-    /* With a healthy backend, or with any where no other takes it. */
+    /* A connection continues with a healthy backend, or with any backend if none accepts new connections. */
     const uint32_t may_continue = head && !head->ring_slots ? QLB_PRESENT : QLB_PRESENT | QLB_HEALTHY;
-    /* An empty source ID tells no connections apart: then the entry says no more than the 4-tuple's. */
+    /* An empty source ID does not distinguish connections: then the entry proves no more than the 4-tuple's entry. */
     int32_t index = qlb_known(packet, QLB_FLOWS_BY_SOURCE_ID, source, source->scid.len ? may_continue : may_begin);
     if (index >= 0)
         return (struct qlb_decision){QLB_UNROUTABLE(QLB_BY_SOURCE_ID, reason), index};
@@ -166,7 +173,9 @@ QLB_INLINE struct qlb_decision qlb_unroutable_short(const struct qlb_packet *pac
     return decision;
 }
 
-/* Decide one datagram. data to data_end: the UDP payload. now_ns: of a clock that never goes back. */
+/* Decide one datagram. data to data_end: the UDP payload. now_ns: of a monotonic clock.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE struct qlb_decision qlb_decide(const struct qlb_view *view, struct qlb_flows *flows, const uint8_t *data,
                                           const uint8_t *data_end, const struct qlb_four_tuple *four_tuple,
                                           uint64_t now_ns)
@@ -187,8 +196,8 @@ QLB_INLINE struct qlb_decision qlb_decide(const struct qlb_view *view, struct ql
     return qlb_unroutable_short(&packet, (uint32_t)~index);
 }
 
-/* The config ID that a short header's ID carries while no configuration has it, or QLB_MISS for every other datagram.
- * outcome: the datagram's. */
+/* Return the config ID of a short header if the configuration does not contain it, or QLB_MISS for every other
+ * datagram. outcome: the datagram's. */
 QLB_INLINE int32_t qlb_unconfigured_id(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
 {
     if (outcome != QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, QLB_NO_CONFIG) &&

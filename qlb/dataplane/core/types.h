@@ -1,14 +1,14 @@
-/* Fixed-width integers, octets of packets as integers, and the few words in which user space and BPF differ.
+/* Fixed-width integers, octets of packets as integers, and the few macros in which user space and BPF differ.
  *
- * Everything in core/ compiles as C11 (gcc, clang) and as BPF (clang -target bpf). It is pure: no libc, no
- * allocation, no state, no loop without a constant bound. The rest of core/ never asks which of the two it
- * is; what differs is here.
+ * Every header of core/ includes it, and xdp/ too. Everything in core/ compiles as C11 (gcc, clang) and as BPF
+ * (clang -target bpf). It is pure: no libc, no allocation, no state, no loop without a constant bound. All differences
+ * between the two targets are in this file; the rest of core/ never checks the target.
  */
 #ifndef QLB_CORE_TYPES_H
 #define QLB_CORE_TYPES_H
 
 #ifdef __bpf__
-/* No libc headers there; the very types of vmlinux.h, so that both may be included. */
+/* BPF has no libc headers. These are the same types as in vmlinux.h, so that a program may include both. */
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
@@ -20,24 +20,24 @@ typedef unsigned long long uint64_t;
 #endif
 
 #define QLB_INLINE static inline __attribute__((always_inline, unused))
-/* One copy, called: what is too large to repeat in a BPF program. Of external linkage there, because the verifier
- * walks through such a function once and not at each call; it then demands arguments of known size that are
- * checked for null, and a result. */
+/* A function that is called and not inlined, because it is too large to repeat in a BPF program. In BPF it has external
+ * linkage: the verifier then checks it once and not at each call. In return, the verifier requires a result, and
+ * arguments of known size that the function checks for null. */
 #ifdef __bpf__
 #define QLB_CALL __attribute__((noinline))
 #else
 #define QLB_CALL static __attribute__((noinline, unused))
 #endif
 
-/* Keep clang from rewriting how a value was made. */
+/* Stop clang from rewriting the computation of a value, which the verifier could then no longer follow. */
 #ifdef __bpf__
 #define QLB_AS_WRITTEN(value) __asm__ volatile("" : "+r"(value))
 #else
 #define QLB_AS_WRITTEN(value) (void)(value)
 #endif
 
-/* Whether size octets lie at `at`, before end: all that stands between a pointer and a load.
- * BPF: the one form of the comparison that its verifier learns from. User space: one that never builds a
+/* Check that `size` octets at `at` end before `end`. This is the only check between a pointer and a load.
+ * BPF: the verifier learns the bounds only from this form of the comparison. User space: this form never computes a
  * pointer beyond the end. */
 #ifdef __bpf__
 #define QLB_HAS(at, size, end) ((at) + (size) <= (end))
@@ -45,8 +45,9 @@ typedef unsigned long long uint64_t;
 #define QLB_HAS(at, size, end) ((uint64_t)((end) - (at)) >= (uint64_t)(size))
 #endif
 
-/* The pointer `size` octets on, where no QLB_HAS holds that did not hold at the end. size: below 65,536.
- * BPF: a pointer of its own, since what the verifier learns about it must be learnt from itself. */
+/* Return `at + size`. If that is beyond `end`, return a pointer for which QLB_HAS fails for every size above 0.
+ * size: below 65,536.
+ * BPF: the result is a new pointer, because the verifier learns its bounds only from comparisons of this pointer. */
 QLB_INLINE const uint8_t *qlb_skip(const uint8_t *at, uint32_t size, const uint8_t *end)
 {
 #ifdef __bpf__
@@ -59,16 +60,19 @@ QLB_INLINE const uint8_t *qlb_skip(const uint8_t *at, uint32_t size, const uint8
 #endif
 }
 
-/* 16 octets, or up to 16, as two integers: `low` holds octets 0 to 7 and `high` octets 8 to 15, the earlier
- * octet in the lower bits, on every machine. Shifting right by 8 drops the first octet. */
+/* Up to 16 octets as two integers: `low` has octets 0 to 7 and `high` octets 8 to 15. On every machine, the earlier
+ * octet is in the lower bits. Shifting right by 8 drops the first octet. */
 struct qlb_block {
     uint64_t low;
     uint64_t high;
 };
 
-/* Octets to integer, the first octet lowest. Any alignment, except on BPF's own stack and in its maps. */
+/* Load octets as an integer, the first octet lowest. Any alignment, except on BPF's own stack and in its maps.
+ *
+ * Hot: run `python -m benchmarks.core` and `python -m benchmarks.xdp` before you change them. */
 #if defined(__bpf__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-/* clang would make single loads of what stands below, and the kernel reads packets at any alignment. */
+/* In BPF, clang would turn the general form below into loads of single octets. The kernel reads packets at any
+ * alignment. */
 QLB_INLINE uint32_t qlb_load32(const uint8_t *at) { return *(const uint32_t *)at; }
 QLB_INLINE uint64_t qlb_load64(const uint8_t *at) { return *(const uint64_t *)at; }
 #else
@@ -83,8 +87,8 @@ QLB_INLINE uint64_t qlb_load64(const uint8_t *at)
 }
 #endif
 
-/* As many of the 8 octets from `at + skip` as there are before end, zeros after them. The slow way, for a
- * packet that ends with its connection ID. */
+/* Load up to 8 octets from `at + skip`, as many as end before `end`, with zeros after them. Slow: only for a packet
+ * that ends with its connection ID. */
 QLB_INLINE uint64_t qlb_load_rest(const uint8_t *at, uint32_t skip, const uint8_t *end)
 {
     uint64_t octets = 0;
@@ -96,7 +100,7 @@ QLB_INLINE uint64_t qlb_load_rest(const uint8_t *at, uint32_t skip, const uint8_
     return octets;
 }
 
-/* All ones where left < right, else 0. Without a branch: the verifier would follow both ways of each. */
+/* Return all ones if left < right, else 0. Without a branch, because the verifier would follow both paths of each. */
 QLB_INLINE uint64_t qlb_if_less(uint32_t left, uint32_t right)
 {
     int64_t difference = (int64_t)left - (int64_t)right;
@@ -104,7 +108,7 @@ QLB_INLINE uint64_t qlb_if_less(uint32_t left, uint32_t right)
     return (uint64_t)(difference >> 63);
 }
 
-/* A mask for the 8 octets from `skip` on of something that is len octets long. skip: a multiple of 8. */
+/* Return a mask for octets `skip` to `skip + 7` of a field of `len` octets. skip: a multiple of 8. */
 QLB_INLINE uint64_t qlb_octets_mask(uint32_t len, uint32_t skip)
 {
     return qlb_if_less(skip + 7, len) | (qlb_if_less(skip, len) & (((uint64_t)1 << 8 * (len & 7)) - 1));

@@ -1,7 +1,9 @@
-/* What is counted, on each CPU by itself: the slots of core/counters.h, except that times are in ticks, and that samples
- * and what belongs to a backend are in maps of their own (counters.py puts all together).
+/* The counters of the XDP plane. Each CPU has its own.
  *
- * A backend's counts share a line of the cache with the next hop to it: a packet needs both.
+ * program.c counts each datagram for a service exactly once. The slots are those of core/counters.h, but times are in
+ * ticks, and samples and the counters of backends are in separate maps. counters.py combines them.
+ *
+ * A backend's counters share a cache line with the next hop to it, because a packet needs both.
  */
 #ifndef QLB_XDP_COUNTERS_H
 #define QLB_XDP_COUNTERS_H
@@ -10,7 +12,7 @@
 #include "frame.h"
 #include "maps.h"
 
-#define QLB_OUTCOME_SLOTS 64 /* as many as there is room for */
+#define QLB_OUTCOME_SLOTS 64 /* all that fit before the next slots */
 _Static_assert(QLB_SLOT_OUTCOME + QLB_OUTCOME_SLOTS == QLB_SLOT_CONFIG_LAST_SEEN_MS, "outcomes end where times begin");
 
 struct qlb_totals {
@@ -32,13 +34,13 @@ QLB_INLINE struct qlb_totals *qlb_totals(void)
     return bpf_map_lookup_elem(&totals, &first);
 }
 
-/* Count a datagram that was received and what became of it. */
+/* Count a received datagram and its outcome. Hot: run `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE void qlb_count(const struct qlb_frame *frame, uint32_t outcome, uint32_t index)
 {
     struct qlb_totals *all = qlb_totals();
     if (!all)
         return;
-    uint32_t slot = outcome; /* its masks are for the verifier, which does not see what clang does */
+    uint32_t slot = outcome; /* masked below for the verifier, which cannot follow clang's own bounds */
     QLB_AS_WRITTEN(slot);
     all->slots[QLB_SLOT_PACKETS_RECEIVED]++;
     all->slots[QLB_SLOT_BYTES_RECEIVED] += (uint64_t)frame->datagram_len;
@@ -66,8 +68,9 @@ QLB_INLINE void qlb_count_icmp(uint32_t slot)
         all->slots[slot]++;
 }
 
-/* Keep the beginning of a datagram that is dropped, in place of the one before it. */
-QLB_CALL int qlb_keep_sample(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
+/* Store the beginning of a dropped datagram as the sample of its outcome. Return 0, because the verifier requires a
+ * result. */
+QLB_CALL int qlb_store_sample(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
 {
     if (!frame)
         return 0;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* The backend's end of direct server return: what the balancer has put around a packet is taken off again.
+/* The XDP program of `qlb decap`: on a backend, it removes the outer headers that the balancer has added.
  *
- *   outer   Ethernet, one VLAN tag, then IPv4 or IPv6 (no extension headers) that carries IP, or UDP and GUE
- *   inner   is it for a service address that we were given, from a balancer that we were given?
- *   ecn     what routers have marked on the outer header (RFC 6040, section 4.2)
+ *   outer   Ethernet, one VLAN tag, then IPv4 or IPv6 (no extension headers) with IP, or with UDP and GUE
+ *   inner   check that the destination is one of our service addresses, and the outer source one of our balancers
+ *   ecn     copy the congestion marks of the outer header (RFC 6040, section 4.2)
  *
- * What is not ours goes to the kernel as it came: other packets, fragments, GUE control messages, GUE with optional
- * fields. Checksums are not verified: UDP's around GUE, where there is one, is taken off with the rest; those of the
- * inner packet are the kernel's to check. The inner hop limit stays: the balancer has counted its hop.
+ * The kernel runs qlb_decap() for each frame of an interface to which decap.py has attached it. Other packets go
+ * unchanged to the kernel: other protocols, fragments, GUE control messages, GUE with optional fields. The program
+ * verifies no checksums: it removes the UDP checksum around GUE, if there is one, with the outer headers, and the
+ * kernel checks those of the inner packet. The inner hop limit stays, because the balancer has already decremented it.
  *
  * Spec: RFC 2003, RFC 2473, RFC 4213 (IP in IP); draft-ietf-intarea-gue, sections 3 and 4 (GUE, variants 0 and 1).
  *
@@ -26,22 +27,22 @@
 
 #include "../core/types.h"
 
-/* What becomes of a packet: the counters, as decap.py names them, and what nobody counts. */
+/* The outcomes of a packet. decap.py names the counted ones; QLB_FOREIGN is not counted. */
 enum {
     QLB_DECAPSULATED,
-    QLB_NOT_FOR_US,   /* the inner destination is no service address of ours; passed on */
-    QLB_WRONG_SOURCE, /* the outer source is no balancer of ours; passed on */
-    QLB_BAD_ECN,      /* a router has marked congestion on a packet that cannot carry the mark; dropped */
-    QLB_MALFORMED,    /* lengths or versions contradict each other; passed on */
+    QLB_NOT_FOR_US,   /* the inner destination is not one of our service addresses; passed to the kernel */
+    QLB_WRONG_SOURCE, /* the outer source is not one of our balancers; passed to the kernel */
+    QLB_BAD_ECN,      /* a router has marked congestion, but the inner packet does not allow marks; dropped */
+    QLB_MALFORMED,    /* lengths or versions contradict each other; passed to the kernel */
     QLB_DECAP_COUNTERS,
-    QLB_FOREIGN = QLB_DECAP_COUNTERS, /* nothing that we take off; passed on */
+    QLB_FOREIGN = QLB_DECAP_COUNTERS, /* not encapsulated by a balancer; passed to the kernel */
 };
 
 #define QLB_IPV4_FRAGMENT 0x3fff /* more fragments, or an offset */
 #define QLB_GUE_VARIANT 0xc0
 #define QLB_GUE_CONTROL 0x20
-#define QLB_GUE_LEN 0x1f  /* of what follows the header, in units of 4 octets */
-#define QLB_OUTER_MASK 0xff /* Ethernet, a tag, IPv4 with options, UDP, GUE with all that its length says: 214 */
+#define QLB_GUE_LEN 0x1f    /* length of the fields after the header, in units of 4 octets */
+#define QLB_OUTER_MASK 0xff /* Ethernet, a tag, IPv4 with options, UDP, the longest GUE header: 214 octets */
 
 enum { QLB_NOT_ECT, QLB_ECT_1, QLB_ECT_0, QLB_CE, QLB_ECN = 3 };
 
@@ -62,7 +63,7 @@ struct qlb_decap_settings {
 
 const volatile struct qlb_decap_settings qlb_decap_settings SEC(".rodata.settings");
 
-/* decap.py sets how many there are. */
+/* decap.py sets the number of entries. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1);
@@ -85,13 +86,13 @@ struct {
     __type(value, uint64_t);
 } counters SEC(".maps");
 
-/* What has been learnt of a packet so far. */
+/* The result of parsing an encapsulated packet so far. */
 struct qlb_capsule {
     struct qlb_network source;      /* the outer header's */
     struct qlb_address destination; /* the inner header's */
     uint32_t link_len;
-    uint32_t at;  /* of what is to be read next; in the end, of the inner packet */
-    uint32_t len; /* of the outer packet, from there to its end */
+    uint32_t at;  /* offset of the header to read next; in the end, of the inner packet */
+    uint32_t len; /* octets from there to the end of the outer packet */
     uint32_t protocol;
     uint32_t outer_ecn;
     uint32_t inner_ecn;
@@ -108,7 +109,7 @@ QLB_INLINE void qlb_map_ipv4(struct qlb_address *to, const void *address)
 
 QLB_INLINE uint32_t qlb_ipv6_ecn(const uint8_t *ip) { return ip[1] >> 4 & QLB_ECN; }
 
-/* A pointer to what is to be read next; the mask is for the verifier. */
+/* Return a pointer to the header to read next. The mask is for the verifier. */
 QLB_INLINE uint8_t *qlb_next(const struct qlb_capsule *capsule, struct xdp_md *ctx)
 {
     uint32_t at = capsule->at;
@@ -116,7 +117,7 @@ QLB_INLINE uint8_t *qlb_next(const struct qlb_capsule *capsule, struct xdp_md *c
     return (uint8_t *)qlb_skip(qlb_data(ctx), at & QLB_OUTER_MASK, qlb_data_end(ctx));
 }
 
-/* Whether the whole outer packet is there. */
+/* Check whether the frame contains the whole outer packet. */
 QLB_INLINE uint32_t qlb_is_whole(const uint8_t *ip, uint32_t len, const uint8_t *end)
 {
     return QLB_HAS(qlb_skip(ip, len & 0x1ffff, end), 0, end);
@@ -157,7 +158,7 @@ QLB_INLINE uint32_t qlb_read_outer_ipv6(struct qlb_capsule *capsule, const uint8
     return ip->version == 6 && qlb_is_whole(at, sizeof *ip + capsule->len, end) ? QLB_DECAPSULATED : QLB_MALFORMED;
 }
 
-/* Ethernet, the tag, the outer IP header. */
+/* Read Ethernet, the tag and the outer IP header. */
 QLB_INLINE uint32_t qlb_read_outer(struct qlb_capsule *capsule, struct xdp_md *ctx)
 {
     const uint8_t *at = qlb_data(ctx), *end = qlb_data_end(ctx);
@@ -180,7 +181,7 @@ QLB_INLINE uint32_t qlb_read_outer(struct qlb_capsule *capsule, struct xdp_md *c
     return QLB_FOREIGN;
 }
 
-/* UDP to our port, then GUE: a header of its own (variant 0), or the packet's own first octet (variant 1). */
+/* Read UDP to our port, then GUE: a separate header (variant 0), or the first octet of the inner packet (variant 1). */
 QLB_INLINE uint32_t qlb_read_gue(struct qlb_capsule *capsule, struct xdp_md *ctx)
 {
     const uint8_t *at = qlb_next(capsule, ctx), *end = qlb_data_end(ctx);
@@ -194,7 +195,7 @@ QLB_INLINE uint32_t qlb_read_gue(struct qlb_capsule *capsule, struct xdp_md *ctx
     at += sizeof *udp;
     uint32_t header_len = 0, protocol = at[0] >> 4 == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
     if (!(at[0] & QLB_GUE_VARIANT)) {
-        if (at[0] & QLB_GUE_CONTROL || at[2] || at[3]) /* fields may say that the rest is no whole packet */
+        if (at[0] & QLB_GUE_CONTROL || at[2] || at[3]) /* with optional fields, the rest may not be a whole packet */
             return QLB_FOREIGN;
         header_len = 4 + 4u * (at[0] & QLB_GUE_LEN);
         protocol = at[1];
@@ -231,7 +232,8 @@ QLB_INLINE uint32_t qlb_read_inner(struct qlb_capsule *capsule, struct xdp_md *c
     return QLB_DECAPSULATED;
 }
 
-/* The inner ECN field as it goes on, but for the combination that is dropped. Spec: RFC 6040, figure 4. */
+/* Return the ECN field of the decapsulated packet, for all combinations that are not dropped. Spec: RFC 6040, figure 4.
+ * */
 QLB_INLINE uint32_t qlb_merge_ecn(uint32_t inner, uint32_t outer)
 {
     if (outer == QLB_CE || (outer == QLB_ECT_1 && inner == QLB_ECT_0))
@@ -239,7 +241,8 @@ QLB_INLINE uint32_t qlb_merge_ecn(uint32_t inner, uint32_t outer)
     return inner;
 }
 
-/* Write the inner ECN field; IPv4's checksum changes by as much (RFC 1624, equation 3). Whether it is there. */
+/* Write the inner ECN field, and update IPv4's checksum accordingly (RFC 1624, equation 3). Return 1, or 0 if the frame
+ * ends before the field. */
 QLB_INLINE uint32_t qlb_write_ecn(const struct qlb_capsule *capsule, struct xdp_md *ctx, uint32_t ecn)
 {
     uint8_t *at = qlb_next(capsule, ctx);
@@ -260,8 +263,9 @@ QLB_INLINE uint32_t qlb_write_ecn(const struct qlb_capsule *capsule, struct xdp_
     return 1;
 }
 
-/* Take the outer headers off, and put the Ethernet header and its tag before what is left. */
-QLB_INLINE uint32_t qlb_take_off(const struct qlb_capsule *capsule, struct xdp_md *ctx)
+/* Remove the outer headers, and write the Ethernet header and its tag before the inner packet. Return 1, or 0 if that
+ * failed. */
+QLB_INLINE uint32_t qlb_remove_outer(const struct qlb_capsule *capsule, struct xdp_md *ctx)
 {
     uint8_t link[2 * ETH_ALEN + 4];
     const uint32_t tagged = capsule->link_len > sizeof(struct ethhdr);
@@ -285,13 +289,13 @@ QLB_INLINE uint32_t qlb_read_capsule(struct qlb_capsule *capsule, struct xdp_md 
 {
     uint32_t outcome = qlb_read_outer(capsule, ctx);
     if (outcome == QLB_MALFORMED && capsule->protocol == IPPROTO_UDP)
-        return QLB_FOREIGN; /* nobody knows whether it would have been GUE */
+        return QLB_FOREIGN; /* it may be any UDP packet, not only GUE */
     if (outcome == QLB_DECAPSULATED && capsule->protocol == IPPROTO_UDP)
         outcome = qlb_read_gue(capsule, ctx);
     return outcome == QLB_DECAPSULATED ? qlb_read_inner(capsule, ctx) : outcome;
 }
 
-QLB_INLINE uint32_t qlb_walk(struct xdp_md *ctx)
+QLB_INLINE uint32_t qlb_process(struct xdp_md *ctx)
 {
     struct qlb_capsule capsule = {.source.prefix_len = 128};
     const uint32_t outcome = qlb_read_capsule(&capsule, ctx);
@@ -306,13 +310,13 @@ QLB_INLINE uint32_t qlb_walk(struct xdp_md *ctx)
     const uint32_t ecn = qlb_merge_ecn(capsule.inner_ecn, capsule.outer_ecn);
     if (ecn != capsule.inner_ecn && !qlb_write_ecn(&capsule, ctx, ecn))
         return QLB_MALFORMED;
-    return qlb_take_off(&capsule, ctx) ? QLB_DECAPSULATED : QLB_MALFORMED;
+    return qlb_remove_outer(&capsule, ctx) ? QLB_DECAPSULATED : QLB_MALFORMED;
 }
 
 SEC("xdp")
 int qlb_decap(struct xdp_md *ctx)
 {
-    const uint32_t outcome = qlb_walk(ctx);
+    const uint32_t outcome = qlb_process(ctx);
     uint64_t *count = bpf_map_lookup_elem(&counters, &outcome);
     if (count)
         ++*count;

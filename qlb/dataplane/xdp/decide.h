@@ -1,8 +1,8 @@
-/* The decision: what the core says of a datagram, or of one that an ICMP error quotes.
+/* Call the core to decide a datagram, or a packet that an ICMP error quotes.
  *
- * The two are functions of their own for the verifier, which walks through each of them once, whatever came before.
- * Such functions are given the frame and read the packet themselves; they answer with QLB_ANSWER, and leave in
- * frame->slot where the destination lies, of the generation that they have gone by.
+ * program.c calls these functions. They are not inlined, so that the verifier checks each of them only once. They get
+ * the frame and read the packet themselves. They return a QLB_ANSWER, and set frame->slot to the slot of the
+ * destination in the generation that they used.
  */
 #ifndef QLB_XDP_DECIDE_H
 #define QLB_XDP_DECIDE_H
@@ -10,14 +10,15 @@
 #include "frame.h"
 #include "maps.h"
 
-/* Outcome and backend index in one number; the index is -1 for a drop. */
+/* The outcome and the backend index in one number. The index is -1 for a drop. */
 #define QLB_ANSWER(outcome, index) ((int)((outcome) | (uint32_t)((index) + 1) << 8))
 #define QLB_ANSWER_OUTCOME(answer) ((uint32_t)(answer) & 0xff)
 #define QLB_ANSWER_INDEX(answer) ((int32_t)((uint32_t)(answer) >> 8) - 1)
 
-/* A quoted packet: IP header, UDP header, and as much of the datagram as the sender of the error saw fit. */
+/* A quoted packet: IP header, UDP header, and as much of the datagram as the sender of the error included. */
 #define QLB_MIN_QUOTE_BYTES 28
 
+/* Decide a datagram. Hot: run `python -m benchmarks.xdp` before you change it. */
 QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
 {
     if (!frame)
@@ -36,7 +37,8 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     return QLB_ANSWER(decision.outcome, decision.index);
 }
 
-/* What qlb_unconfigured_id() says of a datagram with this outcome. By itself: the decision's stack has no room. */
+/* Return qlb_unconfigured_id() of a datagram with this outcome. This is a separate function because the stack of
+ * qlb_decide_datagram() has no room for it. */
 QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
 {
     if (!frame)
@@ -48,9 +50,9 @@ QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame
     return qlb_unconfigured_id(outcome, qlb_skip(data, at, end), end);
 }
 
-/* The packet that is quoted came from a server. A long header holds the server's ID, as its source ID; else the
- * way that packets of its client take without one is all that is known. Nothing is remembered: anybody can send
- * an ICMP error. frame->four_tuple: of the packet that it quotes, as its client sees it. */
+/* Find the backend that sent the packet which an ICMP error quotes. If the packet has a long header, its source ID is
+ * the server's connection ID. Otherwise decide as for a packet of its client without a routable ID. Store nothing in
+ * the flow tables: any host can send an ICMP error. frame->four_tuple: of the quoted packet, as its client sees it. */
 QLB_CALL int qlb_decide_quote(struct xdp_md *ctx, struct qlb_frame *frame)
 {
     if (!frame)

@@ -1,9 +1,13 @@
-/* Put a packet into what carries it to its backend: other MAC addresses, an outer IP header, perhaps UDP.
+/* Encapsulate a packet for its backend: new MAC addresses; in ipip and gue mode an outer IP header, in gue mode also
+ * UDP.
  *
- * The outer header says where from and where to; DSCP and ECN are the packet's own (RFC 6040, section 4.1, normal
- * mode; RFC 2983, the uniform model), and it must not be fragmented. The packet itself has come one hop further
- * (RFC 2003, section 3.1; RFC 2473, section 3.1). Of the checksums, UDP's is zero: the packet's own, inside,
- * covers what matters (RFC 6935).
+ * program.c calls qlb_encapsulate() after the next hop is known. If it fails, the packet has to be dropped: it may have
+ * changed already.
+ *
+ * The outer header has the balancer's and the backend's address. Its DSCP and ECN are those of the packet (RFC 6040,
+ * section 4.1, normal mode; RFC 2983, the uniform model), and it forbids fragmentation. The packet's own hop limit is
+ * decremented (RFC 2003, section 3.1; RFC 2473, section 3.1). The outer UDP checksum is zero: the checksum of the inner
+ * packet protects the payload and the addresses (RFC 6935).
  */
 #ifndef QLB_XDP_ENCAPSULATE_H
 #define QLB_XDP_ENCAPSULATE_H
@@ -16,7 +20,8 @@
 #define QLB_DONT_FRAGMENT 0x4000
 #define QLB_FIRST_EPHEMERAL_PORT 0xc000
 
-/* 32 bits that are the same for all packets of a flow: routers and queues spread by them (RFC 6438). */
+/* Return 32 bits that are the same for all packets of a flow. Routers and queues use them to balance load (RFC 6438).
+ * */
 QLB_INLINE uint32_t qlb_entropy(const struct qlb_four_tuple *four_tuple)
 {
     const struct qlb_block client = {
@@ -26,7 +31,7 @@ QLB_INLINE uint32_t qlb_entropy(const struct qlb_four_tuple *four_tuple)
     return qlb_server_hash(0x9e3779b97f4a7c15u, &client);
 }
 
-/* The checksum of an IPv4 header of 20 octets whose own checksum is zero. */
+/* Return the checksum of an IPv4 header of 20 octets whose checksum field is zero. */
 QLB_INLINE uint16_t qlb_ipv4_checksum(const struct iphdr *ip)
 {
     const uint16_t *words = (const void *)ip;
@@ -38,7 +43,7 @@ QLB_INLINE uint16_t qlb_ipv4_checksum(const struct iphdr *ip)
     return (uint16_t)~((sum & 0xffff) + (sum >> 16));
 }
 
-/* One hop further. IPv4's checksum changes by as much (RFC 1624). at: the IP header. */
+/* Decrement the hop limit, and update IPv4's checksum accordingly (RFC 1624). at: the IP header. */
 QLB_INLINE void qlb_decrement_hop_limit(const struct qlb_frame *frame, uint8_t *at, const uint8_t *end)
 {
     if (frame->is_ipv6) {
@@ -95,7 +100,7 @@ QLB_INLINE void qlb_write_udp(struct udphdr *udp, const struct qlb_frame *frame,
     udp->check = 0;
 }
 
-/* The outer headers, from `at` on. len: of the packet with them. Whether there was room. */
+/* Write the outer headers at `at`. len: of the packet including them. Return 1, or 0 if there was no room. */
 QLB_INLINE uint32_t qlb_write_outer(uint8_t *at, const uint8_t *end, const struct qlb_frame *frame,
                                     const struct qlb_destination *destination, uint32_t len)
 {
@@ -119,8 +124,9 @@ QLB_INLINE uint32_t qlb_write_outer(uint8_t *at, const uint8_t *end, const struc
     return 1;
 }
 
-/* The VLAN tag of a frame that leaves towards a next hop, as on the wire; 0 for none. It is that of the way out, else
- * the frame's own where it leaves as it came; elsewhere that one would mean something else. */
+/* Return the VLAN tag of a frame towards a next hop, as on the wire, or 0 for none. The tag of the exit has priority. A
+ * frame that leaves by the interface that it arrived on otherwise retains its tag. On any other interface, that tag
+ * would have another meaning. */
 QLB_INLINE uint32_t qlb_tag_of(const struct xdp_md *ctx, const struct qlb_frame *frame,
                                const struct qlb_backend *backend)
 {
@@ -129,7 +135,9 @@ QLB_INLINE uint32_t qlb_tag_of(const struct xdp_md *ctx, const struct qlb_frame 
     return backend->hop_interface == ctx->ingress_ifindex ? frame->vlan : 0;
 }
 
-/* Make the frame what leaves towards a next hop. Whether there was room. */
+/* Turn the frame into the one to send to a next hop. Return 1, or 0 if there was no room.
+ *
+ * Hot: run `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE uint32_t qlb_encapsulate(struct xdp_md *ctx, const struct qlb_frame *frame,
                                     const struct qlb_destination *destination, uint32_t len,
                                     const struct qlb_backend *backend)

@@ -1,7 +1,8 @@
-/* From the frame to the datagram: Ethernet, one VLAN tag, IPv4 or IPv6, UDP or ICMP.
+/* Parse the headers of a frame: Ethernet, one VLAN tag, IPv4 or IPv6, UDP or ICMP.
  *
- * Positions are offsets, since pointers into a packet do not outlive what moves its ends. Nothing is changed here but
- * one thing: octets after the end of the IP packet, with which Ethernet fills short frames, are cut off.
+ * program.c calls qlb_read_headers() first for each frame. Positions are offsets, because pointers into a packet are
+ * invalid after a helper has moved one of its ends. Only qlb_trim() changes the frame: it removes octets after the end
+ * of the IP packet, with which Ethernet pads short frames.
  */
 #ifndef QLB_XDP_FRAME_H
 #define QLB_XDP_FRAME_H
@@ -19,33 +20,33 @@
 #include "../core/hooks.h"
 #include "../core/types.h"
 
-/* What a frame is to us. */
+/* The kinds of frames. */
 enum {
-    QLB_FOREIGN,  /* for the kernel: another protocol, malformed, a later fragment */
+    QLB_FOREIGN,  /* passed to the kernel: another protocol, malformed, or a later fragment */
     QLB_DATAGRAM, /* UDP */
     QLB_FRAGMENT, /* the first fragment of a UDP datagram, with its ports */
     QLB_ICMP,     /* an ICMP or ICMPv6 message */
 };
 
-/* An IP packet in a frame. four_tuple: as seen from the client; of a datagram. payload_at: of the UDP payload, or of
- * the ICMP message. */
+/* An IP packet in a frame. four_tuple: of a datagram, as its client sees it. payload_at: offset of the UDP payload, or
+ * of the ICMP message. */
 struct qlb_frame {
     struct qlb_four_tuple four_tuple;
     uint32_t ip_at;
     uint32_t payload_at;
     uint32_t ip_len;
-    uint32_t datagram_len; /* of the UDP payload; set by the walk, like the time */
-    uint32_t vlan; /* the tag as it is on the wire, TPID first; 0 where there is none */
+    uint32_t datagram_len; /* of the UDP payload; set by qlb_process() */
+    uint32_t vlan; /* the tag as on the wire, TPID first; 0 if there is none */
     uint8_t is_ipv6;
     uint8_t protocol;
     uint8_t traffic_class; /* DSCP and ECN */
     uint8_t hop_limit;
-    uint32_t slot;      /* of the destination; with number, set by the decision */
-    uint64_t number;    /* of the generation that the decision went by */
-    uint64_t now;       /* ticks; set by the walk, as the next */
-    uint32_t remember;  /* whether flow tables learn from it */
-    uint32_t interface; /* that it leaves by; set by the sending */
-    int32_t unconfigured_id; /* as qlb_unconfigured_id() says of it; set by the walk */
+    uint32_t slot;      /* of the destination; set by the decision */
+    uint64_t number;    /* of the generation that the decision used; set by the decision */
+    uint64_t now;       /* ticks; set by qlb_process() */
+    uint32_t remember;  /* 1: store its flow in the flow tables; set by qlb_process() */
+    uint32_t interface; /* by which it leaves; set by qlb_send() */
+    int32_t unconfigured_id; /* the result of qlb_unconfigured_id(); set by qlb_process() */
     uint32_t unused;
 };
 
@@ -64,7 +65,7 @@ QLB_INLINE void qlb_map_ipv4(uint8_t *to, const uint8_t *address)
     __builtin_memcpy(to + 12, address, 4);
 }
 
-/* The ports of a datagram at `at`; whether its length is that of the IP packet's payload. */
+/* Read the ports of a datagram at `at`. Return 1 if its length is that of the IP packet's payload, else 0. */
 QLB_INLINE uint32_t qlb_read_udp(struct qlb_frame *frame, const uint8_t *at, uint32_t len, const uint8_t *end)
 {
     const struct udphdr *udp = (const void *)at;
@@ -131,7 +132,9 @@ QLB_INLINE uint32_t qlb_read_ipv6(struct qlb_frame *frame, const uint8_t *at, co
     return qlb_read_udp(frame, at, frame->ip_len - sizeof *ip, end) ? QLB_DATAGRAM : QLB_FOREIGN;
 }
 
-/* Read a frame's headers. frame: zeroed. */
+/* Read a frame's headers. Return its kind. frame: zeroed.
+ *
+ * Hot: run `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE uint32_t qlb_read_headers(struct qlb_frame *frame, const uint8_t *data, const uint8_t *end)
 {
     const struct ethhdr *ethernet = (const void *)data;
@@ -153,7 +156,7 @@ QLB_INLINE uint32_t qlb_read_headers(struct qlb_frame *frame, const uint8_t *dat
     return QLB_FOREIGN;
 }
 
-/* Whether the IP packet is all there; what follows it is cut off. */
+/* Remove the octets after the IP packet. Return 1, or 0 if the frame does not contain the whole packet. */
 QLB_INLINE uint32_t qlb_trim(struct xdp_md *ctx, const struct qlb_frame *frame)
 {
     const uint32_t size = (uint32_t)(ctx->data_end - ctx->data), wanted = frame->ip_at + frame->ip_len;

@@ -1,5 +1,8 @@
-/* ICMP errors about what a server has sent come to the service address, whichever balancer that is: read whom the
- * packet that they quote came from.
+/* Parse ICMP errors about packets that a backend has sent.
+ *
+ * Such errors arrive at the service address, possibly at another balancer. program.c calls qlb_read_quote() to read the
+ * 4-tuple of the quoted packet, so that the error can be forwarded to the backend that sent it. The packet itself does
+ * not change.
  *
  * Spec: RFC 792; RFC 4443, section 3.
  */
@@ -8,7 +11,7 @@
 
 #include "frame.h"
 
-/* The types that matter here. The kernel's own header of them pulls in libc's. */
+/* The relevant types. They are defined here because the kernel's header for them includes libc's headers. */
 #define QLB_ICMP_UNREACHABLE 3
 #define QLB_ICMP_TIME_EXCEEDED 11
 #define QLB_ICMP_PARAMETER_PROBLEM 12
@@ -17,7 +20,7 @@
 #define QLB_ICMPV6_PACKET_TOO_BIG 2
 #define QLB_ICMPV6_PARAMETER_PROBLEM 4
 
-/* Of either family: 8 octets. mtu: the upper half is zero in ICMP. */
+/* The header of an ICMP or ICMPv6 error: 8 octets. mtu: its upper half is zero in ICMP. */
 struct qlb_icmp {
     uint8_t type;
     uint8_t code;
@@ -32,9 +35,9 @@ QLB_INLINE uint32_t qlb_is_icmp_error(uint32_t is_ipv6, uint8_t type)
     return type == QLB_ICMP_UNREACHABLE || type == QLB_ICMP_TIME_EXCEEDED || type == QLB_ICMP_PARAMETER_PROBLEM;
 }
 
-/* Make frame->four_tuple that of the datagram which an ICMP error quotes, as its client sees it, and
- * frame->payload_at where that datagram's payload begins. Whether it is the error that it should be: about a UDP
- * datagram that came from the very address which the error was sent to. */
+/* Set frame->four_tuple to that of the datagram which an ICMP error quotes, as its client sees it, and
+ * frame->payload_at to the beginning of that datagram's payload. Return 1 if the error is about a UDP datagram whose
+ * source address is the destination of the error, else 0. */
 QLB_INLINE uint32_t qlb_read_quote(struct qlb_frame *frame, const uint8_t *data, const uint8_t *end)
 {
     const uint32_t offset = frame->payload_at;

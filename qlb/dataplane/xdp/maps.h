@@ -1,9 +1,9 @@
-/* The program's maps, and with them what the core asks of its includer (core/hooks.h).
+/* The program's maps, and the functions that the core requires (core/hooks.h).
  *
- * One generation of the configuration lies in one half of each part's map, the next one in the other half. A packet
- * looks up the generation once, through the map of maps `current`, and goes by its offsets to the end. The kernel
- * waits, when `current` is updated, until no program runs that has seen what was there: then Python may write into
- * the other half again.
+ * One generation is in one half of each map, the next generation in the other half. For each packet, the program looks
+ * up the generation once, through the map of maps `current`, and uses its offsets until the end. So one generation
+ * decides each packet. When Python updates `current`, the kernel waits until no running program can still see the old
+ * value. After that, Python may write to the other half again.
  */
 #ifndef QLB_XDP_MAPS_H
 #define QLB_XDP_MAPS_H
@@ -43,8 +43,8 @@ QLB_MAP(services, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_service);
 QLB_MAP(configs, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_config);
 QLB_MAP(servers, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_server);
 QLB_MAP(destinations, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_destination);
-QLB_MAP(backends, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_backend); /* by index, whatever the generation */
-/* Filled by exits.py with the interfaces that accept redirected packets, and kept up to date. */
+QLB_MAP(backends, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_backend); /* by backend index, in every generation */
+/* exits.py writes the interfaces that accept redirected packets into it, and updates it. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, QLB_MAX_EXITS);
@@ -58,12 +58,12 @@ QLB_MAP(by_source_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_source, struct qlb_
 QLB_MAP(by_destination_id, BPF_MAP_TYPE_LRU_HASH, struct qlb_flow_id, struct qlb_known_flow);
 QLB_MAP(by_four_tuple, BPF_MAP_TYPE_LRU_HASH, struct qlb_four_tuple, struct qlb_known_flow);
 
-/* One generation, and whoever asks. */
+/* The generation that decides a packet. */
 struct qlb_view {
     const struct qlb_generation *generation;
 };
 
-/* What of a packet matters to the flow tables. */
+/* The settings of the flow tables for one packet. */
 struct qlb_flows {
     uint64_t timeout_ticks;
     uint32_t remember;
@@ -121,8 +121,10 @@ QLB_INLINE void qlb_aes_decrypt(const struct qlb_view *view, const struct qlb_sc
     qlb_aes_table_decrypt(schedule, block);
 }
 
-/* The two places that an ID may have in this CPU's memo, side by side on one line of its cache. Encrypted IDs spread by
- * themselves. */
+/* Return the two adjacent memos that an ID may use on this CPU. They share one cache line. The hash can be simple,
+ * because encrypted IDs are random.
+ *
+ * Hot: run `python -m benchmarks.xdp` before you change the memo. */
 QLB_INLINE struct qlb_memo *qlb_memos_of(const struct qlb_wire_block *wire)
 {
     const uint32_t hash = (uint32_t)(wire->start.low >> 32 ^ wire->start.low);
@@ -143,8 +145,8 @@ QLB_INLINE int32_t qlb_memo_get(const struct qlb_view *view, uint32_t config_id,
     return QLB_MISS;
 }
 
-/* The newest has the first place, the one before it the second. */
-QLB_INLINE void qlb_memo_keep(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
+/* Store an ID in the first of its two memos; the previous first one moves to the second. */
+QLB_INLINE void qlb_memo_put(const struct qlb_view *view, uint32_t config_id, const struct qlb_wire_block *wire,
                               int32_t index)
 {
     struct qlb_memo *memo = qlb_memos_of(wire);
@@ -167,6 +169,7 @@ QLB_INLINE struct qlb_known_flow *qlb_flow_entry(uint32_t which, const void *key
     return bpf_map_lookup_elem(&by_four_tuple, key);
 }
 
+/* Hot: run `python -m benchmarks.xdp` before you change qlb_flow_get() or qlb_flow_remember(). */
 QLB_INLINE int32_t qlb_flow_get(struct qlb_flows *flows, uint32_t which, const void *key, uint64_t now)
 {
     const struct qlb_known_flow *flow = flows->timeout_ticks ? qlb_flow_entry(which, key) : 0;

@@ -1,14 +1,15 @@
-/* The XDP plane, on one page: the way of a packet from the driver to its backend.
+/* The XDP program: the path of a packet from the driver to its backend.
  *
- *   frame.h        what is it, and whom is it for?
- *   decide.h       which backend? (the core, over maps.h)
- *   next_hop.h     by which interface, and is there room on the way? too_big.h if there is none
- *   encapsulate.h  l2, ipip, gue
- *   counters.h     what became of it
- *   icmp.h         errors about what servers have sent
+ *   frame.h        parse the headers
+ *   decide.h       choose the backend (the core, over maps.h)
+ *   next_hop.h     find the interface and check the path's MTU; too_big.h answers packets that are too big
+ *   encapsulate.h  add the outer headers: l2, ipip, gue
+ *   counters.h     count the outcome
+ *   icmp.h         parse ICMP errors about packets that backends have sent
  *
- * What is not for a service address goes to the kernel as it came; what is cannot pass by uncounted. Nothing is
- * remembered but what may be forgotten: flows of unroutable IDs, decoded IDs.
+ * The kernel runs qlb_forward() for each frame of an interface to which plane.py has attached it. A packet that is not
+ * for a service address goes unchanged to the kernel. Each datagram for one is counted exactly once. The program stores
+ * only state that may be lost: flows of unroutable IDs, and decoded IDs.
  *
  * This program, with the headers that it includes, may be used under the Apache License 2.0, as all of qlb, or, at
  * your choice, under the GNU General Public License, version 2: some helpers of the kernel ask for that.
@@ -22,11 +23,13 @@
 #include "next_hop.h"
 #include "too_big.h"
 
-/* The stack has no room for it. Nothing else runs on a CPU until a packet's way has ended. */
+/* A frame is in a map because the stack has no room for it. Each CPU needs one: it processes one packet at a time. */
 QLB_MAP(frames, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_frame);
 QLB_MAP(questions, BPF_MAP_TYPE_ARRAY, uint32_t, struct qlb_question);
 
-/* Whether an address and port are a service's: they are found as a server ID is in the core. */
+/* Check whether an address and port are a service's. The lookup works as that of a server ID in the core.
+ *
+ * Hot: run `python -m benchmarks.xdp` before you change it. */
 QLB_INLINE uint32_t qlb_find_service(const struct qlb_block address, uint64_t port)
 {
     const struct qlb_block key = {address.low ^ port, address.high};
@@ -42,7 +45,7 @@ QLB_INLINE uint32_t qlb_find_service(const struct qlb_block address, uint64_t po
     return 0;
 }
 
-/* Whether a packet is for a service. An IPv4 address in its IPv6 form is nobody's on the wire. */
+/* Check whether a packet is for a service. An IPv4-mapped IPv6 address in an IPv6 packet is not a service's. */
 QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
 {
     const struct qlb_four_tuple *four_tuple = &frame->four_tuple;
@@ -52,9 +55,9 @@ QLB_INLINE uint32_t qlb_is_service(const struct qlb_frame *frame)
     return qlb_find_service(address, (uint64_t)four_tuple->ports[2] | (uint64_t)four_tuple->ports[3] << 8);
 }
 
-/* Whether no client can have sent a packet from its source: port 0, an address that names no single host elsewhere
- * (the kernel drops these itself before a socket sees them), or a service's own address and port, which would make the
- * balancer or a backend answer itself. */
+/* Check whether a packet has a source that no client can have: port 0; an address that is not a remote unicast address
+ * (for the other planes, the kernel drops these packets before a socket receives them); or a service's own address and
+ * port, with which the balancer or a backend would answer itself. */
 QLB_INLINE uint32_t qlb_has_bad_source(const struct qlb_frame *frame)
 {
     const uint8_t *client = frame->four_tuple.client, *ports = frame->four_tuple.ports;
@@ -66,7 +69,7 @@ QLB_INLINE uint32_t qlb_has_bad_source(const struct qlb_frame *frame)
                        : !first || first == 127 || first >> 4 == 14 || qlb_load32(client + 12) == 0xffffffff)
         return 1;
     const uint64_t port = (uint64_t)ports[0] | (uint64_t)ports[1] << 8;
-    /* Few clients have a port that agrees with a service's in its last six bits: only they are looked up. */
+    /* Few clients have a port whose last six bits are those of a service's port. Only these need a lookup. */
     return qlb_settings.service_ports >> (ports[1] & 63) & 1 && qlb_find_service(address, port);
 }
 
@@ -85,7 +88,7 @@ QLB_INLINE void qlb_write_answer(struct qlb_question *question, const struct qlb
     question->interface = frame->interface;
 }
 
-/* Transmit what the frame has become: back where it came from, or by another interface. */
+/* Return the action that transmits the frame by an interface. */
 QLB_INLINE int qlb_transmit(const struct xdp_md *ctx, uint32_t interface)
 {
     if (interface == ctx->ingress_ifindex && !qlb_settings.redirect_only)
@@ -93,7 +96,7 @@ QLB_INLINE int qlb_transmit(const struct xdp_md *ctx, uint32_t interface)
     return (int)bpf_redirect(interface, 0);
 }
 
-/* The core's decision about a packet, unless the packet is dropped before. */
+/* Decide a packet: drop it because of its source or because it is a fragment, or call the core. */
 QLB_INLINE int qlb_decide_frame(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t kind)
 {
     if (qlb_has_bad_source(frame))
@@ -103,7 +106,8 @@ QLB_INLINE int qlb_decide_frame(struct xdp_md *ctx, struct qlb_frame *frame, uin
     return qlb_decide_datagram(ctx, frame);
 }
 
-/* Send the packet on its way: 0, or the outcome of one that cannot be sent. action: XDP_TX and the like. */
+/* Send a packet to a backend. Return 0 and set *action to the XDP action, or return the outcome of a packet that cannot
+ * be sent. In that case *action is set only if an ICMP answer is sent in its place. */
 QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t index, int *action)
 {
     const struct qlb_destination *destination = bpf_map_lookup_elem(&destinations, &frame->slot);
@@ -128,8 +132,8 @@ QLB_INLINE uint32_t qlb_send(struct xdp_md *ctx, struct qlb_frame *frame, uint32
     return 0;
 }
 
-/* An ICMP error: to the backend that it concerns, or to the kernel. */
-QLB_INLINE int qlb_walk_icmp(struct xdp_md *ctx, struct qlb_frame *frame)
+/* Forward an ICMP error to the backend that sent the quoted packet, or pass it to the kernel. */
+QLB_INLINE int qlb_process_icmp(struct xdp_md *ctx, struct qlb_frame *frame)
 {
     int action = XDP_DROP;
     if (!qlb_read_quote(frame, qlb_data(ctx), qlb_data_end(ctx)) || !qlb_is_service(frame) || !qlb_trim(ctx, frame))
@@ -142,8 +146,10 @@ QLB_INLINE int qlb_walk_icmp(struct xdp_md *ctx, struct qlb_frame *frame)
     return action;
 }
 
-/* The way of a packet. question: where it is only asked about. */
-QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
+/* Process a frame and return the XDP action. question: of a test run, or a null pointer for a real packet.
+ *
+ * Hot: run `python -m benchmarks.xdp` before you change it. */
+QLB_INLINE int qlb_process(struct xdp_md *ctx, struct qlb_question *question)
 {
     const uint32_t first = 0;
     struct qlb_frame *frame = bpf_map_lookup_elem(&frames, &first);
@@ -154,7 +160,7 @@ QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
     if (kind == QLB_FOREIGN)
         return XDP_PASS;
     if (kind == QLB_ICMP)
-        return qlb_walk_icmp(ctx, frame);
+        return qlb_process_icmp(ctx, frame);
     if (!qlb_is_service(frame) || (kind == QLB_DATAGRAM && !qlb_trim(ctx, frame)))
         return XDP_PASS;
     frame->datagram_len = frame->ip_at + frame->ip_len - frame->payload_at;
@@ -174,15 +180,16 @@ QLB_INLINE int qlb_walk(struct xdp_md *ctx, struct qlb_question *question)
         return action;
     }
     if (action == XDP_DROP)
-        qlb_keep_sample(ctx, frame, outcome);
+        qlb_store_sample(ctx, frame, outcome);
     qlb_count(frame, outcome, (uint32_t)index);
     return action;
 }
 
+/* The program that plane.py attaches. */
 SEC("xdp")
-int qlb_forward(struct xdp_md *ctx) { return qlb_walk(ctx, 0); }
+int qlb_forward(struct xdp_md *ctx) { return qlb_process(ctx, 0); }
 
-/* The same for test runs, which answer a question in the map `questions` and count nothing. */
+/* The same for BPF test runs: it answers the question in the map `questions` and counts no datagram. */
 SEC("xdp")
 int qlb_explain(struct xdp_md *ctx)
 {
@@ -192,7 +199,7 @@ int qlb_explain(struct xdp_md *ctx)
         return XDP_ABORTED;
     if (!question->now)
         question->now = bpf_jiffies64();
-    return qlb_walk(ctx, question);
+    return qlb_process(ctx, question);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,7 +1,8 @@
-/* A packet that is too big for the way to its backend is not lost in silence: its sender is told what would fit.
+/* Answer a packet that is too big for the path to its backend with an ICMP error, which gives the length that fits.
  *
- * The answer goes back by the way that the packet came, from the service address; it is shorter than the packet that
- * it quotes, and there are no more than QLB_ICMP_PER_TICK in each tick of a CPU: a few hundred a second.
+ * program.c calls qlb_answer_too_big() after qlb_next_hop() has failed with QLB_DROP_TOO_BIG. The answer comes from the
+ * service address and leaves by the interface that the packet arrived on. It is never longer than the packet that it
+ * quotes, and each CPU sends at most QLB_ICMP_PER_TICK answers in each tick: a few hundred a second.
  *
  * Spec: RFC 792 and RFC 1191, section 4, quoting as much as RFC 1812, section 4.3.2.3, wants; RFC 4443, sections 2.4
  * and 3.2.
@@ -14,9 +15,9 @@
 #include "icmp.h"
 
 #define QLB_ICMP_PER_TICK 4
-#define QLB_QUOTE_IPV4 548  /* with its headers 576 octets */
-#define QLB_QUOTE_IPV6 1232 /* with its headers 1,280 octets */
-#define QLB_CHUNK 512       /* what bpf_csum_diff() takes at once */
+#define QLB_QUOTE_IPV4 548  /* octets; 576 with the headers */
+#define QLB_QUOTE_IPV6 1232 /* octets; 1,280 with the headers */
+#define QLB_CHUNK 512       /* octets that one call of bpf_csum_diff() accepts */
 
 struct qlb_allowance {
     uint64_t seen;
@@ -25,13 +26,14 @@ struct qlb_allowance {
 
 QLB_MAP(allowances, BPF_MAP_TYPE_PERCPU_ARRAY, uint32_t, struct qlb_allowance);
 
-/* Whether a packet can leave by the interface that it came in at. */
+/* Check whether a packet can leave by the interface that it arrived on. */
 QLB_INLINE uint32_t qlb_can_answer(const struct xdp_md *ctx)
 {
     const uint8_t any[ETH_ALEN] = {0};
     return qlb_find_exit(ctx, ctx->ingress_ifindex, any) != 0;
 }
 
+/* Check whether this CPU may send another answer in this tick, and count it. */
 QLB_INLINE uint32_t qlb_may_answer(uint64_t now)
 {
     const uint32_t first = 0;
@@ -60,7 +62,7 @@ QLB_INLINE uint32_t qlb_sum(const uint8_t *at, uint32_t len, uint32_t seed)
     return (uint32_t)bpf_csum_diff(0, 0, (void *)at, len, seed);
 }
 
-/* at: room for the header, the ICMP message and its quote, which is there. */
+/* Write the IPv4 header and the ICMP message before the quoted packet. at: room for them, followed by the quote. */
 QLB_INLINE void qlb_write_fragmentation_needed(uint8_t *at, const struct qlb_frame *frame, uint32_t mtu)
 {
     struct iphdr *ip = (void *)at;
@@ -82,6 +84,7 @@ QLB_INLINE void qlb_write_fragmentation_needed(uint8_t *at, const struct qlb_fra
         qlb_fold(qlb_sum((const uint8_t *)icmp + QLB_CHUNK, sizeof *icmp + QLB_QUOTE_IPV4 - QLB_CHUNK, sum));
 }
 
+/* Write the IPv6 header and the ICMPv6 message before the quoted packet. at: room for them, followed by the quote. */
 QLB_INLINE void qlb_write_packet_too_big(uint8_t *at, const struct qlb_frame *frame, uint32_t mtu)
 {
     struct ipv6hdr *ip = (void *)at;
@@ -103,7 +106,7 @@ QLB_INLINE void qlb_write_packet_too_big(uint8_t *at, const struct qlb_frame *fr
     icmp->checksum = qlb_fold((uint64_t)sum + bpf_htonl(IPPROTO_ICMPV6));
 }
 
-/* Turn the frame into the answer. mtu: the longest packet that would have fitted. Whether there is one to send. */
+/* Turn the frame into the answer. Return 1 if there is an answer to send, else 0. mtu: the longest packet that fits. */
 QLB_CALL int qlb_answer_too_big(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t mtu)
 {
     if (!frame || !qlb_can_answer(ctx) || !qlb_may_answer(frame->now))

@@ -1,4 +1,4 @@
-"""The extension, and skips that name what is missing."""
+"""The C extension as a fixture. Tests skip if it is missing."""
 
 import importlib
 from types import ModuleType
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def core() -> ModuleType:
-    """qlb.dataplane._core, which is there if a C compiler was when the package was installed."""
+    """Return qlb.dataplane._core, or skip the test if the extension was not built at installation."""
     try:
         return importlib.import_module("qlb.dataplane._core")
     except ImportError:

@@ -1,4 +1,4 @@
-"""The core compiles everywhere it must, without a warning, and stays what it says it is."""
+"""The core compiles for every target without a warning, and stays free of libc."""
 
 import re
 from pathlib import Path
@@ -21,13 +21,13 @@ from lab.dataplane.cc import (
 pytestmark = pytest.mark.toolchain
 
 ALONE = ("types.h", "aes_tables.h", "aes.h", "outcomes.h", "parse.h", "table.h", "counters.h")
-"""Headers that need no hooks."""
+"""Headers that compile without the hooks."""
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 def test_user_space(compiler: str, level: str) -> None:
-    """C11 with every warning an error."""
+    """The core compiles as C11 with warnings as errors."""
     require(compiler)
     run(compiler, *STRICT, level, "-x", "c", "-c", "-", "-o", "/dev/null", source=EVERYTHING)
 
@@ -35,14 +35,14 @@ def test_user_space(compiler: str, level: str) -> None:
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("name", ALONE)
 def test_headers_stand_alone(compiler: str, name: str) -> None:
-    """Each header includes what it needs."""
+    """Each header includes all that it needs."""
     require(compiler)
     run(compiler, *STRICT, "-x", "c", "-c", "-", "-o", "/dev/null", source=f'#include "core/{name}"\n')
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_extension(compiler: str) -> None:
-    """The sources of qlb.dataplane._core, against the limited API."""
+    """The sources of qlb.dataplane._core compile with the limited API."""
     require(compiler)
     include = require_python_headers()
     for source in SOURCES:
@@ -51,14 +51,14 @@ def test_the_extension(compiler: str) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_benchmark(compiler: str) -> None:
-    """The loop that benchmarks/core.py compiles."""
+    """The loop that benchmarks/core.py compiles has no warnings."""
     require(compiler)
     run(compiler, *STRICT, "-O2", "-c", ROOT / "benchmarks" / "core_loop.c", "-o", "/dev/null")
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_libc(compiler: str, tmp_path: Path) -> None:
-    """Nothing is called but what a compiler may call for a copy."""
+    """The core calls only the functions that a compiler may insert for a copy."""
     require(compiler, "nm")
     run(compiler, *STRICT, "-O2", "-x", "c", "-c", "-", "-o", tmp_path / "core.o", source=EVERYTHING)
     called = set(re.findall(r"U (\w+)", run("nm", "--undefined-only", tmp_path / "core.o")))
@@ -66,13 +66,13 @@ def test_no_libc(compiler: str, tmp_path: Path) -> None:
 
 
 def test_nothing_is_too_long() -> None:
-    """No file over 400 lines, so that the core is read in a quarter of an hour."""
+    """No C file has more than 400 lines, so that each is quick to read."""
     for path in (*HEADERS, *SOURCES, *(PLANES / "batch").glob("*.h"), *(PLANES / "xdp").glob("*.[ch]")):
         assert len(path.read_text().splitlines()) <= 400, path
 
 
 def test_headers_include_only_each_other() -> None:
-    """No libc header in the core but stdint.h, and that in one place."""
+    """The core includes no libc header except stdint.h, and that only in types.h."""
     for path in HEADERS:
         included = re.findall(r"#include (\S+)", path.read_text())
         foreign = [name for name in included if name.strip('"<>') not in {header.name for header in HEADERS}]

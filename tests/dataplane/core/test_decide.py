@@ -1,4 +1,4 @@
-"""The C router against the Python one: the same datagrams at the same times, the same decisions, the same flows."""
+"""The C router decides as the Python router: the same datagrams at the same times give the same decisions and flows."""
 
 from collections import Counter
 from types import ModuleType
@@ -17,26 +17,26 @@ SECOND_NS = 1_000_000_000
 FAST = 100_000
 SLOW = 1_000_000
 PHASES = 4
-"""Between them a world changes: snapshots, table sizes, timeouts."""
+"""Between two phases a world changes: snapshots, table sizes, timeouts."""
 
 
 class Twins:
-    """A router of each language, which are told the same."""
+    """A router in each language, with the same snapshots and the same traffic."""
 
     def __init__(self, core: ModuleType, snapshot: Snapshot, size: int, timeout_s: int, native: bool = True) -> None:
-        """Begin with empty flow tables."""
+        """Create both with empty flow tables."""
         self.native = native
         self.python = Router(snapshot, FlowTables(size, timeout_s))
         self.c = core.Router(compile_table(snapshot), size, timeout_s * SECOND_NS, native=native)
 
     def apply(self, snapshot: Snapshot, size: int, timeout_s: int) -> None:
-        """Take a snapshot and bounds over."""
+        """Apply a snapshot and bounds to both."""
         self.python.snapshot = snapshot
         self.python.flows.resize(size, timeout_s)
         self.c.apply(compile_table(snapshot), size, timeout_s * SECOND_NS, native=self.native)
 
     def decide(self, items: list[Item]) -> Counter[int]:
-        """Decide, compare, and return how often each outcome was."""
+        """Decide with both, compare, and return the number of packets by outcome."""
         decisions = self.c.decide([(datagram, four_tuple, ticks * TICK_NS) for datagram, four_tuple, ticks in items])
         expected = [self.python.decide(datagram, four_tuple, ticks / 64) for datagram, four_tuple, ticks in items]
         for item, decision, wanted in zip(items, decisions, expected, strict=True):
@@ -47,7 +47,7 @@ class Twins:
 
 
 def _compare(core: ModuleType, numbers: range, datagrams: int) -> Counter[int]:
-    """Compare as many worlds; return the outcomes that occurred."""
+    """Compare both routers in these worlds; return the outcomes that occurred."""
     seen: Counter[int] = Counter()
     batch = -(-datagrams // len(numbers) // PHASES)
     for number in numbers:
@@ -64,7 +64,7 @@ def _compare(core: ModuleType, numbers: range, datagrams: int) -> Counter[int]:
 
 
 def test_100_000_datagrams(core: ModuleType) -> None:
-    """Every shape of connection ID, every state of backends, every outcome that the core can give."""
+    """The routers agree on every shape of connection ID, every backend state and every outcome of the core."""
     seen = _compare(core, range(WORLDS), FAST)
     assert seen.total() >= FAST
     assert set(seen) == set(range(DROP_SEND_FAILED))
@@ -73,12 +73,12 @@ def test_100_000_datagrams(core: ModuleType) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(WORLDS, 11 * WORLDS, WORLDS))
 def test_a_million_datagrams(core: ModuleType, start: int) -> None:
-    """A tenth of them at a time: other keys, lengths in other company, other luck."""
+    """The routers agree on ten more sets of worlds, each with other keys, lengths and random traffic."""
     assert _compare(core, range(start, start + WORLDS), SLOW // 10).total() >= SLOW // 10
 
 
 def test_every_prefix_of_valid_packets(core: ModuleType) -> None:
-    """Short and long headers with an ID of every shape, cut after every octet."""
+    """The routers agree on short and long headers with an ID of every shape, cut after every octet."""
     for number in range(WORLDS):
         world = World(number)
         twins = Twins(core, world.snapshot, 1000, 30)
@@ -89,7 +89,7 @@ def test_every_prefix_of_valid_packets(core: ModuleType) -> None:
 
 
 def test_a_mapped_address_is_the_same_flow(core: ModuleType) -> None:
-    """::ffff:192.0.2.1 is 192.0.2.1, for the hash and, unlike in Python, for the flow tables."""
+    """::ffff:192.0.2.1 equals 192.0.2.1 in the hash and, unlike in Python, in the flow tables."""
     twins = Twins(core, pool.snapshot(), 100, 30)
     decided = twins.c.decide(
         [
@@ -102,7 +102,7 @@ def test_a_mapped_address_is_the_same_flow(core: ModuleType) -> None:
 
 
 def test_long_ids_are_known_by_their_start_and_length(core: ModuleType) -> None:
-    """Octets beyond those that a key keeps make no difference, a different length does."""
+    """IDs that differ only after the stored octets are one flow; IDs of different lengths are not."""
     twins = Twins(core, pool.snapshot(), 100, 30)
     clients = [(f"192.0.2.{n}", 5000, "198.51.100.1", 443) for n in range(3)]
     start = b"\xe0" + bytes(KEPT_ID_BYTES - 1)
@@ -114,7 +114,7 @@ def test_long_ids_are_known_by_their_start_and_length(core: ModuleType) -> None:
 
 
 def test_a_full_table_stays_bounded(core: ModuleType) -> None:
-    """100,000 flows through tables of 1,000: never more, and the same ones as in Python."""
+    """After 100,000 flows, tables of 1,000 entries contain 1,000 entries, the same ones as in Python."""
     twins = Twins(core, pool.snapshot(), 1000, 3600)
     for start in range(0, 100_000, 5000):
         items = [
@@ -130,7 +130,7 @@ def test_a_full_table_stays_bounded(core: ModuleType) -> None:
 
 
 def test_bounds_change_under_traffic(core: ModuleType) -> None:
-    """A smaller table keeps what was used last; a larger one keeps all."""
+    """A smaller table retains the most recently used entries; a larger one retains all."""
     world = World(3)
     twins = Twins(core, world.snapshot, 64, 30)
     for size in (64, 7, 0, 3, 500, 65_536):
@@ -139,16 +139,16 @@ def test_bounds_change_under_traffic(core: ModuleType) -> None:
 
 
 def test_wrong_arguments(core: ModuleType) -> None:
-    """They raise; nothing is read."""
+    """Wrong arguments raise an exception, and the router stays usable."""
     router = core.Router(compile_table(pool.snapshot()), 10, SECOND_NS)
     four_tuple = ("192.0.2.1", 1, "192.0.2.2", 2)
-    with pytest.raises(ValueError, match="no IP literal: localhost"):
+    with pytest.raises(ValueError, match="not an IP address: localhost"):
         router.decide([(b"", ("localhost", 1, "192.0.2.2", 2), 0)])
     with pytest.raises(TypeError):
         router.decide([("text", four_tuple, 0)])
     with pytest.raises(TypeError):
         router.decide(((b"", four_tuple, 0),))
-    with pytest.raises(ValueError, match="entries are the most"):
+    with pytest.raises(ValueError, match="must be at most"):
         core.Router(compile_table(pool.snapshot()), 1 << 25, SECOND_NS)
     with pytest.raises(TypeError, match="after __init__"):
         core.Router.__new__(core.Router).decide([])
@@ -156,11 +156,11 @@ def test_wrong_arguments(core: ModuleType) -> None:
 
 
 def test_a_refused_table_changes_nothing(core: ModuleType) -> None:
-    """apply() either takes a table or leaves what is there."""
+    """A table that apply() rejects leaves the current one in place."""
     table = compile_table(pool.snapshot())
     router = core.Router(table, 10, SECOND_NS)
     item = (pool.short(pool.cid(pool.FOUR_PASS, 1)), pool.FLOW, 0)
     assert router.decide([item]) == [(pool.FOUR_PASS.config_id, 1)]
-    with pytest.raises(ValueError, match="no table for this core"):
+    with pytest.raises(ValueError, match="not a valid table for this core"):
         router.apply(table[:-8], 10, SECOND_NS)
     assert router.decide([item]) == [(pool.FOUR_PASS.config_id, 1)]

@@ -1,4 +1,4 @@
-"""Connection IDs in C against qlb.cid: every algorithm, every legal pair of lengths."""
+"""C decodes connection IDs as qlb.cid does, for every algorithm and every legal pair of lengths."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def _table(params: CidParams) -> bytes:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["cid"])
 def test_the_drafts_vectors(core: ModuleType, row: dict[str, str]) -> None:
-    """Every row of the draft's appendix, errata mended, and its worked example."""
+    """Every row of the draft's appendix (errata corrected) and its worked example decode to their server ID."""
     server_id, nonce = bytes.fromhex(row["server_id"]), bytes.fromhex(row["nonce"])
     key = bytes.fromhex(row["key"]) if "key" in row else None
     params = CidParams(int(row["config_id"]), len(server_id), len(nonce), key)
@@ -32,7 +32,7 @@ def test_the_drafts_vectors(core: ModuleType, row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("native", [False, True], ids=["tables", "native"])
 def test_every_shape(core: ModuleType, native: bool) -> None:
-    """What Python encodes C decodes: at the end of a packet, before other octets, one octet short."""
+    """C decodes the IDs that Python encodes, at the end of a packet and before other octets, and rejects short ones."""
     dice = random.Random(1)
     for server_id_length, nonce_length, keyed in SHAPES:
         params = CidParams(
@@ -48,7 +48,7 @@ def test_every_shape(core: ModuleType, native: bool) -> None:
 
 
 def test_noise_decodes_to_the_same_noise(core: ModuleType) -> None:
-    """IDs that nobody has encoded: the two agree on every bit, and on which are too short."""
+    """For random octets, C and Python decode to the same bits and agree on which IDs are too short."""
     dice = random.Random(2)
     for server_id_length, nonce_length, keyed in SHAPES:
         params = CidParams(3, server_id_length, nonce_length, dice.randbytes(16) if keyed else None)

@@ -1,4 +1,4 @@
-"""What C and Python write down separately is the same: layouts, sizes, constants, outcomes."""
+"""Layouts, sizes, constants and outcomes are the same in C and in Python."""
 
 import sys
 from types import ModuleType
@@ -27,7 +27,7 @@ CONSTANTS: Final = {
     "QLB_TABLE_CONFIGS": table.CONFIGS,
     "QLB_SERVER_PROBES": hash_table.PROBES,
     "QLB_MAX_SERVER_SLOTS": hash_table.MAX_SLOTS,
-    "QLB_NOBODY": table.NOBODY,
+    "QLB_NO_BACKEND": table.NOBODY,
     "QLB_PRESENT": table.PRESENT,
     "QLB_HEALTHY": table.HEALTHY,
     "QLB_ACCEPTS_NEW": table.ACCEPTS_NEW,
@@ -85,7 +85,7 @@ CONSTANTS: Final = {
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_structs(core: ModuleType, layout: table.Layout) -> None:
-    """Size, every field and every offset; a multiple of 8 octets."""
+    """Each struct has the same size, fields and offsets in both, and its size is a multiple of 8 octets."""
     compiled = core.layout()
     prefix = f"{layout.name}."
     assert compiled[layout.name] == layout.size_bytes
@@ -94,14 +94,14 @@ def test_structs(core: ModuleType, layout: table.Layout) -> None:
 
 
 def test_constants(core: ModuleType) -> None:
-    """Every constant that C exports stands in Python too, with the same value."""
+    """Every constant that C exports has the same value in Python."""
     exported = {name: value for name, value in core.layout().items() if name.startswith("QLB_")}
     assert exported.pop("QLB_MAX_RING_SLOTS") >= max(maglev.RING_SIZES)
     assert exported == CONSTANTS
 
 
 def test_flow_keys_have_no_gaps(core: ModuleType) -> None:
-    """Keys are compared octet by octet: their structs have just the octets that are written."""
+    """The structs of flow keys have no padding, because keys are compared octet by octet."""
     compiled = core.layout()
     assert compiled["qlb_four_tuple"] == 16 + 16 + 4 + 4
     assert compiled["qlb_flow_id"] == flows.KEPT_ID_BYTES + 8
@@ -110,5 +110,5 @@ def test_flow_keys_have_no_gaps(core: ModuleType) -> None:
 
 
 def test_the_magic_number_tells_the_byte_order() -> None:
-    """On this machine it reads as it does in C."""
+    """Python's magic number has the same octets on this machine as the one in C."""
     assert table.MAGIC.to_bytes(4, sys.byteorder) == (b"QLBT" if sys.byteorder == "little" else b"TBLQ")

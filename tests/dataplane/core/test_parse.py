@@ -1,4 +1,4 @@
-"""The C parser against qlb/wire/invariants.py."""
+"""The C parser returns the same as qlb/wire/invariants.py."""
 
 import random
 from types import ModuleType
@@ -11,7 +11,7 @@ from qlb.wire.invariants import parse
 
 
 def test_every_prefix(core: ModuleType) -> None:
-    """Long headers with IDs of every kind of length, and a short one, cut after every octet."""
+    """The parsers agree on long headers with IDs of many lengths and on a short one, cut after every octet."""
     dice = random.Random(8999)
     for dcid_len, scid_len in ((0, 0), (0, 8), (8, 0), (20, 20), (255, 255), (1, 254)):
         whole = long_header(dice.randbytes(dcid_len), dice.randbytes(scid_len), dice.getrandbits(32)) + b"payload"
@@ -23,7 +23,7 @@ def test_every_prefix(core: ModuleType) -> None:
 
 
 def test_random_octets(core: ModuleType) -> None:
-    """A seeded run; lengths are small so that the lengths inside reach beyond the end."""
+    """The parsers agree on seeded random octets, which are short so that inner lengths reach beyond the end."""
     dice = random.Random(8999)
     for _ in range(20_000):
         datagram = dice.randbytes(dice.randrange(40))
@@ -32,5 +32,5 @@ def test_random_octets(core: ModuleType) -> None:
 
 @given(datagram=st.binary(max_size=600))
 def test_any_octets(core: ModuleType, datagram: bytes) -> None:
-    """Whatever hypothesis thinks of."""
+    """The parsers agree on any octets that hypothesis generates."""
     assert core.parse(datagram) == parse(datagram)

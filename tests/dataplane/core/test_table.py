@@ -1,4 +1,4 @@
-"""The compiled table: what the core refuses, what it survives, and hash tables that keep their promise."""
+"""The compiled table: the core rejects invalid tables, and every server ID is found within its probes."""
 
 import random
 import struct
@@ -29,7 +29,7 @@ def _u32(value: int) -> bytes:
 
 
 def test_the_plain_table_is_accepted(core: ModuleType) -> None:
-    """The one that the others are made of, also from memory of another kind and alignment."""
+    """The unchanged table is accepted, also from memory of another type and alignment."""
     octets = compile_table(pool.snapshot())
     core.Router(octets, *FLOWS)
     core.Router(memoryview(b"x" + octets)[1:], *FLOWS)
@@ -41,7 +41,7 @@ def test_the_plain_table_is_accepted(core: ModuleType) -> None:
     [
         ("magic", 0x51424C54, "byte order"),
         ("version", 2, "another version"),
-        ("size_bytes", 8, "not as long"),
+        ("size_bytes", 8, "length differs"),
         ("server_slots", 0, "out of range"),
         ("server_slots", 24, "out of range"),
         ("server_slots", 1 << 25, "out of range"),
@@ -58,7 +58,7 @@ def test_the_plain_table_is_accepted(core: ModuleType) -> None:
     ],
 )
 def test_a_wrong_head(core: ModuleType, field: str, value: int, problem: str) -> None:
-    """Every number that the core would follow is checked before it does."""
+    """Every number in the head that the core would use is validated first."""
     octets = _patched(compile_table(pool.snapshot()), HEAD.offsets[field], _u32(value))
     with pytest.raises(ValueError, match=problem):
         core.Router(octets, *FLOWS)
@@ -80,18 +80,18 @@ def test_a_wrong_head(core: ModuleType, field: str, value: int, problem: str) ->
     ],
 )
 def test_a_wrong_config(core: ModuleType, config: int, changes: dict[str, int]) -> None:
-    """Lengths, algorithm and config ID must fit together."""
+    """A CID config is rejected unless its lengths, algorithm and config ID fit together."""
     octets = compile_table(pool.snapshot())
     at = HEAD.unpack(octets)["configs_at"]
     assert isinstance(at, int)
     for field, value in changes.items():
         octets = _patched(octets, at + config * CONFIG.size_bytes + CONFIG.offsets[field], bytes((value,)))
-    with pytest.raises(ValueError, match="breaks the rules"):
+    with pytest.raises(ValueError, match="CID config is not valid"):
         core.Router(octets, *FLOWS)
 
 
-def test_an_index_of_nobody(core: ModuleType) -> None:
-    """Server slots and ring name only backends that the table has."""
+def test_an_index_of_no_backend(core: ModuleType) -> None:
+    """A table whose server slots or ring refer to a backend that it does not have is rejected."""
     octets = compile_table(pool.snapshot())
     head = HEAD.unpack(octets)
     for part, size in (("servers_at", SERVER.offsets["index"]), ("ring_at", 0)):
@@ -102,15 +102,15 @@ def test_an_index_of_nobody(core: ModuleType) -> None:
 
 
 def test_every_shorter_table(core: ModuleType) -> None:
-    """Cut anywhere, it is none."""
+    """A table that is cut anywhere is rejected."""
     octets = compile_table(compile_snapshot(1, [CidParams(1, 4, 8)], (), fallback_key=DEFAULT_KEY))
     for size in range(len(octets)):
-        with pytest.raises(ValueError, match="no table for this core"):
+        with pytest.raises(ValueError, match="not a valid table for this core"):
             core.Router(octets[:size], *FLOWS)
 
 
 def test_spoilt_tables(core: ModuleType) -> None:
-    """Octets changed at random: refused, or decided by without leaving the table (the fuzzer looks closer)."""
+    """A table with random changes is rejected, or used without reads outside it (the fuzzer tests this in depth)."""
     dice = random.Random(7)
     world = World(4)
     octets = compile_table(world.snapshot)
@@ -130,14 +130,14 @@ def test_spoilt_tables(core: ModuleType) -> None:
 
 
 def test_no_backends(core: ModuleType) -> None:
-    """A table without backends, configs and ring decides that nobody takes anything."""
+    """With a table without backends, CID configs and ring, every packet is dropped as no_backend."""
     octets = compile_table(compile_snapshot(1, [], (), fallback_key=DEFAULT_KEY))
     router = core.Router(octets, *FLOWS)
     assert router.decide([(pool.short(bytes(20)), pool.FLOW, 0)]) == [(30, -1)]
 
 
 def test_server_ids_of_another_length() -> None:
-    """They are nobody's: no connection ID of the config decodes to them."""
+    """Server IDs of another length than the CID config's are left out: no connection ID decodes to them."""
     snapshot = compile_snapshot(
         1, [CidParams(1, 4, 8)], [Backend("b", NOWHERE, {1: (b"abc", b"abcd", b"abcde")})], fallback_key=DEFAULT_KEY
     )
@@ -152,7 +152,7 @@ def test_server_ids_of_another_length() -> None:
 
 @pytest.mark.parametrize("server_id_length", [1, 3, 4, 15])
 def test_every_server_is_found_within_its_probes(server_id_length: int) -> None:
-    """Sequential server IDs, as people number them, in every position of the octets that differ."""
+    """Sequential server IDs are found within their probes, whichever octets of them differ."""
     for shift in range(server_id_length):
         count = min(5000, 256 ** (server_id_length - shift))
         servers = [
@@ -173,14 +173,14 @@ def _words(server_id: bytes) -> tuple[int, int]:
 
 
 def test_more_equal_hashes_than_probes() -> None:
-    """What cannot be placed however large the table is reported, not tried for ever."""
+    """Server IDs that fit in no table raise an error instead of an endless search."""
     same = [hash_table.Entry(1, 2, index) for index in range(hash_table.PROBES + 1)]
     with pytest.raises(QlbError, match="do not fit"):
         hash_table.place(same)
 
 
 def test_30_000_backends(core: ModuleType) -> None:
-    """Each is found by its ID; the table has a size that a worker can have many of."""
+    """Each of 30,000 backends is found by its ID, in a table of less than 4 MB."""
     params = CidParams(2, 4, 8)
     backends = [
         Backend(f"b{index}", Endpoint("127.0.0.1", 1), {2: (index.to_bytes(4, "big"),)}, weight=index < 2)

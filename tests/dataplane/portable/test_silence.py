@@ -1,4 +1,4 @@
-"""When a session that gets no answers is given a new socket, at times that are told."""
+"""A session without answers gets a new socket. The clock is injected."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from qlb.dataplane.portable.sessions import Session, is_silent, note_answer, not
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    """A session that was answered at second 0."""
+    """Make a session that was answered at second 0."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         session = Session((("127.0.0.1", 1), "127.0.0.1", SendGate(sock), 0), Endpoint("127.0.0.1", 2), 63, 0.0)
         note_answer(session)
@@ -27,13 +27,13 @@ def first_silence(session: Session, begin_s: float, step_s: float, count: int) -
 
 @pytest.mark.parametrize(("step_s", "silent_at_s"), [(0.02, 1.5), (0.1, 1.5), (0.25, 1.5), (0.3, 1.6), (0.9, 2.8)])
 def test_half_a_second_and_three_datagrams(session: Session, step_s: float, silent_at_s: float) -> None:
-    """Whatever the client's pace; a quick one's datagrams count once in 100 ms."""
+    """A session is silent after three datagrams and half a second, at any rate; fast ones count once in 100 ms."""
     found = first_silence(session, 1.0, step_s, 100)
     assert found == pytest.approx(silent_at_s, abs=0.05)
 
 
 def test_a_slow_client_a_burst_and_an_unanswered_session_are_not_silent(session: Session) -> None:
-    """A keep-alive each 1.1 s waits for nothing; a burst ends before an answer can come; some servers never answer."""
+    """Keep-alives each 1.1 s, a burst of 0.4 s and a session that was never answered are not silent."""
     assert first_silence(session, 1.0, 1.1, 100) is None
     assert first_silence(session, 1000.0, 0.001, 400) is None
     session.is_answered = False
@@ -41,7 +41,7 @@ def test_a_slow_client_a_burst_and_an_unanswered_session_are_not_silent(session:
 
 
 def test_an_answer_starts_the_count_again(session: Session) -> None:
-    """So does a new socket."""
+    """An answer or a new socket restarts the count."""
     for now_s in (1.0, 1.2, 1.4):
         assert not is_silent(session, now_s)
     note_answer(session)
@@ -51,7 +51,7 @@ def test_an_answer_starts_the_count_again(session: Session) -> None:
 
 
 def test_sockets_in_a_row_wait_longer_and_longer(session: Session) -> None:
-    """1, 2, 4, 8 and then 16 s; an answer in between begins with 1 s again."""
+    """The waits are 1, 2, 4, 8 and then 16 s; after an answer, the next wait is 1 s again."""
     now_s, waits = 1.0, []
     for _ in range(7):
         found = first_silence(session, now_s, 0.1, 1000)

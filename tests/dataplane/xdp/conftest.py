@@ -1,4 +1,4 @@
-"""A network with routes and neighbours, for programs that are only asked."""
+"""A network with routes and neighbours, for BPF test runs."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from qlb.dataplane.xdp import libbpf
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    """Set it up; skip where the kernel loads no program for this process."""
+    """Set up the network, or skip the test if this process cannot load BPF programs."""
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     with network_of_its_own():

@@ -1,4 +1,4 @@
-"""The daemon on the kernel plane: started, asked, stopped with its program left behind, started again."""
+"""The daemon on the XDP plane: start, explain, stop with the program left attached, and start again."""
 
 import asyncio
 import subprocess
@@ -29,13 +29,13 @@ def config(**forwarding: Any) -> dict[str, Any]:
 
 
 def on_the_interface() -> int:
-    """Return the number of the program on in0, or 0."""
-    told = subprocess.run(["ip", "-d", "link", "show", "in0"], check=True, capture_output=True, text=True).stdout
-    return int(told.split("prog/xdp id ")[1].split()[0]) if "prog/xdp id " in told else 0
+    """Return the ID of the program on in0, or 0."""
+    output = subprocess.run(["ip", "-d", "link", "show", "in0"], check=True, capture_output=True, text=True).stdout
+    return int(output.split("prog/xdp id ")[1].split()[0]) if "prog/xdp id " in output else 0
 
 
 async def qlb(*arguments: str) -> tuple[int, str]:
-    """Run a command of the CLI; return (exit code, all that it printed)."""
+    """Run a command of the CLI. Return (exit code, output)."""
     piped = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "qlb", *arguments, **piped)
     output, _ = await process.communicate()
@@ -43,16 +43,16 @@ async def qlb(*arguments: str) -> tuple[int, str]:
 
 
 async def ask(daemon: Daemon, number: int) -> list[str]:
-    """Let `qlb explain --live` ask where a datagram with an ID of a backend goes; return its last line, in words."""
+    """Run `qlb explain --live` for a datagram with a backend's ID. Return the words of its last line."""
     datagram = short(cid_of(number)).hex()
-    code, told = await qlb("explain", str(daemon.path), datagram, "--client", f"{CLIENTS[4]}:5555", "--live")
-    assert code == 0, told
-    return told.splitlines()[-1].split()
+    code, output = await qlb("explain", str(daemon.path), datagram, "--client", f"{CLIENTS[4]}:5555", "--live")
+    assert code == 0, output
+    return output.splitlines()[-1].split()
 
 
 @pytest.mark.usefixtures("scene")
 def test_a_daemon(tmp_path: Path) -> None:
-    """Plane auto is xdp in these modes; it is ready, tells of itself, and answers where a datagram would go."""
+    """Plane auto is xdp in these modes; the daemon is ready, reports its state, and explains live decisions."""
 
     async def story() -> None:
         async with running(tmp_path / "daemon", config()) as daemon:
@@ -72,7 +72,7 @@ def test_a_daemon(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scene")
 def test_the_program_outlives_the_daemon(tmp_path: Path) -> None:
-    """Stopped, even killed, it leaves its program; the next one takes over; `qlb detach` ends it."""
+    """A stopped or killed daemon leaves its program attached; the next one replaces it; `qlb detach` removes it."""
 
     async def story() -> None:
         async with running(tmp_path / "daemon", config(keep_attached="true")) as daemon:
@@ -87,8 +87,8 @@ def test_the_program_outlives_the_daemon(tmp_path: Path) -> None:
             seen.append(on_the_interface())
             assert seen[0] == seen[1] != seen[2] == seen[3] != seen[4]
         assert on_the_interface() == seen[4]
-        code, told = await qlb("detach", str(daemon.path))
-        assert (code, told) == (0, "in0: detached\n")
+        code, output = await qlb("detach", str(daemon.path))
+        assert (code, output) == (0, "in0: detached\n")
         assert not on_the_interface()
 
     asyncio.run(story())
@@ -96,7 +96,7 @@ def test_the_program_outlives_the_daemon(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scene")
 def test_an_upgrade(tmp_path: Path) -> None:
-    """The next one's program takes the place of the first one's; where that would end with its process: refused."""
+    """At an upgrade, the new process's program replaces the old one's. Without keep_attached, it is rejected."""
 
     async def story() -> None:
         async with running(tmp_path / "daemon", config(keep_attached="true")) as daemon:
@@ -109,8 +109,8 @@ def test_an_upgrade(tmp_path: Path) -> None:
         assert (await qlb("detach", str(daemon.path)))[0] == 0
         async with running(tmp_path / "another", config(), may_log_errors=True) as daemon:
             before = on_the_interface()
-            code, told = await daemon.command("upgrade")
-            assert (code, "only with forwarding.keep_attached: true" in told) == (1, True), told
+            code, output = await daemon.command("upgrade")
+            assert (code, "only with forwarding.keep_attached: true" in output) == (1, True), output
             assert on_the_interface() == before
 
     asyncio.run(story())
@@ -118,7 +118,7 @@ def test_an_upgrade(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scene")
 def test_a_reload_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> None:
-    """A mode or interfaces need a restart: refused with the place; the rest is taken over while packets flow."""
+    """A reload that changes the mode is rejected; a reload of backends is applied."""
 
     async def story() -> None:
         async with running(tmp_path / "daemon", config(), may_log_errors=True) as daemon:
@@ -136,7 +136,7 @@ def test_a_reload_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("scene")
 def test_an_exit_that_accepts_no_packets(tmp_path: Path) -> None:
-    """A route moves to one: reported, also by `qlb check`, and not ready; ready once the route leads elsewhere."""
+    """A route to an exit that accepts no packets is reported, also by `qlb check`, and the daemon is not ready."""
 
     async def story() -> None:
         ip_batch("link add x0 link out0 type macvlan mode bridge\nroute add 10.7.0.0/24 via 10.0.0.3\n")
@@ -163,8 +163,8 @@ def test_an_exit_that_accepts_no_packets(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("scene")
-def test_an_interface_that_goes(tmp_path: Path) -> None:
-    """Not ready without it, in the log once; attached again and ready when there is one of that name."""
+def test_an_interface_that_disappears(tmp_path: Path) -> None:
+    """Without its interface the daemon is not ready and logs it once; a new interface of that name makes it ready."""
 
     async def story() -> None:
         async with running(tmp_path / "daemon", config(), may_log_errors=True) as daemon:

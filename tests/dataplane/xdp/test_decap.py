@@ -1,4 +1,4 @@
-"""Decapsulation on a backend: packets made by hand through BPF test-run, octet by octet."""
+"""Decapsulation on a backend: hand-made packets in BPF test runs, octet by octet."""
 
 import itertools
 import random
@@ -22,7 +22,7 @@ STRANGERS: Final = {4: "10.0.1.1", 6: "fd01::1"}
 OURS: Final = {4: "10.0.0.2", 6: "fd00::2"}
 CARRIED: Final = {4: IPIP, 6: IPV6}
 GUE_PORT: Final = 6081
-"""Not the default, so that it is seen to be obeyed."""
+"""Not the default, so that the tests show that the setting is used."""
 NOT_ECT, ECT_1, ECT_0, CE = range(4)
 DSCP: Final = 0xB8
 
@@ -31,7 +31,7 @@ each_outer = pytest.mark.parametrize("outer", [4, 6])
 
 
 class Result(NamedTuple):
-    """What became of a frame. counted: the one counter that went up by one; empty where none did."""
+    """The result for a frame. counted: the counter that increased by one, or an empty string."""
 
     action: int
     frame: bytes
@@ -39,10 +39,10 @@ class Result(NamedTuple):
 
 
 class Backend:
-    """The program, loaded for one test after another."""
+    """The program, loaded once for all tests."""
 
     def __init__(self) -> None:
-        """For both services, from both balancers' networks."""
+        """Load it for both services and both balancers' networks."""
         self.decapsulator = Decapsulator(
             DecapSettings(
                 interfaces=(),
@@ -53,7 +53,7 @@ class Backend:
         )
 
     def receive(self, frame: bytes) -> Result:
-        """Let a frame come in."""
+        """Run the program on a frame."""
         before = self.decapsulator.read_counters()
         action, packet, _ = run_packet(self.decapsulator.program, frame)
         after = self.decapsulator.read_counters()
@@ -64,7 +64,7 @@ class Backend:
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[Backend]:
-    """The committed object, loaded once; skip where the kernel loads no program for this process."""
+    """Load the committed object once, or skip the test if this process cannot load BPF programs."""
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     loaded = Backend()
@@ -73,19 +73,19 @@ def backend() -> Iterator[Backend]:
 
 
 def client_packet(family: int, *, to: str | None = None, size: int = 100, **more: int | bytes) -> bytes:
-    """Return what a client sends to the service. more: as ip() takes it."""
+    """Return a client's packet to the service. more: arguments of ip()."""
     datagram = bytes(at % 251 for at in range(size))
     return udp((CLIENTS[family], 50_000), (to or SERVICES[family], 4433), datagram, **more)
 
 
 def gue_0(packet: bytes, *, fields: bytes = b"", first: int = 0, protocol: int | None = None, flags: int = 0) -> bytes:
-    """Return a packet after a GUE header of variant 0. fields: what the header's length counts."""
+    """Return a packet after a GUE header of variant 0. fields: the octets that the header's length counts."""
     carried = CARRIED[packet[0] >> 4] if protocol is None else protocol
     return bytes((first | len(fields) // 4, carried, flags >> 8, flags & 0xFF)) + fields + packet
 
 
 def gue(outer: int, payload: bytes, *, port: int = GUE_PORT, source: str | None = None, **more: int | bytes) -> bytes:
-    """Return a UDP datagram of the balancer's, its checksum zero, as qlb sends it. payload: variant 0 or 1."""
+    """Return a balancer's UDP datagram without checksum, as qlb sends it. payload: variant 0 or 1."""
     head = (50_001).to_bytes(2, "big") + port.to_bytes(2, "big") + (8 + len(payload)).to_bytes(2, "big") + bytes(2)
     tos = int(more.pop("tos", 0))
     return ip(source or BALANCERS[outer], OURS[outer], UDP, head + payload, tos=tos, **more)
@@ -100,27 +100,27 @@ def ipip(
     tos: int = 0,
     **more: int | bytes,
 ) -> bytes:
-    """Return a packet in another IP header. protocol: where it is not the packet's. more: as ip() takes it."""
+    """Return a packet in an outer IP header. protocol: if it is not the packet's. more: arguments of ip()."""
     carried = CARRIED[packet[0] >> 4] if protocol is None else protocol
     return ip(source or BALANCERS[outer], OURS[outer], carried, packet, tos=tos, **more)
 
 
 def wrappings(outer: int, packet: bytes, **more: int | bytes) -> dict[str, bytes]:
-    """Return a packet in everything that is taken off. more: of the outer header, as ip() takes it."""
+    """Return a packet in every supported encapsulation. more: arguments of ip() for the outer header."""
     return {
         "ipip": ipip(outer, packet, **more),
         "gue 1": gue(outer, packet, **more),
         "gue 0": gue(outer, gue_0(packet), **more),
         "gue 0, private data": gue(outer, gue_0(packet, fields=bytes(range(12))), **more),
-        "gue 0, as long as can be": gue(outer, gue_0(packet, fields=bytes(124)), **more),
+        "gue 0, the longest": gue(outer, gue_0(packet, fields=bytes(124)), **more),
     }
 
 
 @each_outer
 @each_inner
 @pytest.mark.parametrize("vlan", [None, 7, 0xEFFF])
-def test_what_is_around_a_packet_is_taken_off(backend: Backend, inner: int, outer: int, vlan: int | None) -> None:
-    """IP in IP and GUE, all pairs of families, tagged or not: the packet itself is left, to the octet."""
+def test_the_outer_headers_are_removed(backend: Backend, inner: int, outer: int, vlan: int | None) -> None:
+    """After IP in IP or GUE is removed, the inner packet is unchanged, for all pairs of families, tagged or not."""
     packet = client_packet(inner, tos=DSCP, ttl=63)
     for name, wrapped in wrappings(outer, packet, tos=DSCP).items():
         result = backend.receive(ethernet(wrapped, vlan=vlan))
@@ -130,7 +130,7 @@ def test_what_is_around_a_packet_is_taken_off(backend: Backend, inner: int, oute
 @each_inner
 @pytest.mark.parametrize("words", [1, 5, 10])
 def test_ipv4_options_are_skipped(backend: Backend, inner: int, words: int) -> None:
-    """The outer header's go with it; the inner header's stay."""
+    """Options of the outer header are removed with it; options of the inner header stay."""
     more: dict[str, int | bytes] = {"options": b"\x94\x04\x00\x00" * words} if inner == 4 else {}
     packet = client_packet(inner, **more)
     for name, wrapped in wrappings(4, packet, options=b"\x01\x01\x01\x00" * words).items():
@@ -139,7 +139,7 @@ def test_ipv4_options_are_skipped(backend: Backend, inner: int, words: int) -> N
 
 @each_outer
 def test_the_longest_headers(backend: Backend, outer: int) -> None:
-    """A tag, IPv4 with all its options, UDP, GUE with all that its length says."""
+    """The longest outer headers are removed: a tag, IPv4 with all options, UDP, the longest GUE header."""
     packet = client_packet(4, size=0)
     more = {"options": bytes(40)} if outer == 4 else {}
     wrapped = gue(outer, gue_0(packet, fields=bytes(124)), **more)
@@ -149,7 +149,7 @@ def test_the_longest_headers(backend: Backend, outer: int) -> None:
 @each_outer
 @each_inner
 def test_padding_stays_behind_the_packet(backend: Backend, inner: int, outer: int) -> None:
-    """Ethernet fills short frames; the kernel goes by the inner packet's own length."""
+    """The padding of a short frame stays after the inner packet; the kernel uses the inner packet's own length."""
     packet = client_packet(inner, size=1)
     for wrapped in wrappings(outer, packet).values():
         padded = ethernet(packet) + bytes(9)
@@ -161,7 +161,7 @@ def test_padding_stays_behind_the_packet(backend: Backend, inner: int, outer: in
 @pytest.mark.parametrize("outer_ecn", range(4))
 @pytest.mark.parametrize("inner_ecn", range(4))
 def test_ecn(backend: Backend, inner: int, outer: int, inner_ecn: int, outer_ecn: int) -> None:
-    """Every cell of the table, DSCP untouched. Spec: RFC 6040, section 4.2, figure 4."""
+    """Each combination of ECN fields gives the specified one, and DSCP stays. Spec: RFC 6040, section 4.2, figure 4."""
     left = {
         NOT_ECT: {NOT_ECT: NOT_ECT, ECT_0: NOT_ECT, ECT_1: NOT_ECT, CE: None},
         ECT_0: {NOT_ECT: ECT_0, ECT_0: ECT_0, ECT_1: ECT_1, CE: CE},
@@ -179,7 +179,7 @@ def test_ecn(backend: Backend, inner: int, outer: int, inner_ecn: int, outer_ecn
 
 
 def test_the_ipv4_checksum_follows_the_mark(backend: Backend) -> None:
-    """Whatever it was before: it stays right, and one that was wrong stays wrong by as much."""
+    """The checksum is updated with the ECN field: a correct one stays correct, a wrong one stays wrong."""
     dice = random.Random(6040)
     for _ in range(500):
         tos = dice.randrange(256) & 0xFC | dice.choice((ECT_0, ECT_1))
@@ -195,7 +195,7 @@ def test_the_ipv4_checksum_follows_the_mark(backend: Backend) -> None:
 @each_outer
 @each_inner
 def test_another_destination(backend: Backend, inner: int, outer: int) -> None:
-    """What is for none of our service addresses is the kernel's, as it came."""
+    """A packet for another inner destination is passed to the kernel unchanged."""
     others = {4: ("192.0.2.2", "10.0.0.2"), 6: ("2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.2")}[inner]
     for to in others:
         for wrapped in wrappings(outer, client_packet(inner, to=to)).values():
@@ -205,7 +205,7 @@ def test_another_destination(backend: Backend, inner: int, outer: int) -> None:
 @each_outer
 @each_inner
 def test_another_source(backend: Backend, inner: int, outer: int) -> None:
-    """What no balancer of ours has sent is the kernel's, as it came."""
+    """A packet from another outer source is passed to the kernel unchanged."""
     packet = client_packet(inner)
     for wrapped in (ipip(outer, packet, source=STRANGERS[outer]), gue(outer, packet, source=STRANGERS[outer])):
         assert backend.receive(ethernet(wrapped)) == (XDP_PASS, ethernet(wrapped), "wrong_source")
@@ -213,7 +213,7 @@ def test_another_source(backend: Backend, inner: int, outer: int) -> None:
 
 @each_outer
 def test_any_source(outer: int) -> None:
-    """Where none was given."""
+    """Without configured sources, every outer source is accepted."""
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     settings = DecapSettings(interfaces=(), services=(ip_address(SERVICES[4]),), port=GUE_PORT)
@@ -237,7 +237,7 @@ FOREIGN: Final = {
     "TCP": ip(BALANCERS[4], OURS[4], 6, client_packet(4)),
     "GUE control message": gue(4, gue_0(client_packet(4), first=0x20)),
     "GUE of something else": gue(4, gue_0(client_packet(4), protocol=47)),
-    "GUE of what it knows itself": gue(4, gue_0(client_packet(4), protocol=59)),
+    "GUE of no next header": gue(4, gue_0(client_packet(4), protocol=59)),
     "GUE with optional fields": gue(4, gue_0(client_packet(4), fields=bytes(4), flags=0x8000)),
     "GUE with private flags": gue(4, gue_0(client_packet(4), fields=bytes(4), flags=1)),
     "GUE variant 1, neither 4 nor 6": gue(4, b"\x55" + client_packet(4)[1:]),
@@ -247,15 +247,15 @@ FOREIGN: Final = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_is_nothing_to_take_off(backend: Backend, name: str) -> None:
-    """It goes to the kernel as it came, and no counter knows of it."""
+def test_packets_without_outer_headers(backend: Backend, name: str) -> None:
+    """A packet that is not encapsulated is passed to the kernel unchanged and not counted."""
     for vlan in (None, 7):
         frame = ethernet(FOREIGN[name], vlan=vlan)
         assert backend.receive(frame) == (XDP_PASS, frame, "")
 
 
 def test_other_frames(backend: Backend) -> None:
-    """ARP; a second tag; a length in place of a type."""
+    """ARP, a second tag, and a length in place of a type are passed to the kernel unchanged and not counted."""
     tagged = ethernet(ipip(4, client_packet(4)), vlan=7)
     for frame in (
         tagged[:12] + b"\x08\x06" + bytes(46),
@@ -297,7 +297,7 @@ MALFORMED: Final = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_contradictions(backend: Backend, name: str) -> None:
-    """They go to the kernel as they came."""
+    """A packet with contradicting lengths or versions is passed to the kernel unchanged and counted as malformed."""
     frame = MALFORMED[name]
     assert backend.receive(frame) == (XDP_PASS, frame, "malformed")
 
@@ -306,7 +306,7 @@ def test_contradictions(backend: Backend, name: str) -> None:
 @each_inner
 @pytest.mark.parametrize("vlan", [None, 7])
 def test_truncation_at_every_octet(backend: Backend, inner: int, outer: int, vlan: int | None) -> None:
-    """A frame that ends early is passed on as it is, never taken for whole. A driver's shortest frame is 14 octets."""
+    """A truncated frame is passed to the kernel unchanged. The shortest frame of a driver has 14 octets."""
     packet = client_packet(inner, size=5)
     for name, wrapped in wrappings(outer, packet).items():
         frame = ethernet(wrapped, vlan=vlan)
@@ -319,7 +319,7 @@ def test_truncation_at_every_octet(backend: Backend, inner: int, outer: int, vla
 @each_outer
 @each_inner
 def test_a_whole_outer_packet_with_less_in_it(backend: Backend, inner: int, outer: int) -> None:
-    """As much of the inner packet as there is, in headers that say no more than there is: never taken for whole."""
+    """A truncated inner packet in a complete outer packet is never decapsulated."""
     packet = client_packet(inner, size=5)
     for size in range(len(packet)):
         for first in (b"", bytes((0, CARRIED[inner], 0, 0))):
@@ -330,7 +330,7 @@ def test_a_whole_outer_packet_with_less_in_it(backend: Backend, inner: int, oute
 
 
 def test_any_octets(backend: Backend) -> None:
-    """Octets changed at random never raise and never come to anything but PASS and DROP; what is left has its MACs."""
+    """Random changes cause no error and no action except PASS and DROP; the MAC addresses stay."""
     dice = random.Random(4433)
     frames = [
         ethernet(wrapped, vlan=vlan)

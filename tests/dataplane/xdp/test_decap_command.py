@@ -1,4 +1,4 @@
-"""``qlb decap`` on a real interface: a veth pair, the service address on lo, a server's ordinary UDP socket."""
+"""``qlb decap`` on a real interface: a veth pair, the service address on lo, and a server's UDP socket."""
 
 import signal
 import socket
@@ -37,7 +37,7 @@ route add default via fd00::1
 
 
 def in_a_backend(work: Callable[[], None]) -> None:
-    """Run something in a network with a backend's interface, in0, and the wire's other end, out0."""
+    """Run a function in a network with a backend's interface, in0, and the other end of its link, out0."""
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
 
@@ -55,7 +55,7 @@ def _start(*words: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def running(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command until the end of the block; it is ready when the block begins."""
+    """Run the command until the end of the block. It is ready when the block begins."""
     process = _start(*words)
     try:
         assert process.stdout is not None
@@ -67,8 +67,8 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.toolchain
-def test_a_program_that_is_taken_off() -> None:
-    """It goes with its interface; a new one of that name gets it, and the command reports both."""
+def test_a_program_that_is_detached() -> None:
+    """If the interface is replaced, the command attaches the program again and reports both events."""
 
     def work() -> None:
         with running("in0", "--for", SERVICES[4], "--attach", "generic") as process:
@@ -78,8 +78,8 @@ def test_a_program_that_is_taken_off() -> None:
             assert "in0: the XDP program was detached, and cannot be attached again: there is no network" in line
             subprocess.run("ip link add out0 type veth peer name in0; ip link set in0 up", shell=True, check=True)
             assert process.stderr.readline() == "in0: the XDP program was detached, and has been attached again\n"
-            told = subprocess.run(["ip", "link", "show", "in0"], capture_output=True, text=True, check=True).stdout
-            assert "xdpgeneric" in told
+            output = subprocess.run(["ip", "link", "show", "in0"], capture_output=True, text=True, check=True).stdout
+            assert "xdpgeneric" in output
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT_S) == 0
 
@@ -87,7 +87,7 @@ def test_a_program_that_is_taken_off() -> None:
 
 
 def wrapped(mode: str, inner: int, outer: int, datagram: bytes) -> bytes:
-    """Return a client's datagram as the balancer sends it on, in a frame for in0."""
+    """Return a client's datagram as the balancer forwards it, in a frame for in0."""
     packet = udp((CLIENTS[inner], 50_000), (SERVICES[inner], PORT), datagram, ttl=63)
     if mode == "ipip":
         return ethernet(ip(BALANCERS[outer], BACKENDS[outer], {4: IPIP, 6: IPV6}[inner], packet), macs=_MACS)
@@ -98,7 +98,7 @@ def wrapped(mode: str, inner: int, outer: int, datagram: bytes) -> bytes:
 @pytest.mark.toolchain
 @pytest.mark.parametrize("attach", ["native", "generic"])
 def test_a_server_sees_what_the_client_has_sent(attach: str) -> None:
-    """From the client's address, to the service's, in both modes and all pairs of families; then an orderly end."""
+    """The server receives the client's packet, in both modes and all pairs of families; SIGTERM ends the command."""
     cases = [(mode, inner, outer) for mode in ("ipip", "gue") for inner in (4, 6) for outer in (4, 6)]
 
     def work() -> None:
@@ -118,24 +118,24 @@ def test_a_server_sees_what_the_client_has_sent(attach: str) -> None:
                 datagram, sender = servers[inner].recvfrom(100)
                 assert (datagram, sender[:2]) == (b"%d" % number, (CLIENTS[inner], 50_000)), (mode, inner, outer)
             process.send_signal(signal.SIGTERM)
-            told, complaints = process.communicate(timeout=TIMEOUT_S)
+            output, complaints = process.communicate(timeout=TIMEOUT_S)
             assert (process.returncode, complaints) == (0, "")
-            assert told == f"decapsulated={len(cases)} not_for_us=0 wrong_source=0 bad_ecn=0 malformed=0\n"
+            assert output == f"decapsulated={len(cases)} not_for_us=0 wrong_source=0 bad_ecn=0 malformed=0\n"
 
     in_a_backend(work)
 
 
 @pytest.mark.toolchain
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_is_off_when_it_has_ended(sign: signal.Signals) -> None:
-    """While it runs, nothing else can be put on the interface, and the message says so; afterwards it can."""
+def test_the_program_is_detached_at_the_end(sign: signal.Signals) -> None:
+    """While the command runs, a second one on the interface fails with a message; afterwards it succeeds."""
 
     def work() -> None:
         for _ in range(2):
             with running("in0", "out0", "--for", SERVICES[4]) as process:
                 second = _start("lo", "in0", "--for", SERVICES[4])
-                told, complaints = second.communicate(timeout=TIMEOUT_S)
-                assert (second.returncode, told) == (2, "")
+                output, complaints = second.communicate(timeout=TIMEOUT_S)
+                assert (second.returncode, output) == (2, "")
                 assert complaints == "no XDP program can be put on in0 (auto): it has another XDP program\n"
                 process.send_signal(sign)
                 assert process.wait(TIMEOUT_S) == 0
@@ -145,7 +145,7 @@ def test_it_is_off_when_it_has_ended(sign: signal.Signals) -> None:
 
 @pytest.mark.toolchain
 def test_an_interface_that_is_not_there() -> None:
-    """Exit code 2 and its name; nothing stays attached to the one before it."""
+    """A missing interface is an error with exit code 2 and its name, and nothing stays attached to other interfaces."""
 
     def work() -> None:
         process = _start("in0", "eth77", "--for", SERVICES[4])
@@ -158,7 +158,7 @@ def test_an_interface_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--for", "192.0.2.1"], "Missing argument 'INTERFACE...'"),
         (["eth0"], "Missing option '--for'"),
@@ -168,8 +168,8 @@ def test_an_interface_that_is_not_there() -> None:
         (["eth0", "--for", "192.0.2.1", "--attach", "offload"], "'offload' is not one of"),
     ],
 )
-def test_a_command_line_that_is_wrong(words: list[str], said: str) -> None:
-    """Exit code 2, with the value and what is wrong with it, before anything is loaded."""
+def test_a_command_line_that_is_wrong(words: list[str], message: str) -> None:
+    """A wrong command line ends with exit code 2 and a message that names the value, before a program is loaded."""
     done = CliRunner().invoke(cli, ["decap", *words])
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output

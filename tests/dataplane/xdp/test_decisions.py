@@ -1,4 +1,4 @@
-"""The program and the memory plane, side by side: the same packets, the same outcome, the same backend."""
+"""The XDP program and the memory plane choose the same outcome and backend for the same packets."""
 
 import ipaddress
 import random
@@ -19,12 +19,12 @@ from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
 pytestmark = pytest.mark.toolchain
 
 DATAGRAMS: Final = 2600
-"""In each world; with the truncations below, more than 100,000 in all."""
+"""In each world; together with the truncated ones, more than 100,000 in total."""
 OPTIONS: Final = (b"", b"", b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10)
 
 
 def framed(datagram: bytes, four_tuple: FourTuple, dice: random.Random) -> bytes:
-    """Put a datagram into a frame of its client's: with and without a tag, options, and what fills short frames."""
+    """Return a client's frame with a datagram, with and without a tag, options and padding."""
     client, client_port, service, service_port = four_tuple
     more = {"options": dice.choice(OPTIONS)} if ":" not in service else {}
     packet = udp((client, client_port), (service, service_port), datagram, tos=dice.randrange(256), **more)
@@ -34,17 +34,17 @@ def framed(datagram: bytes, four_tuple: FourTuple, dice: random.Random) -> bytes
 @pytest.mark.parametrize("number", range(WORLDS))
 @pytest.mark.usefixtures("scene")
 def test_decisions_are_those_of_the_memory_plane(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every algorithm, every pair of lengths, long and short, garbage and truncated, IPv4 and IPv6, tagged or not.
+    """The decisions agree for every algorithm and pair of lengths, all header forms, and garbage.
 
-    The world changes once, under traffic: what the flow tables know stays.
+    The packets are IPv4 and IPv6, with and without a tag. The world changes once, and the flow tables stay.
     """
-    monkeypatch.setattr("qlb.dataplane.xdp.plane.tick_ns", lambda: TICK_NS)  # the worlds' time is told, not kept
+    monkeypatch.setattr("qlb.dataplane.xdp.plane.tick_ns", lambda: TICK_NS)  # the worlds have their own clock
     world = World(number)
     world.clients = [_canonical(client) for client in world.clients]
-    told = Orders(world.snapshot, PlaneSettings())
+    current = Orders(world.snapshot, PlaneSettings())
     services = {Endpoint(service, port) for _, _, service, port in world.clients}
-    plane = XdpPlane(XdpSettings(services=tuple(services), interfaces=(), mode="ipip"), told)
-    oracle, dice, at = MemoryPlane(told), random.Random(number), 10**6
+    plane = XdpPlane(XdpSettings(services=tuple(services), interfaces=(), mode="ipip"), current)
+    oracle, dice, at = MemoryPlane(current), random.Random(number), 10**6
     try:
         for _ in range(2):
             for datagram, four_tuple, ticks in world.traffic(DATAGRAMS // 2):
@@ -53,15 +53,15 @@ def test_decisions_are_those_of_the_memory_plane(number: int, monkeypatch: pytes
                 wanted = oracle.handle(datagram, four_tuple, ticks / 64)
                 assert (found.decision, found.backend) == wanted, (frame.hex(), four_tuple)
             world.change()
-            told = Orders(world.snapshot, PlaneSettings())
-            plane.apply(told)
-            oracle.apply(told)
+            current = Orders(world.snapshot, PlaneSettings())
+            plane.apply(current)
+            oracle.apply(current)
     finally:
         plane.stop()
 
 
 def _canonical(four_tuple: FourTuple) -> FourTuple:
-    """Return a 4-tuple of one family, from a source that is not dropped before the decision."""
+    """Return a 4-tuple of one address family, from a source that is not dropped before the decision."""
     client, client_port, service, service_port = four_tuple
     client, service = canonical_host(client), canonical_host(service)
     if ":" in service and ":" not in client:
@@ -75,7 +75,7 @@ def _canonical(four_tuple: FourTuple) -> FourTuple:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("vlan", [None, 7])
 def test_cut_off_at_every_octet(scene: Scene, family: int, vlan: int | None) -> None:
-    """A frame that ends too early is the kernel's to refuse: no exception, no decision, nothing changed."""
+    """A frame that ends too early is passed to the kernel unchanged and without a decision."""
     plane = scene.plane("ipip", pool(BACKENDS[family]))
     more = {"options": OPTIONS[3]} if family == 4 else {}
     frame = ethernet(udp((CLIENTS[family], 5555), (SERVICES[family], PORT), short(cid_of(0)), **more), vlan=vlan)
@@ -87,9 +87,9 @@ def test_cut_off_at_every_octet(scene: Scene, family: int, vlan: int | None) -> 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_datagrams_cut_off_at_every_octet(scene: Scene, family: int) -> None:
-    """Whole packets around ever less of a datagram, long and short: as the memory plane has it."""
-    told = orders(pool(BACKENDS[family]))
-    plane, oracle = scene.plane("ipip", pool(BACKENDS[family])), MemoryPlane(told)
+    """For packets with truncated datagrams, the program decides as the memory plane does."""
+    current = orders(pool(BACKENDS[family]))
+    plane, oracle = scene.plane("ipip", pool(BACKENDS[family])), MemoryPlane(current)
     long = b"\xc0" + struct.pack("!I", 1) + bytes((15,)) + cid_of(1) + bytes((8,)) + bytes(8) + bytes(20)
     client, service = CLIENTS[family], SERVICES[family]
     for whole in (long, short(cid_of(1))):
@@ -100,7 +100,7 @@ def test_datagrams_cut_off_at_every_octet(scene: Scene, family: int) -> None:
 
 
 def test_any_octets_at_all(scene: Scene) -> None:
-    """Frames of noise, and good ones with some octets changed: never an error, never anywhere but where they may go."""
+    """Random frames, and valid ones with changed octets, cause no error; frames that are passed are unchanged."""
     plane, dice = scene.plane("gue", pool(BACKENDS[4])), random.Random(2026)
     good = [ethernet(udp((CLIENTS[f], 5555), (SERVICES[f], PORT), short(cid_of(0)))) for f in (4, 6)]
     for _ in range(4000):

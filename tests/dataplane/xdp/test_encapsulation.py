@@ -1,4 +1,4 @@
-"""What leaves towards a backend, octet by octet, in each mode and for each pair of families."""
+"""Frames towards backends, octet by octet, in each mode and for each pair of address families."""
 
 import ipaddress
 import struct
@@ -20,13 +20,13 @@ each_pair = pytest.mark.parametrize(
 
 
 def client_packet(family: int, payload: bytes = b"", **more: int | bytes) -> bytes:
-    """Return what a client sends to the service with an ID of backend 0."""
+    """Return a client's packet to the service, with an ID of backend 0."""
     datagram = short(cid_of(0)) + payload
     return udp((CLIENTS[family], 5555), (SERVICES[family], PORT), datagram, **more)
 
 
 def one_hop_on(packet: bytes) -> bytes:
-    """Return a packet whose TTL is one less, and IPv4's checksum with it."""
+    """Return a packet with its TTL decremented and IPv4's checksum updated."""
     seen = read_ip(packet)
     if packet[0] >> 4 == 6:
         return packet[:7] + bytes((seen.ttl - 1,)) + packet[8:]
@@ -40,24 +40,24 @@ def one_hop_on(packet: bytes) -> bytes:
 
 @each_family
 def test_l2(scene: Scene, family: int) -> None:
-    """The same packet, one hop on, with the MAC addresses of the next hop; the tag of another network is left off."""
+    """In l2 mode, the packet leaves with a decremented TTL and the next hop's MAC addresses, without its old tag."""
     plane = scene.plane("l2", pool(BACKENDS[family]))
     packet = client_packet(family, tos=0x29)
     for frame in (ethernet(packet), ethernet(packet, vlan=7)):
-        told = forward(plane, frame)
-        assert told.action == XDP_REDIRECT
-        assert told.packet == ethernet(one_hop_on(packet), macs=TOWARDS_B0)
+        result = forward(plane, frame)
+        assert result.action == XDP_REDIRECT
+        assert result.packet == ethernet(one_hop_on(packet), macs=TOWARDS_B0)
 
 
 @each_pair
 def test_ipip(scene: Scene, inner: int, outer: int) -> None:
-    """One more IP header: from here to there, TTL 64, DSCP and ECN copied, not to be fragmented."""
+    """In ipip mode, the packet gets an outer IP header with TTL 64, the inner DSCP and ECN, and no fragmentation."""
     plane = scene.plane("ipip", pool(BACKENDS[outer]))
     packet = client_packet(inner, tos=0xB9)
-    told = forward(plane, ethernet(packet))
-    assert told.action == XDP_REDIRECT
-    assert told.packet[:14] == ethernet(told.packet[14:], macs=TOWARDS_B0)[:14]
-    seen = read_ip(told.packet[14:])
+    result = forward(plane, ethernet(packet))
+    assert result.action == XDP_REDIRECT
+    assert result.packet[:14] == ethernet(result.packet[14:], macs=TOWARDS_B0)[:14]
+    seen = read_ip(result.packet[14:])
     assert (seen.source, seen.destination) == (SOURCES[outer], BACKENDS[outer][0])
     assert seen.protocol == {4: IPIP, 6: IPV6}[inner]
     assert (seen.tos, seen.ttl, seen.fragment) == (0xB9, 64, 0x4000)
@@ -66,12 +66,12 @@ def test_ipip(scene: Scene, inner: int, outer: int) -> None:
 
 @each_pair
 def test_gue(scene: Scene, inner: int, outer: int) -> None:
-    """IP and UDP to port 6080, no checksum, no GUE header between: variant 1."""
+    """In gue mode (variant 1), the packet gets an outer IP header and UDP to port 6080 without checksum."""
     plane = scene.plane("gue", pool(BACKENDS[outer]))
     packet = client_packet(inner, tos=0x02)
-    told = forward(plane, ethernet(packet))
-    assert told.action == XDP_REDIRECT
-    seen = read_ip(told.packet[14:])
+    result = forward(plane, ethernet(packet))
+    assert result.action == XDP_REDIRECT
+    seen = read_ip(result.packet[14:])
     assert (seen.source, seen.destination) == (SOURCES[outer], BACKENDS[outer][0])
     assert (seen.protocol, seen.tos, seen.ttl, seen.fragment) == (UDP, 0x02, 64, 0x4000)
     source, port, length, checksum = struct.unpack("!HHHH", seen.payload[:8])
@@ -82,7 +82,7 @@ def test_gue(scene: Scene, inner: int, outer: int) -> None:
 
 @pytest.mark.parametrize("mode", ["ipip", "gue"])
 def test_entropy(scene: Scene, mode: str) -> None:
-    """Flows differ in the outer header where it has room for that, and packets of one flow do not."""
+    """Different flows have different outer headers (flow label, UDP source port); packets of one flow have the same."""
     plane = scene.plane(mode, pool(BACKENDS[6]))
 
     def outer(port: int, cid: bytes) -> tuple[int, bytes]:
@@ -96,48 +96,48 @@ def test_entropy(scene: Scene, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 @pytest.mark.parametrize(("is_veth", "action"), [(True, XDP_REDIRECT), (False, XDP_TX)])
-def test_back_where_it_came_from(
+def test_a_backend_behind_the_same_interface(
     scene: Scene, mode: str, is_veth: bool, action: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backend beyond the very interface: transmitted there, on a veth in a way that is not held back; tags stay."""
+    """A packet that leaves by the interface it arrived on retains its tag. On a veth it is redirected, else XDP_TX."""
     if not is_veth:
         monkeypatch.setattr("qlb.dataplane.xdp.interfaces.holds_back", lambda _: False)
     plane = scene.plane(mode, pool(["192.0.2.2"]))
     packet = client_packet(4)
     for vlan, at in ((None, 14), (7, 18)):
-        told = forward(plane, ethernet(packet, vlan=vlan))
-        assert told.action == action
-        assert told.packet[:6] == bytes.fromhex("020000000022")
-        assert told.packet[6:12] not in (OUR_MAC, THEIR_MAC)
-        assert told.packet[12:at] == ethernet(packet, vlan=vlan)[12:at]
-        assert told.packet.endswith(one_hop_on(packet))
-        seen = read_ip(told.packet[at:])
+        result = forward(plane, ethernet(packet, vlan=vlan))
+        assert result.action == action
+        assert result.packet[:6] == bytes.fromhex("020000000022")
+        assert result.packet[6:12] not in (OUR_MAC, THEIR_MAC)
+        assert result.packet[12:at] == ethernet(packet, vlan=vlan)[12:at]
+        assert result.packet.endswith(one_hop_on(packet))
+        seen = read_ip(result.packet[at:])
         assert seen.destination == ("192.0.2.1" if mode == "l2" else "192.0.2.2")
 
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 @pytest.mark.parametrize("options", [b"\x01\x01\x01\x00", b"\x94\x04\x00\x00" * 10])
 def test_options(scene: Scene, mode: str, options: bytes) -> None:
-    """IPv4 options, few or as many as there may be, are carried along."""
+    """IPv4 options of the packet, up to the maximum, stay unchanged."""
     plane = scene.plane(mode, pool(BACKENDS[4]))
     packet = client_packet(4, options=options, identification=77)
-    told = forward(plane, ethernet(packet))
-    assert told.action == XDP_REDIRECT
-    assert told.packet.endswith(one_hop_on(packet))
+    result = forward(plane, ethernet(packet))
+    assert result.action == XDP_REDIRECT
+    assert result.packet.endswith(one_hop_on(packet))
 
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 @each_family
-def test_what_fills_a_short_frame_is_cut_off(scene: Scene, mode: str, family: int) -> None:
-    """Octets after the IP packet are no part of the datagram, and do not travel on."""
+def test_the_padding_of_a_short_frame_is_removed(scene: Scene, mode: str, family: int) -> None:
+    """Octets after the IP packet are not forwarded."""
     plane = scene.plane(mode, pool(BACKENDS[family]))
     packet = client_packet(family)
-    told, filled = (forward(plane, ethernet(packet) + more) for more in (b"", bytes(18)))
-    assert filled.packet == told.packet
+    result, filled = (forward(plane, ethernet(packet) + more) for more in (b"", bytes(18)))
+    assert filled.packet == result.packet
 
 
 def test_every_checksum_that_a_ttl_can_make(scene: Scene) -> None:
-    """IPv4's checksum is changed, not made anew: for every TTL, and where it wraps around."""
+    """The incremental update of IPv4's checksum is correct for every TTL, also where the sum wraps."""
     plane = scene.plane("l2", pool(BACKENDS[4]))
     for ttl in range(2, 256):
         for identification in (0, 0x1234, *(range(0xFF00 - 256 * ttl & 0xFFFF, 0xFF00 - 256 * ttl + 2 & 0xFFFF))):
@@ -146,7 +146,7 @@ def test_every_checksum_that_a_ttl_can_make(scene: Scene) -> None:
 
 
 def test_addresses_are_compared_whole(scene: Scene) -> None:
-    """A service address that differs in any one bit, or another port, is none of ours."""
+    """A destination that differs from the service in a single bit of address or port is not the service."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     for family, bits in ((4, 32), (6, 128)):
         service = int(ipaddress.ip_address(SERVICES[family]))
@@ -160,7 +160,7 @@ def test_addresses_are_compared_whole(scene: Scene) -> None:
 
 
 def test_no_ipv4_address_in_an_ipv6_packet(scene: Scene) -> None:
-    """The service's own IPv4 address, in its IPv6 form: not for the service, and none of ours."""
+    """An IPv6 packet to the IPv4-mapped form of the service's address is not for the service."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     frame = ethernet(udp((CLIENTS[6], 5555), (f"::ffff:{SERVICES[4]}", PORT), short(cid_of(0))))
     assert plane.explain(frame).decision is None

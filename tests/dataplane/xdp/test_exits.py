@@ -1,4 +1,4 @@
-"""The rules for ways out, over lists of interfaces as the kernel would report them; nothing here needs a kernel."""
+"""The rules for exits, tested with lists of interfaces as a kernel would report them. No kernel is needed."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -29,33 +29,33 @@ GATEWAY: Final = "10.0.0.2"
 
 
 def system(*devices: Device, accepting: tuple[int, ...] = (), **more: Any) -> System:
-    """Return a system with in0 and these. accepting: interfaces that report to accept redirects."""
+    """Return a system with in0 and these devices. accepting: interfaces that report that they accept redirects."""
     features = {device.index: ACCEPTS_REDIRECTS if device.index in accepting else 3 for device in devices}
     everything = {device.index: device for device in (Device(IN, "in0"), *devices)}
     return System(everything, features, **more)
 
 
 def leaving(one: System, ingress: Ingress = INGRESS) -> dict[Key, Exit]:
-    """Return the exits by other interfaces than the one that packets come in at."""
+    """Return the exits, without those by the interface that packets arrive on."""
     return {key: way for key, way in find_exits(one, [ingress]).items() if key.interface != IN}
 
 
 def refusals(one: System, ingress: Ingress = INGRESS) -> list[str]:
-    """Return what is reported of a backend behind OUT."""
+    """Return the reports about a backend behind OUT."""
     found = find_refusals(one, find_exits(one, [ingress]), [ingress], [Target("a", OUT, GATEWAY)])
     return [str(refusal) for refusal in found]
 
 
 def test_a_driver_that_accepts_redirects() -> None:
-    """It is used as the kernel names it, and nothing is reported."""
+    """An interface that accepts redirects is used as the kernel returns it, and nothing is reported."""
     one = system(Device(OUT, "out0"), accepting=(OUT,))
     assert leaving(one) == {Key(IN, OUT): Exit(OUT)}
     assert refusals(one) == []
 
 
 @pytest.mark.parametrize("kind", ["", "bridge", "vlan", "macvlan", "ipvlan", "dummy", "vxlan", "veth", "bond", "team"])
-def test_a_driver_that_accepts_none(kind: str) -> None:
-    """Not used from a program in a driver, and reported with a remedy; used from one after the driver."""
+def test_a_driver_that_accepts_no_redirects(kind: str) -> None:
+    """In driver mode, such an interface is not used and is reported with a remedy; in generic mode it is used."""
     one = system(Device(OUT, "out0", kind=kind, filters_vlans=kind == "bridge"))
     assert leaving(one) == {}
     (text,) = refusals(one)
@@ -68,13 +68,13 @@ def test_a_driver_that_accepts_none(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bond", "team"])
 def test_a_bond_reports_its_members_features(kind: str) -> None:
-    """It does not transmit redirected frames whatever it reports."""
+    """A bond or team is not used, whatever it reports, because it does not transmit redirected frames."""
     assert leaving(system(Device(OUT, "bond0", kind=kind), accepting=(OUT,))) == {}
 
 
 @pytest.mark.parametrize("ingress", [INGRESS, GENERIC])
 def test_an_interface_without_ethernet_headers(ingress: Ingress) -> None:
-    """A tunnel would take the MAC addresses for the packet: in no mode."""
+    """An interface without Ethernet headers is never used: a tunnel would send the MAC addresses as payload."""
     one = system(Device(OUT, "tun0", is_ethernet=False, kind="tun"), accepting=(OUT,))
     assert leaving(one, ingress) == {}
     assert "without Ethernet headers" in refusals(one, ingress)[0]
@@ -82,7 +82,7 @@ def test_an_interface_without_ethernet_headers(ingress: Ingress) -> None:
 
 @pytest.mark.parametrize("ingress", [INGRESS, GENERIC])
 def test_an_interface_that_is_down(ingress: Ingress) -> None:
-    """Nothing leaves by it."""
+    """An interface that is down is not used."""
     one = system(Device(OUT, "out0", is_up=False), accepting=(OUT,))
     assert leaving(one, ingress) == {}
     assert "it is down" in refusals(one, ingress)[0]
@@ -93,20 +93,20 @@ def test_an_interface_that_is_down(ingress: Ingress) -> None:
     [("", True), ("veth", True), ("tun", True), ("bridge", False), ("vlan", False), ("bond", False), ("dummy", False)],
 )
 def test_kernels_that_report_no_features(kind: str, accepts: bool) -> None:
-    """Before 6.3 the kind of interface is all that is known: hardware may accept them, most virtual ones do not."""
+    """On kernels before 6.3, the kind of interface decides: hardware may accept redirects, most virtual ones do not."""
     one = System({IN: Device(IN, "in0"), OUT: Device(OUT, "out0", kind=kind)}, None)
     assert bool(leaving(one)) is accepts
 
 
 def test_back_by_the_same_interface() -> None:
-    """The driver transmits it; where a redirect is needed for that, its features count."""
+    """The driver transmits back by the same interface; if that needs a redirect, the interface's features decide."""
     one = system()
     assert find_exits(one, [INGRESS]) == {Key(IN, IN): Exit(IN)}
     assert find_exits(one, [replace(INGRESS, transmits=False)]) == {}
 
 
 def test_a_vlan() -> None:
-    """Its parent sends, with a tag: also where that is the interface that packets come in at."""
+    """The parent of a VLAN interface sends with a tag, also if it is the interface that packets arrive on."""
     vlan = Device(OUT, "out0.7", kind="vlan", vlan=7, lower=OTHER)
     one = system(vlan, Device(OTHER, "out0"), accepting=(OTHER,))
     assert leaving(one)[Key(IN, OUT)] == Exit(OTHER, 7)
@@ -118,10 +118,10 @@ def test_a_vlan() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"vlan": 0}, {"lower": 0}, {"lower": 99}, {"is_up": False}, {"mtu": 9000}],
-    ids=["another protocol", "no parent here", "the parent is gone", "down", "the parent takes less"],
+    ids=["another protocol", "no parent here", "the parent is missing", "down", "the parent has a smaller MTU"],
 )
 def test_a_vlan_that_cannot_be_replaced(change: dict[str, Any]) -> None:
-    """Reported."""
+    """A VLAN interface whose parent cannot send in its place is reported."""
     vlan = replace(Device(OUT, "out0.7", kind="vlan", vlan=7, lower=OTHER), **change)
     one = system(vlan, Device(OTHER, "out0"), accepting=(OTHER,))
     assert Key(IN, OUT) not in leaving(one)
@@ -136,7 +136,7 @@ def bridged(port: Device | None = None, **more: Any) -> System:
 
 
 def test_a_bridge() -> None:
-    """The port behind which it has seen the next hop sends, for that next hop alone."""
+    """For a bridge, the port behind which it has seen the next hop sends, for that next hop alone."""
     assert leaving(bridged()) == {Key(IN, OUT, MAC): Exit(OTHER), Key(IN, OTHER): Exit(OTHER)}
     assert refusals(bridged()) == []
     assert leaving(bridged(), GENERIC)[Key(IN, OUT)] == Exit(OUT)
@@ -161,26 +161,26 @@ def test_a_bridge() -> None:
         "port blocked",
         "port of another",
         "port down",
-        "port takes less",
+        "port has a smaller MTU",
         "port refuses",
         "filters VLANs",
     ],
 )
 def test_a_bridge_that_cannot_be_replaced(one: System) -> None:
-    """Reported once the next hop's MAC address is known."""
+    """A bridge without a usable port is reported once the next hop's MAC address is known."""
     assert not any(key.interface == OUT for key in leaving(one))
     assert "it is a bridge" in refusals(one)[0]
 
 
-def test_what_is_not_known_yet_is_not_reported() -> None:
-    """The next hop on a bridge has not answered; an interface has gone since; the backend is this machine's own."""
+def test_unknown_next_hops_are_not_reported() -> None:
+    """A next hop that has not answered, a removed interface and a backend on this machine are not reported."""
     assert refusals(bridged(neighbours={})) == []
     assert refusals(system()) == []
     assert refusals(system(Device(OUT, "lo", is_ethernet=False, is_loopback=True))) == []
 
 
 def test_one_sentence_for_an_interface() -> None:
-    """However many backends are behind it; each interface that packets come in at is looked at."""
+    """An interface is reported once, whatever the number of backends behind it, for each ingress that it refuses."""
     one = system(Device(OUT, "out0", kind="dummy"), Device(OTHER, "in1"))
     targets = [Target(f"b{n}", OUT, GATEWAY) for n in range(5)]
     ingresses = [INGRESS, Ingress(OTHER, generic=True)]
@@ -189,8 +189,8 @@ def test_one_sentence_for_an_interface() -> None:
     assert str(refusal).endswith("from in0 are dropped as no_route: b0, b1, b2 and 2 more")
 
 
-def test_packets_that_come_in_at_a_bond() -> None:
-    """In the driver, the program runs on the members, and transmits there what leaves by the bond."""
+def test_packets_that_arrive_on_a_bond() -> None:
+    """In driver mode, the program runs on a bond's members, and packets that leave by the bond leave by the member."""
     one = System(
         {
             IN: Device(IN, "bond0", kind="bond"),
@@ -210,7 +210,7 @@ def test_packets_that_come_in_at_a_bond() -> None:
 
 
 def test_cards_that_accept_redirects_once_a_program_is_attached() -> None:
-    """Expected of those that will have one, and of no other; nor of a veth, where its other end matters."""
+    """Such a card is expected to accept them if it gets a program; not so a veth, where the other end decides."""
     one, targets = system(Device(OUT, "out0"), Device(OTHER, "v0", kind="veth")), [Target("a", OUT, GATEWAY)]
     assert len(expect_refusals(one, [IN], targets, generic=False)) == 1
     assert expect_refusals(one, [IN, OUT], targets, generic=False) == []
@@ -219,8 +219,8 @@ def test_cards_that_accept_redirects_once_a_program_is_attached() -> None:
     assert expect_refusals(one._replace(features=None), [IN, 99], targets, generic=False) == []
 
 
-def test_the_map_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More ways out than it holds are left out, and refused."""
+def test_the_map_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exits beyond the map's size are left out, so that packets to them are dropped."""
     monkeypatch.setattr(exits, "MAX_EXITS", 2)
     one = system(Device(OUT, "out0"), Device(OTHER, "out1"), accepting=(OUT, OTHER))
     assert find_exits(one, [INGRESS]) == {Key(IN, IN, NO_MAC): Exit(IN), Key(IN, OUT, NO_MAC): Exit(OUT)}

@@ -1,4 +1,4 @@
-"""A program that is taken off its interface without qlb's doing: noticed at the next look, and attached again."""
+"""The program is detached from its interface by another program: qlb notices and attaches it again."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.toolchain
 
 
 def detach_by_force(plane: XdpPlane) -> None:
-    """Do what `bpftool link detach` does; `ip link set dev in0 xdp off` is refused by the kernel."""
+    """Detach as `bpftool link detach` does. The kernel rejects `ip link set dev in0 xdp off`."""
     (attachment,) = plane._interfaces._attachments
     link = attachment._link
     assert link is not None
@@ -26,7 +26,7 @@ def detach_by_force(plane: XdpPlane) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("attach", ["native", "generic"])
 def test_a_detached_program_is_attached_again(scene: Scene, attach: str, keep: bool) -> None:
-    """Where it was, and with its pin."""
+    """The next watch() attaches a detached program again, in the same mode and with its pin."""
     plane = scene.plane("ipip", pool(BACKENDS[4]), attach=attach, keep=keep)
     plane.start()
     assert (plane.watch().restored, plane.watch().losses) == ((), ())
@@ -44,8 +44,8 @@ def test_a_detached_program_is_attached_again(scene: Scene, attach: str, keep: b
         assert attached("in0") == ""
 
 
-def test_ip_link_cannot_take_it_off(scene: Scene) -> None:
-    """The kernel protects a program that is attached by a link."""
+def test_ip_link_cannot_detach_it(scene: Scene) -> None:
+    """The kernel protects a program that is attached by a BPF link."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     plane.start()
     for mode in ("xdp", "xdpdrv", "xdpgeneric"):
@@ -55,7 +55,7 @@ def test_ip_link_cannot_take_it_off(scene: Scene) -> None:
 
 
 def test_another_program_in_its_place(scene: Scene) -> None:
-    """Attached by somebody else in the meantime: reported as long as it is there, then attached again."""
+    """Another program on the interface is reported as long as it is there; then qlb's program is attached again."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     plane.start()
     detach_by_force(plane)
@@ -69,8 +69,8 @@ def test_another_program_in_its_place(scene: Scene) -> None:
     assert plane.watch().restored == ("in0",)
 
 
-def test_a_successor_is_left_alone(scene: Scene) -> None:
-    """Another qlb process has replaced the program on its link: reported, and not fought over."""
+def test_the_program_of_a_new_process_is_left_alone(scene: Scene) -> None:
+    """If another qlb process has replaced the program, the old process reports it and changes nothing."""
     first = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
     first.start()
     second = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
@@ -85,7 +85,7 @@ def test_a_successor_is_left_alone(scene: Scene) -> None:
 
 
 def test_an_interface_that_goes_and_comes_back(scene: Scene) -> None:
-    """Without it: a loss. A new one of its name gets the program as soon as the kernel may forward there."""
+    """A missing interface is a loss. A new interface of the same name gets the program again."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     plane.start()
     subprocess.run(["ip", "link", "del", "in0"], check=True)
@@ -100,7 +100,7 @@ def test_an_interface_that_goes_and_comes_back(scene: Scene) -> None:
 
 
 def test_an_interface_that_is_moved_away(scene: Scene) -> None:
-    """The program is still on it, in another network, where nobody wants it."""
+    """If the interface is moved to another network, the program is detached from it and the loss is reported."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     plane.start()
     with open_network() as here, network_of_its_own():
@@ -114,8 +114,8 @@ def test_an_interface_that_is_moved_away(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("command", ["link set in0 down", "link set in1 down"])
-def test_an_interface_where_nothing_comes_in(scene: Scene, command: str) -> None:
-    """Down, or without a carrier: the program is there, but of no use; with another interface it is only a notice."""
+def test_an_interface_without_incoming_packets(scene: Scene, command: str) -> None:
+    """An interface that is down or without carrier is reported as idle; the plane is isolated if there is no other."""
     one, both = scene.plane("ipip", pool(BACKENDS[4])), scene.plane("ipip", pool(BACKENDS[4]), ("in0", "out0"))
     assert [(found.idle, found.is_isolated) for found in (one.watch(), both.watch())] == 2 * [((), False)]
     subprocess.run(["ip", "-batch", "-"], input=command, text=True, check=True)
@@ -126,7 +126,7 @@ def test_an_interface_where_nothing_comes_in(scene: Scene, command: str) -> None
 
 
 def test_nothing_is_attached_before_the_start(scene: Scene) -> None:
-    """A process that waits for its predecessor only looks."""
+    """Before start(), watch() attaches nothing, because the old process of a handover may still forward."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     assert (plane.watch().restored, plane.watch().losses) == ((), ())
     assert attached("in0") == ""

@@ -1,4 +1,4 @@
-"""The committed BPF objects are what clang makes of the sources beside them, and they are in the package."""
+"""The committed BPF objects match their sources, and they are in the package."""
 
 import fnmatch
 import tomllib
@@ -12,13 +12,13 @@ from lab.xdp import objects
 
 @pytest.mark.parametrize("name", objects.PROGRAMS)
 def test_the_object_is_not_stale(name: str) -> None:
-    """It was made of these very sources, with these flags: `make bpf` makes it again."""
+    """Each object was compiled from the current sources and flags; otherwise `make bpf` compiles it again."""
     assert objects.recorded()[f"{name}.o"] == objects.fingerprint(name), f"{name}.o is stale: run `make bpf`"
     assert (objects.FOLDER / f"{name}.o").read_bytes()[:4] == b"\x7fELF"
 
 
 def test_the_hash_covers_headers_that_headers_include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change anywhere in what is compiled changes it; a header of the system is nobody's change."""
+    """A change in any included project header changes the hash. System headers are not part of it."""
     monkeypatch.setattr(objects, "ROOT", tmp_path)
     monkeypatch.setattr(objects, "FOLDER", tmp_path / "xdp")
     for name, text in (
@@ -34,8 +34,8 @@ def test_the_hash_covers_headers_that_headers_include(tmp_path: Path, monkeypatc
     assert objects.fingerprint("some") != before
 
 
-def test_the_package_holds_the_objects() -> None:
-    """A wheel has them: package data names them all."""
+def test_the_package_contains_the_objects() -> None:
+    """The package data in pyproject.toml match every object, so that a wheel contains them."""
     settings = tomllib.loads((objects.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = settings["package-data"]["qlb"]
     for path in sorted(objects.FOLDER.glob("*.o")):
@@ -45,7 +45,7 @@ def test_the_package_holds_the_objects() -> None:
 @pytest.mark.toolchain
 @pytest.mark.parametrize("name", objects.PROGRAMS)
 def test_it_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
-    """By the clang of this machine, whichever it is; warnings are errors."""
+    """Each program compiles with the clang of this machine, with warnings as errors."""
     require("clang", "llvm-strip")
     if not Path("/usr/include/bpf/bpf_helpers.h").exists():
         pytest.skip("libbpf's headers are not installed")

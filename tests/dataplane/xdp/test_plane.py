@@ -1,4 +1,4 @@
-"""The plane in its process: what it counts, how it changes under way, what it leaves behind, and what it cannot do."""
+"""The plane in its process: counters, changes under traffic, the program that it leaves, and errors."""
 
 import dataclasses
 import subprocess
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.toolchain
 
 
 def frame_to(number: int, client_port: int = 5555) -> bytes:
-    """Return a frame with an ID of a backend."""
+    """Return a frame with a backend's ID."""
     return ethernet(udp((CLIENTS[4], client_port), (SERVICES[4], PORT), short(cid_of(number))))
 
 
@@ -50,12 +50,12 @@ def newcomer(client_port: int) -> bytes:
 
 
 def outcomes(sums: Counters) -> dict[str, int]:
-    """Return packets by outcome, those that there were."""
+    """Return the number of packets by outcome, without zeros."""
     return {o.name: n for o, n in zip(OUTCOMES, total_outcomes([sums]), strict=True) if n}
 
 
 def test_counts(scene: Scene) -> None:
-    """Packets, octets, routes and times by backend and config; the sums hold."""
+    """Packets, octets, routes and times are counted by backend and CID config, and the sums are consistent."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     for number in (0, 1, 1):
         forward(plane, frame_to(number))
@@ -84,7 +84,7 @@ def test_counts(scene: Scene) -> None:
 
 
 def test_states(scene: Scene) -> None:
-    """Draining and unhealthy backends get what has their ID and nothing new; one that has left gets nothing."""
+    """Draining and unhealthy backends get only packets with their ID; a removed backend gets none."""
     both = pool(BACKENDS[4])
     plane = scene.plane("ipip", both)
     drained = dataclasses.replace(both[0], state=BackendState.DRAINING)
@@ -98,7 +98,7 @@ def test_states(scene: Scene) -> None:
 
 
 def test_flow_tables(scene: Scene) -> None:
-    """They remember where unroutable packets went, for as long as they were told, and not at all where they may not."""
+    """The flow tables remember the backends of unroutable packets for flow_timeout, unless their size is 0."""
     both = pool(BACKENDS[4])
     plane = scene.plane("ipip", both)
     plane.apply(orders(both, flow_timeout_s=10.0))
@@ -115,8 +115,8 @@ def test_flow_tables(scene: Scene) -> None:
     assert plane.explain(newcomer(7), now=102 * second).backend == first
 
 
-def test_the_memo_is_of_one_generation(scene: Scene) -> None:
-    """An ID that was decoded before is decoded again when its server's backend has changed."""
+def test_the_memo_is_valid_for_one_generation(scene: Scene) -> None:
+    """An ID is decoded again after its server ID has moved to another backend."""
     a, b = pool(BACKENDS[4])
     plane = scene.plane("ipip", [a, b])
     assert [plane.explain(frame_to(0)).backend for _ in range(2)] == [0, 0]
@@ -126,15 +126,15 @@ def test_the_memo_is_of_one_generation(scene: Scene) -> None:
 
 
 def test_no_packet_sees_half_of_a_change(scene: Scene) -> None:
-    """Backends and IDs swap places again and again while packets are decided: each goes by one of the two.
+    """While two backends swap their IDs repeatedly, one of the two configurations decides each packet.
 
-    Their addresses swap too: what the ID decodes to and where that backend is must be of the same generation.
+    Their addresses swap too: the decoded backend and its address must be of the same generation.
     """
     a, b = pool(BACKENDS[4])
     swapped = [
         Backend("b0", b.endpoint, b.server_ids),
         Backend("b1", a.endpoint, a.server_ids),
-    ]  # whoever has server ID 1 is at 10.0.0.2, before and after
+    ]  # the backend with server ID 1 is at 10.0.0.2 in both
     plane = scene.plane("l2", [a, b])
     done = threading.Event()
 
@@ -156,7 +156,7 @@ def test_no_packet_sees_half_of_a_change(scene: Scene) -> None:
 
 
 def test_it_grows(scene: Scene) -> None:
-    """More backends than the maps have room for: others take their place, and what was counted stays counted."""
+    """If there are more backends than the maps have room for, larger maps replace them; counters and flows stay."""
     few = pool(BACKENDS[4])
     plane = scene.plane("ipip", few)
     for _ in range(3):
@@ -170,7 +170,7 @@ def test_it_grows(scene: Scene) -> None:
     sums = plane.read_counters()
     assert total_backend([sums], 1).forwarded[0] == 4
     assert sum(outcomes(sums).values()) == sums.slots[slots.PACKETS_RECEIVED] == 6
-    assert outcomes(sums)["four_tuple_reserved_config"] == 1, "the flow tables have moved along"
+    assert outcomes(sums)["four_tuple_reserved_config"] == 1, "the flow tables were copied"
 
 
 def _ids(number: int) -> dict[int, tuple[bytes, ...]]:
@@ -178,14 +178,14 @@ def _ids(number: int) -> dict[int, tuple[bytes, ...]]:
 
 
 def attached(interface: str) -> str:
-    """Return what the system says of an interface's XDP program."""
-    told = subprocess.run(["ip", "-d", "link", "show", interface], check=True, capture_output=True, text=True).stdout
-    return "native" if " xdp " in told else "generic" if " xdpgeneric " in told else ""
+    """Return the mode of an interface's XDP program, or an empty string."""
+    output = subprocess.run(["ip", "-d", "link", "show", interface], check=True, capture_output=True, text=True).stdout
+    return "native" if " xdp " in output else "generic" if " xdpgeneric " in output else ""
 
 
 @pytest.mark.parametrize(("attach", "found"), [("auto", "native"), ("native", "native"), ("generic", "generic")])
 def test_attached_and_detached(scene: Scene, attach: str, found: str) -> None:
-    """In the driver where it can be; gone with the plane."""
+    """The program is attached in the driver if possible, and detached when the plane stops."""
     plane = scene.plane("ipip", pool(BACKENDS[4]), attach=attach)
     assert attached("in0") == ""
     plane.start()
@@ -195,14 +195,14 @@ def test_attached_and_detached(scene: Scene, attach: str, found: str) -> None:
 
 
 def test_loopback_has_no_driver(scene: Scene) -> None:
-    """Generic mode is what `auto` goes on with."""
+    """On an interface without driver support, `auto` uses generic mode."""
     allow_forwarding("lo", "ipv4")
     scene.plane("ipip", pool(BACKENDS[4]), ("lo",)).start()
     assert attached("lo") == "generic"
 
 
-def test_kept_and_taken_over(scene: Scene) -> None:
-    """What is kept goes on forwarding without its process; the next plane replaces it on its hook."""
+def test_a_program_left_attached_is_replaced(scene: Scene) -> None:
+    """With keep, the program stays attached without its process; the next plane replaces it."""
     first = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
     first.start()
     first.stop()
@@ -217,7 +217,7 @@ def test_kept_and_taken_over(scene: Scene) -> None:
 
 
 def test_an_interface_of_the_same_name(scene: Scene) -> None:
-    """The one that the program was left on is gone, and nothing of it is in the new one's way."""
+    """If the interface was replaced by one of the same name, a plane starts on it although the old one left a pin."""
     first = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
     first.start()
     first.stop()
@@ -229,8 +229,8 @@ def test_an_interface_of_the_same_name(scene: Scene) -> None:
     assert attached("in0") == "native"
 
 
-def test_what_is_missing(scene: Scene) -> None:
-    """Each is named."""
+def test_missing_prerequisites(scene: Scene) -> None:
+    """The error names the missing interface, the sysctl, or the other program."""
     with pytest.raises(PlaneUnavailable, match="no network interface nowhere0"):
         scene.plane("ipip", pool(BACKENDS[4]), ("nowhere0",))
     allow_forwarding("in0", "ipv4", 0)
@@ -243,7 +243,7 @@ def test_what_is_missing(scene: Scene) -> None:
 
 
 def test_without_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library, then the capabilities: what is missing is told by name."""
+    """The message names the missing library, or the missing capabilities."""
     libbpf.library.cache_clear()
     try:
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The object itself: what the verifier says of it, and which kernels can load it."""
+"""The BPF object: the verifier's limits, and the kernels that can load it."""
 
 import re
 import struct
@@ -13,11 +13,11 @@ from qlb.dataplane.xdp.libbpf import BpfObject
 pytestmark = pytest.mark.toolchain
 
 INSTRUCTIONS: Final = 200_000
-"""What the verifier may have to walk through; it stops at 1,000,000."""
+"""Instructions that the verifier may process; its own limit is 1,000,000."""
 STACK_BYTES: Final = 512
 AES_STACK_BYTES: Final = 64
 STACK_STEP: Final = 32
-"""Kernels before 6.9 round every frame up to this."""
+"""Kernels before 6.9 round every stack frame up to a multiple of this."""
 HELPERS: Final = {
     1: "map_lookup_elem, 3.19",
     2: "map_update_elem, 3.19",
@@ -28,18 +28,18 @@ HELPERS: Final = {
     69: "fib_lookup, 4.18",
     118: "jiffies64, 5.6",
 }
-"""Number: name, and the kernel that has had it first. 5.15 is the oldest that qlb is for."""
+"""Number: name, and the first kernel that has it. 5.15 is the oldest kernel that qlb supports."""
 
 
 @pytest.fixture(scope="module")
 def octets() -> bytes:
-    """The committed object."""
+    """Return the committed object."""
     return plane.PROGRAM.read_bytes()
 
 
 @pytest.mark.parametrize("mode", range(len(MODES)), ids=MODES)
 def test_the_verifier(octets: bytes, mode: int) -> None:
-    """It accepts the program in every mode, with instructions and stack to spare, as older kernels count it too."""
+    """The verifier accepts the program in every mode, and its limits are not exhausted, also not on older kernels."""
     if lack := libbpf.what_lacks():
         pytest.skip(lack)
     with BpfObject(octets, log=True) as loaded:
@@ -49,25 +49,25 @@ def test_the_verifier(octets: bytes, mode: int) -> None:
         loaded.set_constants(".rodata.settings", constants)
         loaded.load()
         for name in (plane.FORWARD, plane.EXPLAIN):
-            said = loaded.verifier_log(name)
-            walked = re.search(r"processed (\d+) insns", said)
-            stack = re.search(r"stack depth ([\d+]+)", said)
-            assert walked, said
-            assert stack, said
+            log = loaded.verifier_log(name)
+            walked = re.search(r"processed (\d+) insns", log)
+            stack = re.search(r"stack depth ([\d+]+)", log)
+            assert walked, log
+            assert stack, log
             assert int(walked[1]) < INSTRUCTIONS
             main, *called = (-(-int(depth) // STACK_STEP) * STACK_STEP for depth in stack[1].split("+"))
             decision, *others = sorted(called, reverse=True)  # the deepest; it calls AES, which calls nothing
-            assert main + decision + AES_STACK_BYTES <= STACK_BYTES, said
-            assert AES_STACK_BYTES in others, said
+            assert main + decision + AES_STACK_BYTES <= STACK_BYTES, log
+            assert AES_STACK_BYTES in others, log
 
 
-def test_it_asks_for_helpers_that_5_15_has(octets: bytes) -> None:
-    """Every call instruction in the object is of a function of its own, or of one of these helpers."""
+def test_it_uses_only_helpers_of_kernel_5_15(octets: bytes) -> None:
+    """Every call instruction in the object calls one of its own functions or one of these helpers."""
     assert set(_called(octets)) == set(HELPERS)
 
 
 def _called(octets: bytes) -> list[int]:
-    """Read the numbers of helpers from an ELF file's executable sections. Spec: RFC 9669, section 4.3."""
+    """Return the numbers of the helpers that an ELF file's executable sections call. Spec: RFC 9669, section 4.3."""
     start, entry_size, count = (struct.unpack_from("<Q", octets, 40)[0], *struct.unpack_from("<HH", octets, 58))
     found = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""What goes nowhere, what its sender is told, and what is the kernel's: all of it counted, or left as it came."""
+"""Packets that are dropped, answered with an ICMP error, or passed to the kernel."""
 
 from collections.abc import Callable
 from typing import Final
@@ -40,7 +40,7 @@ each_mode = pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 
 
 def counted(plane: XdpPlane) -> dict[str, int]:
-    """Return packets by outcome, those that there were; received must be their sum."""
+    """Return the number of packets by outcome, without zeros. Check that their sum is the number received."""
     sums = plane.read_counters()
     found = {o.name: n for o, n in zip(OUTCOMES, total_outcomes([sums]), strict=True) if n}
     assert sums.slots[slots.PACKETS_RECEIVED] == sum(found.values())
@@ -55,7 +55,7 @@ def to_service(family: int, datagram: bytes, **more: int | bytes) -> bytes:
 @each_mode
 @each_family
 def test_hop_limit(scene: Scene, mode: str, family: int) -> None:
-    """What may go no further is not sent on: two balancers that send to each other make no endless loop."""
+    """A packet with hop limit 0 or 1 is dropped, so that two balancers that send to each other end the loop."""
     plane = scene.plane(mode, pool(BACKENDS[family]))
     for ttl, action in ((0, XDP_DROP), (1, XDP_DROP), (2, XDP_REDIRECT)):
         assert forward(plane, ethernet(to_service(family, short(cid_of(0)), ttl=ttl))).action == action
@@ -65,8 +65,8 @@ def test_hop_limit(scene: Scene, mode: str, family: int) -> None:
 @each_mode
 @each_family
 @pytest.mark.parametrize(("to", "outcome"), [(SILENT, "drop_no_neighbour"), (NOWHERE, "drop_no_route")])
-def test_no_way(scene: Scene, mode: str, family: int, to: dict[int, str], outcome: str) -> None:
-    """No route, or nobody at the end of it: dropped, and counted by which of them."""
+def test_no_route_or_neighbour(scene: Scene, mode: str, family: int, to: dict[int, str], outcome: str) -> None:
+    """Without a route or a neighbour, the packet is dropped and counted with the reason."""
     plane = scene.plane(mode, pool([to[family]]))
     assert forward(plane, ethernet(to_service(family, short(cid_of(0))))).action == XDP_DROP
     assert counted(plane) == {outcome: 1}
@@ -76,7 +76,7 @@ def test_no_way(scene: Scene, mode: str, family: int, to: dict[int, str], outcom
 @each_family
 @pytest.mark.parametrize("vlan", [None, 7])
 def test_too_big(scene: Scene, mode: str, family: int, vlan: int | None) -> None:
-    """The longest that fits goes; one octet more, and the client is told in a shorter packet what would have."""
+    """The longest packet that fits is forwarded; for one more octet, the client gets an ICMP error with the MTU."""
     plane = scene.plane(mode, pool([NARROW[family]]))
     fits = NARROW_MTU - OVERHEAD[mode][family]
     head = len(to_service(family, b""))
@@ -84,24 +84,24 @@ def test_too_big(scene: Scene, mode: str, family: int, vlan: int | None) -> None
     assert (len(longest), len(longer)) == (fits, fits + 1)
     assert forward(plane, ethernet(longest, vlan=vlan)).action == XDP_REDIRECT
 
-    told = forward(plane, ethernet(longer, vlan=vlan))
+    result = forward(plane, ethernet(longer, vlan=vlan))
     if family == 6 and len(longer) < 1280:
-        assert told.action == XDP_DROP  # no IPv6 path is so narrow
+        assert result.action == XDP_DROP  # no IPv6 path is so narrow
         return
-    assert told.action == XDP_REDIRECT
+    assert result.action == XDP_REDIRECT
     kind, code = ANSWERS[family]
     quote = longer[: QUOTE_BYTES[family]]
     answer = icmp(SERVICES[family], CLIENTS[family], kind, code, quote, rest=fits)
     if family == 4:
         answer = ip(SERVICES[4], CLIENTS[4], 1, read_ip(answer).payload, fragment=0)
-    assert told.packet == ethernet(answer, vlan=vlan, macs=THEIR_MAC + OUR_MAC)
+    assert result.packet == ethernet(answer, vlan=vlan, macs=THEIR_MAC + OUR_MAC)
     assert len(answer) < len(longer)
     assert counted(plane) == {"cid_config_1": 1, "drop_too_big": 1}
     assert plane.read_counters().slots[slots.ICMP_SENT] == 1
 
 
 def test_answers_are_bounded(scene: Scene) -> None:
-    """Whoever sends packets that are too big gets few answers; all are counted as dropped."""
+    """The rate of ICMP answers is bounded; all packets that are too big are counted as dropped."""
     plane = scene.plane("ipip", pool([NARROW[4]]))
     frame = ethernet(to_service(4, short(cid_of(0), bytes(1300))))
     actions = [forward(plane, frame).action for _ in range(2000)]
@@ -113,7 +113,7 @@ def test_answers_are_bounded(scene: Scene) -> None:
 
 @each_family
 def test_a_sample_of_what_was_dropped(scene: Scene, family: int) -> None:
-    """The last datagram of each reason is kept, its beginning and its length."""
+    """The beginning and the length of the last dropped datagram of each reason are stored."""
     plane = scene.plane("ipip", pool([SILENT[family]]))
     datagram = short(cid_of(0), bytes(range(100)))
     forward(plane, ethernet(to_service(family, datagram)))
@@ -127,7 +127,7 @@ def test_a_sample_of_what_was_dropped(scene: Scene, family: int) -> None:
 
 
 def test_fragments(scene: Scene) -> None:
-    """First fragments of datagrams to the service are dropped and counted; later ones tell no port: the kernel's."""
+    """First fragments to the service are dropped and counted; later ones have no port and go to the kernel."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     first = ethernet(to_service(4, short(cid_of(0)), fragment=0x2000))
     later = ethernet(ip(CLIENTS[4], SERVICES[4], UDP, bytes(64), fragment=0x0010))
@@ -136,14 +136,14 @@ def test_fragments(scene: Scene) -> None:
     first6 = ethernet(ip(CLIENTS[6], SERVICES[6], 44, fragment6 + inner))
     later6 = ethernet(ip(CLIENTS[6], SERVICES[6], 44, b"\x11\0" + bytes((0, 8)) + bytes(4) + inner))
     for frame, action in ((first, XDP_DROP), (later, XDP_PASS), (first6, XDP_DROP), (later6, XDP_PASS)):
-        told = forward(plane, frame)
-        assert told.action == action
-        assert told.packet == frame
+        result = forward(plane, frame)
+        assert result.action == action
+        assert result.packet == frame
     assert counted(plane) == {"drop_fragment": 2}
 
 
 def others() -> dict[str, bytes]:
-    """Return frames that are none of ours."""
+    """Return frames that are not for the service."""
     quic = short(cid_of(0))
     tcp = ip(CLIENTS[4], SERVICES[4], 6, bytes(20))
     return {
@@ -165,22 +165,22 @@ def others() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", others())
-def test_what_is_the_kernels(scene: Scene, name: str) -> None:
-    """Untouched, to the last octet, and not counted."""
+def test_frames_for_the_kernel(scene: Scene, name: str) -> None:
+    """Frames that are not for the service are passed unchanged to the kernel and not counted."""
     plane = scene.plane("gue", pool(BACKENDS[4]))
     frame = others()[name]
-    told = forward(plane, frame)
-    assert (told.action, told.packet) == (XDP_PASS, frame)
+    result = forward(plane, frame)
+    assert (result.action, result.packet) == (XDP_PASS, frame)
     assert counted(plane) == {}
 
 
 def server_packet(family: int, datagram: bytes) -> bytes:
-    """Return what a server sends to the client, as an ICMP error quotes it."""
+    """Return a server's packet to the client, as an ICMP error quotes it."""
     return udp((SERVICES[family], PORT), (CLIENTS[family], 5555), datagram)
 
 
 def long_from(number: int) -> bytes:
-    """Return a server's handshake packet: its source ID is the server's."""
+    """Return a server's handshake packet. Its source ID is the server's."""
     return b"\xe0" + bytes((0, 0, 0, 1, 8)) + bytes(8) + bytes((15,)) + cid_of(number) + bytes(1100)
 
 
@@ -190,7 +190,7 @@ ERRORS: Final = {4: [(3, 3), (3, 4), (11, 0), (12, 0)], 6: [(1, 4), (2, 0), (3, 
 @each_mode
 @each_family
 def test_errors_go_to_the_server_that_they_are_about(scene: Scene, mode: str, family: int) -> None:
-    """A quoted long header holds the server's ID, whatever else is known; all of the error is passed on."""
+    """An ICMP error goes unchanged to the server whose ID is in the quoted long header."""
     plane = scene.plane(mode, pool(BACKENDS[family]))
     for kind, code in ERRORS[family]:
         for number, host in enumerate(BACKENDS[family]):
@@ -199,36 +199,36 @@ def test_errors_go_to_the_server_that_they_are_about(scene: Scene, mode: str, fa
                 error = icmp(
                     "203.0.113.1" if family == 4 else NOWHERE[6], SERVICES[family], kind, code, quote, rest=1400
                 )
-                told = forward(plane, ethernet(error))
-                assert told.action == XDP_REDIRECT
-                assert told.packet[5] == number + 2
+                result = forward(plane, ethernet(error))
+                assert result.action == XDP_REDIRECT
+                assert result.packet[5] == number + 2
                 if mode != "l2":
-                    seen = read_ip(told.packet[14:])
+                    seen = read_ip(result.packet[14:])
                     assert (seen.source, seen.destination) == (SOURCES[family], host)
-                assert told.packet.endswith(error[20 if family == 4 else 40 :])
+                assert result.packet.endswith(error[20 if family == 4 else 40 :])
     assert counted(plane) == {}
     assert plane.read_counters().slots[slots.ICMP_FORWARDED] == 16
 
 
 @each_family
 def test_errors_about_short_headers_follow_their_client(scene: Scene, family: int) -> None:
-    """A short header holds only the client's ID: the error goes where the client's packets without a known ID go."""
+    """An error that quotes a short header, which has only the client's ID, follows the client's unroutable packets."""
     plane = scene.plane("ipip", pool(BACKENDS[family]))
     unroutable = b"\x40\xe0" + bytes(30)
     frame = ethernet(to_service(family, unroutable))
     before = forward(plane, frame)
     quote = server_packet(family, b"\x40" + bytes(40))
     error = icmp(CLIENTS[family], SERVICES[family], *ERRORS[family][0], quote)
-    told = forward(plane, ethernet(error))
-    assert told.action == XDP_REDIRECT
-    assert read_ip(told.packet[14:]).destination == read_ip(before.packet[14:]).destination
+    result = forward(plane, ethernet(error))
+    assert result.action == XDP_REDIRECT
+    assert read_ip(result.packet[14:]).destination == read_ip(before.packet[14:]).destination
 
 
 Change = Callable[[int], bytes]
 
 
 def not_errors() -> dict[str, Change]:
-    """Return ICMP errors that concern no server of ours, by family."""
+    """Return ICMP errors that do not concern our servers, by family."""
 
     def of(kind: int, quote: Callable[[int], bytes]) -> Change:
         return lambda family: icmp(CLIENTS[family], SERVICES[family], *ERRORS[family][kind], quote(family))
@@ -244,35 +244,35 @@ def not_errors() -> dict[str, Change]:
 
 @each_family
 @pytest.mark.parametrize("name", not_errors())
-def test_errors_about_others_are_the_kernels(scene: Scene, family: int, name: str) -> None:
-    """Nobody can send through us to a backend by calling it an error."""
+def test_errors_about_other_packets_go_to_the_kernel(scene: Scene, family: int, name: str) -> None:
+    """An ICMP error about another packet is not forwarded, so that an attacker cannot reach backends with it."""
     plane = scene.plane("ipip", pool(BACKENDS[family]))
     frame = ethernet(not_errors()[name](family))
-    told = forward(plane, frame)
-    assert (told.action, told.packet) == (XDP_PASS, frame)
+    result = forward(plane, frame)
+    assert (result.action, result.packet) == (XDP_PASS, frame)
 
 
 @each_family
 def test_errors_cut_off_at_every_octet(scene: Scene, family: int) -> None:
-    """However little is quoted: passed on to somebody, or left to the kernel as it came."""
+    """An error with any length of quote is forwarded to a backend, or passed to the kernel unchanged."""
     plane = scene.plane("gue", pool(BACKENDS[family]))
     whole = server_packet(family, long_from(1))
     for length in range(120):
         frame = ethernet(icmp(CLIENTS[family], SERVICES[family], *ERRORS[family][0], whole[:length]))
-        told = forward(plane, frame)
+        result = forward(plane, frame)
         if length < len(server_packet(family, b"")):
-            assert (told.action, told.packet) == (XDP_PASS, frame)
+            assert (result.action, result.packet) == (XDP_PASS, frame)
         elif length >= len(server_packet(family, long_from(1)[:30])):
-            assert read_ip(told.packet[14:]).destination == BACKENDS[family][1]
+            assert read_ip(result.packet[14:]).destination == BACKENDS[family][1]
         else:
-            assert told.action == XDP_REDIRECT
+            assert result.action == XDP_REDIRECT
 
 
 @each_family
-def test_errors_too_big_to_be_passed_on(scene: Scene, family: int) -> None:
-    """No error is ever sent about an error."""
+def test_errors_too_big_to_be_forwarded(scene: Scene, family: int) -> None:
+    """An ICMP error that is too big is dropped without an ICMP answer."""
     plane = scene.plane("ipip", pool([NARROW[family], NARROW[family]]))
     quote = server_packet(family, long_from(0) + bytes(400))
-    told = forward(plane, ethernet(icmp(CLIENTS[family], SERVICES[family], *ERRORS[family][0], quote)))
-    assert told.action == XDP_DROP
+    result = forward(plane, ethernet(icmp(CLIENTS[family], SERVICES[family], *ERRORS[family][0], quote)))
+    assert result.action == XDP_DROP
     assert plane.read_counters().slots[slots.ICMP_SENT] == 0

@@ -1,4 +1,4 @@
-"""Sources that no client has are dropped before the decision, and packets cannot go round for ever."""
+"""Sources that no client can have are dropped before the decision, and packets cannot loop endlessly."""
 
 from typing import Final
 
@@ -35,7 +35,7 @@ GOOD: Final = {
 }
 MTU: Final = 1500
 OTHER_PORT: Final = PORT + 64
-"""A second service's: the last six bits are the same as PORT's."""
+"""The port of a second service. Its last six bits are those of PORT."""
 
 
 def plane_of(scene: Scene, mode: str, family: int) -> XdpPlane:
@@ -49,7 +49,7 @@ def plane_of(scene: Scene, mode: str, family: int) -> XdpPlane:
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 @pytest.mark.parametrize("family", [4, 6])
 def test_sources_that_no_client_has(scene: Scene, mode: str, family: int) -> None:
-    """Unspecified, loopback, multicast, broadcast, mapped, port 0, a service itself: dropped and counted."""
+    """Unspecified, loopback, multicast, broadcast and mapped sources, port 0 and services are dropped and counted."""
     plane = plane_of(scene, mode, family)
     service = (SERVICES[family], PORT)
     sources = [(host, 5555) for host in BAD[family]]
@@ -57,14 +57,14 @@ def test_sources_that_no_client_has(scene: Scene, mode: str, family: int) -> Non
     for source in sources:
         for datagram in (short(cid_of(0)), b"\x40\xe0" + bytes(30)):
             frame = ethernet(udp(source, service, datagram))
-            told = forward(plane, frame)
-            assert (told.action, told.packet) == (XDP_DROP, frame), source
+            result = forward(plane, frame)
+            assert (result.action, result.packet) == (XDP_DROP, frame), source
     assert counted(plane) == {"drop_bad_source": 2 * len(sources)}
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_sources_that_clients_have(scene: Scene, family: int) -> None:
-    """The neighbours of those; a client with the service's port, or on its host."""
+    """Addresses next to the bad ranges, clients with the service's port, and clients on its host are forwarded."""
     plane = plane_of(scene, "ipip", family)
     sources = [(host, 5555) for host in GOOD[family]]
     sources += [(CLIENTS[family], port) for port in (1, PORT, OTHER_PORT, 65535)] + [(SERVICES[family], PORT + 128)]
@@ -75,7 +75,7 @@ def test_sources_that_clients_have(scene: Scene, family: int) -> None:
 
 
 def test_a_fragment_from_a_bad_source(scene: Scene) -> None:
-    """It is counted by its source, as whole packets are; what is for no service stays the kernel's."""
+    """A fragment from a bad source is counted as bad_source; packets for other destinations go to the kernel."""
     plane = plane_of(scene, "ipip", 4)
     assert forward(plane, ethernet(udp(("0.0.0.0", 1), (SERVICES[4], PORT), b"\x40", fragment=0x2000))).action == 1
     assert counted(plane) == {"drop_bad_source": 1}
@@ -83,7 +83,7 @@ def test_a_fragment_from_a_bad_source(scene: Scene) -> None:
 
 
 def inside(mode: str, packet: bytes) -> bytes:
-    """Take off what a mode has put around a packet."""
+    """Return the inner packet."""
     if mode == "l2":
         return packet
     payload = read_ip(packet).payload
@@ -94,12 +94,12 @@ def inside(mode: str, packet: bytes) -> bytes:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("outer", [4, 6])
 def test_two_balancers_that_name_each_other(scene: Scene, mode: str, family: int, outer: int) -> None:
-    """Each turn takes one from the packet's own hop limit: it goes round that often, and is dropped as hop_limit."""
+    """Each turn decrements the packet's own hop limit, so that a loop ends and the packet is dropped as hop_limit."""
     plane = scene.plane(mode, pool(BACKENDS[family if mode == "l2" else outer]))
     packet = udp((CLIENTS[family], 5555), (SERVICES[family], PORT), short(cid_of(0)), ttl=9)
     turns = 0
-    while (told := forward(plane, ethernet(packet))).action == XDP_REDIRECT:
-        leaving = told.packet[14:]
+    while (result := forward(plane, ethernet(packet))).action == XDP_REDIRECT:
+        leaving = result.packet[14:]
         packet, turns = inside(mode, leaving), turns + 1
         assert read_ip(packet).ttl == 9 - turns
         if mode != "l2":
@@ -109,8 +109,9 @@ def test_two_balancers_that_name_each_other(scene: Scene, mode: str, family: int
 
 
 def test_a_tunnel_packet_that_looks_like_a_clients(scene: Scene) -> None:
-    """A service on GUE's port, and a backend whose address is the service's on the next balancer: each turn adds a
-    header, so that the packet soon becomes too big; it never becomes two.
+    """A loop through a service on GUE's port ends: each turn adds a header, until the packet is too big.
+
+    The backend's address is that of the service on the next balancer. No packet is duplicated.
     """
     services = (Endpoint(BACKENDS[4][0], 6080),)
     settings = XdpSettings(services=services, interfaces=("in0",), mode="gue")
@@ -118,8 +119,8 @@ def test_a_tunnel_packet_that_looks_like_a_clients(scene: Scene) -> None:
     plane, turns = scene.planes[-1], 0
     packet = udp((CLIENTS[4], 5555), (BACKENDS[4][0], 6080), b"\x40\xe0" + bytes(100))
     assert len(packet) == 130
-    while read_ip((told := forward(plane, ethernet(packet))).packet[14:]).source == SOURCES[4]:
-        packet, turns = told.packet[14:], turns + 1
+    while read_ip((result := forward(plane, ethernet(packet))).packet[14:]).source == SOURCES[4]:
+        packet, turns = result.packet[14:], turns + 1
     assert turns == (MTU - 130) // 28
     found = counted(plane)
     assert found.pop("drop_too_big") == 1
@@ -130,7 +131,7 @@ def test_a_tunnel_packet_that_looks_like_a_clients(scene: Scene) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("outer", [4, 6])
 def test_marks_are_copied_outside(scene: Scene, mode: str, family: int, outer: int) -> None:
-    """All of DSCP and ECN, for each value that there is, and the packet's own stay as they are."""
+    """Every value of DSCP and ECN is copied to the outer header; the inner header stays unchanged."""
     plane = scene.plane(mode, pool(BACKENDS[outer]))
     for tos in range(256):
         packet = udp((CLIENTS[family], 5555), (SERVICES[family], PORT), short(cid_of(0)), tos=tos)

@@ -1,4 +1,4 @@
-"""Ways out of a real network: packets by those that accept none are dropped and counted, the others are used."""
+"""Exits of a real network: packets are redirected only to interfaces that accept them, else dropped and counted."""
 
 import socket
 import subprocess
@@ -33,7 +33,7 @@ from tests.dataplane.xdp.test_refusals import counted
 pytestmark = pytest.mark.toolchain
 
 BEHIND: Final = "10.7.0.2"
-"""A backend behind an interface that a test makes."""
+"""A backend behind an interface that a test creates."""
 
 
 def ip(commands: str) -> None:
@@ -47,7 +47,7 @@ def frame(family: int = 4, vlan: int | None = None, payload: bytes = bytes(30)) 
 
 
 def address(interface: str) -> str:
-    """Give an interface a network of its own, with BEHIND in it."""
+    """Return ip commands that give an interface its own network, with BEHIND in it."""
     return f"""
 link set {interface} up
 addr add 10.7.0.1/24 dev {interface}
@@ -65,7 +65,7 @@ EXITS: Final = {
 
 @pytest.mark.parametrize("name", EXITS)
 def test_an_exit_that_accepts_no_packets(scene: Scene, name: str) -> None:
-    """Dropped and counted, never as forwarded; found by the first look, and by a check before."""
+    """Packets to such an exit are dropped and counted; watch() and a check before the start report it."""
     ip(EXITS[name] + address("x0"))
     plane = scene.plane("ipip", pool([BEHIND]), attach="native")
     plane.start()
@@ -78,36 +78,36 @@ def test_an_exit_that_accepts_no_packets(scene: Scene, name: str) -> None:
     assert find_faults(("in0",), "auto", {"b0": BEHIND}) == ()
 
 
-def test_auto_attaches_after_the_driver_where_only_that_reaches_the_backends(scene: Scene) -> None:
-    """Slower, but packets arrive; with a backend that is reached from the driver it stays there."""
+def test_auto_uses_generic_mode_if_only_that_reaches_the_backends(scene: Scene) -> None:
+    """If the exit does not accept redirects from a driver, auto attaches in generic mode and packets arrive."""
     ip(EXITS["macvlan"] + address("x0"))
     plane = scene.plane("ipip", pool([BEHIND]))
     plane.start()
     assert "xdpgeneric" in subprocess.run(["ip", "link", "show", "in0"], capture_output=True, text=True).stdout
     found = plane.watch()
     assert (found.refusals, found.unreached) == ((), False)
-    told = forward(plane, frame())
-    assert (told.action, told.packet[:6]) == (XDP_REDIRECT, b"\x02\0\0\0\0\x77")
+    result = forward(plane, frame())
+    assert (result.action, result.packet[:6]) == (XDP_REDIRECT, b"\x02\0\0\0\0\x77")
 
 
-def test_a_veth_that_begins_to_accept(scene: Scene) -> None:
-    """Its other end is changed while the program runs: the next look finds it, both ways."""
+def test_a_veth_that_starts_to_accept_packets(scene: Scene) -> None:
+    """watch() notices when the other end of a veth starts or stops accepting redirects."""
     ip(EXITS["veth without GRO"] + address("x0"))
     plane = scene.plane("ipip", pool([BEHIND]))
     for on, outcome, faults in ((1, XDP_REDIRECT, 0), (0, XDP_DROP, 1)):
         set_gro("x1", on)
         assert len(plane.watch().refusals) == faults
-        assert forward(plane, frame()).action == outcome, "next hops that were asked for before are forgotten"
+        assert forward(plane, frame()).action == outcome, "earlier next hops are not used again"
 
 
 def forward_afresh(plane: XdpPlane, octets: bytes | None = None) -> libbpf.TestedPacket:
-    """Forward a frame after the kernel's earlier answers about next hops were forgotten."""
+    """Forward a frame with a new look-up of the next hop."""
     plane.apply(plane._orders)
     return forward(plane, octets or frame())
 
 
 def test_an_exit_that_appears_later(scene: Scene) -> None:
-    """A route moves to an interface that was not there at the start: refused until the next look, then used."""
+    """An exit that was created after the start is used after the next watch()."""
     plane = scene.plane("ipip", pool([BEHIND]))
     assert forward(plane, frame()).action == XDP_DROP
     ip(EXITS["veth without GRO"] + address("x0"))
@@ -118,8 +118,8 @@ def test_an_exit_that_appears_later(scene: Scene) -> None:
     assert forward_afresh(plane).action == XDP_REDIRECT
 
 
-def test_a_route_that_moves_to_an_exit_that_accepts_none(scene: Scene) -> None:
-    """Found by the next thorough look; dropped at once."""
+def test_a_route_that_moves_to_an_exit_that_accepts_no_packets(scene: Scene) -> None:
+    """Packets are dropped at once, and the next watch() reports the exit."""
     plane = scene.plane("ipip", pool([BEHIND]))
     ip("route add 10.7.0.0/24 via 10.0.0.2")
     plane.watch()
@@ -130,7 +130,7 @@ def test_a_route_that_moves_to_an_exit_that_accepts_none(scene: Scene) -> None:
 
 
 def test_an_exit_that_goes_down(scene: Scene) -> None:
-    """No route by it any more; it is used again once it is up."""
+    """While an exit is down, packets are dropped as no_route; when it is up, it is used again."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     assert forward(plane, frame()).action == XDP_REDIRECT
     ip("link set out0 down")
@@ -143,7 +143,7 @@ def test_an_exit_that_goes_down(scene: Scene) -> None:
 
 
 def test_an_exit_without_a_carrier(scene: Scene) -> None:
-    """The kernel may go on to name it; nothing would arrive."""
+    """An exit without carrier is not used, although the kernel may still return it, because no packet would arrive."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     ip("link set out1 down")
     plane.watch()
@@ -156,7 +156,7 @@ def test_an_exit_without_a_carrier(scene: Scene) -> None:
 
 
 def test_a_backend_that_is_this_machine(scene: Scene) -> None:
-    """The kernel does not forward to itself: counted as no route, and no exit is blamed."""
+    """Packets to a backend on this machine are dropped as no_route, and no exit is reported."""
     plane = scene.plane("ipip", pool([SOURCES[4]]))
     assert forward(plane, frame()).action == XDP_DROP
     assert counted(plane) == {"drop_no_route": 1}
@@ -165,7 +165,7 @@ def test_a_backend_that_is_this_machine(scene: Scene) -> None:
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 def test_a_bridge_with_ports(scene: Scene, mode: str) -> None:
-    """The packet leaves by the port behind which the bridge has seen the next hop, and by no other."""
+    """The packet leaves by the port behind which the bridge has seen the next hop, and by no other port."""
     ports = "".join(
         f"link add p{n} type veth peer name q{n}\nlink set p{n} up\nlink set q{n} up\nlink set p{n} master x0\n"
         for n in range(2)
@@ -176,8 +176,8 @@ def test_a_bridge_with_ports(scene: Scene, mode: str) -> None:
     subprocess.run("bridge fdb add 02:00:00:00:00:77 dev p1 master static", shell=True, check=True)
     plane = scene.plane(mode, pool([BEHIND]))
     plane.watch()
-    told = forward(plane, frame())
-    assert (told.action, told.packet[:6]) == (XDP_REDIRECT, b"\x02\0\0\0\0\x77")
+    result = forward(plane, frame())
+    assert (result.action, result.packet[:6]) == (XDP_REDIRECT, b"\x02\0\0\0\0\x77")
     assert plane.explain(frame()).interface == socket.if_nametoindex("p1")
     assert plane.watch().refusals == ()
     ip("link set p1 down")
@@ -189,10 +189,10 @@ def test_a_bridge_with_ports(scene: Scene, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 @pytest.mark.parametrize("came_with", [None, 5])
 @pytest.mark.parametrize("back", [False, True])
-def test_a_vlan_is_left_by_its_parent(scene: Scene, mode: str, came_with: int | None, back: bool) -> None:
-    """The tag is written, whatever tag the packet came with, and all else is as without one.
+def test_packets_to_a_vlan_leave_by_its_parent(scene: Scene, mode: str, came_with: int | None, back: bool) -> None:
+    """The exit's tag replaces the tag of the packet, if any; the rest of the frame is as without a tag.
 
-    The kernel at hand may have no VLAN interfaces, so the map's row is written by hand; test_exits.py has the rule.
+    The kernel may have no VLAN interfaces, so the test writes the map's entry itself. test_exits.py tests the rule.
     """
     host, out, macs = ("192.0.2.2", "in0", 0x22) if back else (BACKENDS[4][0], "out0", 2)
     plane = scene.plane(mode, pool([host]))
@@ -202,15 +202,15 @@ def test_a_vlan_is_left_by_its_parent(scene: Scene, mode: str, came_with: int | 
     index = {name: socket.if_nametoindex(name) for name in ("in0", out)}
     key = EXIT_KEY.pack(ingress=index["in0"], interface=index[out], mac=bytes(6))
     plane._exits.set(key, EXIT.pack(interface=index[out], vlan=7))
-    told = forward_afresh(plane, tagged)
-    assert told.action == XDP_REDIRECT
-    assert told.packet[5] == macs
-    assert told.packet == untagged.packet[:12] + b"\x81\0\0\7" + untagged.packet[12:]
+    result = forward_afresh(plane, tagged)
+    assert result.action == XDP_REDIRECT
+    assert result.packet[5] == macs
+    assert result.packet == untagged.packet[:12] + b"\x81\0\0\7" + untagged.packet[12:]
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_no_answer_that_cannot_leave(scene: Scene, family: int) -> None:
-    """ICMP messages to clients are subject to the same rule, and not counted as sent where they cannot be."""
+    """An ICMP answer that cannot leave by the client's interface is neither sent nor counted as sent."""
     set_gro("in1", 0)
     plane = scene.plane("ipip", pool([NARROW[family]]))
     assert forward(plane, frame(family, payload=bytes(1400))).action == XDP_DROP
@@ -219,7 +219,7 @@ def test_no_answer_that_cannot_leave(scene: Scene, family: int) -> None:
 
 
 def test_a_link_local_backend(scene: Scene) -> None:
-    """The kernel answers no program about such addresses: dropped and counted, reported, and never sent elsewhere."""
+    """Packets to a link-local backend are dropped, counted and reported: BPF look-ups do not support such addresses."""
     ip("neigh add fe80::77 lladdr 02:00:00:00:00:77 nud permanent dev out0")
     for interface in ("out0", "nowhere0"):
         plane = scene.plane("ipip", pool([f"fe80::77%{interface}"]))
@@ -232,7 +232,7 @@ def test_a_link_local_backend(scene: Scene) -> None:
 
 @pytest.mark.parametrize("mode", ["l2", "ipip", "gue"])
 def test_a_mapped_backend(scene: Scene, mode: str) -> None:
-    """An IPv4 address in its IPv6 form is that IPv4 address, in every way."""
+    """A backend with an IPv4-mapped IPv6 address is treated as one with the IPv4 address."""
     allow_forwarding("in0", "ipv6", 0)  # which an IPv4 backend does not need
     plane = scene.plane(mode, pool([f"::ffff:{BACKENDS[4][0]}"]))
     plain = scene.plane(mode, pool(BACKENDS[4]))
@@ -242,13 +242,13 @@ def test_a_mapped_backend(scene: Scene, mode: str) -> None:
 
 
 def test_the_outer_source_follows_the_machines_addresses(scene: Scene) -> None:
-    """An address that is taken away is not sent from any more; without any, packets are dropped."""
+    """After an address was removed, another one is the outer source; without any, packets are dropped."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
 
     def source() -> str:
         plane.watch()
-        told = forward_afresh(plane)
-        return read_ip(told.packet[14:]).source if told.action == XDP_REDIRECT else "dropped"
+        result = forward_afresh(plane)
+        return read_ip(result.packet[14:]).source if result.action == XDP_REDIRECT else "dropped"
 
     assert source() == SOURCES[4]
     ip("addr del 10.0.0.1/24 dev out0\naddr add 10.0.0.9/24 dev out0")
