@@ -1,1 +1,1 @@
-"""Benchmarks: every figure beside another of the same run. ``python -m benchmarks`` runs all."""
+"""Benchmarks. Each one prints every figure next to a figure to compare it with, measured in the same run."""

@@ -1,1 +1,1 @@
-"""Voice calls through a NAT that rebinds, behind qlb and behind the designs that look at addresses."""
+"""Voice calls through a NAT that rebinds, through qlb and through two designs that route by client address."""
