@@ -83,5 +83,5 @@ async def test_one_command_calls_and_ends(tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         said, _ = await process.communicate()
     assert process.returncode == 0, said
-    assert said.count(b"came back whole; 0 of the track missing") == 2
+    assert said.count(b"all returned; 0 frames of the track missing") == 2
     assert b"connections: 1" in said
