@@ -103,8 +103,8 @@ def test_page() -> None:
         *["200 / 500 ms"] * 2,
         "",
     ] in cells
-    assert "Made by `a command`" in page
-    assert "2 people are on the phone" in page
+    assert "`a command` measures these figures" in page
+    assert "2 callers talk to three voice agents" in page
     assert "Missing: third (not installed)." in page
 
 
