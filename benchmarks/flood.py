@@ -216,7 +216,11 @@ def _parser() -> argparse.ArgumentParser:
         "--plane", action="append", default=[], metavar="NAME", help="measure this plane (repeatable; default: batch)"
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="measure only this flood (repeatable)"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="measure only this flood: none, garbage, routable or initial (repeatable)",
     )
     parser.add_argument("--rate", type=int, default=RATE, help="packets per second of the flood (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="duration of each flood (default: %(default)s)")
