@@ -1,1 +1,1 @@
-"""Benchmarks. Each one prints every figure next to a figure to compare it with, measured in the same run."""
+"""Benchmarks. Each prints its figures with others to compare them with, measured in the same run."""

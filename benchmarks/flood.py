@@ -1,4 +1,4 @@
-"""Measure live calls during a flood: what the calls lose, how late they are, and where the flood's packets go.
+"""Measure live calls during a flood: their loss and delay, and the fate of the flood's packets.
 
 ``python -m benchmarks.flood [--qlb PROGRAM]... [--plane NAME]... [--rate N] [--seconds N]`` runs 10 calls of 50
 packets a second through ``qlb run`` with one worker, during one flood after the other. Each run has its own network
@@ -76,7 +76,7 @@ def floods() -> tuple[Flood, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Result of one run. The times are of the calls' packets that were sent during the flood, until the answer."""
+    """Result of one run. Times are from a call's packet, sent during the flood, to its answer."""
 
     flood_sent: int
     sent: int

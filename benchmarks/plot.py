@@ -1,5 +1,6 @@
-"""Plot the results of benchmarks.forward: ``python -m benchmarks.plot results/forward.json docs/forwarding.svg``.
+"""Plot the results of benchmarks.forward.
 
+``python -m benchmarks.plot results/forward.json docs/forwarding.svg`` writes an SVG file.
 The bars show the CPU time of a packet as a ratio to nginx: one group for each kind of traffic, one bar for each
 forwarder. The same results always give the same file. Needs matplotlib (the extra ``bench``).
 """

@@ -66,7 +66,10 @@ class Paced:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Memory in octets. before: resident, with one session. resident, slab: growth when all sessions were open."""
+    """Memory in octets.
+
+    before: resident, with one session. resident, slab: growth when all sessions were open.
+    """
 
     before: int
     resident: int

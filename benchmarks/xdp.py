@@ -70,7 +70,10 @@ class Measured(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """Packets per second from end to end. passed: received at the other end. offered: accepted from the sender."""
+    """Packets per second from end to end.
+
+    passed: received at the other end. offered: accepted from the sender.
+    """
 
     name: str
     passed: float
@@ -138,7 +141,7 @@ def _backends(folder: Path, sender: Path, floor: BpfObject) -> list[Row]:
 
 
 def _rates(folder: Path, sender: Path, floor: BpfObject) -> list[Rate]:
-    """Send to each plane as fast as the sender can. A packet has passed when the far end of out0 received it."""
+    """Send to each plane as fast as possible. A packet has passed when out1 has received it."""
     plane = _plane(3)
     four_pass = SHAPES["four-pass, three passes"]
     plain, fresh = (

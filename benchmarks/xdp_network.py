@@ -1,4 +1,4 @@
-"""Network of benchmarks.xdp: a namespace with two veth pairs, and the kernel's accounting for BPF programs.
+"""Network namespace of benchmarks.xdp, with two veth pairs, and the kernel's accounting of BPF programs.
 
 Frames are sent on in1 and arrive at in0, where the measured program is attached. The program sends its packets on
 out0, and they arrive at out1.

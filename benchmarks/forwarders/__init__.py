@@ -1,4 +1,4 @@
-"""The compared forwarders. Each is a small class that knows its command and which of its processes move packets."""
+"""The compared forwarders. Each class provides a command, and the processes that move packets."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Envoy's UDP proxy: one worker, GRO on both sides, GSO towards clients, and session timeouts as long as qlb's."""
+"""Envoy's UDP proxy: one worker, GRO on both sides, GSO towards clients, qlb's session timeout."""
 
 import json
 import shutil

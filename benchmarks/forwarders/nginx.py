@@ -58,7 +58,7 @@ class Nginx:
 
 
 def nginx_command(place: Place, down: Collection[int] = ()) -> list[str]:
-    """Write nginx.conf, and return the command. down: ports of backends without new sessions. Raises Missing."""
+    """Write nginx.conf, and return the command. down: ports of drained backends. Raises Missing."""
     program = shutil.which("nginx") or shutil.which("nginx", path=_PATHS)
     if program is None:
         raise Missing("nginx is not installed")

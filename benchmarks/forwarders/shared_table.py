@@ -51,7 +51,10 @@ _MAX_DATAGRAM_BYTES: Final = 65_535
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration. backends: ports on 127.0.0.1. drained: ports without new clients. ttl_s: of an entry."""
+    """The configuration.
+
+    backends: ports on 127.0.0.1. drained: ports without new clients. ttl_s: of an entry.
+    """
 
     listen_port: int
     redis_port: int
@@ -80,7 +83,7 @@ class Table:
         )
 
     async def claim(self, client: Address, backend: int) -> int | None:
-        """Store a backend for this client unless one is stored; return the stored one, or None if Redis fails."""
+        """Store a backend for a client unless it has one; return the stored one, or None if Redis fails."""
         try:
             before = await self._redis.set(_key(client), backend, nx=True, get=True, ex=self._ttl_s)
         except (RedisError, OSError):
@@ -104,7 +107,10 @@ class Table:
 
 @dataclass
 class Session:
-    """State of one client address. sock: to its backend; None until Redis answers. waiting: datagrams until then."""
+    """State of one client address.
+
+    sock: to its backend; None until Redis answers. waiting: datagrams until then.
+    """
 
     client: Address
     sock: socket.socket | None = None

@@ -1,1 +1,1 @@
-"""Voice calls through a NAT that rebinds, through qlb and through two designs that route by client address."""
+"""Voice calls through a NAT that rebinds: qlb compared with two designs that route by client address."""

@@ -75,7 +75,10 @@ class Span(NamedTuple):
 
 @dataclass
 class Told:
-    """Record of one caller. gaps: waits for audio that was due. silences: periods without any packet of the agent."""
+    """Record of one caller.
+
+    gaps: waits for audio that was due. silences: periods without any packet from the agent.
+    """
 
     setups: list[Setup] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)

@@ -24,7 +24,10 @@ BALANCERS: Final = 2
 
 @dataclass(frozen=True)
 class Site:
-    """Surroundings of a design. config: of qlb, without listen. backends: name → UDP port. ports: of the balancers."""
+    """Surroundings of a design.
+
+    config: of qlb, without listen. backends: name → UDP port. ports: of the balancers.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -137,7 +140,7 @@ class _Programs:
 
 
 class NginxHash(_Programs):
-    """nginx's stream module, configured as in benchmarks/forwarders/nginx.py: a consistent hash of address and port."""
+    """nginx's stream module with a consistent hash of address and port (benchmarks/forwarders/nginx.py)."""
 
     def __init__(self, site: Site) -> None:
         """Write the configurations. Raises Missing."""
@@ -164,7 +167,7 @@ class NginxHash(_Programs):
 
 
 class SharedTable(_Programs):
-    """benchmarks/forwarders/shared_table.py, twice, with one Redis for both, whose log is synced every second."""
+    """Two processes of benchmarks/forwarders/shared_table.py with one Redis."""
 
     def __init__(self, site: Site) -> None:
         """Write the configurations. Raises Missing."""

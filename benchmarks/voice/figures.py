@@ -42,7 +42,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Setups:
-    """Set-ups of one kind, in both phases. typical, most: round trips until the first audio, median and maximum."""
+    """Set-ups of one kind, in both phases.
+
+    typical, most: median and maximum of the round trips until the first audio.
+    """
 
     count: int
     typical: int

@@ -46,7 +46,10 @@ class Plan:
         return self.moving_at_s + self.moving_s
 
     def events(self) -> Iterator[tuple[float, str]]:
-        """Yield (time, event) in order: in each phase a balancer dies and returns, then the table; last the drain."""
+        """Yield (time, event) in order.
+
+        In each phase a balancer is killed and returns, and then the table is restarted. The drain comes last.
+        """
         for begin_s, length_s in ((self.ramp_s, self.still_s), (self.moving_at_s, self.moving_s)):
             if begin_s == self.moving_at_s:
                 yield begin_s, MOVE

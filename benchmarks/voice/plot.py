@@ -1,5 +1,6 @@
-"""Plot the results of benchmarks.voice: ``python -m benchmarks.voice.plot results/voice.json docs/voice.svg``.
+"""Plot the results of benchmarks.voice.
 
+``python -m benchmarks.voice.plot results/voice.json docs/voice.svg`` writes an SVG file.
 The upper plot shows the number of callers in a silence over time. The lower bars show the sums while addresses changed.
 The same results always give the same file. Needs matplotlib (the extra ``bench``).
 """

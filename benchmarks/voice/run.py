@@ -86,7 +86,10 @@ async def run(name: str, plan: Plan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Agents:
-    """Running agents. config: of a balancer in front of them. ports: name → UDP port. pids: of their processes."""
+    """Running agents.
+
+    config: of a balancer in front of them. ports: name → UDP port. pids: of their processes.
+    """
 
     config: dict[str, Any]
     ports: dict[str, int]

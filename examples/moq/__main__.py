@@ -1,4 +1,4 @@
-"""Run the MoQ demo: ``python -m examples.moq``. One call through a NAT that rebinds each second, and through qlb."""
+"""Run the MoQ demo: ``python -m examples.moq``. It makes one call through a NAT and through qlb."""
 
 import asyncio
 import sys

@@ -46,7 +46,10 @@ class Interest(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """Notice that a broadcast began or ended. suffix: its name after the requested prefix. hop: ID of the sender."""
+    """Notice that a broadcast began or ended.
+
+    suffix: its name after the requested prefix. hop: ID of the sender.
+    """
 
     suffix: str
     active: bool

@@ -1,4 +1,4 @@
-"""A voice agent: WebTransport over HTTP/3 on unmodified aioquic, with connection IDs that the balancer can decode.
+"""A voice agent: WebTransport on unmodified aioquic, with connection IDs that the balancer can decode.
 
 The agent greets a caller with its name. A prompt is a stream of audio frames that the caller ends. The agent answers
 each prompt by repeating the audio, followed by its name. It sends answers faster than real time, so that the
@@ -55,7 +55,7 @@ ServeAgent = Callable[..., Awaitable[RoutableServer]]
 
 
 class Mouth:
-    """Sender of the utterances of one call, one after the other, each on its own stream. sent: frames so far."""
+    """Sender of a call's utterances, one after the other, each on its own stream. sent: frames so far."""
 
     def __init__(self, protocol: "AgentProtocol", http: H3Connection, session_id: int) -> None:
         """session_id: ID of the CONNECT request's stream."""

@@ -17,7 +17,10 @@ _FADE_S: Final = 0.02
 
 
 class _Sound(NamedTuple):
-    """One sound. first, second: resonances in Hz, at the beginning and the end. voiced: a buzz, otherwise a hiss."""
+    """One sound.
+
+    first, second: resonances in Hz, at the beginning and the end. voiced: a buzz, otherwise a hiss.
+    """
 
     length_s: float
     first: tuple[float, float]
