@@ -1,1 +1,1 @@
-"""Benchmarks: every figure beside another of the same run. ``python -m benchmarks`` runs all."""
+"""Benchmarks. Each prints its figures with others to compare them with, measured in the same run."""

@@ -1,4 +1,7 @@
-"""Files of connection IDs for the load: lap by lap, one for each flow, always of the flow's own backend."""
+"""Connection IDs for the load program, written to files.
+
+A file holds one or more laps. A lap has one ID for each flow, and a flow's IDs all name the same backend.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -7,21 +10,21 @@ from benchmarks.points import SHAPES, Point
 from qlb.cid import CidGenerator
 
 FRESH: Final = 300_000
-"""IDs in a file of those never seen before; the load stops before it would repeat one."""
+"""IDs in a file of fresh IDs. The rounds are shortened so that the load repeats none of them."""
 
 
 def server_id(backend: int) -> bytes:
-    """The server ID of a backend, the same under every shape."""
+    """Return the server ID of a backend. It is the same for every shape of connection ID."""
     return (backend + 1).to_bytes(4, "big")
 
 
 def laps(point: Point) -> int:
-    """How many IDs each flow has."""
+    """Return how many IDs each flow has."""
     return max(1, FRESH // point.flows) if point.fresh else 1
 
 
 def write_cids(point: Point, folder: Path) -> Path:
-    """Write what the load reads for a point, unless it is there already; return the file."""
+    """Write the file of connection IDs for a point, unless it exists, and return its path."""
     path = folder / f"{point.shape}-{point.flows}-{point.backends}-{laps(point)}.cids"
     if not path.exists():
         params = SHAPES[point.shape]

@@ -1,17 +1,21 @@
-"""ns of one decision in C (parse, decode, route): each algorithm, AES by tables and by the CPU, few and many backends.
+"""Measure one routing decision in C (parse, decode, route), in ns.
 
-Every ID is another one, of a backend chosen by chance: the C core remembers none. The loop is core_loop.c, on
-one thread; fallback and flow-table rows are packets whose IDs are unroutable.
+The tables compare the algorithms, AES by tables with AES by CPU instructions, and few with many backends.
+Every datagram has another connection ID, of a randomly chosen backend, because the C core caches no decoded ID.
+The loop is core_loop.c, on one thread. The fallback and flow-table rows are packets with unroutable IDs.
+Needs a C compiler.
 """
 
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.options import command_line
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.dataplane.core.table import compile_table
@@ -33,18 +37,19 @@ FLOWS: Final = 65_536
 
 
 class Traffic(NamedTuple):
-    """A row: datagrams, and the size of the flow tables that they meet."""
+    """One row: the datagrams, and the size of the flow tables (flows)."""
 
     name: str
     datagrams: list[bytes]
     flows: int = 0
 
 
-def main() -> None:
-    """Print one table for each kind of AES."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure, and print one table for each AES implementation."""
+    command_line("benchmarks.core", __doc__).parse_args(arguments)
     compiler = shutil.which("cc")
     if compiler is None:
-        print("\nOne decision in C: not measured, no C compiler is installed")
+        print("\nOne decision in C: not measured, no C compiler (cc) is installed")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,7 +62,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, count: int) -> dict[str, dict[str, float]]:
-    """Return AES → row → ns, with so many backends."""
+    """Return AES implementation → row → ns for this number of backends."""
     (folder / "table").write_bytes(compile_table(_snapshot(count)))
     rows: dict[str, dict[str, float]] = {"native": {}, "tables": {}}
     for traffic in _traffic(count):
@@ -102,7 +107,7 @@ def _print(aes: str, figures: dict[int, dict[str, float]]) -> None:
     floor = next(iter(figures[BACKENDS[0]].values()))
     names = list(figures[BACKENDS[0]])
     width = max(map(len, names))
-    print(f"\nOne decision in C, AES {aes}: ns, and the ratio to the first figure\n")
+    print(f"\nOne decision in C, AES {aes}: ns, and the ratio to the first figure of the table\n")
     print(f"| {'':{width}} | " + " | ".join(f"{count:,} backends" for count in BACKENDS) + " |")
     print(f"| {'-' * width} |" + " --- |" * len(BACKENDS))
     for name in names:
@@ -111,4 +116,4 @@ def _print(aes: str, figures: dict[int, dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,7 +1,9 @@
-/* Decide the same datagrams over and over and print the ns of one decision: the least of several rounds.
+/* Make routing decisions about the same datagrams repeatedly; print the ns of one: the minimum of several rounds.
  *
- * core_loop TABLE DATAGRAMS AES FLOWS: files of a compiled table and of datagrams of 64 octets each; AES is
- * `native` or `tables`; FLOWS is the size of each flow table.
+ * core_loop TABLE DATAGRAMS AES FLOWS
+ *
+ * TABLE: file with a compiled table. DATAGRAMS: file with datagrams of 64 octets each. AES: `native` or `tables`.
+ * FLOWS: size of each flow table.
  */
 #include <stdio.h>
 #include <stdlib.h>

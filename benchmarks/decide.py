@@ -1,10 +1,15 @@
-"""µs of one routing decision, and of counting it."""
+"""Measure one routing decision in Python, and counting it, in µs.
+
+The rows compare connection IDs that repeat, which the memo answers, with fresh ones, which are decoded.
+"""
 
 import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 
+from benchmarks.options import command_line
 from benchmarks.table import Row, cost_us, print_table
 from qlb.addresses import Endpoint
 from qlb.cid import CidGenerator, CidParams
@@ -20,8 +25,9 @@ FLOW = ("192.0.2.1", 50000, "198.51.100.1", 443)
 FRESH = 50_000
 
 
-def main() -> None:
-    """Print one table of decisions."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure, and print one table of decisions."""
+    command_line("benchmarks.decide", __doc__).parse_args(arguments)
     params = [CidParams(0, 4, 10), CidParams(1, 4, 12, os.urandom(16)), CidParams(2, 4, 10, os.urandom(16))]
     backends = [
         Backend(f"b{n}", Endpoint("127.0.0.1", 5000 + n), {p.config_id: (n.to_bytes(4, "big"),) for p in params})
@@ -46,7 +52,7 @@ def main() -> None:
 
 
 def _forgetful(router: Router, datagrams: Iterator[bytes]) -> None:
-    """Decide on the next one as if the ID had never been seen: the memo is emptied, which is part of the figure."""
+    """Decide on the next datagram after emptying the memo. Emptying it is part of the figure."""
     datagram = next(datagrams)
     config = router.snapshot.configs[datagram[1] >> 5]
     assert config is not None
@@ -55,4 +61,4 @@ def _forgetful(router: Router, datagrams: Iterator[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,8 +1,11 @@
-"""µs of one decode: scalar and in batches of 64, each algorithm."""
+"""Measure decoding one connection ID, in µs, by each algorithm: one ID per call, and 64 IDs per call."""
 
 import os
+import sys
+from collections.abc import Sequence
 from functools import partial
 
+from benchmarks.options import command_line
 from benchmarks.table import Row, cost_us, print_table
 from qlb.cid import CidCodec, CidParams
 
@@ -16,8 +19,9 @@ SHAPES = (
 )
 
 
-def main() -> None:
-    """Print one table for scalar decodes, one for batches."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure, and print one table for single decodes and one for batches."""
+    command_line("benchmarks.decode", __doc__).parse_args(arguments)
     scalar, batch = [], []
     for name, server_id_length, nonce_length, encrypted in SHAPES:
         key = os.urandom(16) if encrypted else None
@@ -25,9 +29,9 @@ def main() -> None:
         cids = [codec.encode(os.urandom(server_id_length), os.urandom(nonce_length)) for _ in range(BATCH)]
         scalar.append(Row(name, cost_us(partial(codec.decode, cids[0]))))
         batch.append(Row(name, cost_us(partial(codec.decode_batch, cids), BATCH)))
-    print_table("Decode, one connection ID a call", scalar)
-    print_table(f"Decode, {BATCH} connection IDs a call", batch)
+    print_table("Decode, one connection ID per call", scalar)
+    print_table(f"Decode, {BATCH} connection IDs per call", batch)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

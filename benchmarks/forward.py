@@ -1,7 +1,8 @@
-"""qlb beside other UDP forwarders, on the same traffic in the same run: CPU, rate, loss, latency, memory.
+"""Compare qlb with other UDP forwarders on the same traffic in one run: CPU, rate, loss, latency, memory.
 
-``python -m benchmarks.forward [--quick] [--only NAME]... [--axis NAME]...`` prints tables and keeps every round in
-results/forward.json, for benchmarks.report and benchmarks.plot.
+``python -m benchmarks.forward [--quick] [--only NAME]... [--axis NAME]...`` prints tables and writes every round to
+results/forward.json. benchmarks.report and benchmarks.plot make the page and the plot from that file.
+Needs a C compiler. Forwarders that are not installed are listed as missing.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any, Final
 from benchmarks import report
 from benchmarks.forwarders import Forwarder, all_forwarders
 from benchmarks.network import namespace_options
+from benchmarks.options import command_line
 from benchmarks.points import Axis, axes
 from benchmarks.programs import compile_program
 from benchmarks.rounds import Bench, Pace, Row
@@ -31,16 +33,16 @@ QUICK: Final = Pace(rounds=5, round_s=0.1)
 DESCRIPTORS: Final = 65_536
 RESULTS: Final = Path("results", "forward.json")
 MOST_FLOWS_SHARED: Final = 1000
-"""Flows that all forwarders can have at once where they share the machine's ports."""
+"""Flows up to which all forwarders fit into one network, in which they share the machine's ports."""
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Measure, print tables, keep the results."""
+    """Measure, print the tables, and write the results to a file."""
     options = _parser().parse_args(arguments)
     _raise_file_limit()
     pace = QUICK if options.quick else FULL
     if len(os.sched_getaffinity(0)) == 1:
-        print("\nOne core for the forwarders and their load: rates and latencies mean little", file=sys.stderr)
+        print("\nForwarders and load share the only core: rates and latencies mean little", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
@@ -73,17 +75,27 @@ def _measure(axis: Axis, bench: Bench, forwarders: Sequence[Forwarder]) -> list[
             bench.measure(group, paced=axis.name == "base")
         else:
             for row, _ in group:
-                row.missing = "more ports than one network has, and no leave to make others (unshare --net)"
+                row.missing = (
+                    "needs more ports than one network has, and this user may not create others (unshare --net)"
+                )
         print(f"{axis.name}: {', '.join(points)}: {time.monotonic() - start:.0f} s", file=sys.stderr)
     return rows
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: two points, fewer and shorter rounds")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure this forwarder only")
-    parser.add_argument("--axis", action="append", default=[], metavar="NAME", help="measure this axis only")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where to keep every round")
+    parser = command_line("benchmarks.forward", __doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="measure two points, in fewer and shorter rounds: a minute"
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure only this forwarder")
+    parser.add_argument("--axis", action="append", default=[], metavar="NAME", help="measure only this axis")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="FILE",
+        help="write every round to this file (default: %(default)s)",
+    )
     return parser
 
 
@@ -106,7 +118,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _raise_file_limit() -> None:
-    """Let the forwarders, which inherit it, open a socket for each session."""
+    """Raise the limit of open files, so that the forwarders, which inherit it, can open a socket per session."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limits in ((DESCRIPTORS, max(hard, DESCRIPTORS)), (max(soft, hard), hard)):
         with contextlib.suppress(ValueError, OSError):

@@ -1,4 +1,4 @@
-"""The clients and servers of a measurement: native/load.c as a process that takes commands."""
+"""Clients and servers of a measurement: native/load.c, run as a process that reads commands from its stdin."""
 
 import json
 import subprocess
@@ -15,11 +15,11 @@ from benchmarks.points import SHAPES, Point
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one command of the load has seen.
+    """Result of one command to the load.
 
-    sent, received: datagrams, each counted once even where it went there and back. send_s: until the last was
-    sent. elapsed_s: until the last has arrived. The latencies are 0 but for paced runs. repeated: connection IDs
-    were sent for a second time.
+    sent, received: datagrams; one that goes there and back counts once. send_s: time until the last one was sent.
+    elapsed_s: time until the last one arrived. The latencies are 0 except in paced runs. repeated: the load sent at
+    least one connection ID twice.
     """
 
     sent: int
@@ -33,10 +33,10 @@ class Run:
 
 
 class Load:
-    """A running load. backends: the ports of its servers."""
+    """A running load program. backends: the ports of its servers."""
 
     def __init__(self, process: "subprocess.Popen[str]", point: Point) -> None:
-        """Use load_running() instead."""
+        """Read the servers' ports. Callers use load_running() instead."""
         self._process = process
         self.pid = process.pid
         self.point = point
@@ -44,15 +44,15 @@ class Load:
         self.backends: list[int] = self._answer()["backends"]
 
     def probe(self, timeout_ms: int) -> bool:
-        """Send until something arrives, at most so long; return whether it did."""
+        """Send until a datagram arrives or the timeout passes; return whether one arrived."""
         return self._run(f"probe {timeout_ms}").received > 0
 
     def closed(self, window: int, count: int) -> Run:
-        """Send so many datagrams with at most a window of them under way."""
+        """Send this many datagrams, with at most `window` of them in flight."""
         return self._run(f"closed {window} {count}")
 
     def paced(self, rate: float, count: int) -> Run:
-        """Send so many datagrams at so many a second, whatever arrives."""
+        """Send this many datagrams at a fixed rate per second, even if they are lost."""
         return self._run(f"paced {rate:f} {count}")
 
     def _run(self, command: str) -> Run:
@@ -67,14 +67,14 @@ class Load:
         assert self._process.stdout is not None, "it was started with a pipe"
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the load has ended: exit code {self._process.wait()}")
+            raise RuntimeError(f"the load program ended with exit code {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextmanager
 def load_running(program: Path, point: Point, cids: Path, port: int) -> Iterator[Load]:
-    """Run the load. port: the forwarder's, on 127.0.0.1; 0: the clients send straight to the servers."""
+    """Run the load program. port: the forwarder's on 127.0.0.1; 0 = clients send directly to the servers."""
     words = [port, point.flows, point.backends, point.size_bytes, point.burst]
     way = "back" if point.answered else "there"
     command = [str(program), *map(str, words), way, str(cids), str(SHAPES[point.shape].cid_length)]

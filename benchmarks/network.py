@@ -1,4 +1,4 @@
-"""A network of its own for each forwarder and its load: thousands of sockets a side, and nobody else's packets."""
+"""Network namespaces: each forwarder gets one with its load, for thousands of ports and no other traffic."""
 
 import os
 import socket
@@ -10,14 +10,14 @@ from typing import Final
 
 _WAYS: Final = (("--net",), ("--user", "--map-root-user", "--net"))
 _INSIDE: Final = 'ip link set lo up && echo "10000 65000" >/proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
-"""The kernel gives away 28,000 ports by default; 10,000 sessions and others' leftovers want more."""
+"""By default the kernel has 28,000 local ports: too few for 10,000 sessions and ports that are still in use."""
 PORT: Final = 4433
-"""Where a forwarder listens in a network of its own: below the ports that its kernel gives away."""
+"""Port of a forwarder in its own namespace: below the range of local ports."""
 
 
 @cache
 def namespace_options() -> tuple[str, ...]:
-    """The options of unshare and nsenter that make a network here; none where it is not allowed."""
+    """Return the options of unshare that create a network namespace; empty if this user may not create one."""
     for options in _WAYS:
         try:
             subprocess.run([*_unshare(options), "true"], check=True, capture_output=True)
@@ -28,13 +28,16 @@ def namespace_options() -> tuple[str, ...]:
 
 
 def in_new_network(command: list[str]) -> list[str]:
-    """The command in a network of its own, where one can be made. It replaces the one that starts it."""
+    """Return the command that runs `command` in a new network namespace, if this user may create one.
+
+    The wrapper executes it in its own process, so the process ID is that of `command`.
+    """
     options = namespace_options()
     return [*_unshare(options), *command] if options else command
 
 
 def in_network_of(pid: int, command: list[str]) -> list[str]:
-    """The command in the network of a process that in_new_network started."""
+    """Return the command that runs `command` in the namespace of a process started by in_new_network."""
     options = namespace_options()
     if not options:
         return command
@@ -43,7 +46,7 @@ def in_network_of(pid: int, command: list[str]) -> list[str]:
 
 
 def forwarder_port() -> int:
-    """A UDP port for the next forwarder."""
+    """Return a UDP port for the next forwarder."""
     if namespace_options():
         return PORT
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -53,14 +56,14 @@ def forwarder_port() -> int:
 
 
 def cores() -> tuple[int, int]:
-    """The core of the forwarder, and that of the load: the same one where there is only one."""
+    """Return the forwarder's core and the load's core; they are the same on a machine with one core."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Start processes on one core within the block."""
+    """Pin processes that the block starts to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

@@ -1,11 +1,11 @@
-"""The plot of benchmarks.forward's results: ``python -m benchmarks.plot results/forward.json docs/forwarding.svg``.
+"""Plot the results of benchmarks.forward.
 
-CPU of one packet as a ratio to nginx, forwarder by forwarder, one group of bars for each traffic. The same results
-give the same file. Needs matplotlib (the extra ``bench``).
+``python -m benchmarks.plot results/forward.json docs/forwarding.svg`` writes an SVG file.
+The bars show the CPU time of a packet as a ratio to nginx: one group for each kind of traffic, one bar for each
+forwarder. The same results always give the same file. Needs matplotlib (the extra ``bench``).
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.figures import Row, measured, ratio
+from benchmarks.options import command_line
 
 AXES: Final = ("base", "sender", "direction", "flows", "size")
 COLOURS: Final = {
@@ -28,7 +29,7 @@ COLOURS: Final = {
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw the bars into an SVG file."""
+    """Draw the bars and write them to an SVG file."""
     groups = _groups(results["rows"])
     names = [name for name in COLOURS if any(name in bars for bars in groups.values())]
     figure = Figure(figsize=(10, 4.8), layout="constrained")
@@ -50,7 +51,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _groups(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return traffic → forwarder → ratio, of the points at which nginx was measured."""
+    """Return traffic → forwarder → ratio for the points at which nginx was measured."""
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
         nginx = measured(rows, axis=row["axis"], label=row["label"], forwarder="nginx")
@@ -64,4 +65,8 @@ def _label(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+    parser = command_line("benchmarks.plot", __doc__)
+    parser.add_argument("results", type=Path, help="JSON file that benchmarks.forward wrote")
+    parser.add_argument("svg", type=Path, help="SVG file to write")
+    options = parser.parse_args()
+    draw(json.loads(options.results.read_text()), options.svg)

@@ -1,4 +1,4 @@
-"""What is measured: a base point, and one axis varied at a time."""
+"""Points to measure: a base point, and axes that each vary one property of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,18 +13,18 @@ SHAPES: Final = {
     "four-pass": CidParams(2, 4, 10, KEY),
 }
 PIECES: Final = "qlb batch, pieces"
-"""With gso_to_backends."""
+"""Name of the row with gso_to_backends."""
 BURST: Final = 16
-"""Datagrams that a sender with GSO hands over in one call."""
+"""Datagrams that a sender passes to the kernel in one call with GSO."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One traffic and one set of backends.
+    """One kind of traffic and one set of backends.
 
-    flows: clients, interleaved. size_bytes: of a UDP payload. shape: one of SHAPES. fresh: no connection ID twice.
-    burst: datagrams of one flow that follow each other in one GSO send; 1: single packets. answered: there and
-    back, or only there. backends: how many stand behind the forwarder.
+    flows: number of clients, interleaved. size_bytes: of a UDP payload. shape: one of SHAPES. fresh: every
+    connection ID is sent once. burst: consecutive datagrams of one flow in one GSO send; 1 = single packets.
+    answered: the backends answer. backends: number of backends behind the forwarder.
     """
 
     flows: int = 1000
@@ -38,11 +38,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is varied. points: label → point. only: the forwarders to measure, all where it is empty, except for the one
-    that differs from another only in how it sends bursts (PIECES), which must be asked for.
+    """Points that vary one property of the base point. points: label → point.
 
-    together: all the points take turns in one set of rounds, because they are compared with each other;
-    otherwise forwarders are compared, a point at a time.
+    only: forwarders to measure; empty = all except PIECES, which differs only in how it sends bursts.
+    pieces: measure PIECES too. together: compare the points with each other, so all take turns in the same rounds;
+    otherwise the forwarders are compared, one point after the other.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Axis:
     pieces: bool = False
 
     def measures(self, forwarder: str) -> bool:
-        """Whether a forwarder is measured."""
+        """Return whether this axis measures a forwarder."""
         return forwarder in self.only if self.only else self.pieces or forwarder != PIECES
 
 
@@ -62,7 +62,7 @@ _BACKENDS: Final = replace(BASE, flows=3000)
 
 
 def axes(*, quick: bool) -> Iterator[Axis]:
-    """Yield the base point and the axes; quick: the base point and one value of those where forwarders differ."""
+    """Yield the base point and the axes. quick: only the base point and the bursts."""
     yield Axis("base", {"base": BASE})
     yield Axis("sender", {f"bursts of {BURST}": replace(BASE, burst=BURST)}, pieces=True)
     if quick:

@@ -1,4 +1,4 @@
-"""What /proc says of processes: CPU time of all their threads, memory, children."""
+"""CPU time, memory and children of processes, read from /proc."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Final
 
 _UTIME: Final = 11
-"""Fields after the name in /proc/PID/stat: utime, then stime."""
+"""Index of utime among the fields after the name in /proc/PID/stat; stime follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU time so far. total_ns: as the scheduler counts it; the ticks only share it out to user and system.
+    """CPU time of processes so far.
 
-    waited_ns: time in which a thread could have run and another process had the core.
+    total_ns: as the scheduler counts it. The ticks are only used to split it into user and system time.
+    waited_ns: time in which a thread was ready to run and waited for a core.
     """
 
     total_ns: int
@@ -22,7 +23,7 @@ class Cpu:
     system_ticks: int
 
     def __sub__(self, earlier: "Cpu") -> "Cpu":
-        """What was used since."""
+        """Return the CPU time since an earlier reading."""
         return Cpu(
             self.total_ns - earlier.total_ns,
             self.waited_ns - earlier.waited_ns,
@@ -32,7 +33,7 @@ class Cpu:
 
 
 def cpu(pids: Sequence[int]) -> Cpu:
-    """Return what all threads of these processes have used."""
+    """Return the CPU time of all threads of these processes."""
     total_ns = waited_ns = user = system = 0
     for pid in pids:
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -45,20 +46,20 @@ def cpu(pids: Sequence[int]) -> Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory in octets. resident: of the processes. slab: of the kernel, the machine's whole."""
+    """Memory in octets. resident: of the processes. slab: the kernel's slab memory of the whole machine."""
 
     resident: int
     slab: int
 
 
 def memory(pids: Sequence[int]) -> Memory:
-    """Return the resident memory of these processes and the kernel's slab."""
+    """Return the resident memory of these processes and the kernel's slab memory."""
     resident = sum(_kib(Path(f"/proc/{pid}/status"), "VmRSS:") for pid in pids)
     return Memory(resident * 1024, _kib(Path("/proc/meminfo"), "Slab:") * 1024)
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
+    """Return the process IDs of a process's children."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

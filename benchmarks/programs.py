@@ -1,4 +1,4 @@
-"""The C programs of native/: compiled by the benchmark itself, where there is a compiler."""
+"""Compilation of the C programs in native/. Each benchmark compiles what it needs when it runs."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ FLAGS: Final = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wconversion"
 
 
 def compile_program(name: str, folder: Path) -> Path:
-    """Compile native/NAME.c into a folder and return the program. Raises PlaneUnavailable without a compiler."""
+    """Compile native/NAME.c into a folder; return the program's path. Raises PlaneUnavailable without cc."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise PlaneUnavailable("no C compiler (cc) is installed")

@@ -1,25 +1,28 @@
-"""Tables of benchmarks.forward's results: ``python -m benchmarks.report results/forward.json > docs/forwarding.md``."""
+"""Print docs/forwarding.md from the results of benchmarks.forward.
+
+``python -m benchmarks.report results/forward.json > docs/forwarding.md``. The text comes from forwarding.md.in.
+"""
 
 import json
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Row, busy, cost_us, measured, rate, ratio, user_share
+from benchmarks.options import command_line
 from benchmarks.table import markdown
 
 SATURATED: Final = 0.95
-"""A forwarder that is less busy had too little to do: the load, on the other core, is the limit."""
+"""Below this share of busy time, the load on the other core was the limit, not the forwarder."""
 COMPARED: Final = ("connection IDs", "backends")
-"""Axes whose points are compared with each other; along the rest, forwarders are."""
+"""Axes that compare their points with each other. All other axes compare forwarders."""
 KIB: Final = 1024
 PAGE: Final = Path(__file__).with_name("forwarding.md.in")
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return every table as Markdown."""
+    """Return all tables in Markdown."""
     rows: list[Row] = results["rows"]
     parts: list[str] = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
@@ -34,7 +37,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def page(results: dict[str, Any]) -> str:
-    """Return docs/forwarding.md."""
+    """Return the text of docs/forwarding.md."""
     return PAGE.read_text().format(tables=tables(results), command=results["command"], **results["machine"])
 
 
@@ -65,7 +68,7 @@ def _compared(axis: str, rows: list[Row]) -> str:
             row, first = measured(rows, forwarder=forwarder, label=label), measured(rows, forwarder=forwarder)
             cells.append(f"{statistics.median(cost_us(row)):.2f} ({ratio(row, first):.2f})" if row and first else "–")
         lines.append(cells)
-    title = f"### {axis[0].upper()}{axis[1:]}: CPU µs per packet, and the ratio to the first row"
+    title = f"### {axis[0].upper()}{axis[1:]}: CPU µs per packet (and the ratio to the first row)"
     missing = {row["forwarder"]: row["missing"] for row in rows if not row["rounds"]}
     named = "; ".join(f"{forwarder} ({reason})" for forwarder, reason in missing.items())
     return f"{title}\n\n{markdown(['', *forwarders], lines)}" + (f"\n\nMissing: {named}." if named else "")
@@ -87,8 +90,8 @@ def _paced(rows: list[Row]) -> str:
             through, past = (statistics.median(one[key] for one in part) for part in (half, direct))
             cells.append(f"{through - past:,.0f} ({past:,.0f})")
         lines.append(cells)
-    head = ["", "lost at 80 %", "half load: datagrams/s", "added p50, µs", "added p99, µs", "added p99.9, µs"]
-    title = "### Loss at 80 % of its own saturation, latency added at half of it (and latency without a forwarder)"
+    head = ["", "lost at 80 %", "datagrams/s at half load", "added p50, µs", "added p99, µs", "added p99.9, µs"]
+    title = "### Loss at 80 % of saturation, latency added at 50 % (and latency without a forwarder)"
     return f"{title}\n\n{markdown(head, lines)}" if lines else ""
 
 
@@ -101,9 +104,11 @@ def _sessions(rows: list[Row]) -> str:
             grown = (row["sessions"][key] / KIB / most for key in ("resident", "slab"))
             before = row["sessions"]["before"] / KIB / KIB
             lines.append([row["forwarder"], f"{before:.1f}", *(f"{each:.2f}" for each in grown)])
-    head = ["", "resident before, MiB", "resident for each session, KiB", "kernel slab for each session, KiB"]
+    head = ["", "resident with one session, MiB", "resident per session, KiB", "kernel slab per session, KiB"]
     return f"### Memory of {most:,} sessions\n\n{markdown(head, lines)}" if lines else ""
 
 
 if __name__ == "__main__":
-    print(page(json.loads(Path(sys.argv[1]).read_text())), end="")
+    parser = command_line("benchmarks.report", __doc__)
+    parser.add_argument("results", type=Path, help="JSON file that benchmarks.forward wrote")
+    print(page(json.loads(parser.parse_args().results.read_text())), end="")

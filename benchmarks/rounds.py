@@ -1,7 +1,7 @@
-"""Measure forwarders in turns: a machine whose speed drifts slows all alike.
+"""Measure forwarders in turns, so that a change of the machine's speed affects all of them equally.
 
-Each forwarder has a load of its own and waits, idle, while the others are measured. CPU time is read around each
-round, in which the load keeps a window of datagrams under way: the forwarder is never without work for long.
+Each forwarder has its own load and is idle while the others are measured. CPU time is read before and after each
+round. In a round the load keeps a window of datagrams in flight, so the forwarder is never without work for long.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from benchmarks.points import Point
 from benchmarks.processes import cpu, memory
 
 WINDOW: Final = 256
-"""Datagrams under way: four batches of 64, and well inside every receive buffer."""
+"""Datagrams in flight: four batches of 64, and far fewer than any receive buffer holds."""
 TRIAL: Final = 4096
 HALF: Final = 0.5
 MOST: Final = 0.8
@@ -27,7 +27,7 @@ MOST: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to measure: rounds of so many seconds, and as many paced runs as long."""
+    """Number and length of the rounds. There are as many paced runs of each kind, about as long."""
 
     rounds: int
     round_s: float
@@ -35,9 +35,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of one forwarder. packets: datagrams moved, one there and one back being two.
+    """One round of one forwarder.
 
-    waited_ns: what the forwarder had to do and could not, because another process had its core.
+    packets: datagrams moved; a datagram and its answer are two. waited_ns: time in which the forwarder was ready to
+    run and waited for its core.
     """
 
     packets: int
@@ -54,8 +55,8 @@ class Round:
 class Paced:
     """Runs at a fixed rate.
 
-    most: at 0.8 of the forwarder's saturation, for loss. half: at half of it, for latency. direct: at that same
-    rate straight to the servers, for what the forwarder adds.
+    most: at 0.8 of the forwarder's saturation, to measure loss. half: at half of it, to measure latency.
+    direct: at the same rate as half, but directly to the servers; the difference is the forwarder's own latency.
     """
 
     most: list[Run]
@@ -65,7 +66,10 @@ class Paced:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Memory in octets. before: resident, with one session. resident, slab: what all the sessions added."""
+    """Memory in octets.
+
+    before: resident, with one session. resident, slab: growth when all sessions were open.
+    """
 
     before: int
     resident: int
@@ -74,7 +78,7 @@ class Sessions:
 
 @dataclass(slots=True)
 class Row:
-    """All that was measured of one forwarder at one point. missing: why there is nothing."""
+    """All measurements of one forwarder at one point. missing: the reason if there are none."""
 
     axis: str
     label: str
@@ -95,17 +99,17 @@ class _Entry:
 
 
 class Bench:
-    """Measures points. folder: for files of connection IDs, compiled programs and configurations."""
+    """Measurement of points. folder: for files of connection IDs, compiled programs and configurations."""
 
     def __init__(self, folder: Path, program: Path, pace: Pace) -> None:
-        """Say where, with which load program, and for how long."""
+        """Set the folder, the load program and the duration."""
         self._folder = folder
         self._program = program
         self._pace = pace
         self._places = 0
 
     def measure(self, rows: Sequence[tuple[Row, Forwarder]], *, paced: bool = False) -> None:
-        """Fill in rows, their forwarders taking turns. paced: loss and latency too."""
+        """Fill in the rows; their forwarders take turns. paced: measure loss and latency too."""
         with ExitStack() as stack:
             entries = []
             for row, forwarder in rows:
@@ -133,7 +137,7 @@ class Bench:
                 yield _Entry(row, load, running)
 
     def _open_sessions(self, entry: _Entry) -> None:
-        """Let every flow send once, then find how much of the traffic fills a round."""
+        """Open every flow's session, then set how many datagrams fill a round."""
         before = memory(entry.running.pids)
         entry.load.closed(WINDOW, entry.row.point.flows * entry.row.point.burst)
         after = memory(entry.running.pids)
@@ -155,7 +159,7 @@ class Bench:
                     self._pace_one(entry, direct)
 
     def _pace_one(self, entry: _Entry, direct: Load) -> None:
-        assert entry.row.paced is not None, "it was set before"
+        assert entry.row.paced is not None, "_pace_all sets it"
         rate = statistics.median(round_.received / round_.elapsed_s for round_ in entry.row.rounds)
         count = int(rate * self._pace.round_s)
         entry.row.paced.most.append(entry.load.paced(rate * MOST, int(count * MOST)))
@@ -167,7 +171,7 @@ def _round(entry: _Entry) -> Round:
     before = cpu(entry.running.pids)
     run = entry.load.closed(WINDOW, entry.count)
     used = cpu(entry.running.pids) - before
-    assert not (entry.row.point.fresh and run.repeated), "a round is cut to the IDs that are left"
+    assert not (entry.row.point.fresh and run.repeated), "the rounds are shortened to the number of IDs"
     return Round(
         packets=run.received * (2 if entry.row.point.answered else 1),
         received=run.received,

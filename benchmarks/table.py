@@ -1,4 +1,4 @@
-"""Tables as Markdown; and calls measured, with ratios to the first row."""
+"""Tables in Markdown, and the measurement of Python calls."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class Row(NamedTuple):
 
 
 def cost_us(operation: Callable[[], object], operations: int = 1) -> float:
-    """Return the least µs of one operation over several rounds. operations: how many one call makes."""
+    """Return the µs of one operation: the minimum of several rounds. operations: performed by one call."""
     calls, elapsed_s = 1, 0.0
     while elapsed_s < ROUND_S / 10:
         calls *= 2
@@ -26,7 +26,7 @@ def cost_us(operation: Callable[[], object], operations: int = 1) -> float:
 
 
 def print_table(title: str, rows: list[Row]) -> None:
-    """Print the rows, each with its ratio to the first."""
+    """Print the rows, each with its ratio to the first row."""
     width = max(len(row.name) for row in rows)
     print(f"\n{title}\n")
     print(f"| {'':{width}} | µs | ratio |\n| {'-' * width} | --- | --- |")
@@ -35,7 +35,7 @@ def print_table(title: str, rows: list[Row]) -> None:
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """Return a table whose columns are as wide as they must be in the text too."""
+    """Return a Markdown table whose columns are aligned in the source text too."""
     widths = [max(3, *(len(line[at]) for line in [head, *lines])) for at in range(len(head))]
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"

@@ -1,23 +1,25 @@
-"""What changing the daemon costs: packets that nobody answers, and the longest wait for an answer, by change and plane.
+"""Measure what replacing the daemon costs: unanswered packets and the longest wait for an answer.
 
-``python -m benchmarks.upgrade`` prints the table of docs/upgrading.md: clients send at a steady rate to a server that
-sends everything back, while the daemon between them is replaced several times. The packets carry no connection ID that
-anybody knows, so each needs the flow table or the fallback: the harder way.
+``python -m benchmarks.upgrade`` prints the table of docs/upgrading.md, with one row for each change and plane.
+Clients send at a steady rate to a server that echoes every packet. The daemon between them is replaced several times.
+The packets carry unroutable connection IDs, so each one needs the flow table or the fallback: the harder case.
 """
 
 import asyncio
 import itertools
 import logging
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import uvloop
 
+from benchmarks.options import command_line
 from lab.daemon import Daemon, configuration, running
 from lab.managed import start_managed
 from lab.nat import Address
@@ -35,11 +37,11 @@ ANYWHERE: Final = ("127.0.0.1", 0)
 _NUMBER_BYTES: Final = 8
 _TICK_S: Final = 0.001
 _LAST_S: Final = 1.5
-"""So long after the last packet an answer may still come."""
+"""Time to wait for answers after the last packet was sent."""
 
 
 class Figures(NamedTuple):
-    """What came of a run. lost: packets that were never answered. worst_s: from a packet to its answer."""
+    """Result of a run. lost: packets without an answer. worst_s: longest time from a packet to its answer."""
 
     sent: int
     lost: int
@@ -47,18 +49,18 @@ class Figures(NamedTuple):
 
 
 class Echo(asyncio.DatagramProtocol):
-    """A server that sends everything back after a while."""
+    """A server that echoes every packet after a delay."""
 
     def __init__(self, delay_s: float) -> None:
-        """delay_s: until it answers."""
+        """Set the delay of each answer."""
         self._delay_s = delay_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport for the answers."""
         self._transport: Any = transport
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
-        """Answer, now or later."""
+        """Echo the packet, after the delay if there is one."""
         if self._delay_s:
             asyncio.get_running_loop().call_later(self._delay_s, self._transport.sendto, data, addr)
         else:
@@ -66,10 +68,10 @@ class Echo(asyncio.DatagramProtocol):
 
 
 class Clients:
-    """They send at a steady rate, taking turns, and note what comes back."""
+    """Clients that take turns in sending at a steady rate and record the answers."""
 
     def __init__(self, service: Address) -> None:
-        """service: where they send to."""
+        """Start to send. service: address of the daemon."""
         self._loop = asyncio.get_running_loop()
         self._service = service
         self._sockets = [open_socket(ANYWHERE) for _ in range(CLIENTS)]
@@ -80,7 +82,7 @@ class Clients:
         self._sending = asyncio.create_task(self._send())
 
     async def figures(self) -> Figures:
-        """Send no more, wait for what is under way, and return what came of it."""
+        """Stop sending, wait for outstanding answers, and return the result."""
         self._sending.cancel()
         await asyncio.sleep(_LAST_S)
         for sock in self._sockets:
@@ -139,7 +141,7 @@ ROWS: Final[tuple[tuple[str, Change, float], ...]] = (
 
 
 async def measure(change: Change, plane: str, delay_s: float) -> Figures:
-    """Run one row: as many changes as there are to be, with a pause between them."""
+    """Measure one row: CHANGES changes with a pause between them."""
     with tempfile.TemporaryDirectory(prefix="qlb-upgrade-") as name, managing(Path(name)) as manager:
         async with _echo(delay_s) as server:
             service = ("127.0.0.1", free_port())
@@ -167,8 +169,9 @@ async def _echo(delay_s: float) -> AsyncIterator[Address]:
         transport.close()
 
 
-def main() -> None:
-    """Print the table, row by row."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure each row and print it at once."""
+    command_line("benchmarks.upgrade", __doc__).parse_args(arguments)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     print("| | plane | sent | lost | longest wait for an answer |\n| --- | --- | --- | --- | --- |")
     for name, change, delay_s in ROWS:
@@ -178,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The forwarders that are compared: each a small class that says how it is started and which processes move packets."""
+"""The compared forwarders. Each class provides a command, and the processes that move packets."""
 
 from pathlib import Path
 
@@ -13,5 +13,5 @@ __all__ = ["Forwarder", "Missing", "Place", "Running", "all_forwarders", "forwar
 
 
 def all_forwarders(folder: Path) -> list[Forwarder]:
-    """Return every forwarder there is, installed or not. folder: for what must be compiled."""
+    """Return every forwarder, also those that are not installed. folder: for programs to compile."""
     return [Floor(folder), Qlb("batch"), Qlb("batch", pieces=True), Nginx(), Envoy(), Socat(), Qlb("asyncio"), Relay()]

@@ -1,4 +1,4 @@
-"""What every forwarder is: a command, and the processes of it that move packets."""
+"""Interface of a forwarder: its command, and its processes that move packets."""
 
 import itertools
 import subprocess
@@ -18,12 +18,12 @@ TRIES: Final = 80
 
 
 class Missing(Exception):
-    """A forwarder cannot be measured here, or not with this traffic; the text says why."""
+    """A forwarder that cannot be measured on this machine or with this traffic. The text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a forwarder runs: its files, its UDP port and those of its backends, all on 127.0.0.1."""
+    """Folder for a forwarder's files, its UDP port, and its backends' ports, all on 127.0.0.1."""
 
     folder: Path
     port: int
@@ -36,15 +36,15 @@ class Forwarder(Protocol):
     name: str
 
     def command(self, place: Place, point: Point) -> list[str]:
-        """Write its configuration, return how to start it. Raises Missing."""
+        """Write the configuration, and return the command. Raises Missing."""
 
     def pids(self, pid: int, place: Place) -> list[int]:
-        """Return the processes that move packets, once it forwards. pid: of the command."""
+        """Return the processes that move packets. Call it once the forwarder forwards. pid: of the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A forwarder that forwards. pids: the processes of it that move packets."""
+    """A forwarder that is ready. pids: its processes that move packets."""
 
     name: str
     pids: list[int]
@@ -52,7 +52,7 @@ class Running:
 
 @contextmanager
 def forwarder_running(forwarder: Forwarder, place: Place, load: Load) -> Iterator[Running]:
-    """Run a forwarder on its core, in the load's network, until it has forwarded a probe. Raises Missing."""
+    """Run a forwarder on its core and in the load's network; yield once it forwards. Raises Missing."""
     command = in_network_of(load.pid, forwarder.command(place, load.point))
     errors = place.folder / "errors"
     with errors.open("wb") as log, pinned(cores()[0]):
@@ -60,7 +60,7 @@ def forwarder_running(forwarder: Forwarder, place: Place, load: Load) -> Iterato
     try:
         tries = itertools.takewhile(lambda _: process.poll() is None, range(TRIES))
         if not any(load.probe(PROBE_MS) for _ in tries):
-            said = errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            said = errors.read_text(errors="replace").strip().splitlines() or ["no output"]
             raise Missing(f"{said[-1]} (exit code {process.poll()})")
         yield Running(forwarder.name, forwarder.pids(process.pid, place))
     finally:

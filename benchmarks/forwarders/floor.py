@@ -1,4 +1,4 @@
-"""The floors: as little as a forwarder can do, in C and in Python."""
+"""The floors: the minimum that a forwarder must do, in C and in Python."""
 
 import sys
 from pathlib import Path
@@ -10,16 +10,16 @@ from qlb.errors import PlaneUnavailable
 
 
 class Floor:
-    """native/floor.c: the system calls of proxy mode and nothing else."""
+    """native/floor.c: only the system calls of proxy mode."""
 
     name = "floor"
 
     def __init__(self, folder: Path) -> None:
-        """Remember where to compile it."""
+        """Set the folder to compile into."""
         self._folder = folder
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
-        """Compile it at the first call."""
+        """Compile the program at the first call, and return the command. Raises Missing."""
         program = self._folder / "floor"
         if not program.exists():
             try:
@@ -29,19 +29,19 @@ class Floor:
         return [str(program), str(place.port), *map(str, place.backends)]
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
-        """It is one process."""
+        """Return the only process."""
         return [pid]
 
 
 class Relay:
-    """relay_loop.py: the floor of one datagram a callback on uvloop. It has one backend, whatever there are."""
+    """relay_loop.py: a minimal Python forwarder on uvloop. It uses only the first backend."""
 
     name = "Python relay"
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
-        """It needs no configuration."""
+        """Return the command."""
         return [sys.executable, "-m", "benchmarks.forwarders.relay_loop", str(place.port), str(place.backends[0])]
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
-        """It is one process."""
+        """Return the only process."""
         return [pid]

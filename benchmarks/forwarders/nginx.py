@@ -1,7 +1,8 @@
-"""nginx with its stream module, tuned as its documentation advises for UDP.
+"""nginx with its stream module, tuned for UDP as its documentation recommends.
 
-One worker; reuseport; multi_accept, without which it takes one datagram an event; room for every session; a
-session lasts as long as qlb's, whatever is answered (proxy_responses is left alone); no log of sessions.
+One worker; reuseport; multi_accept, without which nginx reads one datagram per event; enough worker connections for
+every session. A session lasts as long as qlb's, however many answers there are: proxy_responses is not set.
+The access log is off.
 """
 
 import re
@@ -43,21 +44,21 @@ stream {{
 
 
 class Nginx:
-    """nginx, its stream module built in or loaded."""
+    """nginx, with a built-in or a loadable stream module."""
 
     name = "nginx"
 
     def command(self, place: Place, point: Point) -> list[str]:  # noqa: ARG002
-        """Write nginx.conf."""
+        """Write nginx.conf, and return the command."""
         return nginx_command(place)
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
-        """The worker; the master moves no packet."""
+        """Return the worker; the master moves no packet."""
         return children(pid)
 
 
 def nginx_command(place: Place, down: Collection[int] = ()) -> list[str]:
-    """Write nginx.conf, return how to start it. down: ports of backends that get no new session. Raises Missing."""
+    """Write nginx.conf, and return the command. down: ports of drained backends. Raises Missing."""
     program = shutil.which("nginx") or shutil.which("nginx", path=_PATHS)
     if program is None:
         raise Missing("nginx is not installed")
@@ -72,7 +73,7 @@ def nginx_command(place: Place, down: Collection[int] = ()) -> list[str]:
 
 
 def _module(program: str) -> str:
-    """The line that loads the stream module, empty where it is built in."""
+    """Return the line that loads the stream module, empty if the module is built in. Raises Missing."""
     built = subprocess.run([program, "-V"], check=True, capture_output=True, text=True).stderr
     if re.search(r"--with-stream(\s|$)", built):
         return ""

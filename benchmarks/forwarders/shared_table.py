@@ -1,23 +1,27 @@
-"""The design with a shared table: which client address belongs to which backend is kept in Redis, for all forwarders.
+"""The shared-table design: all forwarders look up in Redis which backend a client address belongs to.
 
-``python -m benchmarks.forwarders.shared_table CONFIG`` forwards until it is killed; CONFIG is a JSON file with the
-fields of ``Settings``. SIGHUP reads ``drained`` again. It writes ``ready`` once it forwards, ``reloaded`` when it
-has done that.
+``python -m benchmarks.forwarders.shared_table CONFIG`` forwards until it is killed. CONFIG is a JSON file with the
+fields of ``Settings``. The program prints ``ready`` when it forwards. On SIGHUP it reads CONFIG again, for
+``drained``, and prints ``reloaded``.
 
-What is done for it: one round trip to Redis for an address that is new here (``SET NX GET EX``: whoever is first
-decides, everybody else learns it), a cache in each forwarder for those that are not, datagrams that wait for the
-answer, entries that are kept alive while they are used, timeouts, retries and health checks as redis-py's page on
-production asks for. Where Redis does not answer, the backend is a hash of the address, the same one on every forwarder,
-so that a client who stays where it is loses nothing; it is not written down.
+The design is implemented as well as it can be:
 
-What cannot be done for it: a packet from an address that nobody has seen before says nothing of its connection.
+- One round trip to Redis for an address that is new to this forwarder (``SET NX GET EX``). The first forwarder that
+  asks sets the backend, and the others receive it.
+- A cache of known addresses in each forwarder.
+- Datagrams wait until Redis has answered.
+- Entries are renewed while they are used.
+- Timeouts, retries and health checks, as the redis-py page on production recommends.
+- If Redis does not answer, the backend is a hash of the address, which is the same on every forwarder. So a client
+  whose address stays the same loses nothing. This choice is not stored in Redis.
+
+One problem remains: a packet from a new address does not show which connection it belongs to.
 """
 
 import asyncio
 import json
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -31,12 +35,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
+from benchmarks.options import command_line
+
 Address = tuple[str, int]
 
 REDIS_TIMEOUT_S: Final = 0.25
 RETRIES: Final = 2
 MAX_WAITING: Final = 64
-"""Datagrams of one address that wait for Redis."""
+"""Maximum number of datagrams of one address that wait for Redis."""
 MAX_SESSIONS: Final = 16_384
 _BATCH: Final = 64
 _BUFFER_BYTES: Final = 4 << 20
@@ -45,7 +51,10 @@ _MAX_DATAGRAM_BYTES: Final = 65_535
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration. backends: ports on 127.0.0.1. drained: those that get nobody new. ttl_s: of an entry."""
+    """The configuration.
+
+    backends: ports on 127.0.0.1. drained: ports without new clients. ttl_s: of an entry.
+    """
 
     listen_port: int
     redis_port: int
@@ -55,7 +64,7 @@ class Settings:
 
     @classmethod
     def load(cls, path: Path) -> "Settings":
-        """Read it from a JSON file."""
+        """Read the settings from a JSON file."""
         return cls(**json.loads(path.read_text()))
 
 
@@ -63,7 +72,7 @@ class Table:
     """The table in Redis: client address → port of the backend."""
 
     def __init__(self, port: int, ttl_s: int) -> None:
-        """port: of Redis on 127.0.0.1. It connects when it is asked first, and again whenever it must."""
+        """port: of Redis on 127.0.0.1. The client connects at the first command, and reconnects when necessary."""
         self._ttl_s = ttl_s
         self._redis = Redis(
             port=port,
@@ -74,7 +83,7 @@ class Table:
         )
 
     async def claim(self, client: Address, backend: int) -> int | None:
-        """Write down a backend unless there is one; return the one that holds, None where Redis does not answer."""
+        """Store a backend for a client unless it has one; return the stored one, or None if Redis fails."""
         try:
             before = await self._redis.set(_key(client), backend, nx=True, get=True, ex=self._ttl_s)
         except (RedisError, OSError):
@@ -82,7 +91,7 @@ class Table:
         return backend if before is None else int(before)
 
     async def keep(self, clients: Sequence[Address]) -> None:
-        """Give these entries their whole time to live again."""
+        """Renew the time to live of these entries."""
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for client in clients:
@@ -98,7 +107,10 @@ class Table:
 
 @dataclass
 class Session:
-    """A client address. sock: towards its backend, None while Redis is asked. waiting: what it has sent until then."""
+    """State of one client address.
+
+    sock: to its backend; None until Redis answers. waiting: datagrams until then.
+    """
 
     client: Address
     sock: socket.socket | None = None
@@ -110,7 +122,7 @@ class SharedTable:
     """The forwarder."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        """path: of the settings, to be read again. Must be made while a loop runs. Raises OSError."""
+        """Bind the port. Needs a running loop. path: of the settings, to reload them. Raises OSError."""
         self._loop = asyncio.get_running_loop()
         self._path = path
         self._settings = settings
@@ -124,12 +136,12 @@ class SharedTable:
         self._loop.add_reader(self._listener, self._on_client)
 
     def reload(self) -> None:
-        """Take over which backends are drained; say so."""
+        """Read the drained backends again, and print ``reloaded``."""
         self._settings = Settings.load(self._path)
         print("reloaded", flush=True)
 
     async def run(self) -> None:
-        """Keep the entries of those who are there, and forget the others, for ever."""
+        """Renew the entries of active clients and close idle sessions, until cancelled."""
         while True:
             await asyncio.sleep(self._settings.ttl_s / 4)
             await self._table.keep([session.client for session in self._sessions.values() if session.used])
@@ -161,7 +173,7 @@ class SharedTable:
         return session
 
     async def _ask(self, session: Session) -> None:
-        """Find the backend of an address, and send what has waited for it."""
+        """Get the backend of an address, and send the waiting datagrams to it."""
         backend = await self._table.claim(session.client, self._next())
         if self._sessions.get(session.client) is not session:
             return
@@ -174,7 +186,7 @@ class SharedTable:
         session.waiting.clear()
 
     def _next(self) -> int:
-        """Return the backend whose turn it is, of those that are not drained."""
+        """Return the next backend in turn that is not drained; the first one if all are drained."""
         candidates = (next(self._turn) for _ in self._settings.backends)
         return next((port for port in candidates if port not in self._settings.drained), self._settings.backends[0])
 
@@ -213,7 +225,7 @@ def _udp_socket() -> socket.socket:
 def _send(sock: socket.socket, datagram: bytes) -> None:
     try:
         sock.send(datagram)
-    except OSError:  # refused or full: as lost as on any other way
+    except OSError:  # refused, or the buffer is full: the datagram is lost
         return
 
 
@@ -225,4 +237,6 @@ async def _main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(Path(sys.argv[1])))
+    parser = command_line("benchmarks.forwarders.shared_table", __doc__)
+    parser.add_argument("config", type=Path, help="JSON file with the fields of Settings")
+    uvloop.run(_main(parser.parse_args().config))

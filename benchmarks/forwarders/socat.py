@@ -1,6 +1,6 @@
-"""socat as the null forwarder: one client, one target, one process.
+"""socat as the simplest forwarder: one client, one target, one process.
 
-With ``fork`` it would be a process for each client, which is no forwarder that anyone runs for a thousand.
+With ``fork`` it would start a process per client, which is not a realistic forwarder for a thousand clients.
 """
 
 import shutil
@@ -10,12 +10,12 @@ from benchmarks.points import Point
 
 
 class Socat:
-    """socat between the first client that it hears and the first backend."""
+    """socat, between the first client that sends and the first backend."""
 
     name = "socat"
 
     def command(self, place: Place, point: Point) -> list[str]:
-        """It needs no configuration."""
+        """Return the command. Raises Missing if there is more than one flow."""
         program = shutil.which("socat")
         if program is None:
             raise Missing("socat is not installed")
@@ -25,5 +25,5 @@ class Socat:
         return [program, "-T", "120", listener, f"UDP4:127.0.0.1:{place.backends[0]},rcvbuf=4194304"]
 
     def pids(self, pid: int, place: Place) -> list[int]:  # noqa: ARG002
-        """It is one process."""
+        """Return the only process."""
         return [pid]

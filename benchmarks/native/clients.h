@@ -1,7 +1,7 @@
-/* The clients: each flow another address of 127.0.0.0/8, all on one port and one socket.
+/* The clients: each flow has another address of 127.0.0.0/8. All share one port and one socket.
  *
- * To a forwarder they are as many clients as if each had a socket of its own; here they cost one call for a batch, so
- * that one core can keep a forwarder on another busy.
+ * A forwarder sees them as separate clients. With one socket, a whole batch needs only one call, so that one core can
+ * keep a forwarder on another core busy.
  */
 #ifndef CLIENTS_H
 #define CLIENTS_H
@@ -13,15 +13,15 @@
 
 struct clients {
     int fd;
-    uint32_t servers;                /* of to: one forwarder, or all the servers */
+    uint32_t servers;                /* length of to: one forwarder, or all servers */
     struct sockaddr_in *to;
-    uint8_t *octets;                 /* a burst for each message */
+    uint8_t *octets;                 /* one burst per message */
     struct iovec pieces[CLIENT_BATCH];
     struct mmsghdr messages[CLIENT_BATCH];
     _Alignas(struct cmsghdr) uint8_t from[CLIENT_BATCH][CMSG_SPACE(sizeof(struct in_pktinfo))];
 };
 
-/* Send to the forwarder; port 0: flow by flow to the servers themselves. */
+/* Open the clients' socket. port: of the forwarder; 0 = send directly to the servers, which the flows share evenly. */
 static inline void open_clients(struct clients *clients, const struct traffic *traffic, uint16_t port, const uint16_t *servers)
 {
     const size_t length = (size_t)traffic->size * traffic->burst;
@@ -49,7 +49,7 @@ static inline void open_clients(struct clients *clients, const struct traffic *t
     }
 }
 
-/* Send the bursts of the next flows, at most a batch. */
+/* Send the bursts of the next flows, at most one batch. */
 static inline void send_bursts(struct clients *clients, struct traffic *traffic, uint32_t count)
 {
     const uint64_t now = clock_ns();
@@ -63,7 +63,7 @@ static inline void send_bursts(struct clients *clients, struct traffic *traffic,
     }
     for (uint32_t sent = 0; sent < count;) {
         const int more = sendmmsg(clients->fd, clients->messages + sent, count - sent, MSG_DONTWAIT);
-        sent += more > 0 ? (uint32_t)more : 1; /* the one that could not be sent is lost */
+        sent += more > 0 ? (uint32_t)more : 1; /* a message that cannot be sent is dropped */
     }
 }
 

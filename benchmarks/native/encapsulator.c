@@ -1,6 +1,8 @@
-/* The floor of the XDP plane: a plain encapsulator. It parses Ethernet, IPv4 and UDP, puts an IPv4 header before the
- * packet and MAC addresses that it has been told in front of that, counts, and transmits. No QUIC, no connection ID, no
- * service addresses, no choice of a backend, no flows, no routes.
+/* The floor of the XDP plane: a plain encapsulator.
+ *
+ * It parses Ethernet, IPv4 and UDP, adds an outer IPv4 header and configured MAC addresses, counts the packet, and
+ * sends it. It does not read QUIC or connection IDs, has no service addresses and no flows, chooses no backend, and
+ * looks up no route.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -81,7 +83,7 @@ static inline __attribute__((always_inline)) int forward(struct xdp_md *ctx)
 SEC("xdp")
 int encapsulate(struct xdp_md *ctx) { return forward(ctx); }
 
-/* The least that a packet can cost, and what the kernel's accounting adds to every program. */
+/* Drop every packet: its cost is the minimum for any program, including the kernel's accounting. */
 SEC("xdp")
 int drop(struct xdp_md *ctx)
 {
@@ -89,7 +91,7 @@ int drop(struct xdp_md *ctx)
     return XDP_DROP;
 }
 
-/* The same encapsulator, asking the kernel for the route of each packet. */
+/* The same encapsulator with a route lookup for each packet. */
 SEC("xdp")
 int ask_route(struct xdp_md *ctx)
 {

@@ -1,9 +1,10 @@
-/* Send datagrams with spoofed sources to a port of loopback at a steady rate: flood PORT RATE SECONDS SOURCES PREFIX RANDOM
- * SUFFIX SIZE.
+/* Send datagrams with spoofed source addresses to a loopback port at a steady rate.
  *
- * SOURCES: how many addresses take turns; 0: each datagram has one of its own. Sources are in 127.0.0.0/8. A datagram is
- * PREFIX (hex), RANDOM random octets, SUFFIX (hex), and zeros up to SIZE octets. Prints how many were sent.
- * Needs CAP_NET_RAW. Run it in a network of its own.
+ * flood PORT RATE SECONDS SOURCES PREFIX RANDOM SUFFIX SIZE
+ *
+ * SOURCES: number of source addresses that take turns; 0 = a different one for each datagram. They are in 127.0.0.0/8.
+ * A datagram is PREFIX (hex), RANDOM random octets, SUFFIX (hex), and zeros up to SIZE octets.
+ * Prints the number of sent datagrams. Needs CAP_NET_RAW. Run it in its own network namespace.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,7 +45,7 @@ static int fail(const char *call)
     return 1;
 }
 
-/* Write octets that are given as hex digits; return how many. */
+/* Convert hex digits to octets; return the number of octets. */
 static size_t from_hex(uint8_t *octets, const char *text, size_t most)
 {
     size_t count = 0;
@@ -53,7 +54,7 @@ static size_t from_hex(uint8_t *octets, const char *text, size_t most)
     return count;
 }
 
-/* A generator of random octets that is quick enough: xorshift. */
+/* Return the next number of a fast random generator (xorshift). */
 static uint64_t next_random(uint64_t *state)
 {
     *state ^= *state << 13;

@@ -1,8 +1,10 @@
-/* The floor of proxy mode: what any forwarder in user space pays that keeps one socket for each client.
+/* The floor of proxy mode: the minimum cost of a user-space forwarder with one socket per client.
  *
- * floor LISTEN_PORT BACKEND_PORT...: one thread; recvmmsg on the listener, one send on each client's connected
- * socket; one recv from each socket that is readable, sendmmsg on the listener. It knows no QUIC, ECN, GRO or GSO,
- * keeps sessions for ever and picks a backend by the client's address. All on 127.0.0.1.
+ * floor LISTEN_PORT BACKEND_PORT...: forwards on 127.0.0.1 with one thread.
+ *
+ * Towards backends: recvmmsg on the listener, one send per datagram on the client's connected socket. Towards clients:
+ * one recv per readable socket, sendmmsg on the listener. It has no support for QUIC, ECN, GRO or GSO, never closes a
+ * session, and chooses a backend by the client's address.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,12 +21,12 @@
 
 #define BATCH 64
 #define DATAGRAM_BYTES 2048
-#define SLOTS 65536u /* of the session table: a power of two, kept at most half full */
+#define SLOTS 65536u /* of the session table: a power of two; at most half of them are used */
 #define RECEIVE_BUFFER_BYTES (4 << 20)
 
 struct session {
     struct sockaddr_in client;
-    int fd; /* connected to a backend; 0 in a slot that is free */
+    int fd; /* connected to a backend; 0 in a free slot */
 };
 
 static struct session sessions[SLOTS];
@@ -64,7 +66,7 @@ static uint32_t hash(const struct sockaddr_in *client)
     return (uint32_t)(key >> 32);
 }
 
-/* The session of a client, opened where there is none; NULL where the table is full or no socket is to be had. */
+/* Return a client's session, and open it if necessary; NULL if the table is full or the socket cannot be opened. */
 static struct session *session_of(const struct sockaddr_in *client)
 {
     const uint32_t hashed = hash(client);
@@ -92,7 +94,7 @@ static struct session *session_of(const struct sockaddr_in *client)
     return session;
 }
 
-/* Take what clients have sent, at most a batch, and send each on. */
+/* Receive at most one batch from clients, and send each datagram to its backend. */
 static void forward(void)
 {
     for (int i = 0; i < BATCH; i++) {
@@ -107,12 +109,12 @@ static void forward(void)
     }
 }
 
-/* Send a batch of answers, each to its client. */
+/* Send a batch of answers to their clients. */
 static void answer(int count)
 {
     for (int sent = 0; sent < count;) {
         const int more = sendmmsg(listener, messages + sent, (unsigned)(count - sent), MSG_DONTWAIT);
-        sent += more > 0 ? more : 1; /* the one that could not be sent is lost */
+        sent += more > 0 ? more : 1; /* a message that cannot be sent is dropped */
     }
 }
 

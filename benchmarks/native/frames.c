@@ -1,7 +1,10 @@
-/* Send frames from a file on an interface as fast as it takes them: frames INTERFACE FILE COUNT [SECONDS].
+/* Send the frames of a file on an interface, as fast as the kernel accepts them.
  *
- * The file holds frames of one size, one after the other: 4 octets of size, then the frames. COUNT frames are sent, or
- * as many as SECONDS allow where COUNT is 0, from the first one on and round again. Prints how many the kernel took.
+ * frames INTERFACE FILE COUNT [SECONDS]
+ *
+ * The file begins with the size of a frame (4 octets), and the frames follow. The program sends COUNT frames; if COUNT
+ * is 0, it sends for SECONDS. After the last frame it continues with the first.
+ * Prints the number of frames that the kernel accepted.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,12 +1,14 @@
-/* Clients and servers of a measurement in one thread, so that one core drives a forwarder on another.
+/* Clients and servers of a measurement in one thread, so that one core can drive a forwarder on another core.
  *
- * load PORT FLOWS BACKENDS SIZE BURST there|back CIDS CID_BYTES: the flows take turns in sending BURST
- * datagrams of SIZE octets to 127.0.0.1:PORT (0: straight to the servers). It prints the servers' ports as one line of
- * JSON, then answers each line of its input with another:
+ * load PORT FLOWS BACKENDS SIZE BURST there|back CIDS CID_BYTES
  *
- *   probe MS              send until something arrives, at most so long
- *   closed WINDOW COUNT   send COUNT datagrams with at most WINDOW under way: as fast as the forwarder takes them
- *   paced RATE COUNT      send COUNT datagrams at RATE a second whatever arrives, and keep the latencies
+ * The flows take turns in sending BURST datagrams of SIZE octets to 127.0.0.1:PORT (0: directly to the servers). With
+ * `back`, the servers echo. The program prints the servers' ports as a line of JSON. Then it reads commands, one per
+ * line, and answers each with a line of JSON:
+ *
+ *   probe MS              send until a datagram arrives, at most MS milliseconds
+ *   closed WINDOW COUNT   send COUNT datagrams with at most WINDOW in flight: as fast as the forwarder forwards them
+ *   paced RATE COUNT      send COUNT datagrams at RATE per second, even if some are lost, and record the latencies
  */
 #define _GNU_SOURCE
 #include "clients.h"
@@ -25,7 +27,7 @@ struct load {
     uint64_t sent, begun_ns, sent_ns;
 };
 
-/* Serve whatever is readable; return 0 where nothing was. It never sleeps: to wake it would cost the forwarder. */
+/* Serve all readable sockets; return 0 if there were none. It never sleeps: waking it would cost the forwarder time. */
 static int turn(struct load *load)
 {
     struct epoll_event events[EVENTS];
@@ -50,7 +52,7 @@ static void begin(struct load *load, uint64_t kept)
     load->begun_ns = load->tally.last_ns = clock_ns();
 }
 
-/* Send at most so many bursts, and at most a batch. */
+/* Send bursts, at most this number and at most one batch; return how many. */
 static uint32_t send_some(struct load *load, uint64_t bursts)
 {
     const uint32_t count = bursts < CLIENT_BATCH ? (uint32_t)bursts : CLIENT_BATCH;
@@ -59,7 +61,7 @@ static uint32_t send_some(struct load *load, uint64_t bursts)
     return count;
 }
 
-/* Wait for what is under way until nothing has arrived for a while. */
+/* Wait for datagrams in flight, until all arrived or none arrived for LOST_AFTER_NS. */
 static void settle(struct load *load)
 {
     const uint64_t from = clock_ns();

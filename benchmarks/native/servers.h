@@ -1,6 +1,6 @@
-/* The servers behind the forwarder: ports of one process that echo datagrams, or only count them.
+/* The servers behind the forwarder: ports of one process that echo datagrams or only count them.
  *
- * A server that answers bursts sends them as it would its own: what one client has waiting leaves in one call (GSO).
+ * With bursts, a server sends consecutive answers to the same client in one GSO send, as a real server would.
  */
 #ifndef SERVERS_H
 #define SERVERS_H
@@ -33,7 +33,7 @@ static inline void inbox_open(struct inbox *inbox, const struct traffic *traffic
     }
 }
 
-/* Receive what waits on a socket, at most a batch. */
+/* Receive at most one batch of waiting datagrams. */
 static inline int receive(struct inbox *inbox, int fd)
 {
     for (int i = 0; i < BATCH; i++)
@@ -41,7 +41,7 @@ static inline int receive(struct inbox *inbox, int fd)
     return recvmmsg(fd, inbox->messages, BATCH, MSG_DONTWAIT, NULL);
 }
 
-/* Receive for the clients, or on a server's that does not answer, and count. */
+/* Receive and count: on the clients' socket, or on a server that does not answer. */
 static inline void receive_and_count(struct inbox *inbox, int fd, struct tally *tally, const struct traffic *traffic)
 {
     const int count = receive(inbox, fd);
@@ -54,7 +54,7 @@ static inline int same_client(const struct sockaddr_in *one, const struct sockad
     return one->sin_port == other->sin_port && one->sin_addr.s_addr == other->sin_addr.s_addr;
 }
 
-/* Send back what a server has received. */
+/* Receive on a server's socket, and send the datagrams back. */
 static inline void receive_and_echo(struct inbox *inbox, int fd, const struct traffic *traffic)
 {
     const int count = receive(inbox, fd);
@@ -77,11 +77,11 @@ static inline void receive_and_echo(struct inbox *inbox, int fd, const struct tr
     }
     for (uint32_t sent = 0; sent < replies;) {
         const int more = sendmmsg(fd, inbox->replies + sent, replies - sent, MSG_DONTWAIT);
-        sent += more > 0 ? (uint32_t)more : 1; /* the one that could not be sent is lost */
+        sent += more > 0 ? (uint32_t)more : 1; /* a message that cannot be sent is dropped */
     }
 }
 
-/* Bind a port for each backend; return their numbers. */
+/* Bind a port for each backend; return the port numbers. */
 static inline uint16_t *open_servers(const struct traffic *traffic, int poller, int *fds)
 {
     uint16_t *ports = calloc(traffic->backends, sizeof *ports);

@@ -1,4 +1,4 @@
-/* What came back: counted, and how long it took. */
+/* Count of received datagrams, and their latencies. */
 #ifndef TALLY_H
 #define TALLY_H
 
@@ -6,7 +6,7 @@
 
 struct tally {
     uint64_t received, last_ns;
-    uint32_t *latencies_ns; /* NULL: nothing is kept */
+    uint32_t *latencies_ns; /* NULL: not recorded */
     uint64_t room;
 };
 
@@ -18,7 +18,7 @@ static inline void tally_open(struct tally *tally, uint64_t room)
         fail("calloc");
 }
 
-/* Count the datagrams in one buffer; those of an earlier run came too late and are nobody's. */
+/* Count the datagrams in one buffer. Those of an earlier run came too late and are ignored. */
 static inline void tally_count(struct tally *tally, const struct traffic *traffic, const uint8_t *octets, uint32_t length)
 {
     const uint64_t now = clock_ns();
@@ -41,7 +41,7 @@ static inline int tally_compare(const void *left, const void *right)
     return (one > other) - (one < other);
 }
 
-/* Sort what was kept; return how many there are. */
+/* Sort the recorded latencies; return their number. */
 static inline uint64_t tally_sort(struct tally *tally)
 {
     const uint64_t kept = tally->received < tally->room ? tally->received : tally->room;
@@ -50,7 +50,7 @@ static inline uint64_t tally_sort(struct tally *tally)
     return kept;
 }
 
-/* The latency that this part of all stays below, in µs. */
+/* Return a quantile of the sorted latencies in µs. part: 0 to 1. */
 static inline double tally_quantile_us(const struct tally *tally, uint64_t kept, double part)
 {
     return kept ? tally->latencies_ns[(uint64_t)((double)(kept - 1) * part)] / 1000.0 : 0;

@@ -1,7 +1,7 @@
-/* What the load sends: clients' flows, their connection IDs, and the datagrams made of them.
+/* The load's traffic: flows of clients, their connection IDs, and their datagrams.
  *
- * A datagram: first octet 0x40, connection ID, number of the run (4 octets), time it was sent (8 octets, ns), zeros.
- * The file of connection IDs holds one for each flow, then one more for each flow, and so on: a lap a row.
+ * A datagram consists of the first octet 0x40, a connection ID, the number of the run (4 octets), the time of sending
+ * (8 octets, ns), and zeros. The file of connection IDs consists of laps: each lap has one ID for each flow.
  */
 #ifndef TRAFFIC_H
 #define TRAFFIC_H
@@ -27,10 +27,10 @@
 
 struct traffic {
     uint32_t flows, backends, size, burst;
-    int answered;         /* there and back: servers echo; otherwise they only count */
+    int answered;         /* servers echo; otherwise they only count */
     const uint8_t *cids;  /* laps * flows of cid_bytes each, without the first octet */
     uint32_t cid_bytes, laps;
-    uint64_t bursts;      /* sent so far, over all runs */
+    uint64_t bursts;      /* sent so far, in all runs */
     uint32_t run;
 };
 
@@ -53,7 +53,7 @@ static inline struct sockaddr_in loopback(uint16_t port)
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
-/* Let this process open so many descriptors, or end and say why it cannot. */
+/* Raise this process's limit of open files, or end with a message. */
 static inline void raise_file_limit(uint32_t wanted)
 {
     struct rlimit files;
@@ -70,7 +70,7 @@ static inline void raise_file_limit(uint32_t wanted)
     }
 }
 
-/* A non-blocking UDP socket that cuts what it sends into datagrams of one size and takes what came so in one piece. */
+/* Return a non-blocking UDP socket. With bursts, it sends by GSO in segments of one datagram, and receives by GRO. */
 static inline int open_socket(const struct traffic *traffic)
 {
     const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0), on = 1, room = BUFFER_BYTES, size = (int)traffic->size;
@@ -96,7 +96,7 @@ static inline void watch(int poller, int fd, uint32_t index)
         fail("epoll_ctl");
 }
 
-/* Read the connection IDs: as many whole laps as the file holds. */
+/* Read the connection IDs from a file, and compute the number of complete laps. */
 static inline void read_cids(struct traffic *traffic, const char *path)
 {
     FILE *file = fopen(path, "rb");
@@ -112,7 +112,7 @@ static inline void read_cids(struct traffic *traffic, const char *path)
     traffic->laps = (uint32_t)(size / lap);
 }
 
-/* Write the next flow's burst. */
+/* Write the burst of the next flow. */
 static inline void fill_burst(struct traffic *traffic, uint8_t *at, uint64_t now)
 {
     const uint32_t flow = next_flow(traffic);

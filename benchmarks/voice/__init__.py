@@ -1,1 +1,1 @@
-"""Voice calls through a NAT that rebinds, behind qlb and behind the designs that look at addresses."""
+"""Voice calls through a NAT that rebinds: qlb compared with two designs that route by client address."""

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.voice``: the same calls through every design, one design after the other.
+"""Run the same calls through every design, one design after the other: ``python -m benchmarks.voice``.
 
-It prints what came of them, and writes results/voice.json and results/voice.svg.
+It prints tables, and writes results/voice.json and results/voice.svg.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import platform
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from benchmarks.voice.run import run
 
 
 def measure(plan: Plan, names: list[str]) -> dict[str, Any]:
-    """Run these designs; return all results. One that is not installed is named with the reason."""
+    """Run these designs; return all results. A design that is not installed is listed with the reason."""
     runs = []
     for name in names:
         print(f"{name}: {plan.calls} calls, {plan.end_s:g} s", file=sys.stderr, flush=True)
@@ -44,20 +45,31 @@ def measure(plan: Plan, names: list[str]) -> dict[str, Any]:
     return {"command": f"make voice{options}", "plan": asdict(plan), "machine": machine, "runs": runs}
 
 
+def _option(name: str, kind: click.ParamType[Any], text: str) -> Callable[[Any], Any]:
+    """Return the option of a field of Plan, with the plan's default."""
+    default = getattr(Plan, name[2:].replace("-", "_"))
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+
 @click.command()
-@click.option("--calls", type=click.IntRange(1, 10_000), default=Plan.calls, show_default=True, help="At once.")
-@click.option("--still-s", type=click.FloatRange(1), default=Plan.still_s, show_default=True, help="Addresses stay.")
-@click.option("--moving-s", type=click.FloatRange(1), default=Plan.moving_s, show_default=True, help="They change.")
-@click.option("--period-s", type=click.FloatRange(0.1), default=Plan.period_s, show_default=True, help="Of changes.")
-@click.option("--ramp-s", type=click.FloatRange(0), default=Plan.ramp_s, show_default=True, help="Calls begin.")
-@click.option("--thinking-s", type=click.FloatRange(0), default=Plan.thinking_s, show_default=True, help="Of callers.")
-@click.option("--patience-s", type=click.FloatRange(1), default=Plan.patience_s, show_default=True, help="Of callers.")
-@click.option("--shards", type=click.IntRange(1, 64), default=Plan.shards, show_default=True, help="Fleet processes.")
-@click.option("--only", type=click.Choice(list(DESIGNS)), multiple=True, help="These designs.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder.")
+@_option("--calls", click.IntRange(1, 10_000), "Number of callers.")
+@_option("--still-s", click.FloatRange(1), "Length of the phase in which addresses stay.")
+@_option("--moving-s", click.FloatRange(1), "Length of the phase in which addresses change.")
+@_option("--period-s", click.FloatRange(0.1), "Time between changes of a caller's address.")
+@_option("--ramp-s", click.FloatRange(0), "Time in which all calls begin.")
+@_option("--thinking-s", click.FloatRange(0), "Average pause before a caller speaks again.")
+@_option("--patience-s", click.FloatRange(1), "Silence after which a caller hangs up and calls again.")
+@_option("--shards", click.IntRange(1, 64), "Number of processes that run the callers.")
+@click.option("--only", type=click.Choice(list(DESIGNS)), multiple=True, help="Run only this design (repeatable).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder for the results."
+)
 def main(only: tuple[str, ...], out: Path, calls: int, shards: int, **seconds: float) -> None:
-    """Measure, print, and write voice.json and voice.svg."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends what it has started, as on Ctrl-C
+    """Run the same voice calls through every design, and compare what is lost.
+
+    Prints tables, and writes voice.json and voice.svg.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # on SIGTERM too, end the programs that were started
     plan = Plan(**seconds | {"calls": calls, "shards": shards})  # type: ignore[arg-type]
     results = measure(plan, list(only or DESIGNS))
     out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""One person on the phone: hears the greeting, hangs up, calls again; then speaks, listens, thinks, speaks again.
+"""One simulated caller.
 
-Whoever loses a call calls again at once. A call is lost where the connection ends, or where nothing has come from the
-agent for the plan's ``patience_s`` though it is asked every ``PING_S``. Times are seconds since the run began.
+It listens to the greeting, hangs up, and calls again. Then it speaks, listens to the answer, thinks, and speaks
+again. If it loses a call, it calls again at once. A call is lost if its connection ends, or if the agent sends nothing
+for the plan's ``patience_s``, although the caller sends a ping every ``PING_S``. Times are seconds since the run began.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from lab.voice.client import VoiceCall, calling
 FINISH_S: Final = 15.0
 PING_S: Final = 0.4
 SILENCE_S: Final = 1.5
-"""A silence is noted from here on: more pings without an answer than a balancer's death costs."""
+"""Silences longer than this are recorded. A killed balancer alone causes shorter ones."""
 PROMPT_FRAMES: Final = (50, 150)
 _KEPT: Final = 10_000
 
@@ -32,9 +33,9 @@ WAYS: Final = (WITHOUT_TICKET, TICKET_KNOWN, TICKET_UNKNOWN)
 
 
 class Setup(NamedTuple):
-    """A connection's way to its first audio.
+    """Set-up of a connection, until its first audio.
 
-    round_trips: counted on the wire. way: one of WAYS. after_loss: it took the place of a lost connection.
+    round_trips: counted on the wire. way: one of WAYS. after_loss: the connection replaced a lost one.
     """
 
     at_s: float
@@ -45,9 +46,10 @@ class Setup(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """A connection's end. lost: why, "" where the caller hung up. sent, heard: frames. up, down: those missing.
+    """End of a connection. lost: the reason, "" if the caller hung up. sent, heard: frames.
 
-    Of the caller's, those that the agent has not confirmed; of the agent's, those that it said it had sent.
+    up, down: missing frames. up: sent by the caller and not confirmed by the agent. down: reported as sent by the
+    agent and not received.
     """
 
     at_s: float
@@ -60,20 +62,23 @@ class Ending(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Some time."""
+    """A period."""
 
     at_s: float
     length_s: float
 
     @property
     def end_s(self) -> float:
-        """When it was over."""
+        """End of the period."""
         return self.at_s + self.length_s
 
 
 @dataclass
 class Told:
-    """What a caller has to tell. gaps: waits for audio that was due. silences: with nothing at all from the agent."""
+    """Record of one caller.
+
+    gaps: waits for audio that was due. silences: periods without any packet from the agent.
+    """
 
     setups: list[Setup] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
@@ -83,10 +88,10 @@ class Told:
 
 
 class Caller:
-    """Calls through one port of a NAT until the plan ends."""
+    """A caller that uses one port of a NAT, until the plan ends."""
 
     def __init__(self, port: NatPort, plan: Plan, random: Random, began_s: float) -> None:
-        """random: its habits. began_s: of the run, by the loop's clock."""
+        """Set up the caller. random: for its choices. began_s: start of the run by the loop's clock."""
         self._loop = asyncio.get_running_loop()
         self._port = port
         self._plan = plan
@@ -100,7 +105,7 @@ class Caller:
         self.told = Told()
 
     async def run(self) -> Told:
-        """Call, and call again; return what has been."""
+        """Make calls until the plan ends; return the record."""
         self._heard_s = self._loop.time()
         while not self._is_over():
             await self._call()
@@ -142,7 +147,7 @@ class Caller:
             await self._listen(call, utterances=call.prompts + 1)
 
     async def _listen(self, call: VoiceCall, *, utterances: int) -> None:
-        """Hear the agent out, and think, unless the call is lost."""
+        """Listen to the agent until it has finished, then think, unless the call is lost."""
         await call.until(lambda call: call.utterances >= utterances)
         if call.heard.longest_gap_s:
             self._gap(self._loop.time() - call.heard.longest_gap_s)
@@ -153,16 +158,16 @@ class Caller:
                 await call.ended()
 
     async def _finish(self, call: VoiceCall) -> None:
-        """Wait until each side has all frames of the other."""
+        """Wait until each side has received all frames of the other."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
                 await call.answered(call.prompts + 1)
 
     async def _watch(self, call: VoiceCall) -> None:
-        """Give a call up that has been silent for too long."""
+        """Give the call up after ``patience_s`` of silence."""
         while (left_s := max(self._heard_s, call.began_s) + self._plan.patience_s - self._loop.time()) > 0:
             await asyncio.sleep(left_s)
-        await call.give_up(f"nothing heard for {self._plan.patience_s:g} s")
+        await call.give_up(f"nothing received for {self._plan.patience_s:g} s")
 
     def _on_heard(self, now_s: float) -> None:
         if now_s - self._heard_s > SILENCE_S:
@@ -204,7 +209,7 @@ class Caller:
             spans.append(Span(since_s - self._began_s, until_s - since_s))
 
     def _hangs_up(self) -> bool:
-        """Return True once, while addresses stay: the next call is the one that lasts, and begins with a ticket."""
+        """Return True once, while addresses stay. The next call lasts until the end and begins with a ticket."""
         hangs_up = not self._has_hung_up and self._plan.phase(self._loop.time() - self._began_s) == STILL
         self._has_hung_up = True
         return hangs_up

@@ -1,4 +1,4 @@
-"""The designs that are compared, each with two balancers before the same three agents."""
+"""The compared designs. Each has two balancers in front of the same three agents."""
 
 import json
 import os
@@ -24,7 +24,10 @@ BALANCERS: Final = 2
 
 @dataclass(frozen=True)
 class Site:
-    """What a design finds there. config: qlb's, without listen. backends: name → UDP port. ports: of the balancers."""
+    """Surroundings of a design.
+
+    config: of qlb, without listen. backends: name → UDP port. ports: of the balancers.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -33,31 +36,31 @@ class Site:
 
     @property
     def addresses(self) -> list[Address]:
-        """Where callers send to."""
+        """Addresses of the balancers."""
         return [("127.0.0.1", port) for port in self.ports]
 
 
 class Design(Protocol):
-    """Two balancers that run."""
+    """Two running balancers."""
 
     async def kill(self, index: int) -> None:
-        """Kill a balancer, at once and without a word."""
+        """Kill a balancer with SIGKILL."""
 
     async def restart(self, index: int) -> None:
-        """Start it again."""
+        """Start a killed balancer again."""
 
     async def drain(self, backend: str) -> None:
-        """Give a backend no new calls, by every balancer's own means."""
+        """Drain a backend in the way that this design provides: it gets no new calls."""
 
     async def restart_table(self) -> bool:
-        """Kill what balancers share and start it again; return whether there is such a thing."""
+        """Kill the table that the balancers share, and start it again; return whether there is one."""
 
     def pids(self) -> list[int]:
-        """Return the balancers' processes that run now."""
+        """Return the running processes of the balancers."""
 
 
 class Qlb:
-    """``qlb run`` with the default plane; the two know nothing of each other."""
+    """``qlb run`` with the default plane, twice. The two balancers share no state."""
 
     def __init__(self, site: Site) -> None:
         """Write the configurations."""
@@ -75,7 +78,7 @@ class Qlb:
             await each.start()
 
     async def kill(self, index: int) -> None:
-        """Kill the supervisor, and its workers before they notice."""
+        """Kill the supervisor, and its workers before they react to its end."""
         workers = [os.pidfd_open(pid) for pid in children(self._daemons[index].pid)]
         await self._daemons[index].kill()
         for worker in workers:
@@ -84,19 +87,19 @@ class Qlb:
             os.close(worker)
 
     async def restart(self, index: int) -> None:
-        """Start it where it was."""
+        """Start it again on its port."""
         await ports.until_free("127.0.0.1", self._ports[index])
         await self._daemons[index].start()
 
     async def drain(self, backend: str) -> None:
-        """``qlb drain``."""
+        """Run ``qlb drain`` on both."""
         for each in self._daemons:
             code, said = await each.command("drain", backend)
             if code:
                 raise BackendError(f"qlb drain: {said}")
 
     async def restart_table(self) -> bool:
-        """There is none."""
+        """Return False: the balancers share no table."""
         return False
 
     async def stop(self) -> None:
@@ -105,12 +108,12 @@ class Qlb:
             await each.end()
 
     def pids(self) -> list[int]:
-        """Supervisors and workers."""
+        """Return the supervisors and workers."""
         return _families(each.pid for each in self._daemons)
 
 
 class _Programs:
-    """Two balancers that are programs of others, which start and end like any."""
+    """Two balancers that are ordinary programs."""
 
     def __init__(self, site: Site, programs: Sequence[Program]) -> None:
         """programs: one for each of the site's ports."""
@@ -123,11 +126,11 @@ class _Programs:
             await self.restart(index)
 
     async def kill(self, index: int) -> None:
-        """Kill one, with all its processes."""
+        """Kill one balancer with all its processes."""
         await self._programs[index].kill()
 
     async def restart(self, index: int) -> None:
-        """Start one; it knows nothing of before."""
+        """Start one balancer. It has no state of an earlier process."""
         await self._programs[index].start(udp_port=self._site.ports[index])
 
     async def stop(self) -> None:
@@ -137,7 +140,7 @@ class _Programs:
 
 
 class NginxHash(_Programs):
-    """nginx's stream module, configured as in benchmarks/forwarders/nginx.py: a consistent hash of address and port."""
+    """nginx's stream module with a consistent hash of address and port (benchmarks/forwarders/nginx.py)."""
 
     def __init__(self, site: Site) -> None:
         """Write the configurations. Raises Missing."""
@@ -149,22 +152,22 @@ class NginxHash(_Programs):
         super().__init__(site, [Program(nginx_command(place), place.folder / "log") for place in self._places])
 
     async def drain(self, backend: str) -> None:
-        """Mark it ``down`` and reload: the old workers keep their sessions."""
+        """Mark the backend ``down`` and reload. The old workers retain their sessions."""
         for place, program in zip(self._places, self._programs, strict=True):
             nginx_command(place, down=[self._site.backends[backend]])
             program.signal(signal.SIGHUP)
 
     async def restart_table(self) -> bool:
-        """There is none."""
+        """Return False: the balancers share no table."""
         return False
 
     def pids(self) -> list[int]:
-        """Masters and workers."""
+        """Return the masters and workers."""
         return _families(program.pid for program in self._programs)
 
 
 class SharedTable(_Programs):
-    """benchmarks/forwarders/shared_table.py twice, and one Redis for both, with its log on disk synced every second."""
+    """Two processes of benchmarks/forwarders/shared_table.py with one Redis."""
 
     def __init__(self, site: Site) -> None:
         """Write the configurations. Raises Missing."""
@@ -184,24 +187,24 @@ class SharedTable(_Programs):
         await super().start()
 
     async def drain(self, backend: str) -> None:
-        """Give it no new entry; those that are there hold."""
+        """Exclude the backend from new entries. Existing entries stay valid."""
         self._write(drained=[self._site.backends[backend]])
         for program in self._programs:
             program.signal(signal.SIGHUP)
 
     async def restart_table(self) -> bool:
-        """Kill Redis and start it; it reads its log."""
+        """Kill Redis and start it again. It reads its log."""
         await self._redis.kill()
         await self._redis.start(tcp_port=self._redis_port)
         return True
 
     async def stop(self) -> None:
-        """Stop all three."""
+        """Stop both forwarders, then Redis."""
         await super().stop()
         await self._redis.stop()
 
     def pids(self) -> list[int]:
-        """Forwarders and Redis."""
+        """Return the forwarders and Redis."""
         return [program.pid for program in (*self._programs, self._redis)]
 
     def _write(self, drained: list[int]) -> None:
@@ -219,7 +222,7 @@ DESIGNS: Final[dict[str, Callable[[Site], Qlb | NginxHash | SharedTable]]] = {
 
 @asynccontextmanager
 async def design_running(name: str, site: Site) -> AsyncIterator[Design]:
-    """Run a design until the end of the block. Raises Missing, and BackendError where it does not start."""
+    """Run a design until the end of the block. Raises Missing, and BackendError if it does not start."""
     design = DESIGNS[name](site)
     try:
         await design.start()
@@ -229,7 +232,7 @@ async def design_running(name: str, site: Site) -> AsyncIterator[Design]:
 
 
 def redis_command(server: str, folder: Path, port: int) -> list[str]:
-    """Return how Redis is started: on disk at most a second behind, and never without room for a new entry."""
+    """Return the command of Redis: its log synced every second, and entries evicted if memory is full."""
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -246,6 +249,6 @@ def redis_command(server: str, folder: Path, port: int) -> list[str]:
 def _families(pids: Iterable[int]) -> list[int]:
     found = []
     for pid in pids:
-        with suppress(OSError):  # dead now, as one of them is for a while
+        with suppress(OSError):  # it is dead: one balancer is, for a time
             found += [pid, *children(pid)]
     return found

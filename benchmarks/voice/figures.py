@@ -14,13 +14,13 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class Phase:
-    """What came of all calls in one phase.
+    """Result of all calls in one phase.
 
-    lost: connections that had audio and have none any more. failed: attempts that never had any. again: connections
-    that took the place of a lost one. sent, heard: frames. missing_up, missing_down: those that never came, as the
-    other side said last; counted when the connection ends. longest_gap_s: for which anybody waited for audio that was
-    due; typical_gap_s: the median of every caller's longest. silent_s: with nothing at all from the agent, all
-    calls together.
+    lost: connections that had audio and were lost. failed: attempts that never had audio. again: connections that
+    replaced a lost one. sent, heard: frames. missing_up, missing_down: frames that did not arrive, by the other side's
+    last report; counted when the connection ends. longest_gap_s: longest wait of any caller for audio that was due.
+    typical_gap_s: median of the callers' longest waits. silent_s: time without any packet of the agent, summed over all
+    calls.
     """
 
     lost: int
@@ -36,13 +36,16 @@ class Phase:
 
     @property
     def missing(self) -> int:
-        """Frames of both directions."""
+        """Missing frames of both directions."""
         return self.missing_up + self.missing_down
 
 
 @dataclass(frozen=True)
 class Setups:
-    """Set-ups of one kind, in both phases. round_trips: until the first audio, as seldom and as often as it was."""
+    """Set-ups of one kind, in both phases.
+
+    typical, most: median and maximum of the round trips until the first audio.
+    """
 
     count: int
     typical: int
@@ -51,12 +54,12 @@ class Setups:
 
 
 def callers(run: Run) -> list[Run]:
-    """Return what every caller has told."""
+    """Return the records of all callers."""
     return [told for shard in run["shards"] for told in shard["told"]]
 
 
 def phase(run: Run, plan: Plan, name: str) -> Phase:
-    """Return what came of one phase; an event belongs to the phase in which it was over."""
+    """Return the result of one phase. An event belongs to the phase in which it ended."""
     told = callers(run)
     endings = [ending for each in told for ending in _of(each, "endings", Ending) if plan.phase(ending.at_s) == name]
     longest = [
@@ -80,7 +83,7 @@ def phase(run: Run, plan: Plan, name: str) -> Phase:
 
 
 def setups(run: Run, way: str) -> Setups | None:
-    """Return how connections came about in one of the caller's WAYS; None where none did."""
+    """Return the set-ups of one of the caller's WAYS, or None if there were none."""
     found = [setup for told in callers(run) for setup in _of(told, "setups", Setup) if setup.way == way]
     if not found:
         return None
@@ -90,14 +93,14 @@ def setups(run: Run, way: str) -> Setups | None:
 
 
 def silent(run: Run, end_s: float) -> list[tuple[float, int]]:
-    """Return (moment, callers who hear nothing at all from their agent then), from the beginning to the end."""
+    """Return (time, number of callers in a silence at that time), from the beginning to the end."""
     spans = [span for told in callers(run) for span in _of(told, "silences", Span)]
     moments = [STEP_S * number for number in range(int(end_s / STEP_S))]
     return [(at_s, sum(span.at_s <= at_s < span.end_s for span in spans)) for at_s in moments]
 
 
 def lag_s(run: Run) -> float:
-    """Return for how long the fleet itself did not get around to anything, at most."""
+    """Return the longest delay of the fleet's own event loops."""
     return max((lag for shard in run["shards"] for lag in shard["lags_s"]), default=0.0)
 
 

@@ -1,10 +1,11 @@
-"""A part of the callers and their NAT, in a process of its own.
+"""One shard of the fleet: a part of the callers and their NAT, in one process.
 
-``python -m benchmarks.voice.fleet SHARD``: the first line of stdin is JSON with ``plan``, ``balancers`` ([host, port]
-each), ``delay_s`` (of the network, one way) and ``began_s`` (by the machine's monotonic clock). Later lines are
-orders: ``{"move": [FROM, TO]}`` sends the callers whose balancer is FROM to TO, ``{"rebind": true}`` has addresses
-change from now on. When every caller has told its story it writes them all as one line, and ends. The end of stdin
-ends it at once.
+``python -m benchmarks.voice.fleet SHARD`` is started by benchmarks.voice, once for each shard number.
+
+The first line of stdin is JSON with ``plan``, ``balancers`` ([host, port] each), ``delay_s`` (of the network, one
+way) and ``began_s`` (by the machine's monotonic clock). Each later line is an order. ``{"move": [FROM, TO]}`` sends the
+callers whose balancer is FROM to TO. ``{"rebind": true}`` makes addresses change from now on. When all callers have
+finished, the process writes their records as one line of JSON and ends. At the end of stdin it ends at once.
 """
 
 import asyncio
@@ -18,20 +19,21 @@ from typing import Any, Final
 
 import uvloop
 
+from benchmarks.options import command_line
 from benchmarks.voice.caller import FINISH_S, Caller
 from benchmarks.voice.plan import Plan
 from lab.nat import Address, Nat, NatPort
 
 LIMIT_S: Final = FINISH_S + 20.0
-"""A run that goes on for so long after its end is cut off; what was told until then counts."""
+"""Callers that have not finished this long after the plan's end are cut off. Their records count so far."""
 _LAG_S: Final = 0.05
 
 
 class Shard:
-    """Every so many-th caller of the plan."""
+    """The callers of one shard: every caller whose number modulo ``shards`` is the shard's number."""
 
     def __init__(self, order: dict[str, Any], shard: int, nat: Nat) -> None:
-        """order: the first line of stdin."""
+        """Create the callers and their NAT ports. order: the first line of stdin."""
         self._plan = Plan(**order["plan"])
         self._balancers: list[Address] = [(host, port) for host, port in order["balancers"]]
         self._began_s: float = order["began_s"]
@@ -47,7 +49,7 @@ class Shard:
         self._lags: list[float] = []
 
     async def run(self) -> dict[str, Any]:
-        """Run them all; return what they tell."""
+        """Run all callers of the shard; return their records."""
         lagging = asyncio.create_task(self._watch_lag())
         calls = [asyncio.create_task(self._run(number)) for number in self._told]
         left_s = self._began_s + self._plan.end_s + LIMIT_S - asyncio.get_running_loop().time()
@@ -62,7 +64,7 @@ class Shard:
         return {"told": told, "cut_off": len(late), "cpu_s": time.process_time(), "lags_s": self._lags}
 
     def obey(self, order: dict[str, Any]) -> None:
-        """Do what a line of stdin says."""
+        """Perform an order from stdin."""
         if order.get("rebind"):
             self._rebinding = [asyncio.create_task(self._rebind(*caller)) for caller in self.callers.items()]
         elif "move" in order:
@@ -75,7 +77,7 @@ class Shard:
         return nat.port(self._balancers[self._home(number)], delay_s=delay_s)
 
     def _home(self, number: int) -> int:
-        """Return which balancer is a caller's: each shard has callers of each."""
+        """Return the number of a caller's own balancer. Each shard has callers of each balancer."""
         return number // self._plan.shards % len(self._balancers)
 
     async def _run(self, number: int) -> None:
@@ -83,12 +85,12 @@ class Shard:
         await self._told[number].run()
 
     async def _rebind(self, number: int, port: NatPort) -> None:
-        """Change one caller's address each period; callers do so one after the other, not all at one moment."""
+        """Change one caller's address each period. The callers' changes are spread evenly over the period."""
         await asyncio.sleep(self._plan.period_s * number / self._plan.calls)
         await port.rebind_every(self._plan.period_s)
 
     async def _watch_lag(self) -> None:
-        """Note the longest time each second in which this process did not get around to anything."""
+        """Record, each second, the longest delay of this process's event loop."""
         loop = asyncio.get_running_loop()
         while True:
             longest_s = 0.0
@@ -121,4 +123,6 @@ async def _obey(shard: Shard, lines: asyncio.StreamReader) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("quic").setLevel(logging.CRITICAL)
-    uvloop.run(_main(int(sys.argv[1])))
+    parser = command_line("benchmarks.voice.fleet", __doc__)
+    parser.add_argument("shard", type=int, help="number of the shard, from 0")
+    uvloop.run(_main(parser.parse_args().shard))

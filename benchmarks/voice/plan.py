@@ -1,4 +1,4 @@
-"""What happens when, in one run: the same for every design."""
+"""Schedule of one run. It is the same for every design."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ DRAIN: Final = "a backend drained"
 
 @dataclass(frozen=True)
 class Plan:
-    """calls: how many. ramp_s: in which they begin. still_s, moving_s: the phases. seed: of what callers choose.
+    """Parameters of a run.
 
-    period_s: from one change of a caller's address to the next. thinking_s: of a caller before it speaks again, about.
-    patience_s: for which it hears nothing before it hangs up and calls again; QUIC itself gives up after 10 s.
-    shards: processes that callers are spread over.
+    calls: number of callers. ramp_s: time in which they begin. still_s, moving_s: length of the two phases.
+    period_s: from one change of a caller's address to the next. thinking_s: average pause before a caller speaks
+    again. patience_s: silence after which a caller hangs up and calls again; QUIC itself gives up after 10 s.
+    shards: number of processes that run the callers. seed: of the callers' random choices.
     """
 
     calls: int = 100
@@ -36,16 +37,19 @@ class Plan:
 
     @property
     def moving_at_s(self) -> float:
-        """When addresses begin to change."""
+        """Time at which addresses begin to change."""
         return self.ramp_s + self.still_s
 
     @property
     def end_s(self) -> float:
-        """When nobody begins to speak any more."""
+        """Time from which no caller begins to speak."""
         return self.moving_at_s + self.moving_s
 
     def events(self) -> Iterator[tuple[float, str]]:
-        """Yield (when, what) in order: a balancer dies and comes back in each phase, the table too; then the drain."""
+        """Yield (time, event) in order.
+
+        In each phase a balancer is killed and returns, and then the table is restarted. The drain comes last.
+        """
         for begin_s, length_s in ((self.ramp_s, self.still_s), (self.moving_at_s, self.moving_s)):
             if begin_s == self.moving_at_s:
                 yield begin_s, MOVE
@@ -54,5 +58,5 @@ class Plan:
         yield self.moving_at_s + 0.85 * self.moving_s, DRAIN
 
     def phase(self, at_s: float) -> str:
-        """Return the phase of a moment."""
+        """Return the phase at a time."""
         return STILL if at_s < self.moving_at_s else MOVING

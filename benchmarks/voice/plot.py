@@ -1,11 +1,11 @@
-"""The plot of a run: ``python -m benchmarks.voice.plot results/voice.json docs/voice.svg``.
+"""Plot the results of benchmarks.voice.
 
-Above, callers who hear nothing, over time; below, what it came to while addresses changed. The same results give the
-same file. Needs matplotlib (the extra ``bench``).
+``python -m benchmarks.voice.plot results/voice.json docs/voice.svg`` writes an SVG file.
+The upper plot shows the number of callers in a silence over time. The lower bars show the sums while addresses changed.
+The same results always give the same file. Needs matplotlib (the extra ``bench``).
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.options import command_line
 from benchmarks.voice import figures
 from benchmarks.voice.caller import SILENCE_S
 from benchmarks.voice.plan import MOVING, Plan
@@ -26,7 +27,7 @@ _BARS: Final = {
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw it into an SVG file."""
+    """Draw the plots and write them to an SVG file."""
     plan, runs = Plan(**results["plan"]), [run for run in results["runs"] if "shards" in run]
     figure = Figure(figsize=(10, 7), layout="constrained")
     places = figure.subplot_mosaic([["time"] * len(_BARS), list(_BARS)], height_ratios=[3, 2])
@@ -52,7 +53,9 @@ def _over_time(plot: Axes, plan: Plan, runs: list[dict[str, Any]]) -> None:
     plot.set_xlim(0, plan.end_s)
     plot.set_ylim(-plan.calls / 50, None)
     plot.set_xlabel("seconds")
-    plot.set_ylabel(f"callers of {plan.calls} with no sign of their agent for {SILENCE_S:g} s or longer", fontsize=9)
+    plot.set_ylabel(
+        f"callers of {plan.calls} without a packet from their agent for {SILENCE_S:g} s or longer", fontsize=9
+    )
     plot.legend(loc="upper left", frameon=False, fontsize=8)
 
 
@@ -65,4 +68,8 @@ def _bars(plot: Axes, title: str, values: dict[str, float], form: str) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+    parser = command_line("benchmarks.voice.plot", __doc__)
+    parser.add_argument("results", type=Path, help="JSON file that benchmarks.voice wrote")
+    parser.add_argument("svg", type=Path, help="SVG file to write")
+    options = parser.parse_args()
+    draw(json.loads(options.results.read_text()), options.svg)

@@ -1,13 +1,16 @@
-"""Tables of a run: ``python -m benchmarks.voice.report results/voice.json > docs/voice.md``."""
+"""Print docs/voice.md from the results of benchmarks.voice.
+
+``python -m benchmarks.voice.report results/voice.json > docs/voice.md``. The text comes from voice.md.in.
+"""
 
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.options import command_line
 from benchmarks.table import markdown
 from benchmarks.voice import figures
 from benchmarks.voice.caller import WAYS
@@ -27,7 +30,7 @@ _ROWS: Final[dict[str, Callable[[Phase], str]]] = {
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return every table as Markdown."""
+    """Return all tables in Markdown."""
     plan = Plan(**results["plan"])
     runs = [run for run in results["runs"] if "shards" in run]
     parts = [_phase(runs, plan, name) for name in PHASES]
@@ -37,7 +40,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def page(results: dict[str, Any]) -> str:
-    """Return docs/voice.md."""
+    """Return the text of docs/voice.md."""
     plan = asdict(Plan(**results["plan"]))
     return PAGE.read_text().format(tables=tables(results), command=results["command"], **plan, **results["machine"])
 
@@ -45,13 +48,11 @@ def page(results: dict[str, Any]) -> str:
 def _phase(runs: list[Run], plan: Plan, name: str) -> str:
     found = {run["design"]: figures.phase(run, plan, name) for run in runs}
     lines = [[label, *map(cell, found.values())] for label, cell in _ROWS.items()]
-    lines.append(
-        ["time without an agent, each call", *(f"{one.silent_s / plan.calls:.2f} s" for one in found.values())]
-    )
+    lines.append(["time without an agent, per call", *(f"{one.silent_s / plan.calls:.2f} s" for one in found.values())])
     if name != STILL:
         lines.insert(0, ["changes of address", *(f"{_changes(run):,}" for run in runs)])
         lines.insert(
-            1, ["frames sent by callers / heard", *(f"{one.sent:,} / {one.heard:,}" for one in found.values())]
+            1, ["frames sent / received by callers", *(f"{one.sent:,} / {one.heard:,}" for one in found.values())]
         )
     length_s = plan.still_s if name == STILL else plan.moving_s
     return f"### {name.capitalize()}: {length_s:g} s\n\n{markdown(['', *found], lines)}"
@@ -77,21 +78,23 @@ def _machine(runs: list[Run]) -> str:
     lines = [
         ["callers and NAT, cores", *(f"{figures.fleet_cpu_s(run) / run['elapsed_s']:.2f}" for run in runs)],
         ["agents, cores", *(f"{run['agents_cpu_s'] / run['elapsed_s']:.2f}" for run in runs)],
-        ["the whole machine, with whatever else ran, cores", *(f"{run['machine_busy']:.2f}" for run in runs)],
+        ["the whole machine, including other programs, cores", *(f"{run['machine_busy']:.2f}" for run in runs)],
         [
-            "an agent or balancer waited for a core, of each second: median / one in ten",
+            "wait of an agent or balancer for a core, per second: median / 90 %",
             *(f"{_waited(run)}" for run in runs),
         ],
         ["the callers' own longest delay", *(f"{figures.lag_s(run) * 1000:.0f} ms" for run in runs)],
     ]
-    return f"### What the machine had to do\n\n{markdown(['', *(run['design'] for run in runs)], lines)}"
+    return f"### Load of the machine\n\n{markdown(['', *(run['design'] for run in runs)], lines)}"
 
 
 def _waited(run: Run) -> str:
-    """The median second, and the one that a tenth of them exceed."""
+    """Return the median, and the value that one second in ten exceeds."""
     deciles = statistics.quantiles(run["waited_s"], n=10)
     return f"{deciles[4] * 1000:.0f} / {deciles[8] * 1000:.0f} ms"
 
 
 if __name__ == "__main__":
-    print(page(json.loads(Path(sys.argv[1]).read_text())), end="")
+    parser = command_line("benchmarks.voice.report", __doc__)
+    parser.add_argument("results", type=Path, help="JSON file that benchmarks.voice wrote")
+    print(page(json.loads(parser.parse_args().results.read_text())), end="")

@@ -1,4 +1,4 @@
-"""One run of one design: agents, balancers, the fleet, and what befalls them."""
+"""One run of one design: agents, balancers, callers, and the events of the plan."""
 
 import asyncio
 import json
@@ -25,25 +25,25 @@ from qlb.demo.http3 import make_certificate
 AGENTS: Final = ("agent-a", "agent-b", "agent-c")
 DELAY_S: Final = 0.01
 NOTICED_S: Final = 0.3
-"""So long routers send packets to a balancer that is dead: what BFD takes at its usual 3 times 100 ms."""
+"""Time for which routers still send packets to a dead balancer: BFD's detection time, 3 times 100 ms."""
 _BEGIN_S: Final = 0.5
 
 
 class Fleet:
-    """The shards."""
+    """The processes that run the callers (shards)."""
 
     def __init__(self, shards: Sequence[asyncio.subprocess.Process]) -> None:
-        """shards: processes that are ready."""
+        """shards: processes that have printed ``ready``."""
         self._shards = shards
 
     def order(self, **order: object) -> None:
-        """Send an order to all of them."""
+        """Send an order to all shards."""
         for shard in self._shards:
             assert shard.stdin is not None
             shard.stdin.write(json.dumps(order).encode() + b"\n")
 
     async def told(self, limit_s: float) -> list[dict[str, Any]]:
-        """Return what they tell in the end."""
+        """Return the results that the shards print at their end. Raises TimeoutError."""
         async with asyncio.timeout(limit_s):
             return [json.loads(await self._read(shard)) for shard in self._shards]
 
@@ -53,7 +53,7 @@ class Fleet:
 
 
 async def run(name: str, plan: Plan) -> dict[str, Any]:
-    """Run a design by its name; return results that JSON can hold. Raises Missing and BackendError."""
+    """Run the design with this name; return its results for JSON. Raises Missing and BackendError."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qlb-voice-")))
         agents = await stack.enter_async_context(agents_running(folder, AGENTS))
@@ -86,7 +86,10 @@ async def run(name: str, plan: Plan) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Agents:
-    """Those that run. config: of a balancer before them. ports: name → UDP port. pids: their processes."""
+    """Running agents.
+
+    config: of a balancer in front of them. ports: name → UDP port. pids: of their processes.
+    """
 
     config: dict[str, Any]
     ports: dict[str, int]
@@ -95,10 +98,10 @@ class Agents:
 
 @asynccontextmanager
 async def agents_running(folder: Path, names: Sequence[str]) -> AsyncIterator[Agents]:
-    """Run agents of these names until the end of the block. Raises BackendError."""
+    """Run agents with these names until the end of the block. Raises BackendError."""
     config = voice_config(names)
     path = folder / "agents.yaml"
-    path.touch(mode=0o600)  # it holds a key
+    path.touch(mode=0o600)  # it contains a key
     path.write_text(yaml.safe_dump(config))
     make_certificate().write(folder)
     ports = {backend["name"]: int(backend["address"].rpartition(":")[2]) for backend in config["backends"]}
@@ -108,7 +111,7 @@ async def agents_running(folder: Path, names: Sequence[str]) -> AsyncIterator[Ag
 
 
 async def _conduct(design: Design, plan: Plan, fleet: Fleet, began_s: float) -> list[tuple[float, str]]:
-    """Have the events happen when they are due; return when they did."""
+    """Perform the plan's events on time; return when each one happened."""
     happened = []
     for due_s, event in plan.events():
         await asyncio.sleep(max(0.0, began_s + due_s - time.monotonic()))
@@ -119,7 +122,7 @@ async def _conduct(design: Design, plan: Plan, fleet: Fleet, began_s: float) -> 
 
 
 async def _befall(design: Design, fleet: Fleet, event: str) -> bool:
-    """Let one event happen; return whether it could. The first balancer is the one that dies."""
+    """Perform one event; return whether the design has it. Only the first balancer is killed."""
     if event == MOVE:
         fleet.order(rebind=True)
     elif event == KILL:
@@ -137,7 +140,7 @@ async def _befall(design: Design, fleet: Fleet, event: str) -> bool:
 
 
 async def _watch_waits(design: Design, agents: Agents, waited_s: list[float]) -> None:
-    """Note for how long of each second the one that waited longest for a core, of agents and balancers, did so."""
+    """Record, for each second, the longest time that any agent or balancer waited for a core."""
     before: dict[int, int] = {}
     while True:
         now: dict[int, int] = {}
@@ -150,6 +153,6 @@ async def _watch_waits(design: Design, agents: Agents, waited_s: list[float]) ->
 
 
 def _machine_s() -> float:
-    """Return how long all cores have been busy so far, with whatever."""
+    """Return the CPU time of all programs on all cores so far."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / 100

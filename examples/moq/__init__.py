@@ -1,1 +1,1 @@
-"""The voice agent over MoQ: tracks of audio that an agent and a caller publish to each other, through qlb."""
+"""Voice agent over MoQ: an agent and a caller publish audio tracks to each other through qlb."""

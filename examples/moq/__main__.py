@@ -1,4 +1,4 @@
-"""``python -m examples.moq``: agents, the balancer, a NAT that rebinds each second, and one call through them all."""
+"""Run the MoQ demo: ``python -m examples.moq``. It makes one call through a NAT and through qlb."""
 
 import asyncio
 import sys
@@ -23,28 +23,34 @@ GREETINGS: Final = 1
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), default=CONFIG, help="Of the balancer.")
-@click.option("--prompts", type=click.IntRange(1), default=10, show_default=True, help="Of about a second.")
+@click.option("--config", type=click.Path(path_type=Path), default=CONFIG, help="Configuration of the balancer.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Number of prompts, of about a second each.",
+)
 def main(config: Path, prompts: int) -> None:
-    """Call an agent over MoQ, from a new address each second; exit with 1 where audio is missing."""
+    """Call a voice agent over MoQ from a new address each second. The exit code is 1 if audio is missing."""
     try:
         complete = asyncio.run(_run(config, prompts))
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     except (OSError, QlbError, TimeoutError) as error:
-        click.echo(f"moq demo: {error or 'nothing was heard for too long'}", err=True)
+        click.echo(f"moq demo: {error or 'timeout: no answer from the agent'}", err=True)
         sys.exit(1)
     sys.exit(0 if complete else 1)
 
 
 async def _run(config: Path, prompts: int) -> bool:
     async with serving(config, AGENT) as service:
-        click.echo(f"three agents; the balancer's own page is at {service.admin_url}")
+        click.echo(f"three agents are running; the balancer's status page is at {service.admin_url}")
         with Nat() as nat:
             port = nat.port(service.address)
             async with calling("moqt://{}:{}".format(*port.address), service.certificate.sha256) as call:
-                click.echo(f"{call.agent} answers; the address changes each second from now on")
+                click.echo(f"{call.agent} answered; the address changes each second from now on")
                 async with asyncio.timeout(WAIT_S):
                     await call.answered(GREETINGS)
                 rebinding = asyncio.create_task(port.rebind_every(PERIOD_S))
@@ -54,14 +60,13 @@ async def _run(config: Path, prompts: int) -> bool:
                     rebinding.cancel()
                     with suppress(asyncio.CancelledError):
                         await rebinding
-                click.echo(
-                    f"{call.agent} all the while; connections: {call.connections}, addresses: {port.changes + 1}"
-                )
+                counts = f"connections: {call.connections}, addresses: {port.changes + 1}"
+                click.echo(f"agent for the whole call: {call.agent}; {counts}")
                 return all(said) and call.heard.missing == 0 and call.connections == 1
 
 
 async def _say(call: Call, port: NatPort, letter: str) -> bool:
-    """Say a letter; return whether the agent gave it back as it was."""
+    """Speak a letter; return whether the agent returned exactly this audio."""
     samples = say_name(letter)
     answered = len(call.answers) + 1
     await call.prompt(samples)
@@ -69,8 +74,10 @@ async def _say(call: Call, port: NatPort, letter: str) -> bool:
         await call.answered(answered)
     complete = call.answers[answered - 1][: len(samples)] == samples
     source = "{}:{}".format(*port.outsides[-1])
-    came = "came back whole" if complete else "did not come back whole"
-    click.echo(f"  {source:>21}  said {len(samples)} frames, which {came}; {call.heard.missing} of the track missing")
+    returned = "all returned" if complete else "NOT all returned"
+    click.echo(
+        f"  {source:>21}  {len(samples)} frames sent, {returned}; {call.heard.missing} frames of the track missing"
+    )
     return complete
 
 

@@ -1,14 +1,14 @@
-"""The agent: a MoQ session on aioquic as it is, with connection IDs that the balancer can decode.
+"""A voice agent: a MoQ session on unmodified aioquic, with connection IDs that the balancer can decode.
 
-It announces a broadcast under its own name, whose track ``voice`` whoever subscribes to it hears: its name first. It
-subscribes to the same track of the caller's broadcast. Each group is one utterance, each frame of it is 20 ms of audio
-as in examples.voice_agent.frames. What it has heard when a group ends, it gives back, and its name again, faster than
-real time.
+The agent announces a broadcast under its own name, with the track ``voice``. It sends its spoken name on that track
+first. It subscribes to the track ``voice`` of the caller's broadcast. A group is one utterance; each frame of it is
+20 ms of audio, as in examples.voice_agent.frames. When a group of the caller ends, the agent repeats its audio,
+followed by its name, faster than real time.
 
-``python -m examples.moq.agent CONFIG NAME FOLDER`` serves one backend of the balancer's configuration with the
-certificate in FOLDER, writes ``ready``, and ends, with 0, at the end of its stdin, on SIGTERM or on SIGINT.
+``python -m examples.moq.agent CONFIG NAME FOLDER`` serves one backend of the balancer's configuration, with the
+certificate in FOLDER. It prints ``ready``, and ends with exit code 0 at the end of its stdin, on SIGTERM or on SIGINT.
 
-What a caller can make it keep is bounded: one broadcast, 30 s of prompts, four answers.
+The memory that a caller can use is bounded: one broadcast, 30 s of prompts, four answers.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _PIECE_BYTES: Final = 4096
 
 
 class MoqProtocol(QuicConnectionProtocol):
-    """One caller's connection: a task for each stream that the caller opens."""
+    """Connection of one caller, with a task for each stream that the caller opens."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class MoqProtocol(QuicConnectionProtocol):
         name: str,
         jingle: Sequence[bytes],
     ) -> None:
-        """name: of the agent. jingle: how that sounds."""
+        """name: of the agent. jingle: the spoken name, in frames."""
         super().__init__(quic, stream_handler)
         self._name = name
         self._jingle = jingle
@@ -63,7 +63,7 @@ class MoqProtocol(QuicConnectionProtocol):
         self._kept_frames = 0
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Begin with the handshake's end, give data to the readers of streams, end with the connection."""
+        """Start after the handshake, pass data to the streams' readers, and end with the connection."""
         if isinstance(event, HandshakeCompleted):
             self._answers.put_nowait(self._jingle)
             self._start(self._follow_caller())
@@ -91,20 +91,20 @@ class MoqProtocol(QuicConnectionProtocol):
         return reader
 
     def _ask(self, kind: int, message: bytes) -> asyncio.StreamReader:
-        """Open a stream with a question; return what reads the answers."""
+        """Open a stream with a request; return the reader of the answers."""
         stream_id = self._quic.get_next_available_stream_id()
         reader = self._reader(stream_id)
         self._send(stream_id, wire.stream_type(kind) + message)
         return reader
 
     def _send(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Write to a stream; a caller that has stopped it does not want to hear it."""
+        """Write to a stream. Data for a stream that the caller has stopped is dropped."""
         with suppress(RuntimeError, ValueError):
             self._quic.send_stream_data(stream_id, data, end)
         self.transmit()
 
     def _refuse(self, stream_id: int) -> None:
-        """Read nothing more of a stream, and end it."""
+        """Stop reading a stream, and end it."""
         if stream_id in self._readers:
             self._readers[stream_id] = None
             self._quic.stop_stream(stream_id, _REFUSED)
@@ -113,7 +113,7 @@ class MoqProtocol(QuicConnectionProtocol):
         self.transmit()
 
     async def _serve(self, stream_id: int, reader: asyncio.StreamReader) -> None:
-        """Serve a stream that the caller has opened. One of a type that nobody asked for is refused, not an error."""
+        """Serve a stream that the caller has opened. A stream of another type is refused; that is not an error."""
         kind = await wire.read_number(reader)
         if stream_is_unidirectional(stream_id) and kind == wire.GROUP:
             await self._hear(reader)
@@ -125,14 +125,16 @@ class MoqProtocol(QuicConnectionProtocol):
             self._refuse(stream_id)
 
     async def _follow_caller(self) -> None:
-        """Wait for the caller's broadcast and subscribe to its voice."""
+        """Wait for the caller's broadcast, and subscribe to its voice track."""
         announcements = self._ask(wire.ANNOUNCE, wire.Interest("").encode())
         caller = wire.Announcement.decode(await wire.read_message(announcements))
         answers = self._ask(wire.SUBSCRIBE, wire.Subscription(_SUBSCRIPTION, caller.suffix, TRACK).encode())
-        await asyncio.gather(_drain(announcements), _drain(answers))  # there is one caller, and it says all in groups
+        await asyncio.gather(
+            _drain(announcements), _drain(answers)
+        )  # there is one caller, and its audio arrives in groups
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
-        """Hear one group to its end, and answer it."""
+        """Receive one group to its end, and queue the answer."""
         wire.GroupHeader.decode(await wire.read_message(reader))
         heard: list[bytes] = []
         try:
@@ -148,7 +150,7 @@ class MoqProtocol(QuicConnectionProtocol):
         self._answers.put_nowait([*heard, *self._jingle])
 
     async def _announce(self, stream_id: int, reader: asyncio.StreamReader) -> None:
-        """Say that there is a broadcast with the agent's name, for as long as the caller wants to know."""
+        """Announce the broadcast with the agent's name, until the caller ends the stream."""
         asked = wire.Interest.decode(await wire.read_message(reader))
         if asked.prefix == "":
             self._send(stream_id, wire.Announcement(self._name, True, self._hop).encode())
@@ -156,7 +158,7 @@ class MoqProtocol(QuicConnectionProtocol):
         self._send(stream_id, b"", end=True)
 
     async def _publish(self, stream_id: int, reader: asyncio.StreamReader) -> None:
-        """Serve a subscription until the caller ends it. Its later preferences change nothing here."""
+        """Serve a subscription until the caller ends it. Updates of its preferences are ignored."""
         asked = wire.Subscription.decode(await wire.read_message(reader))
         if (asked.broadcast, asked.track) != (self._name, TRACK) or self._speaking:
             self._refuse(stream_id)
@@ -170,7 +172,7 @@ class MoqProtocol(QuicConnectionProtocol):
         self._send(stream_id, b"", end=True)
 
     async def _speak(self, subscription: int) -> None:
-        """Say one answer after the other, each in a group of its own."""
+        """Send the answers one after the other, each in its own group."""
         while True:
             samples = await self._answers.get()
             stream_id = self._quic.get_next_available_stream_id(is_unidirectional=True)
@@ -195,7 +197,7 @@ class MoqProtocol(QuicConnectionProtocol):
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Close the connection of a caller that sends what is none of the protocol. A stream may end at any time."""
+        """Close the connection if the caller violates the protocol. A stream may end at any time."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, asyncio.IncompleteReadError):
@@ -204,7 +206,7 @@ class MoqProtocol(QuicConnectionProtocol):
 
 
 async def _drain(reader: asyncio.StreamReader) -> None:
-    """Wait for the end of a stream, and keep nothing of it."""
+    """Read a stream to its end, and discard the data."""
     while await reader.read(_PIECE_BYTES):
         pass
 

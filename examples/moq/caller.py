@@ -1,6 +1,6 @@
-"""A caller of the agent with moq-rs as it comes from PyPI: one session, a track of its own and the agent's.
+"""A caller of the agent with the unmodified package moq-rs: one session, its own track and the agent's.
 
-It speaks in real time, a group for each prompt, and follows the agent's track. It knows nothing of the balancer.
+It speaks in real time, one group for each prompt, and reads the agent's track. It does not depend on the balancer.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ BROADCAST: Final = "caller"
 
 
 class Call:
-    """One call; made by ``calling``.
+    """One call. Use ``calling`` to make one.
 
-    agent: who answered. sent: frames. heard: what came of the agent's track, answers: its samples, by group.
+    agent: name of the agent that answered. sent: frames. heard: statistics of the agent's track. answers: its samples,
+    by group.
     """
 
     def __init__(self, agent: str, voice: moq.TrackProducer, session: moq.Session) -> None:
-        """voice: what the caller publishes."""
+        """voice: the caller's track."""
         self.agent = agent
         self.sent = 0
         self.heard = Arrivals()
@@ -37,11 +38,11 @@ class Call:
 
     @property
     def connections(self) -> int:
-        """How many there have been: 1 as long as none was lost."""
+        """Number of connections so far: 1 if none was lost."""
         return self._session.epoch()
 
     async def prompt(self, samples: Sequence[bytes], *, interval_s: float = FRAME_S) -> None:
-        """Speak: one frame each interval, all in one group."""
+        """Send a prompt: one frame per interval, all in one group."""
         group = self._voice.append_group()
         due_s = time.monotonic()
         for piece in samples:
@@ -53,12 +54,12 @@ class Call:
         self._prompts += 1
 
     async def answered(self, count: int) -> None:
-        """Wait until so many groups of the agent's track have come to their end."""
+        """Wait until this number of groups of the agent's track has ended."""
         async with self._progress:
             await self._progress.wait_for(lambda: len(self.answers) >= count)
 
     async def follow(self, track: moq.TrackConsumer) -> None:
-        """Hear the agent's track, until this is cancelled."""
+        """Read the agent's track until cancelled."""
         async for group in track:
             answer = []
             async for arrived in group:
@@ -72,7 +73,7 @@ class Call:
 
 @asynccontextmanager
 async def calling(url: str, sha256: bytes) -> AsyncIterator[Call]:
-    """Call an agent; hung up at the end of the block. sha256: of the certificate that is trusted."""
+    """Call an agent, and hang up at the end of the block. sha256: of the trusted certificate."""
     mine, theirs = moq.OriginProducer(), moq.OriginProducer()
     async with moq.Client(url, tls_fingerprints=[sha256.hex()], publish=mine, subscribe=theirs) as client:
         broadcast = mine.create_broadcast(BROADCAST)
@@ -81,8 +82,8 @@ async def calling(url: str, sha256: bytes) -> AsyncIterator[Call]:
         agent = (await anext(client.announced())).prefix
         wanted = moq.Subscription(max_age_us=MAX_LATENCY_MS * 1000)
         track = await (await client.request_broadcast(agent)).subscribe_track(TRACK, wanted)
-        await voice.used()  # the agent listens
-        assert client.session is not None, "it is connected"
+        await voice.used()  # until the agent has subscribed
+        assert client.session is not None, "the client is connected"
         call = Call(agent, voice, client.session)
         following = asyncio.create_task(call.follow(track))
         try:

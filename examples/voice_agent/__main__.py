@@ -1,4 +1,4 @@
-"""``python -m examples.voice_agent``: the whole demo with one command; Ctrl-C ends it."""
+"""Run the voice demo: ``python -m examples.voice_agent``. Ctrl-C ends it."""
 
 import asyncio
 import signal
@@ -16,13 +16,19 @@ CONFIG: Final = Path(__file__).with_name("voice.yaml")
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), default=CONFIG, help="Of the balancer.")
-@click.option("--page-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option("--config", type=click.Path(path_type=Path), default=CONFIG, help="Configuration of the balancer.")
 @click.option(
-    "--delay-ms", type=click.FloatRange(0, 2000), default=20.0, show_default=True, help="Of the network, one way."
+    "--page-port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="TCP port of the page; 0 = any free port.",
+)
+@click.option(
+    "--delay-ms", type=click.FloatRange(0, 2000), default=20.0, show_default=True, help="Network delay, one way."
 )
 def main(config: Path, page_port: int, delay_ms: float) -> None:
-    """Run three agents, the balancer, a NAT before it and the page; say where the page is."""
+    """Run three voice agents, the balancer, a NAT in front of it, and the page; print the page's URL."""
     try:
         asyncio.run(_run(config, page_port, delay_ms / 1000))
     except ConfigError as error:
@@ -47,17 +53,17 @@ def _what_to_try(demo: Demo, config: Path) -> str:
     lines = [
         f"The voice agent is at {demo.page_url}",
         "",
-        "Open it in Chromium, Chrome or Edge, on this machine. Then",
-        "  1. press Call: an agent greets you with its letter, and a generated voice begins to talk to it;",
-        "  2. press Change my address, or let it change each second: nothing is lost, and the agent stays the same;",
-        "  3. choose the microphone, call again, and say something: the agent gives it back.",
+        "Open it in Chromium, Chrome or Edge on this machine. Then",
+        "  1. press Call: an agent greets you with its letter, and a generated voice talks to it;",
+        "  2. press Change my address, or check 'each second': no audio is lost, and the agent stays the same;",
+        "  3. select the microphone, call again, and speak: the agent repeats it.",
         "",
-        f"  {demo.admin_url}  # what the balancer sees of it",
+        f"  {demo.admin_url}  # the balancer's status page",
     ]
     if loaded.admin.socket is not None:
         drain = f".venv/bin/qlb drain {loaded.backends[0].name} --socket {loaded.admin.socket}"
-        lines.append(f"  {drain}  # calls stay, new ones go elsewhere")
-    return "\n".join([*lines, "", "Ctrl-C ends it."])
+        lines.append(f"  {drain}  # active calls continue, new calls go to other agents")
+    return "\n".join([*lines, "", "Press Ctrl-C to end the demo."])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The agent: WebTransport over HTTP/3, on aioquic as it is, with connection IDs that the balancer can decode.
+"""A voice agent: WebTransport on unmodified aioquic, with connection IDs that the balancer can decode.
 
-It greets a caller with its name. Each prompt, a stream of audio frames that the caller ends, it answers with what it
-has heard and its name again, faster than real time: the listener's buffer, not the network, carries the voice over
-the moment in which an address changes. Control goes in datagrams: each ``{"ping": N, ...}`` is returned with the
-agent's name and counts. A plain GET is answered with the name, too.
+The agent greets a caller with its name. A prompt is a stream of audio frames that the caller ends. The agent answers
+each prompt by repeating the audio, followed by its name. It sends answers faster than real time, so that the
+listener's buffer covers the delay when an address changes. Control messages are datagrams: the agent returns each
+``{"ping": N, ...}`` with its name and its counts. It also answers a plain GET with its name.
 
-``python -m examples.voice_agent.agent CONFIG NAME FOLDER`` serves one backend of the balancer's configuration with the
-certificate in FOLDER, writes ``ready``, and ends, with 0, at the end of its stdin, on SIGTERM or on SIGINT.
+``python -m examples.voice_agent.agent CONFIG NAME FOLDER`` serves one backend of the balancer's configuration, with the
+certificate in FOLDER. It prints ``ready``, and ends with exit code 0 at the end of its stdin, on SIGTERM or on SIGINT.
 
-What a caller can make it keep is bounded: one session a connection, 30 s of prompts, four answers.
+The memory that a caller can use is bounded: one session per connection, 30 s of prompts, four answers.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from qlb.errors import ConfigError, QlbError
 
 PATH: Final = "/voice"
 SPEED: Final = 3
-"""An answer is made so many times faster than it is played."""
+"""Factor by which an answer is sent faster than it is played."""
 MAX_PROMPT_FRAMES: Final = 1500
 MAX_ANSWERS: Final = 4
 MAX_CONTROL_BYTES: Final = 256
@@ -51,14 +51,14 @@ MAX_TICKETS: Final = 10_000
 DATAGRAM_FRAME_BYTES: Final = 65_535
 
 ServeAgent = Callable[..., Awaitable[RoutableServer]]
-"""What serves one agent: see ``serve_agent``."""
+"""Function that serves one agent: see ``serve_agent``."""
 
 
 class Mouth:
-    """Sends utterances of one call, one after the other, each on a stream of its own. sent: frames of all of them."""
+    """Sender of a call's utterances, one after the other, each on its own stream. sent: frames so far."""
 
     def __init__(self, protocol: "AgentProtocol", http: H3Connection, session_id: int) -> None:
-        """session_id: the stream of the CONNECT request."""
+        """session_id: ID of the CONNECT request's stream."""
         self._protocol = protocol
         self._http = http
         self._session_id = session_id
@@ -71,20 +71,20 @@ class Mouth:
         self.sent = 0
 
     def say(self, samples: Sequence[bytes]) -> None:
-        """Say this after what is being said. Of too many things that wait, the oldest is left out."""
+        """Queue an utterance. If MAX_ANSWERS are waiting already, the oldest one is dropped."""
         self._waiting.append(samples)
         if self._timer is None:
             self._tick()
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Stop sending, and drop the waiting utterances."""
         self._waiting.clear()
         self._rest.clear()
         if self._timer is not None:
             self._timer.cancel()
 
     def _tick(self) -> None:
-        """Send what is due now."""
+        """Send the frames that are due now."""
         self._timer = None
         if self._stream_id is None and self._waiting:
             self._utterance += 1
@@ -106,7 +106,7 @@ class Mouth:
 
 
 class AgentProtocol(QuicConnectionProtocol):
-    """One caller's connection."""
+    """Connection of one caller."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class AgentProtocol(QuicConnectionProtocol):
         name: str,
         jingle: Sequence[bytes],
     ) -> None:
-        """name: of the agent. jingle: how that sounds."""
+        """name: of the agent. jingle: the spoken name, in frames."""
         super().__init__(quic, stream_handler)
         self._name = name
         self._jingle = jingle
@@ -127,7 +127,7 @@ class AgentProtocol(QuicConnectionProtocol):
         self._prompts: dict[int, tuple[FrameReader, list[bytes]]] = {}
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Hand streams and datagrams to HTTP/3."""
+        """Pass streams and datagrams to HTTP/3."""
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic, enable_webtransport=True)
         elif isinstance(event, StreamReset):
@@ -139,7 +139,7 @@ class AgentProtocol(QuicConnectionProtocol):
                 self._http_event_received(self._http, http_event)
 
     def send(self, stream_id: int, data: bytes, *, end: bool) -> None:
-        """Write to a stream; a caller that has stopped it does not want to hear it."""
+        """Write to a stream. Data for a stream that the caller has stopped is dropped."""
         with contextlib.suppress(RuntimeError, ValueError):
             self._quic.send_stream_data(stream_id, data, end)
 
@@ -184,7 +184,7 @@ class AgentProtocol(QuicConnectionProtocol):
                 self._mouth.say([*heard, *self._jingle])
 
     def _control(self, http: H3Connection, event: DatagramReceived) -> None:
-        """Return a ping with what there is to say. Anything else is left alone, as a lost datagram would be."""
+        """Answer a ping with the name and the counts. Any other datagram is ignored."""
         if len(event.data) > MAX_CONTROL_BYTES:
             return
         try:
@@ -204,28 +204,28 @@ class AgentProtocol(QuicConnectionProtocol):
 
 
 class Tickets:
-    """Session tickets of callers who may come back with 0-RTT; the oldest go first.
+    """Session tickets, with which callers can return by 0-RTT. The oldest are removed first.
 
-    Early data can be replayed by whoever saw it. Here that makes the agent greet nobody, which harms nobody.
+    An attacker who recorded early data can replay it. That is harmless here: the agent sends a greeting in vain.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without tickets."""
         self._tickets: OrderedDict[bytes, SessionTicket] = OrderedDict()
 
     def add(self, ticket: SessionTicket) -> None:
-        """Keep one."""
+        """Store a ticket."""
         self._tickets[ticket.ticket] = ticket
         if len(self._tickets) > MAX_TICKETS:
             self._tickets.popitem(last=False)
 
     def pop(self, label: bytes) -> SessionTicket | None:
-        """Return one and forget it."""
+        """Remove a ticket and return it; None if it is unknown."""
         return self._tickets.pop(label, None)
 
 
 def configuration(folder: Path) -> QuicConfiguration:
-    """Return aioquic's configuration with the certificate of a folder."""
+    """Return aioquic's configuration, with the certificate in a folder."""
     quic = QuicConfiguration(
         is_client=False, alpn_protocols=H3_ALPN, max_datagram_frame_size=DATAGRAM_FRAME_BYTES, idle_timeout=30.0
     )
@@ -254,7 +254,7 @@ async def _serve_until_stopped(serve_one: ServeAgent, config: Path, name: str, f
     backend = served_here(loaded, name)[0]
     generator = id_source(backend, issued(loaded))
     if generator is None:
-        raise ConfigError(f"backend {name!r} has no server_ids: give it one, or the balancer cannot follow its callers")
+        raise ConfigError(f"backend {name!r} has no server_ids: add one, so that the balancer can route its callers")
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -270,16 +270,16 @@ def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) ->
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
+    with contextlib.suppress(RuntimeError):  # the loop is closed already
         loop.call_soon_threadsafe(stop.set)
 
 
 def main(arguments: Sequence[str], serve_one: ServeAgent = serve_agent) -> int:
-    """Serve one agent; return the exit code. serve_one: what kind of agent."""
+    """Serve one agent; return the exit code. serve_one: function that serves this kind of agent."""
     if len(arguments) != 3:
         sys.stderr.write("usage: python -m MODULE_OF_THE_AGENT CONFIG NAME FOLDER\n")
         return 2
-    logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
+    logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns about each connection that a client breaks
     try:
         asyncio.run(_serve_until_stopped(serve_one, Path(arguments[0]), arguments[1], Path(arguments[2])))
     except (QlbError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Everything that a call needs, on this machine: agents, the balancer, a NAT before it, and the page's server."""
+"""All processes of the demo on this machine: agents, balancer, a NAT in front of it, and the page's server."""
 
 import asyncio
 import sys
@@ -27,7 +27,7 @@ _AGENT: Final = "examples.voice_agent.agent"
 
 @dataclass(frozen=True)
 class Service:
-    """Agents behind a balancer. address: the balancer's. admin_url: its own page. certificate: of all agents."""
+    """Agents behind a balancer. address, admin_url: of the balancer. certificate: of all agents."""
 
     address: Address
     admin_url: str
@@ -38,9 +38,9 @@ class Service:
 
 @dataclass(frozen=True)
 class Demo:
-    """What runs.
+    """A running demo.
 
-    page_url: to be opened. admin_url: the balancer's own page. port: the NAT's, towards the balancer.
+    page_url: for the browser. admin_url: the balancer's status page. port: of the NAT, towards the balancer.
     daemon, agents: the processes.
     """
 
@@ -53,9 +53,9 @@ class Demo:
 
 @asynccontextmanager
 async def running(config: Path, *, page_port: int, delay_s: float) -> AsyncIterator[Demo]:
-    """Run it all until the end of the block. config: the balancer's. delay_s: of the network, one way.
+    """Run the demo until the end of the block. config: of the balancer. delay_s: of the network, one way.
 
-    Raises ConfigError; BackendError where a process does not start; OSError where the page's port is taken.
+    Raises ConfigError; BackendError if a process does not start; OSError if the page's port is in use.
     """
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(serving(config))
@@ -71,9 +71,9 @@ async def running(config: Path, *, page_port: int, delay_s: float) -> AsyncItera
 
 @asynccontextmanager
 async def serving(config: Path, agent: str = _AGENT) -> AsyncIterator[Service]:
-    """Run an agent for each backend, and the balancer. config: the balancer's. agent: the module of the agents.
+    """Run an agent for each backend, and the balancer. config: of the balancer. agent: module that runs an agent.
 
-    Raises ConfigError; BackendError where a process does not start.
+    Raises ConfigError; BackendError if a process does not start.
     """
     loaded = load(config).config
     certificate = make_certificate()
@@ -88,7 +88,7 @@ async def serving(config: Path, agent: str = _AGENT) -> AsyncIterator[Service]:
             await _agent_ready(name, process)
         daemon = await stack.enter_async_context(_process("qlb", "run", str(config)))
         admin, listen = loaded.admin.listen, loaded.listen[0]
-        assert admin is not None, "the balancer is asked there whether it is ready"
+        assert admin is not None, "the demo needs admin.listen to ask whether the balancer is ready"
         admin_url = f"http://{admin}/"
         await _balancer_ready(daemon, f"{admin_url}readyz")
         yield Service((listen.host, listen.port), admin_url, certificate, daemon, agents)
@@ -96,12 +96,12 @@ async def serving(config: Path, agent: str = _AGENT) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def _process(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a program of Python until the end of the block."""
+    """Run a Python module until the end of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the one that started it
+        start_new_session=True,  # Ctrl-C must reach only this process, which then ends the others
     )
     try:
         yield process
@@ -118,7 +118,7 @@ async def _process(module: str, *arguments: str) -> AsyncIterator[asyncio.subpro
 async def _agent_ready(name: str, process: asyncio.subprocess.Process) -> None:
     assert process.stdout is not None, "it was started with a pipe"
     if not await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S):
-        raise BackendError(f"{name} did not start; what it said is above")
+        raise BackendError(f"{name} did not start; see its output above")
 
 
 async def _balancer_ready(process: asyncio.subprocess.Process, url: str) -> None:
@@ -129,4 +129,4 @@ async def _balancer_ready(process: asyncio.subprocess.Process, url: str) -> None
                     if answer.status == 200:
                         return
             await asyncio.sleep(_POLL_S)
-    raise BackendError("the balancer did not start; what it said is above")
+    raise BackendError("the balancer did not start; see its output above")

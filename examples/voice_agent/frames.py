@@ -1,13 +1,13 @@
-"""The audio on the wire: frames of 20 ms, their numbers, and what the receiver of them has noticed.
+"""Audio on the wire: frames of 20 ms, and the receiver's count of them.
 
-One unidirectional stream carries one utterance, a prompt or an answer, and ends with it. A frame is a header in
-network order and samples:
+A unidirectional stream carries one utterance (a prompt or an answer) and ends with it. A frame consists of a header in
+network byte order and samples:
 
     sequence   uint32   from 0 in each direction of a call, over all its utterances
     utterance  uint32   from 0 in each direction
-    sent       float64  when the sender made it, milliseconds since 1970
-    length     uint16   octets of samples that follow, 640 at most
-    samples    16 bits each, little-endian as in a browser's Int16Array, 16,000 a second, one channel
+    sent       float64  time at which the sender made the frame, milliseconds since 1970
+    length     uint16   octets of samples that follow, at most 640
+    samples    16 bits each, little-endian as in a browser's Int16Array, 16,000 per second, one channel
 """
 
 import struct
@@ -19,13 +19,13 @@ FRAME_S: Final = 0.02
 SAMPLES_PER_FRAME: Final = 320
 SAMPLES_BYTES: Final = 2 * SAMPLES_PER_FRAME
 BUFFER_S: Final = 0.2
-"""So long a receiver waits with an utterance that has begun to arrive before it plays it."""
+"""Time between the arrival of an utterance's first frame and its playback."""
 
 _HEADER: Final = struct.Struct("!IIdH")
 
 
 class Frame(NamedTuple):
-    """20 ms of audio. sent_ms: when it was made, since 1970. samples: as on the wire."""
+    """20 ms of audio. sent_ms: time at which it was made, since 1970. samples: as on the wire."""
 
     sequence: int
     utterance: int
@@ -33,24 +33,24 @@ class Frame(NamedTuple):
     samples: bytes
 
     def encode(self) -> bytes:
-        """Return it as it is sent."""
+        """Return the frame's octets."""
         return _HEADER.pack(self.sequence, self.utterance, self.sent_ms, len(self.samples)) + self.samples
 
 
 class FrameReader:
-    """Cuts one stream into frames; keeps less than one."""
+    """Parser of one stream. It buffers less than one frame."""
 
     def __init__(self) -> None:
-        """Begin at the beginning of a stream."""
+        """Start with an empty buffer."""
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield each frame that is complete now. Raises ValueError where a frame is too long to be one."""
+        """Add data, and yield each complete frame. Raises ValueError if the length field exceeds the maximum."""
         self._rest += data
         while len(self._rest) >= _HEADER.size:
             sequence, utterance, sent_ms, length = _HEADER.unpack_from(self._rest)
             if length > SAMPLES_BYTES:
-                raise ValueError(f"a frame has {SAMPLES_BYTES} octets of samples at most, not {length}")
+                raise ValueError(f"a frame has at most {SAMPLES_BYTES} octets of samples, not {length}")
             end = _HEADER.size + length
             if len(self._rest) < end:
                 return
@@ -59,14 +59,14 @@ class FrameReader:
 
 
 class Arrivals:
-    """What has come in one direction of a call.
+    """Statistics of the frames received in one direction of a call.
 
-    received: frames. late: those that came after their time to be played, so that the listener heard a gap.
-    longest_gap_s: the longest of these gaps. Time is an argument, in seconds of any one clock.
+    received: number of frames. late: frames that arrived after their playback time, so that the listener heard a gap.
+    longest_gap_s: the longest such gap. Times are arguments, in seconds of any single clock.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with zero frames."""
         self.received = 0
         self.late = 0
         self.longest_gap_s = 0.0
@@ -76,15 +76,15 @@ class Arrivals:
 
     @property
     def missing(self) -> int:
-        """Frames with a lower number than the highest one that are not there."""
+        """Frames that have not arrived although a frame with a higher number has."""
         return self._highest + 1 - self.received
 
     def buffered_s(self, now_s: float) -> float:
-        """Return how much has arrived that is yet to be played."""
+        """Return the length of the audio that has arrived and is not yet played."""
         return max(0.0, self._due_s - now_s)
 
     def add(self, frame: Frame, now_s: float) -> None:
-        """Count a frame. The first of an utterance is due a little later: that is the play-out buffer."""
+        """Count a frame. The first of an utterance is due BUFFER_S later: that is the play-out buffer."""
         self.received += 1
         self._highest = max(self._highest, frame.sequence)
         if frame.utterance != self._utterance:

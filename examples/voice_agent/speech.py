@@ -1,6 +1,6 @@
-"""Speech without a model: a buzz or a hiss through two resonances, one letter at a time.
+"""Speech synthesis without a model: a buzz or a hiss, filtered by two resonances, one letter at a time.
 
-It is enough to tell agents apart: each says the last letter of its name, A, B or C, at a pitch of its own.
+It is enough to distinguish the agents: each speaks the last letter of its name (A, B or C) at its own pitch.
 """
 
 import math
@@ -17,7 +17,10 @@ _FADE_S: Final = 0.02
 
 
 class _Sound(NamedTuple):
-    """One sound. first, second: resonances in Hz at its beginning and end. voiced: a buzz, else a hiss."""
+    """One sound.
+
+    first, second: resonances in Hz, at the beginning and the end. voiced: a buzz, otherwise a hiss.
+    """
 
     length_s: float
     first: tuple[float, float]
@@ -47,7 +50,7 @@ def say_name(name: str) -> list[bytes]:
 
 def _samples(sound: _Sound, pitch_hz: float) -> Iterator[float]:
     count = int(sound.length_s * SAMPLE_RATE)
-    noise = random.Random(1)  # noqa: S311, a hiss is no secret
+    noise = random.Random(1)  # noqa: S311, a hiss needs no secure random numbers
     first, second = _Resonance(90), _Resonance(130)
     for number in range(count):
         part = number / count

@@ -1,7 +1,7 @@
-"""The page's server: its files, where the call goes, and a button that reaches the NAT.
+"""HTTP server of the page: its files, the URL to call, and the buttons of the NAT.
 
-Plain HTTP is enough: to browsers 127.0.0.1 is a secure context, with microphone and WebTransport. The certificate of
-the agents is nobody's: the page is told its hash, which the browser accepts in place of a chain.
+Plain HTTP is enough: browsers treat 127.0.0.1 as a secure context, with microphone and WebTransport. No authority has
+signed the agents' certificate. The page gets its hash, which the browser accepts instead of a chain.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ _HEADERS: Final = {
 
 @asynccontextmanager
 async def serving_page(host: str, port: int, *, call_url: str, sha256: bytes, network: Network) -> AsyncIterator[str]:
-    """Serve the page; yield its URL. call_url: where it calls. sha256: of the agents' certificate. Raises OSError."""
+    """Serve the page; yield its URL. call_url: of the agents. sha256: of their certificate. Raises OSError."""
 
     async def session(_: web.Request) -> web.Response:
         return _json({"url": call_url, "sha256": sha256.hex()})
@@ -68,10 +68,10 @@ def _json(data: object) -> web.Response:
 
 
 def _change(network: Network, wanted: str) -> None:
-    """Change addresses: once, or each second from now on, or no longer."""
+    """Change the addresses once, start to change them each second, or stop that."""
     if wanted == "once":
         network.change()
     elif wanted in ("each-second", "never"):
         network.keep_changing(wanted == "each-second")
     else:
-        raise web.HTTPBadRequest(text="change is once, each-second or never\n")
+        raise web.HTTPBadRequest(text="change must be once, each-second or never\n")

@@ -117,7 +117,7 @@ async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
         assert not alone.calling.done()
         alone.port.move(alone.agent)
         told = await alone.calling
-    assert found[0].lost == "nothing heard for 2 s"
+    assert found[0].lost == "nothing received for 2 s"
     assert found[0].up > 0
     assert [ending.lost for ending in told.endings[-1:]] == [""]
     assert [setup.after_loss for setup in told.setups] == [False, True]

@@ -20,8 +20,8 @@ WELL = {
 LOST = {
     "setups": [[0.5, 0.08, 2, WITHOUT_TICKET, False], [16.2, 0.09, 3, TICKET_UNKNOWN, True]],
     "endings": [
-        [15.0, "nothing heard for 5 s", True, 100, 50, 30, 4],
-        [16.1, "nothing heard for 5 s", False, 0, 0, 0, 0],
+        [15.0, "nothing received for 5 s", True, 100, 50, 30, 4],
+        [16.1, "nothing received for 5 s", False, 0, 0, 0, 0],
         [31.0, "", True, 200, 300, 0, 1],
     ],
     "gaps": [[4.0, 0.1], [11.0, 7.5]],
@@ -94,17 +94,17 @@ def test_page() -> None:
     assert ["", "", "qlb", "other, with words", ""] in cells
     assert ["", "connections lost", "0", "1", ""] in cells
     assert ["", "of the caller's / of the agent's", "0 / 0", "30 / 5", ""] in cells
-    assert ["", "time without an agent, each call", "0.00 s", "3.25 s", ""] in cells
+    assert ["", "time without an agent, per call", "0.00 s", "3.25 s", ""] in cells
     assert ["", "0-RTT, the agent knew the ticket", "1 / 1 (2; 50 ms)", "1 / 1 (1; 50 ms)", ""] in cells
     assert ["", "callers and NAT, cores", "0.20", "0.20", ""] in cells
     assert [
         "",
-        "an agent or balancer waited for a core, of each second: median / one in ten",
+        "wait of an agent or balancer for a core, per second: median / 90 %",
         *["200 / 500 ms"] * 2,
         "",
     ] in cells
-    assert "Made by `a command`" in page
-    assert "2 people are on the phone" in page
+    assert "`a command` measures these figures" in page
+    assert "2 callers talk to three voice agents" in page
     assert "Missing: third (not installed)." in page
 
 

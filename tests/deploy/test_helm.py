@@ -211,9 +211,9 @@ async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_p
     ("change", "reason"),
     [
         ({"keys": {"1.hex": "secret"}}, "'^[0-9A-Fa-f]{32}$'"),
-        ({"keys": {"1.hex": "00" * 16}, "existingSecret": "mine"}, "two places for one thing"),
+        ({"keys": {"1.hex": "00" * 16}, "existingSecret": "mine"}, "either keys or existingSecret"),
         ({"existingSecret": "mine"}, "existingSecretKeys"),
-        ({"serviceMonitor": {"enabled": True}}, "Prometheus does not reach admin.host 127.0.0.1"),
+        ({"serviceMonitor": {"enabled": True}}, "Prometheus cannot reach admin.host 127.0.0.1"),
         ({"config": {"listen": [], "backends": []}}, "/config/listen"),
         ({"config": {"listen": ["0.0.0.0:1"], "backends": [], "admin": {}}}, "/config/admin"),
         ({"replicas": 3}, "replicas"),

@@ -81,7 +81,7 @@ async def test_one_command_calls_and_ends(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "examples.moq", "--config", str(written(tmp_path)), "--prompts", "2")
     async with asyncio.timeout(LIMIT_S):
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output
-    assert output.count(b"came back whole; 0 of the track missing") == 2
-    assert b"connections: 1" in output
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    assert said.count(b"all returned; 0 frames of the track missing") == 2
+    assert b"connections: 1" in said

@@ -157,6 +157,6 @@ async def test_one_command_starts_and_ends_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, _ = await process.communicate()
         assert process.returncode == 0
-        assert b"Ctrl-C ends it." in output
+        assert b"Press Ctrl-C to end the demo." in output
         for address in (config["listen"][0], *(backend["address"] for backend in config["backends"])):
             await until_free("127.0.0.1", int(address.rpartition(":")[2]))

@@ -158,7 +158,7 @@ async def test_streams_that_nobody_asked_for_are_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("octets", "one_way", "reason"),
     [
-        (wire.stream_type(wire.ANNOUNCE) + wire.stream_type(5000), False, "4096 octets at most, not 5000"),
+        (wire.stream_type(wire.ANNOUNCE) + wire.stream_type(5000), False, "at most 4096 octets, not 5000"),
         (wire.stream_type(wire.SUBSCRIBE) + b"\x02\x01\x09", False, ""),
         (wire.stream_type(wire.GROUP) + wire.GroupHeader(0, 0).encode() + b"\x01x", True, "not enough values"),
     ],

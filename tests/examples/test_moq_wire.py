@@ -85,7 +85,7 @@ async def test_a_message_that_is_too_long_is_refused_before_it_has_come() -> Non
     """The text says how long it claims to be."""
     reader = asyncio.StreamReader()
     reader.feed_data(stream_type(MAX_MESSAGE_BYTES + 1))
-    with pytest.raises(ValueError, match="4096 octets at most, not 4097"):
+    with pytest.raises(ValueError, match="at most 4096 octets, not 4097"):
         await read_message(reader)
 
 

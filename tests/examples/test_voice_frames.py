@@ -39,7 +39,7 @@ def test_any_octets_are_frames_or_refused(octets: bytes) -> None:
 
 def test_a_frame_that_is_too_long_is_named() -> None:
     """The text says how long it claims to be."""
-    with pytest.raises(ValueError, match="640 octets of samples at most, not 641"):
+    with pytest.raises(ValueError, match="at most 640 octets of samples, not 641"):
         list(FrameReader().feed(Frame(0, 0, 0.0, bytes(641)).encode()))
 
 

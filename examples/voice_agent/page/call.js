@@ -1,6 +1,6 @@
 "use strict";
-// A call: one WebTransport session, what is sent and what arrives. It knows nothing of sound cards or of the page.
-// The layout of a frame is described in frames.py, and Arrivals counts as the class of that name there does.
+// A call: one WebTransport session, its sent and received frames. It uses neither the audio devices nor the page.
+// frames.py describes the layout of a frame. Arrivals counts like the class of the same name there.
 
 const FRAME_MS = 20;
 const BUFFER_MS = 200;
@@ -66,8 +66,8 @@ class FrameReader {
   }
 }
 
-// readyMs, firstFrameMs: since beganMs. heardByAgent: what the agent said last of itself.
-// lost: why it ended, null while it is well, "" where this side hung up.
+// readyMs, firstFrameMs: since beganMs. heardByAgent: the agent's last report of its counts.
+// lost: reason of the end; null while the call lasts, "" if this side hung up.
 class Call {
   agent = "";
   framesSent = 0;
@@ -86,7 +86,7 @@ class Call {
   #timer = null;
   #onFrame;
 
-  // session: {url, sha256} of the page's server. onFrame: called with each frame that arrives.
+  // session: {url, sha256} from the page's server. onFrame: called with each received frame.
   constructor(session, onFrame) {
     this.#onFrame = onFrame;
     const value = Uint8Array.from(session.sha256.match(/../g), pair => parseInt(pair, 16));
@@ -96,7 +96,7 @@ class Call {
 
   get inPrompt() { return this.#writer !== null; }
 
-  // Send 20 ms of a prompt; the first frame after an end() begins the next one.
+  // Send 20 ms of a prompt. The first frame after end() begins the next prompt.
   async send(samples) {
     if (!this.#control) return;
     const frame = encode(this.framesSent++, this.prompts, samples);
@@ -105,7 +105,7 @@ class Call {
     await writer.write(frame);
   }
 
-  // End the prompt: the agent answers.
+  // End the prompt, so that the agent answers.
   async end() {
     if (!this.#writer) return;
     const ending = this.#writer;

@@ -1,8 +1,8 @@
 "use strict";
-// The page: sound in, sound out, and what there is to see of the call.
+// The page: audio input, audio output, and the display of the call.
 
-const LOUD = 0.012; // root mean square of a frame that somebody speaks in
-const SILENT_FRAMES = 30; // so many quiet frames end a prompt
+const LOUD = 0.012; // minimum root mean square of a frame with speech
+const SILENT_FRAMES = 30; // number of quiet frames that end a prompt
 const LONGEST_PROMPT = 500; // frames
 const HISTORY = 300; // drawn points, 100 ms apart
 const DRAWN_S = 6;
@@ -38,8 +38,8 @@ async function openAudio(microphone) {
   };
 }
 
-// A prompt begins with a loud frame and ends after some silence. While the agent speaks into the room, the
-// microphone is not listened to: it would hear the agent.
+// A prompt begins with a loud frame and ends after SILENT_FRAMES quiet ones. While the loudspeaker plays the agent's
+// voice, the microphone is ignored, because it would record the agent.
 function heard(samples, microphone) {
   const loudness = Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length) / 32768;
   const loud = loudness > LOUD && !(microphone && bufferedS > 0 && !inPrompt);
@@ -140,7 +140,7 @@ async function askNetwork(change) {
   if (network.changes > before.changes && drawn.length) drawn.at(-1).changed = true;
 }
 
-// Asked one after the other: a slow answer must not be overtaken.
+// Send one request at a time, so that a slow answer cannot overwrite a newer one.
 async function watchNetwork() {
   for (;;) {
     try {

@@ -1,5 +1,5 @@
 "use strict";
-// What runs on the audio thread: a voice that is made up, the cutter of frames, and the play-out buffer.
+// Code for the audio thread: a generated voice, the division of audio into frames, and the play-out buffer.
 
 const SAMPLES_PER_FRAME = 320;
 const TALK_S = 2;
@@ -9,7 +9,7 @@ const VOWELS = [[730, 1090], [270, 2290], [300, 870], [530, 1840], [570, 840]]; 
 const START_SAMPLES = 0.2 * sampleRate;
 const TELL_EVERY = 8; // blocks of 128 samples
 
-// Two seconds of babble, then a pause to be answered in.
+// Generate two seconds of babble, then a pause for the answer.
 class Babble extends AudioWorkletProcessor {
   #at = 0;
   #phase = 0;
@@ -42,7 +42,7 @@ class Babble extends AudioWorkletProcessor {
   }
 }
 
-// Cuts what it hears into frames of 20 ms.
+// Divide the input into frames of 20 ms.
 class Cutter extends AudioWorkletProcessor {
   #frame = new Int16Array(SAMPLES_PER_FRAME);
   #filled = 0;
@@ -60,7 +60,7 @@ class Cutter extends AudioWorkletProcessor {
   }
 }
 
-// Plays frames in their order. It begins with 200 ms in hand, or when nothing more has come for as long.
+// Play frames in order. Playback begins when 200 ms are buffered, or when no frame has arrived for 200 ms.
 class Player extends AudioWorkletProcessor {
   #queue = [];
   #at = 0;

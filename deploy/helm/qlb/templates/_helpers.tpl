@@ -17,23 +17,23 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* What the daemon reads: the operator's YAML, and what only the chart knows. */}}
+{{/* The daemon's configuration: the operator's YAML with the settings of the chart. */}}
 {{- define "qlb.config" -}}
 {{- $admin := dict "listen" (printf "%s:%d" (ternary (printf "[%s]" .Values.admin.host) .Values.admin.host (contains ":" .Values.admin.host)) (int .Values.admin.port)) "socket" "/run/qlb/qlb.sock" }}
 {{- toYaml (merge (dict "admin" $admin "reload_on_change" true) .Values.config) }}
 {{- end }}
 
-{{/* The mode of direct return, or nothing. */}}
+{{/* The direct-return mode, or empty. */}}
 {{- define "qlb.direct" -}}
 {{- with .Values.config.forwarding }}{{ if has .mode (list "l2" "ipip" "gue") }}{{ .mode }}{{ end }}{{ end }}
 {{- end }}
 
-{{/* Whether some port of the service is below 1024. */}}
+{{/* True if a service port is below 1024. */}}
 {{- define "qlb.lowPort" -}}
 {{- range .Values.config.listen }}{{ if lt (int (regexFind "[0-9]+$" .)) 1024 }}yes{{ end }}{{ end }}
 {{- end }}
 
-{{/* The namespaces in which discovery reads EndpointSlices by the pod's own account, as a JSON list; or nothing. */}}
+{{/* JSON list of the namespaces in which discovery reads EndpointSlices with the pod's account, or empty. */}}
 {{- define "qlb.namespaces" -}}
 {{- $found := list }}
 {{- range .Values.config.discovery }}
