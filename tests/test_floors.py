@@ -1,7 +1,7 @@
-"""The floors: imports only go down, rooms of floor 3 stay apart, floors 0 to 2 are pure, nothing global is mutable.
+"""The floors: imports only go down, packages of floor 3 are independent, floors 0 to 2 are pure, no mutable globals.
 
-The sources are read with ast, imports inside functions and under TYPE_CHECKING included; strings that name a module
-of qlb count too, since tables of names are imported from.
+The sources are read with ast, including imports inside functions and under TYPE_CHECKING. Strings that name a module
+of qlb count too, because the code imports from tables of names.
 """
 
 import ast
@@ -63,10 +63,10 @@ IMPURE: Final = frozenset(
         "yaml",
     ]
 )
-"""What floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and who brings them."""
+"""Modules that floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and their users."""
 
 HEAVY: Final = ("asyncio", "yaml", "uvloop", "pydantic", "prometheus_client", "aiohttp", "click")
-"""What a server that embeds qlb.cid must not be made to load."""
+"""Modules that must not be loaded in a server that embeds qlb.cid."""
 
 MUTABLE_CALLS: Final = frozenset({"dict", "list", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter"})
 MUTATORS: Final = frozenset(
@@ -98,7 +98,7 @@ MODULES: Final = frozenset(map(_module, SOURCES))
 
 
 def _room(module: str) -> str:
-    """The part of a module's name that stands in FLOORS: ``qlb.cid`` of ``qlb.cid.codec``."""
+    """Return the part of a module's name that is a key of FLOORS: ``qlb.cid`` for ``qlb.cid.codec``."""
     return ".".join(module.split(".")[:2])
 
 
@@ -132,21 +132,21 @@ def _by_name(path: Path) -> str:
 
 
 def test_every_room_has_a_floor() -> None:
-    """A new room is put on a floor before it is built, and the table names no room that is gone."""
+    """A new package must have a floor, and FLOORS names no package that does not exist."""
     assert {_room(module) for module in MODULES} == set(FLOORS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
 def test_imports_only_go_down(path: Path) -> None:
-    """A module imports from its own room or from a floor below: so rooms of one floor never import each other."""
+    """A module imports from its own package or from a lower floor, so packages of one floor never import each other."""
     room = _room(_module(path))
     wrong = {
         name
         for name in imports(path)
         if name.split(".")[0] == "qlb" and _room(name) != room and FLOORS[_room(name)] >= FLOORS[room]
-        # The package itself and its errors are beneath everything; on floor 0 they are the neighbours of wire.
+        # The package itself and its errors are below everything, although wire is on floor 0 too.
         if name not in ("qlb", "qlb.errors")
-        # The two halves of the top floor are one room: `python -m qlb` is the command line.
+        # The two parts of the top floor are one package: `python -m qlb` is the command line.
         if FLOORS[room] != 5
     }
     assert not wrong, f"{_module(path)} imports {sorted(wrong)}"
@@ -154,7 +154,7 @@ def test_imports_only_go_down(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _below(2), ids=_by_name)
 def test_floors_0_to_2_are_pure(path: Path) -> None:
-    """No socket, loop, clock, file, log or metric; of other people's packages only cryptography, above floor 0."""
+    """These floors import no socket, loop, clock, file, log or metric, and only cryptography of foreign packages."""
     tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
     foreign = tops - sys.stdlib_module_names
     assert not tops & IMPURE
@@ -163,7 +163,7 @@ def test_floors_0_to_2_are_pure(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _below(2), ids=_by_name)
 def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
-    """The builtins that need no import are not used either."""
+    """These floors do not call the builtins that need no import either."""
     called = {
         node.func.id
         for node in ast.walk(ast.parse(path.read_text()))
@@ -183,7 +183,7 @@ def test_embedding_brings_nothing_heavy(module: str) -> None:
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
-    """``import qlb`` tells the version and loads no room."""
+    """``import qlb`` loads no other module of qlb."""
     program = "import sys, qlb; print(*(name for name in sys.modules if name.startswith('qlb.')))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
@@ -200,7 +200,7 @@ def _is_mutable(value: ast.expr | None) -> bool:
 
 
 def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
-    """Names at the top of a module that are bound to something mutable → whether they are declared Final."""
+    """Return the mutable names at the top of a module → whether they are declared Final."""
     found = {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and _is_mutable(node.value) and isinstance(node.target, ast.Name):
@@ -212,7 +212,7 @@ def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
 
 
 def _mutated(tree: ast.Module) -> set[str]:
-    """Names that something in the file stores into, deletes from, or calls a changing method of."""
+    """Return the names that the file stores into, deletes from, or calls a mutating method of."""
     changed: set[str] = set()
     for node in ast.walk(tree):
         target: ast.expr | None = None
@@ -229,9 +229,9 @@ def _mutated(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
 def test_no_mutable_globals(path: Path) -> None:
-    """Tables at the top of a module are Final and nothing in the file changes them; nobody says ``global``.
+    """Mutable tables at the top of a module are Final, never changed in the file, and ``global`` is not used.
 
-    As good as a reader of one file can know: a table that is handed out and changed elsewhere is not found.
+    The check reads one file at a time: it does not find a table that another module changes.
     """
     tree = ast.parse(path.read_text())
     tables = _mutable_globals(tree)
@@ -256,7 +256,7 @@ def test_no_mutable_globals(path: Path) -> None:
     ],
 )
 def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check itself sees every way to import that it claims to see."""
+    """The check finds every way to import that it claims to find."""
     monkeypatch.setattr(Path, "read_text", lambda _path: source)
     assert set(imports(ROOT / "qlb" / "cid" / "some.py")) == found
 
@@ -273,5 +273,5 @@ def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest
     ],
 )
 def test_the_reader_of_globals(source: str, tables: dict[str, bool], mutated: set[str]) -> None:
-    """The check itself tells a table from a constant, and reading from changing."""
+    """The check distinguishes a table from a constant, and reading from changing."""
     assert (_mutable_globals(ast.parse(source)), _mutated(ast.parse(source))) == (tables, mutated)

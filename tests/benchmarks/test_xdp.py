@@ -1,4 +1,4 @@
-"""The kernel plane's benchmark, as small as can be: every row is measured, and everything that it started is gone."""
+"""A minimal run of the kernel plane's benchmark: every row is measured, and everything is removed afterwards."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.toolchain
 
 
 def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few packets each; what comes out are figures, and the kernel accounts for BPF programs as before."""
+    """A few packets per row produce figures, and the kernel's accounting of BPF programs is restored."""
     if lack := xdp.lack():
         pytest.skip(lack)
     small = {"ROUNDS": 1, "FRAMES": 2000, "DISTINCT": 300, "REPEATED": 100, "BACKENDS": (3, 30), "RATE_S": 0.2}

@@ -1,6 +1,6 @@
-"""Helm itself, from its library, in a process of its own: Go's runtime does not share one with pytest.
+"""Helm, from its library, in a separate process: Go's runtime cannot share pytest's.
 
-Run: python -m tests.deploy.helm lint|install CHART [VALUES]. The API server is the one of $KUBECONFIG.
+Run: python -m tests.deploy.helm lint|install CHART [VALUES]. It uses the API server of $KUBECONFIG.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ RELEASE = "edge"
 
 
 async def lint(chart: str) -> int:
-    """Print a line for each error; return how many there are."""
+    """Print a line for each message; return the number of errors."""
     import helm_sdkpy
 
     found: dict[str, Any] = await helm_sdkpy.Lint(helm_sdkpy.Configuration(namespace=NAMESPACE)).run(chart)
@@ -25,7 +25,7 @@ async def lint(chart: str) -> int:
 
 
 async def install(chart: str, values: str) -> int:
-    """Install; print why it cannot be done, and return 1 then."""
+    """Install the chart; on failure print the reason and return 1."""
     import helm_sdkpy
 
     action = helm_sdkpy.Install(helm_sdkpy.Configuration(namespace=NAMESPACE))

@@ -1,4 +1,4 @@
-"""deploy/helm/qlb: Helm installs it into an API server that only keeps what comes; every object is checked."""
+"""Tests of deploy/helm/qlb: Helm installs it into an API server that only records; every object is checked."""
 
 import asyncio
 import importlib.util
@@ -23,14 +23,14 @@ RELEASES: Final = ("1.28", "1.33")
 LIMIT_S: Final = 240.0
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not here (package helm-sdkpy)"
+    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not installed (package helm-sdkpy)"
 )
 
 Objects = dict[str, dict[str, Any]]
 
 
 async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
-    """Run Helm; return its exit code and what it has printed."""
+    """Run Helm; return its exit code and output."""
     path = folder / "kubeconfig"
     path.touch(mode=0o600)
     path.write_text(kubeconfig)
@@ -48,7 +48,7 @@ async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[i
 
 
 async def created(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Install the chart with values; return what was created."""
+    """Install the chart with values; return the created objects."""
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     async with api_server() as api:
         code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
@@ -57,12 +57,12 @@ async def created(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 
 async def installed(values: dict[str, Any], folder: Path) -> Objects:
-    """Install the chart with values; return the objects of which there is one, by kind."""
+    """Install the chart with values; return the last object of each kind."""
     return {one["kind"]: one for one in await created(values, folder)}
 
 
 async def refused(values: dict[str, Any], folder: Path) -> str:
-    """Return why Helm does not install the chart with values."""
+    """Return the reason why Helm does not install the chart with values."""
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     async with api_server() as api:
         code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
@@ -71,13 +71,13 @@ async def refused(values: dict[str, Any], folder: Path) -> str:
 
 
 def example(name: str) -> dict[str, Any]:
-    """Return one of the examples of values."""
+    """Return the values of one of the examples."""
     found: dict[str, Any] = yaml.safe_load((CHART / f"ci/{name}-values.yaml").read_text())
     return found
 
 
 def as_the_kubelet_does(objects: Objects, secrets: dict[str, str], folder: Path) -> Path:
-    """Write the files of the pod's volume with their modes; return the configuration's path."""
+    """Write the files of the pod's volume with their modes; return the path of the configuration."""
     (volume,) = [one for one in objects["DaemonSet"]["spec"]["template"]["spec"]["volumes"] if "projected" in one]
     for source in volume["projected"]["sources"]:
         if "configMap" in source:
@@ -98,7 +98,7 @@ def write(path: Path, text: str, mode: int) -> None:
 
 
 def with_server_ids(value: object) -> dict[str, Any]:
-    """Return a configuration whose backend has a server ID, or what stands in its place."""
+    """Return a configuration whose backend has this value in server_ids."""
     return {
         "listen": ["0.0.0.0:4433"],
         "backends": [{"name": "agent-a", "address": "10.0.0.11:4433", "server_ids": {"1": value}}],
@@ -106,17 +106,17 @@ def with_server_ids(value: object) -> dict[str, Any]:
 
 
 async def test_lint(tmp_path: Path) -> None:
-    """No error, and no warning but that there is no icon."""
+    """Lint reports no error, and no warning except the missing icon."""
     code, output = await helm("{}", tmp_path, "lint", CHART)
     assert (code, output) == (0, "severity 1: Chart.yaml\n")
 
 
 @pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
 async def test_examples(path: Path, tmp_path: Path) -> None:
-    """Every object is what Kubernetes knows, and the daemon takes what the pod would find."""
+    """Every object is valid Kubernetes, and the daemon accepts the pod's files."""
     every = await created(yaml.safe_load(path.read_text()), tmp_path)
     for one in every:
-        if one["kind"] != "ServiceMonitor":  # the operator's
+        if one["kind"] != "ServiceMonitor":  # a custom resource, unknown to the validator
             for release in RELEASES:
                 kubernetes_validate.validate(one, release, strict=True)
     objects = {one["kind"]: one for one in every}
@@ -141,10 +141,10 @@ async def test_examples(path: Path, tmp_path: Path) -> None:
         ("xdp", True, ["BPF", "NET_ADMIN", "PERFMON"]),
     ],
 )
-async def test_no_more_rights_than_it_takes(
+async def test_pods_have_the_least_privileges(
     name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
 ) -> None:
-    """Root is for those alone that need a capability, and has no other."""
+    """Pods run as root only if they need capabilities, and then with those capabilities only."""
     spec = (await installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert (spec["securityContext"]["runAsUser"] == 0) is root is not spec["securityContext"]["runAsNonRoot"]
@@ -156,7 +156,7 @@ async def test_no_more_rights_than_it_takes(
 
 
 async def test_rights_of_discovery(tmp_path: Path) -> None:
-    """To read EndpointSlices, where the Services are, once for each namespace; nothing else, and nobody else."""
+    """The service account may list and watch EndpointSlices in the namespaces of the Services, and nothing else."""
     every = await created(example("kubernetes"), tmp_path)
     (account,) = (one["metadata"]["name"] for one in every if one["kind"] == "ServiceAccount")
     roles = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "Role"}
@@ -181,10 +181,8 @@ async def test_rights_of_discovery(tmp_path: Path) -> None:
     ],
     ids=["no source", "a kubeconfig", "an account of one's own"],
 )
-async def test_no_rights_that_are_not_asked_for(
-    change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path
-) -> None:
-    """Without such a source the pods have no account; where it exists already it is only named."""
+async def test_no_unneeded_rights(change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path) -> None:
+    """Without a Kubernetes source the pods have no account; an existing account is only named."""
     values = example("minimal")
     source = {"name": "agents", "networks": ["10.0.0.0/8"], **change}
     values["config"]["discovery"] = [source] if change else []
@@ -196,8 +194,8 @@ async def test_no_rights_that_are_not_asked_for(
 
 
 @pytest.mark.parametrize("server_ids", ["00000001", "1e05", ["00000001", "0000000A"]])
-async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_path: Path) -> None:
-    """From the values to the configuration that the pod finds."""
+async def test_quoted_hex_is_preserved(server_ids: str | list[str], tmp_path: Path) -> None:
+    """Quoted hex has the same text in the values and in the pod's configuration."""
     length = 2 if server_ids == "1e05" else 4
     cid_configs = [{"config_id": 1, "server_id_length": length, "nonce_length": 12}]
     config = {**with_server_ids(server_ids), "cid_configs": cid_configs}
@@ -233,6 +231,6 @@ async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_p
         ),
     ],
 )
-async def test_values_that_cannot_be_right(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    """Helm refuses them with a reason, before anything is created."""
+async def test_invalid_values(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Helm rejects invalid values with a reason, before it creates any object."""
     assert reason in await refused({**example("minimal"), **change}, tmp_path)
