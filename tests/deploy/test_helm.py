@@ -2,9 +2,12 @@
 
 import asyncio
 import importlib.util
+import json
 import os
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,45 +32,70 @@ pytestmark = pytest.mark.skipif(
 Objects = dict[str, dict[str, Any]]
 
 
-async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
-    """Run Helm; return its exit code and output."""
-    path = folder / "kubeconfig"
-    path.touch(mode=0o600)
-    path.write_text(kubeconfig)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.deploy.helm", *map(str, arguments)),
-        cwd=REPOSITORY,
-        env={**os.environ, "KUBECONFIG": str(path), "HOME": str(folder)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(LIMIT_S):
-        output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
+class Helm:
+    """A Helm process that serves all tests of a worker."""
 
+    def __init__(self, folder: Path) -> None:
+        """Start it. folder: for Helm's own files, and for what it writes to stderr."""
+        self._errors = folder / "stderr"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.deploy.helm"],
+                cwd=REPOSITORY,
+                env={**os.environ, "HOME": str(folder)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
-async def created(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Install the chart with values; return the created objects."""
-    (folder / "values.yaml").write_text(yaml.safe_dump(values))
-    async with api_server() as api:
-        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self, question: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    async def run(self, command: str, kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
+        """Run a command of Helm; return its exit code and output."""
+        path = folder / "kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(kubeconfig)
+        question = json.dumps([command, str(path), *map(str, arguments)])
+        async with asyncio.timeout(LIMIT_S):
+            answer = await asyncio.to_thread(self._answer, question)
+        assert answer, self._errors.read_text()
+        code, output = json.loads(answer)
+        return code, output
+
+    async def install(self, values: dict[str, Any], folder: Path) -> tuple[int, str, list[dict[str, Any]]]:
+        """Install the chart with values; return Helm's exit code and output, and the created objects."""
+        (folder / "values.yaml").write_text(yaml.safe_dump(values))
+        async with api_server() as api:
+            code, output = await self.run("install", api.kubeconfig, folder, CHART, folder / "values.yaml")
+            return code, output, api.created
+
+    async def created(self, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+        """Install the chart with values; return the created objects."""
+        code, output, objects = await self.install(values, folder)
         assert code == 0, output
-        return api.created
+        return objects
+
+    async def installed(self, values: dict[str, Any], folder: Path) -> Objects:
+        """Install the chart with values; return the last object of each kind."""
+        return {one["kind"]: one for one in await self.created(values, folder)}
 
 
-async def installed(values: dict[str, Any], folder: Path) -> Objects:
-    """Install the chart with values; return the last object of each kind."""
-    return {one["kind"]: one for one in await created(values, folder)}
-
-
-async def refused(values: dict[str, Any], folder: Path) -> str:
-    """Return the reason why Helm does not install the chart with values."""
-    (folder / "values.yaml").write_text(yaml.safe_dump(values))
-    async with api_server() as api:
-        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
-        assert (code, api.created) == (1, [])
-        return output
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+    """A running Helm."""
+    found = Helm(tmp_path_factory.mktemp("helm"))
+    yield found
+    found.close()
 
 
 def example(name: str) -> dict[str, Any]:
@@ -105,16 +133,16 @@ def with_server_ids(value: object) -> dict[str, Any]:
     }
 
 
-async def test_lint(tmp_path: Path) -> None:
+async def test_lint(helm: Helm, tmp_path: Path) -> None:
     """Lint reports no error, and no warning except the missing icon."""
-    code, output = await helm("{}", tmp_path, "lint", CHART)
+    code, output = await helm.run("lint", "{}", tmp_path, CHART)
     assert (code, output) == (0, "severity 1: Chart.yaml\n")
 
 
 @pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
-async def test_examples(path: Path, tmp_path: Path) -> None:
+async def test_examples(helm: Helm, path: Path, tmp_path: Path) -> None:
     """Every object is valid Kubernetes, and the daemon accepts the pod's files."""
-    every = await created(yaml.safe_load(path.read_text()), tmp_path)
+    every = await helm.created(yaml.safe_load(path.read_text()), tmp_path)
     for one in every:
         if one["kind"] != "ServiceMonitor":  # a custom resource, unknown to the validator
             for release in RELEASES:
@@ -142,10 +170,10 @@ async def test_examples(path: Path, tmp_path: Path) -> None:
     ],
 )
 async def test_pods_have_the_least_privileges(
-    name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
+    helm: Helm, name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
 ) -> None:
     """Pods run as root only if they need capabilities, and then with those capabilities only."""
-    spec = (await installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
+    spec = (await helm.installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert (spec["securityContext"]["runAsUser"] == 0) is root is not spec["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["capabilities"].get("add") == capabilities
@@ -155,9 +183,9 @@ async def test_pods_have_the_least_privileges(
     assert spec["hostNetwork"]
 
 
-async def test_rights_of_discovery(tmp_path: Path) -> None:
+async def test_rights_of_discovery(helm: Helm, tmp_path: Path) -> None:
     """The service account may list and watch EndpointSlices in the namespaces of the Services, and nothing else."""
-    every = await created(example("kubernetes"), tmp_path)
+    every = await helm.created(example("kubernetes"), tmp_path)
     (account,) = (one["metadata"]["name"] for one in every if one["kind"] == "ServiceAccount")
     roles = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "Role"}
     bindings = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "RoleBinding"}
@@ -181,25 +209,27 @@ async def test_rights_of_discovery(tmp_path: Path) -> None:
     ],
     ids=["no source", "a kubeconfig", "an account of one's own"],
 )
-async def test_no_unneeded_rights(change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path) -> None:
+async def test_no_unneeded_rights(
+    helm: Helm, change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path
+) -> None:
     """Without a Kubernetes source the pods have no account; an existing account is only named."""
     values = example("minimal")
     source = {"name": "agents", "networks": ["10.0.0.0/8"], **change}
     values["config"]["discovery"] = [source] if change else []
     values["rbac"] = {"create": False, "serviceAccountName": "mine"}
-    objects = await installed(values, tmp_path)
+    objects = await helm.installed(values, tmp_path)
     assert {"ServiceAccount", "Role", "RoleBinding"}.isdisjoint(objects)
     spec = objects["DaemonSet"]["spec"]["template"]["spec"]
     assert (spec.get("serviceAccountName"), spec["automountServiceAccountToken"]) == account
 
 
 @pytest.mark.parametrize("server_ids", ["00000001", "1e05", ["00000001", "0000000A"]])
-async def test_quoted_hex_is_preserved(server_ids: str | list[str], tmp_path: Path) -> None:
+async def test_quoted_hex_is_preserved(helm: Helm, server_ids: str | list[str], tmp_path: Path) -> None:
     """Quoted hex has the same text in the values and in the pod's configuration."""
     length = 2 if server_ids == "1e05" else 4
     cid_configs = [{"config_id": 1, "server_id_length": length, "nonce_length": 12}]
     config = {**with_server_ids(server_ids), "cid_configs": cid_configs}
-    objects = await installed({**example("minimal"), "config": config}, tmp_path)
+    objects = await helm.installed({**example("minimal"), "config": config}, tmp_path)
     loaded = load(as_the_kubelet_does(objects, {}, tmp_path / "etc")).config
     wanted = [server_ids] if isinstance(server_ids, str) else server_ids
     assert loaded.backends[0].server_ids[1] == tuple(map(bytes.fromhex, wanted))
@@ -231,6 +261,8 @@ async def test_quoted_hex_is_preserved(server_ids: str | list[str], tmp_path: Pa
         ),
     ],
 )
-async def test_invalid_values(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+async def test_invalid_values(helm: Helm, change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     """Helm rejects invalid values with a reason, before it creates any object."""
-    assert reason in await refused({**example("minimal"), **change}, tmp_path)
+    code, output, created = await helm.install({**example("minimal"), **change}, tmp_path)
+    assert (code, created) == (1, [])
+    assert reason in output
