@@ -97,7 +97,7 @@ def _module(path: Path) -> str:
 MODULES: Final = frozenset(map(_module, SOURCES))
 
 
-def _room(module: str) -> str:
+def _package(module: str) -> str:
     """Return the part of a module's name that is a key of FLOORS: ``qlb.cid`` for ``qlb.cid.codec``."""
     return ".".join(module.split(".")[:2])
 
@@ -124,30 +124,30 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def _below(top: int) -> list[Path]:
-    return [path for path in SOURCES if FLOORS[_room(_module(path))] <= top]
+    return [path for path in SOURCES if FLOORS[_package(_module(path))] <= top]
 
 
 def _by_name(path: Path) -> str:
     return _module(path)
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_package_has_a_floor() -> None:
     """A new package must have a floor, and FLOORS names no package that does not exist."""
-    assert {_room(module) for module in MODULES} == set(FLOORS)
+    assert {_package(module) for module in MODULES} == set(FLOORS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
 def test_imports_only_go_down(path: Path) -> None:
     """A module imports from its own package or from a lower floor, so packages of one floor never import each other."""
-    room = _room(_module(path))
+    package = _package(_module(path))
     wrong = {
         name
         for name in imports(path)
-        if name.split(".")[0] == "qlb" and _room(name) != room and FLOORS[_room(name)] >= FLOORS[room]
+        if name.split(".")[0] == "qlb" and _package(name) != package and FLOORS[_package(name)] >= FLOORS[package]
         # The package itself and its errors are below everything, although wire is on floor 0 too.
         if name not in ("qlb", "qlb.errors")
         # The two parts of the top floor are one package: `python -m qlb` is the command line.
-        if FLOORS[room] != 5
+        if FLOORS[package] != 5
     }
     assert not wrong, f"{_module(path)} imports {sorted(wrong)}"
 
@@ -158,7 +158,7 @@ def test_floors_0_to_2_are_pure(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
     foreign = tops - sys.stdlib_module_names
     assert not tops & IMPURE
-    assert foreign <= ({"cryptography"} if FLOORS[_room(_module(path))] else set())
+    assert foreign <= ({"cryptography"} if FLOORS[_package(_module(path))] else set())
 
 
 @pytest.mark.parametrize("path", _below(2), ids=_by_name)

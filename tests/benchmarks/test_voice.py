@@ -37,13 +37,13 @@ async def test_calls_through_each_design(name: str) -> None:
             found = await run(name, SHORT)
     except Missing as error:
         pytest.skip(str(error))
-    told = figures.callers(found)
-    assert len(told) == SHORT.calls
-    assert all(one["setups"] for one in told), "every caller has received audio from an agent"
-    check_sums(told)
+    callers = figures.callers(found)
+    assert len(callers) == SHORT.calls
+    assert all(one["setups"] for one in callers), "every caller has received audio from an agent"
+    check_sums(callers)
     expected = [event for _, event in SHORT.events() if event != TABLE or name == "shared table in Redis"]
     assert [event for _, event in found["events"]] == expected
-    assert sum(one["changes"] for one in told) >= SHORT.calls * (SHORT.moving_s - 2)
+    assert sum(one["changes"] for one in callers) >= SHORT.calls * (SHORT.moving_s - 2)
     still, moving = (figures.phase(found, SHORT, phase) for phase in (STILL, MOVING))
     assert (still.lost, still.failed, still.missing) == (0, 0, 0)
     if name == "qlb":
@@ -53,9 +53,9 @@ async def test_calls_through_each_design(name: str) -> None:
         assert moving.heard > moving.sent
 
 
-def check_sums(told: list[dict[str, Any]]) -> None:
+def check_sums(callers: list[dict[str, Any]]) -> None:
     """Check that each connection ended once, and that a caller opened more than two only after a loss."""
-    for one in told:
+    for one in callers:
         endings = [Ending(*ending) for ending in one["endings"]]
         setups = [Setup(*setup) for setup in one["setups"]]
         assert sum(ending.was_set_up for ending in endings) == len(setups)
@@ -98,13 +98,13 @@ async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
 async def test_an_undisturbed_call(tmp_path: Path) -> None:
     """A call that is hung up and one with its ticket lose no frame and have no silence."""
     async with one_caller(tmp_path, ALONE) as alone:
-        told = await alone.calling
-    assert [(ending.lost, ending.up, ending.down) for ending in told.endings] == [("", 0, 0)] * 2
-    assert told.endings[0].sent == 0
-    assert told.endings[1].heard > told.endings[1].sent >= 50
-    assert [(setup.way, setup.round_trips) for setup in told.setups] == [(WITHOUT_TICKET, 2), (TICKET_KNOWN, 1)]
-    assert not any(setup.after_loss for setup in told.setups)
-    assert told.silences == []
+        report = await alone.calling
+    assert [(ending.lost, ending.up, ending.down) for ending in report.endings] == [("", 0, 0)] * 2
+    assert report.endings[0].sent == 0
+    assert report.endings[1].heard > report.endings[1].sent >= 50
+    assert [(setup.way, setup.round_trips) for setup in report.setups] == [(WITHOUT_TICKET, 2), (TICKET_KNOWN, 1)]
+    assert not any(setup.after_loss for setup in report.setups)
+    assert report.silences == []
 
 
 async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
         assert not alone.calling.done()
         alone.port.move(alone.agent)
-        told = await alone.calling
+        report = await alone.calling
     assert found[0].lost == "nothing heard for 2 s"
     assert found[0].up > 0
-    assert [ending.lost for ending in told.endings[-1:]] == [""]
-    assert [setup.after_loss for setup in told.setups] == [False, True]
-    assert max(gap.length_s for gap in told.gaps) >= 2
-    assert [silence.length_s >= 2 for silence in told.silences] == [True]
+    assert [ending.lost for ending in report.endings[-1:]] == [""]
+    assert [setup.after_loss for setup in report.setups] == [False, True]
+    assert max(gap.length_s for gap in report.gaps) >= 2
+    assert [silence.length_s >= 2 for silence in report.silences] == [True]

@@ -30,9 +30,9 @@ LOST = {
 }
 
 
-def run(name: str, *told: dict[str, Any]) -> dict[str, Any]:
+def run(name: str, *callers: dict[str, Any]) -> dict[str, Any]:
     """Return a run of one design that used two seconds of CPU in ten."""
-    shard = {"told": list(told), "cut_off": 0, "cpu_s": 2.0, "lags_s": [0.01, 0.02]}
+    shard = {"told": list(callers), "cut_off": 0, "cpu_s": 2.0, "lags_s": [0.01, 0.02]}
     return {
         "design": name, "events": [], "shards": [shard], "elapsed_s": 10.0, "agents_cpu_s": 5.0,
         "waited_s": [0.2] * 19 + [0.5] * 9, "machine_busy": 1.5,

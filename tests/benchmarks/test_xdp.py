@@ -19,8 +19,8 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     before = Path("/proc/sys/kernel/bpf_stats_enabled").read_text()
     xdp.main()
     assert Path("/proc/sys/kernel/bpf_stats_enabled").read_text() == before
-    said = capsys.readouterr().out
-    rows = [line.split("|") for line in said.splitlines() if line.startswith("| qlb") or "backends" in line[:14]]
+    output = capsys.readouterr().out
+    rows = [line.split("|") for line in output.splitlines() if line.startswith("| qlb") or "backends" in line[:14]]
     assert len(rows) == 2 * len(xdp.SHAPES) + 1 + 2 + 3
     rates = [row for row in rows if len(row) == 6]
     assert len(rates) == 3

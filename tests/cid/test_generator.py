@@ -175,10 +175,10 @@ def test_fork() -> None:
     with os.fdopen(reader, "rb") as pipe:
         received = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
-    theirs = {received[at : at + 16] for at in range(0, 1600, 16)}
+    child_ids = {received[at : at + 16] for at in range(0, 1600, 16)}
     assert received[-1] == 100
-    assert len(theirs) == 100
-    assert not theirs & {generator.generate()[1:] for _ in range(100)}
+    assert len(child_ids) == 100
+    assert not child_ids & {generator.generate()[1:] for _ in range(100)}
     assert generator.used == 101
 
 

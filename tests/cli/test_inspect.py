@@ -95,15 +95,15 @@ def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "said"),
+    ("forwarding", "message"),
     [("{mode: proxy-protocol}", "there is: gue, ipip, l2, proxy"), ("{plane: xdp}", "batch, asyncio does")],
 )
-def test_check_rejects_unavailable_modes_and_planes(qlb: Run, config: Path, forwarding: str, said: str) -> None:
+def test_check_rejects_unavailable_modes_and_planes(qlb: Run, config: Path, forwarding: str, message: str) -> None:
     """A mode that does not exist, or that the plane lacks, is an error that lists the alternatives."""
     config.write_text(f"forwarding: {forwarding}\n{TEXT}")
     result = qlb("check", config)
     assert result.code == 2
-    assert said in result.err
+    assert message in result.err
 
 
 def test_check_of_no_file(qlb: Run, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_cid_encode_with_all_options(qlb: Run, config: Path) -> None:
     assert result.out.strip()[2:] == "0000000a" + nonce
 
 
-@pytest.mark.parametrize("arguments", [("encode", "nobody"), ("decode", "ff00"), ("decode", "20"), ("encode", "0a0a")])
+@pytest.mark.parametrize("arguments", [("encode", "unknown"), ("decode", "ff00"), ("decode", "20"), ("encode", "0a0a")])
 def test_cid_errors(qlb: Run, config: Path, arguments: tuple[str, str]) -> None:
     """Names and IDs unknown to the configuration exit with code 1 and one line."""
     verb, value = arguments
@@ -167,8 +167,8 @@ def test_explain_a_routable_datagram(qlb: Run, config: Path) -> None:
     out = qlb("explain", config, datagram.hex()).out
     for word in ("single-pass", "0b0b0b", "127.0.0.1:5002", "draft-ietf-quic-load-balancers", "RFC 8999"):
         assert word in out
-    told = json.loads(qlb("explain", config, datagram.hex(), "--json").out)
-    assert (told["outcome"], told["backend"]) == ("cid_config_1", "b")
+    explained = json.loads(qlb("explain", config, datagram.hex(), "--json").out)
+    assert (explained["outcome"], explained["backend"]) == ("cid_config_1", "b")
 
 
 def test_explain_depends_on_the_client(qlb: Run, config: Path) -> None:
@@ -215,7 +215,7 @@ def test_server_config(qlb: Run, config: Path) -> None:
 
 def test_server_config_of_an_unknown_backend(qlb: Run, config: Path) -> None:
     """An unknown backend is an error."""
-    assert qlb("server-config", config, "nobody").code in (1, 2)
+    assert qlb("server-config", config, "unknown").code in (1, 2)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))

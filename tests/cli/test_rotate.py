@@ -24,7 +24,7 @@ class FakeDaemon:
         self.path = folder / "qlb.yaml"
         self.unconfigured: list[dict[str, Any]] = []
         self.configs: list[dict[str, Any]] = []
-        self.told: list[str] = []
+        self.requests: list[str] = []
         daemon = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ class FakeDaemon:
                 self._answer({"uptime_s": 1e6, "cid_configs": daemon.configs, "unconfigured_cids": daemon.unconfigured})
 
             def do_POST(self) -> None:
-                daemon.told.append(self.path)
+                daemon.requests.append(self.path)
                 self._answer({"ok": True, "generation": 2})
 
             def address_string(self) -> str:
@@ -41,8 +41,8 @@ class FakeDaemon:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
                 pass
 
-            def _answer(self, told: object) -> None:
-                body = json.dumps(told).encode()
+            def _answer(self, document: object) -> None:
+                body = json.dumps(document).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -107,7 +107,7 @@ def test_stray_packets_are_a_note(daemon: FakeDaemon) -> None:
     """Stray packets under the new config ID give a note; the rotation starts with an ordinary reload."""
     daemon.unconfigured = [carried(n, sustained=False) for n in range(7)]
     result = daemon.rotate()
-    assert (result.exit_code, daemon.states, daemon.told) == (0, {1: "active", 2: "staged"}, ["/reload"])
+    assert (result.exit_code, daemon.states, daemon.requests) == (0, {1: "active", 2: "staged"}, ["/reload"])
     assert "9 packets carried config ID 2 before it was configured" in result.output
 
 
@@ -117,9 +117,9 @@ def test_sustained_packets_need_force(daemon: FakeDaemon) -> None:
     refused = daemon.rotate("--new-config-id", "5")
     assert refused.exit_code != 0
     assert "packets keep coming with config ID 5" in str(refused.exception)
-    assert (daemon.states, daemon.told) == ({1: "active"}, [])
+    assert (daemon.states, daemon.requests) == ({1: "active"}, [])
     result = daemon.rotate("--new-config-id", "5", "--force")
-    assert (result.exit_code, daemon.states, daemon.told) == (0, {1: "active", 5: "staged"}, ["/reload/force"])
+    assert (result.exit_code, daemon.states, daemon.requests) == (0, {1: "active", 5: "staged"}, ["/reload/force"])
 
 
 def test_a_retiring_config_in_use_is_removed_by_force(daemon: FakeDaemon) -> None:
@@ -133,7 +133,7 @@ def test_a_retiring_config_in_use_is_removed_by_force(daemon: FakeDaemon) -> Non
     assert "--force removes it all the same" in str(refused.exception)
     assert daemon.states == {1: "retiring", 2: "active"}
     result = daemon.rotate("--force")
-    assert (result.exit_code, daemon.states, daemon.told) == (0, {2: "active"}, ["/reload/force"])
+    assert (result.exit_code, daemon.states, daemon.requests) == (0, {2: "active"}, ["/reload/force"])
 
 
 def test_force_does_one_step(daemon: FakeDaemon) -> None:

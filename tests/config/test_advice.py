@@ -199,9 +199,9 @@ def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mod
     ):
         path.write_text(text)
         path.chmod(mode)
-        told = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
-        assert len(told) == count
-        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in told)
+        found = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
+        assert len(found) == count
+        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in found)
 
 
 def test_a_file_without_secrets_may_be_world_readable(tmp_path: Path, sound: str) -> None:

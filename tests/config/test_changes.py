@@ -28,7 +28,7 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
 
 
 @pytest.mark.parametrize(
-    ("changed", "more", "told"),
+    ("changed", "more", "reported"),
     [
         ([], "", ()),
         ([("  - {name: b", "  - {name: c")], "", ("- backend b", "+ backend c")),
@@ -61,9 +61,9 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
         ),
     ],
 )
-def test_each_change_is_reported(changed: list[tuple[str, str]], more: str, told: tuple[str, ...]) -> None:
+def test_each_change_is_reported(changed: list[tuple[str, str]], more: str, reported: tuple[str, ...]) -> None:
     """Each change names its key, the old and the new value; a changed secret is only named."""
-    assert changes(read(), read(*changed, more=more)) == told
+    assert changes(read(), read(*changed, more=more)) == reported
 
 
 def test_many_changes_are_counted() -> None:

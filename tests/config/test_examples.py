@@ -33,7 +33,7 @@ def as_editor(node: object) -> object:
     return [as_editor(item) for item in node] if isinstance(node, list) else node
 
 
-def placed(name: str, folder: Path) -> Path:
+def copied(name: str, folder: Path) -> Path:
     """Copy an example to a folder, together with the key files that it names."""
     text = (CONFIGS / name).read_text()
     path = folder / name
@@ -63,7 +63,7 @@ def test_the_examples_are_there() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_loads(name: str, tmp_path: Path) -> None:
     """An example has no problem, and no warnings except the intended ones."""
-    assert len(load(placed(name, tmp_path)).warnings) == WARNED.get(name, 0)
+    assert len(load(copied(name, tmp_path)).warnings) == WARNED.get(name, 0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

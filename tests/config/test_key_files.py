@@ -12,7 +12,7 @@ import pytest
 from qlb.config import Loaded, key_files, load
 from qlb.errors import ConfigError
 
-STRANGER = 54321
+OTHER_USER = 54321
 KUBERNETES = """\
 discovery:
   - name: agents
@@ -69,7 +69,7 @@ def test_the_hash_key_may_have_a_file_too(sound: str, read: Read, key_file: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "is empty: write a key into it, `qlb keygen > "),
         (b" \n", "is empty: write a key into it, `qlb keygen > "),
@@ -81,11 +81,11 @@ def test_the_hash_key_may_have_a_file_too(sound: str, read: Read, key_file: Path
         (KEY.encode() * 1000, "has more than 4096 octets: a key file holds 32 hex digits"),
     ],
 )
-def test_files_without_a_key(with_file: str, problems: Lines, key_file: Path, content: bytes, says: str) -> None:
+def test_files_without_a_key(with_file: str, problems: Lines, key_file: Path, content: bytes, message: str) -> None:
     """The problem names the file and does not show its content."""
     write(key_file, content)
     (line,) = problems(with_file)
-    assert line.startswith(f"6:15: cid_configs[0].key_file 'keys/1.hex' {says}")
+    assert line.startswith(f"6:15: cid_configs[0].key_file 'keys/1.hex' {message}")
     assert KEY[:8] not in line
 
 
@@ -122,12 +122,12 @@ def as_root() -> None:
 def test_a_key_file_of_another_user_is_rejected(with_file: str, sound: str, problems: Lines, key_file: Path) -> None:
     """An unrelated owner could change the key file; hash_key_file has the same rule."""
     write(key_file, KEY.encode())
-    os.chown(key_file, STRANGER, -1)
+    os.chown(key_file, OTHER_USER, -1)
     (line,) = problems(with_file)
-    assert line.startswith(f"6:15: cid_configs[0].key_file 'keys/1.hex' is owned by user ID {STRANGER}, who could")
+    assert line.startswith(f"6:15: cid_configs[0].key_file 'keys/1.hex' is owned by user ID {OTHER_USER}, who could")
     assert line.endswith("chown it to root, to the user that runs qlb (0), or to the owner of the configuration")
     (line,) = problems(f"{sound}fallback: {{hash_key_file: keys/1.hex}}\n")
-    assert line.startswith(f"14:27: fallback.hash_key_file 'keys/1.hex' is owned by user ID {STRANGER}")
+    assert line.startswith(f"14:27: fallback.hash_key_file 'keys/1.hex' is owned by user ID {OTHER_USER}")
 
 
 @pytest.mark.usefixtures("as_root")
@@ -135,12 +135,12 @@ def test_the_owner_of_the_configuration_may_own_its_keys(with_file: str, tmp_pat
     """The owner of the configuration may also own its key files; any other user is still rejected."""
     path = tmp_path / "qlb.yaml"
     path.write_text(with_file)
-    os.chown(path, STRANGER, -1)
+    os.chown(path, OTHER_USER, -1)
     write(key_file, KEY.encode(), 0o400)
-    os.chown(key_file, STRANGER, -1)
+    os.chown(key_file, OTHER_USER, -1)
     assert load(path).config.cid_configs[0].key == bytes.fromhex(KEY)
-    os.chown(key_file, STRANGER + 1, -1)
-    with pytest.raises(ConfigError, match=f"owned by user ID {STRANGER + 1}"):
+    os.chown(key_file, OTHER_USER + 1, -1)
+    with pytest.raises(ConfigError, match=f"owned by user ID {OTHER_USER + 1}"):
         load(path)
 
 
@@ -191,7 +191,7 @@ def test_a_world_readable_file_in_a_closed_folder(
 def test_a_closed_folder_of_another_user_is_no_protection(with_file: str, open_folder: Path) -> None:
     """The owner of the folder could open it again, so the file is rejected."""
     (open_folder / "secrets").mkdir(mode=0o700)
-    os.chown(open_folder / "secrets", STRANGER, -1)
+    os.chown(open_folder / "secrets", OTHER_USER, -1)
     write(open_folder / "secrets/1.hex", KEY.encode(), 0o444)
     path = open_folder / "qlb.yaml"
     path.write_text(with_file.replace("keys/1.hex", "secrets/1.hex"))
@@ -242,9 +242,9 @@ def test_a_kubeconfig_that_other_users_can_change_is_rejected(sound: str, proble
     assert line.endswith(f"may be changed by others than its owner: chmod go-w {tmp_path / 'kubeconfig'}")
     if not os.geteuid():
         (tmp_path / "kubeconfig").chmod(0o600)
-        os.chown(tmp_path / "kubeconfig", STRANGER, -1)
+        os.chown(tmp_path / "kubeconfig", OTHER_USER, -1)
         (line,) = problems(text)
-        assert f"is owned by user ID {STRANGER}" in line
+        assert f"is owned by user ID {OTHER_USER}" in line
 
 
 @pytest.mark.parametrize("mode", [None, 0o600, 0o644])

@@ -13,7 +13,7 @@ from qlb.errors import ConfigError
 PATH = Path("x.yaml")
 
 
-def told(text: str) -> tuple[str, ...]:
+def messages(text: str) -> tuple[str, ...]:
     """Load a text; return its problems or warnings."""
     try:
         return load_text(text, PATH).warnings
@@ -37,14 +37,14 @@ def are_well_formed(lines: tuple[str, ...]) -> bool:
 @given(st.text())
 def test_any_text(text: str) -> None:
     """Any text is handled; most of it is no YAML."""
-    assert are_well_formed(told(text))
+    assert are_well_formed(messages(text))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab01:-?[]{}&*!|>'\"%@`#, \n\t\\\ud800\x00é\u2028\x85\ufeff")))
 def test_text_made_of_yaml_signs(text: str) -> None:
     """Text made of YAML's special characters is handled."""
-    assert are_well_formed(told(text))
+    assert are_well_formed(messages(text))
 
 
 @settings(deadline=None)
@@ -52,7 +52,7 @@ def test_text_made_of_yaml_signs(text: str) -> None:
 def test_any_octets(content: bytes) -> None:
     """Any content of a file is handled."""
     try:
-        lines = told(decode(content, PATH))
+        lines = messages(decode(content, PATH))
     except ConfigError as error:
         lines = error.problems
     assert are_well_formed(lines)
@@ -87,7 +87,7 @@ TREES = st.recursive(
 @given(st.lists(st.tuples(st.sampled_from([*Config.model_fields, "lisen", "<<"]), TREES), max_size=6))
 def test_known_keys_with_any_values(entries: list[tuple[str, str]]) -> None:
     """Known keys with arbitrary values are handled."""
-    assert are_well_formed(told("".join(f"{key}: {value}\n" for key, value in entries)))
+    assert are_well_formed(messages("".join(f"{key}: {value}\n" for key, value in entries)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -99,4 +99,4 @@ def test_a_sound_file_with_a_random_edit(sound: str, data: st.DataObject) -> Non
     filling = data.draw(
         st.one_of(st.text(max_size=6), st.sampled_from(["\n", "  ", "- ", "{", "}", "'", ": ", "*a ", "!b "]))
     )
-    assert are_well_formed(told(sound[:start] + filling + sound[end:]))
+    assert are_well_formed(messages(sound[:start] + filling + sound[end:]))

@@ -67,7 +67,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("30", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30': add the unit, for example 30s"),
         ("", "must be a number and a unit (500ms, 30s, 5m, 1h), not ''"),
@@ -79,11 +79,11 @@ def test_durations(text: str, seconds: float) -> None:
         ("61m", "must be a duration from 1ms to 1h, not '61m'"),
     ],
 )
-def test_invalid_durations(text: str, says: str) -> None:
+def test_invalid_durations(text: str, message: str) -> None:
     """For a number without a unit the message suggests one; other messages name both bounds or the form."""
     with pytest.raises(ScalarError) as caught:
         duration("1ms", "1h").parse(text)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 @settings(deadline=None)

@@ -83,19 +83,19 @@ def test_yang(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("plian", "no backend is called 'plian'; did you mean 'plain'?"),
         ("zzz", "no backend is called 'zzz'; there is 1e3, plain"),
         ("plain", "backend 'plain' has no server_ids: there is nothing for it to load"),
     ],
 )
-def test_backends_without_a_server_config(read: Read, name: str, says: str) -> None:
+def test_backends_without_a_server_config(read: Read, name: str, message: str) -> None:
     """The error names the backends that exist, or the missing server IDs."""
     for make in (server_config, yang_server_configs):
         with pytest.raises(ConfigError) as caught:
             make(read(TWO).config, name)
-        assert caught.value.problems == (says,)
+        assert caught.value.problems == (message,)
 
 
 def test_a_configuration_without_backends(read: Read) -> None:

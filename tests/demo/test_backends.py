@@ -116,12 +116,12 @@ def test_backends_that_one_host_serves(forwarding: str, name: str | None, served
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "name", "said"),
+    ("forwarding", "name", "message"),
     [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "a host of its own")],
 )
-def test_backends_that_no_host_serves(forwarding: str, name: str | None, said: str) -> None:
+def test_backends_that_no_host_serves(forwarding: str, name: str | None, message: str) -> None:
     """An unknown backend is an error, and so are several backends that would answer at one address."""
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         served_here(config_of(forwarding), name)
 
 
@@ -135,6 +135,6 @@ def config_of(forwarding: str) -> Config:
 def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A taken port gives exit code 1 and an error that names the backend; ready is never printed."""
     assert main([str(config_file)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")

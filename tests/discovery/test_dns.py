@@ -63,7 +63,7 @@ def texts(answer: Answer) -> list[str]:
     return [remark.text for remark in answer.remarks]
 
 
-async def places(asked: DnsSource) -> list[str]:
+async def addresses(asked: DnsSource) -> list[str]:
     """Ask, and return the addresses of the backends."""
     return [str(backend.endpoint) for backend in (await asked.ask()).backends]
 
@@ -84,7 +84,7 @@ async def test_addresses_of_both_families(server: DnsServer) -> None:
 )
 async def test_one_family(server: DnsServer, record: str, found: list[str]) -> None:
     """With one family configured, the other is not asked for."""
-    assert await places(source(server, record=record)) == found
+    assert await addresses(source(server, record=record)) == found
     assert {kind for _, kind in server.questions} == {record.upper()}
 
 
@@ -116,7 +116,7 @@ async def test_a_truncated_answer_is_requested_over_tcp(server: DnsServer) -> No
     """After a truncated answer over UDP, all records are read over TCP."""
     server.records[NAME, "A"] = [f"10.0.1.{number}" for number in range(200)]
     server.mood[NAME] = "long"
-    assert len(await places(source(server, record="a"))) == 200
+    assert len(await addresses(source(server, record="a"))) == 200
 
 
 async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
@@ -149,14 +149,14 @@ async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
 async def test_nothing_outside_of_the_networks(server: DnsServer, kind: str, address: str) -> None:
     """Addresses outside the networks are ignored, with a remark: a forged answer cannot redirect packets."""
     server.records[NAME, kind] = [*server.records[NAME, kind], address]
-    before = await places(source(server))
+    before = await addresses(source(server))
     assert len(before) == 3
     answer = await source(server).ask()
     (remark,) = answer.remarks
     assert (remark.topic, "left out: outside of `networks`" in remark.text) == ("outside", True)
     everything = tuple(map(ipaddress.ip_network, ("0.0.0.0/0", "::/0")))
     is_a_host = address in {"192.0.2.1", "127.0.0.1", "::1", "10.0.255.255", "::ffff:192.0.2.1"}
-    assert len(await places(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
+    assert len(await addresses(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
 
 
 async def test_the_balancer_is_no_backend(server: DnsServer) -> None:
@@ -204,13 +204,13 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["pool.test", "pool.test.", "POOL.test"])
 async def test_a_name_is_the_same_in_every_spelling(server: DnsServer, host: str) -> None:
     """A final dot and capitals do not change a name."""
-    assert len(await places(source(server, host))) == 3
+    assert len(await addresses(source(server, host))) == 3
 
 
 async def test_mapped_addresses_are_ipv4(server: DnsServer) -> None:
     """An IPv4-mapped address in an AAAA record is the same backend as the A record's."""
     server.records[NAME, "AAAA"] = ["::ffff:10.0.0.1", "::ffff:10.0.0.7"]
-    assert await places(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
+    assert await addresses(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
 
 
 @pytest.mark.parametrize("mood", ["silent", "broken"])
@@ -225,7 +225,7 @@ async def test_a_failing_family_does_not_affect_the_other(
     monkeypatch.setattr(lookup, "_LIFETIME_S", 0.3)
     server.mood[f"{NAME} {failing}"] = mood
     asked = source(server)
-    assert await places(asked) == left
+    assert await addresses(asked) == left
     answer = await asked.ask()
     reason = "SERVFAIL" if mood == "broken" else "no answer within 0.3 s"
     assert texts(answer) == [f"{failing} records of pool.test: {reason} failed; what they brought before is kept"]
@@ -238,9 +238,9 @@ async def test_a_failing_family_retains_its_backends(server: DnsServer) -> None:
     await asked.ask()
     server.mood[f"{NAME} AAAA"] = "broken"
     server.records[NAME, "A"], server.records[NAME, "AAAA"] = ["10.0.0.3"], ["2001:db8::2"]
-    assert await places(asked) == await places(asked) == ["10.0.0.3:4433", "[2001:db8::1]:4433"]
+    assert await addresses(asked) == await addresses(asked) == ["10.0.0.3:4433", "[2001:db8::1]:4433"]
     server.mood.clear()
-    assert await places(asked) == ["10.0.0.3:4433", "[2001:db8::2]:4433"]
+    assert await addresses(asked) == ["10.0.0.3:4433", "[2001:db8::2]:4433"]
 
 
 async def test_a_new_source_retains_recalled_backends(server: DnsServer) -> None:
@@ -250,12 +250,12 @@ async def test_a_new_source_retains_recalled_backends(server: DnsServer) -> None
     server.records[NAME, "A"] = ["10.0.0.2"]
     asked = source(server)
     asked.recall(before)
-    assert await places(asked) == await places(asked) == ["10.0.0.2:4433", "[2001:db8::1]:4433"]
+    assert await addresses(asked) == await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::1]:4433"]
     server.mood.clear()
     server.records[NAME, "AAAA"] = ["2001:db8::5"]
-    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+    assert await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
     server.mood[f"{NAME} AAAA"] = "broken"
-    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+    assert await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
 
 
 @pytest.mark.parametrize("recalled", [False, True])
@@ -361,7 +361,7 @@ async def test_one_target_for_all_is_paired(server: DnsServer) -> None:
         (text,) = texts(answer)
         assert text.startswith("3 SRV records name pool.test.: ports and addresses are paired in the order")
     one_target(server, [4002, 4003, 4004], ["10.0.0.8", "10.0.0.7", "10.0.0.6"])
-    assert await places(asked) == ["10.0.0.6:4004", "10.0.0.7:4003", "10.0.0.8:4002"]
+    assert await addresses(asked) == ["10.0.0.6:4004", "10.0.0.7:4003", "10.0.0.8:4002"]
 
 
 async def test_one_target_whose_order_is_mixed(server: DnsServer) -> None:

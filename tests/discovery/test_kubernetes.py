@@ -55,7 +55,7 @@ def texts(answer: Answer) -> list[str]:
     return [remark.text for remark in answer.remarks]
 
 
-async def places(asked: KubernetesSource) -> list[str]:
+async def addresses(asked: KubernetesSource) -> list[str]:
     """Ask, and return the addresses of the backends."""
     return [str(backend.endpoint) for backend in (await asked.ask()).backends]
 
@@ -81,23 +81,23 @@ async def test_the_api_server_is_reached_without_a_proxy(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.2:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.2:4433"]
 
 
 async def test_only_ready_endpoints_are_backends(server: ApiServer, tmp_path: Path) -> None:
     """An endpoint without conditions counts as ready; a terminating one does not, and so it drains."""
     await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": READY})
     await server.put("agents-b", {"10.0.0.4": None, "10.0.0.5": {}})
-    assert await places(source(tmp_path)) == ["10.0.0.3:4433", "10.0.0.4:4433", "10.0.0.5:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.3:4433", "10.0.0.4:4433", "10.0.0.5:4433"]
 
 
 async def test_without_ready_endpoints(server: ApiServer, tmp_path: Path) -> None:
     """If no endpoint is ready, terminating ones that still serve are used, as kube-proxy does."""
     await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": ENDING | {"serving": False}})
     await server.put("agents-b", {})
-    assert await places(source(tmp_path)) == ["10.0.0.2:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.2:4433"]
     await server.put("agents-a", {"10.0.0.1": UNREADY})
-    assert await places(source(tmp_path)) == []
+    assert await addresses(source(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ async def test_a_pod_with_both_families_is_one_backend(server: ApiServer, tmp_pa
         ("[2001:db8::2]:4433", ()),
     ]
     await server.put("agents-a", {"10.0.0.2": UNREADY, "10.0.0.1": ENDING}, pods=pods)
-    assert await places(source(tmp_path)) == ["[2001:db8::1]:4433", "[2001:db8::2]:4433"]
+    assert await addresses(source(tmp_path)) == ["[2001:db8::1]:4433", "[2001:db8::2]:4433"]
 
 
 async def test_two_ports_of_a_pod_are_two_backends(server: ApiServer, tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ async def test_two_ports_of_a_pod_are_two_backends(server: ApiServer, tmp_path: 
     pods = {"10.0.0.1": "one", "10.0.0.2": "one"}
     await server.put("agents-a", {"10.0.0.1": READY}, pods=pods)
     await server.put("agents-b", {"10.0.0.1": READY}, ports=[QUIC | {"port": 4434}], pods=pods)
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.1:4434"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.1:4434"]
 
 
 async def test_mapped_addresses_are_ipv4(server: ApiServer, tmp_path: Path) -> None:
     """An IPv4-mapped address is the same backend as the plain one."""
     await server.put("agents-a", {"10.0.0.1": READY})
     await server.put("agents-b", {"::ffff:10.0.0.1": READY, "::ffff:192.0.2.1": READY}, kind="IPv6")
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433"]
 
 
 async def test_no_backends_are_a_warning(server: ApiServer, tmp_path: Path) -> None:
@@ -201,14 +201,14 @@ async def test_changes_are_followed(server: ApiServer, tmp_path: Path) -> None:
     """A watch event gives the next answer, with all changes of that time; slices are not listed again."""
     asked = source(tmp_path)
     await asked.ask()
-    waiting = asyncio.create_task(places(asked))
+    waiting = asyncio.create_task(addresses(asked))
     await server.until_watched()
     await server.put("agents-a", {"10.0.0.3": READY})
     await server.delete("agents-b")
     await server.put("agents-c", {"10.0.0.4": READY})
     assert await waiting == ["10.0.0.3:4433", "10.0.0.4:4433"]
     await server.put("agents-c", {"10.0.0.5": READY})
-    assert await places(asked) == ["10.0.0.3:4433", "10.0.0.5:4433"]
+    assert await addresses(asked) == ["10.0.0.3:4433", "10.0.0.5:4433"]
     assert server.asked == ["list", "watch", "watch"]
 
 
@@ -262,7 +262,7 @@ async def test_failures_are_no_answers(server: ApiServer, tmp_path: Path, mood: 
     assert asked.retry_s == RETRY_S
     server.mood.clear()
     await server.put("agents-a", {"10.0.0.8": READY})
-    assert await places(asked) == ["10.0.0.8:4433", "[2001:db8::7]:4433"]
+    assert await addresses(asked) == ["10.0.0.8:4433", "[2001:db8::7]:4433"]
 
 
 async def test_a_token_may_be_renewed(server: ApiServer, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ async def test_a_token_may_be_renewed(server: ApiServer, tmp_path: Path) -> None
     with pytest.raises(DiscoveryError, match="Unauthorized"):
         await asked.ask()
     server.write_kubeconfig(tmp_path)
-    assert len(await places(asked)) == 3
+    assert len(await addresses(asked)) == 3
 
 
 async def test_an_impostor_is_rejected(server: ApiServer, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ async def test_a_kubeconfig_that_is_a_pipe(tmp_path: Path) -> None:
 async def test_without_a_kubeconfig(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a configured kubeconfig, and outside a pod, $KUBECONFIG is used."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    assert len(await places(source(tmp_path, kubeconfig=None))) == 3
+    assert len(await addresses(source(tmp_path, kubeconfig=None))) == 3
     assert server.asked == ["list"]
 
 

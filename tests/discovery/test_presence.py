@@ -83,7 +83,7 @@ def test_answers_in_turn() -> None:
     """A resolver that returns its records in turn counts as rotating too."""
     presence = Presence(3, 100)
     for turn in range(100):
-        found = presence.take([EVERY[(3 * turn + place) % 9] for place in range(3)])
+        found = presence.take([EVERY[(3 * turn + offset) % 9] for offset in range(3)])
         assert len(found) == min(3 * (turn + 1), 9)
 
 

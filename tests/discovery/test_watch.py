@@ -50,10 +50,10 @@ class Scripted:
         """Wait until the source was asked ``times`` times and the last answer was processed."""
         await self.until(lambda: self.asked >= times + 1)
 
-    async def until(self, holds: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition is true."""
         async with asyncio.timeout(60):
-            while not holds():
+            while not condition():
                 await asyncio.sleep(0)
 
 
@@ -64,13 +64,13 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def test_only_changes_are_reported() -> None:
     """Each answer that differs from the one before is reported, in order; equal ones are not."""
-    told: list[tuple[str, tuple[Backend, ...]]] = []
-    discovery = Discovery(lambda name, backends: told.append((name, backends)))
+    updates: list[tuple[str, tuple[Backend, ...]]] = []
+    discovery = Discovery(lambda name, backends: updates.append((name, backends)))
     source = Scripted("one", [A], [A], [A, B], "gone", [A, B], [])
     discovery.apply([source])
     await source.until_asked(7)
     await discovery.stop()
-    assert told == [("one", (A,)), ("one", (A, B)), ("one", ())]
+    assert updates == [("one", (A,)), ("one", (A, B)), ("one", ())]
 
 
 async def test_a_failure_is_logged_once_and_backends_are_retained(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,15 +127,15 @@ async def test_changing_remarks_are_rate_limited(caplog: pytest.LogCaptureFixtur
 
 async def test_an_unexpected_error_does_not_stop_a_source(caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected error is treated like any other, logged once with a traceback, and the source is asked again."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     source = Scripted("one", [A], "odd!", "odd!", [B])
     discovery.apply([source])
     await source.until_asked(2)
     assert discovery.sources["one"].error == "ZeroDivisionError: odd!"
     await source.until_asked(5)
     await discovery.stop()
-    assert told == [(A,), (B,)]
+    assert updates == [(A,), (B,)]
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
         "discovery: unexpected error"
     ]
@@ -165,14 +165,14 @@ async def test_a_source_recalls_known_backends() -> None:
 
 async def test_a_missing_backend_is_removed_after_a_while() -> None:
     """A backend that is missing from an answer is removed only after several such answers."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     source = Scripted("one", [A, B], [A], [A], [A, B], [A], [A], [A], [B], patience=3)
     discovery.apply([source])
     await source.until_asked(5)
-    assert told == [(A, B)]
+    assert updates == [(A, B)]
     await source.until_asked(6)
-    assert told[:2] == [(A, B), (A,)]
+    assert updates[:2] == [(A, B), (A,)]
     await discovery.stop()
 
 
@@ -187,11 +187,11 @@ async def test_after_a_missing_backend_the_source_is_asked_soon() -> None:
             answer = await super().ask()
             return answer if A in answer.backends and B in answer.backends else answer._replace(again_s=3600.0)
 
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     source = Slow("one", [A, B], [A], [A], [A], patience=3)
     discovery.apply([source])
-    await source.until(lambda: told == [(A, B), (A,)])
+    await source.until(lambda: updates == [(A, B), (A,)])
     await discovery.stop()
 
 
@@ -200,13 +200,13 @@ async def test_rotating_answers_are_one_pool(again: int, caplog: pytest.LogCaptu
     """If each answer has three of nine backends at random, none drains, and the log has one line about it."""
     every = [Backend(f"b{number}", Endpoint("10.0.0.1", number)) for number in range(1, 10)]
     chance = random.Random(again)
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     source = Scripted("one", *(chance.sample(every, 3) for _ in range(60)), patience=3)
     discovery.apply([source])
     await source.until_asked(50)
     await discovery.stop()
-    pools = [{one.name for one in backends} for backends in told]
+    pools = [{one.name for one in backends} for backends in updates]
     assert pools[-1] == {one.name for one in every}
     assert all(before < now for before, now in pairwise(pools))
     (warning,) = warnings(caplog)
@@ -215,8 +215,8 @@ async def test_rotating_answers_are_one_pool(again: int, caplog: pytest.LogCaptu
 
 async def test_a_reload_asks_at_once() -> None:
     """A reload asks every source at once; known backends are retained until then; removed sources are asked no more."""
-    told: list[str] = []
-    discovery = Discovery(lambda name, _: told.append(name))
+    updates: list[str] = []
+    discovery = Discovery(lambda name, _: updates.append(name))
     first, other = Scripted("one", [A]), Scripted("two", [B])
     discovery.apply([first, other])
     await first.until_asked(1)
@@ -230,7 +230,7 @@ async def test_a_reload_asks_at_once() -> None:
     await again.until_asked(5)
     assert other.asked == asked
     await discovery.stop()
-    assert told == ["one", "two"]
+    assert updates == ["one", "two"]
 
 
 async def test_long_errors_are_cut() -> None:
@@ -245,26 +245,26 @@ async def test_long_errors_are_cut() -> None:
 
 async def test_an_empty_answer_is_accepted_after_a_while() -> None:
     """Empty answers remove all backends after as many in a row as the source's patience; others reset the count."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     source = Scripted("one", [A], [], [], [A, B], [], [], [], [], patience=3)
     discovery.apply([source])
     await source.until_asked(4)
-    assert told == [(A,), (A, B)]
+    assert updates == [(A,), (A, B)]
     await source.until_asked(5)
     error = discovery.sources["one"].error
     assert error == "the source returned no backends (2 of 3 before they are removed)"
     await source.until_asked(8)
     await discovery.stop()
-    assert told == [(A,), (A, B), ()]
+    assert updates == [(A,), (A, B), ()]
     assert discovery.sources["one"].up
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
 async def test_a_reload_does_not_accept_an_empty_answer_sooner(reloaded: bool) -> None:
     """After a reload or a handover, empty answers do not remove the known backends any sooner."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    updates: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: updates.append(backends))
     if reloaded:
         first = Scripted("one", [A], patience=3)
         discovery.apply([first])
@@ -273,4 +273,4 @@ async def test_a_reload_does_not_accept_an_empty_answer_sooner(reloaded: bool) -
     discovery.apply([again], {} if reloaded else {"one": (A,)})
     await again.until_asked(4)
     await discovery.stop()
-    assert told == ([(A,)] if reloaded else [])
+    assert updates == ([(A,)] if reloaded else [])

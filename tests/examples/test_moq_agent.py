@@ -87,9 +87,9 @@ class Streams(QuicConnectionProtocol):
         self.transmit()
         return stream_id
 
-    async def until(self, holds: Callable[[], object]) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a condition is true."""
-        while not holds():
+        while not condition():
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -105,13 +105,13 @@ async def streams_to(address: Address) -> AsyncIterator[Streams]:
 
 async def test_it_greets_and_echoes_prompts(tmp_path: Path) -> None:
     """A standard MoQ client that follows the track gets a greeting, then its prompt followed by the name."""
-    jingle, said = say_name(NAME), [bytes([number]) * SAMPLES_BYTES for number in range(7)]
+    jingle, prompt = say_name(NAME), [bytes([number]) * SAMPLES_BYTES for number in range(7)]
     async with one_agent(tmp_path) as found, calling(found.url, found.sha256) as call:
         await call.answered(1)
-        await call.prompt(said, interval_s=FAST_S)
+        await call.prompt(prompt, interval_s=FAST_S)
         await call.answered(2)
         assert call.agent == NAME
-        assert call.answers == [jingle, [*said, *jingle]]
+        assert call.answers == [jingle, [*prompt, *jingle]]
         assert (call.heard.missing, call.connections) == (0, 1)
 
 
@@ -130,8 +130,8 @@ async def test_only_the_newest_answers_are_queued(tmp_path: Path) -> None:
     """At most four answers are queued for a caller that has not subscribed yet; the oldest are dropped."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         for number in range(10):
-            said = Frame(number, number, 0.0, bytes([number]) * SAMPLES_BYTES).encode()
-            client.open(group(number) + wire.frame(said), one_way=True, end=True)
+            prompt = Frame(number, number, 0.0, bytes([number]) * SAMPLES_BYTES).encode()
+            client.open(group(number) + wire.frame(prompt), one_way=True, end=True)
         await client.ping()
         client.open(subscription(NAME, TRACK))
         await client.until(lambda: len(client.received[FIRST_GROUP]) > SAMPLES_BYTES)

@@ -69,7 +69,7 @@ class Stage:
         """Return the next probe that the monitor starts."""
         return await asyncio.wait_for(self.asked.get(), PATIENCE_S)
 
-    async def answer(self, results: str, detail: str = "said so") -> Asked:
+    async def answer(self, results: str, detail: str = "detail") -> Asked:
         """Answer one probe per sign, ``+`` or ``-``; return the next probe, which is not yet answered."""
         asked = await self.next()
         for sign in results:
@@ -131,7 +131,7 @@ async def test_a_good_first_result_is_no_change(stage: Stage) -> None:
     stage.unix_time = 1234.5
     await stage.answer("+")
     assert stage.changes == []
-    assert stage.monitor.states == {"a": BackendHealth(True, "said so", 1000.0)}
+    assert stage.monitor.states == {"a": BackendHealth(True, "detail", 1000.0)}
 
 
 async def test_rise_and_fall(stage: Stage) -> None:
@@ -141,9 +141,9 @@ async def test_rise_and_fall(stage: Stage) -> None:
     await stage.answer("+--+--")
     assert stage.changes == []
     await stage.answer("--+-+")
-    assert stage.changes == [("a", False, "said so; 3 times in a row")]
+    assert stage.changes == [("a", False, "detail; 3 times in a row")]
     await stage.answer("++")
-    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+    assert stage.changes[1:] == [("a", True, "detail; 2 times in a row")]
 
 
 async def test_settings_reach_the_probe(stage: Stage) -> None:
@@ -288,7 +288,7 @@ async def test_a_probe_that_raises_is_a_bad_result(stage: Stage, caplog: pytest.
     await stage.answer("++")
     assert [(healthy, detail) for _, healthy, detail in stage.changes] == [
         (False, "the probe itself failed: ZeroDivisionError('oh')"),
-        (True, "said so; 2 times in a row"),
+        (True, "detail; 2 times in a row"),
     ]
     assert [record.getMessage() for record in caplog.records] == ["probe failed"]
 
@@ -404,7 +404,7 @@ async def test_a_finding_decides_at_once(stage: Stage) -> None:
     assert (stage.monitor.finding("a"), stage.monitor.is_up("a")) == ("", False)
     await stage.answer("+")
     assert stage.monitor.is_up("a")
-    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+    assert stage.changes[1:] == [("a", True, "detail; 2 times in a row")]
 
 
 async def test_a_finding_is_logged_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,10 +30,10 @@ def calm(reading: Reading) -> Reading:
 
 def test_everything_has_a_notice(reading: Reading) -> None:
     """Every fault has a notice; errors come before warnings."""
-    told = dataclasses.replace(
+    faulty = dataclasses.replace(
         reading, unconfigured=(dataclasses.replace(reading.unconfigured[0], sustained=True),), without_ids=True
     )
-    assert kinds(told) == [
+    assert kinds(faulty) == [
         (ERROR, "reload_refused"),
         (ERROR, "worker_behind"),
         (ERROR, "worker_silent"),
@@ -48,7 +48,7 @@ def test_everything_has_a_notice(reading: Reading) -> None:
         (WARNING, "unconfigured_config_id"),
         (WARNING, "rotation"),
     ]
-    texts = [notice.text for notice in notices(told)]
+    texts = [notice.text for notice in notices(faulty)]
     assert texts[0] == (
         "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; the log says why"
     )
@@ -72,10 +72,10 @@ def test_without_faults_there_are_no_notices(reading: Reading) -> None:
 
 def test_faults_of_interfaces(reading: Reading) -> None:
     """Each fault that the XDP plane found is a notice with the plane's text."""
-    told = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
-    assert kinds(told) == [(ERROR, "xdp")] * 2
-    assert [notice.text for notice in notices(told)] == ["in0: detached", "out0: refused"]
-    assert notices(dataclasses.replace(told, xdp=XdpReading())) == []
+    faulty = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
+    assert kinds(faulty) == [(ERROR, "xdp")] * 2
+    assert [notice.text for notice in notices(faulty)] == ["in0: detached", "out0: refused"]
+    assert notices(dataclasses.replace(faulty, xdp=XdpReading())) == []
 
 
 def test_a_completed_rotation_is_information(reading: Reading) -> None:

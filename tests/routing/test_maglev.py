@@ -125,12 +125,12 @@ def test_all_take_part() -> None:
 def test_an_absent_backend_lends_only_its_own_slots() -> None:
     """Only the slots of an absent backend move, evenly to all others, and they return with it."""
     ring = build_ring(_members(5), KEY)
-    everyone, without = assign(ring, [0, 1, 2, 3, 4]), assign(ring, [0, 1, -1, 3, 4])
-    lent = Counter(new for old, new in zip(everyone, without, strict=True) if old == 2)
-    assert all(old == new for old, new in zip(everyone, without, strict=True) if old != 2)
+    whole, without = assign(ring, [0, 1, 2, 3, 4]), assign(ring, [0, 1, -1, 3, 4])
+    lent = Counter(new for old, new in zip(whole, without, strict=True) if old == 2)
+    assert all(old == new for old, new in zip(whole, without, strict=True) if old != 2)
     assert set(lent) == {0, 1, 3, 4}
     assert max(lent.values()) < 1.2 * min(lent.values())
-    assert assign(ring, [0, 1, 2, 3, 4]) == everyone
+    assert assign(ring, [0, 1, 2, 3, 4]) == whole
 
 
 def test_the_last_backend_gets_all_slots() -> None:
