@@ -5,6 +5,7 @@ of qlb count too, because the code imports from tables of names.
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,9 +111,15 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
+@functools.cache
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    """Return all nodes of a source, its module first. Each source is parsed once for all checks."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield the name of every module that a file imports or names in a string."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path.read_text()):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -166,7 +173,7 @@ def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
     """These floors do not call the builtins that need no import either."""
     called = {
         node.func.id
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path.read_text())
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
@@ -199,10 +206,12 @@ def _is_mutable(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp)
 
 
-def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
+def _mutable_globals(nodes: tuple[ast.AST, ...]) -> dict[str, bool]:
     """Return the mutable names at the top of a module → whether they are declared Final."""
+    module = nodes[0]
+    assert isinstance(module, ast.Module)
     found = {}
-    for node in tree.body:
+    for node in module.body:
         if isinstance(node, ast.AnnAssign) and _is_mutable(node.value) and isinstance(node.target, ast.Name):
             found[node.target.id] = "Final" in ast.unparse(node.annotation)
         elif isinstance(node, ast.Assign) and _is_mutable(node.value):
@@ -211,10 +220,10 @@ def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
     return found
 
 
-def _mutated(tree: ast.Module) -> set[str]:
+def _mutated(nodes: tuple[ast.AST, ...]) -> set[str]:
     """Return the names that the file stores into, deletes from, or calls a mutating method of."""
     changed: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         target: ast.expr | None = None
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
             target = node.value
@@ -233,11 +242,11 @@ def test_no_mutable_globals(path: Path) -> None:
 
     The check reads one file at a time: it does not find a table that another module changes.
     """
-    tree = ast.parse(path.read_text())
-    tables = _mutable_globals(tree)
+    nodes = _nodes(path.read_text())
+    tables = _mutable_globals(nodes)
     assert [name for name, final in tables.items() if not final] == []
-    assert not set(tables) & _mutated(tree)
-    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+    assert not set(tables) & _mutated(nodes)
+    assert not any(isinstance(node, ast.Global) for node in nodes)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +283,4 @@ def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest
 )
 def test_the_reader_of_globals(source: str, tables: dict[str, bool], mutated: set[str]) -> None:
     """The check distinguishes a table from a constant, and reading from changing."""
-    assert (_mutable_globals(ast.parse(source)), _mutated(ast.parse(source))) == (tables, mutated)
+    assert (_mutable_globals(_nodes(source)), _mutated(_nodes(source))) == (tables, mutated)

@@ -210,6 +210,7 @@ def test_port_0_may_be_listened_on_twice(sound: str, read: Read) -> None:
     assert read(text.replace("127.0.0.1:5001", "10.0.0.1:443")).warnings == ()
 
 
+@pytest.mark.slow
 def test_too_many_backends() -> None:
     """The counters limit the number of backends. The tree is built here, because parsing its text takes seconds."""
     at = Mark(1, 1)

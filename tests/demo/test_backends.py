@@ -58,7 +58,9 @@ async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.
             pytest.fail("bound")
 
 
-@pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "end", ["stdin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
+)
 async def test_the_process(end: str, config_file: Path, taken: socket.socket) -> None:
     """The process prints ready once it serves, and exits silently with 0 at the end of stdin or on a signal."""
     port = taken.getsockname()[1]

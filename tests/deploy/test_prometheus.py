@@ -1,5 +1,6 @@
 """Tests of deploy/prometheus/: promtool checks files and alerts, and metric names are compared with /metrics."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ FOLDER = DEPLOY / "prometheus"
 SEVERITIES = {"critical", "warning", "info"}
 
 
+@functools.cache
 def _alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
 

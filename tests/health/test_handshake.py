@@ -28,7 +28,7 @@ KEY = bytes(range(16))
 PARAMS = CidParams(1, 4, 12, KEY)
 OWN, OTHER = b"\xc0\xff\xee\x01", b"\xc0\xff\xee\x02"
 POOL = Pool({1: CidCodec(PARAMS)}, {(1, OWN): "a", (1, OTHER): "b"})
-PROBES = 50
+PROBES = 10
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 
 from qlb.cid import CidCodec, CidParams
 from qlb.routing.backends import Backend, BackendIndexes, BackendState, Endpoint
 from qlb.routing.flows import FlowTables
-from qlb.routing.maglev import DEFAULT_KEY, FourTuple
+from qlb.routing.maglev import DEFAULT_KEY, FourTuple, Member, Ring, build_ring, ring_members
 from qlb.routing.router import Router
 from qlb.routing.snapshot import Snapshot, compile_snapshot
 
@@ -48,14 +49,20 @@ def draining(pool: list[Backend], index: int) -> list[Backend]:
 
 
 def snapshot(pool: list[Backend] | None = None, previous: Snapshot | None = None) -> Snapshot:
-    """Compile a pool. The ring of the plain pool is filled once, because that takes tens of milliseconds."""
-    arranged = BackendIndexes().arrange(backends() if pool is None else pool)
-    return compile_snapshot(1, CONFIGS, arranged, fallback_key=DEFAULT_KEY, ring=(previous or _plain()).ring)
+    """Compile a pool. previous: its ring is reused if it fits."""
+    return compiled(BackendIndexes().arrange(backends() if pool is None else pool), previous)
+
+
+def compiled(arranged: Sequence[Backend | None], previous: Snapshot | None = None) -> Snapshot:
+    """Compile backends in the order of their indexes. previous: its ring is reused if it fits."""
+    ring = previous.ring if previous else _ring(ring_members(arranged))
+    return compile_snapshot(1, CONFIGS, arranged, fallback_key=DEFAULT_KEY, ring=ring)
 
 
 @functools.cache
-def _plain() -> Snapshot:
-    return compile_snapshot(1, CONFIGS, backends(), fallback_key=DEFAULT_KEY)
+def _ring(members: tuple[Member, ...]) -> Ring:
+    """Fill each ring once, because that takes tens of milliseconds, and hundreds under coverage."""
+    return build_ring(members, DEFAULT_KEY)
 
 
 def router(pool: list[Backend] | None = None, flow_table_size: int = 100) -> Router:

@@ -2,9 +2,8 @@
 
 from qlb.routing.backends import BackendState
 from qlb.routing.explain import explain
-from qlb.routing.maglev import DEFAULT_KEY, build_ring
-from qlb.routing.snapshot import compile_snapshot
-from tests.routing.pool import CONFIGS, FLOW, backends, changed, long, router, short, snapshot
+from qlb.routing.maglev import build_ring
+from tests.routing.pool import FLOW, backends, changed, compiled, long, router, short, snapshot
 
 UNKNOWN = b"\xe1" + b"\x55" * 7
 
@@ -36,7 +35,7 @@ def test_a_removed_backend_is_explained_as_a_miss() -> None:
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]
-    r.snapshot = compile_snapshot(2, CONFIGS, holed, fallback_key=DEFAULT_KEY)
+    r.snapshot = compiled(holed)
     explanation = explain(r, short(UNKNOWN), FLOW, 1.0)
     assert explanation.outcome == "fallback_reserved_config"
     assert any("step 5" in step.text for step in explanation.steps)

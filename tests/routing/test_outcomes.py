@@ -1,5 +1,6 @@
 """Tests of the table of outcomes; the router reaches every outcome that it can decide."""
 
+import functools
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import DEFAULT_KEY, FourTuple
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
 from qlb.routing.router import Router
-from qlb.routing.snapshot import compile_snapshot
+from qlb.routing.snapshot import Snapshot, compile_snapshot
 from tests.routing.pool import FLOW, long, router, short
 
 ELSEWHERE: FourTuple = ("203.0.113.9", 1234, "198.51.100.1", 443)
@@ -68,16 +69,17 @@ def test_every_step_with_every_reason(reason: str) -> None:
     assert _reached_by_tables(DCIDS[reason]) == [f"{step}_{reason}" for step in steps]
 
 
-def _every_config() -> Router:
+@functools.cache
+def _seven_configs() -> Snapshot:
     params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIGS)]
     pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIGS), (b"ab",)))]
-    return Router(compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
+    return compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY)
 
 
 @pytest.mark.parametrize("config_id", range(CONFIGS))
 def test_every_config_id(config_id: int) -> None:
     """With seven CID configs, each ID is routed and counted under its own."""
-    r = _every_config()
+    r = Router(_seven_configs(), FlowTables(0, 1.0))
     config = r.snapshot.configs[config_id]
     assert config is not None
     cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
@@ -87,7 +89,7 @@ def test_every_config_id(config_id: int) -> None:
 def test_every_outcome_of_the_router_is_reached() -> None:
     """The router reaches all outcomes except those of planes and the supervisor."""
     reached = {name for dcid in DCIDS.values() for name in _reached_by_tables(dcid)}
-    seven = _every_config()
+    seven = Router(_seven_configs(), FlowTables(0, 1.0))
     for config in seven.snapshot.configs[:CONFIGS]:
         assert config is not None
         cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))

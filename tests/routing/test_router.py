@@ -13,10 +13,8 @@ from qlb.routing.backends import BackendState
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
 from qlb.routing.explain import explain
 from qlb.routing.flows import MISS
-from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.outcomes import OUTCOMES
 from qlb.routing.router import Router, unconfigured_id
-from qlb.routing.snapshot import compile_snapshot
 from tests.routing.pool import (
     CONFIGS,
     FLOW,
@@ -25,6 +23,7 @@ from tests.routing.pool import (
     backends,
     changed,
     cid,
+    compiled,
     draining,
     long,
     router,
@@ -143,7 +142,7 @@ def test_a_removed_backend_is_a_miss(build: Build) -> None:
     r = router(backends(2))
     _, index = r.decide(build(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]
-    r.snapshot = compile_snapshot(2, CONFIGS, holed, fallback_key=DEFAULT_KEY)
+    r.snapshot = compiled(holed)
     decision = r.decide(build(UNKNOWN), FLOW, 1.0)
     assert (_name(decision), decision[1]) == ("fallback_reserved_config", 1 - index)
 
