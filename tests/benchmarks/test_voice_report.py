@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.voice import figures, report
 from benchmarks.voice.caller import TICKET_KNOWN, TICKET_UNKNOWN, WITHOUT_TICKET
 from benchmarks.voice.figures import Phase, Setups
 from benchmarks.voice.plan import DRAIN, KILL, MOVE, MOVING, RESTART, STILL, TABLE, Plan
-from benchmarks.voice.plot import draw
 
 PLAN = Plan(calls=2, ramp_s=1, still_s=9, moving_s=20)
 WELL = {
@@ -110,6 +111,9 @@ def test_page() -> None:
 
 def test_plot_is_the_same_each_time(tmp_path: Path) -> None:
     """The same results give the same file, without a date."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra bench)")
+    from benchmarks.voice.plot import draw
+
     for name in ("one.svg", "two.svg"):
         draw(results(), tmp_path / name)
     one = (tmp_path / "one.svg").read_text()
