@@ -65,7 +65,7 @@ def test_a_configuration_that_is_no_file(tmp_path: Path, make: Callable[[Path], 
 
 @no_file
 def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """The same is true of a file that discovery watches."""
+    """Reading a file of backends neither waits for a writer nor reads without end."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND)
     config: Config = load(path).config
@@ -76,7 +76,7 @@ def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path
 
 @no_file
 def test_a_key_file_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """The same is true of key files."""
+    """Reading a key file neither waits for a writer nor reads without end."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND + "fallback: {hash_key_file: key}\n")
     make(tmp_path / "key")
