@@ -1,7 +1,7 @@
-"""The draft's text, step by step and as slowly as it stands there: the oracle of qlb.cid.
+"""The algorithms of the draft's text, step by step and without optimization: the oracle of qlb.cid.
 
-Octets are lists of integers, the four useful functions are the draft's, every AES block gets a fresh context, and
-decoding always takes all four passes. Nothing of qlb is imported: agreement is agreement with the text.
+Octets are lists of integers. The four helper functions are the draft's, every AES block gets a fresh context, and
+decoding always runs all four passes. This module imports nothing of qlb, so agreement means agreement with the text.
 
 Spec: draft-ietf-quic-load-balancers, sections "Server Actions" and "Load Balancer Actions".
 """
@@ -22,42 +22,42 @@ ODD_PAIRS = tuple(pair for pair in LEGAL_PAIRS if sum(pair) % 2)
 
 
 def aes_ecb(key: bytes, block: Octets) -> Octets:
-    """Encrypt one block."""
+    """Encrypt one block with AES-ECB."""
     return list(Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(bytes(block)))
 
 
 def aes_ecb_decrypt(key: bytes, block: Octets) -> Octets:
-    """Decrypt one block."""
+    """Decrypt one block with AES-ECB."""
     return list(Cipher(algorithms.AES(key), modes.ECB()).decryptor().update(bytes(block)))
 
 
 def expand(length: int, number: int, input_bytes: Octets) -> Octets:
-    """Return input_bytes, zeros, the length and the pass: 16 octets."""
+    """Return 16 octets: input_bytes, zeros, the length and the number of the pass."""
     return input_bytes + [0] * (14 - len(input_bytes)) + [length, number]
 
 
 def truncate(octets: Octets, count: int) -> Octets:
-    """Return the first octets."""
+    """Return the first ``count`` octets."""
     return octets[:count]
 
 
 def xor(left: Octets, right: Octets) -> Octets:
-    """Return the exclusive or of two lists of one length."""
+    """Return the exclusive or of two lists of equal length."""
     return [a ^ b for a, b in zip(left, right, strict=True)]
 
 
 def clear_first_bits(octets: Octets) -> Octets:
-    """Clear the first four bits."""
+    """Return the octets with the first four bits cleared."""
     return [octets[0] & 0x0F, *octets[1:]]
 
 
 def clear_last_bits(octets: Octets) -> Octets:
-    """Clear the last four bits."""
+    """Return the octets with the last four bits cleared."""
     return [*octets[:-1], octets[-1] & 0xF0]
 
 
 def split(block: Octets) -> tuple[Octets, Octets]:
-    """Return left and right, half_len octets each; of an odd block each has half of the middle octet."""
+    """Return left and right, half_len octets each; each half of an odd block gets four bits of the middle octet."""
     half_len = (len(block) + 1) // 2
     left, right = block[:half_len], block[-half_len:]
     if len(block) % 2:
@@ -66,7 +66,7 @@ def split(block: Octets) -> tuple[Octets, Octets]:
 
 
 def join(left: Octets, right: Octets, plaintext_len: int) -> Octets:
-    """Return left and right put together, the zero bits between the halves of an odd block stripped off."""
+    """Return left and right joined, without the zero bits between the halves of an odd block."""
     if plaintext_len % 2:
         return [*left[:-1], left[-1] | right[0], *right[1:]]
     return left + right
@@ -88,9 +88,9 @@ def four_pass_encrypt(key: bytes, plaintext: Octets) -> Octets:
 
 
 def four_pass_decrypt(key: bytes, ciphertext: Octets, *, as_printed: bool = False) -> Octets:
-    """Follow the decryption pseudocode, all four passes.
+    """Follow the decryption pseudocode through all four passes.
 
-    as_printed: with its misprint, which clears the first bits of left_1 where it must be right_1.
+    as_printed: reproduce the misprint, which clears the first bits of left_1 instead of right_1.
     """
     plaintext_len = len(ciphertext)
     half_len, odd = (plaintext_len + 1) // 2, plaintext_len % 2 == 1
@@ -114,7 +114,7 @@ def four_pass_decrypt(key: bytes, ciphertext: Octets, *, as_printed: bool = Fals
 
 
 def encode_block(key: bytes | None, server_id: bytes, nonce: bytes) -> bytes:
-    """Return what follows the first octet of a connection ID."""
+    """Return the octets after the first octet of a connection ID."""
     plaintext = list(server_id + nonce)
     if key is None:
         return bytes(plaintext)
@@ -124,7 +124,7 @@ def encode_block(key: bytes | None, server_id: bytes, nonce: bytes) -> bytes:
 
 
 def decode_block(key: bytes | None, block: bytes) -> bytes:
-    """Return server ID and nonce of what follows the first octet of a connection ID."""
+    """Return server ID and nonce, concatenated. block: the octets after the first octet of a connection ID."""
     if key is None:
         return block
     if len(block) == 16:
@@ -133,7 +133,7 @@ def decode_block(key: bytes | None, block: bytes) -> bytes:
 
 
 def decode(key: bytes | None, server_id_length: int, nonce_length: int, cid: bytes) -> tuple[bytes, bytes] | None:
-    """Return (server ID, nonce) of a connection ID, or None where it is too short. cid: first octet included."""
+    """Return (server ID, nonce) of a connection ID, or None if it is too short. cid: includes the first octet."""
     block = cid[1 : 1 + server_id_length + nonce_length]
     if len(block) < server_id_length + nonce_length:
         return None

@@ -1,4 +1,4 @@
-"""Network namespaces for tests: each has its own loopback and ports, and is gone with the last that is in it."""
+"""Network namespaces for tests: each has its own loopback and ports, and ends with its last process."""
 
 import asyncio
 import ctypes
@@ -17,13 +17,13 @@ _CLONE_NEWNET: Final = 0x40000000
 
 
 def begin_network() -> None:
-    """Put this thread into a new, empty network. Raises OSError where it may not."""
+    """Move this thread into a new, empty network. Raise OSError without permission."""
     _call("unshare", _CLONE_NEWNET)
 
 
 @contextmanager
 def inside(network: int) -> Iterator[None]:
-    """Let this thread be in a network until the end of the block. network: a descriptor of it."""
+    """Move this thread into a network until the end of the block. network: a descriptor of it."""
     with open_network() as before:
         _call("setns", network, _CLONE_NEWNET)
         try:
@@ -34,7 +34,7 @@ def inside(network: int) -> Iterator[None]:
 
 @contextmanager
 def network_of_its_own() -> Iterator[None]:
-    """Let this thread be in a new network until the end of the block. Raises OSError where it may not."""
+    """Move this thread into a new network until the end of the block. Raise OSError without permission."""
     with open_network() as before:
         begin_network()
         try:
@@ -44,7 +44,7 @@ def network_of_its_own() -> Iterator[None]:
 
 
 def open_network() -> BufferedReader:
-    """Open the network that this thread is in; it is there as long as this is open."""
+    """Open the network of this thread; it exists at least as long as the returned file is open."""
     return Path("/proc/thread-self/ns/net").open("rb")
 
 
@@ -59,9 +59,9 @@ def in_a_network_of_its_own(
     work: Callable[[], Coroutine[object, None, None]],
     run_loop: Callable[[Coroutine[object, None, None]], None] = asyncio.run,
 ) -> None:
-    """Run something on a thread whose sockets are in a new network namespace, or skip the test.
+    """Run ``work`` on a thread whose sockets are in a new network namespace, or skip the test.
 
-    run_loop: runs it on an event loop.
+    run_loop: runs the coroutine on an event loop.
     """
     failures: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""A reading with something in every field."""
+"""A reading with a value in every field."""
 
 from qlb.observe.figures import (
     BackendReading,
@@ -13,7 +13,7 @@ from qlb.observe.figures import (
 
 
 def sample_reading() -> Reading:
-    """Return two backends and one that has left; its sums hold."""
+    """Return a reading of two backends and a removed one, with consistent sums."""
     return Reading(
         version="1.2.3",
         taken_at=1_700_000_100.0,

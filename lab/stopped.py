@@ -1,4 +1,4 @@
-"""Other processes, made to stand still: what reaches their sockets then stays there."""
+"""Stopping other processes: packets then remain in their sockets."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ _POLL_S: Final = 0.001
 
 @contextmanager
 def standing_still(*pids: int) -> Iterator[None]:
-    """Stop processes until the end of the block. It begins when all their threads have stopped, where /proc tells."""
+    """Stop processes until the end of the block. The block starts when /proc shows that all their threads stopped."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

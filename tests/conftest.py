@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several test folders share."""
 
 import logging
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from hypothesis import settings
 
 from lab.dataplane.network import Network
 
-# Machines are noisy: no example has a deadline. The same examples each time: a failure is found again.
+# Machines differ in speed, so examples have no deadline. Derandomized examples make failures reproducible.
 settings.register_profile("qlb", deadline=None, derandomize=True)
 settings.load_profile("qlb")
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A small network on loopback."""
+    """A small network on loopback addresses."""
     with ExitStack() as stack:
         yield Network(stack)
 

@@ -1,10 +1,11 @@
-"""The floors: imports only go down and never in a circle, floors 0 to 2 are pure, nothing global is mutable.
+"""The floors: imports only go down and form no cycle, floors 0 to 2 are pure, no mutable globals.
 
-The sources are read with ast, imports inside functions and under TYPE_CHECKING included; strings that name a module
-of qlb count too, since tables of names are imported from.
+The sources are read with ast, including imports inside functions and under TYPE_CHECKING. Strings that name a module
+of qlb count too, because the code imports from tables of names.
 """
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -63,10 +64,10 @@ IMPURE: Final = frozenset(
         "yaml",
     ]
 )
-"""What floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and who brings them."""
+"""Modules that floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and their users."""
 
 HEAVY: Final = ("asyncio", "yaml", "uvloop", "pydantic", "prometheus_client", "aiohttp", "click")
-"""What a server that embeds qlb.cid must not be made to load."""
+"""Modules that must not be loaded in a server that embeds qlb.cid."""
 
 MUTABLE_CALLS: Final = frozenset({"dict", "list", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter"})
 MUTATORS: Final = frozenset(
@@ -98,7 +99,7 @@ MODULES: Final = frozenset(map(_module, SOURCES))
 
 
 def _room(module: str) -> str:
-    """Return the part of a module's name that is in FLOORS: ``qlb.cid`` of ``qlb.cid.codec``."""
+    """Return the part of a module's name that is in FLOORS: ``qlb.cid`` for ``qlb.cid.codec``."""
     return ".".join(module.split(".")[:2])
 
 
@@ -115,9 +116,15 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
+@functools.cache
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    """Return all nodes of a source, its module first. Each source is parsed once for all checks."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield the name of every module that a file imports or names in a string."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path.read_text()):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -137,21 +144,21 @@ def _by_name(path: Path) -> str:
 
 
 def test_every_room_has_a_floor() -> None:
-    """A new room is put on a floor before it is built, and the table names no room that is gone."""
+    """A new room must have a floor, and FLOORS names no room that does not exist."""
     assert {_room(module) for module in MODULES} == set(FLOOR)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
 def test_imports_only_go_down(path: Path) -> None:
-    """A module imports from its own room or from a floor below: so rooms of one floor never import each other."""
+    """A module imports from its own room or from a lower floor, so rooms of one floor never import each other."""
     room = _room(_module(path))
     wrong = {
         name
         for name in imports(path)
         if name.split(".")[0] == "qlb" and _room(name) != room and FLOOR[_room(name)] >= FLOOR[room]
-        # The package itself, its errors and its addresses are below everything, the rest of floor 0 included.
+        # The package itself, its errors and its addresses are below everything, although wire is on floor 0 too.
         if name not in ("qlb", "qlb.errors", "qlb.addresses")
-        # The two halves of the top floor are one room: `python -m qlb` is the command line.
+        # The two parts of the top floor are one room: `python -m qlb` is the command line.
         if FLOOR[room] != TOP
     }
     assert not wrong, f"{_module(path)} imports {sorted(wrong)}"
@@ -193,13 +200,13 @@ def test_no_import_cycle() -> None:
     ],
 )
 def test_the_finder_of_cycles(graph: dict[str, set[str]], cycle: list[str]) -> None:
-    """The check itself finds a cycle of any length, and takes two ways to one part for none."""
+    """The check itself finds a cycle of any length, and accepts two paths to one part."""
     assert _find_cycle(graph) == cycle
 
 
 @pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
 def test_floors_0_to_2_are_pure(path: Path) -> None:
-    """No socket, loop, clock, file, log or metric; of other people's packages only cryptography, above floor 0."""
+    """These floors import no socket, loop, clock, file, log or metric, and only cryptography of foreign packages."""
     tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
     foreign = tops - sys.stdlib_module_names
     assert not tops & IMPURE
@@ -208,10 +215,10 @@ def test_floors_0_to_2_are_pure(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
 def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
-    """The builtins that need no import are not used either."""
+    """These floors do not call the builtins that need no import either."""
     called = {
         node.func.id
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path.read_text())
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
@@ -228,7 +235,7 @@ def test_embedding_brings_nothing_heavy(module: str) -> None:
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
-    """``import qlb`` tells the version and loads no room."""
+    """``import qlb`` loads no other module of qlb."""
     program = "import sys, qlb; print(*(name for name in sys.modules if name.startswith('qlb.')))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
@@ -244,10 +251,12 @@ def _is_mutable(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp)
 
 
-def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
-    """Names at the top of a module that are bound to something mutable → whether they are declared Final."""
+def _mutable_globals(nodes: tuple[ast.AST, ...]) -> dict[str, bool]:
+    """Return the mutable names at the top of a module → whether they are declared Final."""
+    module = nodes[0]
+    assert isinstance(module, ast.Module)
     found = {}
-    for node in tree.body:
+    for node in module.body:
         if isinstance(node, ast.AnnAssign) and _is_mutable(node.value) and isinstance(node.target, ast.Name):
             found[node.target.id] = "Final" in ast.unparse(node.annotation)
         elif isinstance(node, ast.Assign) and _is_mutable(node.value):
@@ -256,10 +265,10 @@ def _mutable_globals(tree: ast.Module) -> dict[str, bool]:
     return found
 
 
-def _mutated(tree: ast.Module) -> set[str]:
-    """Names that something in the file stores into, deletes from, or calls a changing method of."""
+def _mutated(nodes: tuple[ast.AST, ...]) -> set[str]:
+    """Return the names that the file stores into, deletes from, or calls a mutating method of."""
     changed: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         target: ast.expr | None = None
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
             target = node.value
@@ -274,15 +283,15 @@ def _mutated(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_by_name)
 def test_no_mutable_globals(path: Path) -> None:
-    """Tables at the top of a module are Final and nothing in the file changes them; nobody says ``global``.
+    """Mutable tables at the top of a module are Final, never changed in the file, and ``global`` is not used.
 
-    As good as a reader of one file can know: a table that is handed out and changed elsewhere is not found.
+    The check reads one file at a time: it does not find a table that another module changes.
     """
-    tree = ast.parse(path.read_text())
-    tables = _mutable_globals(tree)
+    nodes = _nodes(path.read_text())
+    tables = _mutable_globals(nodes)
     assert [name for name, final in tables.items() if not final] == []
-    assert not set(tables) & _mutated(tree)
-    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree))
+    assert not set(tables) & _mutated(nodes)
+    assert not any(isinstance(node, ast.Global) for node in nodes)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +310,7 @@ def test_no_mutable_globals(path: Path) -> None:
     ],
 )
 def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check itself sees every way to import that it claims to see."""
+    """The check finds every way to import that it claims to find."""
     monkeypatch.setattr(Path, "read_text", lambda _path: source)
     assert set(imports(ROOT / "qlb" / "cid" / "some.py")) == found
 
@@ -318,5 +327,5 @@ def test_the_reader_of_imports(source: str, found: set[str], monkeypatch: pytest
     ],
 )
 def test_the_reader_of_globals(source: str, tables: dict[str, bool], mutated: set[str]) -> None:
-    """The check itself tells a table from a constant, and reading from changing."""
-    assert (_mutable_globals(ast.parse(source)), _mutated(ast.parse(source))) == (tables, mutated)
+    """The check distinguishes a table from a constant, and reading from changing."""
+    assert (_mutable_globals(_nodes(source)), _mutated(_nodes(source))) == (tables, mutated)

@@ -1,4 +1,4 @@
-"""Backends that are the daemon itself, found by address and port, and only where packets would loop."""
+"""Tests of backends that are the daemon itself: found by address and port, and only if packets would loop."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ OWN = frozenset(("10.0.0.1", "2001:db8::1", "fe80::1%eth0"))
 
 
 def local(hosts: Iterable[str]) -> frozenset[str]:
-    """Find the addresses of a machine that has three."""
+    """Return the hosts that belong to a machine with the three addresses OWN."""
     return OWN & frozenset(hosts)
 
 
@@ -45,22 +45,23 @@ def local(hosts: Iterable[str]) -> frozenset[str]:
     ],
 )
 def test_loops(backend: str, listen: list[str], loops: bool) -> None:
-    """The listener's own port, and its address or, at a wildcard, any address of the machine and of its family."""
-    place = endpoint(service=False).parse(backend)
-    assert bool(find_loops([place], [LISTEN.parse(one) for one in listen], local)) is loops
+    """A loop has the listener's port and its address or, at a wildcard, any address of the machine and family."""
+    backend_address = endpoint(service=False).parse(backend)
+    assert bool(find_loops([backend_address], [LISTEN.parse(one) for one in listen], local)) is loops
 
 
-def test_each_place_has_the_listener_that_it_leads_to() -> None:
-    """For the message. The machine is asked once, and only of what is in doubt."""
+def test_each_loop_names_its_listener() -> None:
+    """The result names the listener for the message. The machine is asked once, and only about doubtful hosts."""
     asked: list[str] = []
 
     def find(hosts: Iterable[str]) -> frozenset[str]:
         asked.extend(hosts)
         return local(asked)
 
-    places = [Endpoint(f"10.0.0.{number}", 4433) for number in range(4)] + [Endpoint("127.0.0.1", 4433)]
+    backends = [Endpoint(f"10.0.0.{number}", 4433) for number in range(4)] + [Endpoint("127.0.0.1", 4433)]
     wildcard, named = Endpoint("0.0.0.0", 4433), Endpoint("10.0.0.2", 4433)
-    assert find_loops(places, [wildcard, named], find) == {places[1]: wildcard, places[2]: named, places[4]: wildcard}
+    loops = find_loops(backends, [wildcard, named], find)
+    assert loops == {backends[1]: wildcard, backends[2]: named, backends[4]: wildcard}
     assert asked == ["10.0.0.0", "10.0.0.1", "10.0.0.3"]
 
 
@@ -74,8 +75,8 @@ backends:
 """
 
 
-def test_a_configuration_that_loops_is_refused_where_it_is_to_run(tmp_path: Path) -> None:
-    """With the place of each such backend. Elsewhere, on a server that reads its own IDs, it is as good as any."""
+def test_a_configuration_that_loops_is_rejected_on_its_machine(tmp_path: Path) -> None:
+    """Each looping backend is reported with its position. Without find_local the configuration is accepted."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     load(path)

@@ -1,4 +1,4 @@
-"""BIRD itself, as a router and on nodes before it: network namespaces in which routes are learnt and withdrawn."""
+"""BIRD as a router and on the nodes before it: network namespaces in which it learns and withdraws routes."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ POLL_S: Final = 0.05
 
 @dataclass
 class Bird:
-    """One BIRD. control: its socket. pid: of the process."""
+    """One BIRD process. control: the path of its control socket."""
 
     host: Host
     control: Path
@@ -25,11 +25,11 @@ class Bird:
 
     @property
     def command(self) -> str:
-        """The command line that asks it."""
+        """The birdc command line for this BIRD."""
         return f"{tool('birdc', 'bird2')} -s {self.control}"
 
     async def ask(self, question: str) -> str:
-        """Return what it says to a command."""
+        """Return the output of a birdc command."""
         process = await asyncio.create_subprocess_exec(
             *(*self.command.split(), *question.split()), stdout=asyncio.subprocess.PIPE
         )
@@ -38,7 +38,7 @@ class Bird:
 
 @asynccontextmanager
 async def bird(host: Host, folder: Path, text: str) -> AsyncIterator[Bird]:
-    """Run one on a host, with this configuration, until the end of the block."""
+    """Run BIRD on a host with this configuration until the end of the block."""
     folder.mkdir()
     (folder / "bird.conf").write_text(text)
     control = folder / "ctl"
@@ -74,7 +74,7 @@ async def bird(host: Host, folder: Path, text: str) -> AsyncIterator[Bird]:
 async def announcing(
     program: Path, node: Bird, pattern: str, *arguments: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run deploy/bird/qlb-announce on a node."""
+    """Run deploy/bird/qlb-announce on a node until the end of the block."""
     process = await asyncio.create_subprocess_exec(
         *(*node.host.prefix, program, pattern, *arguments), env={"PATH": "/usr/bin:/bin", "BIRDC": node.command}
     )
@@ -87,13 +87,13 @@ async def announcing(
 
 
 def next_hops(host: Host, family: int, destination: str) -> set[str]:
-    """Return the interfaces by which a host's kernel reaches a destination."""
+    """Return the interfaces through which a host's kernel reaches a destination."""
     show = (*host.prefix, "ip", f"-{family}", "-json", "route", "show", "exact", destination)
     routes = json.loads(subprocess.run(show, capture_output=True, check=True).stdout or b"[]")
     return {hop["dev"] for route in routes for hop in route.get("nexthops", [route])}
 
 
 async def until_next_hops(host: Host, destinations: Sequence[tuple[int, str]], wanted: set[str]) -> None:
-    """Wait until these destinations are all reached by these interfaces and no other."""
+    """Wait until each destination is reached through exactly these interfaces."""
     while any(next_hops(host, family, destination) != wanted for family, destination in destinations):
         await asyncio.sleep(POLL_S)

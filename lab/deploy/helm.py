@@ -1,9 +1,12 @@
-"""Helm itself, from its library, in a process of its own: Go's runtime does not share one with pytest.
+"""Helm, from its library, in a separate process: Go's runtime cannot share pytest's.
 
-Run: python -m lab.deploy.helm lint|install CHART [VALUES]. The API server is the one of $KUBECONFIG.
+Run: python -m lab.deploy.helm. Each line of stdin is a JSON list: lint KUBECONFIG CHART, or install KUBECONFIG CHART
+VALUES. Each line of stdout is a JSON list: exit code and output. One process serves many tests, because loading the
+library takes most of the time of a command.
 """
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,28 +17,36 @@ NAMESPACE = "edge"
 RELEASE = "edge"
 
 
-async def lint(chart: str) -> int:
-    """Print a line for each error; return how many there are."""
+async def lint(kubeconfig: str, chart: str) -> tuple[int, str]:
+    """Return the number of errors, and a line for each message."""
     import helm_sdkpy
 
-    found: dict[str, Any] = await helm_sdkpy.Lint(helm_sdkpy.Configuration(namespace=NAMESPACE)).run(chart)
-    for message in found["Messages"]:
-        sys.stdout.write(f"severity {message['Severity']}: {message['Path']}\n")
-    return len(found["Errors"] or ())
+    configuration = helm_sdkpy.Configuration(namespace=NAMESPACE, kubeconfig=kubeconfig)
+    found: dict[str, Any] = await helm_sdkpy.Lint(configuration).run(chart)
+    lines = [f"severity {message['Severity']}: {message['Path']}\n" for message in found["Messages"]]
+    return len(found["Errors"] or ()), "".join(lines)
 
 
-async def install(chart: str, values: str) -> int:
-    """Install; print why it cannot be done, and return 1 then."""
+async def install(kubeconfig: str, chart: str, values: str) -> tuple[int, str]:
+    """Install the chart; return 1 and the reason if Helm rejects it."""
     import helm_sdkpy
 
-    action = helm_sdkpy.Install(helm_sdkpy.Configuration(namespace=NAMESPACE))
+    action = helm_sdkpy.Install(helm_sdkpy.Configuration(namespace=NAMESPACE, kubeconfig=kubeconfig))
     try:
         await action.run(RELEASE, chart, values=yaml.safe_load(Path(values).read_text()), wait=False, timeout=120)
     except helm_sdkpy.HelmError as error:
-        sys.stdout.write(f"{error}\n")
-        return 1
-    return 0
+        return 1, str(error)
+    return 0, ""
+
+
+def serve() -> None:
+    """Answer the commands on stdin until its end."""
+    for line in sys.stdin:
+        command, *arguments = json.loads(line)
+        answer = asyncio.run({"lint": lint, "install": install}[command](*arguments))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run({"lint": lint, "install": install}[sys.argv[1]](*sys.argv[2:])))
+    serve()

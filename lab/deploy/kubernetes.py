@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as Helm needs to install a chart: it keeps what is created, and runs nothing."""
+"""A minimal Kubernetes API server for installing charts with Helm: it records created objects and runs nothing."""
 
 import json
 from collections.abc import AsyncIterator
@@ -17,20 +17,20 @@ _KINDS: Final = {
     "monitoring.coreos.com/v1": {"servicemonitors": "ServiceMonitor"},
 }
 _OF_HELM: Final = "application/vnd.kubernetes.protobuf"
-"""In which Helm writes down its releases; what a chart makes comes as JSON."""
+"""Content type of Helm's own release records; the objects of a chart are sent as JSON."""
 
 
 class Api:
     """The server. created: every object of the chart."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start without objects."""
         self.url = ""
         self.created: list[dict[str, Any]] = []
 
     @property
     def kubeconfig(self) -> str:
-        """What a client needs to reach it."""
+        """The kubeconfig with which a client reaches the server."""
         cluster = {"name": "fake", "cluster": {"server": self.url}}
         context = {"name": "fake", "context": {"cluster": "fake", "user": "fake"}}
         found: str = yaml.safe_dump(
@@ -46,7 +46,7 @@ class Api:
         return found
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Answer anything."""
+        """Answer any request."""
         path = request.path.strip("/")
         if request.method in ("POST", "PUT"):
             octets, kind = await request.read(), request.content_type
@@ -73,7 +73,7 @@ class Api:
 
 @asynccontextmanager
 async def api_server() -> AsyncIterator[Api]:
-    """Run one on loopback."""
+    """Run a server on loopback until the end of the block."""
     api, app = Api(), web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{path:.*}", api.answer)
     runner = web.AppRunner(app)

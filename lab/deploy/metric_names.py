@@ -1,4 +1,4 @@
-"""The names of metrics: those that qlb has, those that rules make, and those that a query asks for."""
+"""Names of metrics: exposed by qlb, recorded by rules, and used in queries."""
 
 import dataclasses
 import re
@@ -26,12 +26,12 @@ def rules() -> Iterator[dict[str, Any]]:
 
 
 def recorded() -> set[str]:
-    """Return what the recording rules make."""
+    """Return the metrics that the recording rules define."""
     return {rule["record"] for rule in rules() if "record" in rule}
 
 
 def exposed() -> set[str]:
-    """Return what /metrics has: of a proxy, and of direct return."""
+    """Return the metrics on /metrics, in proxy mode and in direct return."""
     found: set[str] = set()
     for mode, xdp in (("proxy", None), ("ipip", XdpReading())):
         reading = dataclasses.replace(sample_reading(), mode=mode, xdp=xdp)
@@ -41,10 +41,10 @@ def exposed() -> set[str]:
 
 
 def asked_for(queries: Iterable[str]) -> set[str]:
-    """Return the metrics that queries name."""
+    """Return the metrics that the queries name."""
     return {name for query in queries for name in _IDENTIFIER.findall(query)} - _OF_PROMETHEUS
 
 
 def known() -> set[str]:
-    """Return what a query may name."""
+    """Return the metrics that a query may name."""
     return exposed() | recorded()

@@ -1,4 +1,4 @@
-"""A systemd of its own: the real one, as process 1 of namespaces that end with the test."""
+"""A real systemd, as process 1 of namespaces that end with the test."""
 
 import asyncio
 import os
@@ -21,8 +21,8 @@ _START_S: Final = 90.0
 _POLL_S: Final = 0.05
 _COMMAND_S: Final = 240.0
 
-# All that the manager and its services could write to is private to them, or cannot be written; and the manager knows
-# no units but those of the test, since those of the system look after the whole machine.
+# All paths that the manager and its services could write to are private or read-only. The manager loads only the
+# test's units, because the system's units would manage the whole machine.
 _BOOT: Final = r"""
 set -e
 umount --recursive --lazy /sys/fs/cgroup
@@ -36,19 +36,19 @@ mount -t tmpfs tmpfs /opt
 mkdir -p /opt/qlb/bin /opt/python /opt/packages /opt/source/qlb /opt/units
 mount --bind "$BASE" /opt/python
 mount --bind "$PACKAGES" /opt/packages
-mount --bind "$SOURCE/qlb" /opt/source/qlb  # the checkout itself may be a folder that only its owner may enter
+mount --bind "$SOURCE/qlb" /opt/source/qlb  # the checkout may be in a folder that only its owner can enter
 cp "$FILES/qlb" /opt/qlb/bin/qlb
 cp -r "$FILES"/units/* /opt/units/
-for place in /tmp /var/tmp /root /home; do mount -t tmpfs tmpfs $place; done
+for folder in /tmp /var/tmp /root /home; do mount -t tmpfs tmpfs $folder; done
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 mount -o remount,bind,ro /
-mount --make-rshared /  # systemd moves mounts between its namespaces; none comes out of this one
+mount --make-rshared /  # systemd moves mounts between its namespaces; none leaves this one
 cd /
 if [ -n "$BPF" ]; then
   mount -t bpf bpf /sys/fs/bpf
   systemd-sysusers /opt/units/qlb.sysusers.conf
-  systemd-tmpfiles --create /opt/units/qlb.tmpfiles.conf  # this one file, and nothing is cleaned
+  systemd-tmpfiles --create /opt/units/qlb.tmpfiles.conf  # only this file; nothing is cleaned
 fi
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/opt/units "$PROGRAM" --system \
   --unit=only.target --log-target=null --show-status=no
@@ -65,22 +65,22 @@ _TARGET: Final = "[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\n"
 
 
 class Systemd:
-    """The manager."""
+    """A running systemd manager."""
 
     def __init__(self, pid: int) -> None:
-        """Use systemd() instead. pid: of the manager, outside of its namespaces."""
+        """Use systemd() instead. pid: the manager's, outside its namespaces."""
         self._pid = pid
 
     @property
     def log(self) -> str:
-        """What its services have written to stderr."""
+        """The text that the manager's services have written to stderr."""
         try:
             return Path(f"/proc/{self._pid}/root{_LOG}").read_text(errors="replace")
         except OSError:
             return ""
 
     async def run(self, *arguments: str) -> str:
-        """Run a command beside the manager, such as systemctl; return all that it prints. It must end with 0."""
+        """Run a command, such as systemctl, beside the manager; check that it exits with 0, and return its output."""
         process = await asyncio.create_subprocess_exec(
             *("nsenter", f"--target={self._pid}", "--mount", "--pid", "--net", "--", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -93,7 +93,7 @@ class Systemd:
         return output
 
     async def show(self, unit: str, *names: str) -> list[str]:
-        """Return properties of a unit."""
+        """Return the values of a unit's properties."""
         found = await self.run("systemctl", "show", unit, *(f"--property={name}" for name in names))
         values = dict(line.split("=", 1) for line in found.splitlines())
         return [values[name] for name in names]
@@ -101,14 +101,14 @@ class Systemd:
 
 @asynccontextmanager
 async def systemd(folder: Path, *units: str, prefix: Sequence[str] = ()) -> AsyncIterator[Systemd]:
-    """Run it, with these units of deploy/systemd as they are, and FOLDER/etc/qlb as /etc/qlb; nothing is started yet.
+    """Run systemd with these units of deploy/systemd, and with FOLDER/etc/qlb as /etc/qlb. No unit is started.
 
-    units: paths of drop-ins and of sysusers' files too; a drop-in comes with a bpffs. prefix: of the command line, such
-    as another network's. Skips where it cannot be had.
+    units: also paths of drop-ins and of sysusers files; with a drop-in, a bpffs is mounted. prefix: precedes the
+    command, for example to enter another network. The test is skipped if systemd cannot run here.
     """
     lack = what_lacks()
     if lack:
-        pytest.skip(f"no systemd of its own: {lack}")
+        pytest.skip(f"cannot run systemd: {lack}")
     _write_files(folder, units)
     group = _unified() / f"qlb-test-{os.getpid()}"
     group.mkdir()
@@ -132,38 +132,38 @@ async def systemd(folder: Path, *units: str, prefix: Sequence[str] = ()) -> Asyn
         async with asyncio.timeout(_START_S):
             manager = Systemd(await _child_of(process.pid))
             while not await _is_up(manager):
-                assert process.returncode is None, "it has ended; what was wrong is above"
+                assert process.returncode is None, "systemd has exited; its output is above"
                 await asyncio.sleep(_POLL_S)
         yield manager
     finally:
         with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL)  # and the kernel ends its child, the manager, and all of its namespace
+            process.send_signal(signal.SIGKILL)  # the kernel then kills the manager and its whole PID namespace
         await process.wait()
         await _remove(group)
 
 
 def what_lacks() -> str:
-    """Return what this machine lacks for it; "" where nothing is missing."""
+    """Return what this machine lacks to run systemd, or "" if it can."""
     if os.geteuid():
-        return "only root can"
+        return "it needs root"
     if not Path(PROGRAM).exists():
         return "systemd is not installed (Debian: systemd)"
     try:
         _unified()
     except LookupError:
-        return "there is no unified hierarchy of cgroups"
+        return "cgroup version 2 is not mounted, or is read-only"
     if not shutil.which("unshare"):
         return "unshare is missing (Debian: util-linux)"
     tried = ("unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--mount-proc", "true")
-    return "" if subprocess.run(tried, check=False).returncode == 0 else "this system makes no namespaces"
+    return "" if subprocess.run(tried, check=False).returncode == 0 else "this system cannot create namespaces"
 
 
 def _unified() -> Path:
-    """Return where cgroups, version 2, are mounted."""
+    """Return the path where cgroup version 2 is mounted."""
     for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2" and os.access(place, os.W_OK):
-            return Path(place)
+        _, mount_point, kind, *_ = line.split()
+        if kind == "cgroup2" and os.access(mount_point, os.W_OK):
+            return Path(mount_point)
     raise LookupError
 
 
@@ -199,7 +199,7 @@ async def _is_up(manager: Systemd) -> bool:
 
 
 async def _remove(group: Path) -> None:
-    """Remove a group and those within; they are empty once their processes are gone."""
+    """Remove a cgroup and its children; they are empty once their processes have ended."""
     for _ in range(100):
         try:
             for each in sorted(group.rglob("*"), reverse=True):

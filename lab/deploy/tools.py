@@ -1,4 +1,4 @@
-"""Where deploy/ is, and the tools that check what is in it."""
+"""The path of deploy/, and the tools that check its files."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def tool(name: str, package: str) -> str:
-    """Return the path of a program, or skip the test, naming the Debian package that has it."""
+    """Return the path of a program, or skip the test and name the Debian package that contains it."""
     found = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
     if found is None:
         pytest.skip(f"{name} is not installed (Debian: {package})")
@@ -21,7 +21,7 @@ def tool(name: str, package: str) -> str:
 
 
 def run(*arguments: str | Path) -> str:
-    """Run a program in the repository's root; return all that it prints. It must end with 0."""
+    """Run a program in the repository's root, check that it exits with 0, and return its output."""
     found = subprocess.run(
         [str(one) for one in arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

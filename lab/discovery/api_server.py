@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as a watcher of EndpointSlices meets: lists, watches, tokens, TLS and bad days."""
+"""A minimal Kubernetes API server for a watcher of EndpointSlices: lists, watches, tokens, TLS and failures."""
 
 import asyncio
 import base64
@@ -27,9 +27,9 @@ _LABEL: Final = "kubernetes.io/service-name"
 
 @dataclass
 class ApiServer:
-    """The slices of one namespace. token: what a client must know. mood: what it does instead, by "list" and "watch".
+    """The slices of one namespace. token: a client's credential. mood: failures, by "list" and "watch".
 
-    mood: broken (500), nonsense or forbidden (403). asked: what came, "list" or "watch".
+    mood: broken (500), nonsense or forbidden (403). asked: the requests, "list" or "watch".
     """
 
     url: str = ""
@@ -55,7 +55,7 @@ class ApiServer:
         service: str = SERVICE,
         pods: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Have a slice with these addresses and conditions, in place of the one of its name. pods: host → its pod."""
+        """Create or replace a slice with these addresses and conditions. pods: host → name of its pod."""
         operation = "MODIFIED" if name in self.slices else "ADDED"
         found: list[dict[str, Any]] = [
             {"addresses": [host], "conditions": conditions} for host, conditions in endpoints.items()
@@ -74,12 +74,12 @@ class ApiServer:
         await self._tell(operation, name)
 
     async def delete(self, name: str) -> None:
-        """Have a slice no more."""
+        """Delete a slice."""
         await self._tell("DELETED", name)
         del self.slices[name]
 
     def forget(self) -> None:
-        """Remember nothing of what has happened so far: who asks for it is told that it is gone."""
+        """Forget all past events: a watch from an earlier version gets status 410 (gone)."""
         self.version += 1
         self.oldest = self.version
 
@@ -89,12 +89,12 @@ class ApiServer:
             task.cancel()
 
     async def until_watched(self) -> None:
-        """Wait until somebody begins to watch."""
+        """Wait until a client starts a watch."""
         self._watched.clear()
         await self._watched.wait()
 
     def write_kubeconfig(self, folder: Path) -> Path:
-        """Write what a client needs, with the token in a file of its own, as a pod has it."""
+        """Write the kubeconfig of a client, with the token in a separate file as in a pod."""
         (folder / "token").write_text(self.token)
         cluster = {"server": self.url, "certificate-authority-data": base64.b64encode(self.authority).decode()}
         path = folder / "kubeconfig"
@@ -166,7 +166,7 @@ class ApiServer:
 
 @asynccontextmanager
 async def api_server(folder: Path) -> AsyncIterator[ApiServer]:
-    """Run one with an empty namespace, over TLS. folder: for its key."""
+    """Run a server with an empty namespace, over TLS. folder: for its certificate and key."""
     certificate = make_certificate()
     paths = certificate.write(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""A DNS server on loopback whose zone a test edits: over UDP, and over TCP where an answer is cut off."""
+"""A DNS server on loopback with an editable zone: over UDP, and over TCP for truncated answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,11 +16,11 @@ from qlb.addresses import Endpoint
 
 @dataclass
 class DnsServer:
-    """Records by name (with the final dot) and kind. ttl_s: of each. questions: that came.
+    """Records by name (with the final dot) and kind. ttl_s: by kind. questions: those received.
 
-    mood: what names do, or one kind of their records ("pool.test. AAAA"): silent, nonsense, broken (SERVFAIL) or long
-    (cut off over UDP). additional: question → records that are in the additional section of its answer. waits_for:
-    names that begin so are answered when so many questions for them wait.
+    mood: the failure of a name, or of one kind of its records ("pool.test. AAAA"): silent, nonsense, broken (SERVFAIL)
+    or long (truncated over UDP). additional: question → records in the additional section of its answer. waits_for:
+    questions for names with this prefix are answered once this number of them is waiting.
     """
 
     address: Endpoint
@@ -38,7 +38,7 @@ class DnsServer:
         await self.asked.wait()
 
     def answer(self, question: bytes, *, whole: bool) -> bytes | None:
-        """Answer by the zone. whole: over TCP, where nothing is cut."""
+        """Answer from the zone. whole: over TCP, where answers are not truncated."""
         query = dns.message.from_wire(question)
         name, kind = query.question[0].name.to_text().lower(), query.question[0].rdtype.name
         self.questions.append((name, kind))
@@ -78,7 +78,7 @@ class DnsServer:
 
 
 def _in_order(name: str, ttl_s: int, kind: str, texts: list[str]) -> list[dns.rrset.RRset]:
-    """Return records that stay in their order: dnspython shuffles those of one set when it writes them."""
+    """Return one set per record, because dnspython shuffles the records of one set."""
     return [dns.rrset.from_text(name, ttl_s, "IN", kind, text) for text in texts]
 
 
@@ -88,11 +88,11 @@ class _Udp(asyncio.DatagramProtocol):
         self._waiting: list[tuple[bytes, tuple[str, int]]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport."""
         self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Answer, or not, or not yet."""
+        """Answer, now or once enough questions are waiting, or not at all."""
         name = dns.message.from_wire(data).question[0].name.to_text()
         prefix = next((prefix for prefix in self._server.waits_for if name.startswith(prefix)), None)
         if prefix is not None:
@@ -111,7 +111,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def dns_server() -> AsyncIterator[DnsServer]:
-    """Run one with an empty zone."""
+    """Run a server with an empty zone."""
     server = DnsServer(Endpoint("127.0.0.1", 0))
     tcp, udp = await _listen(server)
     try:
@@ -123,7 +123,7 @@ async def dns_server() -> AsyncIterator[DnsServer]:
 
 
 async def _listen(server: DnsServer) -> tuple[asyncio.Server, asyncio.DatagramTransport]:
-    """Find a port that is free for both."""
+    """Bind TCP and UDP to one port that is free for both."""
     loop = asyncio.get_running_loop()
     while True:
         tcp = await asyncio.start_server(server.over_tcp, "127.0.0.1", 0)

@@ -1,7 +1,7 @@
-"""Write what lab/fuzz/fuzz_core.c begins with: ``python -m lab.fuzz.core_seeds FOLDER``.
+"""Write the input of tests/fuzz/fuzz_core.c: ``python -m lab.fuzz.core_seeds FOLDER``.
 
-FOLDER/table is a compiled table with a small ring, since the fuzzer copies it for every input; FOLDER/corpus
-holds inputs with packets that it routes, which chance would not find.
+FOLDER/table is a compiled table with a small ring, since the fuzzer copies it for every input. FOLDER/corpus contains
+inputs with routable packets, which random octets would not contain.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ RING_SLOTS = 251
 
 
 def write(folder: Path) -> None:
-    """Write table and corpus into a folder that exists."""
+    """Write table and corpus into an existing folder."""
     dice = random.Random(251)
     snapshot = pool.snapshot(pool.changed(pool.draining(pool.backends(4), 1), 2, healthy=False))
     table = compile_table(dataclasses.replace(snapshot, fallback=snapshot.fallback[:RING_SLOTS]))
@@ -33,7 +33,7 @@ def write(folder: Path) -> None:
 
 
 def _patch(dice: random.Random, table: bytes) -> bytes:
-    """Change one octet, of the head in half of all cases."""
+    """Return a patch of one octet, which is in the table's head in half of all cases."""
     at = dice.randrange(dice.choice((HEAD.size_bytes, len(table))))
     return b"\1" + at.to_bytes(3, "little") + bytes((dice.randrange(256),))
 

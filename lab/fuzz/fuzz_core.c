@@ -1,11 +1,11 @@
-/* Coverage-guided fuzzing of the C core under ASan and UBSan: hostile datagrams, and hostile tables.
+/* Coverage-guided fuzzing of the C core under ASan and UBSan, with hostile datagrams and hostile tables.
  *
- * QLB_FUZZ_TABLE names a compiled table (lab/fuzz/core_seeds.py writes one, and a corpus). An input is
- *   flags: bit 0: the table is spoilt first; bits 1 and 2: the size of the flow tables;
- *   where spoilt: a count, then as many (offset, 3 octets, little-endian; value);
- *   any number of (control, size, datagram): the control octet picks the client and lets time pass.
- * Each datagram lies in memory of exactly its size, so that one octet too far is found. Two routers, one for
- * each kind of AES, must decide the same.
+ * QLB_FUZZ_TABLE names a compiled table; lab/fuzz/core_seeds.py writes one, and a corpus. An input consists of
+ *   flags: bit 0: the table is corrupted first; bits 1 and 2: the size of the flow tables;
+ *   if corrupted: a count, and that many patches (offset, 3 octets, little-endian; value);
+ *   any number of (control, size, datagram): the control octet selects the client and the time that passes.
+ * Each datagram is in memory of exactly its size, so that ASan detects a read of one octet too many. Two routers, one
+ * for each AES implementation, must make the same decisions.
  */
 #include <stdio.h>
 #include <stdlib.h>

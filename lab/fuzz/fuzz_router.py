@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of parser and router: ``python lab/fuzz/fuzz_router.py [-max_total_time=60]``.
 
-Needs atheris (``make fuzz`` installs it); tests/fuzz/test_router.py feeds the same target where it is missing.
+It needs atheris, which ``make fuzz`` installs. Without atheris, tests/fuzz/test_router.py feeds the same target.
 """
 
 import sys
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def main() -> None:
-    """Hand the target to atheris with every branch of qlb instrumented."""
+    """Run atheris on the target, with every branch of qlb instrumented."""
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     with atheris.instrument_imports(include=["qlb"]):

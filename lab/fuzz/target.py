@@ -1,7 +1,7 @@
-"""The fuzz target: octets become traffic for a router, and every law of the packet path is checked on each packet.
+"""The fuzz target: octets become traffic for a router, and every invariant of the packet path is checked.
 
-A plan is a run of (control, size, octets): the control octet picks the client, how the octets become a datagram,
-how much time passes and which of the pool's states is in force. Nothing here knows which fuzzer feeds it.
+A plan is a sequence of (control, size, octets). The control octet selects the client, the form of the datagram, the
+time that passes and the state of the pool. The target does not depend on the fuzzer that feeds it.
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ _MAX_PACKETS: Final = 60
 
 
 def _textbook_parse(datagram: bytes) -> tuple[int, int, bytes, bytes]:
-    """RFC 8999 once more, by reading from the front."""
+    """Parse RFC 8999 headers a second time, by reading from the front."""
     if not datagram:
         return EMPTY, 0, b"", b""
     if not datagram[0] & 0x80:
@@ -38,10 +38,10 @@ def _textbook_parse(datagram: bytes) -> tuple[int, int, bytes, bytes]:
 
 
 class Target:
-    """Pools that are compiled once; each call of feed() is a fresh pair of routers."""
+    """Pools that are compiled once. Each call of feed() uses a fresh pair of routers."""
 
     def __init__(self) -> None:
-        """Compile the pool in its states."""
+        """Compile the pool in all its states."""
         pools: list[list[Backend]] = [
             backends(),
             draining(backends(), 0),
@@ -60,9 +60,9 @@ class Target:
         }
 
     def feed(self, plan: bytes) -> int:
-        """Send what a plan says and return how many packets it had.
+        """Send the packets of a plan and return their number.
 
-        AssertionError where a law is broken; any other exception where the packet path raised.
+        Raise AssertionError if an invariant is broken. Any other exception was raised by the packet path.
         """
         router, twin = (Router(self._snapshots[0], FlowTables(_TABLE_SIZE, 3.0)) for _ in range(2))
         counters, now_s = Counters(bytearray(SIZE_BYTES)), 0.0
@@ -90,10 +90,10 @@ class Target:
         assert router.snapshot.backends[index] is not None
         form, _, dcid, _ = parsed
         expected = self._expected(router, form, dcid)
-        assert (index if outcome < CONFIGS else None) == expected, "an ID that decodes is routed by it, no other is"
+        assert (index if outcome < CONFIGS else None) == expected, "only an ID that decodes is routed by its server ID"
 
     def _expected(self, router: Router, form: int, dcid: bytes) -> int | None:
-        """The owner of an ID by the draft's text, or None where it is unroutable."""
+        """Return the owner of an ID by the draft's text, or None if the ID is unroutable."""
         params = next((p for p in PARAMS if dcid and p.config_id == dcid[0] >> 5), None)
         if params is None:
             return None
@@ -120,7 +120,7 @@ def _flow(control: int) -> FourTuple:
 
 
 def _datagram(control: int, octets: bytes) -> bytes:
-    """Raw octets, or an ID in a short or a long header, or an ID of a backend with what follows it."""
+    """Return raw octets, or an ID in a short or a long header, or a backend's ID and some more octets."""
     kind = control >> 2 & 7
     if kind < 3:
         return octets

@@ -1,4 +1,4 @@
-"""The aioquic adapter: every connection ID that an unmodified aioquic server issues is routable."""
+"""Tests of the aioquic adapter: every connection ID that an unmodified aioquic server issues is routable."""
 
 import asyncio
 import logging
@@ -39,17 +39,17 @@ TIMEOUT_S = 90.0
 
 
 class ShortSource:
-    """An ID source with few nonces, that then raises or goes on with reserved IDs."""
+    """An ID source with few nonces. Once they are used, it raises or issues reserved IDs."""
 
     def __init__(self, count: int, *, params: CidParams = FOUR_PASS, reserved: bool = False) -> None:
-        """Begin with this many nonces."""
+        """Start with ``count`` nonces."""
         self.params = params
         self.left = count
         self._generator = CidGenerator(params, bytes(SERVER_ID[: params.server_id_length]))
         self._reserved = reserved
 
     def generate(self) -> bytes:
-        """Count down, then be exhausted."""
+        """Return an ID and count down; without nonces, return a reserved ID or raise NonceExhausted."""
         if self.left:
             self.left -= 1
             return self._generator.generate()
@@ -59,12 +59,12 @@ class ShortSource:
 
 
 class WatchingClient(QuicConnectionProtocol):
-    """A client that keeps the event that ended its connection."""
+    """A client that records the event that ended its connection."""
 
     ended: ConnectionTerminated | None = None
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Keep the end."""
+        """Record the ConnectionTerminated event."""
         if isinstance(event, ConnectionTerminated):
             self.ended = event
 
@@ -78,7 +78,7 @@ def retry_id(datagram: bytes) -> bytes:
 
 
 def retrying_server(source: adapter.IdSource, configuration: QuicConfiguration, *, initials: int) -> "FakeTransport":
-    """Give a server with Retry so many first Initials, each from an address of its own; return what it has sent."""
+    """Send ``initials`` first Initials, each from its own address, to a server with Retry; return its transport."""
     fitting = adapter.routable_configuration(configuration, source)
     server = adapter.RoutableServer(configuration=fitting, generator=source, retry=True)
     transport = FakeTransport()
@@ -93,21 +93,21 @@ def retrying_server(source: adapter.IdSource, configuration: QuicConfiguration, 
 
 
 class FakeTransport(asyncio.DatagramTransport):
-    """A transport that keeps what is sent."""
+    """A transport that records the datagrams passed to it."""
 
     def __init__(self) -> None:
-        """Begin with nothing sent."""
+        """Start with no datagrams."""
         super().__init__()
         self.sent: list[tuple[bytes, Any]] = []
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Keep it."""
+        """Record the datagram and its address."""
         self.sent.append((bytes(data), addr))
 
 
 @pytest.fixture(scope="module")
 def server_configuration() -> QuicConfiguration:
-    """A server configuration as users write it: connection_id_length not mentioned."""
+    """A server configuration as a user writes it, without connection_id_length."""
     made = make_certificate()
     return QuicConfiguration(
         is_client=False, alpn_protocols=["test"], certificate=made.certificate, private_key=made.private_key
@@ -124,7 +124,7 @@ async def loop_errors() -> AsyncIterator[None]:
 
 
 def client_configuration() -> QuicConfiguration:
-    """A client that trusts anybody; its guess of the round trip keeps the end of a connection short."""
+    """Return a client configuration that accepts any certificate. A short initial RTT closes connections quickly."""
     return QuicConfiguration(alpn_protocols=["test"], verify_mode=ssl.CERT_NONE, initial_rtt=0.005)
 
 
@@ -132,7 +132,7 @@ def client_configuration() -> QuicConfiguration:
 async def connected(
     configuration: QuicConfiguration, source: adapter.IdSource, *, host: str = "127.0.0.1", retry: bool = False
 ) -> AsyncIterator[tuple[QuicConnectionProtocol, adapter.RoutableServer]]:
-    """An unmodified client, connected and past one round trip, and the server it reached."""
+    """Yield an unmodified client that is connected and has completed one round trip, and its server."""
     server = await adapter.serve(host, 0, configuration=configuration, generator=source, retry=retry)
     try:
         async with (
@@ -146,7 +146,7 @@ async def connected(
 
 
 async def refused(port: int) -> WatchingClient:
-    """Connect to where no connection can be made; return the client after its end."""
+    """Connect to a port that refuses connections; return the client after its connection has ended."""
     clients: list[WatchingClient] = []
 
     def create(connection: QuicConnection, **arguments: Any) -> WatchingClient:
@@ -161,28 +161,28 @@ async def refused(port: int) -> WatchingClient:
 
 
 def current_id(client: QuicConnectionProtocol) -> bytes:
-    """The ID that the client writes to."""
+    """Return the ID to which the client sends."""
     return client._quic._peer_cid.cid
 
 
 def spare_ids(client: QuicConnectionProtocol) -> list[bytes]:
-    """The IDs that the client got in NEW_CONNECTION_ID frames and has not used yet."""
+    """Return the IDs that the client received in NEW_CONNECTION_ID frames and has not used yet."""
     return [spare.cid for spare in client._quic._peer_cid_available]
 
 
 def server_connection(configuration: QuicConfiguration) -> QuicConnection:
-    """A connection as aioquic's server makes it on a first Initial."""
+    """Return a connection like the one that aioquic's server creates for a first Initial."""
     return QuicConnection(configuration=configuration, original_destination_connection_id=bytes(8))
 
 
 @pytest.mark.parametrize("name", adapter.RELIES_ON)
 def test_canary_aioquic_still_has(name: str) -> None:
-    """Each private attribute of aioquic that the adapter relies on is there."""
+    """The installed aioquic has each private attribute on which the adapter relies."""
     assert name not in adapter.missing_attributes(), f"this aioquic has no {name}: qlb.adapters.aioquic must be adapted"
 
 
 def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that renamed an attribute would ignore our IDs in silence; it is refused by name instead."""
+    """An aioquic without one of these attributes would ignore qlb's IDs silently; the adapter rejects it by name."""
     monkeypatch.setattr("qlb.adapters.aioquic.release.RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
     with pytest.raises(QlbError, match=r"has no QuicConnection\._gone;"):
         adapter.routable(QuicConnectionProtocol, ShortSource(1))
@@ -190,7 +190,7 @@ def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("params", SHAPES.values(), ids=SHAPES.keys())
 async def test_every_id_of_a_connection_is_routable(params: CidParams, server_configuration: QuicConfiguration) -> None:
-    """The first SCID and all seven NEW_CONNECTION_IDs decode to the server ID, have its length, and differ."""
+    """The first SCID and all seven NEW_CONNECTION_IDs decode to the server ID, have its CID length, and differ."""
     async with connected(server_configuration, CidGenerator(params, SERVER_ID)) as (client, _):
         ids = [current_id(client), *spare_ids(client)]
     assert len(set(ids)) == 8
@@ -209,7 +209,7 @@ async def test_both_address_families(host: str, server_configuration: QuicConfig
 
 
 async def test_changing_the_id_again_and_again(server_configuration: QuicConfiguration) -> None:
-    """A client that uses up its IDs gets new routable ones, and the server knows each."""
+    """A client that uses up its IDs receives new routable ones, and the server recognizes each."""
     seen = []
     async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID)) as (client, _):
         for _ in range(12):
@@ -221,7 +221,7 @@ async def test_changing_the_id_again_and_again(server_configuration: QuicConfigu
 
 
 async def test_the_server_knows_an_id_before_the_client_does(server_configuration: QuicConfiguration) -> None:
-    """The first packet on a new ID is not dropped: the ID is registered by the time it is on the wire."""
+    """The server registers an ID before it sends the ID, so the first packet to a new ID is not dropped."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     server = await adapter.serve("127.0.0.1", 0, configuration=server_configuration, generator=source)
     unknown: list[bytes] = []
@@ -242,7 +242,7 @@ async def test_the_server_knows_an_id_before_the_client_does(server_configuratio
 
 
 async def test_retry_is_routable(server_configuration: QuicConfiguration) -> None:
-    """The SCID of a Retry decodes too, and so does the ID of the connection that follows."""
+    """The SCID of a Retry decodes to the server ID, and so does the ID of the connection that follows."""
     codec = CidCodec(FOUR_PASS)
     async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID), retry=True) as (client, _):
         retry_scid = client._quic._retry_source_connection_id
@@ -253,10 +253,10 @@ async def test_retry_is_routable(server_configuration: QuicConfiguration) -> Non
 
 
 @pytest.mark.parametrize(("second_port", "accepted"), [(1000, True), (1001, False)])
-async def test_a_retry_token_holds_for_one_address(
+async def test_a_retry_token_is_valid_for_one_address(
     second_port: int, accepted: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """The token that one address was given is worth nothing at another."""
+    """The server accepts a Retry token only from the address that received it."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
@@ -273,8 +273,8 @@ async def test_a_retry_token_holds_for_one_address(
         protocol._timer.cancel()
 
 
-async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
-    """Each Retry has an ID of its own that decodes to the server; the budget of connections stays as it was."""
+async def test_a_flood_of_initials_uses_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
+    """Each Retry has its own ID, which decodes to the server, and uses no nonce of the connections' budget."""
     source = RotatingGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
     transport = retrying_server(source, server_configuration, initials=300)
     ids = [retry_id(datagram) for datagram, _ in transport.sent]
@@ -284,7 +284,7 @@ async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configurati
 
 
 async def test_retries_of_a_source_without_ids_for_them(server_configuration: QuicConfiguration) -> None:
-    """They are unroutable, and none of the source's own is taken."""
+    """A source without generate_retry() gets unroutable Retry IDs, and none of its own IDs is used."""
     source = ShortSource(3)
     transport = retrying_server(source, server_configuration, initials=5)
     assert {retry_id(datagram)[0] >> 5 for datagram, _ in transport.sent} == {0b111}
@@ -292,8 +292,8 @@ async def test_retries_of_a_source_without_ids_for_them(server_configuration: Qu
     assert source.left == 3
 
 
-async def test_a_server_without_retry_sets_nothing_aside(server_configuration: QuicConfiguration) -> None:
-    """Every nonce is there for connections."""
+async def test_a_server_without_retry_reserves_nothing(server_configuration: QuicConfiguration) -> None:
+    """Without Retry, every nonce is available to connections."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     adapter.RoutableServer(configuration=configuration, generator=source)
@@ -301,8 +301,8 @@ async def test_a_server_without_retry_sets_nothing_aside(server_configuration: Q
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\xc0", b"\x40" * 1200, b"\xc0\x00\x00\x00\x01\xff" + bytes(1200)])
-async def test_retry_ignores_what_is_no_initial(datagram: bytes, server_configuration: QuicConfiguration) -> None:
-    """Garbage gets no Retry, no connection and no exception."""
+async def test_retry_ignores_garbage(datagram: bytes, server_configuration: QuicConfiguration) -> None:
+    """A datagram that is no Initial gets no Retry, creates no connection and raises nothing."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
@@ -313,7 +313,7 @@ async def test_retry_ignores_what_is_no_initial(datagram: bytes, server_configur
 
 
 def test_the_default_length_is_set_on_a_copy(server_configuration: QuicConfiguration) -> None:
-    """A configuration that says nothing about the length is copied, and the user's object stays as it was."""
+    """A configuration without an explicit length is copied before the length is set; the user's object is unchanged."""
     fitting = adapter.routable_configuration(server_configuration, ShortSource(0))
     assert fitting.connection_id_length == FOUR_PASS.cid_length
     assert server_configuration.connection_id_length == 8
@@ -321,13 +321,13 @@ def test_the_default_length_is_set_on_a_copy(server_configuration: QuicConfigura
 
 
 def test_a_fitting_configuration_is_used_as_it_is() -> None:
-    """The same object: certificates loaded into it later still take effect."""
+    """A configuration with the right length is returned itself: certificates loaded into it later still take effect."""
     configuration = QuicConfiguration(is_client=False, connection_id_length=FOUR_PASS.cid_length)
     assert adapter.routable_configuration(configuration, ShortSource(0)) is configuration
 
 
-async def test_another_length_is_refused(server_configuration: QuicConfiguration) -> None:
-    """A length that somebody chose is not overridden: CidError, before a socket is opened."""
+async def test_another_length_is_rejected(server_configuration: QuicConfiguration) -> None:
+    """A length that the user chose is not overridden: CidError is raised before a socket is opened."""
     chosen = QuicConfiguration(is_client=False, connection_id_length=11)
     with pytest.raises(CidError, match=r"connection_id_length is 11, .* have 12 octets"):
         await adapter.serve("127.0.0.1", 0, configuration=chosen, generator=ShortSource(0))
@@ -338,7 +338,7 @@ async def test_another_length_is_refused(server_configuration: QuicConfiguration
 
 
 async def test_routable_in_aioquics_own_serve(server_configuration: QuicConfiguration) -> None:
-    """Those who call aioquic's serve wrap their create_protocol."""
+    """Users of aioquic's own serve wrap their create_protocol with routable()."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     server = await aioquic_serve(
         "127.0.0.1",
@@ -362,7 +362,7 @@ async def test_routable_in_aioquics_own_serve(server_configuration: QuicConfigur
 async def test_without_nonces_new_connections_are_refused(
     retry: bool, server_configuration: QuicConfiguration, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CONNECTION_REFUSED to each client, one line in the log, the user's protocol never called."""
+    """Each client gets CONNECTION_REFUSED, the log gets one line, and the user's protocol is never created."""
     created: list[QuicConnection] = []
 
     def create(connection: QuicConnection, **arguments: Any) -> QuicConnectionProtocol:
@@ -393,7 +393,7 @@ async def test_without_nonces_new_connections_are_refused(
 
 @pytest.mark.parametrize("reserved", [False, True], ids=["raises", "falls over to the reserved config"])
 async def test_without_nonces_live_connections_go_on(reserved: bool, server_configuration: QuicConfiguration) -> None:
-    """A connection keeps the IDs that it has, is offered no unroutable ones, and survives using them up."""
+    """A connection retains its IDs, is offered no unroutable ones, and survives using them all."""
     async with connected(server_configuration, ShortSource(3, reserved=reserved)) as (client, _):
         ids = [current_id(client), *spare_ids(client)]
         assert CidCodec(FOUR_PASS).decode_batch(ids) == [SERVER_ID] * 3
@@ -405,7 +405,7 @@ async def test_without_nonces_live_connections_go_on(reserved: bool, server_conf
 
 
 async def test_ids_that_could_not_be_issued_leave_no_gap(server_configuration: QuicConfiguration) -> None:
-    """They take no sequence number: RFC 9000 wants the numbers to rise by one."""
+    """IDs that could not be issued use no sequence number: RFC 9000 requires the numbers to rise by one."""
     source = ShortSource(2)
     async with connected(server_configuration, source) as (client, _):
         source.left = 5
@@ -416,7 +416,7 @@ async def test_ids_that_could_not_be_issued_leave_no_gap(server_configuration: Q
 
 
 async def test_a_first_id_of_the_reserved_config(server_configuration: QuicConfiguration) -> None:
-    """The connection works; it has one ID, of the usual length that the ID itself says, and no more."""
+    """A connection whose first ID is reserved works. Its only ID has the usual length and encodes that length."""
     async with connected(server_configuration, ShortSource(0, reserved=True)) as (client, _):
         cid = current_id(client)
         assert cid[0] >> 5 == 7
@@ -428,7 +428,7 @@ async def test_a_first_id_of_the_reserved_config(server_configuration: QuicConfi
 def test_the_reserved_config_asks_clients_to_stay(
     nonces: int, stays: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """disable_active_migration is sent where the ID is unroutable, and only there."""
+    """disable_active_migration is sent if and only if the first ID is unroutable."""
     source = ShortSource(nonces, reserved=True)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source)
@@ -452,12 +452,12 @@ def test_the_reserved_config_asks_clients_to_stay(
 def test_a_preferred_address_has_an_id_of_its_own(
     address: adapter.PreferredAddress, seen: tuple[object, object], server_configuration: QuicConfiguration
 ) -> None:
-    """Its ID decodes, is none of the others, is the second in sequence, and no NEW_CONNECTION_ID repeats it."""
+    """The ID of a preferred address decodes, is the second in sequence, and no NEW_CONNECTION_ID repeats it."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source, preferred_address=address)
     connection._version = 1
-    for _ in range(2):  # aioquic may serialize them more than once; it is one and the same ID
+    for _ in range(2):  # aioquic may serialize them more than once; the ID must be the same each time
         sent = pull_quic_transport_parameters(Buffer(data=connection._serialize_transport_parameters()))
         preferred = sent.preferred_address
         assert preferred is not None
@@ -475,7 +475,7 @@ def test_a_preferred_address_has_an_id_of_its_own(
 def test_without_a_routable_id_no_address_is_preferred(
     nonces: int, reserved: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """Where the nonces end, the client stays where it is."""
+    """Without a nonce for its ID, no preferred address is sent, and the client does not migrate."""
     source = ShortSource(nonces, reserved=reserved)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source, preferred_address=adapter.PreferredAddress(ipv4=("192.0.2.7", 443)))
@@ -498,33 +498,33 @@ def test_without_a_routable_id_no_address_is_preferred(
         (adapter.PreferredAddress(ipv6=("2001:db8::7", 65536)), "port 65536"),
     ],
 )
-def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, problem: str) -> None:
-    """It is refused before the first packet, with what is wrong."""
+def test_an_unusable_preferred_address(address: adapter.PreferredAddress, problem: str) -> None:
+    """An address that no client can reach is rejected before the first packet, with the reason."""
     with pytest.raises(CidError, match=re.escape(problem)):
         adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)
 
 
 class TwoSockets:
-    """A client's transport with a second socket: what is for a place that does not exist leaves from there."""
+    """A client's transport with a second socket, which sends the datagrams addressed to NOWHERE."""
 
     NOWHERE = ("127.0.0.1", 9)
 
     def __init__(self, client: QuicConnectionProtocol, second: socket.socket, server: Any) -> None:
-        """server: where all datagrams go to."""
+        """Watch the second socket. server: the address to which both sockets send."""
         assert client._transport is not None
         self._client, self._first, self._second, self._server = client, client._transport, second, server
         asyncio.get_running_loop().add_reader(second, self._read)
         self.received = 0
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send from the one or the other."""
+        """Send to the server: from the second socket if the address is NOWHERE, otherwise from the first."""
         if tuple(addr[:2]) == self.NOWHERE:
             self._second.sendto(data, self._server)
         else:
             self._first.sendto(data, addr)
 
     def close(self) -> None:
-        """Close the first."""
+        """Close the first socket."""
         self._first.close()
 
     def _read(self) -> None:
@@ -533,8 +533,8 @@ class TwoSockets:
 
 
 @pytest.mark.parametrize("length", [0, 8])
-async def test_a_client_tries_another_path_and_takes_it(length: int, server_configuration: QuicConfiguration) -> None:
-    """Whether its own IDs are empty, as browsers' are, or not: probes are answered, and it goes on there."""
+async def test_a_client_migrates_to_another_path(length: int, server_configuration: QuicConfiguration) -> None:
+    """The server answers path probes and follows the client to the new path, also if the client's own ID is empty."""
 
     def create(connection: QuicConnection, **more: Any) -> QuicConnectionProtocol:
         if not length:  # aioquic's client would announce more of its empty IDs, which is an error
@@ -568,7 +568,7 @@ async def test_a_client_tries_another_path_and_takes_it(length: int, server_conf
 
 
 def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfiguration) -> None:
-    """An aioquic server reads one ID length only: where no reserved ID has it, the connection is refused instead."""
+    """A server of aioquic reads one ID length only: if no reserved ID can have it, the connection is refused."""
     params = CidParams(config_id=0, server_id_length=1, nonce_length=4, key=KEY)
     source = ShortSource(0, params=params, reserved=True)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
@@ -577,11 +577,11 @@ def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfigu
 
 
 def can_bind(host: str) -> bool:
-    """Whether this machine has the address."""
+    """Return whether this machine can bind the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
     except OSError:
         return False
     return True

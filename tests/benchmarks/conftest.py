@@ -1,4 +1,4 @@
-"""The compiled load, and a place to start it."""
+"""Fixtures that compile and start the load generator."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ StartLoad = Callable[[Point, int], AbstractContextManager[Load]]
 
 @pytest.fixture(scope="session")
 def load_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """native/load.c, compiled once."""
+    """The program native/load.c, compiled once per session."""
     try:
         return compile_program("load", tmp_path_factory.mktemp("native"))
     except PlaneUnavailable as error:
@@ -27,13 +27,13 @@ def load_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start_load(load_program: Path, tmp_path: Path) -> StartLoad:
-    """Start a load of some traffic at a port; 0: straight at its own servers."""
+    """Return a function that starts a load of a point at a port. Port 0 sends directly to its own servers."""
     return lambda point, port: load_running(load_program, point, write_cids(point, tmp_path), port)
 
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port that is bound, and from which nobody reads."""
+    """The port of a bound socket from which nothing is read."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

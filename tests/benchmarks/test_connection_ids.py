@@ -1,4 +1,4 @@
-"""The files of connection IDs that the load sends."""
+"""Tests of the files of connection IDs that the load sends."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from qlb.cid import CidCodec
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("fresh", [False, True])
 def test_each_flow_keeps_its_backend(shape: str, fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flow f belongs to backend f modulo their number in every lap; no fresh ID is there twice."""
+    """Flow f belongs to backend f modulo the number of backends in every lap; no fresh ID occurs twice."""
     monkeypatch.setattr("benchmarks.connection_ids.FRESH", 30)
     point = Point(flows=10, shape=shape, fresh=fresh, backends=3)
     octets, length = write_cids(point, tmp_path).read_bytes(), SHAPES[shape].cid_length

@@ -1,4 +1,4 @@
-"""Each forwarder that is installed here, there and back."""
+"""Tests of each installed forwarder, in both directions."""
 
 import re
 from pathlib import Path
@@ -21,14 +21,14 @@ NOT_HERE = re.compile(r"not installed|no C compiler|no plane|plane batch")
 
 @pytest.fixture
 def forwarder(request: pytest.FixtureRequest, tmp_path: Path) -> Forwarder:
-    """A forwarder by its name."""
+    """The forwarder with the parameter's name."""
     return next(each for each in all_forwarders(tmp_path) if each.name == request.param)
 
 
 @pytest.mark.parametrize("forwarder", NAMES, indirect=True)
 @pytest.mark.parametrize("burst", [1, SIXTEEN])
 def test_forwards_there_and_back(forwarder: Forwarder, burst: int, start_load: StartLoad, tmp_path: Path) -> None:
-    """Nothing is lost, and the processes that are named are there to be measured."""
+    """No datagram is lost, and the CPU and memory of the named process can be measured."""
     port = forwarder_port()
     with start_load(Point(flows=FLOWS.get(forwarder.name, 20), burst=burst), port) as load:
         try:
@@ -44,8 +44,8 @@ def test_forwards_there_and_back(forwarder: Forwarder, burst: int, start_load: S
             pytest.skip(str(error))
 
 
-def test_socat_takes_one_flow(tmp_path: Path) -> None:
-    """With more it is missing, and says why."""
+def test_socat_forwards_one_flow(tmp_path: Path) -> None:
+    """With more than one flow socat is reported as missing, with the reason."""
     socat = next(each for each in all_forwarders(tmp_path) if each.name == "socat")
     with pytest.raises(Missing, match=r"one flow|not installed"):
         socat.command(Place(tmp_path, 1, [2]), Point(flows=2))

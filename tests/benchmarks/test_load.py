@@ -1,4 +1,4 @@
-"""The load against its own servers, with nothing in between."""
+"""Tests of the load against its own servers, with no forwarder between them."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ TRAFFIC = {
 
 @pytest.mark.parametrize("name", TRAFFIC)
 def test_loses_nothing_within_a_window(start_load: StartLoad, name: str) -> None:
-    """What is sent arrives, each datagram counted once, also where it came in bursts."""
+    """Every sent datagram is received and counted once, also in bursts."""
     with start_load(TRAFFIC[name], 0) as load:
         run = load.closed(64, 3200)
         assert (run.sent, run.received) == (3200, 3200)
@@ -29,7 +29,7 @@ def test_loses_nothing_within_a_window(start_load: StartLoad, name: str) -> None
 
 
 def test_latencies_are_in_order(start_load: StartLoad) -> None:
-    """A paced run sends what it was told and gives percentiles that are possible."""
+    """A paced run sends the requested number and returns plausible percentiles."""
     with start_load(POINT, 0) as load:
         run = load.paced(10_000, 1000)
         assert (run.sent, run.received) == (1000, 1000)
@@ -37,8 +37,8 @@ def test_latencies_are_in_order(start_load: StartLoad) -> None:
         assert run.send_s >= 0.09
 
 
-def test_says_when_an_id_repeats(start_load: StartLoad, monkeypatch: pytest.MonkeyPatch) -> None:
-    """IDs never seen before stay so until the file ends, and the end is told."""
+def test_reports_a_repeated_id(start_load: StartLoad, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh IDs do not repeat until the file ends; after that the run reports a repetition."""
     monkeypatch.setattr("benchmarks.connection_ids.FRESH", 400)
     with start_load(replace(POINT, fresh=True), 0) as load:
         assert load.unsent == 400
@@ -47,8 +47,8 @@ def test_says_when_an_id_repeats(start_load: StartLoad, monkeypatch: pytest.Monk
         assert load.unsent == -20
 
 
-def test_counts_what_is_lost(start_load: StartLoad, unused_port: int) -> None:
-    """A run whose datagrams nobody takes ends all the same."""
+def test_counts_lost_datagrams(start_load: StartLoad, unused_port: int) -> None:
+    """A run ends even if no datagram is read by its receiver."""
     with start_load(POINT, unused_port) as load:
         run = load.paced(100_000, 50)
         assert (run.sent, run.received) == (50, 0)

@@ -1,4 +1,4 @@
-"""Tables and plot of results that are made up."""
+"""Tests of the tables and the plot, on invented results."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ RUN = {"sent": 100, "received": 99, "send_s": 0.5, "p50_us": 50.0, "p99_us": 90.
 
 
 def row(forwarder: str, *costs_us: float, axis: str = "base", label: str = "base", **more: Any) -> dict[str, Any]:
-    """A row whose rounds moved 1,000 packets each at these costs."""
+    """Return a row whose rounds moved 1,000 packets each at these costs."""
     rounds = [
         {"packets": 1000, "cpu_ns": us * 1e6, "waited_ns": 0, "elapsed_s": 0.01, "user_ticks": 1, "system_ticks": 3}
         for us in costs_us
@@ -24,7 +24,7 @@ def row(forwarder: str, *costs_us: float, axis: str = "base", label: str = "base
 
 
 def results() -> dict[str, Any]:
-    """A run in which nginx costs twice the floor, and socat was not there."""
+    """Return results in which nginx costs twice the floor and socat is missing."""
     rows = [
         row("floor", 4.0, 8.0, 4.0, paced={"most": [RUN], "half": [RUN], "direct": [{**RUN, "p50_us": 10.0}]}),
         row("nginx", 8.0, 16.0, 9.0),
@@ -37,7 +37,7 @@ def results() -> dict[str, Any]:
 
 
 def test_figures() -> None:
-    """The ratio is that of rounds that took turns, not of medians."""
+    """The ratio is the median of the ratios of paired rounds, not the ratio of medians."""
     floor, nginx, *_ = results()["rows"]
     assert cost_us(floor) == [4.0, 8.0, 4.0]
     assert ratio(nginx, floor) == 2.0
@@ -45,7 +45,7 @@ def test_figures() -> None:
 
 
 def test_page() -> None:
-    """Every table is there, and what is missing is named with its reason."""
+    """The page contains every table, and names each missing forwarder with the reason."""
     page = report.page(results())
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     assert ["", "nginx", "9.00", "2.25", "6.75", "1.00", "2.00", "≥ 100,000", "90%", ""] in cells

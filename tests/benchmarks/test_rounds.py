@@ -1,4 +1,4 @@
-"""Measuring: forwarders in turns, and what is kept of them."""
+"""Tests of the measurement: forwarders measured in turns, and the recorded rounds."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.toolchain
 
 
 def test_measures_the_floor(load_program: Path, tmp_path: Path) -> None:
-    """Every round moved packets, there and back counted as two; what cannot run is named."""
+    """Every round moves packets and counts both directions; a forwarder that cannot run is named."""
     floor, socat = (each for each in all_forwarders(tmp_path) if each.name in ("floor", "socat"))
     rows = [(Row("base", "base", each.name, Point(flows=10)), each) for each in (floor, socat)]
     Bench(tmp_path, load_program, Pace(rounds=2, round_s=0.01)).measure(rows, paced=True)

@@ -1,4 +1,4 @@
-"""The forwarder with a shared table: it does what the design can do, with a real Redis."""
+"""Tests of the forwarder with a shared table, with a real Redis."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ LIMIT_S: Final = 240.0
 
 
 class Tables:
-    """Two forwarders, one Redis, three backends that only listen."""
+    """Two forwarders, one Redis and three backends that are plain sockets."""
 
     def __init__(self, folder: Path) -> None:
-        """Bind the backends, write the configurations."""
+        """Bind the backends and write the configurations."""
         self.backends = [_bound() for _ in range(3)]
         self.redis_port = free_port()
         server = shutil.which("redis-server")
@@ -41,14 +41,14 @@ class Tables:
         self.write(drained=[])
 
     def write(self, *, drained: list[int]) -> None:
-        """Write the configuration of both. drained: numbers of backends."""
+        """Write the configuration of both forwarders. drained: indexes of backends."""
         backends = [sock.getsockname()[1] for sock in self.backends]
         fixed = {"redis_port": self.redis_port, "backends": backends, "drained": [backends[at] for at in drained]}
         for port, path in zip(self.ports, self._paths, strict=True):
             path.write_text(json.dumps({"listen_port": port, **fixed}))
 
     async def backend_of(self, client: socket.socket, forwarder: int) -> int:
-        """Send something through a forwarder; return which backend has got it, after it has answered."""
+        """Send a datagram through a forwarder, answer it, and return the index of the backend that received it."""
         loop = asyncio.get_running_loop()
         text = f"{client.getsockname()} {forwarder}".encode()
         got = [asyncio.create_task(loop.sock_recvfrom(sock, 100)) for sock in self.backends]
@@ -74,7 +74,7 @@ def _bound() -> socket.socket:
 
 @pytest.fixture(name="clients")
 def _clients() -> Iterator[list[socket.socket]]:
-    """Twelve clients."""
+    """Twelve client sockets."""
     socks = [_bound() for _ in range(12)]
     yield socks
     for sock in socks:
@@ -83,7 +83,7 @@ def _clients() -> Iterator[list[socket.socket]]:
 
 @asynccontextmanager
 async def tables_running(folder: Path) -> AsyncIterator[Tables]:
-    """Run it all."""
+    """Run Redis and both forwarders."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (Debian: redis-server)")
     tables = Tables(folder)
@@ -101,7 +101,7 @@ async def tables_running(folder: Path) -> AsyncIterator[Tables]:
 
 
 async def test_both_forwarders_agree(tmp_path: Path, clients: list[socket.socket]) -> None:
-    """An address has one backend wherever it comes in, also after a forwarder has died; all backends get some."""
+    """A client has the same backend at both forwarders, also after one was killed; every backend gets clients."""
     async with tables_running(tmp_path) as tables:
         first = [await tables.backend_of(client, 0) for client in clients]
         assert set(first) == {0, 1, 2}
@@ -112,7 +112,7 @@ async def test_both_forwarders_agree(tmp_path: Path, clients: list[socket.socket
 
 
 async def test_the_table_outlives_a_restart_of_redis(tmp_path: Path, clients: list[socket.socket]) -> None:
-    """What was synced to disk is there again. Without Redis, both forwarders put a new address in one place."""
+    """Entries synced to disk survive a restart of Redis. Without Redis, both forwarders choose the same backend."""
     async with tables_running(tmp_path) as tables:
         old, new = clients[:6], clients[6:]
         first = [await tables.backend_of(client, 0) for client in old]
@@ -125,7 +125,7 @@ async def test_the_table_outlives_a_restart_of_redis(tmp_path: Path, clients: li
 
 
 async def test_a_drained_backend_keeps_its_clients(tmp_path: Path, clients: list[socket.socket]) -> None:
-    """It gets no new ones."""
+    """A drained backend retains its clients and receives no new ones."""
     async with tables_running(tmp_path) as tables:
         old, new = clients[:6], clients[6:]
         first = [await tables.backend_of(client, 0) for client in old]

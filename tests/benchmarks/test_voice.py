@@ -1,4 +1,4 @@
-"""Short calls through every design: qlb loses nothing, and what befalls the others is counted, not made up."""
+"""Tests with short calls through every design: qlb loses nothing, and the losses of the others are counted."""
 
 import asyncio
 import time
@@ -24,26 +24,26 @@ pytestmark = pytest.mark.e2e
 SHORT: Final = Plan(calls=4, ramp_s=0.5, still_s=4, moving_s=8, thinking_s=0.3, patience_s=3)
 LIMIT_S: Final = 240.0
 DELAY_S: Final = 0.05
-"""One way: an agent that is slow to answer must still do so before its caller's next packets come."""
+"""In one direction. A slow agent must still answer before the next packets of its caller arrive."""
 NOWHERE: Final = ("127.0.0.1", 9)
 ALONE: Final = Plan(calls=1, ramp_s=0, still_s=5, moving_s=1, thinking_s=0.1)
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 async def test_calls_through_each_design(name: str) -> None:
-    """No call and no frame is lost by qlb; no design does so while addresses stay; all sums hold."""
+    """No design loses a call or a frame before addresses change, and qlb never does; all sums are consistent."""
     try:
         async with asyncio.timeout(LIMIT_S):
             found = await run(name, SHORT)
     except Missing as error:
         pytest.skip(str(error))
-    told = figures.callers(found)
-    assert len(told) == SHORT.calls
-    assert all(one["setups"] for one in told), "every caller has heard an agent"
-    check_sums(told)
+    callers = figures.callers(found)
+    assert len(callers) == SHORT.calls
+    assert all(one["setups"] for one in callers), "every caller has received audio from an agent"
+    check_sums(callers)
     expected = [event for _, event in SHORT.events() if event != TABLE or name == "shared table in Redis"]
     assert [event for _, event in found["events"]] == expected
-    assert sum(one["changes"] for one in told) >= SHORT.calls * (SHORT.moving_s - 2)
+    assert sum(one["changes"] for one in callers) >= SHORT.calls * (SHORT.moving_s - 2)
     still, moving = (figures.phase(found, SHORT, phase) for phase in (STILL, MOVING))
     assert (still.lost, still.failed, still.missing) == (0, 0, 0)
     if name == "qlb":
@@ -53,9 +53,9 @@ async def test_calls_through_each_design(name: str) -> None:
         assert moving.heard > moving.sent
 
 
-def check_sums(told: list[dict[str, Any]]) -> None:
-    """Each connection has ended once; each but the first two of a caller is there because one was lost before."""
-    for one in told:
+def check_sums(callers: list[dict[str, Any]]) -> None:
+    """Check that each connection ended once, and that a caller opened more than two only after a loss."""
+    for one in callers:
         endings = [Ending(*ending) for ending in one["endings"]]
         setups = [Setup(*setup) for setup in one["setups"]]
         assert sum(ending.was_set_up for ending in endings) == len(setups)
@@ -70,7 +70,7 @@ def check_sums(told: list[dict[str, Any]]) -> None:
 
 @dataclass
 class Alone:
-    """A caller and an agent, with nothing but the NAT between them. calling: until the plan ends."""
+    """A caller and an agent with only the NAT between them. calling: runs until the plan ends."""
 
     agent: Address
     port: NatPort
@@ -80,7 +80,7 @@ class Alone:
 
 @asynccontextmanager
 async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
-    """Have one call."""
+    """Run one call."""
     async with asyncio.timeout(LIMIT_S), agents_running(folder, ["agent-a"]) as agents:
         with Nat() as nat:
             agent = ("127.0.0.1", agents.ports["agent-a"])
@@ -95,20 +95,20 @@ async def one_caller(folder: Path, plan: Plan) -> AsyncIterator[Alone]:
                     await calling
 
 
-async def test_a_call_that_nothing_befalls(tmp_path: Path) -> None:
-    """One that is hung up, and one with its ticket: all frames, no gap that is worth the name, no silence."""
+async def test_an_undisturbed_call(tmp_path: Path) -> None:
+    """A call that is hung up and one with its ticket lose no frame and have no silence."""
     async with one_caller(tmp_path, ALONE) as alone:
-        told = await alone.calling
-    assert [(ending.lost, ending.up, ending.down) for ending in told.endings] == [("", 0, 0)] * 2
-    assert told.endings[0].sent == 0
-    assert told.endings[1].heard > told.endings[1].sent >= 50
-    assert [(setup.way, setup.round_trips) for setup in told.setups] == [(WITHOUT_TICKET, 2), (TICKET_KNOWN, 1)]
-    assert not any(setup.after_loss for setup in told.setups)
-    assert told.silences == []
+        report = await alone.calling
+    assert [(ending.lost, ending.up, ending.down) for ending in report.endings] == [("", 0, 0)] * 2
+    assert report.endings[0].sent == 0
+    assert report.endings[1].heard > report.endings[1].sent >= 50
+    assert [(setup.way, setup.round_trips) for setup in report.setups] == [(WITHOUT_TICKET, 2), (TICKET_KNOWN, 1)]
+    assert not any(setup.after_loss for setup in report.setups)
+    assert report.silences == []
 
 
 async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
-    """Its frames that did not come through are missing, the gap lasts until the next audio, the silence is noted."""
+    """The lost frames are counted as missing, the gap lasts until the next audio, and the silence is recorded."""
     async with one_caller(tmp_path, replace(ALONE, still_s=0, moving_s=7.5, patience_s=2)) as alone:
         await alone.port.until_flowing(up=10)
         alone.port.move(NOWHERE)
@@ -116,10 +116,10 @@ async def test_a_lost_call_is_counted_and_called_again(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
         assert not alone.calling.done()
         alone.port.move(alone.agent)
-        told = await alone.calling
+        report = await alone.calling
     assert found[0].lost == "nothing received for 2 s"
     assert found[0].up > 0
-    assert [ending.lost for ending in told.endings[-1:]] == [""]
-    assert [setup.after_loss for setup in told.setups] == [False, True]
-    assert max(gap.length_s for gap in told.gaps) >= 2
-    assert [silence.length_s >= 2 for silence in told.silences] == [True]
+    assert [ending.lost for ending in report.endings[-1:]] == [""]
+    assert [setup.after_loss for setup in report.setups] == [False, True]
+    assert max(gap.length_s for gap in report.gaps) >= 2
+    assert [silence.length_s >= 2 for silence in report.silences] == [True]

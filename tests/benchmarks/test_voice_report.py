@@ -1,13 +1,14 @@
-"""Figures, tables and plot of voice calls that are made up."""
+"""Tests of the figures, tables and plot of invented voice calls."""
 
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from benchmarks.voice import figures, report
 from benchmarks.voice.caller import TICKET_KNOWN, TICKET_UNKNOWN, WITHOUT_TICKET
 from benchmarks.voice.figures import Phase, Setups
 from benchmarks.voice.plan import DRAIN, KILL, MOVE, MOVING, RESTART, STILL, TABLE, Plan
-from benchmarks.voice.plot import draw
 
 PLAN = Plan(calls=2, ramp_s=1, still_s=9, moving_s=20)
 WELL = {
@@ -30,9 +31,9 @@ LOST = {
 }
 
 
-def run(name: str, *told: dict[str, Any]) -> dict[str, Any]:
-    """One design's run, two seconds of CPU in ten."""
-    shard = {"told": list(told), "cut_off": 0, "cpu_s": 2.0, "lags_s": [0.01, 0.02]}
+def run(name: str, *callers: dict[str, Any]) -> dict[str, Any]:
+    """Return a run of one design that used two seconds of CPU in ten."""
+    shard = {"told": list(callers), "cut_off": 0, "cpu_s": 2.0, "lags_s": [0.01, 0.02]}
     return {
         "design": name, "events": [], "shards": [shard], "elapsed_s": 10.0, "agents_cpu_s": 5.0,
         "waited_s": [0.2] * 19 + [0.5] * 9, "machine_busy": 1.5,
@@ -40,7 +41,7 @@ def run(name: str, *told: dict[str, Any]) -> dict[str, Any]:
 
 
 def results() -> dict[str, Any]:
-    """One design in which nothing is lost, one that loses a call of two, and one that is not there."""
+    """Return results of a design that loses nothing, one that loses one call of two, and one that is missing."""
     runs = [
         run("qlb", WELL, WELL),
         run("other, with words", WELL, LOST),
@@ -52,7 +53,7 @@ def results() -> dict[str, Any]:
 
 
 def test_events_are_in_order() -> None:
-    """A balancer and the table die in each phase; a backend is drained in the end."""
+    """A balancer and the table die in each phase; a backend is drained at the end."""
     assert [event for _, event in PLAN.events()] == [KILL, RESTART, TABLE, MOVE, KILL, RESTART, TABLE, DRAIN]
     moments = [at_s for at_s, _ in PLAN.events()]
     assert moments == sorted(moments)
@@ -61,7 +62,7 @@ def test_events_are_in_order() -> None:
 
 
 def test_phases() -> None:
-    """A lost call, the attempt that failed after it, and the call that took its place are three things."""
+    """A lost call, the failed attempt after it, and the call that replaced it are counted separately."""
     moving = figures.phase(run("any", WELL, LOST), PLAN, MOVING)
     assert moving == Phase(
         lost=1, failed=1, again=1, sent=800, heard=1150, missing_up=30, missing_down=5, longest_gap_s=7.5,
@@ -73,7 +74,7 @@ def test_phases() -> None:
 
 
 def test_setups() -> None:
-    """Those with a ticket are counted apart, by whether their agent knew it."""
+    """Setups with a ticket are counted separately, by whether the agent knew the ticket."""
     found = run("any", WELL, LOST)
     assert figures.setups(found, WITHOUT_TICKET) == Setups(2, 2, 2, 0.07)
     assert figures.setups(found, TICKET_KNOWN) == Setups(1, 1, 1, 0.05)
@@ -82,13 +83,13 @@ def test_setups() -> None:
 
 
 def test_silence_over_time() -> None:
-    """A caller is counted from the last that it has heard until the next."""
+    """A caller counts as silent from the last audio that it received until the next."""
     silent = dict(figures.silent(run("any", WELL, LOST, LOST), PLAN.end_s))
     assert (silent[10.5], silent[11.0], silent[17.0], silent[17.5]) == (0, 2, 2, 0)
 
 
 def test_page() -> None:
-    """Every design has its column, and what is missing is named with its reason."""
+    """Every design has a column, and each missing design is named with the reason."""
     page = report.page(results())
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     assert ["", "", "qlb", "other, with words", ""] in cells
@@ -110,6 +111,9 @@ def test_page() -> None:
 
 def test_plot_is_the_same_each_time(tmp_path: Path) -> None:
     """The same results give the same file, without a date."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra bench)")
+    from benchmarks.voice.plot import draw
+
     for name in ("one.svg", "two.svg"):
         draw(results(), tmp_path / name)
     one = (tmp_path / "one.svg").read_text()

@@ -1,4 +1,4 @@
-"""CidCodec against the draft's text over every pair of lengths, and the freedoms that servers have."""
+"""Tests of CidCodec against the draft's text for every pair of lengths, and of the choices that servers have."""
 
 import pickle
 import random
@@ -13,17 +13,17 @@ from qlb.cid import CidCodec, CidError, CidParams
 
 KEY = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 CASES = 4
-"""Random cases a pair of lengths, with a new key each."""
+"""Random cases per pair of lengths, each with a new key."""
 
 
 @pytest.fixture(params=["encrypted", "plaintext"])
 def encrypted(request: pytest.FixtureRequest) -> bool:
-    """With and without a key."""
+    """True for a codec with a key, False for plaintext."""
     return bool(request.param == "encrypted")
 
 
 def _cases(server_id_length: int, nonce_length: int, *, encrypted: bool) -> Iterator[tuple[CidParams, bytes, bytes]]:
-    """Yield parameters, server IDs and nonces: the extremes, then random ones."""
+    """Yield parameters, server IDs and nonces: first the extremes, then random ones."""
     dice = random.Random(f"{server_id_length} {nonce_length} {encrypted}")
     fixed = ((b"\0" * server_id_length, b"\0" * nonce_length), (b"\xff" * server_id_length, b"\xff" * nonce_length))
     drawn = tuple((dice.randbytes(server_id_length), dice.randbytes(nonce_length)) for _ in range(CASES))
@@ -34,17 +34,17 @@ def _cases(server_id_length: int, nonce_length: int, *, encrypted: bool) -> Iter
 
 @pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.LEGAL_PAIRS)
 class TestEveryPairOfLengths:
-    """Each law holds for all 120 pairs, odd and even, single pass, four passes and plaintext."""
+    """Properties of all 120 pairs: odd and even, single-pass, four-pass and plaintext."""
 
     def test_encode_is_the_drafts(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """What follows the first octet is what the text says, to the bit."""
+        """The octets after the first octet are exactly those of the draft's algorithm."""
         for params, server_id, nonce in _cases(server_id_length, nonce_length, encrypted=encrypted):
             cid = CidCodec(params).encode(server_id, nonce)
             assert cid[0] >> 5 == params.config_id
             assert cid[1:] == oracle.encode_block(params.key, server_id, nonce)
 
     def test_decode_is_the_drafts(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """Any octets decode as the text says, whoever made them: alone, in a batch, with octets behind the block."""
+        """Any octets decode as the draft specifies: alone, in a batch, and with octets after the block."""
         dice = random.Random(f"{server_id_length} {nonce_length}")
         for params, _, _ in _cases(server_id_length, nonce_length, encrypted=encrypted):
             codec, end = CidCodec(params), params.block_end
@@ -54,7 +54,7 @@ class TestEveryPairOfLengths:
             assert codec.decode_batch(cids) == [found and found[0] for found in expected]
 
     def test_decode_undoes_encode(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """The server ID comes back, and a second server's codec makes the same block of the same nonce."""
+        """The server ID decodes again, and another server's codec makes the same block from the same nonce."""
         for params, server_id, nonce in _cases(server_id_length, nonce_length, encrypted=encrypted):
             codec = CidCodec(params)
             cid = codec.encode(server_id, nonce)
@@ -62,7 +62,7 @@ class TestEveryPairOfLengths:
             assert CidCodec(params).encode(server_id, nonce)[1:] == cid[1:]
 
     def test_too_short_is_none(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """Every length below first octet + server ID + nonce tells nothing; the next one tells."""
+        """A CID shorter than first octet + server ID + nonce decodes to None; one octet more decodes to a server ID."""
         codec = CidCodec(CidParams(3, server_id_length, nonce_length, KEY if encrypted else None))
         end = 1 + server_id_length + nonce_length
         assert [codec.decode(bytes(size)) for size in range(end)] == [None] * end
@@ -70,7 +70,7 @@ class TestEveryPairOfLengths:
         assert codec.decode(bytes(end)) is not None
 
     def test_batch_with_short_ones_between(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """A batch is decode() of each, in place, however short, whole and long IDs are mixed."""
+        """A batch gives the result of decode() for each ID, in order, also if short, exact and long IDs are mixed."""
         codec = CidCodec(CidParams(5, server_id_length, nonce_length, KEY if encrypted else None))
         dice = random.Random(server_id_length + 16 * nonce_length)
         cids = [dice.randbytes(dice.choice((0, 1, 5, 20, codec.params.block_end, 33))) for _ in range(12)]
@@ -80,7 +80,7 @@ class TestEveryPairOfLengths:
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 200])
 @pytest.mark.parametrize("lengths", [(4, 12), (3, 4), (10, 5), (9, 9)], ids=str)
 def test_batches_of_every_size(size: int, lengths: tuple[int, int], encrypted: bool) -> None:
-    """The result has one place for each ID, on both sides of the 64 that go through AES together."""
+    """The result has one entry per ID, for sizes below and above the 64 IDs that one AES call processes."""
     codec = CidCodec(CidParams(0, *lengths, KEY if encrypted else None))
     dice = random.Random(size)
     cids = [dice.randbytes(20 if number % 5 else 3) for number in range(size)]
@@ -88,12 +88,12 @@ def test_batches_of_every_size(size: int, lengths: tuple[int, int], encrypted: b
 
 
 def test_batch_of_short_ones_only() -> None:
-    """Nothing is left to decode, and nothing is decoded."""
+    """A batch in which every ID is too short decodes to None only."""
     assert CidCodec(CidParams(0, 4, 4, KEY)).decode_batch([b"", b"1", b"12345678"]) == [None, None, None]
 
 
 def test_batch_leaves_its_argument_alone() -> None:
-    """A tuple will do, and a list stays as it was."""
+    """A batch accepts a tuple, and does not change a list."""
     codec, cids = CidCodec(CidParams(0, 2, 4)), [b"\0abcdef", b""]
     assert codec.decode_batch(tuple(cids)) == codec.decode_batch(cids) == [b"ab", None]
     assert cids == [b"\0abcdef", b""]
@@ -102,7 +102,7 @@ def test_batch_leaves_its_argument_alone() -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_decode_encode_is_the_identity(data: st.DataObject) -> None:
-    """For any parameters, server ID, nonce, padding and appended octets."""
+    """Decoding returns the encoded server ID for any parameters, nonce, padding and appended octets."""
     server_id_length, nonce_length = data.draw(st.sampled_from(oracle.LEGAL_PAIRS))
     params = CidParams(
         data.draw(st.integers(0, 6)),
@@ -125,14 +125,14 @@ def test_decode_encode_is_the_identity(data: st.DataObject) -> None:
 @given(st.binary(max_size=255), st.sampled_from(oracle.LEGAL_PAIRS), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_any_octets_decode_or_are_too_short(cid: bytes, lengths: tuple[int, int], with_key: bool) -> None:
-    """Nothing raises, and what comes out has the length of a server ID."""
+    """Decoding never raises, and a result has the length of a server ID."""
     codec = CidCodec(CidParams(0, *lengths, KEY if with_key else None))
     server_id = codec.decode(cid)
     assert server_id is None if len(cid) < codec.params.block_end else len(server_id or b"") == lengths[0]
 
 
-def test_config_bits_are_the_callers_business() -> None:
-    """The codec decodes the block whatever the first octet says."""
+def test_config_bits_do_not_affect_decoding() -> None:
+    """The codec decodes the block for any value of the first octet."""
     codec = CidCodec(CidParams(2, 3, 4, KEY))
     cid = codec.encode(b"abc", b"wxyz")
     assert {codec.decode(bytes([first]) + cid[1:]) for first in range(256)} == {b"abc"}
@@ -140,7 +140,7 @@ def test_config_bits_are_the_callers_business() -> None:
 
 @pytest.mark.parametrize("cid_length", range(9, 21))
 def test_padding_up_to_cid_length_is_random(cid_length: int) -> None:
-    """The octets beyond the block come from the source of randomness, in front of nothing and never decoded."""
+    """The octets after the block come from the source of randomness."""
     asked: list[int] = []
 
     def random_bytes(size: int) -> bytes:
@@ -157,14 +157,14 @@ def test_padding_up_to_cid_length_is_random(cid_length: int) -> None:
 
 @pytest.mark.parametrize("cid_length", [0, 9, 15, 20])
 def test_length_self_encoded_counts_the_padding(cid_length: int) -> None:
-    """The five bits hold the octets that follow the first, padding included."""
+    """The five bits contain the number of octets after the first, padding included."""
     params = CidParams(6, 4, 4, KEY, length_self_encoded=True, cid_length=cid_length)
     cid = CidCodec(params).encode(b"abcd", b"1234")
     assert cid[0] == 6 << 5 | len(cid) - 1
 
 
-def test_free_bits_of_the_first_octet_are_chance() -> None:
-    """Without self-encoding all 32 values occur, so the octet links no two IDs."""
+def test_free_bits_of_the_first_octet_are_random() -> None:
+    """Without self-encoding all 32 values occur, so the first octet does not link two IDs."""
     codec = CidCodec(CidParams(4, 1, 4))
     firsts = {codec.encode(b"a", b"1234")[0] for _ in range(1000)}
     assert firsts == set(range(0b100_00000, 0b101_00000))
@@ -181,14 +181,14 @@ def test_free_bits_of_the_first_octet_are_chance() -> None:
     ],
 )
 def test_encode_refuses_wrong_lengths(server_id: bytes, nonce: bytes, text: str, encrypted: bool) -> None:
-    """One octet more or less is an error that says which and how many."""
+    """A length that is off by one octet raises an error that names the part and its length."""
     with pytest.raises(CidError, match=text):
         CidCodec(CidParams(0, 4, 4, KEY if encrypted else None)).encode(server_id, nonce)
 
 
 @pytest.mark.parametrize("params", [CidParams(0, 4, 4), CidParams(1, 4, 12, KEY), CidParams(2, 8, 5, KEY)], ids=repr)
 def test_codec_survives_pickling(params: CidParams) -> None:
-    """Another process gets the same parameters and makes its own AES contexts."""
+    """A pickled codec has the same parameters and creates its own AES contexts."""
     codec = CidCodec(params)
     twin = pickle.loads(pickle.dumps(codec))
     server_id, nonce = bytes(range(params.server_id_length)), bytes(range(params.nonce_length))

@@ -1,4 +1,4 @@
-"""The four-pass network, pass by pass, against the draft's worked example and its misprints."""
+"""Tests of the four-pass network, pass by pass, against the draft's worked example and its misprints."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def _aes(key: bytes) -> EncryptBlocks:
 
 
 def _watched(blocks: list[bytes], key: bytes = KEY) -> EncryptBlocks:
-    """Return an AES that notes the blocks that it is given."""
+    """Return an AES function that records the blocks passed to it."""
 
     def encrypt(octets: bytes) -> bytes:
         blocks.extend(octets[at : at + LANE_BYTES] for at in range(0, len(octets), LANE_BYTES))
@@ -32,12 +32,12 @@ def _watched(blocks: list[bytes], key: bytes = KEY) -> EncryptBlocks:
 
 
 def _lane(half: str) -> int:
-    """A half as the draft prints it, left-aligned in a lane as expand() has it."""
+    """Return a half as the draft prints it, left-aligned in a lane as expand() aligns it."""
     return int.from_bytes(bytes.fromhex(half).ljust(LANE_BYTES, b"\0"), "big")
 
 
 def test_split_of_the_worked_example() -> None:
-    """Step 2: an odd plaintext parts in the middle of its middle octet; join undoes it."""
+    """Step 2: an odd plaintext is split in the middle of its middle octet; join undoes it."""
     feistel = Feistel(len(PLAINTEXT), _aes(KEY))
     assert feistel.split(PLAINTEXT) == (_lane("31441a90"), _lane("0c69c275"))
     assert feistel.join(*feistel.split(PLAINTEXT)) == PLAINTEXT
@@ -45,7 +45,7 @@ def test_split_of_the_worked_example() -> None:
 
 @pytest.mark.parametrize("row", EXAMPLE["passes"], ids=lambda row: f"pass {row['pass']}")
 def test_round_of_the_worked_example(row: dict[str, str | int]) -> None:
-    """Each pass hands AES the printed input and gets the printed output."""
+    """Each pass gives AES the printed input and gets the printed output."""
     blocks: list[bytes] = []
     feistel = Feistel(len(PLAINTEXT), _watched(blocks))
     aes_input, aes_output = bytes.fromhex(str(row["aes_input"])), bytes.fromhex(str(row["aes_output"]))
@@ -55,7 +55,7 @@ def test_round_of_the_worked_example(row: dict[str, str | int]) -> None:
 
 
 def test_passes_chain_into_the_worked_example() -> None:
-    """Split, four rounds with the printed halves in between, and join: the printed connection ID."""
+    """Split, four rounds with the printed halves in between, and join give the printed connection ID."""
     feistel = Feistel(len(PLAINTEXT), _aes(KEY))
     left, right = feistel.split(PLAINTEXT)
     ours = {"left": _lane("fffffff0"), "right": _lane("0fffffff")}
@@ -70,7 +70,7 @@ def test_passes_chain_into_the_worked_example() -> None:
 
 
 def test_encrypt_asks_aes_for_the_printed_blocks() -> None:
-    """encrypt() is those four passes in order, and nothing else."""
+    """encrypt() makes exactly those four passes, in order."""
     blocks: list[bytes] = []
     assert Feistel(len(PLAINTEXT), _watched(blocks)).encrypt(PLAINTEXT) == CIPHERTEXT
     assert [block.hex() for block in blocks] == [row["aes_input"] for row in EXAMPLE["passes"]]
@@ -87,7 +87,7 @@ def test_encrypt_asks_aes_for_the_printed_blocks() -> None:
     ids=["decrypt", "decrypt_left", "decrypt_batch", "decrypt_left_batch"],
 )
 def test_decryption_walks_the_passes_back(decrypt: Callable[[Feistel], bytes], passes: tuple[int, ...]) -> None:
-    """The very blocks of encryption, last pass first; three of them where the left half is enough."""
+    """Decryption encrypts the same blocks, last pass first; three passes suffice for the left half."""
     blocks: list[bytes] = []
     found = decrypt(Feistel(len(PLAINTEXT), _watched(blocks)))
     inputs = {row["pass"]: row["aes_input"] for row in EXAMPLE["passes"]}
@@ -99,7 +99,7 @@ def test_decryption_walks_the_passes_back(decrypt: Callable[[Feistel], bytes], p
 def test_three_passes_unless_the_server_id_is_longer(
     server_id_length: int, nonce_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """left_0 holds the whole server ID unless that is longer than the nonce; only then is a fourth pass paid."""
+    """left_0 contains the whole server ID unless that is longer than the nonce; only then a fourth pass is made."""
     blocks: list[bytes] = []
     monkeypatch.setattr(codec, "Feistel", lambda length, _aes: Feistel(length, _watched(blocks)))
     params = CidParams(0, server_id_length, nonce_length, KEY)
@@ -110,7 +110,7 @@ def test_three_passes_unless_the_server_id_is_longer(
 
 @pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.ODD_PAIRS)
 def test_decryption_pseudocode_erratum(server_id_length: int, nonce_length: int) -> None:
-    """The second block must clear the first bits of right_1: with left_1, as printed, no odd ID comes back."""
+    """Decryption must clear the first bits of right_1: with left_1, as printed, odd IDs do not decode."""
     dice = random.Random(server_id_length * 100 + nonce_length)
     plaintexts = [list(dice.randbytes(server_id_length + nonce_length)) for _ in range(8)]
     printed = []
@@ -125,7 +125,7 @@ def test_decryption_pseudocode_erratum(server_id_length: int, nonce_length: int)
 
 @pytest.mark.parametrize("length", range(2, 20))
 def test_network_is_a_permutation_of_every_length(length: int) -> None:
-    """From 2 octets: generators permute nonces with it, and those may be shorter than any connection ID."""
+    """Two octets are the minimum: generators permute nonces with the network, and a nonce can be shorter than a CID."""
     dice = random.Random(length)
     feistel = Feistel(length, _aes(KEY))
     blocks = [dice.randbytes(length) for _ in range(20)]
@@ -135,6 +135,6 @@ def test_network_is_a_permutation_of_every_length(length: int) -> None:
 
 
 def test_smallest_network_is_a_permutation_of_its_whole_space() -> None:
-    """All 65,536 blocks of two octets come out once each."""
+    """The 65,536 blocks of two octets encrypt to 65,536 different blocks."""
     feistel = Feistel(2, _aes(KEY))
     assert len({feistel.encrypt(number.to_bytes(2, "big")) for number in range(65536)}) == 65536

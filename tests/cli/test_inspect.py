@@ -1,4 +1,4 @@
-"""The commands that only read: what they print, where, and with which exit code."""
+"""Tests of the commands that only read: their output and exit codes."""
 
 import json
 import re
@@ -28,7 +28,7 @@ PARAMS = CidParams(1, 3, 13, bytes.fromhex(KEY))
 
 
 class Result(NamedTuple):
-    """What a command did."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def qlb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process."""
+    """Return a function that runs a command line in this process."""
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr("sys.argv", ["qlb", *map(str, arguments)])
@@ -54,7 +54,7 @@ def qlb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A good configuration."""
+    """A valid configuration file."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     path.chmod(0o600)
@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
-    """A CI that must not have the keys can check everything else."""
+    """A CI system without access to the keys can check everything else."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT.replace(f"key: {KEY}", "key_file: keys/1.hex"))
     assert qlb("check", path).code == 2
@@ -77,14 +77,14 @@ def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
 
 
 def test_check_of_a_good_file(qlb: Run, config: Path) -> None:
-    """Exit 0, and one line that says what would run."""
+    """A valid configuration gives exit code 0 and one line that names the backends and the plane."""
     result = qlb("check", config)
     assert result.code == 0
     assert result.out == f"{config}: good; 2 backends, plane {probe.choose('auto', 'proxy')}\n"
 
 
-def test_check_tells_every_problem_at_once(qlb: Run, config: Path) -> None:
-    """Exit 2; on stderr a line for each problem, with file, line and column; nothing on stdout, no secret."""
+def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:
+    """Problems give exit code 2, a line each with file, line and column on stderr, no stdout and no secret."""
     config.write_text(TEXT.replace("nonce_length: 13", "nonce_lenght: 13").replace("5002", "99999"))
     result = qlb("check", config)
     assert (result.code, result.out) == (2, "")
@@ -95,44 +95,44 @@ def test_check_tells_every_problem_at_once(qlb: Run, config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "said"),
+    ("forwarding", "message"),
     [("{mode: proxy-protocol}", "there is: gue, ipip, l2, proxy"), ("{plane: xdp}", "batch, asyncio does")],
 )
-def test_check_refuses_what_this_release_cannot_run(qlb: Run, config: Path, forwarding: str, said: str) -> None:
-    """A mode that is not there, or not this plane's, is an error that says what is."""
+def test_check_rejects_unavailable_modes_and_planes(qlb: Run, config: Path, forwarding: str, message: str) -> None:
+    """A mode that does not exist, or that the plane lacks, is an error that lists the alternatives."""
     config.write_text(f"forwarding: {forwarding}\n{TEXT}")
     result = qlb("check", config)
     assert result.code == 2
-    assert said in result.err
+    assert message in result.err
 
 
 def test_check_of_no_file(qlb: Run, tmp_path: Path) -> None:
-    """A file that is not there is a configuration problem, not a traceback."""
+    """A missing file is a configuration problem, without a traceback."""
     result = qlb("check", tmp_path / "missing.yaml")
     assert result.code == 2
     assert "Traceback" not in result.err
 
 
 def test_usage_errors(qlb: Run) -> None:
-    """A wrong command line exits 2."""
+    """A wrong command line exits with code 2."""
     assert qlb("no-such-command").code == 2
     assert qlb("check").code == 2
 
 
 def test_keygen(qlb: Run) -> None:
-    """32 hex digits, never the same."""
+    """Each key has 32 hex digits and is new."""
     first, second = qlb("keygen").out, qlb("keygen").out
     assert re.fullmatch(r"[0-9a-f]{32}\n", first)
     assert first != second
 
 
 def test_schema_is_json(qlb: Run) -> None:
-    """The schema is a JSON Schema."""
+    """The printed schema is a JSON Schema."""
     assert json.loads(qlb("schema").out)["$schema"].startswith("https://json-schema.org/")
 
 
 def test_cid_round_trip(qlb: Run, config: Path) -> None:
-    """An ID that encode makes of a backend, decode tells to be its own."""
+    """An ID that encode prints for a backend decodes to that backend."""
     cid = qlb("cid", "encode", "--config", config, "b").out.strip()
     found = json.loads(qlb("cid", "decode", "--config", config, "--json", cid).out)
     assert found == {
@@ -144,16 +144,16 @@ def test_cid_round_trip(qlb: Run, config: Path) -> None:
     assert "backend: b" in qlb("cid", "decode", "--config", config, cid).out
 
 
-def test_cid_encode_with_everything_said(qlb: Run, config: Path) -> None:
-    """A server ID in hex, a config and a nonce give exactly the codec's ID, but for the first octet's free bits."""
+def test_cid_encode_with_all_options(qlb: Run, config: Path) -> None:
+    """A server ID in hex, a config ID and a nonce give exactly the codec's ID, except for the first octet."""
     nonce = "00112233"
     result = qlb("cid", "encode", "--config", config, "--config-id", 2, "--nonce", nonce, "0000000a")
     assert result.out.strip()[2:] == "0000000a" + nonce
 
 
-@pytest.mark.parametrize("arguments", [("encode", "nobody"), ("decode", "ff00"), ("decode", "20"), ("encode", "0a0a")])
-def test_cid_refusals(qlb: Run, config: Path, arguments: tuple[str, str]) -> None:
-    """Names and IDs that mean nothing here exit 1 with one line."""
+@pytest.mark.parametrize("arguments", [("encode", "unknown"), ("decode", "ff00"), ("decode", "20"), ("encode", "0a0a")])
+def test_cid_errors(qlb: Run, config: Path, arguments: tuple[str, str]) -> None:
+    """Names and IDs unknown to the configuration exit with code 1 and one line."""
     verb, value = arguments
     result = qlb("cid", verb, "--config", config, value)
     assert result.code == 1
@@ -162,17 +162,17 @@ def test_cid_refusals(qlb: Run, config: Path, arguments: tuple[str, str]) -> Non
 
 
 def test_explain_a_routable_datagram(qlb: Run, config: Path) -> None:
-    """The steps name the config, the algorithm, the server ID, the backend and the section of the draft."""
+    """The steps name the CID config, the algorithm, the server ID, the backend and the section of the draft."""
     datagram = b"\x40" + CidCodec(PARAMS).encode(b"\x0b" * 3, bytes(13)) + bytes(20)
     out = qlb("explain", config, datagram.hex()).out
     for word in ("single-pass", "0b0b0b", "127.0.0.1:5002", "draft-ietf-quic-load-balancers", "RFC 8999"):
         assert word in out
-    told = json.loads(qlb("explain", config, datagram.hex(), "--json").out)
-    assert (told["outcome"], told["backend"]) == ("cid_config_1", "b")
+    explained = json.loads(qlb("explain", config, datagram.hex(), "--json").out)
+    assert (explained["outcome"], explained["backend"]) == ("cid_config_1", "b")
 
 
-def test_explain_follows_the_client(qlb: Run, config: Path) -> None:
-    """An unroutable datagram goes where the client's address hashes to: the same each time, not the same for all."""
+def test_explain_depends_on_the_client(qlb: Run, config: Path) -> None:
+    """An unroutable datagram goes to the backend chosen by the hash of the client's address."""
     datagram = "c00000000108" + "e0" * 8 + "00"
 
     def backend(client: str) -> str:
@@ -184,8 +184,8 @@ def test_explain_follows_the_client(qlb: Run, config: Path) -> None:
     assert {backend(f"192.0.2.7:{port}") for port in range(1001, 1007)} == {"a", "b"}
 
 
-def test_explain_takes_mapped_clients_for_ipv4(qlb: Run, config: Path) -> None:
-    """[::ffff:192.0.2.7] is 192.0.2.7, in what is told too."""
+def test_explain_treats_mapped_clients_as_ipv4(qlb: Run, config: Path) -> None:
+    """[::ffff:192.0.2.7] is treated, and printed, as 192.0.2.7."""
     datagram = "c00000000108" + "e0" * 8 + "00"
     plain = qlb("explain", config, datagram, "--client", "192.0.2.7:1234").out
     assert "192.0.2.7 port 1234" in plain
@@ -194,7 +194,7 @@ def test_explain_takes_mapped_clients_for_ipv4(qlb: Run, config: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("zz",), ("40", "--client", "nonsense")])
 def test_explain_usage(qlb: Run, config: Path, arguments: tuple[str, ...]) -> None:
-    """What is no hex, and no address, is a usage error."""
+    """Invalid hex and an invalid address are usage errors."""
     assert qlb("explain", config, *arguments).code == 2
 
 
@@ -204,7 +204,7 @@ def test_explain_of_nothing(qlb: Run, config: Path) -> None:
 
 
 def test_server_config(qlb: Run, config: Path) -> None:
-    """The one place that prints the key: what the server must load."""
+    """server-config prints what the server must load, key included."""
     out = qlb("server-config", config, "a").out
     assert KEY in out
     assert "0a0a0a" in out
@@ -213,14 +213,14 @@ def test_server_config(qlb: Run, config: Path) -> None:
     assert model["config-id"] == 1
 
 
-def test_server_config_of_nobody(qlb: Run, config: Path) -> None:
-    """An unknown backend is told."""
-    assert qlb("server-config", config, "nobody").code in (1, 2)
+def test_server_config_of_an_unknown_backend(qlb: Run, config: Path) -> None:
+    """An unknown backend is an error."""
+    assert qlb("server-config", config, "unknown").code in (1, 2)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_examples_pass(qlb: Run, tmp_path: Path, name: str) -> None:
-    """Every file in configs/ is good, once its key files are there."""
+    """Every file in configs/ is valid once its key files exist."""
     path = Path(shutil.copy(CONFIGS / name, tmp_path))
     for key_file in re.findall(r"^\s*(?:key_file|hash_key_file):\s*(\S+)", path.read_text(), re.MULTILINE):
         (tmp_path / key_file).parent.mkdir(exist_ok=True)

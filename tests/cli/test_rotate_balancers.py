@@ -1,4 +1,4 @@
-"""``qlb rotate`` on the network: how other balancers are asked."""
+"""Tests of ``qlb rotate`` with other balancers: how it requests their status."""
 
 import json
 import threading
@@ -20,10 +20,10 @@ backends:
 
 
 class _Balancer(BaseHTTPRequestHandler):
-    """The status of a balancer that has just begun and decodes nothing."""
+    """The status of a balancer that has just started and decodes nothing."""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer with the status."""
         body = json.dumps({"uptime_s": 1.0, "cid_configs": [], "unconfigured_cids": []}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -36,7 +36,7 @@ class _Balancer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def balancer() -> Iterator[str]:
-    """A balancer's URL."""
+    """The URL of a running balancer."""
     with HTTPServer(("127.0.0.1", 0), _Balancer) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -49,7 +49,7 @@ def balancer() -> Iterator[str]:
 def test_balancers_are_asked_without_a_proxy(
     balancer: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A proxy of the environment has no way into the operator's network; here nothing listens at it."""
+    """A proxy in the environment is ignored: it may have no route to the operator's network."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     path.chmod(0o600)

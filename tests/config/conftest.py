@@ -1,4 +1,4 @@
-"""A sound configuration to break, and a way to load text."""
+"""Fixtures with a valid configuration to modify, and functions that load text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,25 +30,25 @@ Lines = Callable[[str], tuple[str, ...]]
 
 @pytest.fixture
 def sound() -> str:
-    """A configuration without a problem and without a warning."""
+    """A configuration without problems or warnings."""
     return SOUND
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Load a text as if it were qlb.yaml in an empty folder."""
+    """Return a function that loads a text as if it were qlb.yaml in an empty folder."""
     return lambda text: load_text(text, tmp_path / "qlb.yaml")
 
 
 @pytest.fixture
 def problems(read: Read, tmp_path: Path) -> Lines:
-    """Load a broken text and return its problems without the file's name: LINE:COLUMN: message."""
+    """Return a function that loads an invalid text and returns its problems as LINE:COLUMN: message."""
 
     def find(text: str) -> tuple[str, ...]:
         with pytest.raises(ConfigError) as caught:
             read(text)
         assert caught.value.__cause__ is None
-        assert caught.value.__context__ is None, "pydantic's own error would carry the input, keys included"
+        assert caught.value.__context__ is None, "pydantic's own error would contain the input, keys included"
         return _bare(caught.value.problems, tmp_path)
 
     return find
@@ -56,7 +56,7 @@ def problems(read: Read, tmp_path: Path) -> Lines:
 
 @pytest.fixture
 def warnings(read: Read, tmp_path: Path) -> Lines:
-    """Load a text and return its warnings without the file's name."""
+    """Return a function that loads a text and returns its warnings without the file's name."""
     return lambda text: _bare(read(text).warnings, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Warnings: each fires where it should, at the right place, and a sound configuration has none."""
+"""Tests of warnings: each appears when it should, at the right position; a sound configuration has none."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ INLINE = 'key: "00112233445566778899aabbccddeeff"'
 
 
 def test_a_sound_configuration_has_none(sound: str, warnings: Lines) -> None:
-    """Silence means that nothing is doubtful."""
+    """A sound configuration gives no warnings."""
     assert warnings(sound) == ()
 
 
@@ -33,14 +33,14 @@ def test_short_server_ids(sound: str, warnings: Lines) -> None:
 
 
 def test_plaintext(sound: str, warnings: Lines) -> None:
-    """Without a key everybody on the path can follow a connection."""
+    """A CID config without a key gives a warning: observers on the path can follow connections."""
     (line,) = warnings(sound.replace(f"    {INLINE}\n", ""))
     assert line.startswith("3:16: config 1 has no key: everybody on the path reads from each packet which server")
 
 
 @pytest.mark.parametrize(("length", "odds"), [(4, "1 in 4 "), (5, "1 in 1,100 "), (6, None), (8, None)])
 def test_short_nonces(sound: str, warnings: Lines, length: int, odds: str | None) -> None:
-    """Below six octets restarts of a server repeat its IDs; more so where nonces are drawn at random."""
+    """Below six octets, restarts of a server repeat its IDs, more often if nonces are drawn at random."""
     text = sound.replace("nonce_length: 8", f"nonce_length: {length}")
     plain = warnings(text.replace(f"    {INLINE}\n", ""))[1:]
     if odds is None:
@@ -56,8 +56,8 @@ def test_short_nonces(sound: str, warnings: Lines, length: int, odds: str | None
     assert length != 4 or "after 77,163 connection IDs" in line
 
 
-def test_no_configuration_of_ours_has_short_nonces() -> None:
-    """Samples are copied."""
+def test_no_shipped_configuration_has_short_nonces() -> None:
+    """Users copy the shipped configurations, so their nonces have six octets or more."""
     root = Path(__file__).parents[2]
     samples = [*root.glob("configs/*.yaml"), *root.glob("deploy/**/qlb.yaml"), *root.glob("examples/**/*.yaml")]
     assert len(samples) > 2
@@ -67,7 +67,7 @@ def test_no_configuration_of_ours_has_short_nonces() -> None:
 
 
 def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:
-    """No ID of it can be routed. Short IDs of no server hit nobody."""
+    """A CID config without server IDs gives a warning, because it routes nothing, but none about short server IDs."""
     second = (
         "  - {config_id: 2, server_id_length: 1, nonce_length: 11, key: 8f95f09245765f80256934e50c66207f}\nbackends:"
     )
@@ -80,7 +80,7 @@ def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:
 
 
 def test_backends_without_server_ids(sound: str, warnings: Lines) -> None:
-    """One warning for all of them, and another where config 0 may catch their IDs."""
+    """All backends without server IDs share one warning; config 0 gives another, since it may match their IDs."""
     text = sound + "  - {name: c, address: 127.0.0.1:5003}\n"
     (line,) = warnings(text)
     assert line.startswith("14:5: backend 'c' has no server_ids: its connections are lost when their addresses change")
@@ -100,7 +100,7 @@ backends:"""
 
 
 def two_configs(sound: str) -> str:
-    """A sound configuration with two configs that share server IDs."""
+    """Return a sound configuration with two CID configs that share server IDs."""
     return (
         sound.replace("backends:", SECOND)
         .replace('{1: "c0ffee01"}', "{1: c0ffee01, 2: c0ffee01}")
@@ -109,12 +109,12 @@ def two_configs(sound: str) -> str:
 
 
 def test_two_encrypted_configs_may_share_server_ids(sound: str, warnings: Lines) -> None:
-    """That is a rotation."""
+    """Two encrypted CID configs that share server IDs are a rotation and give no warning."""
     assert warnings(two_configs(sound)) == ()
 
 
 def test_a_plaintext_and_an_encrypted_config_that_share_server_ids(sound: str, warnings: Lines) -> None:
-    """The draft says that such deployments MUST use different ones."""
+    """The draft requires (MUST) different server IDs for plaintext and encrypted CID configs."""
     text = two_configs(sound).replace(f"    {INLINE}\n", "")
     plain, mixed = warnings(text)
     assert plain.startswith("3:16: config 1 has no key")
@@ -125,7 +125,7 @@ def test_a_plaintext_and_an_encrypted_config_that_share_server_ids(sound: str, w
 
 
 def test_one_key_for_two_configs(sound: str, warnings: Lines) -> None:
-    """A rotation that rotates nothing; the key is not shown."""
+    """A rotation to the same key gives a warning, which does not show the key."""
     (line,) = warnings(
         two_configs(sound).replace("8f95f09245765f80256934e50c66207f", "00112233445566778899AABBCCDDEEFF")
     )
@@ -134,7 +134,7 @@ def test_one_key_for_two_configs(sound: str, warnings: Lines) -> None:
 
 
 def test_connection_ids_of_two_lengths_on_one_server(sound: str, warnings: Lines) -> None:
-    """At cid_length where it is given, else at the config; not where no server has both."""
+    """The warning points at cid_length if it is set, else at the CID config. Servers with one of the two get none."""
     text = two_configs(sound)
     longer = text.replace(
         "config_id: 2\n    server_id_length: 4\n    nonce_length: 8",
@@ -158,7 +158,7 @@ def test_connection_ids_of_two_lengths_on_one_server(sound: str, warnings: Lines
 
 
 def test_the_demo_key_in_public(sound: str, warnings: Lines) -> None:
-    """It is fine on the loopback and nowhere else."""
+    """The demo key is fine on loopback addresses and gives a warning on all others."""
     demo = sound.replace("00112233445566778899aabbccddeeff", DEMO_KEY.hex())
     assert warnings(demo) == ()
     (line,) = warnings(demo.replace('["127.0.0.1:4433"]', '["[::1]:1", "[::]:443"]'))
@@ -166,8 +166,8 @@ def test_the_demo_key_in_public(sound: str, warnings: Lines) -> None:
     assert DEMO_KEY.hex() not in line
 
 
-def test_nobody_takes_new_connections(warnings: Lines, sound: str) -> None:
-    """No backend, or all draining or without weight."""
+def test_no_backend_accepts_new_connections(warnings: Lines, sound: str) -> None:
+    """A pool that is empty, or in which every backend is draining or has weight 0, gives a warning."""
     assert warnings("listen: ['127.0.0.1:1']\nbackends: []\n") == ("2:11: backends is empty: every packet is dropped",)
     text = sound.replace("5001\n", "5001\n    state: draining\n").replace("5002\n", "5002\n    weight: 0\n")
     assert warnings(text) == ("8:3: no backend is active with a weight above 0: new connections are dropped",)
@@ -175,13 +175,13 @@ def test_nobody_takes_new_connections(warnings: Lines, sound: str) -> None:
 
 
 def test_two_backends_with_one_address(sound: str, warnings: Lines) -> None:
-    """Legal, for processes behind one socket; mostly a slip."""
+    """Two backends may share one address, for processes behind one socket, but it is usually a mistake."""
     (line,) = warnings(sound.replace("5002", "5001"))
     assert line.startswith("12:14: backends 'agent-a' and 'agent-b' have the same address 127.0.0.1:5001")
 
 
 def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None:
-    """At the timeout, or where it would be; not where nothing is probed."""
+    """The warning points at the timeout, or at the section if that is missing; without probes there is none."""
     (line,) = warnings(sound + "health: {interval: 200ms, timeout: 2s}\n")
     assert line.startswith("14:36: health.timeout (2s) is longer than health.interval (200ms)")
     (line,) = warnings(sound + "health: {interval: 200ms}\n")
@@ -191,7 +191,7 @@ def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None
 
 @pytest.mark.parametrize(("mode", "count"), [(0o644, 1), (0o604, 1), (0o640, 0), (0o600, 0)])
 def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mode: int, count: int) -> None:
-    """A key file of that mode would be refused. One warning, at the first secret."""
+    """A readable file with secrets gives one warning, at the first secret; as a key file it would be rejected."""
     path = tmp_path / "qlb.yaml"
     for text, at in (
         (sound + 'fallback: {hash_key: "00112233445566778899aabbccddeeff"}\n', "6:10"),
@@ -199,13 +199,13 @@ def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mod
     ):
         path.write_text(text)
         path.chmod(mode)
-        told = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
-        assert len(told) == count
-        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in told)
+        found = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
+        assert len(found) == count
+        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in found)
 
 
-def test_a_file_without_secrets_may_be_read_by_everybody(tmp_path: Path, sound: str) -> None:
-    """Neither the demo key nor a key file makes it secret."""
+def test_a_file_without_secrets_may_be_world_readable(tmp_path: Path, sound: str) -> None:
+    """Neither the demo key nor the name of a key file makes a configuration secret."""
     path = tmp_path / "qlb.yaml"
     (tmp_path / "k").write_text("8f95f09245765f80256934e50c66207f")
     (tmp_path / "k").chmod(0o600)

@@ -1,4 +1,4 @@
-"""From the configuration to what the floors below take."""
+"""Tests of the conversion of the configuration to the types of routing and CID code."""
 
 import pickle
 from collections.abc import Callable
@@ -18,7 +18,7 @@ KEY = bytes.fromhex("00112233445566778899aabbccddeeff")
 
 
 def test_cid_params(sound: str, read: Read) -> None:
-    """One for each config, in the order of the file; an absent cid_length is the shortest."""
+    """Each CID config gives one CidParams, in the order of the file; an absent cid_length is the shortest."""
     second = (
         "  - {config_id: 0, server_id_length: 3, nonce_length: 6, cid_length: 20, length_self_encoded: yes}\nbackends:"
     )
@@ -28,8 +28,8 @@ def test_cid_params(sound: str, read: Read) -> None:
     )
 
 
-def test_every_pair_of_lengths_that_is_accepted_makes_params(sound: str, read: Read) -> None:
-    """What the configuration allows, CidParams allows too; and the configuration refuses the rest."""
+def test_every_accepted_pair_of_lengths_makes_params(sound: str, read: Read) -> None:
+    """CidParams accepts every pair that the configuration accepts; the configuration rejects all others."""
     for server_id_length in range(1, 16):
         for nonce_length in range(4, 19):
             text = sound.replace("server_id_length: 4", f"server_id_length: {server_id_length}")
@@ -43,7 +43,7 @@ def test_every_pair_of_lengths_that_is_accepted_makes_params(sound: str, read: R
 
 
 def test_backends(sound: str, read: Read) -> None:
-    """All that the router knows of them; picklable, since snapshots go to the workers."""
+    """Backends have all fields that the router uses, and can be pickled, since snapshots go to the workers."""
     made = backends(read(sound + "    weight: 7\n    state: draining\n").config)
     assert made == (
         Backend("agent-a", Endpoint("127.0.0.1", 5001), {1: (b"\xc0\xff\xee\x01",)}),
@@ -53,13 +53,13 @@ def test_backends(sound: str, read: Read) -> None:
 
 
 def test_fallback_key(sound: str, read: Read) -> None:
-    """The published one unless there is another."""
+    """The fallback key is the published one unless the configuration sets another."""
     assert fallback_key(read(sound).config) == DEFAULT_KEY
     assert fallback_key(read(f"{sound}fallback: {{hash_key: {KEY.hex()}}}\n").config) == KEY
 
 
 def test_snapshot(sound: str, read: Read) -> None:
-    """It routes what a server issues."""
+    """The snapshot routes an ID that a server issued."""
     config = read(sound).config
     made = snapshot(config, generation=5)
     assert made.generation == 5

@@ -1,4 +1,4 @@
-"""The files in configs/, and the schema that an editor checks them with."""
+"""Tests of the files in configs/, and of the schema with which an editor checks them."""
 
 import re
 from pathlib import Path
@@ -15,26 +15,26 @@ from qlb.config.model import Config, Section, section_of
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 WARNED = {"plaintext.yaml": 1}
-"""Warnings that belong to what the example shows; all others have none."""
+"""Number of warnings that an example gives on purpose; all others give none."""
 
 
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
-    """A validator for the schema, which is a legal one."""
+    """A validator for the schema, which itself is a valid JSON Schema."""
     schema = json_schema()
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def as_editor(node: object) -> object:
-    """Return YAML the way a JSON Schema validator of an editor sees it: typed, keys as strings."""
+    """Return YAML data as an editor's JSON Schema validator sees it: typed, with strings as keys."""
     if isinstance(node, dict):
         return {str(key): as_editor(value) for key, value in node.items()}
     return [as_editor(item) for item in node] if isinstance(node, list) else node
 
 
-def placed(name: str, folder: Path) -> Path:
-    """Copy an example to a folder with the key files that it names."""
+def copied(name: str, folder: Path) -> Path:
+    """Copy an example to a folder, together with the key files that it names."""
     text = (CONFIGS / name).read_text()
     path = folder / name
     path.write_text(text)
@@ -46,7 +46,7 @@ def placed(name: str, folder: Path) -> Path:
 
 
 def test_the_examples_are_there() -> None:
-    """The one that `make run` uses, and those that the documentation names."""
+    """configs/ contains the example of `make run` and those that the documentation names."""
     assert set(EXAMPLES) == {
         "anycast.yaml",
         "direct-return.yaml",
@@ -62,20 +62,20 @@ def test_the_examples_are_there() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_loads(name: str, tmp_path: Path) -> None:
-    """Without a problem, and without a warning that is not its point."""
-    assert len(load(placed(name, tmp_path)).warnings) == WARNED.get(name, 0)
+    """An example has no problem, and no warnings except the intended ones."""
+    assert len(load(copied(name, tmp_path)).warnings) == WARNED.get(name, 0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_follows_the_schema(name: str, validator: Draft202012Validator) -> None:
-    """Read with YAML's own types, and read as text."""
+    """An example matches the schema, both with YAML's own types and with plain strings."""
     text = (CONFIGS / name).read_text()
     validator.validate(as_editor(yaml.safe_load(text)))
     validator.validate(as_editor(yaml.load(text, yaml.BaseLoader)))
 
 
 def test_the_quickstart() -> None:
-    """Exactly what `make run` promises."""
+    """The quickstart has the addresses, backends and key that `make run` promises."""
     loaded = load(CONFIGS / "quickstart.yaml")
     config = loaded.config
     assert loaded.warnings == ()
@@ -92,7 +92,7 @@ def test_the_quickstart() -> None:
 
 
 def test_production_names_every_key() -> None:
-    """A key that is added to the model is explained there too, in its own line or commented out."""
+    """production.yaml explains every key of the model, either set or commented out."""
     text = (CONFIGS / "production.yaml").read_text()
     sections = [section_of(Config, name) for name in Config.model_fields]
     models: list[type[Section]] = [Config, *(section for section in sections if section is not None)]
@@ -101,7 +101,7 @@ def test_production_names_every_key() -> None:
 
 
 def comments(text: str) -> dict[str, str]:
-    """Return key → the comment beside it and in the lines below it, as running text."""
+    """Return key → the comment beside it and in the lines below it, as one text."""
     found: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
@@ -113,7 +113,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def test_production_states_every_default() -> None:
-    """What the comments call the default is the model's."""
+    """Every default in the comments is the model's default."""
     beside = comments((CONFIGS / "production.yaml").read_text())
     defaults = [(name, schema["default"]) for name, schema in _properties(json_schema()) if "default" in schema]
     for name, default in defaults:
@@ -122,7 +122,7 @@ def test_production_states_every_default() -> None:
 
 
 def written(default: object) -> str:
-    """Return a default as text has it."""
+    """Return a default as it is written in text."""
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -133,7 +133,7 @@ def _properties(schema: dict[str, object]) -> list[tuple[str, dict[str, object]]
 
 
 def test_every_key_is_described() -> None:
-    """Meaning, range and default stand in one text, without line breaks in the middle of it."""
+    """A description contains meaning, range and default, without line breaks."""
     for name, schema in _properties(json_schema()):
         description = schema["description"]
         assert isinstance(description, str)
@@ -162,7 +162,7 @@ MINIMAL: dict[str, object] = {"listen": ["127.0.0.1:1"], "backends": [{"name": "
     ],
 )
 def test_the_schema_accepts(validator: Draft202012Validator, more: dict[str, object]) -> None:
-    """What qlb accepts, in each type that an editor may see."""
+    """The schema accepts what qlb accepts, in each type that an editor may see."""
     validator.validate(MINIMAL | more)
 
 
@@ -190,6 +190,6 @@ def test_the_schema_accepts(validator: Draft202012Validator, more: dict[str, obj
         {"fallback": {"hash_key": "0" * 31}},
     ],
 )
-def test_the_schema_refuses(validator: Draft202012Validator, more: dict[str, object]) -> None:
-    """What qlb refuses, as far as one field tells."""
+def test_the_schema_rejects(validator: Draft202012Validator, more: dict[str, object]) -> None:
+    """The schema rejects what qlb rejects, if one section alone shows the mistake."""
     assert not validator.is_valid(MINIMAL | more)

@@ -1,4 +1,4 @@
-"""Whole configurations: what a good one becomes, and every problem of a bad one, with its place, in one go."""
+"""Tests of whole configurations: the values of a valid one, and every problem of an invalid one in one run."""
 
 import json
 import os
@@ -51,7 +51,7 @@ shutdown_delay: 1h
 
 
 def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
-    """The values are those that the text looks like, in the types that the code uses."""
+    """Values have the meaning that their text suggests, in the types that the code uses."""
     config = read(EVERY_KEY).config
     assert config.listen == (Endpoint("127.0.0.1", 4433), Endpoint("::1", 4433))
     (cid,) = config.cid_configs
@@ -76,8 +76,8 @@ def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
     assert (config.logging.level, config.logging.format, config.shutdown_delay) == ("debug", "json", 3600.0)
 
 
-def test_defaults_are_those_of_the_contract(read: Read) -> None:
-    """What is left out; an empty section, a null and an absent key are the same."""
+def test_defaults_are_the_documented_ones(read: Read) -> None:
+    """Absent keys get their defaults; an empty section, a null and an absent key are equivalent."""
     config = read("listen: ['127.0.0.1:0']\nbackends: []\nhealth:\nadmin: ~\nforwarding: {workers: null}\n").config
     assert config.cid_configs == ()
     assert config.forwarding.model_dump() == {
@@ -115,10 +115,10 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
 
 
 def test_a_configuration_cannot_be_changed(read: Read) -> None:
-    """Models are frozen, lists are tuples, the mapping is a read-only view."""
+    """Models are frozen, lists are tuples, and the mapping is a read-only view."""
     config = read(EVERY_KEY).config
     with pytest.raises(ValidationError):
-        setattr(config, "shutdown_delay", 1.0)  # noqa: B010 - mypy would refuse the plain form
+        setattr(config, "shutdown_delay", 1.0)  # noqa: B010 - mypy would reject the plain form
     with pytest.raises(TypeError):
         config.backends[0].server_ids[1] = ()  # type: ignore[index]
     with pytest.raises(ValidationError):
@@ -127,16 +127,16 @@ def test_a_configuration_cannot_be_changed(read: Read) -> None:
 
 @pytest.mark.parametrize("row", json.loads(MISTAKES.read_text()), ids=lambda row: repr(row["with"]))
 def test_one_mistake_is_one_problem(sound: str, problems: Lines, row: dict[str, Any]) -> None:
-    """Each message names the key, shows the value, says what to do, and points at it; nothing follows from it.
+    """A problem names the key, shows the value, gives advice and points at the mistake; it causes no other problem.
 
-    A row of mistakes.json replaces a text of the sound configuration once; the problems are LINE:COLUMN: message.
+    Each row of mistakes.json replaces one text of the sound configuration. Problems have the form LINE:COLUMN: message.
     """
     assert row["replace"] in sound
     assert list(problems(sound.replace(row["replace"], row["with"], 1))) == row["problems"]
 
 
-def test_all_kinds_of_problems_are_told_in_one_go(sound: str, problems: Lines) -> None:
-    """A duplicate key, a typo, a range, a reference, a rule between fields and a missing file, by line."""
+def test_all_kinds_of_problems_are_reported_together(sound: str, problems: Lines) -> None:
+    """Duplicate key, typo, range, reference, rule between fields and missing file are reported, ordered by line."""
     text = sound
     for old, new in [
         ("nonce_length: 8", "nonce_lenght: 8"),
@@ -173,32 +173,32 @@ def test_all_kinds_of_problems_are_told_in_one_go(sound: str, problems: Lines) -
     ],
 )
 def test_no_problem_follows_from_another(sound: str, problems: Lines, old: str, new: str) -> None:
-    """Nothing is called missing, unknown or too short because of a key or a value that could not be read."""
+    """An unreadable key or value does not make anything else missing, unknown or too short."""
     found = problems(sound.replace(old, new, 1))
     assert len(found) == (2 if "xyzzy" in new else 1)
 
 
-def test_what_is_below_a_misspelt_key_is_checked(sound: str, problems: Lines) -> None:
-    """Two mistakes, one inside the other, need one run."""
+def test_the_content_of_a_misspelt_section_is_checked(sound: str, problems: Lines) -> None:
+    """A mistake inside a misspelt section is reported in the same run."""
     found = problems(sound + "helth:\n  rise: 0\n")
     assert [line.split(":")[0] for line in found] == ["14", "15"]
 
 
-def test_a_misspelt_key_beside_the_right_one_is_left_out(sound: str, problems: Lines) -> None:
-    """Its value is not taken for another key's."""
+def test_a_misspelt_key_beside_the_right_one_is_ignored(sound: str, problems: Lines) -> None:
+    """The value of the misspelt key does not replace that of the right key."""
     assert len(problems(sound.replace("nonce_length: 8", "nonce_length: 8\n    nonce_lengt: 99"))) == 1
 
 
 def test_config_ids_are_unique(sound: str, problems: Lines) -> None:
-    """The second is told, and server IDs are measured against neither."""
+    """The second use of a config ID is reported, and server IDs are checked against neither CID config."""
     again = "  - {config_id: 1, server_id_length: 6, nonce_length: 8}\nbackends:"
     assert problems(sound.replace("backends:", again)) == (
         "7:17: cid_configs[1].config_id 1 is already used by cid_configs[0]; give each configuration its own",
     )
 
 
-def test_without_cid_configs_no_config_is_known(problems: Lines) -> None:
-    """Server IDs need a configuration."""
+def test_server_ids_without_cid_configs(problems: Lines) -> None:
+    """A server ID needs a CID config."""
     text = "listen: ['127.0.0.1:1']\nbackends:\n- {name: a, address: '127.0.0.1:2', server_ids: {1: aa}}\n"
     assert problems(text) == (
         "3:50: backends[0].server_ids: config 1 is unknown, cid_configs has none; add it there or remove it here",
@@ -206,13 +206,14 @@ def test_without_cid_configs_no_config_is_known(problems: Lines) -> None:
 
 
 def test_port_0_may_be_listened_on_twice(sound: str, read: Read) -> None:
-    """They become two ports. And a backend on the wildcard's port elsewhere is no loop."""
+    """Port 0 twice gives two ports. A backend with the port of the wildcard but another address is no loop."""
     text = sound.replace('["127.0.0.1:4433"]', '["127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:443"]')
     assert read(text.replace("127.0.0.1:5001", "10.0.0.1:443")).warnings == ()
 
 
+@pytest.mark.slow
 def test_too_many_backends() -> None:
-    """More than the counters hold. The tree is made by hand: its text would take seconds to read."""
+    """The counters limit the number of backends. The tree is built here, because parsing its text takes seconds."""
     at = Mark(1, 1)
     name, address = ScalarNode(at, "a"), ScalarNode(at, "127.0.0.1:2")
     backend = MappingNode(at, ((ScalarNode(at, "name"), name), (ScalarNode(at, "address"), address)))
@@ -225,7 +226,7 @@ def test_too_many_backends() -> None:
 
 
 def test_a_socket_path_must_fit(sound: str, problems: Lines, read: Read, tmp_path: Path) -> None:
-    """107 octets are what the system call takes; `..` is taken as the kernel does."""
+    """The system call accepts 107 octets; `..` is resolved as the kernel does."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "sub")
     config = read(f"{sound}admin: {{socket: link/../q.sock}}\n").config
@@ -236,7 +237,7 @@ def test_a_socket_path_must_fit(sound: str, problems: Lines, read: Read, tmp_pat
 
 
 def test_load_reads_a_file(tmp_path: Path, sound: str) -> None:
-    """With or without a byte order mark; paths in messages are as they were given."""
+    """A file may start with a byte order mark; messages show the path as given."""
     path = tmp_path / "qlb.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + sound.encode())
     path.chmod(0o600)
@@ -252,8 +253,8 @@ def test_load_reads_a_file(tmp_path: Path, sound: str) -> None:
         (b"\xef\xbb\xbfa\xe9", "1:2: not UTF-8 text (octet 0xe9): save the file as UTF-8"),
     ],
 )
-def test_files_that_are_no_text(tmp_path: Path, content: bytes, line: str) -> None:
-    """The first octet that is wrong, counted in characters."""
+def test_files_that_are_not_utf8_text(tmp_path: Path, content: bytes, line: str) -> None:
+    """The problem names the first wrong octet, with a column counted in characters."""
     path = tmp_path / "qlb.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -263,21 +264,21 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, line: str) -> No
 
 @pytest.mark.parametrize(("name", "reason"), [("absent", "No such file"), (".", "Is a directory"), ("a\0b", "null")])
 def test_files_that_cannot_be_opened(tmp_path: Path, name: str, reason: str) -> None:
-    """A ConfigError like any other."""
+    """A file that cannot be opened is a ConfigError with the reason."""
     with pytest.raises(ConfigError, match=f":1:1: cannot be read: .*{reason}"):
         load(tmp_path / name)
 
 
-def test_a_file_without_end_is_refused() -> None:
-    """Reading stops at the limit."""
+def test_an_endless_file_is_rejected() -> None:
+    """A device that never ends is rejected as not regular."""
     if not os.path.exists("/dev/zero"):  # noqa: PTH110
         pytest.skip("this system has no /dev/zero")
     with pytest.raises(ConfigError, match=":1:1: cannot be read: this is not a regular file"):
         load(Path("/dev/zero"))
 
 
-def test_interfaces_are_told_without_keys(tmp_path: Path) -> None:
-    """Of a configuration whose key files have gone with the daemon; another mistake is one here too."""
+def test_interfaces_are_read_without_keys(tmp_path: Path) -> None:
+    """Interfaces can be read although the key files are missing; other mistakes are still errors."""
     path = tmp_path / "qlb.yaml"
     text = """
         listen: ["192.0.2.1:443"]

@@ -1,4 +1,4 @@
-"""Any text and any octets: a configuration or a ConfigError, and nothing else."""
+"""Property tests: any text and any octets give a configuration or a ConfigError, and nothing else."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from qlb.errors import ConfigError
 PATH = Path("x.yaml")
 
 
-def told(text: str) -> tuple[str, ...]:
+def messages(text: str) -> tuple[str, ...]:
     """Load a text; return its problems or warnings."""
     try:
         return load_text(text, PATH).warnings
@@ -22,7 +22,7 @@ def told(text: str) -> tuple[str, ...]:
 
 
 def are_well_formed(lines: tuple[str, ...]) -> bool:
-    """Whether each line is FILE:LINE:COLUMN: message, on one line, in the order of the file."""
+    """Check the form of each line, FILE:LINE:COLUMN: message; return whether the lines are sorted by position."""
     marks = []
     for line in lines:
         path, row, column, message = line.split(":", 3)
@@ -36,30 +36,30 @@ def are_well_formed(lines: tuple[str, ...]) -> bool:
 @settings(deadline=None)
 @given(st.text())
 def test_any_text(text: str) -> None:
-    """Text that is mostly no YAML."""
-    assert are_well_formed(told(text))
+    """Any text is handled; most of it is no YAML."""
+    assert are_well_formed(messages(text))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab01:-?[]{}&*!|>'\"%@`#, \n\t\\\ud800\x00é\u2028\x85\ufeff")))
 def test_text_made_of_yaml_signs(text: str) -> None:
-    """Text that YAML has much to say about."""
-    assert are_well_formed(told(text))
+    """Text made of YAML's special characters is handled."""
+    assert are_well_formed(messages(text))
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_any_octets(content: bytes) -> None:
-    """What a file may hold."""
+    """Any content of a file is handled."""
     try:
-        lines = told(decode(content, PATH))
+        lines = messages(decode(content, PATH))
     except ConfigError as error:
         lines = error.problems
     assert are_well_formed(lines)
 
 
 def keys(model: type[Section]) -> list[str]:
-    """Return every key of the configuration."""
+    """Return every key of a model and of its sections."""
     sections = [section_of(model, name) for name in model.model_fields]
     return [*model.model_fields, *(key for section in sections if section for key in keys(section))]
 
@@ -86,17 +86,17 @@ TREES = st.recursive(
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*Config.model_fields, "lisen", "<<"]), TREES), max_size=6))
 def test_known_keys_with_any_values(entries: list[tuple[str, str]]) -> None:
-    """YAML with the right words in wrong places."""
-    assert are_well_formed(told("".join(f"{key}: {value}\n" for key, value in entries)))
+    """Known keys with arbitrary values are handled."""
+    assert are_well_formed(messages("".join(f"{key}: {value}\n" for key, value in entries)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_sound_file_with_something_else_in_its_middle(sound: str, data: st.DataObject) -> None:
-    """What a slip of the hand makes of a file."""
+def test_a_sound_file_with_a_random_edit(sound: str, data: st.DataObject) -> None:
+    """A sound file in which some characters were replaced is handled."""
     start = data.draw(st.integers(0, len(sound)))
     end = data.draw(st.integers(start, min(len(sound), start + 12)))
     filling = data.draw(
         st.one_of(st.text(max_size=6), st.sampled_from(["\n", "  ", "- ", "{", "}", "'", ": ", "*a ", "!b "]))
     )
-    assert are_well_formed(told(sound[:start] + filling + sound[end:]))
+    assert are_well_formed(messages(sound[:start] + filling + sound[end:]))

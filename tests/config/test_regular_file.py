@@ -1,4 +1,4 @@
-"""Reading files that an operator has named: what is no file is refused at once."""
+"""Tests of reading files that an operator names: anything but a regular file is rejected at once."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def _folder(path: Path) -> None:
 
 def _huge(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(1 << 40)  # a hole: it takes no room
+        file.truncate(1 << 40)  # sparse: it uses no disk space
 
 
 no_file = pytest.mark.parametrize("make", [_pipe, _socket, _device, _folder, _huge])
@@ -43,7 +43,7 @@ REFUSED = "not a regular file|Is a directory|more than 64 MiB"
 
 
 def test_the_content_and_the_mode(tmp_path: Path) -> None:
-    """Up to the bound, and links are followed."""
+    """The function returns content and mode up to the size limit, and follows links."""
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     path.chmod(0o640)
@@ -56,7 +56,7 @@ def test_the_content_and_the_mode(tmp_path: Path) -> None:
 
 @no_file
 def test_a_configuration_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Nothing waits for a writer, and nothing that never ends is read."""
+    """Loading neither waits for a writer nor reads without end."""
     make(tmp_path / "qlb.yaml")
     with pytest.raises(ConfigError, match=REFUSED):
         load(tmp_path / "qlb.yaml")
@@ -64,7 +64,7 @@ def test_a_configuration_that_is_no_file(tmp_path: Path, make: Callable[[Path], 
 
 @no_file
 def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """The same for a file that discovery watches."""
+    """Reading a file of backends neither waits for a writer nor reads without end."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND)
     config: Config = load(path).config
@@ -75,7 +75,7 @@ def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path
 
 @no_file
 def test_a_key_file_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """The same for keys."""
+    """Reading a key file neither waits for a writer nor reads without end."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND + "fallback: {hash_key_file: key}\n")
     make(tmp_path / "key")
@@ -83,8 +83,8 @@ def test_a_key_file_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]
         load(path)
 
 
-def test_every_named_file_is_told_before_it_is_read(tmp_path: Path) -> None:
-    """Also where the configuration is wrong, so that a watcher learns what it waits for."""
+def test_every_named_file_is_announced_before_it_is_read(tmp_path: Path) -> None:
+    """Every file is announced, even if the configuration is invalid, so that a watcher can watch it."""
     path = tmp_path / "qlb.yaml"
     path.write_text(
         SOUND + "fallback: {hash_key_file: ../h.hex}\nhealth: {rise: none}\n"

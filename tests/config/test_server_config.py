@@ -1,4 +1,4 @@
-"""What a backend must load."""
+"""Tests of the CID configuration that a backend must load."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ backends:
 
 
 def test_server_config(read: Read) -> None:
-    """Every config under which the backend has an ID, in the order of the file, key included."""
+    """The result has every CID config under which the backend has an ID, in file order, key included."""
     assert server_config(read(TWO).config, "1e3") == {
         "backend": "1e3",
         "cid_configs": [
@@ -53,16 +53,16 @@ def test_server_config(read: Read) -> None:
 
 
 def test_server_config_yaml_means_the_same_to_every_reader(read: Read) -> None:
-    """Texts are in quotes: 010203 and 1e3 are numbers to one YAML or another."""
+    """Texts are quoted, because YAML versions disagree whether 010203 and 1e3 are numbers."""
     text = server_config_yaml(read(TWO).config, "1e3")
     assert yaml.safe_load(text) == server_config(read(TWO).config, "1e3")
     assert text.startswith('backend: "1e3"\ncid_configs:\n- config_id: 3\n  algorithm: "single-pass"\n')
     assert '- "010203"\n' in text
-    assert yaml.safe_dump("x") == "x\n...\n", "the library's own dumper is left alone"
+    assert yaml.safe_dump("x") == "x\n...\n", "the library's own dumper is unchanged"
 
 
 def test_yang(read: Read) -> None:
-    """RFC 7951: the top name with its module; hex strings with colons; one config and one server ID each."""
+    """RFC 7951: the top name has its module, and hex has colons. A document has one CID config and one server ID."""
     key = "8f:95:f0:92:45:76:5f:80:25:69:34:e5:0c:66:20:7f"
     single = {
         "config-id": 3,
@@ -83,22 +83,22 @@ def test_yang(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("plian", "no backend is called 'plian'; did you mean 'plain'?"),
         ("zzz", "no backend is called 'zzz'; there is 1e3, plain"),
         ("plain", "backend 'plain' has no server_ids: there is nothing for it to load"),
     ],
 )
-def test_backends_without_a_server_config(read: Read, name: str, says: str) -> None:
-    """The command line is wrong; the names that there are help."""
+def test_backends_without_a_server_config(read: Read, name: str, message: str) -> None:
+    """The error names the backends that exist, or the missing server IDs."""
     for make in (server_config, yang_server_configs):
         with pytest.raises(ConfigError) as caught:
             make(read(TWO).config, name)
-        assert caught.value.problems == (says,)
+        assert caught.value.problems == (message,)
 
 
 def test_a_configuration_without_backends(read: Read) -> None:
-    """There is none to name."""
+    """Without backends, the error states that there is none."""
     with pytest.raises(ConfigError, match=r"there is none$"):
         server_config(read("listen: ['127.0.0.1:1']\nbackends: []\n").config, "a")

@@ -1,4 +1,4 @@
-"""Sources of backends in the configuration, and files of backends: every mistake with its place."""
+"""Tests of discovery sources in the configuration and of backend files: each mistake has a position."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ discovery:
 
 
 def problems(text: str) -> list[str]:
-    """Return what is wrong, without the file's name."""
+    """Return the problems of a text without the file's name."""
     with pytest.raises(ConfigError) as caught:
         load_text(text, Path("x.yaml"))
     return [problem.removeprefix("x.yaml:") for problem in caught.value.problems]
 
 
 def test_a_sound_one() -> None:
-    """No problem and no warning; paths are whole; an address has its server ID under each configuration."""
+    """A sound source has no problems; its paths are absolute; an address has a server ID under each CID config."""
     loaded = load_text(SOUND, Path("/etc/qlb/x.yaml"))
     assert loaded.warnings == ()
     assert loaded.config.discovery[1].file == Path("/etc/qlb/pool.yaml")
@@ -49,13 +49,13 @@ def test_a_sound_one() -> None:
 
 
 def test_a_kubeconfig_is_beside_the_configuration() -> None:
-    """As every other file."""
+    """The name of a kubeconfig is relative to the configuration, as for every other file."""
     text = SOUND.replace("voice/agents", "voice/agents\n    kubeconfig: edge.kubeconfig")
     assert load_text(text, Path("/etc/qlb/x.yaml")).config.discovery[2].kubeconfig == Path("/etc/qlb/edge.kubeconfig")
 
 
 def test_addresses_and_names_have_one_form() -> None:
-    """The final dot of a name, and IPv4-mapped addresses of networks, resolvers and servers."""
+    """The final dot of a name is removed; IPv4-mapped networks, resolvers and servers become IPv4."""
     text = SOUND.replace("agents.test", "agents.test.").replace("10.7.0.0/16]", '"::ffff:10.7.0.0/112"]')
     config = load_text(text.replace("    port", '    resolvers: ["::ffff:10.0.0.53"]\n    port'), Path("x.yaml")).config
     source = config.discovery[0]
@@ -65,14 +65,14 @@ def test_addresses_and_names_have_one_form() -> None:
 
 
 @pytest.mark.parametrize("name", [".", "a..", "a..b", "a b.", "x" * 254])
-def test_names_that_cannot_be_asked_for(name: str) -> None:
-    """A final dot is one dot."""
+def test_invalid_dns_names(name: str) -> None:
+    """Only one final dot is allowed, and only after a valid name."""
     assert "discovery[0].dns must be a DNS name" in problems(SOUND.replace("agents.test", f'"{name}"'))[0]
 
 
 @pytest.mark.parametrize("address", ["10.8.0.1", "10.7.255.255", "pool", "::1"])
-def test_addresses_of_nobody(address: str) -> None:
-    """Outside of the networks, or none at all."""
+def test_unknown_addresses(address: str) -> None:
+    """An address outside the networks, or a text that is no address, names no backend."""
     with pytest.raises(ConfigError, match="no backend is called"):
         server_config(load_text(SOUND, Path("x.yaml")).config, address)
 
@@ -114,29 +114,29 @@ def test_addresses_of_nobody(address: str) -> None:
     ],
 )
 def test_mistakes(old: str, new: str, problem: str) -> None:
-    """Each is one problem, at its place."""
+    """Each mistake is one problem, at its position."""
     assert old in SOUND
     (found,) = problems(SOUND.replace(old, new))
     assert found.startswith(problem)
 
 
-def test_networks_of_two_sources_must_not_end_alike() -> None:
-    """Their server IDs would be the same."""
+def test_networks_of_two_sources_must_not_overlap_in_their_last_octets() -> None:
+    """Two networks whose addresses can end alike would give equal server IDs."""
     other = "  - {name: b, dns: b.test, port: 1, networks: [10.8.0.0/24], server_id_from: address}\n"
     found = problems(SOUND + other)
     assert "addresses in 10.8.0.0/24 and 10.7.0.0/16 can end in the same 2 octets" in found[0]
 
 
 def test_sources_may_share_a_network() -> None:
-    """An address is the same server whoever names it; a third source changes nothing about that."""
+    """One address in two sources is one server; a third source does not change that."""
     shared = "  - {name: NAME, dns: b.test, port: 1, networks: [10.7.0.0/16], server_id_from: address}\n"
     other = shared.replace("10.7.0.0/16", "10.9.0.0/32").replace("NAME", "d")
     text = SOUND.replace("server_id_length: 2", "server_id_length: 4").replace("nonce_length: 14", "nonce_length: 12")
     load_text(text + shared.replace("NAME", "b") + shared.replace("NAME", "c") + other, Path("x.yaml"))
 
 
-def test_server_ids_need_a_configuration() -> None:
-    """It says how long they are."""
+def test_server_ids_need_a_cid_config() -> None:
+    """server_id_from needs a CID config, which defines the length of the server IDs."""
     text = SOUND[: SOUND.index("cid_configs")] + SOUND[SOUND.index("backends") :]
     (found,) = problems(text)
     assert "needs an entry in cid_configs" in found
@@ -168,7 +168,7 @@ def test_server_ids_need_a_configuration() -> None:
     ],
 )
 def test_files_of_backends(line: str, problem: str, tmp_path: Path) -> None:
-    """Read as the configuration itself is, against its lengths and networks."""
+    """A backend file is read like the configuration itself, against its lengths and networks."""
     path = tmp_path / "pool.yaml"
     path.write_text(f"backends: [{line}]\n")
     config = load_text(SOUND, tmp_path / "x.yaml").config
@@ -183,8 +183,8 @@ def test_files_of_backends(line: str, problem: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "listen: []\n", "backends:\n", "{", "backends: 1\n", "\x00"])
-def test_what_is_no_file_of_backends(text: str, tmp_path: Path) -> None:
-    """It is refused, and nothing worse; a half-written one looks like that."""
+def test_invalid_backend_files(text: str, tmp_path: Path) -> None:
+    """An invalid file, such as a half-written one, is rejected with ConfigError."""
     path = tmp_path / "pool.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):

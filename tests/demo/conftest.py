@@ -1,4 +1,4 @@
-"""What the demo tests share: backends, a watch over the event loop, and small forwarders that stand for balancers."""
+"""Fixtures of the demo tests: backends, a check of the event loop, and small forwarders in the role of balancers."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ class Relay:
     """A UDP forwarder on loopback: each client address has its own socket towards each backend that it reaches."""
 
     def __init__(self, route: Route, *, drop_every: int = 0) -> None:
-        """Listen. route: (datagram, client's address) -> backend's address. drop_every: lose each so many-th."""
+        """Start to listen. route: (datagram, client's address) -> backend's address. drop_every: N drops each Nth."""
         self._route = route
         self._drop_every = drop_every
         self._seen = 0
@@ -34,7 +34,7 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which the relay listens."""
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -94,7 +94,7 @@ async def backends(certificate: Certificate) -> AsyncIterator[list[DemoBackend]]
 
 
 def by_connection_id(backends: list[DemoBackend]) -> Route:
-    """Route as qlb does: by the server ID in the packet, and where there is none by the client's port."""
+    """Return a route like qlb's: by the server ID in the packet, or else by the client's port."""
     codec = CidCodec(PARAMS)
     owners = {b"id" + backend.name[-1:].encode(): backend.endpoint for backend in backends}
 
@@ -107,21 +107,21 @@ def by_connection_id(backends: list[DemoBackend]) -> Route:
 
 @pytest.fixture
 async def steered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """A forwarder that routes by connection ID."""
+    """The port of a forwarder that routes by connection ID."""
     with contextlib.closing(Relay(by_connection_id(backends))) as relay:
         yield relay.port
 
 
 @pytest.fixture
 async def lossy_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """The same on a bad network: every 20th datagram is lost."""
+    """The port of a forwarder that routes by connection ID and drops every 20th datagram."""
     with contextlib.closing(Relay(by_connection_id(backends), drop_every=20)) as relay:
         yield relay.port
 
 
 @pytest.fixture
 async def scattered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """A forwarder that knows addresses only: each new one goes to the next backend."""
+    """The port of a forwarder that routes by address only: each new address goes to the next backend."""
     seen: dict[Address, int] = {}
 
     def route(_: bytes, client: Address) -> Address:
@@ -133,7 +133,7 @@ async def scattered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
 
 @pytest.fixture
 def taken() -> Iterator[socket.socket]:
-    """A UDP socket on a port of loopback; close it and the port is free again."""
+    """A UDP socket on a loopback port; closing it frees the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock
@@ -141,7 +141,7 @@ def taken() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def config_file(tmp_path: Path, taken: socket.socket) -> Path:
-    """A configuration whose one backend is on the port of ``taken``."""
+    """A configuration with one backend, on the port of ``taken``."""
     path = tmp_path / "config.yaml"
     path.write_text(
         "listen: ['127.0.0.1:4433']\n"

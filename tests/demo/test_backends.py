@@ -1,4 +1,4 @@
-"""The demo backends: which configuration they issue from, and the life of their process."""
+"""Tests of the demo backends: the CID config from which they issue IDs, and the life of their process."""
 
 import asyncio
 import signal
@@ -24,8 +24,8 @@ ANYWHERE = Endpoint("127.0.0.1", 0)
 TIMEOUT_S = 90.0
 
 
-def test_the_last_listed_configuration_is_issued_from() -> None:
-    """Of the configurations under which a backend has an ID, the newest; of its IDs there, the first."""
+def test_ids_are_issued_from_the_last_listed_config() -> None:
+    """A backend issues from the last listed CID config under which it has an ID, with its first server ID there."""
     both = id_source(Backend("both", ANYWHERE, {5: (b"old",), 2: (b"new", b"alt")}), [OLD, NEW])
     assert both is not None
     assert (both.params, both.server_id) == (NEW, b"new")
@@ -36,7 +36,7 @@ def test_the_last_listed_configuration_is_issued_from() -> None:
 
 
 async def test_with_and_without_server_ids(certificate: Certificate) -> None:
-    """One issues routable IDs; the other is a plain aioquic server with its 8 random octets."""
+    """A backend with server IDs issues routable IDs; one without is a plain aioquic server with 8 random octets."""
     wanted = [Backend("routable", ANYWHERE, {2: (b"new",)}), Backend("plain", ANYWHERE)]
     async with serving(wanted, [OLD, NEW], certificate) as running:
         assert [backend.name for backend in running] == ["routable", "plain"]
@@ -50,7 +50,7 @@ async def test_with_and_without_server_ids(certificate: Certificate) -> None:
 
 
 async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.socket) -> None:
-    """The error names the backend, and those that had started are closed."""
+    """The error names the backend, and backends that had started are closed."""
     port = taken.getsockname()[1]
     with pytest.raises(BackendError, match=f"cannot serve second on 127.0.0.1:{port}: "):
         async with serving(
@@ -59,9 +59,11 @@ async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.
             pytest.fail("bound")
 
 
-@pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "end", ["stdin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
+)
 async def test_the_process(end: str, config_file: Path, taken: socket.socket) -> None:
-    """It says ready when it can be reached, and ends with 0 when its stdin does or on a signal, in silence."""
+    """The process prints ready once it serves, and exits silently with 0 at the end of stdin or on a signal."""
     port = taken.getsockname()[1]
     taken.close()
     process = await asyncio.create_subprocess_exec(
@@ -88,8 +90,8 @@ async def test_the_process(end: str, config_file: Path, taken: socket.socket) ->
     assert rest == (b"", b"")
 
 
-def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, and the problems on stderr."""
+def test_an_invalid_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid configuration gives exit code 2, and the problems on stderr."""
     path = tmp_path / "bad.yaml"
     path.write_text("listen: []\n")
     assert main([str(path)]) == 2
@@ -97,7 +99,7 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 and how it is called."""
+    """A wrong number of arguments gives exit code 2 and the usage."""
     for arguments in ([], ["a", "b", "c"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err == "usage: python -m qlb.demo.backends CONFIG [NAME]\n"
@@ -111,31 +113,31 @@ def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> No
         ("{mode: gue, interfaces: [eth0]}", "b", ["b 10.0.0.3:2", "b 192.0.2.1:4433", "b [2001:db8::1]:4433"]),
     ],
 )
-def test_what_one_host_serves(forwarding: str, name: str | None, served: list[str]) -> None:
-    """Everything, or one backend; with direct return the service's own addresses, too."""
+def test_backends_that_one_host_serves(forwarding: str, name: str | None, served: list[str]) -> None:
+    """A host serves all backends or the named one; with direct return also at the service's own addresses."""
     assert [f"{b.name} {b.endpoint}" for b in served_here(config_of(forwarding), name)] == served
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "name", "said"),
+    ("forwarding", "name", "message"),
     [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "a host of its own")],
 )
-def test_what_no_host_serves(forwarding: str, name: str | None, said: str) -> None:
-    """A backend that is not there; several that answer at one address."""
-    with pytest.raises(ConfigError, match=said):
+def test_backends_that_no_host_serves(forwarding: str, name: str | None, message: str) -> None:
+    """An unknown backend is an error, and so are several backends that would answer at one address."""
+    with pytest.raises(ConfigError, match=message):
         served_here(config_of(forwarding), name)
 
 
 def config_of(forwarding: str) -> Config:
-    """Return a configuration of two backends and two service addresses."""
+    """Return a configuration with two backends and two service addresses."""
     backends = "[{name: a, address: '10.0.0.2:1'}, {name: b, address: '10.0.0.3:2'}]"
     listen = "['192.0.2.1:4433', '[2001:db8::1]:4433']"
     return load_text(f"listen: {listen}\nbackends: {backends}\nforwarding: {forwarding}\n", Path("qlb.yaml")).config
 
 
 def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, the backend named, and never ready."""
+    """A taken port gives exit code 1 and an error that names the backend; ready is never printed."""
     assert main([str(config_file)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")

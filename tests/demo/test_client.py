@@ -1,4 +1,4 @@
-"""The demo client: it reaches a backend, changes its address in both ways, and fails in bounded time."""
+"""Tests of the demo client: it reaches a backend, changes its address in both ways, and fails in bounded time."""
 
 import asyncio
 import socket
@@ -23,22 +23,22 @@ PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(ra
 
 @pytest.mark.parametrize("name", ["_peer_cid", "_peer_cid_available"])
 def test_canary_aioquic_still_has(name: str) -> None:
-    """What the client needs to know about its server's connection IDs."""
+    """The installed aioquic has the private attributes with the connection IDs of the client's server."""
     connection = QuicConnection(configuration=QuicConfiguration())
     assert hasattr(connection, name), f"this aioquic has no QuicConnection.{name}: qlb.demo.client must be adapted"
 
 
 async def test_get_in_one_call(backends: list[DemoBackend]) -> None:
-    """A connection of its own, one answer, closed."""
+    """get() opens a connection, returns one answer and closes the connection."""
     answer = await get("127.0.0.1", backends[1].endpoint.port, "/", timeout_s=TIMEOUT_S)
     assert answer == (200, "agent-b", b"agent-b\n", 8)
 
 
 async def test_over_ipv6(certificate: Certificate) -> None:
-    """Both sides and both kinds of rebinding over ::1."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+    """Both kinds of rebinding work over ::1."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         try:
-            probe.bind(("::1", 0))
+            sock.bind(("::1", 0))
         except OSError:
             pytest.skip("this machine cannot bind ::1")
     backend = Backend("six", Endpoint("::1", 0), {1: (b"six",)})
@@ -52,8 +52,8 @@ async def test_over_ipv6(certificate: Certificate) -> None:
             assert (await client.get("/")).backend == "six"
 
 
-async def test_a_silent_rebinding_keeps_the_connection_id(backends: list[DemoBackend]) -> None:
-    """Another port, the same destination connection ID, as behind a NAT."""
+async def test_a_silent_rebinding_retains_the_connection_id(backends: list[DemoBackend]) -> None:
+    """A silent rebinding, as by a NAT, changes the port but not the destination connection ID."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         port, cid = client.local_port, client.server_connection_id
@@ -63,8 +63,8 @@ async def test_a_silent_rebinding_keeps_the_connection_id(backends: list[DemoBac
         assert (await client.get("/")).backend == "agent-a"
 
 
-async def test_a_migration_takes_a_new_connection_id(backends: list[DemoBackend]) -> None:
-    """Another port and another destination connection ID, which decodes to the same server ID."""
+async def test_a_migration_uses_a_new_connection_id(backends: list[DemoBackend]) -> None:
+    """A migration changes the port and the destination connection ID; the new one decodes to the same server ID."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         port, cid = client.local_port, client.server_connection_id
@@ -76,7 +76,7 @@ async def test_a_migration_takes_a_new_connection_id(backends: list[DemoBackend]
 
 
 async def test_a_rebinding_in_mid_transfer(backends: list[DemoBackend]) -> None:
-    """The rest of the answer follows to the new address."""
+    """After a rebinding, the rest of the answer goes to the new address."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/300000")
         await transfer.at_least(1)
@@ -86,7 +86,7 @@ async def test_a_rebinding_in_mid_transfer(backends: list[DemoBackend]) -> None:
 
 
 async def test_no_id_to_move_to(backends: list[DemoBackend]) -> None:
-    """A migration without a spare ID is an error, not a silent rebinding in disguise."""
+    """A migration without a spare ID is an error, and does not become a silent rebinding."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         client._quic._peer_cid_available.clear()
@@ -95,7 +95,7 @@ async def test_no_id_to_move_to(backends: list[DemoBackend]) -> None:
 
 
 async def test_trust_in_the_right_certificate(backends: list[DemoBackend], certificate: Certificate) -> None:
-    """With a certificate to trust, the server must have it, and for this name."""
+    """A trusted certificate must be the server's and must name the host."""
     port = backends[0].endpoint.port
     for host in ("127.0.0.1", "localhost"):
         if host == "localhost" and (await _first_address(host)) != "127.0.0.1":
@@ -104,19 +104,19 @@ async def test_trust_in_the_right_certificate(backends: list[DemoBackend], certi
 
 
 async def test_trust_in_another_certificate(backends: list[DemoBackend]) -> None:
-    """A server with another certificate is not spoken to."""
+    """The client does not connect to a server with another certificate."""
     with pytest.raises(BackendError, match="no connection"):
         await get("127.0.0.1", backends[0].endpoint.port, trust=make_certificate().pem, timeout_s=TIMEOUT_S)
 
 
-async def test_nobody_there(taken: socket.socket) -> None:
-    """Silence is an error within the timeout."""
+async def test_a_silent_server(taken: socket.socket) -> None:
+    """Without an answer, get() raises an error after the timeout."""
     with pytest.raises(BackendError, match=r"no connection within 0\.1 s"):
         await get("127.0.0.1", taken.getsockname()[1], timeout_s=0.1)
 
 
 async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name without an address is an error that says so."""
+    """A name without an address is an error that names it."""
 
     async def resolve(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -127,7 +127,7 @@ async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_server_that_goes_away(certificate: Certificate) -> None:
-    """Requests under way fail at once with the reason, and so do those that come later."""
+    """After the end of the connection, running and later requests fail at once with the reason."""
     async with (
         serving([Backend("brief", Endpoint("127.0.0.1", 0))], [], certificate) as (running,),
         connect("127.0.0.1", running.endpoint.port, timeout_s=TIMEOUT_S) as client,
@@ -144,7 +144,7 @@ async def test_a_server_that_goes_away(certificate: Certificate) -> None:
 
 
 async def test_a_stream_that_the_server_resets(backends: list[DemoBackend]) -> None:
-    """One request fails, the connection goes on."""
+    """A stream reset fails its request only; the connection continues."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/50000000")
         await transfer.at_least(1)
@@ -159,7 +159,7 @@ async def test_a_stream_that_the_server_resets(backends: list[DemoBackend]) -> N
 
 
 async def test_an_answer_that_stops(steered_port: int, backends: list[DemoBackend]) -> None:
-    """A wait for the rest is bounded too, and says how much was wanted."""
+    """The wait for the rest of an answer is bounded too, and the error names the missing length."""
     async with connect("127.0.0.1", steered_port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/50000000")
         await transfer.at_least(1)
@@ -172,10 +172,10 @@ async def test_an_answer_that_stops(steered_port: int, backends: list[DemoBacken
 
 
 async def test_a_client_that_waits_keeps_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nothing happens it sends something, so that a server that took a wrong turn learns where it is."""
+    """A waiting client sends keep-alives, so that a misrouted connection shows."""
     monkeypatch.setattr(exchange, "KEEP_ALIVE_S", 0.001)
-    nudges: list[None] = []
-    await exchange.Waits(TIMEOUT_S, lambda: nudges.append(None)).until(lambda: len(nudges) == 3, "nothing")
+    pings: list[None] = []
+    await exchange.Waits(TIMEOUT_S, lambda: pings.append(None)).until(lambda: len(pings) == 3, "nothing")
 
 
 async def _first_address(host: str) -> str:

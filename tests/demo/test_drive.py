@@ -1,4 +1,4 @@
-"""The demo driver: it counts what it must, and it notices loss."""
+"""Tests of the demo driver: its counts, and its detection of loss."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from qlb.errors import BackendError
 
 
 async def test_nothing_is_lost_where_connection_ids_are_routed(steered_port: int) -> None:
-    """Six connections with two rebinds each, every one in mid-transfer, over three backends: 0 lost."""
+    """Six connections with two rebinds each, all in mid-transfer, over three backends: none is lost."""
     report = await drive("127.0.0.1", steered_port, Plan(connections=6, rebinds=2, timeout_s=10))
     assert report.failures == ()
     assert (report.connections, report.rebinds, report.lost) == (6, 12, 0)
@@ -19,21 +19,21 @@ async def test_nothing_is_lost_where_connection_ids_are_routed(steered_port: int
 
 
 async def test_lost_packets_lose_no_connection(lossy_port: int) -> None:
-    """Every 20th datagram lost, those that validate a new address among them: 0 connections lost."""
+    """Every 20th datagram is dropped, address validation included: no connection is lost."""
     report = await drive("127.0.0.1", lossy_port, Plan(connections=4, rebinds=3, transfer_bytes=65_536, timeout_s=10))
     assert report.failures == ()
     assert (report.rebinds, report.lost) == (12, 0)
 
 
 async def test_all_is_lost_where_addresses_are_routed(scattered_port: int) -> None:
-    """A balancer that forgets a connection with its address: the first rebind loses it, within the timeout."""
+    """With a balancer that routes by address only, the first rebind loses the connection within the timeout."""
     report = await drive("127.0.0.1", scattered_port, Plan(connections=1, rebinds=2, timeout_s=0.8))
     assert (report.connections, report.rebinds, report.lost) == (1, 0, 1)
     assert report.failures == ("connection 0 at agent-a after 0 rebinds: no answer to a ping within 0.8 s",)
 
 
-async def test_nobody_answers(backends: list[DemoBackend]) -> None:
-    """Connections that are never made are lost ones, at no backend."""
+async def test_silent_backends(backends: list[DemoBackend]) -> None:
+    """Connections that could not be made count as lost, without a backend."""
     port = backends[0].endpoint.port
     backends[0].server.close()
     report = await drive("127.0.0.1", port, Plan(connections=2, timeout_s=0.1))
@@ -50,13 +50,13 @@ async def test_nobody_answers(backends: list[DemoBackend]) -> None:
     ],
 )
 def test_an_answer_that_is_not_what_it_must_be(answer: Answer, complaint: str) -> None:
-    """Another backend, no name, too short, another status: each is a loss."""
+    """A wrong backend, a missing name, a wrong length and a wrong status each count as a loss."""
     with pytest.raises(BackendError, match=complaint):
         _check(answer, Journey(backend="a"), 10)
 
 
 def test_the_table() -> None:
-    """One line a backend, the sums, the reasons of loss."""
+    """The table has one line per backend, the sums, and the reasons of losses."""
     report = DemoReport(
         (
             Journey(backend="agent-b", requests=5, rebinds=2, in_transfer=2),
@@ -74,7 +74,7 @@ def test_the_table() -> None:
 
 
 def test_the_table_of_a_disaster() -> None:
-    """Reasons are shown for the first ten."""
+    """Only the first ten failures are listed, equal reasons once."""
     lines = render(DemoReport(tuple(Journey(failure="no connection") for _ in range(12)))).splitlines()
     assert lines[-1] == "lost: 2 more"
     assert lines.count("lost: no connection") == 10

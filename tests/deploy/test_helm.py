@@ -1,10 +1,13 @@
-"""deploy/helm/qlb: Helm installs it into an API server that only keeps what comes; every object is checked."""
+"""Tests of deploy/helm/qlb: Helm installs it into an API server that only records; every object is checked."""
 
 import asyncio
 import importlib.util
+import json
 import os
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,61 +26,86 @@ RELEASES: Final = ("1.28", "1.33")
 LIMIT_S: Final = 240.0
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not here (package helm-sdkpy)"
+    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not installed (package helm-sdkpy)"
 )
 
 Objects = dict[str, dict[str, Any]]
 
 
-async def helm(kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
-    """Run Helm; return its exit code and what it has printed."""
-    path = folder / "kubeconfig"
-    path.touch(mode=0o600)
-    path.write_text(kubeconfig)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lab.deploy.helm", *map(str, arguments)),
-        cwd=REPOSITORY,
-        env={**os.environ, "KUBECONFIG": str(path), "HOME": str(folder)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(LIMIT_S):
-        output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
+class Helm:
+    """A Helm process that serves all tests of a worker."""
 
+    def __init__(self, folder: Path) -> None:
+        """Start it. folder: for Helm's own files, and for what it writes to stderr."""
+        self._errors = folder / "stderr"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lab.deploy.helm"],
+                cwd=REPOSITORY,
+                env={**os.environ, "HOME": str(folder)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
-async def created(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Install the chart with values; return what was created."""
-    (folder / "values.yaml").write_text(yaml.safe_dump(values))
-    async with api_server() as api:
-        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self, question: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    async def run(self, command: str, kubeconfig: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
+        """Run a command of Helm; return its exit code and output."""
+        path = folder / "kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(kubeconfig)
+        question = json.dumps([command, str(path), *map(str, arguments)])
+        async with asyncio.timeout(LIMIT_S):
+            answer = await asyncio.to_thread(self._answer, question)
+        assert answer, self._errors.read_text()
+        code, output = json.loads(answer)
+        return code, output
+
+    async def install(self, values: dict[str, Any], folder: Path) -> tuple[int, str, list[dict[str, Any]]]:
+        """Install the chart with values; return Helm's exit code and output, and the created objects."""
+        (folder / "values.yaml").write_text(yaml.safe_dump(values))
+        async with api_server() as api:
+            code, output = await self.run("install", api.kubeconfig, folder, CHART, folder / "values.yaml")
+            return code, output, api.created
+
+    async def created(self, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+        """Install the chart with values; return the created objects."""
+        code, output, objects = await self.install(values, folder)
         assert code == 0, output
-        return api.created
+        return objects
+
+    async def installed(self, values: dict[str, Any], folder: Path) -> Objects:
+        """Install the chart with values; return the last object of each kind."""
+        return {one["kind"]: one for one in await self.created(values, folder)}
 
 
-async def installed(values: dict[str, Any], folder: Path) -> Objects:
-    """Install the chart with values; return the objects of which there is one, by kind."""
-    return {one["kind"]: one for one in await created(values, folder)}
-
-
-async def refused(values: dict[str, Any], folder: Path) -> str:
-    """Return why Helm does not install the chart with values."""
-    (folder / "values.yaml").write_text(yaml.safe_dump(values))
-    async with api_server() as api:
-        code, output = await helm(api.kubeconfig, folder, "install", CHART, folder / "values.yaml")
-        assert (code, api.created) == (1, [])
-        return output
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+    """A running Helm."""
+    found = Helm(tmp_path_factory.mktemp("helm"))
+    yield found
+    found.close()
 
 
 def example(name: str) -> dict[str, Any]:
-    """Return one of the examples of values."""
+    """Return the values of one of the examples."""
     found: dict[str, Any] = yaml.safe_load((CHART / f"ci/{name}-values.yaml").read_text())
     return found
 
 
 def as_the_kubelet_does(objects: Objects, secrets: dict[str, str], folder: Path) -> Path:
-    """Write the files of the pod's volume with their modes; return the configuration's path."""
+    """Write the files of the pod's volume with their modes; return the path of the configuration."""
     (volume,) = [one for one in objects["DaemonSet"]["spec"]["template"]["spec"]["volumes"] if "projected" in one]
     for source in volume["projected"]["sources"]:
         if "configMap" in source:
@@ -98,25 +126,25 @@ def write(path: Path, text: str, mode: int) -> None:
 
 
 def with_server_ids(value: object) -> dict[str, Any]:
-    """Return a configuration whose backend has a server ID, or what stands in its place."""
+    """Return a configuration whose backend has this value in server_ids."""
     return {
         "listen": ["0.0.0.0:4433"],
         "backends": [{"name": "agent-a", "address": "10.0.0.11:4433", "server_ids": {"1": value}}],
     }
 
 
-async def test_lint(tmp_path: Path) -> None:
-    """No error, and no warning but that there is no icon."""
-    code, output = await helm("{}", tmp_path, "lint", CHART)
+async def test_lint(helm: Helm, tmp_path: Path) -> None:
+    """Lint reports no error, and no warning except the missing icon."""
+    code, output = await helm.run("lint", "{}", tmp_path, CHART)
     assert (code, output) == (0, "severity 1: Chart.yaml\n")
 
 
 @pytest.mark.parametrize("path", VALUES, ids=lambda path: path.stem)
-async def test_examples(path: Path, tmp_path: Path) -> None:
-    """Every object is what Kubernetes knows, and the daemon takes what the pod would find."""
-    every = await created(yaml.safe_load(path.read_text()), tmp_path)
+async def test_examples(helm: Helm, path: Path, tmp_path: Path) -> None:
+    """Every object is valid Kubernetes, and the daemon accepts the pod's files."""
+    every = await helm.created(yaml.safe_load(path.read_text()), tmp_path)
     for one in every:
-        if one["kind"] != "ServiceMonitor":  # the operator's
+        if one["kind"] != "ServiceMonitor":  # a custom resource, unknown to the validator
             for release in RELEASES:
                 kubernetes_validate.validate(one, release, strict=True)
     objects = {one["kind"]: one for one in every}
@@ -141,11 +169,11 @@ async def test_examples(path: Path, tmp_path: Path) -> None:
         ("xdp", True, ["BPF", "NET_ADMIN", "PERFMON"]),
     ],
 )
-async def test_no_more_rights_than_it_takes(
-    name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
+async def test_pods_have_the_least_privileges(
+    helm: Helm, name: str, root: bool, capabilities: list[str] | None, tmp_path: Path
 ) -> None:
-    """Root is for those alone that need a capability, and has no other."""
-    spec = (await installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
+    """Pods run as root only if they need capabilities, and then with those capabilities only."""
+    spec = (await helm.installed(example(name), tmp_path))["DaemonSet"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert (spec["securityContext"]["runAsUser"] == 0) is root is not spec["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["capabilities"].get("add") == capabilities
@@ -155,9 +183,9 @@ async def test_no_more_rights_than_it_takes(
     assert spec["hostNetwork"]
 
 
-async def test_rights_of_discovery(tmp_path: Path) -> None:
-    """To read EndpointSlices, where the Services are, once for each namespace; nothing else, and nobody else."""
-    every = await created(example("kubernetes"), tmp_path)
+async def test_rights_of_discovery(helm: Helm, tmp_path: Path) -> None:
+    """The service account may list and watch EndpointSlices in the namespaces of the Services, and nothing else."""
+    every = await helm.created(example("kubernetes"), tmp_path)
     (account,) = (one["metadata"]["name"] for one in every if one["kind"] == "ServiceAccount")
     roles = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "Role"}
     bindings = {one["metadata"]["namespace"]: one for one in every if one["kind"] == "RoleBinding"}
@@ -181,27 +209,27 @@ async def test_rights_of_discovery(tmp_path: Path) -> None:
     ],
     ids=["no source", "a kubeconfig", "an account of one's own"],
 )
-async def test_no_rights_that_are_not_asked_for(
-    change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path
+async def test_no_unneeded_rights(
+    helm: Helm, change: dict[str, Any], account: tuple[str | None, bool], tmp_path: Path
 ) -> None:
-    """Without such a source the pods have no account; where it exists already it is only named."""
+    """Without a Kubernetes source the pods have no account; an existing account is only named."""
     values = example("minimal")
     source = {"name": "agents", "networks": ["10.0.0.0/8"], **change}
     values["config"]["discovery"] = [source] if change else []
     values["rbac"] = {"create": False, "serviceAccountName": "mine"}
-    objects = await installed(values, tmp_path)
+    objects = await helm.installed(values, tmp_path)
     assert {"ServiceAccount", "Role", "RoleBinding"}.isdisjoint(objects)
     spec = objects["DaemonSet"]["spec"]["template"]["spec"]
     assert (spec.get("serviceAccountName"), spec["automountServiceAccountToken"]) == account
 
 
 @pytest.mark.parametrize("server_ids", ["00000001", "1e05", ["00000001", "0000000A"]])
-async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_path: Path) -> None:
-    """From the values to the configuration that the pod finds."""
+async def test_quoted_hex_is_preserved(helm: Helm, server_ids: str | list[str], tmp_path: Path) -> None:
+    """Quoted hex has the same text in the values and in the pod's configuration."""
     length = 2 if server_ids == "1e05" else 4
     cid_configs = [{"config_id": 1, "server_id_length": length, "nonce_length": 12}]
     config = {**with_server_ids(server_ids), "cid_configs": cid_configs}
-    objects = await installed({**example("minimal"), "config": config}, tmp_path)
+    objects = await helm.installed({**example("minimal"), "config": config}, tmp_path)
     loaded = load(as_the_kubelet_does(objects, {}, tmp_path / "etc")).config
     wanted = [server_ids] if isinstance(server_ids, str) else server_ids
     assert loaded.backends[0].server_ids[1] == tuple(map(bytes.fromhex, wanted))
@@ -233,6 +261,8 @@ async def test_hex_in_quotes_stays_what_it_is(server_ids: str | list[str], tmp_p
         ),
     ],
 )
-async def test_values_that_cannot_be_right(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    """Helm refuses them with a reason, before anything is created."""
-    assert reason in await refused({**example("minimal"), **change}, tmp_path)
+async def test_invalid_values(helm: Helm, change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Helm rejects invalid values with a reason, before it creates any object."""
+    code, output, created = await helm.install({**example("minimal"), **change}, tmp_path)
+    assert (code, created) == (1, [])
+    assert reason in output

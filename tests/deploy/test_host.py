@@ -1,4 +1,4 @@
-"""deploy/nftables and deploy/sysctl: the host's side, checked by nft and by the kernel's own names."""
+"""Tests of deploy/nftables and deploy/sysctl, with nft and with the kernel's own names."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.network
 
 RULES = DEPLOY / "nftables/qlb.nft"
 BURST = 400
-"""New flows that one source may open at once; the tests' rules give it no more for an hour."""
+"""New flows that one source may open at once. The tests' rules allow no further ones for an hour."""
 OVERALL_BURST = 20_000
 REFLECTION_PORTS = (53, 123, 1900, 5353, 11211)
 """Source ports that services may block. Spec: RFC 9308, section 8.1."""
@@ -24,7 +24,7 @@ SETTINGS = DEPLOY / "sysctl/90-qlb.conf"
 
 
 def settings() -> Iterator[tuple[str, str]]:
-    """Yield each name and value."""
+    """Yield each name and value of the sample."""
     for line in SETTINGS.read_text().splitlines():
         if line and not line.startswith("#"):
             name, _, value = line.partition(" = ")
@@ -32,19 +32,19 @@ def settings() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "value"), list(settings()))
-def test_a_setting_is_one_that_linux_has(name: str, value: str) -> None:
-    """By its path below /proc/sys, with as many numbers as it has there."""
+def test_linux_has_each_setting(name: str, value: str) -> None:
+    """Each setting exists below /proc/sys, with the same number of values."""
     path = Path("/proc/sys") / name.replace(".", "/")
     if not Path("/proc/sys/net").is_dir():
-        pytest.skip("this is no Linux")
+        pytest.skip("this system is not Linux")
     assert path.is_file(), f"Linux has no {name}"
-    if "," not in value:  # a list has no number of its own
+    if "," not in value:  # the length of a list may vary
         assert len(path.read_text().split()) == len(value.split())
     assert all(number.isdecimal() for number in value.replace(",", " ").split())
 
 
-def test_no_local_port_is_one_that_servers_drop() -> None:
-    """Where the shipped range is in force, sockets get every port of it but the reserved ones."""
+def test_local_ports_exclude_those_that_servers_drop() -> None:
+    """With the shipped settings, sockets get every port of the range except the reserved ones."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     values = dict(settings())
@@ -68,7 +68,7 @@ def test_no_local_port_is_one_that_servers_drop() -> None:
 
 
 def slow_rules() -> str:
-    """Return the rules with their bursts, and rates so low that a slow machine sees the bursts alone."""
+    """Return the rules with their bursts, but with rates so low that they allow nothing more during a test."""
     text = RULES.read_text()
     for rate in ("100/second", "5000/second"):
         assert rate in text
@@ -78,7 +78,7 @@ def slow_rules() -> str:
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Iterator[str]:
-    """A network of its own where the rules are loaded, twice: the second time in place of the first. nft's path."""
+    """The path of nft, in a network where the rules were loaded twice: the second load replaces the first."""
     if os.geteuid():
         pytest.skip("network namespaces need root")
     nft = tool("nft", "nftables")
@@ -93,10 +93,10 @@ def rules(tmp_path: Path) -> Iterator[str]:
 
 
 class Service:
-    """The service's socket, and clients of it."""
+    """The service's socket, and a factory of clients."""
 
     def __init__(self, family: int) -> None:
-        """family: of the addresses."""
+        """Bind the service's socket. family: of the addresses."""
         self.family = family
         self.host = "127.0.0.1" if family == socket.AF_INET else "::1"
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
@@ -107,7 +107,7 @@ class Service:
         self._follower.settimeout(60)
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the service."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,7 +116,7 @@ class Service:
         self._follower.close()
 
     def client(self, source: str | None = None, port: int = 0) -> socket.socket:
-        """Return a client's socket."""
+        """Return a client's socket, connected to the service."""
         client = socket.socket(self.family, socket.SOCK_DGRAM)
         client.bind((source or self.host, port))
         client.connect((self.host, 443))
@@ -127,7 +127,7 @@ class Service:
         client.send(datagram)
         if self._received():
             return True
-        # A busy kernel delivers later, but in order: when a datagram that nothing filters is there, so is this one.
+        # A busy kernel delivers late but in order: once an unfiltered datagram has arrived, an earlier one must have.
         self._follower.sendto(b"follower", self._follower.getsockname())
         self._follower.recv(100)
         return self._received()
@@ -140,7 +140,7 @@ class Service:
         return True
 
     def new_flows(self, datagram: bytes, count: int, source: str | None = None) -> int:
-        """Send a datagram from as many ports of a source; return how many the service has received."""
+        """Send a datagram from ``count`` ports of a source; return how many the service has received."""
         passed = 0
         for port in range(10_000, 10_000 + count):
             with self.client(source, port) as client:
@@ -168,7 +168,7 @@ FIRST_DATAGRAMS = {
 @pytest.mark.parametrize("kind", FIRST_DATAGRAMS)
 @pytest.mark.usefixtures("rules")
 def test_new_flows_of_one_source_are_limited(family: int, kind: str) -> None:
-    """Whatever the first octet: a burst passes, and no more."""
+    """For any first octet, exactly a burst of new flows passes."""
     with Service(family) as service:
         assert service.new_flows(FIRST_DATAGRAMS[kind], BURST + 100) == BURST
 
@@ -176,7 +176,7 @@ def test_new_flows_of_one_source_are_limited(family: int, kind: str) -> None:
 @FAMILIES
 @pytest.mark.usefixtures("rules")
 def test_live_flows_are_never_limited(family: int) -> None:
-    """A flow that was let in passes while its own source, and all sources together, are over their limits."""
+    """An admitted flow still passes while its own source, and all sources together, are over their limits."""
     with Service(family) as service, service.client() as live, service.client() as late:
         assert service.gets(live, b"\xc3" + bytes(1199))
         service.new_flows(b"\x40" + bytes(99), BURST + 10)
@@ -187,8 +187,8 @@ def test_live_flows_are_never_limited(family: int) -> None:
 
 @FAMILIES
 @pytest.mark.usefixtures("rules")
-def test_what_the_service_answers_is_live(family: int) -> None:
-    """A call that was there before the rules passes from the service's next answer on."""
+def test_an_answer_of_the_service_admits_a_flow(family: int) -> None:
+    """A call that is older than the rules passes after the service's next answer."""
     with Service(family) as service, service.client() as call:
         service.new_flows(b"\x40" + bytes(99), BURST + 10)
         assert not service.gets(call, b"\x40" + bytes(99))
@@ -197,8 +197,8 @@ def test_what_the_service_answers_is_live(family: int) -> None:
 
 
 @pytest.mark.usefixtures("rules")
-def test_another_source_has_a_limit_of_its_own() -> None:
-    """One flooding household takes nothing from its neighbours."""
+def test_each_source_has_its_own_limit() -> None:
+    """A source that floods does not use up the limit of another source."""
     with Service(socket.AF_INET) as service:
         assert service.new_flows(b"\xc3" + bytes(1199), BURST + 10) == BURST
         assert service.new_flows(b"\xc3" + bytes(1199), BURST + 10, "127.0.0.2") == BURST
@@ -216,7 +216,7 @@ def test_an_ipv6_source_is_a_network(rules: str) -> None:
 
 
 def test_all_sources_together_have_a_limit(rules: str) -> None:
-    """Spoofed sources differ in each datagram: the overall bound is for them, and live flows pass beside it."""
+    """The overall limit covers spoofed sources that differ in each datagram; live flows still pass."""
     with Service(socket.AF_INET) as service, service.client() as live:
         assert service.gets(live, b"\xc3" + bytes(1199))
         sources = (f"127.{1 + n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(OVERALL_BURST + 200))
@@ -226,8 +226,8 @@ def test_all_sources_together_have_a_limit(rules: str) -> None:
     assert "drop" in run(rules, "list", "table", "inet", "qlb_limit")
 
 
-def test_other_ports_are_left_alone(rules: str) -> None:
-    """What does not go to the service has no limit and no entry."""
+def test_other_ports_are_unaffected(rules: str) -> None:
+    """Packets to other ports have no limit and create no entry."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 5353))
         other.settimeout(60)
@@ -239,6 +239,6 @@ def test_other_ports_are_left_alone(rules: str) -> None:
 
 
 def test_quic_is_not_tracked(rules: str) -> None:
-    """Both ways, to clients and to backends; only what stands there."""
+    """Packets to and from clients and backends are not tracked, and only these."""
     listed = run(rules, "list", "table", "inet", "qlb_notrack")
     assert listed.count("notrack") == 5, "the table's name and four rules"

@@ -1,4 +1,4 @@
-"""docs/runbooks/: every qlb command in them is one that there is, with options that it has."""
+"""Tests of docs/runbooks/: every qlb command in them exists and has the named options."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ _LINK: Final = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 def commands(path: Path) -> Iterator[str]:
-    """Yield each command line that begins with qlb, in blocks and in the text."""
+    """Yield each command line that begins with qlb, from code blocks and from the text."""
     text = path.read_text()
     for block in _BLOCK.findall(text):
         yield from (line.strip() for line in block.splitlines() if line.strip().startswith("qlb "))
@@ -30,25 +30,25 @@ def commands(path: Path) -> Iterator[str]:
     ("name", "line"), [(path.name, line) for path in RUNBOOKS for line in dict.fromkeys(commands(path))]
 )
 def test_a_command_can_be_typed(name: str, line: str) -> None:
-    """Its name, options and number of arguments are those of the command line."""
+    """The command exists, accepts the options, and has the right number of arguments."""
     _, word, *arguments = shlex.split(line)
     command = cli.commands.get(word)
-    assert command is not None, f"{name}: there is no qlb {word}"
+    assert command is not None, f"{name}: qlb has no command {word}"
     context = click.Context(command, info_name=word)
     values, rest, _ = command.make_parser(context).parse_args(arguments)
-    assert not rest, f"{name}: {line} has too much"
+    assert not rest, f"{name}: {line} has too many arguments"
     needed = [one.name for one in command.params if isinstance(one, click.Argument) and one.required]
     assert len(arguments) == 0 or all(values.get(one) is not None for one in needed if one), f"{name}: {line}"
 
 
-def test_the_runbooks_are_there() -> None:
-    """One for each bad day, each with commands."""
+def test_the_runbooks_exist() -> None:
+    """Each incident has a runbook with commands."""
     assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation", "upgrade"]
     assert all(any(commands(path)) for path in RUNBOOKS)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    """A link to a file in this repository finds it."""
+def test_links_have_targets(path: Path) -> None:
+    """A link to a file in this repository has an existing target."""
     targets = [target for target in _LINK.findall(path.read_text()) if "://" not in target]
     assert [target for target in targets if not (path.parent / target).exists()] == []

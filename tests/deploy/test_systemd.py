@@ -1,4 +1,4 @@
-"""deploy/systemd/: units that systemd takes, harden and run; restarts under them lose nothing."""
+"""Tests of deploy/systemd/: systemd accepts, confines and runs the units; restarts lose no connection."""
 
 import asyncio
 import json
@@ -32,12 +32,12 @@ MOST_EXPOSURE: Final = 2.0
 CALLS: Final = 12
 LIMIT_S: Final = 360.0
 CAPABILITIES: Final = "000000c000001400"
-"""BPF, PERFMON, NET_ADMIN; and NET_BIND_SERVICE, which the unit has without the drop-in too."""
+"""BPF, PERFMON and NET_ADMIN, and NET_BIND_SERVICE, which the unit has without the drop-in too."""
 WITH_XDP: Final = ("qlb.service", "qlb.service.d/xdp.conf", "qlb.sysusers.conf", "qlb.tmpfiles.conf")
 
 
 def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
-    """Copy the units to where systemd-analyze can complain of nothing but them: what they start is there."""
+    """Copy the units, with an existing program, so that systemd-analyze reports only faults of the units."""
     for name in UNITS:
         text = (FOLDER / name).read_text().replace("/opt/qlb/bin/qlb", "/bin/true")
         (folder / name).write_text(text)
@@ -49,12 +49,12 @@ def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
 
 @pytest.mark.parametrize("drop_in", [False, True])
 def test_systemd_understands_every_line(tmp_path: Path, drop_in: bool) -> None:
-    """systemd-analyze verify has nothing to say."""
+    """systemd-analyze verify prints nothing."""
     assert run(tool("systemd-analyze", "systemd"), "verify", *units(tmp_path, drop_in=drop_in)) == ""
 
 
-def test_the_unit_has_what_the_documentation_asks_for() -> None:
-    """A unit that somebody writes by docs/upgrading.md is no other than ours."""
+def test_the_unit_matches_the_documentation() -> None:
+    """The unit contains every line of the example in docs/upgrading.md."""
     (block,) = re.findall(r"```ini\n\[Service\]\n(.*?)```", (REPOSITORY / "docs/upgrading.md").read_text(), re.DOTALL)
     lines = (FOLDER / "qlb.service").read_text().splitlines()
     assert len(block.split()) >= 6
@@ -62,7 +62,7 @@ def test_the_unit_has_what_the_documentation_asks_for() -> None:
 
 
 def exposure(folder: Path, *, drop_in: bool) -> float:
-    """Return what systemd-analyze thinks of the service: 0 = shut in, 10 = exposed."""
+    """Return systemd-analyze's rating of the service: 0 = confined, 10 = exposed."""
     service, _ = units(folder, drop_in=drop_in)
     found = run(tool("systemd-analyze", "systemd"), "security", "--offline=yes", "--no-pager", service)
     match = re.search(r"Overall exposure level for qlb.service: ([\d.]+)", found)
@@ -70,18 +70,18 @@ def exposure(folder: Path, *, drop_in: bool) -> float:
     return float(match[1])
 
 
-def test_the_service_is_shut_in(tmp_path: Path) -> None:
-    """Less than 2.0 of 10."""
+def test_the_service_is_confined(tmp_path: Path) -> None:
+    """The exposure of the service is below 2.0 of 10."""
     assert exposure(tmp_path, drop_in=False) < MOST_EXPOSURE
 
 
-def test_what_xdp_opens_is_little(tmp_path: Path) -> None:
-    """Its three capabilities and the BPF file system show, and no more than that."""
+def test_xdp_exposes_little_more(tmp_path: Path) -> None:
+    """With the drop-in's capabilities and BPF file system, the exposure stays below 4.0 of 10."""
     assert exposure(tmp_path, drop_in=True) < 2 * MOST_EXPOSURE
 
 
-def test_the_user_of_the_drop_in_is_made(tmp_path: Path) -> None:
-    """Without a dynamic user, the one that the service runs as is in sysusers' file: verify does not look for it."""
+def test_the_user_of_the_drop_in_is_created(tmp_path: Path) -> None:
+    """The sysusers file creates the user of the drop-in, which systemd-analyze verify does not check."""
     drop_in = (FOLDER / "qlb.service.d/xdp.conf").read_text()
     assert "DynamicUser=no" in drop_in
     user = re.search(r"^User=(\w+)$", drop_in, re.MULTILINE)
@@ -94,7 +94,7 @@ def test_the_user_of_the_drop_in_is_made(tmp_path: Path) -> None:
 
 @dataclass
 class Scene:
-    """The cast. admin: where the daemon is scraped."""
+    """The manager, servers and NAT of a test. admin: the address at which the daemon is scraped."""
 
     manager: Systemd
     service: Address
@@ -103,11 +103,11 @@ class Scene:
     nat: Nat
 
     async def main_pid(self) -> str:
-        """The process that systemd takes for the daemon."""
+        """Return the process ID that systemd regards as the daemon's."""
         return (await self.manager.show("qlb.service", "MainPID"))[0]
 
     async def ready(self) -> None:
-        """Wait until it forwards (again)."""
+        """Wait until the daemon is ready."""
         while True:
             try:
                 if (await scrape.get(self.admin, "/readyz"))[0] == 200:
@@ -118,7 +118,7 @@ class Scene:
 
 
 def write_etc(folder: Path, config: dict[str, Any]) -> None:
-    """Write /etc/qlb as the unit wants it; the key is a file of its own, and the configuration names its credential."""
+    """Write /etc/qlb for the unit: the key is in its own file, and the configuration names its credential."""
     del config["cid_configs"][0]["key"]
     config["cid_configs"][0]["key_file"] = "/run/credentials/qlb.service/keys_1.hex"
     (folder / "etc/qlb/keys").mkdir(parents=True)
@@ -129,7 +129,7 @@ def write_etc(folder: Path, config: dict[str, Any]) -> None:
 
 @asynccontextmanager
 async def under_systemd(folder: Path) -> AsyncIterator[Scene]:
-    """Three real servers, and the daemon before them as the unit starts it, with its key as a credential."""
+    """Run three real servers and the daemon before them, started by the unit, with its key as a credential."""
     service, admin = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
     async with asyncio.timeout(LIMIT_S), quic_servers(NAMES, PARAMS, Gates()) as servers:
         config = configuration([service], [PARAMS], servers, forwarding={"workers": "2"})
@@ -145,7 +145,7 @@ async def under_systemd(folder: Path) -> AsyncIterator[Scene]:
 
 @pytest.mark.e2e
 async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
-    """Restart, kill -9, reload and upgrade of the service as it stands, under calls that change address: 0 lost."""
+    """Restart, kill -9, reload and upgrade of the service lose no call while clients change their addresses."""
     async with under_systemd(tmp_path) as scene:
         addresses = [scene.nat.port(scene.service).address for _ in range(CALLS)]
         async with in_progress(addresses) as calls:
@@ -171,7 +171,7 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
             scene.nat.rebind_all()
             await calls.until_more()
         assert calls.lost == [], scene.manager.log
-        assert sum(server.accepted for server in scene.servers) == CALLS, "nobody has connected a second time"
+        assert sum(server.accepted for server in scene.servers) == CALLS, "no client has connected a second time"
         stored, text, state = await scene.manager.show(
             "qlb.service", "NFileDescriptorStore", "StatusText", "ActiveState"
         )
@@ -181,19 +181,19 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
         assert " error" not in scene.manager.log.lower()
         await scene.manager.run("systemctl", "stop", "qlb.service")
         assert (await scene.manager.show("qlb.service", "Result"))[0] == "success"
-        assert scene.manager.log.rstrip().endswith("INFO qlb stopped"), "it was given the time to end"
+        assert scene.manager.log.rstrip().endswith("INFO qlb stopped"), "the daemon had time to stop"
 
 
 @dataclass
 class KernelScene:
-    """The cast of the drop-in: hosts of which one is the balancer. nat: the clients', in whose network the test is."""
+    """The hosts of a test with the drop-in; one is the balancer. nat: the clients'; the test runs in its network."""
 
     manager: Systemd
     servers: list[QuicServerBehind]
     nat: Nat
 
     def ports(self, count: int) -> list[Address]:
-        """Open ways of clients to the service."""
+        """Open client ports at the NAT; return their addresses."""
         service = SERVICES[4], PORT
         return [self.nat.port(service, host=CLIENT_ADDRESSES[4][0]).address for _ in range(count)]
 
@@ -203,14 +203,14 @@ class KernelScene:
             port.rebind(host=host)
 
     async def status(self) -> dict[str, Any]:
-        """What the daemon says, asked as root."""
+        """Return the daemon's status, requested as root."""
         found: dict[str, Any] = json.loads(await self.manager.run("/opt/qlb/bin/qlb", "status", "--json"))
         return found
 
 
 @asynccontextmanager
 async def xdp_under_systemd(folder: Path) -> AsyncIterator[KernelScene]:
-    """Two servers that answer for the service, and the daemon on the host before them, with the drop-in."""
+    """Run two servers that answer for the service, and the daemon on the host before them, with the drop-in."""
     with hosts() as made, made.client.inside():
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
             servers = await stack.enter_async_context(direct_servers(made, Gates(), 4, 4))
@@ -226,17 +226,17 @@ async def xdp_under_systemd(folder: Path) -> AsyncIterator[KernelScene]:
 
 @pytest.mark.e2e
 async def test_the_kernel_plane_under_systemd(tmp_path: Path) -> None:
-    """With the drop-in as it stands: no root, three capabilities, one folder of bpffs; restarts lose nothing."""
+    """With the drop-in the daemon needs no root, four capabilities and one bpffs folder; restarts lose no call."""
     if lack := libbpf.what_lacks():
         pytest.skip(f"the xdp plane: {lack}")
     async with xdp_under_systemd(tmp_path) as scene:
         async with in_progress(scene.ports(CALLS)) as calls:
             (pid,) = await scene.manager.show("qlb.service", "MainPID")
-            told = dict(
+            process_status = dict(
                 line.split(":\t") for line in (await scene.manager.run("cat", f"/proc/{pid}/status")).splitlines()
             )
-            assert told["CapEff"] == told["CapBnd"] == CAPABILITIES
-            assert "0" not in told["Uid"].split()
+            assert process_status["CapEff"] == process_status["CapBnd"] == CAPABILITIES
+            assert "0" not in process_status["Uid"].split()
             seen = await scene.manager.run("ls", f"/proc/{pid}/root/sys/fs/bpf")
             assert seen.split() == ["qlb"]
             assert (await scene.status())["plane"] == "xdp"
@@ -245,7 +245,7 @@ async def test_the_kernel_plane_under_systemd(tmp_path: Path) -> None:
             await calls.until_more()
             await scene.manager.run("systemctl", "stop", "qlb.service")
             scene.rebind_all(CLIENT_ADDRESSES[4][2])
-            await calls.until_more()  # the kernel goes on alone
+            await calls.until_more()  # the kernel forwards without the daemon
             await scene.manager.run("systemctl", "start", "qlb.service")
             scene.rebind_all(CLIENT_ADDRESSES[4][0])
             await calls.until_more()

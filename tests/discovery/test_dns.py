@@ -1,4 +1,4 @@
-"""DNS as a source of backends: a real server on loopback answers, refuses, cuts short and stays silent."""
+"""Tests of DNS as a source of backends: a real server on loopback answers, fails, truncates and stays silent."""
 
 import ipaddress
 import sys
@@ -37,12 +37,12 @@ async def server() -> AsyncIterator[DnsServer]:
 
 
 def limits(**changes: Any) -> Limits:
-    """Return what may be a backend."""
+    """Return limits for backends, with changes."""
     return replace(Limits(networks=NETWORKS, find_own=lambda _: (), max_backends=1000), **changes)
 
 
 def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSource:
-    """Return a source that asks this server, and nobody else."""
+    """Return a source that asks only this server."""
     settings: dict[str, Any] = {
         "name": "pool",
         "host": host,
@@ -58,17 +58,17 @@ def source(server: DnsServer, host: str = "pool.test", **changes: Any) -> DnsSou
 
 
 def texts(answer: Answer) -> list[str]:
-    """Return what an answer remarks on."""
+    """Return the texts of an answer's remarks."""
     return [remark.text for remark in answer.remarks]
 
 
-async def places(asked: DnsSource) -> list[str]:
+async def addresses(asked: DnsSource) -> list[str]:
     """Ask, and return the addresses of the backends."""
     return [str(backend.endpoint) for backend in (await asked.ask()).backends]
 
 
 async def test_addresses_of_both_families(server: DnsServer) -> None:
-    """A and AAAA are one pool, by name and in order, for as long as the shortest TTL says."""
+    """A and AAAA records are one pool, sorted by name and valid for the shortest TTL."""
     answer = await source(server).ask()
     assert [(one.name, one.endpoint, one.weight) for one in answer.backends] == [
         ("pool-10.0.0.1:4433", Endpoint("10.0.0.1", 4433), 3),
@@ -82,24 +82,24 @@ async def test_addresses_of_both_families(server: DnsServer) -> None:
     ("record", "found"), [("a", ["10.0.0.1:4433", "10.0.0.2:4433"]), ("aaaa", ["[2001:db8::1]:4433"])]
 )
 async def test_one_family(server: DnsServer, record: str, found: list[str]) -> None:
-    """The other one is not even asked for."""
-    assert await places(source(server, record=record)) == found
+    """With one family configured, the other is not asked for."""
+    assert await addresses(source(server, record=record)) == found
     assert {kind for _, kind in server.questions} == {record.upper()}
 
 
 @pytest.mark.parametrize(("bounds", "again_s"), [((1.0, 5.0), 5), ((40.0, 60.0), 40), ((1.0, 60.0), 20)])
 async def test_ttl_within_bounds(server: DnsServer, bounds: tuple[float, float], again_s: float) -> None:
-    """No TTL makes a question come too early or too late."""
+    """The interval of questions stays within the configured bounds, whatever the TTL."""
     assert (await source(server, min_s=bounds[0], max_s=bounds[1]).ask()).again_s == again_s
 
 
-async def test_an_alias_lives_as_long_as_its_shortest_link(server: DnsServer) -> None:
-    """The CNAME's own TTL counts too."""
+async def test_the_ttl_of_an_alias_counts(server: DnsServer) -> None:
+    """The TTL of a CNAME counts if it is the shortest."""
     assert (await source(server, "alias.test", record="a").ask()).again_s == 7
 
 
 async def test_srv(server: DnsServer) -> None:
-    """Ports and weights are the records'; those of a later priority get nothing new."""
+    """Ports and weights come from the records; backends of a lower priority get weight 0."""
     answer = await source(server, "_quic._udp.test", record="srv", port=0).ask()
     assert {(str(one.endpoint), one.weight) for one in answer.backends} == {
         ("10.0.0.1:5001", 30),
@@ -111,15 +111,15 @@ async def test_srv(server: DnsServer) -> None:
     assert answer.again_s == 10
 
 
-async def test_a_cut_answer_is_asked_for_over_tcp(server: DnsServer) -> None:
-    """All of it comes."""
+async def test_a_truncated_answer_is_requested_over_tcp(server: DnsServer) -> None:
+    """After a truncated answer over UDP, all records are read over TCP."""
     server.records[NAME, "A"] = [f"10.0.1.{number}" for number in range(200)]
     server.mood[NAME] = "long"
-    assert len(await places(source(server, record="a"))) == 200
+    assert len(await addresses(source(server, record="a"))) == 200
 
 
 async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
-    """As many as are allowed, always the same ones, and a remark."""
+    """A huge answer gives max_backends backends, always the same ones, and a remark."""
     server.records[NAME, "A"] = [f"10.0.{number % 9}.{number}" for number in range(1, 201)]
     asked = source(server, record="a", limits=limits(max_backends=7))
     answer = await asked.ask()
@@ -146,29 +146,29 @@ async def test_a_huge_answer_is_bounded(server: DnsServer) -> None:
     ],
 )
 async def test_nothing_outside_of_the_networks(server: DnsServer, kind: str, address: str) -> None:
-    """Whoever answers for the name sends packets nowhere else; a remark tells."""
+    """Addresses outside the networks are ignored, with a remark: a forged answer cannot redirect packets."""
     server.records[NAME, kind] = [*server.records[NAME, kind], address]
-    before = await places(source(server))
+    before = await addresses(source(server))
     assert len(before) == 3
     answer = await source(server).ask()
     (remark,) = answer.remarks
     assert (remark.topic, "left out: outside of `networks`" in remark.text) == ("outside", True)
     everything = tuple(map(ipaddress.ip_network, ("0.0.0.0/0", "::/0")))
     is_a_host = address in {"192.0.2.1", "127.0.0.1", "::1", "10.0.255.255", "::ffff:192.0.2.1"}
-    assert len(await places(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
+    assert len(await addresses(source(server, limits=limits(networks=everything)))) == 3 + is_a_host
 
 
 async def test_the_balancer_is_no_backend(server: DnsServer) -> None:
-    """Packets would go round."""
+    """An address of the balancer itself is ignored, because packets would loop."""
     own = Endpoint("10.0.0.1", 4433)
-    answer = await source(server, limits=limits(find_own=lambda places: {own} & set(places))).ask()
+    answer = await source(server, limits=limits(find_own=lambda endpoints: {own} & set(endpoints))).ask()
     assert own not in [backend.endpoint for backend in answer.backends]
     assert texts(answer) == ["10.0.0.1:4433 left out: this balancer itself: packets would loop"]
 
 
 @pytest.mark.parametrize("mood", ["silent", "nonsense", "broken"])
 async def test_failures_are_no_answers(server: DnsServer, mood: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SERVFAIL, silence and nonsense are errors of one kind, so that what was known is kept."""
+    """SERVFAIL, silence and nonsense raise DiscoveryError, so that the known backends are retained."""
     monkeypatch.setattr(lookup, "_LIFETIME_S", 0.3)
     server.mood[NAME] = mood
     with pytest.raises(DiscoveryError, match=r"A records of pool\.test: "):
@@ -176,15 +176,15 @@ async def test_failures_are_no_answers(server: DnsServer, mood: str, monkeypatch
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, ".".join("y" * 60 for _ in range(5))])
-async def test_names_that_are_none(server: DnsServer, host: str) -> None:
-    """An error, and no exception of the library's."""
+async def test_invalid_names(server: DnsServer, host: str) -> None:
+    """An invalid name raises DiscoveryError, not an exception of the library."""
     with pytest.raises(DiscoveryError):
         await source(server, host).ask()
 
 
 @pytest.mark.parametrize("record", ["address", "srv"])
 async def test_no_records_are_an_answer(server: DnsServer, record: str) -> None:
-    """A name that does not exist, or has none of them, has no backends. A remark warns, others may doubt it."""
+    """A name that does not exist or has no such records is an answer without backends, with a remark."""
     kind = "SRV" if record == "srv" else "A or AAAA"
     for records, why in (({(NAME, "TXT"): ["x"]}, f"has no {kind} records"), ({}, "does not exist")):
         server.records = records
@@ -194,7 +194,7 @@ async def test_no_records_are_an_answer(server: DnsServer, record: str) -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the extra."""
+    """Without dnspython, the error names the extra."""
     monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
     with pytest.raises(ConfigError, match=r"qlb\[discovery\]"):
         source(DnsServer(Endpoint("127.0.0.1", 53)))
@@ -202,14 +202,14 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["pool.test", "pool.test.", "POOL.test"])
 async def test_a_name_is_the_same_in_every_spelling(server: DnsServer, host: str) -> None:
-    """With its final dot, and in capitals."""
-    assert len(await places(source(server, host))) == 3
+    """A final dot and capitals do not change a name."""
+    assert len(await addresses(source(server, host))) == 3
 
 
 async def test_mapped_addresses_are_ipv4(server: DnsServer) -> None:
-    """An AAAA record may hold one. It is the same backend as the A record."""
+    """An IPv4-mapped address in an AAAA record is the same backend as the A record's."""
     server.records[NAME, "AAAA"] = ["::ffff:10.0.0.1", "::ffff:10.0.0.7"]
-    assert await places(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
+    assert await addresses(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
 
 
 @pytest.mark.parametrize("mood", ["silent", "broken"])
@@ -217,49 +217,49 @@ async def test_mapped_addresses_are_ipv4(server: DnsServer) -> None:
     ("failing", "left"),
     [("AAAA", ["10.0.0.1:4433", "10.0.0.2:4433"]), ("A", ["[2001:db8::1]:4433"])],
 )
-async def test_a_family_that_fails_costs_itself_alone(
+async def test_a_failing_family_does_not_affect_the_other(
     server: DnsServer, mood: str, failing: str, left: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new source has the other family's backends, and one remark that stays the same."""
+    """If one family fails, a new source returns the other family's backends, and a constant remark."""
     monkeypatch.setattr(lookup, "_LIFETIME_S", 0.3)
     server.mood[f"{NAME} {failing}"] = mood
     asked = source(server)
-    assert await places(asked) == left
+    assert await addresses(asked) == left
     answer = await asked.ask()
     reason = "SERVFAIL" if mood == "broken" else "no answer within 0.3 s"
     assert texts(answer) == [f"{failing} records of pool.test: {reason} failed; what they brought before is kept"]
     assert answer.again_s == 1
 
 
-async def test_a_family_that_fails_keeps_what_it_had(server: DnsServer) -> None:
-    """While it fails the other one still changes; when it works again, its own answer counts."""
+async def test_a_failing_family_retains_its_backends(server: DnsServer) -> None:
+    """While one family fails, its backends are retained and the other still changes; later its own answer counts."""
     asked = source(server)
     await asked.ask()
     server.mood[f"{NAME} AAAA"] = "broken"
     server.records[NAME, "A"], server.records[NAME, "AAAA"] = ["10.0.0.3"], ["2001:db8::2"]
-    assert await places(asked) == await places(asked) == ["10.0.0.3:4433", "[2001:db8::1]:4433"]
+    assert await addresses(asked) == await addresses(asked) == ["10.0.0.3:4433", "[2001:db8::1]:4433"]
     server.mood.clear()
-    assert await places(asked) == ["10.0.0.3:4433", "[2001:db8::2]:4433"]
+    assert await addresses(asked) == ["10.0.0.3:4433", "[2001:db8::2]:4433"]
 
 
-async def test_a_new_source_keeps_what_an_earlier_one_had(server: DnsServer) -> None:
-    """After a reload or an upgrade: of the family that fails, for as long as it does, and not of the other one."""
+async def test_a_new_source_retains_recalled_backends(server: DnsServer) -> None:
+    """After a reload or an upgrade, recalled backends of a failing family are retained until it answers."""
     before = (await source(server).ask()).backends
     server.mood[f"{NAME} AAAA"] = "broken"
     server.records[NAME, "A"] = ["10.0.0.2"]
     asked = source(server)
     asked.recall(before)
-    assert await places(asked) == await places(asked) == ["10.0.0.2:4433", "[2001:db8::1]:4433"]
+    assert await addresses(asked) == await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::1]:4433"]
     server.mood.clear()
     server.records[NAME, "AAAA"] = ["2001:db8::5"]
-    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+    assert await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
     server.mood[f"{NAME} AAAA"] = "broken"
-    assert await places(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
+    assert await addresses(asked) == ["10.0.0.2:4433", "[2001:db8::5]:4433"]
 
 
 @pytest.mark.parametrize("recalled", [False, True])
-async def test_a_target_that_fails_costs_itself_alone(server: DnsServer, recalled: bool) -> None:
-    """A new source lacks its backends, unless an earlier one had them; one that has asked before keeps them."""
+async def test_a_failing_target_does_not_affect_the_others(server: DnsServer, recalled: bool) -> None:
+    """Backends of a failing target are retained if known or recalled; otherwise only they are missing."""
     asked = source(server, "_quic._udp.test", record="srv", port=0)
     every = await asked.ask()
     server.mood["other.test."] = "broken"
@@ -278,14 +278,14 @@ async def test_a_target_that_fails_costs_itself_alone(server: DnsServer, recalle
 
 
 async def test_all_targets_fail(server: DnsServer) -> None:
-    """Nothing was answered, so all of it is an error."""
+    """If every target fails, the whole answer is an error."""
     server.mood |= {NAME: "broken", "other.test.": "broken"}
     with pytest.raises(DiscoveryError, match=r"^A records of (pool|other)\.test: SERVFAIL$"):
         await source(server, "_quic._udp.test", record="srv").ask()
 
 
-async def test_many_targets_are_asked_at_once(server: DnsServer) -> None:
-    """All of them are backends, up to max_backends; the questions do not wait for each other."""
+async def test_many_targets_are_asked_in_parallel(server: DnsServer) -> None:
+    """Questions for targets are sent in parallel, and all targets become backends, up to max_backends."""
     name = "_many._udp.test."
     server.records |= {(f"t{number}.test.", "A"): [f"10.0.1.{number}"] for number in range(100)}
     server.records[name, "SRV"] = [f"1 1 4433 t{number}.test." for number in range(100)]
@@ -296,7 +296,7 @@ async def test_many_targets_are_asked_at_once(server: DnsServer) -> None:
 
 
 async def test_more_srv_records_than_backends(server: DnsServer) -> None:
-    """Those of the best priority first; only their targets are asked for; a remark tells."""
+    """Only the targets of the best priorities are asked for, up to max_backends, with a remark."""
     name = "_many._udp.test."
     server.records |= {(f"t{number}.test.", "A"): [f"10.0.1.{number}"] for number in range(1, 10)}
     server.records[name, "SRV"] = [f"{number} 1 4433 t{number}.test." for number in range(9, 0, -1)]
@@ -307,22 +307,22 @@ async def test_more_srv_records_than_backends(server: DnsServer) -> None:
 
 
 @pytest.mark.parametrize("record", ["1 1 4433 .", "0 0 0 pool.test."])
-async def test_srv_records_that_lead_nowhere(server: DnsServer, record: str) -> None:
-    """The target "." says that there is no such service; port 0 is none."""
+async def test_srv_records_without_a_service(server: DnsServer, record: str) -> None:
+    """The target "." means that the service does not exist; port 0 is invalid."""
     server.records["_none._udp.test.", "SRV"] = [record]
     answer = await source(server, "_none._udp.test", record="srv", port=0).ask()
     assert (answer.backends, texts(answer)) == ((), ["no backends: _none._udp.test has no SRV records"])
 
 
-async def test_the_best_priority_counts_for_a_place_that_is_there_twice(server: DnsServer) -> None:
-    """And its weight."""
+async def test_the_best_priority_of_a_repeated_address_counts(server: DnsServer) -> None:
+    """An address that occurs twice gets the weight of its best priority."""
     server.records["_twice._udp.test.", "SRV"] = ["2 9 5001 other.test.", "1 7 5001 other.test."]
     answer = await source(server, "_twice._udp.test", record="srv", port=0).ask()
     assert [(str(one.endpoint), one.weight) for one in answer.backends] == [("10.0.0.9:5001", 7)]
 
 
 async def test_several_ports_on_one_address(server: DnsServer) -> None:
-    """One target with one address: all its ports are backends, and nothing is to be told."""
+    """Several ports of a target with one address are several backends, without a remark."""
     server.records["_ports._udp.test.", "SRV"] = [f"1 1 {port} other.test." for port in (5001, 5002, 5003)]
     answer = await source(server, "_ports._udp.test", record="srv", port=0).ask()
     assert [str(one.endpoint) for one in answer.backends] == [f"10.0.0.9:{port}" for port in (5001, 5002, 5003)]
@@ -330,7 +330,7 @@ async def test_several_ports_on_one_address(server: DnsServer) -> None:
 
 
 async def test_a_target_with_both_families_is_one_server(server: DnsServer) -> None:
-    """IPv4 where it is within the networks. The other address is known, for server IDs that are made of it."""
+    """A target with both families is one backend, IPv4 if it is in the networks; the other address is retained."""
     server.records |= {("other.test.", "AAAA"): ["2001:db8::9"], ("_one._udp.test.", "SRV"): ["1 1 5001 other.test."]}
     (backend,) = (await source(server, "_one._udp.test", record="srv", port=0).ask()).backends
     assert (backend.endpoint, backend.other_hosts) == (Endpoint("10.0.0.9", 5001), ("2001:db8::9",))
@@ -343,7 +343,7 @@ ONE_TARGET = "_one._udp.test."
 
 
 def one_target(server: DnsServer, ports: list[int], hosts: list[str]) -> None:
-    """Have SRV records that share a target, with its addresses in the additional section."""
+    """Write SRV records that share one target, with its addresses in the additional section."""
     server.records[ONE_TARGET, "SRV"] = [f"1 1 {port} pool.test." for port in ports]
     server.records[NAME, "A"] = hosts
     server.records.pop((NAME, "AAAA"), None)
@@ -351,7 +351,7 @@ def one_target(server: DnsServer, ports: list[int], hosts: list[str]) -> None:
 
 
 async def test_one_target_for_all_is_paired(server: DnsServer) -> None:
-    """As many addresses as ports, in the answer itself: they belong together in their order. A remark tells."""
+    """With equally many addresses and ports in one answer, they are paired in order, with a remark."""
     one_target(server, [4001, 4002, 4003], ["10.0.0.9", "10.0.0.8", "10.0.0.7"])
     asked = source(server, ONE_TARGET, record="srv", port=0)
     for _ in range(2):
@@ -360,11 +360,11 @@ async def test_one_target_for_all_is_paired(server: DnsServer) -> None:
         (text,) = texts(answer)
         assert text.startswith("3 SRV records name pool.test.: ports and addresses are paired in the order")
     one_target(server, [4002, 4003, 4004], ["10.0.0.8", "10.0.0.7", "10.0.0.6"])
-    assert await places(asked) == ["10.0.0.6:4004", "10.0.0.7:4003", "10.0.0.8:4002"]
+    assert await addresses(asked) == ["10.0.0.6:4004", "10.0.0.7:4003", "10.0.0.8:4002"]
 
 
 async def test_one_target_whose_order_is_mixed(server: DnsServer) -> None:
-    """Answers that contradict each other show a resolver that mixes: from then on all are tried, and a remark tells."""
+    """Contradicting answers show a resolver that shuffles: from then on all pairs are backends, with a remark."""
     one_target(server, [4001, 4002], ["10.0.0.9", "10.0.0.8"])
     asked = source(server, ONE_TARGET, record="srv", port=0)
     await asked.ask()
@@ -379,7 +379,7 @@ async def test_one_target_whose_order_is_mixed(server: DnsServer) -> None:
 
 
 async def test_one_target_without_the_additional_section(server: DnsServer) -> None:
-    """Nothing says what belongs together."""
+    """Without the additional section there is no pairing: every address is tried with every port."""
     one_target(server, [4001, 4002, 4003], ["10.0.0.9", "10.0.0.8", "10.0.0.7"])
     server.additional.clear()
     answer = await source(server, ONE_TARGET, record="srv", port=0).ask()
@@ -388,7 +388,7 @@ async def test_one_target_without_the_additional_section(server: DnsServer) -> N
 
 
 async def test_ports_times_addresses_are_bounded(server: DnsServer) -> None:
-    """However many an answer makes of them."""
+    """The number of pairs is limited by max_backends."""
     one_target(server, list(range(4001, 4301)), [f"10.0.{number}.1" for number in range(200)])
     server.additional.clear()
     answer = await source(server, ONE_TARGET, record="srv", port=0, limits=limits(max_backends=250)).ask()
@@ -396,11 +396,11 @@ async def test_ports_times_addresses_are_bounded(server: DnsServer) -> None:
 
 
 async def test_resolv_conf_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it has changed, and when nobody has answered. What cannot be read changes nothing."""
+    """The file is read again after it changed or after an unanswered question; an unreadable file changes nothing."""
     asked_at = []
 
     class Fake:
-        """Stands for dnspython's, which would ask port 53."""
+        """A stand-in for dnspython's resolver, which would ask port 53."""
 
         def __init__(self, filename: str) -> None:
             """Read the file as dnspython does."""
@@ -409,7 +409,7 @@ async def test_resolv_conf_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
                 raise NoResolverConfiguration("no nameservers")
 
         async def resolve(self, *_: object, **__: object) -> object:
-            """Answer, or fail where the file says so."""
+            """Record the question; fail if the file's text is "dead"."""
             asked_at.append(self.text)
             raise OSError("unreachable") if self.text == "dead" else NXDOMAIN
 
@@ -439,7 +439,7 @@ async def test_resolv_conf_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_round_is_bounded(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many questions that nobody answers do not add up: what is left has failed."""
+    """The time for one round is limited: questions that are still unanswered have failed."""
     monkeypatch.setattr(lookup, "_ROUND_S", 0.3)
     server.mood["other.test."] = "silent"
     answer = await source(server, "_quic._udp.test", record="srv", port=0).ask()

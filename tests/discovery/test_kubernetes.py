@@ -1,4 +1,4 @@
-"""Kubernetes as a source of backends: slices are read, followed and read again, whatever the API server does."""
+"""Tests of Kubernetes as a source of backends: slices are listed, watched and listed again after failures."""
 
 import asyncio
 import ipaddress
@@ -34,7 +34,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
 
 
 def source(folder: Path, **changes: Any) -> KubernetesSource:
-    """Return a source that asks the server whose kubeconfig is there."""
+    """Return a source that uses the kubeconfig in this folder."""
     settings = KubernetesSettings(
         name="pods",
         namespace=NAMESPACE,
@@ -50,17 +50,17 @@ def source(folder: Path, **changes: Any) -> KubernetesSource:
 
 
 def texts(answer: Answer) -> list[str]:
-    """Return what an answer remarks on."""
+    """Return the texts of an answer's remarks."""
     return [remark.text for remark in answer.remarks]
 
 
-async def places(asked: KubernetesSource) -> list[str]:
+async def addresses(asked: KubernetesSource) -> list[str]:
     """Ask, and return the addresses of the backends."""
     return [str(backend.endpoint) for backend in (await asked.ask()).backends]
 
 
 async def test_all_slices_are_one_pool(server: ApiServer, tmp_path: Path) -> None:
-    """Both families, by name and in order, with the source's weight; other Services are others'."""
+    """Slices of both families are one pool, sorted by name, with the source's weight; other Services are ignored."""
     await server.put("others", {"10.0.0.9": READY}, service="other")
     answer = await source(tmp_path).ask()
     assert [(one.name, str(one.endpoint), one.weight) for one in answer.backends] == [
@@ -74,29 +74,29 @@ async def test_all_slices_are_one_pool(server: ApiServer, tmp_path: Path) -> Non
 async def test_the_api_server_is_reached_without_a_proxy(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy of the environment would be handed the account's token; here nothing listens at it."""
+    """A proxy in the environment is ignored, because it would receive the account's token."""
     await server.put("agents-b", {})
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.2:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.2:4433"]
 
 
-async def test_only_those_that_are_ready(server: ApiServer, tmp_path: Path) -> None:
-    """Whoever does not say is; whoever ends is not, which leaves it to drain."""
+async def test_only_ready_endpoints_are_backends(server: ApiServer, tmp_path: Path) -> None:
+    """An endpoint without conditions counts as ready; a terminating one does not, and so it drains."""
     await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": READY})
     await server.put("agents-b", {"10.0.0.4": None, "10.0.0.5": {}})
-    assert await places(source(tmp_path)) == ["10.0.0.3:4433", "10.0.0.4:4433", "10.0.0.5:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.3:4433", "10.0.0.4:4433", "10.0.0.5:4433"]
 
 
-async def test_where_nobody_is_ready(server: ApiServer, tmp_path: Path) -> None:
-    """Those that end but still serve are better than nobody, as kube-proxy has it."""
+async def test_without_ready_endpoints(server: ApiServer, tmp_path: Path) -> None:
+    """If no endpoint is ready, terminating ones that still serve are used, as kube-proxy does."""
     await server.put("agents-a", {"10.0.0.1": UNREADY, "10.0.0.2": ENDING, "10.0.0.3": ENDING | {"serving": False}})
     await server.put("agents-b", {})
-    assert await places(source(tmp_path)) == ["10.0.0.2:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.2:4433"]
     await server.put("agents-a", {"10.0.0.1": UNREADY})
-    assert await places(source(tmp_path)) == []
+    assert await addresses(source(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_ports(
     found: list[int],
     remark: str,
 ) -> None:
-    """The only UDP port, or the one of the name, or what the configuration says; a slice without is left out."""
+    """The port is the only UDP port, the named one, or the configured one; a slice without it is ignored."""
     await server.delete("agents-b")
     await server.put("agents-a", {"10.0.0.1": READY}, ports=ports)
     answer = await source(tmp_path, **settings).ask()
@@ -132,7 +132,7 @@ async def test_ports(
 
 
 async def test_nothing_outside_of_the_networks(server: ApiServer, tmp_path: Path) -> None:
-    """Nor host names, nor what is no address, nor the balancer itself, nor more than there may be."""
+    """Addresses outside the networks, host names, the balancer itself and backends above the limit are ignored."""
     odd = {"192.0.2.1": READY, "agent.example.com": READY, "": READY, "10.0.0.1": READY, "10.0.0.2": READY}
     await server.put("agents-a", odd)
     answer = await source(tmp_path, limits=replace(LIMITS, max_backends=2)).ask()
@@ -141,14 +141,14 @@ async def test_nothing_outside_of_the_networks(server: ApiServer, tmp_path: Path
         "192.0.2.1:4433 left out: outside of `networks`, or no address of one host",
         "3 addresses, and max_backends allows 2: the others are left out",
     ]
-    own = replace(LIMITS, find_own=lambda places: {place for place in places if place.host == "10.0.0.1"})
+    own = replace(LIMITS, find_own=lambda endpoints: {one for one in endpoints if one.host == "10.0.0.1"})
     answer = await source(tmp_path, limits=own).ask()
     assert [one.endpoint.host for one in answer.backends] == ["10.0.0.2", "2001:db8::7"]
     assert "10.0.0.1:4433 left out: this balancer itself: packets would loop" in texts(answer)
 
 
 async def test_a_pod_with_both_families_is_one_backend(server: ApiServer, tmp_path: Path) -> None:
-    """Its addresses are in two slices. Packets go to IPv4 where it is within the networks."""
+    """The two addresses of a pod are in two slices. Its endpoint is IPv4 if that is in the networks."""
     pods = {"10.0.0.1": "one", "10.0.0.2": "two", "2001:db8::1": "one", "2001:db8::2": "two"}
     await server.put("agents-a", {"10.0.0.2": READY, "10.0.0.1": READY}, pods=pods)
     await server.put("agents-b", {"2001:db8::1": READY, "2001:db8::2": READY}, kind="IPv6", pods=pods)
@@ -165,26 +165,26 @@ async def test_a_pod_with_both_families_is_one_backend(server: ApiServer, tmp_pa
         ("[2001:db8::2]:4433", ()),
     ]
     await server.put("agents-a", {"10.0.0.2": UNREADY, "10.0.0.1": ENDING}, pods=pods)
-    assert await places(source(tmp_path)) == ["[2001:db8::1]:4433", "[2001:db8::2]:4433"]
+    assert await addresses(source(tmp_path)) == ["[2001:db8::1]:4433", "[2001:db8::2]:4433"]
 
 
 async def test_two_ports_of_a_pod_are_two_backends(server: ApiServer, tmp_path: Path) -> None:
-    """And pods of one name in two lives are two pods."""
+    """Two ports of one pod are two backends."""
     pods = {"10.0.0.1": "one", "10.0.0.2": "one"}
     await server.put("agents-a", {"10.0.0.1": READY}, pods=pods)
     await server.put("agents-b", {"10.0.0.1": READY}, ports=[QUIC | {"port": 4434}], pods=pods)
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.1:4434"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433", "10.0.0.1:4434"]
 
 
 async def test_mapped_addresses_are_ipv4(server: ApiServer, tmp_path: Path) -> None:
-    """And the same backend as the plain one."""
+    """An IPv4-mapped address is the same backend as the plain one."""
     await server.put("agents-a", {"10.0.0.1": READY})
     await server.put("agents-b", {"::ffff:10.0.0.1": READY, "::ffff:192.0.2.1": READY}, kind="IPv6")
-    assert await places(source(tmp_path)) == ["10.0.0.1:4433"]
+    assert await addresses(source(tmp_path)) == ["10.0.0.1:4433"]
 
 
 async def test_no_backends_are_a_warning(server: ApiServer, tmp_path: Path) -> None:
-    """A Service that is not there looks like one without endpoints; the remark says what there is."""
+    """The remark distinguishes a Service without EndpointSlices from one without ready endpoints."""
     (remark,) = (await source(tmp_path, service="agent").ask()).remarks
     assert tuple(remark) == (
         "empty",
@@ -197,30 +197,30 @@ async def test_no_backends_are_a_warning(server: ApiServer, tmp_path: Path) -> N
 
 
 async def test_changes_are_followed(server: ApiServer, tmp_path: Path) -> None:
-    """The next answer comes when something changes, with all that changes at that time; nothing is read again."""
+    """A watch event gives the next answer, with all changes of that time; slices are not listed again."""
     asked = source(tmp_path)
     await asked.ask()
-    waiting = asyncio.create_task(places(asked))
+    waiting = asyncio.create_task(addresses(asked))
     await server.until_watched()
     await server.put("agents-a", {"10.0.0.3": READY})
     await server.delete("agents-b")
     await server.put("agents-c", {"10.0.0.4": READY})
     assert await waiting == ["10.0.0.3:4433", "10.0.0.4:4433"]
     await server.put("agents-c", {"10.0.0.5": READY})
-    assert await places(asked) == ["10.0.0.3:4433", "10.0.0.5:4433"]
+    assert await addresses(asked) == ["10.0.0.3:4433", "10.0.0.5:4433"]
     assert server.asked == ["list", "watch", "watch"]
 
 
-async def test_nothing_changes(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is the same one, and shows that the server still answers."""
+async def test_without_changes(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without changes the same answer is returned, which shows that the server still answers."""
     monkeypatch.setattr(kubernetes, "_FOLLOW_S", 0.05)
     asked = source(tmp_path)
     assert await asked.ask() == await asked.ask()
     assert server.asked == ["list", "watch"]
 
 
-async def test_what_was_missed_is_read_again(server: ApiServer, tmp_path: Path) -> None:
-    """The server no longer knows what has happened since."""
+async def test_missed_events_cause_a_new_list(server: ApiServer, tmp_path: Path) -> None:
+    """If the server has forgotten the events since the last answer, slices are listed again."""
     asked = source(tmp_path)
     await asked.ask()
     await server.put("agents-a", {"10.0.0.8": READY})
@@ -231,8 +231,8 @@ async def test_what_was_missed_is_read_again(server: ApiServer, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mood", ["forbidden", "broken", "nonsense"])
-async def test_who_cannot_watch_reads_now_and_then(server: ApiServer, tmp_path: Path, mood: str) -> None:
-    """Not all the time; once may be an accident, then the log says why."""
+async def test_without_a_watch_slices_are_listed_periodically(server: ApiServer, tmp_path: Path, mood: str) -> None:
+    """If watching fails, slices are listed every retry interval; a second failure gives a remark."""
     server.mood["watch"] = mood
     asked = source(tmp_path)
     await asked.ask()
@@ -251,7 +251,7 @@ async def test_who_cannot_watch_reads_now_and_then(server: ApiServer, tmp_path: 
 
 @pytest.mark.parametrize("mood", ["forbidden", "broken", "nonsense"])
 async def test_failures_are_no_answers(server: ApiServer, tmp_path: Path, mood: str) -> None:
-    """They are errors of one kind, so that what was known is kept; then everything is read again."""
+    """Failures raise DiscoveryError, so that the known backends are retained; afterwards slices are listed again."""
     asked = source(tmp_path)
     await asked.ask()
     server.mood = {"list": mood, "watch": mood}
@@ -261,30 +261,30 @@ async def test_failures_are_no_answers(server: ApiServer, tmp_path: Path, mood: 
     assert asked.retry_s == RETRY_S
     server.mood.clear()
     await server.put("agents-a", {"10.0.0.8": READY})
-    assert await places(asked) == ["10.0.0.8:4433", "[2001:db8::7]:4433"]
+    assert await addresses(asked) == ["10.0.0.8:4433", "[2001:db8::7]:4433"]
 
 
 async def test_a_token_may_be_renewed(server: ApiServer, tmp_path: Path) -> None:
-    """The kubelet writes a new one into the same file."""
+    """A new token in the file is used, as the kubelet renews it."""
     asked = source(tmp_path)
     await asked.ask()
     server.token = "another token"
     with pytest.raises(DiscoveryError, match="Unauthorized"):
         await asked.ask()
     server.write_kubeconfig(tmp_path)
-    assert len(await places(asked)) == 3
+    assert len(await addresses(asked)) == 3
 
 
-async def test_a_stranger_is_not_believed(server: ApiServer, tmp_path: Path) -> None:
-    """Nor told the token: its certificate is another authority's."""
-    folder = tmp_path / "stranger"
+async def test_an_impostor_is_rejected(server: ApiServer, tmp_path: Path) -> None:
+    """A server with a certificate of another authority is rejected before it receives the token."""
+    folder = tmp_path / "impostor"
     folder.mkdir()
-    async with api_server(folder) as stranger:
-        stranger.authority = server.authority
-        stranger.write_kubeconfig(tmp_path)
+    async with api_server(folder) as impostor:
+        impostor.authority = server.authority
+        impostor.write_kubeconfig(tmp_path)
         with pytest.raises(DiscoveryError, match="certificate"):
             await source(tmp_path).ask()
-        assert stranger.asked == []
+        assert impostor.asked == []
 
 
 WITHOUT_USER: Final = """\
@@ -295,8 +295,8 @@ current-context: a
 
 
 @pytest.mark.parametrize("text", ["", "[", "clusters: 7", "clusters: [{name: a, cluster: {}}]", WITHOUT_USER])
-async def test_kubeconfigs_that_are_none(tmp_path: Path, text: str) -> None:
-    """An error, and no exception of the library's."""
+async def test_invalid_kubeconfigs(tmp_path: Path, text: str) -> None:
+    """An invalid or missing kubeconfig raises DiscoveryError, not an exception of the library."""
     (tmp_path / "kubeconfig").write_text(text)
     with pytest.raises(DiscoveryError):
         await source(tmp_path).ask()
@@ -306,21 +306,21 @@ async def test_kubeconfigs_that_are_none(tmp_path: Path, text: str) -> None:
 
 
 async def test_a_kubeconfig_that_is_a_pipe(tmp_path: Path) -> None:
-    """It is refused without waiting for a writer: the daemon's event loop would stand still."""
+    """A pipe is rejected without waiting for a writer, which would block the daemon's event loop."""
     os.mkfifo(tmp_path / "kubeconfig")
     with pytest.raises(DiscoveryError, match="not a regular file"):
         await source(tmp_path).ask()
 
 
 async def test_without_a_kubeconfig(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none is named, and this is no pod, the environment's counts."""
+    """Without a configured kubeconfig, and outside a pod, $KUBECONFIG is used."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    assert len(await places(source(tmp_path, kubeconfig=None))) == 3
+    assert len(await addresses(source(tmp_path, kubeconfig=None))) == 3
     assert server.asked == ["list"]
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the extra."""
+    """Without lightkube, the error names the extra."""
     monkeypatch.setitem(sys.modules, "lightkube", None)
     with pytest.raises(ConfigError, match=r"qlb\[kubernetes\]"):
         source(tmp_path)

@@ -1,4 +1,4 @@
-"""The MoQ agent alone, without a balancer: what it answers, and what it refuses."""
+"""Tests of the MoQ agent without a balancer: the requests that it answers and rejects."""
 
 import asyncio
 import ssl
@@ -30,18 +30,18 @@ PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=
 NAME: Final = "agent-b"
 FAST_S: Final = 0.001
 FIRST_GROUP: Final = 3
-"""The first stream that a server opens one way."""
+"""The first unidirectional stream that a server opens."""
 
 
 class OneAgent(NamedTuple):
-    """An agent that is being served. sha256: of its certificate."""
+    """A running agent. sha256: of its certificate."""
 
     address: Address
     sha256: bytes
 
     @property
     def url(self) -> str:
-        """Where it is, as a MoQ client is told."""
+        """The URL of the agent for a MoQ client."""
         return "moqt://{}:{}".format(*self.address)
 
 
@@ -60,10 +60,10 @@ async def one_agent(folder: Path) -> AsyncIterator[OneAgent]:
 
 
 class Streams(QuicConnectionProtocol):
-    """A client that writes to streams whatever it is told. received, refused: by stream. ended: why, or None."""
+    """A client that writes raw octets to streams. received, refused: by stream. ended: the end of the connection."""
 
     def __init__(self, quic: QuicConnection, stream_handler: QuicStreamHandler | None = None) -> None:
-        """Begin with nothing."""
+        """Start without streams."""
         super().__init__(quic, stream_handler)
         self.received: defaultdict[int, bytes] = defaultdict(bytes)
         self.refused: set[int] = set()
@@ -71,7 +71,7 @@ class Streams(QuicConnectionProtocol):
         self._arrived = asyncio.Event()
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Keep what has come."""
+        """Record the event."""
         if isinstance(event, StreamDataReceived):
             self.received[event.stream_id] += event.data
         elif isinstance(event, StreamReset | StopSendingReceived):
@@ -81,15 +81,15 @@ class Streams(QuicConnectionProtocol):
         self._arrived.set()
 
     def open(self, octets: bytes, *, one_way: bool = False, end: bool = False) -> int:
-        """Begin a stream with these octets; return its ID."""
+        """Open a stream with these octets; return its ID."""
         stream_id = self._quic.get_next_available_stream_id(is_unidirectional=one_way)
         self._quic.send_stream_data(stream_id, octets, end)
         self.transmit()
         return stream_id
 
-    async def until(self, holds: Callable[[], object]) -> None:
-        """Wait until this holds."""
-        while not holds():
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition is true."""
+        while not condition():
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -103,20 +103,20 @@ async def streams_to(address: Address) -> AsyncIterator[Streams]:
         yield client
 
 
-async def test_it_greets_and_gives_back_what_it_heard(tmp_path: Path) -> None:
-    """A library that knows nothing of this agent follows its track: a greeting, then the prompt and its name again."""
-    jingle, said = say_name(NAME), [bytes([number]) * SAMPLES_BYTES for number in range(7)]
+async def test_it_greets_and_echoes_prompts(tmp_path: Path) -> None:
+    """A standard MoQ client that follows the track gets a greeting, then its prompt followed by the name."""
+    jingle, prompt = say_name(NAME), [bytes([number]) * SAMPLES_BYTES for number in range(7)]
     async with one_agent(tmp_path) as found, calling(found.url, found.sha256) as call:
         await call.answered(1)
-        await call.prompt(said, interval_s=FAST_S)
+        await call.prompt(prompt, interval_s=FAST_S)
         await call.answered(2)
         assert call.agent == NAME
-        assert call.answers == [jingle, [*said, *jingle]]
+        assert call.answers == [jingle, [*prompt, *jingle]]
         assert (call.heard.missing, call.connections) == (0, 1)
 
 
-async def test_what_is_kept_of_prompts_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only so much of a long prompt is given back, and the next one is heard as before."""
+async def test_the_echo_of_a_prompt_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first frames of a long prompt are echoed, and the next prompt works as usual."""
     monkeypatch.setattr(agent, "MAX_PROMPT_FRAMES", 10)
     async with one_agent(tmp_path) as found, calling(found.url, found.sha256) as call:
         await call.answered(1)
@@ -126,20 +126,20 @@ async def test_what_is_kept_of_prompts_is_bounded(tmp_path: Path, monkeypatch: p
             assert len(call.answers[-1]) == 10 + len(say_name(NAME))
 
 
-async def test_of_too_many_answers_the_oldest_are_left_out(tmp_path: Path) -> None:
-    """Four wait at most, for a caller that says much and does not listen yet."""
+async def test_only_the_newest_answers_are_queued(tmp_path: Path) -> None:
+    """At most four answers are queued for a caller that has not subscribed yet; the oldest are dropped."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         for number in range(10):
-            said = Frame(number, number, 0.0, bytes([number]) * SAMPLES_BYTES).encode()
-            client.open(group(number) + wire.frame(said), one_way=True, end=True)
+            prompt = Frame(number, number, 0.0, bytes([number]) * SAMPLES_BYTES).encode()
+            client.open(group(number) + wire.frame(prompt), one_way=True, end=True)
         await client.ping()
         client.open(subscription(NAME, TRACK))
         await client.until(lambda: len(client.received[FIRST_GROUP]) > SAMPLES_BYTES)
         assert bytes([6]) * SAMPLES_BYTES in client.received[FIRST_GROUP]
 
 
-async def test_streams_that_nobody_asked_for_are_refused(tmp_path: Path) -> None:
-    """Unknown types both ways, a track that is not there, one that is served already: the connection goes on."""
+async def test_unexpected_streams_are_rejected(tmp_path: Path) -> None:
+    """Unknown types, an unknown track and a track that is already served are rejected; the connection continues."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         client.open(subscription(NAME, TRACK))
         two_way = [
@@ -164,10 +164,10 @@ async def test_streams_that_nobody_asked_for_are_refused(tmp_path: Path) -> None
     ],
     ids=["too long", "no text", "no audio"],
 )
-async def test_what_is_none_of_the_protocol_ends_the_connection(
+async def test_an_invalid_message_ends_the_connection(
     tmp_path: Path, octets: bytes, one_way: bool, reason: str
 ) -> None:
-    """The reason is said."""
+    """An invalid message closes the connection, with the reason."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         client.open(octets, one_way=one_way)
         await client.until(lambda: client.ended)
@@ -176,8 +176,8 @@ async def test_what_is_none_of_the_protocol_ends_the_connection(
         assert reason in client.ended.reason_phrase
 
 
-async def test_a_stream_that_is_broken_off_harms_nobody(tmp_path: Path) -> None:
-    """In the middle of a type, of a message, of a frame: the connection goes on."""
+async def test_a_truncated_stream_is_harmless(tmp_path: Path) -> None:
+    """A stream may end in the middle of a type, message or frame; the connection continues."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         for octets in (b"\x40", wire.stream_type(wire.SUBSCRIBE) + b"\x09\x01", b""):
             client.open(octets, end=True)
@@ -188,8 +188,8 @@ async def test_a_stream_that_is_broken_off_harms_nobody(tmp_path: Path) -> None:
         assert client.ended is None
 
 
-async def test_a_track_can_be_left_and_followed_again(tmp_path: Path) -> None:
-    """What has been said by then is over; groups go on with the next number."""
+async def test_a_track_can_be_subscribed_again(tmp_path: Path) -> None:
+    """After the end of its subscription, a client may subscribe to the track again."""
     async with one_agent(tmp_path) as found, streams_to(found.address) as client:
         first = client.open(subscription(NAME, TRACK), end=True)
         await client.until(lambda: client.received[first] == wire.accepted())
@@ -200,15 +200,15 @@ async def test_a_track_can_be_left_and_followed_again(tmp_path: Path) -> None:
 
 
 def test_the_caller_publishes_what_the_agent_subscribes_to() -> None:
-    """The names are in the README."""
+    """Caller and agent use the names of the README."""
     assert (BROADCAST, TRACK) == ("caller", "voice")
 
 
 def group(sequence: int) -> bytes:
-    """Return the beginning of a group."""
+    """Return the start of a group stream."""
     return wire.stream_type(wire.GROUP) + wire.GroupHeader(0, sequence).encode()
 
 
 def subscription(broadcast: str, track: str) -> bytes:
-    """Return a stream that asks for a track."""
+    """Return the start of a stream that subscribes to a track."""
     return wire.stream_type(wire.SUBSCRIBE) + wire.Subscription(0, broadcast, track).encode()

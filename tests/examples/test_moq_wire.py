@@ -1,4 +1,4 @@
-"""The messages of moq-lite-04: what is sent, what is read, and what is refused."""
+"""Tests of the messages of moq-lite-04: encoding, decoding and rejection."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ NUMBERS = st.integers(0, 2**62 - 1)
 
 
 def stream(*octets: bytes) -> asyncio.StreamReader:
-    """Return a stream that has ended with these octets."""
+    """Return a stream that ends after these octets."""
     reader = asyncio.StreamReader()
     for piece in octets:
         reader.feed_data(piece)
@@ -45,13 +45,13 @@ def stream(*octets: bytes) -> asyncio.StreamReader:
     ],
 )
 def test_the_octets_are_the_drafts(sent: bytes, octets: str) -> None:
-    """Put down by hand from the draft's layouts."""
+    """Encoded messages equal octets written by hand from the draft's layouts."""
     assert sent == bytes.fromhex(octets)
 
 
 @given(st.text(max_size=40), st.booleans(), NUMBERS, NUMBERS)
 async def test_what_is_sent_can_be_read(text: str, active: bool, number: int, sequence: int) -> None:
-    """Each message that both sides send comes back from its octets."""
+    """Each message that both sides send decodes to the encoded value."""
     kinds = [
         Interest(text),
         Announcement(text, active),
@@ -63,8 +63,8 @@ async def test_what_is_sent_can_be_read(text: str, active: bool, number: int, se
 
 
 @given(st.binary(max_size=64), st.sampled_from([Interest, Announcement, Subscription, GroupHeader]))
-def test_any_octets_are_a_message_or_refused(octets: bytes, kind: type[Interest]) -> None:
-    """With a ValueError, and nothing else."""
+def test_any_octets_are_a_message_or_rejected(octets: bytes, kind: type[Interest]) -> None:
+    """Any octets decode or raise ValueError, nothing else."""
     try:
         kind.decode(octets)
     except ValueError:
@@ -73,7 +73,7 @@ def test_any_octets_are_a_message_or_refused(octets: bytes, kind: type[Interest]
 
 @given(st.binary(max_size=64))
 async def test_any_stream_ends(octets: bytes) -> None:
-    """Whole messages are found; what is left of the last one is not, and a number beyond all bounds is refused."""
+    """Complete messages are returned, an incomplete last one is not, and a number that is too large is rejected."""
     try:
         found = [message async for message in messages(stream(octets))]
     except ValueError:
@@ -81,8 +81,8 @@ async def test_any_stream_ends(octets: bytes) -> None:
     assert sum(len(message) + 1 for message in found) <= len(octets)
 
 
-async def test_a_message_that_is_too_long_is_refused_before_it_has_come() -> None:
-    """The text says how long it claims to be."""
+async def test_a_message_that_is_too_long_is_rejected_early() -> None:
+    """A message is rejected by its announced length, before its octets arrive; the error names that length."""
     reader = asyncio.StreamReader()
     reader.feed_data(stream_type(MAX_MESSAGE_BYTES + 1))
     with pytest.raises(ValueError, match="at most 4096 octets, not 4097"):
@@ -91,5 +91,5 @@ async def test_a_message_that_is_too_long_is_refused_before_it_has_come() -> Non
 
 @given(NUMBERS)
 async def test_numbers_of_all_lengths(number: int) -> None:
-    """1, 2, 4 or 8 octets."""
+    """Numbers of 1, 2, 4 and 8 octets decode to the encoded value."""
     assert await read_number(stream(stream_type(number))) == number

@@ -1,4 +1,4 @@
-"""The voice agent alone, without a balancer: what it answers, and what it refuses."""
+"""Tests of the voice agent without a balancer: the requests that it answers and rejects."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,8 +37,8 @@ async def one_agent(folder: Path) -> AsyncIterator[Address]:
             server.close()
 
 
-async def test_it_greets_and_gives_back_what_it_heard(tmp_path: Path) -> None:
-    """A greeting as long as its name, then the prompt and its name again; every frame once."""
+async def test_it_greets_and_echoes_prompts(tmp_path: Path) -> None:
+    """A caller gets a greeting as long as the name, then its prompt followed by the name; every frame once."""
     async with one_agent(tmp_path) as address, calling(address) as call:
         await call.answered(1)
         assert call.heard.received == len(say_name(NAME))
@@ -50,14 +50,14 @@ async def test_it_greets_and_gives_back_what_it_heard(tmp_path: Path) -> None:
 
 
 async def test_a_plain_get_is_answered_with_the_name(tmp_path: Path) -> None:
-    """As demo backends do, so that ``qlb get`` works."""
+    """A plain GET is answered like by a demo backend, so that ``qlb get`` works."""
     async with one_agent(tmp_path) as address, connect(*address) as client:
         answer = await client.get("/")
     assert (answer.status, answer.backend, answer.body) == (200, NAME, b"agent-b\n")
 
 
 async def test_there_is_one_session_at_one_path(tmp_path: Path) -> None:
-    """Another path is refused, and a second session on the same connection."""
+    """Another path is rejected, and so is a second session on one connection."""
     async with one_agent(tmp_path) as address:
         async with calling(address, path="/elsewhere") as call:
             await call.ended()
@@ -70,7 +70,7 @@ async def test_there_is_one_session_at_one_path(tmp_path: Path) -> None:
 
 
 async def test_a_frame_that_is_too_long_ends_the_call(tmp_path: Path) -> None:
-    """The reason is said."""
+    """A frame that is too long ends the call, with the reason."""
     async with one_agent(tmp_path) as address, calling(address) as call:
         await call.answered(1)
         call.send_prompt(Frame(0, 0, 0.0, bytes(641)).encode())
@@ -79,8 +79,8 @@ async def test_a_frame_that_is_too_long_ends_the_call(tmp_path: Path) -> None:
         assert "640 octets" in call.lost
 
 
-async def test_control_that_is_no_ping_is_left_alone(tmp_path: Path) -> None:
-    """Garbage, deep nesting, other types, too much of it: the call goes on."""
+async def test_invalid_control_messages_are_ignored(tmp_path: Path) -> None:
+    """Garbage, deep nesting, other types and oversized messages do not end the call."""
     async with one_agent(tmp_path) as address, calling(address) as call:
         await call.answered(1)
         for data in (b"", b"\xff", b"[" * 250, b"7", b'{"pong": 1}', b'{"ping": "' + b"x" * 300 + b'"}'):
@@ -90,8 +90,8 @@ async def test_control_that_is_no_ping_is_left_alone(tmp_path: Path) -> None:
         assert call.lost is None
 
 
-async def test_what_is_kept_of_prompts_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All frames of a long prompt are counted; only so many are given back."""
+async def test_the_echo_of_a_prompt_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All frames of a long prompt are counted, but only the first ones are echoed."""
     monkeypatch.setattr(agent, "MAX_PROMPT_FRAMES", 10)
     async with one_agent(tmp_path) as address, calling(address) as call:
         await call.answered(1)
@@ -100,9 +100,9 @@ async def test_what_is_kept_of_prompts_is_bounded(tmp_path: Path, monkeypatch: p
         assert call.heard.received == 10 + 2 * len(say_name(NAME))
 
 
-async def test_of_too_many_answers_the_oldest_are_left_out() -> None:
-    """Four wait at most, and nothing is said after the end."""
-    mouth = Mouth(_Deaf(), _Deaf(), 0)  # type: ignore[arg-type]
+async def test_only_the_newest_answers_are_queued() -> None:
+    """At most four answers are queued, the oldest are dropped, and none remains after the end."""
+    mouth = Mouth(_Sink(), _Sink(), 0)  # type: ignore[arg-type]
     for number in range(10):
         mouth.say([bytes([number])])
     assert [samples[0][0] for samples in mouth._waiting] == [6, 7, 8, 9]
@@ -110,8 +110,8 @@ async def test_of_too_many_answers_the_oldest_are_left_out() -> None:
     assert not mouth._waiting
 
 
-def test_tickets_are_used_once_and_the_oldest_go() -> None:
-    """A ticket that is shown a second time is unknown."""
+def test_tickets_are_used_once_and_the_oldest_are_removed() -> None:
+    """A ticket that is used a second time is unknown, and so is the oldest above the limit."""
     tickets = Tickets()
     assert tickets.pop(b"never seen") is None
     for number in range(agent.MAX_TICKETS + 1):
@@ -121,8 +121,8 @@ def test_tickets_are_used_once_and_the_oldest_go() -> None:
     assert tickets.pop((1).to_bytes(4)) is None
 
 
-class _Deaf:
-    """Takes whatever is sent."""
+class _Sink:
+    """An object whose every method accepts any arguments."""
 
     def __getattr__(self, _: str) -> object:
         return lambda *_, **__: 0

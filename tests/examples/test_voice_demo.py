@@ -1,4 +1,4 @@
-"""The voice demo as it is shipped."""
+"""Tests of the shipped voice demo."""
 
 from aiohttp import ClientSession
 
@@ -13,20 +13,20 @@ ELSEWHERE = ("http://", "https://", "//cdn", "@import")
 
 
 def test_every_agent_of_the_configuration_can_issue_ids() -> None:
-    """The file loads, and each backend has a server ID under an active config."""
+    """The configuration loads, and each backend has a server ID under an active CID config."""
     config = load(CONFIG).config
     assert all(id_source(backend, issued(config)) is not None for backend in served_here(config, None))
 
 
-def test_the_page_loads_nothing_from_elsewhere() -> None:
-    """No address of another host is in it, but for the names of XML."""
+def test_the_page_loads_nothing_external() -> None:
+    """The page contains no address of another host, except XML namespaces."""
     for path in PAGE.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert [part for part in ELSEWHERE if part in text] == [], path.name
 
 
 async def test_the_page_reaches_the_nat() -> None:
-    """It is told where to call and whom to trust; it can change addresses, once or each second, and nothing else."""
+    """The page gets the call URL and the certificate's hash, and can change addresses once or each second."""
     with Nat() as nat:
         network = Network(nat.port(("127.0.0.1", 1)))
         serving = serving_page("127.0.0.1", 0, call_url="https://x/voice", sha256=b"\x0f" * 32, network=network)

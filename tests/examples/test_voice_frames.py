@@ -1,4 +1,4 @@
-"""The voice agent's frames on the wire, and how their receiver counts them."""
+"""Tests of the voice agent's frames on the wire, and of the receiver's counts."""
 
 from itertools import pairwise
 
@@ -19,8 +19,8 @@ FRAMES = st.builds(
 
 
 @given(st.lists(FRAMES, max_size=4), st.integers(1, 700))
-def test_frames_come_back_from_any_pieces(frames: list[Frame], piece: int) -> None:
-    """However a stream is cut, its frames are found, and only when they are complete."""
+def test_frames_are_parsed_from_any_pieces(frames: list[Frame], piece: int) -> None:
+    """However a stream is split, its frames are found, each once it is complete."""
     octets = b"".join(frame.encode() for frame in frames)
     reader = FrameReader()
     found = [frame for at in range(0, len(octets), piece) for frame in reader.feed(octets[at : at + piece])]
@@ -28,8 +28,8 @@ def test_frames_come_back_from_any_pieces(frames: list[Frame], piece: int) -> No
 
 
 @given(st.binary(max_size=2000))
-def test_any_octets_are_frames_or_refused(octets: bytes) -> None:
-    """A frame that would be too long is refused at once, not waited for."""
+def test_any_octets_are_frames_or_rejected(octets: bytes) -> None:
+    """A frame that would be too long is rejected at once, before its octets arrive."""
     try:
         frames = list(FrameReader().feed(octets))
     except ValueError:
@@ -37,14 +37,14 @@ def test_any_octets_are_frames_or_refused(octets: bytes) -> None:
     assert sum(len(frame.encode()) for frame in frames) <= len(octets)
 
 
-def test_a_frame_that_is_too_long_is_named() -> None:
-    """The text says how long it claims to be."""
-    with pytest.raises(ValueError, match="at most 640 octets of samples, not 641"):
+def test_the_error_of_a_long_frame_names_its_length() -> None:
+    """The error names the announced length of the frame."""
+    with pytest.raises(ValueError, match="640 octets of samples at most, not 641"):
         list(FrameReader().feed(Frame(0, 0, 0.0, bytes(641)).encode()))
 
 
 def arrivals(*frames: tuple[float, int, int]) -> Arrivals:
-    """Return what a receiver counts of frames: (time, sequence, utterance)."""
+    """Return a receiver's counts after these frames: (time, sequence, utterance)."""
     counted = Arrivals()
     for now_s, sequence, utterance in frames:
         counted.add(Frame(sequence, utterance, 0.0, b""), now_s)
@@ -52,28 +52,28 @@ def arrivals(*frames: tuple[float, int, int]) -> Arrivals:
 
 
 def test_missing_frames_are_those_below_the_highest() -> None:
-    """A gap counts while it is open."""
+    """A missing frame counts until it arrives."""
     assert arrivals((0, 0, 0), (0, 3, 0)).missing == 2
     assert arrivals((0, 0, 0), (0, 3, 0), (0, 1, 0), (0, 2, 0)).missing == 0
 
 
-def test_a_frame_is_late_when_the_buffer_has_run_dry() -> None:
-    """The gap is what the listener hears; the frames after it are due later by as much."""
+def test_a_frame_is_late_when_the_buffer_is_empty() -> None:
+    """The gap is what a listener would notice; the frames after it are due later by the same time."""
     assert arrivals((0, 0, 0), (BUFFER_S + FRAME_S, 1, 0)).late == 0
     found = arrivals((0, 0, 0), (1, 1, 0), (1, 2, 0))
     assert (found.late, found.longest_gap_s) == (1, pytest.approx(1 - BUFFER_S - FRAME_S))
     assert found.buffered_s(1) == pytest.approx(2 * FRAME_S)
 
 
-def test_the_next_utterance_waits_for_the_one_before() -> None:
-    """Nothing is late that comes while something else is being played, or after a pause."""
+def test_the_next_utterance_waits_for_the_current_one() -> None:
+    """A frame that arrives during playback of another utterance, or after a pause, is not late."""
     found = arrivals((0, 0, 0), (0, 1, 0), (0, 2, 1), (9, 3, 2))
     assert found.late == 0
     assert arrivals((0, 0, 0), (0, 1, 0), (0, 2, 1)).buffered_s(0) == pytest.approx(BUFFER_S + 3 * FRAME_S)
 
 
 def test_agents_sound_different() -> None:
-    """Each letter is a sound of its own, in whole frames, loud but not clipped; so is a name without a letter."""
+    """Each letter has its own sound, in whole frames, loud but not clipped; so has an empty name."""
     sounds = [say_name(name) for name in ("agent-a", "agent-b", "agent-c", "agent-9")]
     assert all(before != after for before, after in pairwise(sounds))
     for frames in [*sounds, say_name("")]:

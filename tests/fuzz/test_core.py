@@ -1,4 +1,4 @@
-"""A few seconds of the C fuzzer on every test run; ``make fuzz`` goes on for longer."""
+"""A short run of the C fuzzer in every test run; ``make fuzz`` runs longer."""
 
 import shutil
 import subprocess
@@ -19,13 +19,13 @@ SECONDS = 5
 
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fuzzer, where clang has its runtime."""
+    """The compiled fuzzer, if clang has its runtimes."""
     if shutil.which("clang") is None:
         pytest.skip("clang is not installed")
     folder = tmp_path_factory.mktemp("fuzzer")
-    probe = folder / "probe.c"
-    probe.write_text("int LLVMFuzzerTestOneInput(const char *o, unsigned long n) { (void)o, (void)n; return 0; }\n")
-    if _clang(probe, folder / "probe").returncode:
+    trial = folder / "trial.c"
+    trial.write_text("int LLVMFuzzerTestOneInput(const char *o, unsigned long n) { (void)o, (void)n; return 0; }\n")
+    if _clang(trial, folder / "trial").returncode:
         pytest.skip("clang's sanitizer and fuzzer runtimes are not installed (Debian: libclang-rt-dev)")
     built = _clang(SOURCE, folder / "fuzz_core")
     assert built.returncode == 0, built.stderr
@@ -33,13 +33,13 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _clang(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    # -O0: a short run is over before an optimised fuzzer is compiled (8 s).
+    # -O0: compiling an optimised fuzzer (8 s) would take longer than a short run.
     words = ["clang", *STRICT, "-g", "-O0", *SANITIZERS, str(source), "-o", str(target)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_short_run(fuzzer: Path, tmp_path: Path) -> None:
-    """No octet too far, no undefined behaviour, no broken law; the laws stand in fuzz_core.c."""
+    """A run finds no access out of bounds, no undefined behaviour and no failed CHECK of fuzz_core.c."""
     core_seeds.write(tmp_path)
     bounds = (f"-runs={RUNS}", f"-max_total_time={SECONDS}", "-seed=1", "-max_len=512")
     done = subprocess.run(

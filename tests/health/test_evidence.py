@@ -1,4 +1,4 @@
-"""Evidence beside the probes, without sockets and without a clock."""
+"""Tests of evidence besides the probes, without sockets and without a clock."""
 
 import errno
 import logging
@@ -28,13 +28,13 @@ from qlb.health.verdict import NOT_PERMITTED, Exchange, OwnErrors, TrafficEviden
         (ValueError("not of the system"), ""),
     ],
 )
-def test_whose_fault_an_error_is(error: Exception, name: str) -> None:
-    """Only what this node lacks is its own: what is wrong on the way concerns clients' packets as well."""
+def test_errors_of_this_node(error: Exception, name: str) -> None:
+    """Only a shortage of this node counts as its own error; other errors also concern clients' packets."""
     assert own_error(error) == name
 
 
-def test_answers_count_from_the_first_look_on() -> None:
-    """Counts of before are no evidence; neither is a count that has begun anew."""
+def test_answers_count_from_the_first_note() -> None:
+    """Earlier counts are no evidence, and neither is a count that was reset."""
     evidence = TrafficEvidence(Exchange(10, 10))
     evidence.note(Exchange(10, 10), 1.0)
     assert not evidence.has_answered(0.0)
@@ -45,8 +45,8 @@ def test_answers_count_from_the_first_look_on() -> None:
     assert not evidence.has_answered(2.1)
 
 
-def test_was_asked_is_about_the_last_two_looks() -> None:
-    """One packet makes one look, however long ago the answers were."""
+def test_was_asked_compares_the_last_two_notes() -> None:
+    """was_asked is true only for a note with more forwarded packets than the one before."""
     evidence = TrafficEvidence(Exchange())
     asked = []
     for forwarded in (0, 1, 1, 2):
@@ -55,8 +55,8 @@ def test_was_asked_is_about_the_last_two_looks() -> None:
     assert asked == [False, True, False, True]
 
 
-def test_own_errors_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """However many backends cannot be probed for the same reason, and that it is over."""
+def test_own_errors_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An error is logged once for all backends, and once when the last of them has none."""
     caplog.set_level(logging.INFO)
     errors = OwnErrors()
     for name in ("a", "b", "a"):
@@ -76,10 +76,10 @@ def test_own_errors_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_a_backend_that_has_left_has_no_error() -> None:
-    """It is not probed any more, so nothing would end its error."""
+def test_a_removed_backend_has_no_error() -> None:
+    """forget() clears the error of a removed backend, which no later probe could clear."""
     errors = OwnErrors()
     errors.take("a", "EMFILE", "too many files")
     errors.forget("a")
-    errors.forget("nobody")
+    errors.forget("unknown")
     assert errors.current == ""

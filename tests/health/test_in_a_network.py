@@ -1,4 +1,4 @@
-"""Both probes in networks of their own: no local port is left, the server is link-local, the firewall drops."""
+"""Tests of both probes in separate networks: no free local port, a link-local server, a firewall that drops."""
 
 import asyncio
 import os
@@ -34,18 +34,18 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 
 
 def run(loop: Loop, work: Coroutine[Any, Any, ProbeResult]) -> ProbeResult:
-    """Run a probe to its end on a fresh loop."""
+    """Run a probe on a fresh loop; return its result."""
     with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(work)
 
 
 def ip(command: str) -> None:
-    """Run one command of ip in this thread's network."""
+    """Run one ip command in this thread's network."""
     subprocess.run(["ip", *command.split()], check=True, capture_output=True)
 
 
 def test_no_local_port_is_left(probe: Probe, loop: Loop) -> None:
-    """As in a flood that opens a session for each of many addresses: the backend is not to blame."""
+    """A probe without a free local port, as in a flood of sessions, gives no verdict about the backend."""
     with network_of_its_own(), ExitStack() as stack:
         ip("link set lo up")
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40003", encoding="ascii")
@@ -56,7 +56,7 @@ def test_no_local_port_is_left(probe: Probe, loop: Loop) -> None:
 
 
 def test_a_link_local_server(probe: Probe, loop: Loop) -> None:
-    """It is reached by its interface, and its answer counts."""
+    """A link-local server is reached through its interface, and its answer counts."""
 
     async def work() -> ProbeResult:
         certificate = make_certificate()
@@ -84,8 +84,8 @@ def test_a_link_local_server(probe: Probe, loop: Loop) -> None:
     assert result.ok, result.detail
 
 
-def test_an_interface_that_is_not_there(probe: Probe, loop: Loop) -> None:
-    """Clients' packets could not reach the backend either, so this is a verdict."""
+def test_a_missing_interface(probe: Probe, loop: Loop) -> None:
+    """A missing interface is a verdict, because clients' packets could not reach the backend either."""
     with network_of_its_own():
         result = run(loop, probe(Target("a", Endpoint("fe80::1%none0", 443)), PATIENCE_S))
     assert (result.ok, result.void, result.error) == (False, False, "")
@@ -94,7 +94,7 @@ def test_an_interface_that_is_not_there(probe: Probe, loop: Loop) -> None:
 
 @pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 def test_a_local_firewall(probe: Probe, loop: Loop) -> None:
-    """The detail says where to look; in a row with others it counts, since clients' packets may meet the same rule."""
+    """The detail names the firewall; the result is doubtful, but counts, because the rule may block clients too."""
     with network_of_its_own():
         ip("link set lo up")
         rules = "table inet t { chain out { type filter hook output priority 0; udp dport 443 drop; }; }"

@@ -1,4 +1,4 @@
-"""The health monitor, driven probe by probe: nothing here waits for a clock."""
+"""Tests of the health monitor, driven probe by probe, without waiting for a clock."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ PATIENCE_S = 90.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What a configuration's ``health`` says."""
+    """A stand-in for the ``health`` section of a configuration."""
 
     probe: str = "asked"
     interval: float = 2.0
@@ -34,20 +34,20 @@ class Settings:
 
 
 class Asked:
-    """A probe that is under way."""
+    """A running probe."""
 
     def __init__(self, target: Target, timeout_s: float) -> None:
-        """Not answered yet."""
+        """Start without a result."""
         self.target = target
         self.timeout_s = timeout_s
         self.result: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
 
 
 class Stage:
-    """A monitor with a probe that the test answers, a clock that stands, and rests that take no time."""
+    """A monitor whose probes are answered by the test, with a clock that stands still and rests that take no time."""
 
     def __init__(self) -> None:
-        """Nothing is watched yet."""
+        """Start without backends."""
         self.asked: asyncio.Queue[Asked] = asyncio.Queue()
         self.changes: list[tuple[str, bool, str]] = []
         self.rests: list[float] = []
@@ -61,15 +61,15 @@ class Stage:
         )
 
     def watch(self, settings: Settings | None = None, **targets: Target) -> None:
-        """Apply settings to backends."""
+        """Apply settings and targets."""
         self.monitor.apply(settings or Settings(), targets)
 
     async def next(self) -> Asked:
-        """Return the next probe that the monitor begins."""
+        """Return the next probe that the monitor starts."""
         return await asyncio.wait_for(self.asked.get(), PATIENCE_S)
 
-    async def answer(self, results: str, detail: str = "said so") -> Asked:
-        """Answer as many probes as there are signs, ``+`` or ``-``; return the one that comes after them."""
+    async def answer(self, results: str, detail: str = "detail") -> Asked:
+        """Answer one probe per sign, ``+`` or ``-``; return the next probe, which is not yet answered."""
         asked = await self.next()
         for sign in results:
             asked.result.set_result(ProbeResult(sign == "+", detail))
@@ -96,7 +96,7 @@ class Stage:
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    """A stage whose monitor is stopped in the end, with nothing left running."""
+    """A stage whose monitor is stopped at the end, without leaving tasks."""
     found = Stage()
     yield found
     await found.monitor.stop()
@@ -104,7 +104,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_healthy_until_the_first_result(stage: Stage) -> None:
-    """Before the start and before an answer a backend counts as healthy, and nobody is told anything."""
+    """Before the first answer a backend counts as healthy, and no change is reported."""
     stage.watch(a=A)
     assert stage.monitor.states == {"a": BackendHealth(True, "not probed yet: taken to be healthy", 1000.0)}
     stage.monitor.start()
@@ -114,7 +114,7 @@ async def test_healthy_until_the_first_result(stage: Stage) -> None:
 
 
 async def test_the_first_result_decides_at_once(stage: Stage) -> None:
-    """One bad answer makes it unhealthy, whatever ``fall`` says; the change and its reason are told once."""
+    """One failure makes the backend unhealthy, whatever ``fall`` is; the change is reported once with its reason."""
     stage.watch(a=A)
     stage.monitor.start()
     stage.unix_time = 1234.5
@@ -124,29 +124,29 @@ async def test_the_first_result_decides_at_once(stage: Stage) -> None:
 
 
 async def test_a_good_first_result_is_no_change(stage: Stage) -> None:
-    """It was taken to be healthy: only the detail is new."""
+    """A success as first result changes only the detail, because the backend counted as healthy."""
     stage.watch(a=A)
     stage.monitor.start()
     stage.unix_time = 1234.5
     await stage.answer("+")
     assert stage.changes == []
-    assert stage.monitor.states == {"a": BackendHealth(True, "said so", 1000.0)}
+    assert stage.monitor.states == {"a": BackendHealth(True, "detail", 1000.0)}
 
 
 async def test_rise_and_fall(stage: Stage) -> None:
-    """Afterwards three bad ones or two good ones in a row turn it; only turns are told."""
+    """Later, three failures or two successes in a row change the health; only changes are reported."""
     stage.watch(a=A)
     stage.monitor.start()
     await stage.answer("+--+--")
     assert stage.changes == []
     await stage.answer("--+-+")
-    assert stage.changes == [("a", False, "said so; 3 times in a row")]
+    assert stage.changes == [("a", False, "detail; 3 times in a row")]
     await stage.answer("++")
-    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+    assert stage.changes[1:] == [("a", True, "detail; 2 times in a row")]
 
 
 async def test_settings_reach_the_probe(stage: Stage) -> None:
-    """The address, the timeout, and the interval between probes are the configured ones."""
+    """Address, timeout and interval of the probes are the configured ones."""
     stage.watch(Settings(interval=7.0, timeout=0.5), a=A)
     stage.monitor.start()
     asked = await stage.answer("+-")
@@ -155,7 +155,7 @@ async def test_settings_reach_the_probe(stage: Stage) -> None:
 
 
 async def test_backends_are_independent(stage: Stage) -> None:
-    """A probe that hangs holds up nobody else."""
+    """A probe that hangs does not delay other backends."""
     stage.watch(a=A, b=B)
     stage.monitor.start()
     hanging = await stage.next()
@@ -166,7 +166,7 @@ async def test_backends_are_independent(stage: Stage) -> None:
 
 
 async def test_a_backend_added_later_is_probed_at_once(stage: Stage) -> None:
-    """Its first result decides; the others are not asked again for it."""
+    """The first result of an added backend decides; the others are not probed again."""
     stage.watch(a=A)
     stage.monitor.start()
     first = await stage.next()
@@ -180,7 +180,7 @@ async def test_a_backend_added_later_is_probed_at_once(stage: Stage) -> None:
 
 
 async def test_a_removed_backend_is_forgotten(stage: Stage) -> None:
-    """Its probe stops, it is told of no more, and if it comes back it begins as a new one."""
+    """The probe of a removed backend is cancelled, nothing more is reported, and a later return starts anew."""
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.answer("-")
@@ -194,8 +194,8 @@ async def test_a_removed_backend_is_forgotten(stage: Stage) -> None:
     assert [healthy for _, healthy, _ in stage.changes] == [False]
 
 
-async def test_an_applied_reload_without_changes_disturbs_nothing(stage: Stage) -> None:
-    """Neither a probe under way nor the results so far are lost."""
+async def test_a_reload_without_changes_disturbs_nothing(stage: Stage) -> None:
+    """A reload without changes preserves running probes and earlier results."""
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.answer("+--")
@@ -207,8 +207,8 @@ async def test_an_applied_reload_without_changes_disturbs_nothing(stage: Stage) 
 
 
 @pytest.mark.parametrize("first", ["+", "-"])
-async def test_new_rise_and_fall_keep_the_health(stage: Stage, first: str) -> None:
-    """New thresholds count from the next result on, and what was found stays."""
+async def test_new_rise_and_fall_preserve_the_health(stage: Stage, first: str) -> None:
+    """New thresholds count from the next result on, and the health remains."""
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.answer(first)
@@ -222,7 +222,7 @@ async def test_new_rise_and_fall_keep_the_health(stage: Stage, first: str) -> No
 
 
 async def test_a_new_interval_begins_at_once(stage: Stage) -> None:
-    """Nobody waits out an old interval of a day; the health stays and still needs a row of results to turn."""
+    """A new interval ends the current rest; the health remains and needs a row of results to change."""
     stage.watch(Settings(interval=86400.0), a=A)
     stage.monitor.start()
     old = await stage.answer("+")
@@ -235,7 +235,7 @@ async def test_a_new_interval_begins_at_once(stage: Stage) -> None:
 
 
 async def test_a_new_address_is_probed_at_once(stage: Stage) -> None:
-    """The old probe ends; the health stays until the first result from there, which decides."""
+    """A new address cancels the old probe; the health remains until the first result, which decides."""
     stage.watch(a=A)
     stage.monitor.start()
     old = await stage.answer("-")
@@ -249,15 +249,15 @@ async def test_a_new_address_is_probed_at_once(stage: Stage) -> None:
 
 
 async def test_another_kind_of_probe_decides_anew(stage: Stage) -> None:
-    """Turning probing off makes everything healthy, without traffic; each is asked once and no more."""
+    """Without probing every backend becomes healthy, once and without traffic."""
     stage.watch(a=A)
     stage.monitor.start()
     await stage.answer("-")
     await stage.asked.get()
-    told = asyncio.Event()
-    stage.listener = lambda *_: told.set()
+    changed = asyncio.Event()
+    stage.listener = lambda *_: changed.set()
     stage.watch(Settings(probe="none"), a=A)
-    await asyncio.wait_for(told.wait(), PATIENCE_S)
+    await asyncio.wait_for(changed.wait(), PATIENCE_S)
     await asyncio.sleep(0)
     assert stage.changes[1:] == [("a", True, "not probed: health.probe is none")]
     assert stage.asked.empty()
@@ -267,7 +267,7 @@ async def test_another_kind_of_probe_decides_anew(stage: Stage) -> None:
 
 
 async def test_an_unknown_probe_changes_nothing(stage: Stage) -> None:
-    """A refused configuration leaves the old one at work."""
+    """After a rejected configuration, the old one stays in use."""
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.next()
@@ -280,20 +280,20 @@ async def test_an_unknown_probe_changes_nothing(stage: Stage) -> None:
 
 
 async def test_a_probe_that_raises_is_a_bad_result(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """The fault is logged, the backend is unhealthy, and the monitor goes on."""
+    """The exception is logged, the backend is unhealthy, and the monitor continues."""
     stage.watch(a=A)
     stage.monitor.start()
     (await stage.next()).result.set_exception(ZeroDivisionError("oh"))
     await stage.answer("++")
     assert [(healthy, detail) for _, healthy, detail in stage.changes] == [
         (False, "the probe itself failed: ZeroDivisionError('oh')"),
-        (True, "said so; 2 times in a row"),
+        (True, "detail; 2 times in a row"),
     ]
     assert [record.getMessage() for record in caplog.records] == ["probe failed"]
 
 
 async def test_a_listener_that_raises_does_not_end_the_monitor(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """The fault is logged, and the next change is told again."""
+    """The exception is logged, and the next change is reported again."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("not listening")
@@ -307,7 +307,7 @@ async def test_a_listener_that_raises_does_not_end_the_monitor(stage: Stage, cap
 
 
 async def test_a_listener_may_remove_the_backend(stage: Stage) -> None:
-    """What the listener does with the news may include a reload."""
+    """A listener may reload the configuration."""
     stage.listener = lambda *_: stage.watch(b=B)
     stage.watch(a=A)
     stage.monitor.start()
@@ -316,8 +316,8 @@ async def test_a_listener_may_remove_the_backend(stage: Stage) -> None:
     assert list(stage.monitor.states) == ["b"]
 
 
-async def test_probes_at_once_are_bounded(stage: Stage) -> None:
-    """Thousands of silent backends take turns: no more sockets than that are open."""
+async def test_concurrent_probes_are_bounded(stage: Stage) -> None:
+    """At most 256 probes run at once, so that silent backends do not open more sockets than that."""
     stage.monitor.apply(
         Settings(), {f"n{port}": Target(f"n{port}", Endpoint("192.0.2.1", port)) for port in range(1, 301)}
     )
@@ -329,8 +329,8 @@ async def test_probes_at_once_are_bounded(stage: Stage) -> None:
     assert (await stage.next()).target.endpoint == Endpoint("192.0.2.1", 257)
 
 
-async def test_stopped_means_quiet(stage: Stage) -> None:
-    """After stop() no probe is under way; the last state can still be read, and it can start again."""
+async def test_stop_cancels_all_probes(stage: Stage) -> None:
+    """After stop() no probe runs, the last state is readable, and the monitor can start again."""
     stage.watch(a=A)
     stage.monitor.start()
     asked = await stage.answer("-")
@@ -346,9 +346,9 @@ async def test_stopped_means_quiet(stage: Stage) -> None:
 
 
 async def test_with_the_real_probe() -> None:
-    """A server that is there is healthy; when it goes, the monitor tells; nothing is injected but the listener."""
-    told: asyncio.Queue[tuple[str, bool, str]] = asyncio.Queue()
-    monitor = HealthMonitor(lambda *change: told.put_nowait(change))
+    """A real probe of a closed port reports the backend as unhealthy; only the listener is injected."""
+    changes: asyncio.Queue[tuple[str, bool, str]] = asyncio.Queue()
+    monitor = HealthMonitor(lambda *change: changes.put_nowait(change))
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
@@ -357,7 +357,7 @@ async def test_with_the_real_probe() -> None:
     monitor.apply(Settings(probe="quic", interval=0.01, timeout=0.5), {"a": Target("a", endpoint)})
     monitor.start()
     try:
-        name, healthy, detail = await asyncio.wait_for(told.get(), PATIENCE_S)
+        name, healthy, detail = await asyncio.wait_for(changes.get(), PATIENCE_S)
         assert (name, healthy) == ("a", False)
         assert "ECONNREFUSED" in detail
         assert monitor.detail("a") == detail
@@ -365,8 +365,8 @@ async def test_with_the_real_probe() -> None:
         await monitor.stop()
 
 
-def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
-    """The configuration's own section fits the protocol that the monitor reads."""
+def test_settings_match_the_configuration() -> None:
+    """The configuration's health section has the fields and defaults of Settings."""
     from qlb.config.model import Health
 
     health = Health()
@@ -375,8 +375,8 @@ def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
     assert find_probe("none") is assume_healthy
 
 
-async def test_what_was_found_out_is_told_from_what_is_taken_for_granted() -> None:
-    """A backend is judged from its first result on, whatever that was; a name that nobody watches never is."""
+async def test_has_judged() -> None:
+    """A backend is judged from its first result on; an unknown name never is."""
     stage = Stage()
     stage.watch(a=A)
     stage.monitor.start()
@@ -384,13 +384,13 @@ async def test_what_was_found_out_is_told_from_what_is_taken_for_granted() -> No
         assert not stage.monitor.has_judged("a")
         await stage.answer("+")
         assert stage.monitor.has_judged("a")
-        assert not stage.monitor.has_judged("nobody")
+        assert not stage.monitor.has_judged("unknown")
     finally:
         await stage.monitor.stop()
 
 
 async def test_a_finding_decides_at_once(stage: Stage) -> None:
-    """No fall is waited for; it is kept and logged while it lasts, and two good results end it."""
+    """A finding decides without ``fall``; it is shown while it lasts, and two successes end it."""
     stage.watch(a=A)
     stage.monitor.start()
     await stage.answer("+")
@@ -403,11 +403,11 @@ async def test_a_finding_decides_at_once(stage: Stage) -> None:
     assert (stage.monitor.finding("a"), stage.monitor.is_up("a")) == ("", False)
     await stage.answer("+")
     assert stage.monitor.is_up("a")
-    assert stage.changes[1:] == [("a", True, "said so; 2 times in a row")]
+    assert stage.changes[1:] == [("a", True, "detail; 2 times in a row")]
 
 
 async def test_a_finding_is_logged_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """When it appears and when it goes, whatever it says in between."""
+    """A finding is logged when it appears and when it ends, but not when its text changes."""
     caplog.set_level(logging.INFO)
     stage.watch(a=A)
     stage.monitor.start()
@@ -430,8 +430,8 @@ async def _all_fail(stage: Stage, all_failing: str) -> None:
     await stage.answer("")
 
 
-async def test_where_all_fail_at_once_routing_stays(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """The verdicts are told as they are; who counts is who counted before, and the log says so once."""
+async def test_if_all_fail_at_once_routing_is_retained(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Verdicts are shown as they are, but backends still count as healthy; this is logged once."""
     await _all_fail(stage, "keep")
     assert (stage.monitor.is_up("a"), stage.monitor.is_up("b"), stage.monitor.all_failing) == (False, False, True)
     counting = {name: counts for name, counts, _ in stage.changes}
@@ -439,33 +439,33 @@ async def test_where_all_fail_at_once_routing_stays(stage: Stage, caplog: pytest
     asked = await stage.next()
     asked.result.set_result(ProbeResult(False, "silence"))
     await stage.answer("")
-    told = [record.message for record in caplog.records if "all probes fail" in record.message]
-    assert len(told) == 1
-    assert told[0].endswith("(health.all_failing)")
+    messages = [record.message for record in caplog.records if "all probes fail" in record.message]
+    assert len(messages) == 1
+    assert messages[0].endswith("(health.all_failing)")
 
 
-async def test_where_nobody_ever_answered_the_log_asks_for_the_probe(
+async def test_if_no_probe_ever_succeeded_the_log_asks_for_the_probe(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Servers that never answer this kind of probe look like dead ones."""
+    """If no probe ever succeeded, the log asks whether the servers answer this kind of probe."""
     stage.watch(Settings(all_failing="keep", fall=1), a=A)
     stage.monitor.start()
     (await stage.next()).result.set_result(SILENCE)
     await stage.answer("")
-    told = [record.message for record in caplog.records if "all probes fail" in record.message]
-    assert len(told) == 1
-    assert told[0].endswith("none has succeeded since the start: do the servers answer this health.probe?")
+    messages = [record.message for record in caplog.records if "all probes fail" in record.message]
+    assert len(messages) == 1
+    assert messages[0].endswith("none has succeeded since the start: do the servers answer this health.probe?")
 
 
-async def test_where_all_fail_at_once_it_can_be_obeyed(stage: Stage) -> None:
-    """Then nobody counts."""
+async def test_if_all_fail_at_once_it_can_be_obeyed(stage: Stage) -> None:
+    """With all_failing: obey, no backend counts as healthy."""
     await _all_fail(stage, "obey")
     assert not stage.monitor.all_failing
     assert {name: counts for name, counts, _ in stage.changes} == {"a": False, "b": False}
 
 
 async def test_probes_are_counted(stage: Stage) -> None:
-    """By their results."""
+    """Probes are counted by their results."""
     stage.watch(a=A)
     stage.monitor.start()
     await stage.answer("++-")
@@ -473,10 +473,10 @@ async def test_probes_are_counted(stage: Stage) -> None:
 
 
 class Paused(Stage):
-    """A stage whose rests never end by themselves, and whose clock can be set."""
+    """A stage whose rests never end by themselves, and whose clock the test sets."""
 
     def __init__(self) -> None:
-        """The clock stands at 0."""
+        """Start the clock at 0."""
         super().__init__()
         self.now_s = 0.0
         self.resting: asyncio.Queue[float] = asyncio.Queue()
@@ -501,7 +501,7 @@ class Paused(Stage):
 
 @pytest.fixture
 async def paused() -> AsyncIterator[Paused]:
-    """A paused stage that watches one backend, with nothing left running in the end."""
+    """A paused stage that watches one backend, and leaves no tasks."""
     found = Paused()
     found.watch(a=A)
     found.monitor.start()
@@ -517,7 +517,7 @@ NO_PORT = ProbeResult(ok=False, detail="no local port", error="EAGAIN", void=Tru
 
 
 async def test_a_refused_packet_brings_the_probe_forward(paused: Paused) -> None:
-    """And if that is refused as well, this is no chance: new connections go elsewhere at once."""
+    """A client's refused packet causes an early probe; if that is refused too, the backend is unhealthy at once."""
     await paused.settle(GOOD)
     paused.monitor.hint("a")
     await paused.settle(REFUSED)
@@ -525,7 +525,7 @@ async def test_a_refused_packet_brings_the_probe_forward(paused: Paused) -> None
 
 
 async def test_a_hint_alone_is_no_verdict(paused: Paused) -> None:
-    """A backend that answers the probe stays; a refusal that no client has met needs others in a row."""
+    """A backend that answers the early probe stays healthy; a later refused probe alone does not change it."""
     await paused.settle(GOOD)
     paused.monitor.hint("a")
     await paused.settle(GOOD)
@@ -537,13 +537,13 @@ async def test_a_hint_alone_is_no_verdict(paused: Paused) -> None:
 
 
 async def test_hints_cause_one_probe_a_second(paused: Paused) -> None:
-    """However many come, for one backend or for names that nobody watches."""
+    """Many hints cause one early probe per second; hints for unknown names cause none."""
     await paused.settle(GOOD)
     for tenth in range(30):
         paused.now_s = tenth / 10
         paused.monitor.hint("a")
-        paused.monitor.hint("nobody")
-        for _ in range(5):  # a probe that was brought forward begins within these
+        paused.monitor.hint("unknown")
+        for _ in range(5):  # enough iterations for an early probe to start
             await asyncio.sleep(0)
         if not paused.asked.empty():
             await paused.settle(GOOD)
@@ -551,7 +551,7 @@ async def test_hints_cause_one_probe_a_second(paused: Paused) -> None:
 
 
 async def test_an_unhealthy_backend_is_not_probed_more_often(paused: Paused) -> None:
-    """Its clients go on to be refused, as long as they have its connection IDs."""
+    """Hints do not cause probes of an unhealthy backend, whose clients continue to be refused."""
     await paused.settle(REFUSED)
     paused.now_s = 100.0
     paused.monitor.hint("a")
@@ -561,7 +561,7 @@ async def test_an_unhealthy_backend_is_not_probed_more_often(paused: Paused) -> 
 
 
 async def test_an_error_of_this_node_is_no_verdict(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """The last verdict stays, and at the start there is none; it is counted, shown, and logged once."""
+    """The last verdict remains, at the start there is none; the error is counted, shown and logged once."""
     stage.watch(a=A)
     stage.monitor.start()
     for _ in range(10):
@@ -578,12 +578,12 @@ async def test_an_error_of_this_node_is_no_verdict(stage: Stage, caplog: pytest.
     assert stage.monitor.own_errors.current == ""
     assert (stage.monitor.probes_ok, stage.monitor.probes_failed) == (2, 1)
     assert [change[1] for change in stage.changes] == [False, True]
-    told = [record for record in caplog.records if record.message == "this node cannot send probes"]
-    assert len(told) == 2
+    errors = [record for record in caplog.records if record.message == "this node cannot send probes"]
+    assert len(errors) == 2
 
 
 async def test_a_probe_that_runs_out_of_memory_is_no_verdict(stage: Stage) -> None:
-    """Nor one whose own code meets the limit of files."""
+    """MemoryError and EMFILE raised inside a probe are errors of this node, and no verdict."""
     stage.watch(a=A)
     stage.monitor.start()
     (await stage.next()).result.set_exception(MemoryError())
@@ -594,7 +594,7 @@ async def test_a_probe_that_runs_out_of_memory_is_no_verdict(stage: Stage) -> No
 
 
 async def test_a_server_that_answers_only_clients_is_healthy(stage: Stage) -> None:
-    """Judged by its answers, so that the node is ready; dead when its clients get none."""
+    """A backend that answers clients but no probes is judged healthy, and unhealthy when its clients get no answers."""
     counts = iter([Exchange(n, n, n) for n in range(8)] + [Exchange(n, 8, n) for n in range(9, 40)])
     monitor = HealthMonitor(
         stage._on_change, find=stage._find, pace=Clock(2.0), unix_time=lambda: 0.0, traffic=lambda _: next(counts)
@@ -614,10 +614,10 @@ async def test_a_server_that_answers_only_clients_is_healthy(stage: Stage) -> No
 
 
 class Clock(Pace):
-    """A pace whose rests take no time, and whose clock goes on by one interval with each."""
+    """A pace whose rests take no time and advance its clock by one interval."""
 
     def __init__(self, interval_s: float) -> None:
-        """interval_s: what each rest lasts on this clock."""
+        """interval_s: the duration of each rest on this clock."""
         self._now_s = 0.0
         self._interval_s = interval_s
         super().__init__(now=lambda: self._now_s, sleep=self._pass, draw=lambda: 0.5)

@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Fixtures of the tests of qlb.observe."""
 
 import pytest
 
@@ -8,5 +8,5 @@ from qlb.observe.figures import Reading
 
 @pytest.fixture
 def reading() -> Reading:
-    """A reading with something in every field."""
+    """A reading with a value in every field."""
     return sample_reading()

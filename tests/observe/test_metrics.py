@@ -1,4 +1,4 @@
-"""The metrics page, read back by Prometheus's own parsers."""
+"""Tests of the metrics page, parsed by Prometheus's own parsers."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(families: Iterable[Metric]) -> Samples:
-    """Return (name, labels) → value of qlb's own samples; none may be there twice."""
+    """Return (name, labels) → value of qlb's own samples; check that none occurs twice."""
     rows = [
         (sample(row.name, **row.labels), row.value)
         for family in families
@@ -36,7 +36,7 @@ def samples(families: Iterable[Metric]) -> Samples:
 
 
 def scrape(reading: Reading) -> Samples:
-    """Return what a scraper finds."""
+    """Return the samples of a page."""
     return samples(parse_text(Metrics(lambda: reading).render()[0].decode()))
 
 
@@ -100,13 +100,13 @@ CONTRACT = {
 
 
 def test_names_and_labels_are_the_contract(reading: Reading) -> None:
-    """Exactly these, each with exactly its labels: people have written queries against them."""
+    """The page has exactly these names and labels, because users have queries with them."""
     found = {(name, " ".join(label for label, _ in labels)) for name, labels in scrape(reading)}
     assert found == CONTRACT
 
 
-def test_direct_return_has_others(reading: Reading) -> None:
-    """Nothing returns through the balancer; what there is instead are ICMP messages."""
+def test_direct_return_has_other_metrics(reading: Reading) -> None:
+    """In direct return no packet returns through the balancer; there are counters of ICMP messages instead."""
     xdp = XdpReading(notices=("in0: detached",), detached_interfaces=1, refused_backends=2)
     found = scrape(dataclasses.replace(reading, mode="ipip", xdp=xdp))
     assert {name for name, _ in found} ^ {name for name, _ in CONTRACT} == {
@@ -123,7 +123,7 @@ def test_direct_return_has_others(reading: Reading) -> None:
 
 
 def test_types(reading: Reading) -> None:
-    """What ends in _total is a counter, all else a gauge."""
+    """Metrics that end in _total are counters, all others gauges."""
     families = parse_text(Metrics(lambda: reading).render()[0].decode())
     types = {row.name: family.type for family in families for row in family.samples}
     for name, _ in CONTRACT:
@@ -131,7 +131,7 @@ def test_types(reading: Reading) -> None:
 
 
 def test_values(reading: Reading) -> None:
-    """Every figure of the reading is where it belongs."""
+    """Every figure of the reading is in the right sample."""
     found = scrape(reading)
     expected: Samples = {
         sample("qlb_packets_received_total"): 22,
@@ -194,8 +194,8 @@ def test_values(reading: Reading) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_sums_hold(reading: Reading) -> None:
-    """What came in = forwarded + dropped, and forwarded = by ID + unroutable, with all that has left included."""
+def test_sums_are_consistent(reading: Reading) -> None:
+    """Received = forwarded + dropped, and forwarded = routable + unroutable, removed backends included."""
     found = scrape(reading)
     forwarded = total(found, "qlb_packets_forwarded_total")
     assert total(found, "qlb_packets_received_total") == forwarded + total(found, "qlb_packets_dropped_total")
@@ -203,21 +203,21 @@ def test_sums_hold(reading: Reading) -> None:
     assert forwarded == by_id + total(found, "qlb_unroutable_packets_total")
 
 
-def test_a_removed_backend_keeps_its_counts_only(reading: Reading) -> None:
-    """It is neither up nor down any more."""
+def test_a_removed_backend_retains_its_counts_only(reading: Reading) -> None:
+    """A removed backend has counters, but no state."""
     names = {name for name, labels in scrape(reading) if ("backend", "gone") in labels}
     assert names == {"qlb_packets_forwarded_total", "qlb_packets_returned_total"}
 
 
-def test_a_removed_config_keeps_its_counts(reading: Reading) -> None:
-    """Config 0 is not configured any more, and its packets were forwarded all the same."""
+def test_a_removed_config_retains_its_counts(reading: Reading) -> None:
+    """The packets of CID config 0 are still counted although it is no longer configured."""
     found = scrape(reading)
     assert found[sample("qlb_cid_config_packets_total", config_id="0")] == 2
     assert sample("qlb_cid_config_packets_total", config_id="2") not in found
 
 
-def test_known_rows_are_there_from_the_start(reading: Reading) -> None:
-    """A fresh daemon shows zeros, so that a rate exists from the first packet on."""
+def test_known_rows_exist_from_the_start(reading: Reading) -> None:
+    """A fresh daemon exposes zeros, so that rates can be computed from the first packet on."""
     fresh = dataclasses.replace(reading, dropped={}, unroutable={}, outcomes={})
     found = scrape(fresh)
     assert {row for name, ((_, row),) in rows_of(found, "qlb_packets_dropped_total")} == DROP_REASONS
@@ -225,25 +225,25 @@ def test_known_rows_are_there_from_the_start(reading: Reading) -> None:
 
 
 def rows_of(found: Samples, wanted: str) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
-    """Return the keys of one metric."""
+    """Return the keys of one metric's samples."""
     return [(name, labels) for name, labels in found if name == wanted]
 
 
 @pytest.mark.parametrize(("mode", "returns"), [("proxy", True), ("proxy-protocol", True), ("ipip", False)])
-def test_returned_only_where_replies_come_back(reading: Reading, mode: str, returns: bool) -> None:
-    """With direct server return there is nothing to count, and a row of zeros would say that nothing is sent."""
+def test_returned_packets_exist_in_proxy_modes_only(reading: Reading, mode: str, returns: bool) -> None:
+    """With direct server return the metric is missing: zeros would wrongly mean that nothing is sent."""
     found = scrape(dataclasses.replace(reading, mode=mode))
     assert bool(rows_of(found, "qlb_packets_returned_total")) is returns
 
 
-def test_kernel_drops_are_absent_where_nobody_tells(reading: Reading) -> None:
-    """A zero would say that nothing was dropped."""
+def test_unknown_kernel_drops_are_absent(reading: Reading) -> None:
+    """If the kernel's drops are unknown, the metric is missing: a zero would wrongly mean no drops."""
     silent = tuple(dataclasses.replace(row, kernel_dropped=None) for row in reading.listeners)
     assert b"qlb_kernel_dropped" not in Metrics(lambda: dataclasses.replace(reading, listeners=silent)).render()[0]
 
 
 def test_each_scrape_takes_a_reading(reading: Reading) -> None:
-    """Nothing is remembered between scrapes, and making the page takes one reading only."""
+    """Each scrape takes exactly one reading; nothing is cached between scrapes."""
     taken: list[Reading] = []
 
     def read() -> Reading:
@@ -258,13 +258,13 @@ def test_each_scrape_takes_a_reading(reading: Reading) -> None:
     assert len(taken) == 2
 
 
-def test_the_process_is_there_too(reading: Reading) -> None:
-    """CPU time and memory of the supervisor, where the system tells them."""
+def test_metrics_of_the_process(reading: Reading) -> None:
+    """The page contains CPU time of the supervisor process."""
     assert b"process_cpu_seconds_total" in Metrics(lambda: reading).render()[0]
 
 
 def test_text_by_default(reading: Reading) -> None:
-    """Without a wish it is the format that everything reads; each name ends in _total once."""
+    """Without a preference the format is text, and each counter's name ends in _total once."""
     body, content_type = Metrics(lambda: reading).render("*/*")
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert b"_total_total" not in body
@@ -273,7 +273,7 @@ def test_text_by_default(reading: Reading) -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text", PROMETHEUS_3])
 def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
-    """The same figures in the other format, which ends with its mark."""
+    """On request the same figures are rendered in OpenMetrics, with its end mark."""
     body, content_type = Metrics(lambda: reading).render(accept)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
@@ -282,8 +282,8 @@ def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.1", "2.0.0", "01.7.0", "987.0.0"])
 @pytest.mark.parametrize("name", ["application/openmetrics-text", "text/plain"])
-def test_there_are_few_formats(version: str, name: str) -> None:
-    """Whatever version is asked for: pages are kept by their format."""
+def test_the_number_of_formats_is_bounded(version: str, name: str) -> None:
+    """All versions lead to few formats, because pages are cached by format."""
     content_type = choose_format(f"{name};version={version};escaping=underscores").content_type
     assert content_type == f"{name}; version=1.0.0; charset=utf-8; escaping=underscores"
 
@@ -301,6 +301,6 @@ def test_there_are_few_formats(version: str, name: str) -> None:
         "\x00",
     ],
 )
-def test_a_hostile_wish_is_no_wish(reading: Reading, accept: str) -> None:
-    """A malformed Accept header gets the default and never an exception."""
+def test_a_malformed_accept_header_is_ignored(reading: Reading, accept: str) -> None:
+    """A malformed Accept header gets the default format and never an exception."""
     assert Metrics(lambda: reading).render(accept)[1] == "text/plain; version=0.0.4; charset=utf-8"

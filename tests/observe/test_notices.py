@@ -1,4 +1,4 @@
-"""What an operator should look at, in words."""
+"""Tests of the notices to the operator."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ def kinds(reading: Reading) -> list[tuple[str, str]]:
 
 
 def calm(reading: Reading) -> Reading:
-    """Return a reading with which all is well."""
+    """Return the reading without any fault."""
     return dataclasses.replace(
         reading,
         last_reload_ok=True,
@@ -29,11 +29,11 @@ def calm(reading: Reading) -> Reading:
 
 
 def test_everything_has_a_notice(reading: Reading) -> None:
-    """The gravest first."""
-    told = dataclasses.replace(
+    """Every fault has a notice; errors come before warnings."""
+    faulty = dataclasses.replace(
         reading, unconfigured=(dataclasses.replace(reading.unconfigured[0], sustained=True),), without_ids=True
     )
-    assert kinds(told) == [
+    assert kinds(faulty) == [
         (ERROR, "reload_refused"),
         (ERROR, "worker_behind"),
         (ERROR, "worker_silent"),
@@ -48,7 +48,7 @@ def test_everything_has_a_notice(reading: Reading) -> None:
         (WARNING, "unconfigured_config_id"),
         (WARNING, "rotation"),
     ]
-    texts = [notice.text for notice in notices(told)]
+    texts = [notice.text for notice in notices(faulty)]
     assert texts[0] == (
         "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; the log says why"
     )
@@ -63,30 +63,30 @@ def test_everything_has_a_notice(reading: Reading) -> None:
     assert texts[12] == "rotation, retiring: wait"
 
 
-def test_where_all_is_well_there_is_none(reading: Reading) -> None:
-    """A few packets with a config ID that nobody configured are nothing to look at."""
+def test_without_faults_there_are_no_notices(reading: Reading) -> None:
+    """A few packets with an unconfigured config ID give no notice."""
     assert notices(calm(reading)) == []
     once = UnconfiguredReading(config_id=2, packets=1, last_seen_s=0.0, configured_before=True)
     assert notices(dataclasses.replace(calm(reading), unconfigured=(once,))) == []
 
 
 def test_faults_of_interfaces(reading: Reading) -> None:
-    """Each that the XDP plane has found, in its words."""
-    told = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
-    assert kinds(told) == [(ERROR, "xdp")] * 2
-    assert [notice.text for notice in notices(told)] == ["in0: detached", "out0: refused"]
-    assert notices(dataclasses.replace(told, xdp=XdpReading())) == []
+    """Each fault that the XDP plane found is a notice with the plane's text."""
+    faulty = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
+    assert kinds(faulty) == [(ERROR, "xdp")] * 2
+    assert [notice.text for notice in notices(faulty)] == ["in0: detached", "out0: refused"]
+    assert notices(dataclasses.replace(faulty, xdp=XdpReading())) == []
 
 
-def test_a_rotation_that_is_done_is_good_news(reading: Reading) -> None:
-    """Its old configuration may go."""
+def test_a_completed_rotation_is_information(reading: Reading) -> None:
+    """A completed rotation gives a notice of level info about the next step."""
     done = dataclasses.replace(calm(reading), rotation=RotationReading(phase="done", next_step="remove it"))
     assert kinds(done) == [(INFO, "rotation")]
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 5000])
 def test_many_backends_are_counted(reading: Reading, count: int) -> None:
-    """Five of a kind are named."""
+    """Notices name five backends of a kind and count the others."""
     row = reading.backends[0]
     rows = tuple(dataclasses.replace(row, name=f"x{n}", finding="bad", without_ids=True) for n in range(count))
     found = notices(dataclasses.replace(calm(reading), backends=rows))
@@ -98,8 +98,8 @@ def test_many_backends_are_counted(reading: Reading, count: int) -> None:
             assert texts[5].startswith(f"and {count - 5} more backends")
 
 
-def test_a_refused_reload_and_what_drains_for_it(reading: Reading) -> None:
-    """Until when, where it is tried again by itself; a backend that drains for it is named."""
+def test_a_refused_reload_and_a_backend_that_drains_for_it(reading: Reading) -> None:
+    """The notice contains the time of the next automatic try, if any; a backend that drains for it is named."""
     row = reading.backends[0]
     refused = dataclasses.replace(
         calm(reading), last_reload_ok=False, backends=(dataclasses.replace(row, leaving=True), row)

@@ -1,4 +1,4 @@
-"""The status: names and values that programs read."""
+"""Tests of the status: the names and values that programs read."""
 
 import dataclasses
 import json
@@ -9,12 +9,12 @@ from qlb.observe.status import build_status
 
 
 def as_read(reading: Reading) -> Any:
-    """Return the status as a program gets it."""
+    """Return the status as a program receives it."""
     return json.loads(json.dumps(build_status(reading), allow_nan=False))
 
 
 def test_the_contract(reading: Reading) -> None:
-    """Every name of the contract is there, with what it should be."""
+    """Every documented name exists, with its value."""
     status = as_read(reading)
     assert status["version"] == "1.2.3"
     assert status["ready"] is True
@@ -94,7 +94,7 @@ def test_the_contract(reading: Reading) -> None:
 
 
 def test_a_backend(reading: Reading) -> None:
-    """One row, in full."""
+    """A row of a backend has exactly these fields."""
     assert as_read(reading)["backends"][0] == {
         "name": "a",
         "address": "192.0.2.1:443",
@@ -120,7 +120,7 @@ def test_a_backend(reading: Reading) -> None:
 
 
 def test_sources(reading: Reading) -> None:
-    """Where backends are found, and how the asking goes."""
+    """The status lists the discovery sources and their state."""
     agents: dict[str, object] = {"name": "agents", "kind": "dns", "up": True, "backends": 41, "last_success_s": 1.5}
     pool: dict[str, object] = {"name": "pool", "kind": "file", "up": False, "backends": 0, "last_success_s": None}
     assert as_read(reading)["discovery"] == [
@@ -130,25 +130,25 @@ def test_sources(reading: Reading) -> None:
 
 
 def test_never_seen_is_null(reading: Reading) -> None:
-    """No packet yet is not the same as one just now."""
+    """A backend that received no packet has null, not 0."""
     assert as_read(reading)["backends"][1]["last_seen_s"] is None
 
 
-def test_removed_backends_are_apart(reading: Reading) -> None:
-    """Whoever looks through the backends finds those that are configured; the others' counts are not lost."""
+def test_removed_backends_are_listed_separately(reading: Reading) -> None:
+    """The list of backends contains configured ones only; the counts of removed ones are in another list."""
     status = as_read(reading)
     assert [row["name"] for row in status["backends"]] == ["a", "b:2"]
     assert [(row["name"], row["forwarded_packets"]) for row in status["removed_backends"]] == [("gone", 4)]
 
 
 def test_an_empty_daemon(reading: Reading) -> None:
-    """Before the first worker and without a backend there is a status too."""
+    """Without workers and backends the status has empty lists."""
     status = as_read(dataclasses.replace(reading, backends=(), cid_configs=(), workers=(), outcomes={}, listen=()))
     assert [status[name] for name in ("backends", "removed_backends", "cid_configs", "workers", "listen")] == [[]] * 5
 
 
-def test_samples_are_shown_as_explain_takes_them(reading: Reading) -> None:
-    """The last dropped datagram of each reason, in hexadecimal."""
+def test_samples_are_shown_as_explain_accepts_them(reading: Reading) -> None:
+    """The status has the last dropped datagram of each reason, in hexadecimal."""
     sample = SampleReading(octets=b"\xc0\0", length=1200, seen_s=1.23456)
     shown = as_read(dataclasses.replace(reading, samples={"truncated": sample}))["samples"]
     assert shown == {"truncated": {"octets": "c000", "length": 1200, "seen_s": 1.235}}

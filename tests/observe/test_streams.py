@@ -1,4 +1,4 @@
-"""Standard streams that are closed at the start: every command does its work all the same."""
+"""Tests of commands that are started with closed standard streams, or whose output is full."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ health: {probe: none}
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of the shell where `qlb` is this checkout's."""
+    """Run a shell command line in which `qlb` is this checkout's."""
     line = f'qlb() {{ "{sys.executable}" -m qlb "$@"; }}; {command}'
     return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_commands(folder: Path, closed: str) -> None:
-    """The exit code is that of a command with all streams, and there is no traceback."""
+    """With closed streams the exit code is the usual one, and there is no traceback."""
     for command, code in (("check qlb.yaml", 0), ("check absent.yaml", 2), ("status --socket absent", 1)):
         done = shell(f"qlb {command} {closed}", folder)
         assert done.returncode == code, (command, done)
@@ -50,7 +50,7 @@ def test_commands(folder: Path, closed: str) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [("schema", 1), ("check qlb.yaml", 1)])
 def test_a_full_standard_output(folder: Path, command: str, code: int) -> None:
-    """One line says so."""
+    """A full output gives exit code 1 and one line about it."""
     done = shell(f"qlb {command} >/dev/full", folder)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1] == "qlb: [Errno 28] No space left on device"
@@ -58,13 +58,13 @@ def test_a_full_standard_output(folder: Path, command: str, code: int) -> None:
 
 
 def test_a_full_standard_error(folder: Path) -> None:
-    """The exit code still tells."""
+    """The exit code is right even if the error cannot be written."""
     assert shell("qlb check absent.yaml 2>/dev/full", folder).returncode == 2
 
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_descriptors(tmp_path: Path, closed: str) -> None:
-    """What is opened next gets none of the three numbers, and children inherit all three."""
+    """Files opened later get none of the three descriptors, and child processes inherit all three."""
     show = (
         "import os, subprocess, sys\n"
         "from qlb.observe.streams import open_missing_streams\n"
@@ -88,7 +88,7 @@ def test_descriptors(tmp_path: Path, closed: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("closed", CLOSED)
 def test_the_daemon(folder: Path, closed: str) -> None:
-    """It becomes ready, answers on its control socket, reloads and ends with 0."""
+    """The daemon becomes ready, answers on its control socket, reloads, and exits with 0."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with notify:
         notify.bind(str(folder / "notify"))

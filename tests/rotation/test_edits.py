@@ -1,4 +1,4 @@
-"""The edits of a rotation: they say what was meant, in files of every style, and touch nothing else."""
+"""Tests of the edits of a rotation: they are correct in files of every style and change nothing else."""
 
 import re
 from pathlib import Path
@@ -55,7 +55,7 @@ def _texts() -> list[str]:
 
 
 def _example(name: str) -> str:
-    """Return an example with its key in it."""
+    """Return an example with its key inline."""
     return re.sub(
         r"^    key_file: \S+", f"    key: {KEY[::-1].hex()}", (CONFIGS / name).read_text(), flags=re.MULTILINE
     )
@@ -75,7 +75,7 @@ def _introduced(text: str, config_id: int = 5) -> str:
 
 @pytest.mark.parametrize("text", _texts())
 def test_a_whole_rotation(text: str) -> None:
-    """Staged, active, and alone: every backend has its IDs under the new one, and all else is as it was."""
+    """After all steps, every backend has its server IDs under the new config ID, and all else is unchanged."""
     before = _read(text)
     old_id = before.cid_configs[0].config_id
     staged = _introduced(text)
@@ -102,14 +102,14 @@ def test_a_whole_rotation(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", _texts())
-def test_what_is_staged_can_be_taken_back(text: str) -> None:
-    """Not one character of the file is another one then."""
-    taken_back = remove(_introduced(text), PATH, 5)
-    assert taken_back.splitlines() == text.splitlines()
+def test_a_staged_config_can_be_removed(text: str) -> None:
+    """Removing a staged CID config restores the file exactly."""
+    restored = remove(_introduced(text), PATH, 5)
+    assert restored.splitlines() == text.splitlines()
 
 
-def test_comments_and_layout_stay() -> None:
-    """New lines stand beside old ones and in their style; nobody's remark moves."""
+def test_comments_and_layout_are_preserved() -> None:
+    """New lines are added beside the old ones in their style, and no comment moves."""
     staged = _introduced(BLOCK)
     assert set(BLOCK.splitlines()) <= set(staged.splitlines())
     assert staged.splitlines()[8:14] == [
@@ -123,15 +123,15 @@ def test_comments_and_layout_stay() -> None:
     assert '    5: ["c0ffee01", "c0ffee11"]' in staged.splitlines()
 
 
-def test_a_backend_keeps_a_server_id() -> None:
-    """The last config that knows it cannot go."""
+def test_a_backend_retains_a_server_id() -> None:
+    """The last CID config under which a backend has server IDs cannot be removed."""
     text = _introduced(BLOCK.replace("name: b", "name: bee")).replace('    5: "c0ffee02"\n', "")
     with pytest.raises(ConfigError, match="'bee' has server IDs under config 1 alone"):
         remove(text, PATH, 1)
 
 
-def test_what_cannot_be_edited_is_told() -> None:
-    """Where the edited text is not what was meant, nothing is done, and no key is shown."""
+def test_an_unsafe_edit_is_rejected() -> None:
+    """If the edited text would not have the intended meaning, an error without the key is raised."""
     config = _read(BLOCK)
     new = config.cid_configs[0].model_copy(update={"config_id": 1, "key": KEY})
     with pytest.raises(ConfigError, match="cannot be edited safely") as caught:

@@ -1,4 +1,4 @@
-"""Explanations: the steps that matter are named, with the section that they follow, and end in the decision."""
+"""Tests of explanations: they contain the relevant steps with their sections, and end in the decision."""
 
 import pytest
 
@@ -9,8 +9,8 @@ UNKNOWN = b"\xe1" + b"\x55" * 7
 
 
 def _text(datagram: bytes, r: object = None) -> str:
-    told = explain(r or router(), datagram, FLOW, 0.0)  # type: ignore[arg-type]
-    return "\n".join(f"{step.section}: {step.text}" for step in told.steps)
+    explanation = explain(r or router(), datagram, FLOW, 0.0)  # type: ignore[arg-type]
+    return "\n".join(f"{step.section}: {step.text}" for step in explanation.steps)
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def _text(datagram: bytes, r: object = None) -> str:
     ],
 )
 def test_steps(datagram: bytes, words: list[str]) -> None:
-    """Each kind of datagram says what it is and why it goes where it goes."""
+    """The explanation of each kind of datagram contains its form and the reason of its route."""
     text = _text(datagram)
     for word in words:
         assert word in text
 
 
 def test_routable() -> None:
-    """The owner, its address and its state are told."""
+    """The explanation names the owner, its address and its state."""
     text = _text(long(cid(FOUR_PASS, 1)), router(changed(backends(), 1, healthy=False)))
     assert "the ID is b1's" in text
     assert "to b1 at 127.0.0.1:5001 (active, unhealthy)" in text
@@ -45,22 +45,22 @@ def test_routable() -> None:
 
 @pytest.mark.parametrize(("build", "table"), [(long, "source_id"), (short, "four_tuple")])
 def test_known_flows(build: object, table: str) -> None:
-    """A flow that a table knows is told with the table."""
+    """The explanation names the table that knows the flow."""
     r = router()
     datagram = build(UNKNOWN)  # type: ignore[operator]
-    told = [_text(datagram, r) for _ in range(2)]
-    assert "step 5" in told[0]
-    assert f"the {table} table knows this flow" in told[1]
+    texts = [_text(datagram, r) for _ in range(2)]
+    assert "step 5" in texts[0]
+    assert f"the {table} table knows this flow" in texts[1]
     assert explain(r, datagram, FLOW, 1.0).outcome == f"{table}_reserved_config"
 
 
-def test_nobody_takes_it() -> None:
-    """Without a backend, the explanation says so."""
+def test_without_backends() -> None:
+    """Without a backend, the explanation mentions it."""
     assert "nobody" in _text(long(UNKNOWN), router([]))
 
 
-def test_a_flow_of_a_backend_that_left() -> None:
-    """The entry is no answer, and the explanation does not fall over it."""
+def test_a_flow_of_a_removed_backend() -> None:
+    """An entry of a removed backend is ignored by the explanation."""
     r = router(backends(2))
     r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot([])

@@ -1,4 +1,4 @@
-"""Flow tables: bounded, timed by their caller, the least recently used leaves first."""
+"""Tests of flow tables: bounded size, the caller's clock, and removal of the least recently used entry."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from qlb.routing.flows import KEPT_ID_BYTES, MISS, FlowTable, FlowTables, id_key
 
 
 def test_remember_and_forget() -> None:
-    """An entry is found until the timeout has passed since its last use."""
+    """An entry is found until the timeout after its last use."""
     table = FlowTable(10, 5.0)
     assert table.get("a", 0.0) == MISS
     table.remember("a", 1, 0.0)
@@ -17,16 +17,16 @@ def test_remember_and_forget() -> None:
     assert table.get("a", 7.0) == 2
 
 
-def test_the_least_recently_used_leaves() -> None:
-    """Not the oldest: one that was used again stays."""
+def test_the_least_recently_used_entry_is_removed() -> None:
+    """A full table removes the least recently used entry, not the oldest."""
     table = FlowTable(2, 100.0)
     for key in ("a", "b", "a", "c"):
         table.remember(key, 1, 0.0)
     assert [table.get(key, 1.0) for key in "abc"] == [1, MISS, 1]
 
 
-def test_expired_entries_leave_as_others_come() -> None:
-    """Two for each one that comes, so that a table that was full once becomes small again."""
+def test_new_entries_remove_expired_ones() -> None:
+    """Each new entry removes up to two expired ones, so that a full table shrinks again."""
     table = FlowTable(100, 1.0)
     for number in range(100):
         table.remember(number, 1, 0.0)
@@ -36,14 +36,14 @@ def test_expired_entries_leave_as_others_come() -> None:
 
 
 def test_size_0_remembers_nothing() -> None:
-    """Purely stateless."""
+    """A table of size 0 is stateless."""
     table = FlowTable(0, 5.0)
     table.remember("a", 1, 0.0)
     assert (table.get("a", 0.0), len(table)) == (MISS, 0)
 
 
-def test_long_ids_are_known_by_their_start_and_length() -> None:
-    """As in C and in the kernel, whose keys have one size; every ID of QUIC versions 1 and 2 is kept whole."""
+def test_long_ids_are_identified_by_their_start_and_length() -> None:
+    """Long IDs are cut as in C and the kernel, which need keys of one size; IDs of QUIC versions 1 and 2 are not."""
     start = bytes(range(KEPT_ID_BYTES))
     assert id_key(start) == start
     assert id_key(start + b"12") == id_key(start + b"34") != id_key(start + b"567")
@@ -53,7 +53,7 @@ def test_long_ids_are_known_by_their_start_and_length() -> None:
 
 
 def test_resize() -> None:
-    """A smaller table keeps the most recently used; all three tables follow."""
+    """A smaller table retains the most recently used entries; resize() applies to all three tables."""
     tables = FlowTables(10, 5.0)
     for number in range(10):
         tables.remember_long(("192.0.2.1", number, "198.51.100.1", 1), b"\1" * 8, b"scid", number, 0.0)
@@ -65,7 +65,7 @@ def test_resize() -> None:
 
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0, 9), st.floats(0, 10)), max_size=60))
 def test_never_larger_than_its_size(size: int, uses: list[tuple[int, float]]) -> None:
-    """Whatever comes in whatever order."""
+    """A table is never larger than its size, for any sequence of uses."""
     table, now = FlowTable(size, 3.0), 0.0
     for key, pause in uses:
         now += pause

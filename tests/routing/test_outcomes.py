@@ -1,5 +1,6 @@
-"""The table of outcomes, and that the router reaches every one that is its own to decide."""
+"""Tests of the table of outcomes; the router reaches every outcome that it can decide."""
 
+import functools
 import random
 
 import pytest
@@ -13,7 +14,7 @@ from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
 from qlb.routing.router import Router
-from qlb.routing.snapshot import compile_snapshot
+from qlb.routing.snapshot import Snapshot, compile_snapshot
 
 ELSEWHERE: FourTuple = ("203.0.113.9", 1234, "198.51.100.1", 443)
 NOT_THE_ROUTERS = {
@@ -21,7 +22,7 @@ NOT_THE_ROUTERS = {
     *("drop_fragment", "drop_hop_limit", "drop_too_big", "drop_no_route", "drop_no_neighbour"),
     *("drop_bad_source", "drop_overload"),
 }
-"""Planes and the supervisor decide these."""
+"""Outcomes that planes or the supervisor decide."""
 
 DCIDS = {
     "no_config": b"\x9f" * 9,
@@ -30,11 +31,11 @@ DCIDS = {
     "length_mismatch": b"\x7f" * 9,
     "unknown_server_id": b"\x5f" * 12,
 }
-"""Unroutable destination IDs for the configurations of the pool, of 8 octets or more: tables remember them."""
+"""Unroutable destination IDs for the CID configs of the pool; with 8 octets or more, tables store them."""
 
 
 def test_table_is_consistent() -> None:
-    """Names are unique, routes and reasons are those that have names, and the integers match the table."""
+    """Names are unique, routes and reasons are known, and the integers match the table."""
     assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIGS + len(STEPS) * len(REASONS) + 14
     for number, outcome in enumerate(OUTCOMES):
         assert outcome.route in (*ROUTES, "drop")
@@ -47,7 +48,7 @@ def test_table_is_consistent() -> None:
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
 @pytest.mark.parametrize("reason", range(len(REASONS)), ids=REASONS)
 def test_unroutable_names_its_step_and_reason(step: int, reason: int) -> None:
-    """The integer of a step and a reason is the outcome that is named so."""
+    """unroutable() returns the outcome with the name of the step and the reason."""
     outcome = OUTCOMES[o.unroutable(step, reason)]
     assert outcome.name == f"{STEPS[step]}_{REASONS[reason]}"
     assert outcome.reason == REASONS[reason]
@@ -55,7 +56,7 @@ def test_unroutable_names_its_step_and_reason(step: int, reason: int) -> None:
 
 
 def _reached_by_tables(dcid: bytes) -> list[str]:
-    """Names of the outcomes of one ID at steps 5, 2, 4 and 3, in this order."""
+    """Return the names of the outcomes of one ID at steps 5, 2, 4 and 3, in this order."""
     r = router()
     packets = [(long(dcid), FLOW), (long(dcid), FLOW), (long(dcid[:-1] + b"?", b"other"), FLOW)]
     packets += [(long(dcid, b"third"), ELSEWHERE)]
@@ -64,21 +65,22 @@ def _reached_by_tables(dcid: bytes) -> list[str]:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_step_with_every_reason(reason: str) -> None:
-    """Fallback first; then the flow is known by source ID, by 4-tuple, and by destination ID elsewhere."""
+    """The fallback comes first; then the flow is found by source ID, by 4-tuple, and by destination ID elsewhere."""
     steps = ("fallback", "source_id", "four_tuple", "destination_id")
     assert _reached_by_tables(DCIDS[reason]) == [f"{step}_{reason}" for step in steps]
 
 
-def _every_config() -> Router:
+@functools.cache
+def _seven_configs() -> Snapshot:
     params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIGS)]
     pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIGS), (b"ab",)))]
-    return Router(compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
+    return compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY)
 
 
 @pytest.mark.parametrize("config_id", range(CONFIGS))
 def test_every_config_id(config_id: int) -> None:
-    """Seven configurations at once, each ID routed and counted under its own."""
-    r = _every_config()
+    """With seven CID configs, each ID is routed and counted under its own."""
+    r = Router(_seven_configs(), FlowTables(0, 1.0))
     config = r.snapshot.configs[config_id]
     assert config is not None
     cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
@@ -86,21 +88,21 @@ def test_every_config_id(config_id: int) -> None:
 
 
 def test_every_outcome_of_the_router_is_reached() -> None:
-    """Nothing in the table is there in vain: the router reaches all but what planes and the supervisor decide."""
+    """The router reaches all outcomes except those of planes and the supervisor."""
     reached = {name for dcid in DCIDS.values() for name in _reached_by_tables(dcid)}
-    seven = _every_config()
+    seven = Router(_seven_configs(), FlowTables(0, 1.0))
     for config in seven.snapshot.configs[:CONFIGS]:
         assert config is not None
         cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
         reached.add(OUTCOMES[seven.decide(short(cid), FLOW, 0.0)[0]].name)
-    nobody = router([])
-    odd = [(router(), b""), (router(), b"\x80"), (router(), long(b"", version=0)), (nobody, short(b"\xff"))]
+    without_backends = router([])
+    odd = [(router(), b""), (router(), b"\x80"), (router(), long(b"", version=0)), (without_backends, short(b"\xff"))]
     reached |= {OUTCOMES[r.decide(datagram, FLOW, 0.0)[0]].name for r, datagram in odd}
     assert reached == {outcome.name for outcome in OUTCOMES} - NOT_THE_ROUTERS
 
 
-def test_accidents_have_the_odds_that_are_told() -> None:
-    """Random first IDs decode by accident with servers x configs / (8 x 256 ** length): 200 on one octet, 10 %."""
+def test_accidental_decodes_have_the_documented_odds() -> None:
+    """Random IDs decode with odds servers x configs / (8 x 256 ** length): 200 servers, one octet, about 10 %."""
     params = CidParams(3, 1, 6, bytes(16))
     pool = [Backend(f"b{n}", Endpoint("127.0.0.1", n + 1), {3: (bytes([n]),)}) for n in range(200)]
     r = Router(compile_snapshot(1, [params], pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
@@ -110,7 +112,7 @@ def test_accidents_have_the_odds_that_are_told() -> None:
 
 
 def test_flood_of_random_packets_stays_within_bounds() -> None:
-    """However many clients with however odd packets: tables keep their size, and a live ID is still routed."""
+    """With many clients and odd packets, tables stay within their size, and a routable ID is still routed."""
     r, dice = router(flow_table_size=50), random.Random(4)
     for number in range(6000):
         head = dice.choice((b"\x40", b"\xc0\0\0\0\1\x08", b""))

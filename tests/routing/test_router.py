@@ -1,4 +1,4 @@
-"""The draft's five forwarding steps, in order, and every outcome that the router can return."""
+"""Tests of the draft's five forwarding steps, in order, and of every outcome that the router can return."""
 
 import random
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from lab.pool import (
     backends,
     changed,
     cid,
+    compiled,
     draining,
     long,
     router,
@@ -27,10 +28,8 @@ from qlb.routing.backends import BackendState
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
 from qlb.routing.explain import explain
 from qlb.routing.flows import MISS
-from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.outcomes import OUTCOMES
 from qlb.routing.router import Router, unconfigured_id
-from qlb.routing.snapshot import compile_snapshot
 
 ELSEWHERE = ("203.0.113.9", 1234, "198.51.100.1", 443)
 UNKNOWN = b"\xe1" + b"\x55" * 7  # the reserved config: always unroutable
@@ -56,13 +55,13 @@ def _not(index: int) -> int:
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("build", [short, long])
 def test_step_1_routable(params: CidParams, index: int, build: Build) -> None:
-    """An ID that decodes goes to its backend, long header or short, and is counted under its config."""
-    for _ in range(2):  # decoded, then from the memo
+    """An ID that decodes goes to its backend, in long and short headers, and is counted under its CID config."""
+    for _ in range(2):  # first decoded, then from the memo
         assert router().decide(build(cid(params, index)), FLOW, 0.0) == (params.config_id, index)
 
 
 def test_step_1_comes_before_every_table() -> None:
-    """A 4-tuple entry never beats a decodable ID."""
+    """A 4-tuple entry does not override an ID that decodes."""
     r = router()
     known = _fallback(r)
     r.decide(long(UNKNOWN), FLOW, 0.0)
@@ -72,13 +71,13 @@ def test_step_1_comes_before_every_table() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"state": BackendState.DRAINING}, {"healthy": False}, {"weight": 0}])
-def test_step_1_whatever_the_backends_state(fields: dict) -> None:
-    """Only the owner has the keys: draining, unhealthy and weightless backends get what is theirs."""
+def test_step_1_ignores_the_backends_state(fields: dict) -> None:
+    """Draining, unhealthy and weightless backends get their own packets, since only they have the keys."""
     assert router(changed(backends(), 1, **fields)).decide(short(cid(FOUR_PASS, 1)), FLOW, 0.0)[1] == 1
 
 
 def test_step_2_before_3_before_4_before_5() -> None:
-    """Each table is asked in its turn, and what one knows the next is not asked."""
+    """Tables are searched in order, and the first match decides."""
     r = router()
     four, flows = FLOW, r.flows
     assert _name(r.decide(long(UNKNOWN), four, 0.0)) == "fallback_reserved_config"
@@ -94,7 +93,7 @@ def test_step_2_before_3_before_4_before_5() -> None:
 
 
 def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
-    """A repeated first Initial from another address reaches the same backend; then that address is known too."""
+    """A repeated first Initial from another address reaches the same backend, and then that address is stored too."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.flows.by_destination_id.remember(UNKNOWN, _not(index), 0.0)
@@ -103,16 +102,16 @@ def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
     assert r.decide(short(UNKNOWN), ELSEWHERE, 0.0)[1] == _not(index)
 
 
-def test_short_destination_ids_are_not_remembered() -> None:
-    """IDs of fewer than 8 octets are not unique enough to route by."""
+def test_short_destination_ids_are_not_stored() -> None:
+    """IDs of fewer than 8 octets are not unique enough for routing."""
     r = router()
     r.decide(long(b"\xe0" * 7), FLOW, 0.0)
     assert len(r.flows.by_destination_id) == 0
     assert len(r.flows.by_four_tuple) == 1
 
 
-def test_step_5_is_the_4_tuple_alone() -> None:
-    """Neither the ID nor the source ID enters the fallback: after a Retry both may have changed."""
+def test_step_5_uses_the_4_tuple_alone() -> None:
+    """The fallback ignores both IDs, because a Retry may have changed them."""
     r = router(flow_table_size=0)
     index = _fallback(r)
     for datagram in (long(UNKNOWN), long(OTHER_UNKNOWN, b""), short(UNKNOWN), short(b"")):
@@ -120,8 +119,8 @@ def test_step_5_is_the_4_tuple_alone() -> None:
         assert (OUTCOMES[decision[0]].route, decision[1]) == ("fallback", index)
 
 
-def test_flows_outlive_the_pools_changes() -> None:
-    """A flow that is remembered stays with its backend when the fallback would send it elsewhere by now."""
+def test_flows_outlive_changes_of_the_pool() -> None:
+    """A stored flow stays with its backend even if the fallback would now choose another."""
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(2), index))
@@ -129,7 +128,7 @@ def test_flows_outlive_the_pools_changes() -> None:
 
 
 def test_flows_expire_and_are_renewed() -> None:
-    """An entry lives for the timeout after its last use."""
+    """An entry is found until the timeout after its last use."""
     r = router()
     for now in (0.0, 29.0, 58.0):
         decision = r.decide(short(UNKNOWN), FLOW, now)
@@ -138,18 +137,18 @@ def test_flows_expire_and_are_renewed() -> None:
 
 
 @pytest.mark.parametrize("build", [short, long])
-def test_a_backend_that_left_is_a_miss(build: Build) -> None:
-    """Entries that name a backend which is gone do not count: its index is a hole by then."""
+def test_a_removed_backend_is_a_miss(build: Build) -> None:
+    """Entries of a removed backend do not count; its index is empty in the snapshot."""
     r = router(backends(2))
     _, index = r.decide(build(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]
-    r.snapshot = compile_snapshot(2, CONFIGS, holed, fallback_key=DEFAULT_KEY)
+    r.snapshot = compiled(holed)
     decision = r.decide(build(UNKNOWN), FLOW, 1.0)
     assert (_name(decision), decision[1]) == ("fallback_reserved_config", 1 - index)
 
 
 def test_long_header_leaves_an_unhealthy_backend() -> None:
-    """A handshake is not sent again to a backend that does not answer; a short header stays with its owner."""
+    """A handshake is not sent to an unhealthy backend again; a short header stays with its owner."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(changed(backends(), index, healthy=False))
@@ -160,7 +159,7 @@ def test_long_header_leaves_an_unhealthy_backend() -> None:
 
 
 def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
-    """The same source ID is a connection that the backend has: it stays. Another one is new: it goes elsewhere."""
+    """A known source ID stays with its draining backend; a new one is a new connection and goes elsewhere."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(), index))
@@ -177,8 +176,8 @@ def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
         (draining(draining(backends(), 0), 1), {2}),
     ],
 )
-def test_new_connections_only_where_they_are_wanted(pool: list, reached: set[int]) -> None:
-    """Backends that take none get none, and all others get some."""
+def test_new_connections_reach_only_available_backends(pool: list, reached: set[int]) -> None:
+    """Backends that accept no new connections get none, and all others get some."""
     r = router(pool, flow_table_size=0)
     decided = {r.decide(long(UNKNOWN), ("192.0.2.1", port, "198.51.100.1", 443), 0.0)[1] for port in range(1, 300)}
     assert decided == reached
@@ -196,19 +195,19 @@ def test_new_connections_only_where_they_are_wanted(pool: list, reached: set[int
         (b"\x40" + b"\x40" + bytes(10), "too_short"),
         (long(b"\x60" + bytes(13)), "length_mismatch"),
         (long(b"\x40" + b"\x99" * 11), "unknown_server_id"),
-        (short(b"\x60" + bytes(13)), "unknown_server_id"),  # no length on the wire: nothing to compare with
+        (short(b"\x60" + bytes(13)), "unknown_server_id"),  # a short header has no length to compare with
     ],
 )
 def test_unroutable_reasons(datagram: bytes, reason: str) -> None:
-    """Each reason at each step that can follow it."""
+    """Each reason occurs at each step that can follow it."""
     r = router()
     names = [_name(r.decide(datagram, FLOW, 0.0)) for _ in range(2)]
     assert names[0] == f"fallback_{reason}"
     assert names[1] in (f"source_id_{reason}", f"four_tuple_{reason}")
 
 
-def test_appended_octets_are_no_mismatch_unless_asked() -> None:
-    """Envoy appends an octet that its encoded length does not count: only a strict config minds."""
+def test_appended_octets_are_a_mismatch_only_in_strict_configs() -> None:
+    """Envoy appends an octet that its encoded length does not count; only a strict CID config rejects it."""
     assert router().decide(long(cid(FOUR_PASS, 1) + b"!"), FLOW, 0.0)[1] == 1
     assert _name(router().decide(long(cid(STRICT, 1) + b"!"), FLOW, 0.0)) == "fallback_length_mismatch"
 
@@ -221,16 +220,16 @@ def test_appended_octets_are_no_mismatch_unless_asked() -> None:
         (long(bytes(9), version=0), "drop_version_negotiation"),
     ],
 )
-def test_what_is_no_client_packet_is_dropped(datagram: bytes, name: str) -> None:
-    """Dropped, under a name of its own."""
+def test_packets_that_no_client_sends_are_dropped(datagram: bytes, name: str) -> None:
+    """Such packets are dropped, each kind under its own name."""
     decision = router().decide(datagram, FLOW, 0.0)
     assert (_name(decision), decision[1]) == (name, -1)
 
 
 @pytest.mark.parametrize("build", [short, long])
 @pytest.mark.parametrize("pool", [[], changed(backends(1), 0, healthy=False)], ids=["empty", "unhealthy"])
-def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
-    """Without a taker, what is unroutable is dropped and nothing is remembered."""
+def test_without_an_available_backend(build: Build, pool: list) -> None:
+    """Unroutable packets without an available backend are dropped, and no flow is stored."""
     r = router(pool)
     assert r.decide(build(UNKNOWN), FLOW, 0.0) == (o.DROP_NO_BACKEND, -1)
     assert len(r.flows.by_four_tuple) == 0
@@ -238,15 +237,15 @@ def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
 
 @pytest.mark.parametrize("version", [1, 0x6B3343CF, 0xFFFFFFFF, 0x0A0A0A0A])
 def test_every_version_is_forwarded(version: int) -> None:
-    """Unknown versions are the backend's business."""
+    """Unknown versions are forwarded; the backend handles them."""
     assert router().decide(long(cid(FOUR_PASS, 2), version=version), FLOW, 0.0)[1] == 2
 
 
 @given(st.lists(st.binary(max_size=80), max_size=40), st.integers(0, 3))
 def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
-    """Nothing raises; each datagram has one outcome and a backend that is there; sums and bounds hold.
+    """Nothing raises; each datagram has one outcome and an existing backend; sums and limits are correct.
 
-    The explanation of each ends in the same decision.
+    The explanation of each datagram ends in the same decision.
     """
     r, counters = router(flow_table_size=size), Counters(bytearray(SIZE_BYTES))
     twin = router(flow_table_size=size)
@@ -266,7 +265,7 @@ def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
 
 @pytest.mark.parametrize("params", CONFIGS, ids=lambda params: params.algorithm)
 def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
-    """Cut anywhere, a packet is dropped as truncated, unroutable, or routed; never an exception."""
+    """A packet cut at any length is dropped as truncated, unroutable, or routed, and never raises."""
     r = router()
     for packet in (long(cid(params, 1)), short(cid(params, 1))):
         routes = [OUTCOMES[r.decide(packet[:length], FLOW, 0.0)[0]].route for length in range(len(packet) + 1)]
@@ -274,8 +273,8 @@ def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
         assert routes[-1] == "cid"
 
 
-def test_accidents_are_as_rare_as_promised() -> None:
-    """A random first ID decodes by accident with odds servers x configs / (8 x 256 ** length): 3 octets, none here."""
+def test_accidental_decodes_are_rare() -> None:
+    """Random IDs decode with odds servers x configs / (8 x 256 ** length): none of 3000 with 3 octets."""
     dice = random.Random(5)
     r = router()
     hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIGS for _ in range(3000))
@@ -295,8 +294,8 @@ def test_accidents_are_as_rare_as_promised() -> None:
     ],
     ids=["config 4", "config 6", "reserved", "unknown server", "routed", "long header", "empty"],
 )
-def test_the_config_id_that_nobody_configured(datagram: bytes, config_id: int) -> None:
-    """Only a short header tells it: the first ID of a connection is random, and is no server's."""
+def test_the_unconfigured_config_id(datagram: bytes, config_id: int) -> None:
+    """Only a short header shows an unconfigured config ID: the first ID of a connection is random."""
     r = router()
     for _ in range(2):
         assert unconfigured_id(r.decide(datagram, FLOW, 0.0)[0], datagram) == config_id
