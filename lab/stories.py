@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 STORY_PATH: Final = "/story/"
-TICK_S: Final = 0.1
+TICK_S: Final = 0.2
 _LINE_BYTES: Final = 1_500
 """More than a datagram: each line needs two packets."""
 
