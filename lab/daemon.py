@@ -201,6 +201,13 @@ class Daemon:
         while (await self.status())["workers"][index]["pid"] == before["workers"][index]["pid"]:
             await asyncio.sleep(scrape.POLL_S)
 
+    async def reload_by_signal(self, config: Yaml) -> None:
+        """Write a configuration and reload it by SIGHUP."""
+        self.write(config)
+        reloads = self.logged("reloaded")
+        self.hang_up()
+        await self.until_logged("reloaded", times=reloads + 1)
+
     def hang_up(self) -> None:
         """Send SIGHUP, which reloads."""
         os.kill(self.pid, signal.SIGHUP)

@@ -19,11 +19,10 @@ from typing import Any, Final
 
 from lab.clients import Calls, in_progress
 from lab.daemon import cid_config
+from lab.garbage import every_config, every_first_octet, every_id_length, every_truncation
 from lab.scrape import Metrics
-from lab.stage import Stage, stage
+from lab.stage import NEXT_PARAMS, Stage, stage
 from lab.udp_servers import open_socket
-from tests.e2e.test_bad_input import every_config, every_first_octet, every_id_length, every_truncation
-from tests.e2e.test_reload import NEXT_PARAMS, reload_by_signal
 
 LONG_CALLS: Final = 10
 SHORT_CALLS: Final = 4
@@ -86,7 +85,7 @@ async def _cycle(scene: Stage, long_calls: Calls, seen: Seen, garbage: list[byte
         flood = asyncio.create_task(_send(garbage, scene))
         for config in (_other_config(scene), scene.config(**SECTIONS)):
             scene.nat.rebind_all()
-            await reload_by_signal(scene.daemon, config)
+            await scene.daemon.reload_by_signal(config)
             seen.reloads += 1
             seen.rebinds += len(scene.nat.ports)
         await scene.daemon.kill_worker(seen.cycles % WORKERS)

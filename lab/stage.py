@@ -17,6 +17,8 @@ from qlb.cid import CidParams
 NAMES: Final = ("agent-a", "agent-b", "agent-c")
 KEY: Final = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 PARAMS: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY)
+NEXT_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=8, key=KEY[::-1], cid_length=17)
+"""The servers rotate to these: other lengths and another key. Padded, because aioquic parses one length only."""
 LIMIT_S: Final = 240.0
 """The time limit of every test that does not set its own."""
 

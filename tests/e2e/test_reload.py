@@ -17,19 +17,15 @@ from lab.daemon import Daemon, Yaml, backend_config, cid_config, configuration
 from lab.echoes import echoes
 from lab.quic_servers import quic_servers
 from lab.scrape import POLL_S
-from lab.stage import KEY, PARAMS, Stage, stage
+from lab.stage import NEXT_PARAMS, PARAMS, Stage, stage
 from lab.udp_servers import open_socket, received
-from qlb.cid import CidGenerator, CidParams
+from qlb.cid import CidGenerator
 
 pytestmark = pytest.mark.e2e
 
 CALLS: Final = 15
 MANY_CALLS: Final = 40
 """So many that the fallback selects each of three backends almost certainly."""
-NEXT_PARAMS: Final = CidParams(config_id=2, server_id_length=4, nonce_length=8, key=KEY[::-1], cid_length=17)
-"""The servers rotate to these: other lengths and another key. Padded, because aioquic parses one length only."""
-
-
 QUIET_S: Final = 0.5
 QUIET: Final = {"drain": {"quiet_period": "500ms"}, "rotation": {"quiet_period": "500ms"}}
 RELOADS: Final = 10
@@ -40,14 +36,6 @@ ANY: Final = mock.ANY
 Reload = Callable[[Daemon, Yaml], Awaitable[None]]
 
 
-async def reload_by_signal(daemon: Daemon, config: Yaml) -> None:
-    """Reload by SIGHUP."""
-    daemon.write(config)
-    reloads = daemon.logged("reloaded")
-    daemon.hang_up()
-    await daemon.until_logged("reloaded", times=reloads + 1)
-
-
 async def reload_by_socket(daemon: Daemon, config: Yaml) -> None:
     """Reload by the control socket."""
     daemon.write(config)
@@ -55,7 +43,7 @@ async def reload_by_socket(daemon: Daemon, config: Yaml) -> None:
     assert code == 0, output
 
 
-every_way = pytest.mark.parametrize("reload", [reload_by_signal, reload_by_socket], ids=["sighup", "socket"])
+every_way = pytest.mark.parametrize("reload", [Daemon.reload_by_signal, reload_by_socket], ids=["sighup", "socket"])
 
 
 async def until_silent(daemon: Daemon, kind: str, name: str, value: object) -> None:
@@ -179,7 +167,7 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
         found = await scene.daemon.metrics()
         assert found.total("qlb_config_generation") == 1
         assert found.total("qlb_config_last_reload_successful") == 0
-        await reload_by_signal(scene.daemon, scene.config())
+        await scene.daemon.reload_by_signal(scene.config())
         assert (await scene.daemon.metrics()).total("qlb_config_last_reload_successful") == 1
         await all_move(scene, calls)
         assert calls.lost == []
@@ -192,7 +180,7 @@ async def test_reloads_lose_no_packet(tmp_path: Path) -> None:
         smaller = {**whole, "cid_configs": [*whole["cid_configs"], cid_config(NEXT_PARAMS)]}
         async with in_progress(scene.addresses(CALLS)) as calls:
             for config in [smaller, whole] * RELOADS:
-                await reload_by_signal(scene.daemon, config)
+                await scene.daemon.reload_by_signal(config)
             await all_move(scene, calls)
         assert calls.lost == []
         found = await scene.daemon.settled()
@@ -207,7 +195,7 @@ async def test_a_reload_meets_a_dead_worker(tmp_path: Path) -> None:
         rotated = configuration([on.service], [NEXT_PARAMS], on.servers, **sections)
         for config in [on.config, rotated] * DEATHS:
             os.kill((await on.daemon.status())["workers"][0]["pid"], signal.SIGKILL)
-            await reload_by_signal(on.daemon, config)
+            await on.daemon.reload_by_signal(config)
         question = datagrams.short(on.id_of(on.servers[0], NEXT_PARAMS), b"?")
         for _ in range(CLIENTS):
             with open_socket(("127.0.0.1", 0)) as client:
