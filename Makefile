@@ -47,7 +47,7 @@ check-below: $(VENV)/test.stamp ## Run the fast tests of floors 0 to 2, with ful
 	$(BIN)/coverage report --skip-covered --fail-under=100
 
 check-above: $(VENV)/test.stamp ## Run all other fast tests
-	$(BIN)/pytest -q -m $(CHECKED) -n 2 $(BELOW:%=--ignore=%) --ignore-glob='tests/test_*.py'
+	$(BIN)/pytest -q -m $(CHECKED) -n 2 $(BELOW:%=--ignore=%) --ignore=tests/e2e --ignore-glob='tests/test_*.py'
 
 # nginx (Debian: nginx-light, libnginx-mod-stream) and socat are measured where they are installed.
 bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat

@@ -14,7 +14,7 @@ from qlb.routing.router import Router
 from qlb.routing.snapshot import Snapshot
 
 SECOND_NS = 1_000_000_000
-FAST = 100_000
+FAST = 20_000
 SLOW = 1_000_000
 PHASES = 4
 """Between two phases a world changes: snapshots, table sizes, timeouts."""
@@ -63,7 +63,7 @@ def _compare(core: ModuleType, numbers: range, datagrams: int) -> Counter[int]:
     return seen
 
 
-def test_100_000_datagrams(core: ModuleType) -> None:
+def test_20_000_datagrams(core: ModuleType) -> None:
     """The routers agree on every shape of connection ID, every backend state and every outcome of the core."""
     seen = _compare(core, range(WORLDS), FAST)
     assert seen.total() >= FAST
