@@ -126,7 +126,7 @@ def test_comments_and_layout_stay() -> None:
 def test_a_backend_keeps_a_server_id() -> None:
     """The last config that knows it cannot go."""
     text = _introduced(BLOCK.replace("name: b", "name: bee")).replace('    5: "c0ffee02"\n', "")
-    with pytest.raises(ConfigError, match="'bee' has server IDs under config 1 alone"):
+    with pytest.raises(ConfigError, match="'bee' has server IDs only under config 1"):
         remove(text, PATH, 1)
 
 
