@@ -6,7 +6,7 @@ staged: every balancer must decode the new CID config; servers issue from the ol
 retiring: servers issue from the new CID config; packets still carry the old one.
 done: no packet has carried the old CID config for a whole quiet period.
 
-The states are in the YAML and nowhere else. Whether a step is safe depends on the reports of all balancers.
+The states are in the YAML and nowhere else. A step is safe only if the reports of all balancers allow it.
 
 Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation" and "Security Considerations".
 """

@@ -1,4 +1,4 @@
-"""Tables of the status: what the terminal shows of it."""
+"""The tables of a status in the terminal."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from qlb.observe.status import build_status
 
 @pytest.fixture
 def status() -> Status:
-    """A status with something in every field."""
+    """Return a status with a value in every field."""
     return build_status(sample_reading())
 
 
 def test_the_headline(status: Status) -> None:
-    """What runs, where, how long, and whether it is ready."""
+    """The headline has the version, the plane, the addresses, the uptime and the readiness."""
     text = headline(status)
     for part in (
         "qlb 1.2.3",
@@ -31,7 +31,7 @@ def test_the_headline(status: Status) -> None:
 
 
 def test_notices(status: Status) -> None:
-    """The texts of the daemon's notices; a daemon of an earlier release has none."""
+    """The notices are the texts of the daemon's notices. A daemon of an earlier release has none."""
     assert list(notices(status)) == [notice.text for notice in daemon_notices(sample_reading())]
     assert "b:2: wrong key" in list(notices(status))
     assert any(text.startswith("b:2 gets no packets: it loops") for text in notices(status))
@@ -40,7 +40,7 @@ def test_notices(status: Status) -> None:
 
 
 def test_every_row_has_every_column(status: Status) -> None:
-    """Whatever the table, and a drained backend is called that."""
+    """Every row of every table has all columns. The state of a drained or excluded backend is shown."""
     rows = [{**row, "drained": True, "excluded": None} for row in status["backends"]]
     drained = {**status, "backends": rows}
     for table in (backends(drained), cid_configs(status), outcomes(status), outcomes(status, status)):
@@ -52,7 +52,7 @@ def test_every_row_has_every_column(status: Status) -> None:
 
 
 def test_rates_of_outcomes(status: Status) -> None:
-    """They come from two answers of one daemon: the difference in packets by the difference in time."""
+    """A rate is the difference in packets between two answers, divided by the difference in time."""
     name, packets = next((name, packets) for name, packets in status["outcomes"].items() if packets)
     before = {**status, "uptime_s": status["uptime_s"] - 2, "outcomes": {**status["outcomes"], name: packets - 6}}
     assert (name, f"{packets:,}", "3") in outcomes(status, before).rows
@@ -60,7 +60,7 @@ def test_rates_of_outcomes(status: Status) -> None:
 
 
 def test_lines_are_aligned(status: Status) -> None:
-    """Names to the left, numbers to the right, and nothing behind the last column."""
+    """Names are aligned to the left, numbers to the right, and no line ends with a blank."""
     head, *rows = in_text(backends(status))
     for name in ("ADDRESS", "STATE"):
         assert {row[head.index(name) - 1] for row in rows} == {" "}
@@ -74,5 +74,5 @@ def test_lines_are_aligned(status: Status) -> None:
     [(None, "never"), (0, "0.0 s ago"), (119.9, "119.9 s ago"), (120, "2 min ago"), (7200, "120 min ago")],
 )
 def test_ago(seconds: float | None, text: str) -> None:
-    """Seconds while that is worth reading, minutes then."""
+    """Up to two minutes the unit is seconds, then minutes."""
     assert ago(seconds) == text

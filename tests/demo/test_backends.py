@@ -1,4 +1,4 @@
-"""The demo backends: which configuration they issue from, and the life of their process."""
+"""The demo backends: the CID config that they issue from, and their process."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ TIMEOUT_S = 90.0
 
 
 def test_the_last_listed_configuration_is_issued_from() -> None:
-    """Of the configurations under which a backend has an ID, the newest; of its IDs there, the first."""
+    """A backend issues from the last CID config in which it has server IDs, with the first of them."""
     both = id_source(Backend("both", ANYWHERE, {5: (b"old",), 2: (b"new", b"alt")}), [OLD, NEW])
     assert both is not None
     assert (both.params, both.server_id) == (NEW, b"new")
@@ -36,7 +36,7 @@ def test_the_last_listed_configuration_is_issued_from() -> None:
 
 
 async def test_with_and_without_server_ids(certificate: Certificate) -> None:
-    """One issues routable IDs; the other is a plain aioquic server with its 8 random octets."""
+    """A backend with server IDs issues routable IDs. One without is a plain aioquic server with 8 random octets."""
     wanted = [Backend("routable", ANYWHERE, {2: (b"new",)}), Backend("plain", ANYWHERE)]
     async with serving(wanted, [OLD, NEW], certificate) as running:
         assert [backend.name for backend in running] == ["routable", "plain"]
@@ -50,7 +50,7 @@ async def test_with_and_without_server_ids(certificate: Certificate) -> None:
 
 
 async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.socket) -> None:
-    """The error names the backend, and those that had started are closed."""
+    """If an address is taken, the error names the backend, and the backends that had started are closed."""
     port = taken.getsockname()[1]
     with pytest.raises(BackendError, match=f"cannot serve second on 127.0.0.1:{port}: "):
         async with serving(
@@ -61,7 +61,7 @@ async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.
 
 @pytest.mark.parametrize("end", ["stdin", "SIGTERM", "SIGINT"])
 async def test_the_process(end: str, config_file: Path, taken: socket.socket) -> None:
-    """It says ready when it can be reached, and ends with 0 when its stdin does or on a signal, in silence."""
+    """It writes ready when it can be reached. At the end of stdin or on a signal it ends with 0, without output."""
     port = taken.getsockname()[1]
     taken.close()
     process = await asyncio.create_subprocess_exec(
@@ -88,8 +88,8 @@ async def test_the_process(end: str, config_file: Path, taken: socket.socket) ->
     assert rest == (b"", b"")
 
 
-def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, and the problems on stderr."""
+def test_a_wrong_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong configuration gives exit code 2, and the problems are on stderr."""
     path = tmp_path / "bad.yaml"
     path.write_text("listen: []\n")
     assert main([str(path)]) == 2
@@ -97,7 +97,7 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 and how it is called."""
+    """A wrong number of arguments gives exit code 2 and the usage."""
     for arguments in ([], ["a", "b", "c"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err == "usage: python -m qlb.demo.backends CONFIG [NAME]\n"
@@ -111,18 +111,18 @@ def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> No
         ("{mode: gue, interfaces: [eth0]}", "b", ["b 10.0.0.3:2", "b 192.0.2.1:4433", "b [2001:db8::1]:4433"]),
     ],
 )
-def test_what_one_host_serves(forwarding: str, name: str | None, served: list[str]) -> None:
-    """Everything, or one backend; with direct return the service's own addresses, too."""
+def test_the_backends_of_one_host(forwarding: str, name: str | None, served: list[str]) -> None:
+    """One host serves all backends or the named one, and in direct return also the addresses of the service."""
     assert [f"{b.name} {b.endpoint}" for b in served_here(config_of(forwarding), name)] == served
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "name", "said"),
-    [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "a host of its own")],
+    ("forwarding", "name", "text"),
+    [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "has its own host")],
 )
-def test_what_no_host_serves(forwarding: str, name: str | None, said: str) -> None:
-    """A backend that is not there; several that answer at one address."""
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_backend_name(forwarding: str, name: str | None, text: str) -> None:
+    """An unknown name is an error, and so is a missing name in direct return."""
+    with pytest.raises(ConfigError, match=text):
         served_here(config_of(forwarding), name)
 
 
@@ -134,8 +134,8 @@ def config_of(forwarding: str) -> Config:
 
 
 def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, the backend named, and never ready."""
+    """If a port is taken, the exit code is 1, the error names the backend, and ready is never written."""
     assert main([str(config_file)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")

@@ -13,7 +13,7 @@ from qlb.demo.http3 import make_certificate
 
 
 def test_it_names_localhost_in_every_form() -> None:
-    """By default it holds for the name and both loopback addresses."""
+    """By default the certificate is valid for localhost and both loopback addresses."""
     names = make_certificate().certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
     assert names.get_values_for_type(x509.IPAddress) == [
@@ -23,7 +23,7 @@ def test_it_names_localhost_in_every_form() -> None:
 
 
 def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None:
-    """Certificate and key as PEM; nobody else may read the key."""
+    """The certificate and the key are written as PEM, and only the owner can read the key."""
     made = make_certificate(["example.test"])
     certificate_path, key_path = made.write(tmp_path)
     assert x509.load_pem_x509_certificate(certificate_path.read_bytes()) == made.certificate
@@ -32,8 +32,8 @@ def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
 
 
-def test_a_browser_would_take_it_by_its_hash() -> None:
-    """On P-256, valid for 14 days at most, and named by the SHA-256 of what is sent."""
+def test_a_browser_can_accept_it_by_its_hash() -> None:
+    """The key is on P-256, the certificate is valid for 14 days at most, and its hash is SHA-256 of its DER form."""
     made = make_certificate()
     certificate = made.certificate
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc <= timedelta(days=14)
