@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from qlb.cli.client import CONFIG
+from qlb.errors import QlbError
 
 
 @click.command("check", short_help="Validate a configuration.")
@@ -41,12 +42,22 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-@click.command("keygen", short_help="Print a new key.")
-def keygen() -> None:
-    """Print a new key: 32 hexadecimal digits from the system's random source."""
-    import secrets
+@click.command("keygen", short_help="Create a new key.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def keygen(file: Path | None) -> None:
+    """Create a new key, 32 hexadecimal digits from the system's random source, and write it to FILE or print it.
 
-    click.echo(secrets.token_hex(16))
+    FILE must not exist. Its mode is 0600, and missing folders are created.
+    """
+    from qlb.rotation.keys import new_key, write_key
+
+    if file is None:
+        click.echo(new_key().hex())
+        return
+    try:
+        write_key(file, new_key())
+    except FileExistsError:
+        raise QlbError(f"{file} exists already, and was not changed: choose another name") from None
 
 
 @click.command("server-config", short_help="Print the parameters of a server.")

@@ -222,7 +222,7 @@ def _do_or_show(plan: _Plan, choose: "Callable[[RotationSteps], Step]", show: st
         click.echo(note, err=True)
     if step.key_file is not None:
         path = step.key_file.path
-        click.echo(f"first create the new key, which was not written: (umask 077; qlb keygen > {path})", err=True)
+        click.echo(f"first create the new key, which was not written: qlb keygen {path}", err=True)
 
 
 def _require_answer(plan: _Plan) -> None:

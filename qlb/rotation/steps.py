@@ -16,6 +16,7 @@ from qlb.config.load import decode, load
 from qlb.config.model import CidConfig, CidState
 from qlb.errors import QlbError
 from qlb.rotation import edits
+from qlb.rotation.keys import new_key, write_key
 from qlb.rotation.phases import (
     Balancer,
     Parts,
@@ -115,7 +116,7 @@ class RotationSteps:
             if decode(self.path.read_bytes(), self.path) != self.text:
                 raise QlbError(f"{self.path} has changed since it was read, and nothing was written: run this again")
             if step.key_file is not None:
-                _write_key(step.key_file)
+                write_key(*step.key_file)
         except OSError as error:
             raise self._cannot_write(error) from error
         try:
@@ -133,7 +134,7 @@ class RotationSteps:
 
     def _introduce(self, old: CidConfig) -> Step:
         new_id, warnings = choose_config_id(self.config, self._ask(), self._new_id, force=self._force)
-        key = secrets.token_bytes(16)
+        key = new_key()
         inline = old.key is not None and old.key_file is None
         key_file = None if inline else KeyFile(self._unused_key_path(old, new_id), key)
         named = Path(os.path.relpath(key_file.path, self.path.parent)) if key_file is not None else None
@@ -229,14 +230,6 @@ def _replace(path: Path, text: str) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _write_key(key_file: KeyFile) -> None:
-    """Write a key to a new file with mode 0600. Raises FileExistsError if the path exists."""
-    key_file.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(key_file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{key_file.key.hex()}\n")
 
 
 def _listed(config_ids: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_keygen(qlb: Run) -> None:
     first, second = qlb("keygen").out, qlb("keygen").out
     assert re.fullmatch(r"[0-9a-f]{32}\n", first)
     assert first != second
+
+
+def test_keygen_to_a_file(qlb: Run, tmp_path: Path) -> None:
+    """A key file has mode 0600, missing folders are private, and an existing file is never overwritten."""
+    path = tmp_path / "keys/1.hex"
+    assert qlb("keygen", path) == (0, "", "")
+    key = path.read_text()
+    assert re.fullmatch(r"[0-9a-f]{32}\n", key)
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    code, _, err = qlb("keygen", path)
+    assert (code, "exists already" in err, path.read_text()) == (1, True, key)
 
 
 def test_schema_is_json(qlb: Run) -> None:
