@@ -5,13 +5,13 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-KEY_BYTES: Final = 16
-"""The length of an AES-128 key."""
+_KEY_BYTES: Final = 16
+"""Equal to qlb.cid.params.KEY_BYTES, which cannot be imported without cryptography."""
 
 
 def new_key() -> bytes:
     """Return a key from the system's random source."""
-    return secrets.token_bytes(KEY_BYTES)
+    return secrets.token_bytes(_KEY_BYTES)
 
 
 def write_key(path: Path, key: bytes) -> None:

@@ -350,6 +350,12 @@ def test_the_socket_of_the_command_line(daemon: FakeDaemon) -> None:
     assert (daemon.states, daemon.received) == ({1: "active", 2: "staged"}, ["/reload"])
 
 
+def test_two_configurations(daemon: FakeDaemon) -> None:
+    """CONFIG and --config together are a usage error."""
+    result = daemon.rotate("next", "--yes", "--config", "other.yaml")
+    assert (result.exit_code, daemon.states) == (2, {1: "active"})
+
+
 class _Balancer(BaseHTTPRequestHandler):
     """The status of a balancer that has just started and decodes nothing."""
 
