@@ -1,189 +1,298 @@
-"""``qlb rotate``: the next safe step from one QUIC-LB configuration to another, or why it is not safe yet.
+"""``qlb rotate``: rotate the key of the connection IDs, one safe step at a time.
 
-The states of the configurations stand in the YAML, which this edits; whether a step is safe is asked of every balancer.
-Run it again and again, or with --wait once. Only files and the daemon of this configuration are touched.
+The states of a rotation are in the YAML, which these commands edit. They ask every balancer whether a step is safe, and
+change only files and the daemon of this configuration.
 """
 
-import difflib
+import functools
 import json
+import sys
 import time
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from qlb.cli.control import ask
-from qlb.cli.run import CONFIG
-from qlb.config.build import cid_params
-from qlb.config.load import load
-from qlb.config.model import Config
-from qlb.config.scalars import BALANCER
+from qlb.cli.client import CONFIG, ConfigCommand, ask, ask_balancer, config_option, json_option, socket_option
+from qlb.cli.operate import RELOAD_TIMEOUT_S
 from qlb.errors import QlbError
-from qlb.rotation.phases import Balancer, read_balancer
-from qlb.rotation.steps import RotationSteps, Step, StepRefused
 
-_TIMEOUT_S: Final = 5.0
+if TYPE_CHECKING:
+    from qlb.config.model import Config
+    from qlb.rotation.phases import Balancer
+    from qlb.rotation.steps import RotationSteps, Step
+
 _POLL_S: Final = 1.0
+_ID: Final = click.IntRange(0, 6)
+_VERBS: Final = "qlb rotate status|next|abort|run CONFIG"
 
 
-class _BalancerName(click.ParamType[str]):
-    """http://ADDRESS:PORT, or the path of a control socket."""
+class _Rotate(click.Group):
+    """The subcommands of ``qlb rotate``."""
 
-    name = "url|socket"
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Return the names in the order of a rotation."""
+        return list(self.commands)
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name as it is asked by, or end with a usage error."""
-        try:
-            return BALANCER.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Return the subcommand. If the first word is not a subcommand, the error lists them."""
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f"{args[0]!r} is not a subcommand: use {_VERBS}", ctx)
+        return super().resolve_command(ctx, args)
 
 
-@click.command("rotate")
-@click.argument("config", type=CONFIG)
-@click.option("--status", "only_status", is_flag=True, help="Say where the rotation is, and change nothing.")
-@click.option("--abort", is_flag=True, help="Go back: remove what is staged, or make active again what retires.")
-@click.option("--dry-run", is_flag=True, help="Show what would change in CONFIG, and change nothing.")
-@click.option("--wait", is_flag=True, help="Go on, step by step, until the old configuration has gone.")
-@click.option("--config-id", type=click.IntRange(0, 6), help="What to replace, where several are active.")
-@click.option("--new-config-id", type=click.IntRange(0, 6), help="The config ID of the new configuration.")
-@click.option("--force", is_flag=True, help="Do the step even if packets speak against it: anybody can send them.")
-@click.option("--balancer", "balancers", type=_BalancerName(), multiple=True, help="In place of rotation.balancers.")
-def rotate(
-    config: Path,
-    only_status: bool,
-    abort: bool,
-    dry_run: bool,
-    wait: bool,
-    config_id: int | None,
-    new_config_id: int | None,
-    force: bool,
-    balancers: tuple[str, ...],
-) -> None:
-    """Do the next safe step from one QUIC-LB configuration to another with a new key, or say why it is not safe yet.
+def _balancer_name(value: str) -> str:
+    """Return a balancer's name in its usual form: http://ADDRESS:PORT, or the absolute path of a control socket."""
+    from qlb.config.scalars import BALANCER
 
-    The steps: a new configuration that every balancer decodes; then servers issue from it; then the old one goes, when
-    no packet has carried it for rotation.quiet_period. Each edits CONFIG and reloads its daemon.
+    try:
+        return BALANCER.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_COMMON: Final = (
+    click.argument("config", type=CONFIG),
+    config_option,
+    socket_option,
+    click.option("--config-id", "old_id", type=_ID, help="Config ID to replace, if several are active."),
+    click.option(
+        "--balancer",
+        "balancers",
+        type=_balancer_name,
+        metavar="URL|SOCKET",
+        multiple=True,
+        help="Balancer to ask, instead of rotation.balancers; may be repeated.",
+    ),
+)
+_NEW_ID: Final = click.option("--new-config-id", "new_id", type=_ID, help="Config ID of the new CID config.")
+_YES: Final = click.option("--yes", is_flag=True, help="Edit CONFIG without asking.")
+_EDIT: Final = (
+    click.option("--force", is_flag=True, help="Do the step even if packets, which any host can send, prevent it."),
+    _YES,
+    click.option("--print", "show", flag_value="text", help="Only print the changed CONFIG with its inline keys."),
+    click.option("--diff", "show", flag_value="diff", help="Only print the changes to CONFIG, without keys."),
+)
+
+
+class _Plan(NamedTuple):
+    """The command line of one subcommand."""
+
+    config: Path
+    socket: Path | None
+    balancers: tuple[str, ...]
+    old_id: int | None
+    new_id: int | None = None
+    force: bool = False
+    yes: bool = False
+
+    def begin(self) -> "RotationSteps":
+        """Read the configuration. Raises ConfigError or QlbError."""
+        from qlb.rotation.steps import RotationSteps
+
+        return RotationSteps(self.config, self.ask_all, self.old_id, new_id=self.new_id, force=self.force)
+
+    def ask_all(self) -> "list[Balancer]":
+        """Ask every balancer. Raises QlbError if one does not answer, because its state is then unknown."""
+        from qlb.config.load import load
+        from qlb.rotation.phases import read_balancer
+
+        config = load(self.config).config
+        names = self.balancers or config.rotation.balancers or self._own_daemon(config)
+        return [read_balancer(name, ask_balancer(name)) for name in names]
+
+    def _own_daemon(self, config: "Config") -> tuple[str, ...]:
+        socket = self.control_socket(config)
+        if socket is not None:
+            return (str(socket.absolute()),)
+        if config.admin.listen is not None:
+            return (f"http://{config.admin.listen}",)
+        raise QlbError("no balancer to ask: set rotation.balancers or admin.socket, or give --balancer or --socket")
+
+    def control_socket(self, config: "Config") -> Path | None:
+        """Return the control socket of the daemon to reload; None if it has none."""
+        return self.socket or config.admin.socket
+
+
+@click.group("rotate", cls=_Rotate, short_help="Rotate the key of connection IDs.")
+def rotate() -> None:
+    """Rotate the key of the connection IDs, one safe step at a time.
+
+    The steps: stage a CID config with a new key, which every balancer must then decode; activate it, so that servers
+    issue from it; remove the old CID config after no packet has carried it for rotation.quiet_period. Each step edits
+    CONFIG and reloads its daemon. The runbook is docs/runbooks/rotation.md.
     """
-    if force and wait:
-        raise click.UsageError("--force does one step; it does not go with --wait")
 
-    def begin() -> RotationSteps:
-        ask_all = lambda: _ask_all(load(config).config, balancers)  # noqa: E731
-        return RotationSteps(config, ask_all, config_id, new_id=new_config_id, force=force)
 
-    if only_status:
-        _say_status(begin(), _ask_all(load(config).config, balancers))
+def _subcommand(name: str, short_help: str, *options: Callable[[Any], Any]) -> Callable[[Any], click.Command]:
+    """Return a decorator that makes a function a subcommand. The function gets a _Plan and the other options."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def with_plan(**values: Any) -> None:  # noqa: ANN401 (every option has its own type)
+            function(_Plan(**{field: values.pop(field) for field in _Plan._fields if field in values}), **values)
+
+        for option in reversed((*_COMMON, *options)):
+            with_plan = option(with_plan)
+        return rotate.command(name, cls=ConfigCommand, short_help=short_help)(with_plan)
+
+    return decorate
+
+
+@_subcommand("status", "Show the state of the rotation.", json_option)
+def status(plan: _Plan, as_json: bool) -> None:
+    """Show the CID configs of CONFIG on every balancer, and whether the next step is safe."""
+    from qlb.rotation.steps import StepRefused
+
+    steps, balancers = plan.begin(), plan.ask_all()
+    is_under_way = steps.parts.staged is not None or bool(steps.parts.retiring)
+    reasons: list[str] = []
+    if is_under_way:
+        try:
+            steps.next_step()
+        except StepRefused as error:
+            reasons = str(error).splitlines()
+    rows = _rows(steps, balancers)
+    if as_json:
+        click.echo(json.dumps({"cid_configs": rows, "under_way": is_under_way, "not_safe_because": reasons}, indent=2))
         return
+    for row in rows:
+        click.echo(f"config {row['config_id']}: {row['state']}, fingerprint {row['fingerprint']}")
+        for name, seen in row["balancers"].items():
+            known = f"{seen['packets']} packets, silent for {seen['silence_s']:.1f} s" if seen else "does not decode it"
+            click.echo(f"  {name}: {known}")
+    if not is_under_way:
+        click.echo("no rotation is under way; the next step adds a CID config with a new key: qlb rotate next")
+    elif reasons:
+        click.echo("\n".join(("the next step is not safe yet:", *reasons)))
+    else:
+        click.echo("the next step is safe: qlb rotate next")
+
+
+@_subcommand("next", "Do the next step if it is safe.", _NEW_ID, *_EDIT)
+def next_step(plan: _Plan, show: str | None) -> None:
+    """Do the next step of the rotation, or report why it is not safe yet.
+
+    The command prints the changes to CONFIG, and asks before it edits CONFIG and reloads its daemon. With --print or
+    --diff it writes nothing: use them for a CONFIG that comes from a git repository or a ConfigMap.
+    """
+    _do_or_show(plan, lambda steps: steps.next_step(), show)
+
+
+@_subcommand("abort", "Undo the last step.", *_EDIT)
+def abort(plan: _Plan, show: str | None) -> None:
+    """Undo: remove the staged CID config, or reactivate the retiring one.
+
+    The command prints the changes to CONFIG, and asks before it edits CONFIG and reloads its daemon. With --print or
+    --diff it writes nothing: use them for a CONFIG that comes from a git repository or a ConfigMap.
+    """
+    _do_or_show(plan, lambda steps: steps.abort(), show)
+
+
+@_subcommand("run", "Do each step when it is safe.", _NEW_ID, _YES)
+def run(plan: _Plan) -> None:
+    """Do every step until the old CID config has been removed. Wait before each step until it is safe.
+
+    During these waits, another program must copy CONFIG and its keys to the other balancers and to the servers. There
+    is no --force: to force all steps, one after another, would break every connection.
+    """
+    _require_answer(plan)
     while True:
-        steps = begin()
-        step = _when_safe(steps) if wait and not dry_run else steps.abort() if abort else steps.next_step()
-        if dry_run:
-            click.echo("\n".join(_difference(steps, step)))
-        else:
-            _do(steps, step, force=force)
-        if dry_run or not wait or (steps.parts.retiring and steps.parts.staged is None):
+        steps = _do(plan, lambda: _when_safe(plan))
+        if steps.parts.retiring and steps.parts.staged is None:
             return
 
 
-def _when_safe(steps: RotationSteps) -> Step:
-    """Wait until the next step is safe, and tell what is waited for, once."""
-    told = False
+def _do_or_show(plan: _Plan, choose: "Callable[[RotationSteps], Step]", show: str | None) -> None:
+    """Do a step, or only print its result. show: "text", "diff", or None to do it."""
+
+    def advance() -> "tuple[RotationSteps, Step]":
+        steps = plan.begin()
+        return steps, choose(steps)
+
+    if show is None:
+        _require_answer(plan)
+        _do(plan, advance)
+        return
+    steps, step = advance()
+    click.echo(step.text if show == "text" else "\n".join(steps.difference(step)), nl=show == "diff")
+    for note in step.notes:
+        click.echo(note, err=True)
+    if step.key_file is not None:
+        path = step.key_file.path
+        click.echo(f"first create the new key, which was not written: qlb keygen {path}", err=True)
+
+
+def _require_answer(plan: _Plan) -> None:
+    """Raise UsageError if the command has to ask, and no operator can answer."""
+    if not plan.yes and not _is_terminal():
+        raise click.UsageError(
+            f"cannot ask before {plan.config} is edited, because standard input is not a terminal: add --yes to edit "
+            "it without asking, or use `qlb rotate next` or `abort` with --print or --diff, which write nothing"
+        )
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _when_safe(plan: _Plan) -> "tuple[RotationSteps, Step]":
+    """Wait until the next step is safe. Print the reason for the wait once. Read CONFIG again before each try."""
+    from qlb.rotation.steps import StepRefused
+
+    is_reported = False
     while True:
+        steps = plan.begin()
         try:
-            return steps.next_step()
+            return steps, steps.next_step()
         except StepRefused as error:
-            if not told:
+            if not is_reported:
                 click.echo(f"waiting: {error}")
-            told = True
+            is_reported = True
             time.sleep(_POLL_S)
 
 
-def _do(steps: RotationSteps, step: Step, *, force: bool) -> None:
-    """Write the files and reload their daemon; where that refuses, put them back."""
+def _do(plan: _Plan, advance: "Callable[[], tuple[RotationSteps, Step]]") -> "RotationSteps":
+    """Show a step, ask, write its files and reload the daemon. If the daemon refuses, restore the files."""
+    steps, step = advance()
+    click.echo("\n".join((*steps.difference(step), *step.notes)))
+    if not plan.yes:
+        if not click.confirm(f"Write these changes to {steps.path} and reload its daemon?"):
+            raise QlbError("nothing was changed")
+        if advance()[1].summary != step.summary:  # an answer can take hours
+            raise QlbError("the next step is no longer the one above, and nothing was changed: run this again")
     steps.write(step)
-    problems = _reload(steps.config, force=force)
+    problems = _reload(plan.control_socket(steps.config), force=plan.force)
     if problems:
-        steps.take_back(step)
+        steps.undo(step)
         raise QlbError("the daemon refuses, and the file is as it was:\n" + "\n".join(problems))
-    click.echo("\n".join(step.said))
+    click.echo("\n".join((step.summary, *step.instructions)))
+    return steps
 
 
-def _reload(config: Config, *, force: bool) -> tuple[str, ...]:
-    """Reload the daemon of a configuration, if it runs; return why it refuses."""
-    path = config.admin.socket
-    if path is None or not path.is_socket():
+def _reload(socket: Path | None, *, force: bool) -> tuple[str, ...]:
+    """Reload the daemon, if it runs; return its reasons if it refuses."""
+    if socket is None or not socket.is_socket():
         click.echo("no daemon was reloaded: there is no control socket (admin.socket)", err=True)
         return ()
-    code, answer = ask(path, "POST", "/reload/force" if force else "/reload")
+    code, answer = ask(socket, "POST", "/reload/force" if force else "/reload", timeout_s=RELOAD_TIMEOUT_S)
     problems = tuple(answer.get("problems", ())) or (str(answer),)
-    if answer.get("incomplete"):  # the file is in force: going back to the one before would only add to the confusion
+    if answer.get("incomplete"):  # most workers use the new file; restoring the old one would leave the others behind
         raise QlbError("the step is done in the file, but not in every worker; run this again:\n" + "\n".join(problems))
     return () if code == HTTPStatus.OK else problems
 
 
-def _difference(steps: RotationSteps, step: Step) -> list[str]:
-    """Return what a step changes as a unified diff, keys left out."""
-    before, after = steps.text.splitlines(), step.text.splitlines()
-    lines = difflib.unified_diff(before, after, str(steps.path), str(steps.path), lineterm="")
-    return [f"{line.partition('key:')[0]}key: (not shown)" if "key:" in line else line for line in lines]
+def _rows(steps: "RotationSteps", balancers: "Sequence[Balancer]") -> list[dict[str, Any]]:
+    """Return one row for each CID config, with its packets on each balancer; None for a balancer that lacks it."""
+    from qlb.config.build import cid_params
 
-
-def _say_status(steps: RotationSteps, balancers: Sequence[Balancer]) -> None:
     fingerprints = {params.config_id: params.fingerprint for params in cid_params(steps.config)}
+    rows = []
     for one in steps.config.cid_configs:
-        click.echo(f"config {one.config_id}: {one.state}, fingerprint {fingerprints[one.config_id]}")
-        for balancer in balancers:
-            seen = balancer.configs.get(one.config_id)
-            known = f"{seen.packets} packets, silent for {seen.silence_s:.1f} s" if seen else "does not decode it"
-            click.echo(f"  {balancer.name}: {known}")
-    if steps.parts.staged is None and not steps.parts.retiring:
-        click.echo("no rotation is under way; the next step adds a config with a new key")
-        return
-    try:
-        steps.next_step()
-    except StepRefused as error:
-        click.echo(f"the next step is not safe yet:\n{error}")
-    else:
-        click.echo("the next step is safe: run this without --status")
-
-
-def _ask_all(config: Config, names: Sequence[str]) -> list[Balancer]:
-    """Ask every balancer. Raises QlbError where one does not answer: what it does is not known."""
-    return [read_balancer(name, _status(name)) for name in names or config.rotation.balancers or _own(config)]
-
-
-def _own(config: Config) -> tuple[str, ...]:
-    if config.admin.socket is not None:
-        return (str(config.admin.socket),)
-    if config.admin.listen is not None:
-        return (f"http://{config.admin.listen}",)
-    raise QlbError("no balancer can be asked: set rotation.balancers or admin.socket, or give --balancer")
-
-
-def _status(name: str) -> dict[str, Any]:
-    if name.startswith("/"):
-        answer = ask(Path(name), "GET", "/status")[1]
-    else:
-        try:
-            with _open_directly(f"{name}/status") as response:
-                answer = json.load(response)
-        except (OSError, ValueError) as error:
-            raise QlbError(f"balancer {name} does not answer ({error}): what it decodes is not known") from error
-    if not isinstance(answer, dict):
-        raise QlbError(f"balancer {name} gives no status")
-    return answer
-
-
-def _open_directly(url: str) -> HTTPResponse:
-    """Open a URL without the proxies of the environment: balancers are in the operator's own network."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    response: HTTPResponse = opener.open(url, timeout=_TIMEOUT_S)
-    return response
-
-
-COMMANDS = (rotate,)
+        seen = {balancer.name: balancer.configs.get(one.config_id) for balancer in balancers}
+        known = {name: it and {"packets": it.packets, "silence_s": it.silence_s} for name, it in seen.items()}
+        row = {"config_id": one.config_id, "state": one.state, "fingerprint": fingerprints[one.config_id]}
+        rows.append({**row, "balancers": known})
+    return rows

@@ -1,52 +1,58 @@
 """``qlb run``: the daemon, alone or with demo servers behind it."""
 
-import asyncio
 import gc
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.config.load import Loaded, load
+from qlb.cli.client import CONFIG
 from qlb.errors import BackendError
-from qlb.local_addresses import local_hosts
 
 if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+    from qlb.config.load import Loaded
     from qlb.daemon.supervisor import Supervisor
 
-CONFIG: Final = click.Path(path_type=Path)
+DEMO_READY: Final = "qlb forwards QUIC"
+"""The start of the line that ``qlb run --demo-backends`` prints when it forwards packets."""
 _DEMO_START_TIMEOUT_S: Final = 30.0
 
 
-@click.command("run")
+@click.command("run", short_help="Run the load balancer.")
 @click.argument("config", type=CONFIG)
-@click.option("--demo-backends", is_flag=True, help="Also run a QUIC/HTTP/3 server at each backend's address.")
+@click.option("--demo-backends", is_flag=True, help="Also run a demo QUIC/HTTP/3 server at each backend's address.")
 def run(config: Path, demo_backends: bool) -> None:
-    """Forward QUIC by the configuration CONFIG until SIGTERM or Ctrl-C."""
-    _ask_for_time()
-    gc.disable()  # nothing of a configuration is garbage, and looking for some takes a third of the time
+    """Forward QUIC packets as CONFIG describes, until SIGTERM or Ctrl-C."""
+    _request_start_time()
+    gc.disable()  # a configuration contains no garbage, and a search for it would take a third of the time
     try:
+        from qlb.config.load import load
+        from qlb.local_addresses import local_hosts
+
         loaded = load(config, find_local=local_hosts)
     finally:
         gc.enable()
-    # The daemon's own libraries are imported only once the configuration is known to be good.
+    # The daemon's own libraries are imported only after the configuration has been accepted.
     from qlb.workers.worker import run_on_fast_loop
 
     sys.exit(run_on_fast_loop(_run(config, loaded, demo_backends)))
 
 
-def _ask_for_time() -> None:
-    """Ask the service manager, if there is one, for the time that reading a large configuration takes."""
+def _request_start_time() -> None:
+    """Request more start time from the service manager, if there is one: a large configuration takes long to load."""
     if "NOTIFY_SOCKET" in os.environ:
         from qlb.handover.systemd import Notifier, Service
 
         Service(Notifier(dict(os.environ))).starting()
 
 
-async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
+async def _run(config: Path, loaded: "Loaded", demo_backends: bool) -> int:
+    from contextlib import suppress
+
     from qlb.daemon.supervisor import Supervisor
     from qlb.handover.successor import Origin
 
@@ -55,47 +61,50 @@ async def _run(config: Path, loaded: Loaded, demo_backends: bool) -> int:
         return await Supervisor(config, loaded, origin=origin).run()
     servers = await _start_demo_backends(config)
     try:
-        return await Supervisor(config, loaded, on_ready=_say_what_to_try, origin=origin).run()
+        return await Supervisor(config, loaded, on_ready=_print_suggestions, origin=origin).run()
     finally:
-        assert servers.stdin is not None, "it was started with a pipe"
-        servers.stdin.close()  # the sign to end
+        assert servers.stdin is not None, "the process was started with a pipe"
+        servers.stdin.close()  # the demo servers end at the end of their standard input
         with suppress(ProcessLookupError):
             servers.terminate()
         await servers.wait()
 
 
-async def _start_demo_backends(config: Path) -> asyncio.subprocess.Process:
-    """Start the demo servers in a process of their own; they end when this one does."""
+async def _start_demo_backends(config: Path) -> "Process":
+    """Start the demo servers in their own process, which ends together with this one."""
+    import asyncio
+
     servers = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "qlb.demo.backends", str(config)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the daemon: its backends go after it
+        start_new_session=True,  # Ctrl-C reaches only the daemon, which stops the servers after itself
     )
-    assert servers.stdout is not None, "it was started with a pipe"
+    assert servers.stdout is not None, "the process was started with a pipe"
     line = await asyncio.wait_for(servers.stdout.readline(), _DEMO_START_TIMEOUT_S)
     if not line:
         await servers.wait()
-        raise BackendError("the demo servers could not start; is the aioquic extra installed, are their ports free?")
+        raise BackendError(
+            "the demo servers did not start: check that the aioquic extra is installed and that their ports are free"
+        )
     return servers
 
 
-def _say_what_to_try(supervisor: "Supervisor") -> None:
+def _print_suggestions(supervisor: "Supervisor") -> None:
+    """Print commands to try while the demo runs."""
     service = supervisor.listen[0]
     admin = supervisor.admin.address
     control = supervisor.desired.config.admin.socket
-    lines = [f"qlb forwards QUIC on {service}; three servers behind it answer with their own names. Try:", ""]
-    lines.append(f"  qlb get https://{service}/                # which server am I on?")
-    lines.append(f"  qlb get https://{service}/ --rebind 3     # the same connection from three more addresses")
+    names = [backend.name for backend in supervisor.desired.config.backends]
+    lines = [f"{DEMO_READY} on {service} to {len(names)} demo servers, which answer with their names. Try:", ""]
+    lines.append(f"  qlb demo get https://{service}/              # which server answers me?")
+    lines.append(f"  qlb demo get https://{service}/ --rebind 3   # the same connection from three more addresses")
     if admin is not None:
         lines.append(
-            f"  curl http://{admin}/status                 # backends, outcomes; also /metrics, and a page at /"
+            f"  curl http://{admin}/status                # backends, outcomes; also /metrics, and a page at /"
         )
     if control is not None:
         lines.append(f"  qlb status --socket {control}")
-        lines.append(f"  qlb drain {supervisor.desired.config.backends[0].name} --socket {control}")
-    lines += ["", "qlb itself is in .venv/bin after `make run`. Ctrl-C ends it."]
+        lines.append(f"  qlb drain {names[0]} --socket {control}")
+    lines += ["", "After `make run`, the command qlb is in .venv/bin. Ctrl-C ends the demo."]
     click.echo("\n".join(lines))
-
-
-COMMANDS = (run,)

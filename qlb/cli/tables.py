@@ -1,14 +1,14 @@
-"""A daemon's status as tables of text: what ``qlb status`` prints and ``qlb top`` shows, in the page's words."""
+"""The status of a daemon as tables of text, for ``qlb status`` and ``qlb top``. The status page uses the same words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Status = Mapping[str, Any]
-"""What /status answers."""
+"""The JSON of /status."""
 
 
 class Table(NamedTuple):
-    """One table. numbers: the columns that are set flush right."""
+    """One table. numbers: the columns that are aligned to the right."""
 
     title: str
     columns: tuple[str, ...]
@@ -17,7 +17,7 @@ class Table(NamedTuple):
 
 
 def headline(status: Status) -> str:
-    """Return what runs, in one line."""
+    """Return the version, the state and the addresses of the daemon, in one line."""
     return (
         f"qlb {status['version']}, {'ready' if status['ready'] else 'not ready'}, plane {status['plane']}, mode "
         f"{status['mode']}, generation {status['config']['generation']}, up {status['uptime_s']:.0f} s, listening on "
@@ -31,7 +31,7 @@ def notices(status: Status) -> Iterator[str]:
 
 
 def backends(status: Status) -> Table:
-    """Return the backends."""
+    """Return the table of backends."""
     rows = [
         (
             row["name"],
@@ -50,7 +50,7 @@ def backends(status: Status) -> Table:
 
 
 def cid_configs(status: Status) -> Table:
-    """Return the connection ID configurations."""
+    """Return the table of CID configs."""
     rows = [
         (
             str(row["config_id"]),
@@ -68,7 +68,7 @@ def cid_configs(status: Status) -> Table:
 
 
 def outcomes(status: Status, before: Status | None = None) -> Table:
-    """Return the outcomes that there were, most first. before: an earlier status, for rates."""
+    """Return the table of outcomes with packets, the most frequent first. before: an earlier status, for rates."""
     seconds = status["uptime_s"] - before["uptime_s"] if before is not None else 0.0
     rows = []
     for name, packets in sorted(status["outcomes"].items(), key=lambda item: -item[1]):
@@ -95,7 +95,7 @@ def in_text(table: Table) -> list[str]:
 
 
 def ago(seconds: float | None) -> str:
-    """Return how long ago something was."""
+    """Return a time span as text."""
     if seconds is None:
         return "never"
     return f"{seconds:.1f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"

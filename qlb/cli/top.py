@@ -1,4 +1,4 @@
-"""``qlb top``: the daemon's status in the terminal, live."""
+"""``qlb top``: the status of a daemon in the terminal, updated continuously."""
 
 import contextlib
 import select
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from qlb.cli.control import ask, socket_option
+from qlb.cli.client import ask, daemon_options
 from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes
 from qlb.errors import QlbError
 
@@ -31,12 +31,21 @@ _STYLES: Final = MappingProxyType(
 _MAX_ROWS: Final = 200
 
 
-@click.command("top")
-@socket_option
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
-@click.option("--once", is_flag=True, help="Show it once, as text, and end.")
+@click.command("top", short_help="Watch the traffic in the terminal.")
+@daemon_options
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two requests to the daemon.",
+)
+@click.option("--once", is_flag=True, help="Print the tables once, as text, and exit.")
 def top(path: Path, interval: float, once: bool) -> None:
-    """Show backends, rates, configurations and outcomes, the busiest first, until q or Ctrl-C."""
+    """Show backends, CID configs, outcomes and their rates until q or Ctrl-C.
+
+    Backends with problems come first, then the busiest ones.
+    """
     if once:
         status = _busiest_first(ask(path, "GET", "/status")[1])
         tables = (backends(status), cid_configs(status), outcomes(status))
@@ -47,7 +56,7 @@ def top(path: Path, interval: float, once: bool) -> None:
     try:
         from rich.live import Live
     except ImportError as error:
-        raise QlbError("qlb top needs the top extra: pip install 'qlb[top]' (--once does without)") from error
+        raise QlbError("qlb top needs the top extra: pip install 'qlb[top]' (--once does not need it)") from error
     with contextlib.suppress(KeyboardInterrupt), _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
         before: Status | None = None
         since: float | None = None
@@ -67,7 +76,7 @@ def top(path: Path, interval: float, once: bool) -> None:
 
 
 def _comparable(before: Status | None, status: Status) -> Status | None:
-    """Return an earlier status of the same daemon; counts begin anew with the daemon."""
+    """Return the earlier status, or None if the daemon has restarted since: its counters then begin at 0."""
     return before if before is not None and before["uptime_s"] < status["uptime_s"] else None
 
 
@@ -102,7 +111,7 @@ def _rich(table: Table) -> "RenderableType":
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Yield a function that waits for so many seconds and returns the key that was pressed, or ""."""
+    """Yield a function that waits for a number of seconds and returns the pressed key, or ``""`` if there was none."""
     if not sys.stdin.isatty():
         yield time.sleep
         return
@@ -120,6 +129,3 @@ def _keys() -> Iterator[Any]:
         yield pressed
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-COMMANDS = (top,)

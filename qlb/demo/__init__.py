@@ -1,1 +1,1 @@
-"""Floor 4: something to try qlb with: HTTP/3 backends, a client that changes its address, and a driver of many."""
+"""Floor 4a: a demo of qlb: HTTP/3 backends, a client that changes its address, and a driver of many clients."""

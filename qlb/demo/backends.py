@@ -1,14 +1,14 @@
-"""Demo backends: every backend of a configuration, served by one process on this machine.
+"""Demo backends: one process that serves every backend of a configuration on this machine.
 
-``python -m qlb.demo.backends CONFIG [NAME]`` reads the same YAML as the daemon, binds each backend's address, or that
-of NAME alone, writes one line ``ready`` to stdout, and ends, with 0, at the end of its stdin (its parent is gone), on
-SIGTERM or on SIGINT. In the modes of direct return each backend is a host of its own: there NAME must be given, and the
-service's addresses are bound, too.
+``python -m qlb.demo.backends CONFIG [NAME]`` reads the same YAML as the daemon and binds the address of each backend,
+or only that of NAME. It then writes the line ``ready`` to stdout. It ends with 0 on SIGTERM, on SIGINT, and at the end
+of its stdin, which shows that its parent has ended. In the modes of direct return each backend has its own host: NAME
+is required, and the addresses of the service are bound too.
 Exit codes: 1, an address could not be bound; 2, the command line or the configuration is wrong.
 
-A backend that has a server ID under several configurations issues from the one that is listed last: rotation
-appends, so that one is the newest. Of several server IDs it takes the first. A backend without any is a plain
-aioquic server, whose IDs mean nothing to the balancer.
+If a backend has server IDs under several CID configs, it issues from the one that is listed last: a rotation appends,
+so this is the newest. Of several server IDs it uses the first. A backend without a server ID is a plain aioquic server,
+whose IDs the balancer cannot decode.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _STDIN: Final = 0
 
 
 class DemoBackend(NamedTuple):
-    """A backend that is being served. endpoint: where it is bound, with the real port where 0 was asked for."""
+    """A running backend. endpoint: its bound address; if port 0 was requested, with the real port."""
 
     name: str
     endpoint: Endpoint
@@ -55,14 +55,14 @@ async def serving(
 ) -> AsyncIterator[list[DemoBackend]]:
     """Serve all backends on the running loop until the end of the block.
 
-    configs: in the order of the configuration, the newest last. certificate: made anew where it is None.
-    Raises BackendError, naming the backend, where an address cannot be bound.
+    configs: in the order of the configuration, the newest last. certificate: by default, a new one.
+    Raises BackendError with the backend's name if an address cannot be bound.
     """
     certificate = certificate or make_certificate()
     started: list[DemoBackend] = []
     try:
         for backend in backends:
-            started.append(await _start(backend, configs, certificate))  # noqa: PERF401, what runs must be known
+            started.append(await _start(backend, configs, certificate))  # noqa: PERF401 (if one fails, the earlier ones must be closed)
         yield started
     finally:
         for running in started:
@@ -70,7 +70,7 @@ async def serving(
 
 
 def id_source(backend: Backend, configs: Sequence[CidParams]) -> CidGenerator | None:
-    """Return what a backend issues its connection IDs from: its newest configuration; None where it has none."""
+    """Return the generator for a backend's newest CID config; None if it has no server ID."""
     for params in reversed(configs):
         server_ids = backend.server_ids.get(params.config_id)
         if server_ids:
@@ -96,12 +96,12 @@ async def _start(backend: Backend, configs: Sequence[CidParams], certificate: Ce
 
 
 def issued(config: Config) -> tuple[CidParams, ...]:
-    """Return the configurations that servers issue from."""
+    """Return the CID configs that servers issue from."""
     return tuple(p for p, one in zip(cid_params(config), config.cid_configs, strict=True) if one.state == "active")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve the backends of a configuration file, or the one that is named; return the exit code."""
+    """Serve the backends of a configuration, or only the named one; return the exit code."""
     open_missing_streams()
     if len(arguments) not in (1, 2):
         return _fail(2, "usage: python -m qlb.demo.backends CONFIG [NAME]")
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         backends = served_here(config, arguments[1] if len(arguments) == 2 else None)
     except ConfigError as error:
         return _fail(2, str(error))
-    logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic warns of each connection that a client breaks
+    logging.getLogger("quic").setLevel(logging.ERROR)  # aioquic logs a warning for each connection that a client breaks
     try:
         asyncio.run(_serve_until_stopped(backends, issued(config)))
     except BackendError as error:
@@ -119,18 +119,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def served_here(config: Config, name: str | None) -> list[Backend]:
-    """Return what one host serves: each backend once for every address that it listens at.
+    """Return the backends that one host serves: one entry for each address to bind.
 
-    Raises ConfigError where there is no such backend, or where one must be named.
+    Raises ConfigError if the named backend does not exist, or if a name is required.
     """
     found = [backend for backend in configured_backends(config) if name in (None, backend.name)]
     if not found and name is not None:
-        raise ConfigError(f"there is no backend {name}")
+        raise ConfigError(f"the configuration has no backend {name}")
     if config.forwarding.mode not in DIRECT_RETURN:
         return found
     if name is None:
         raise ConfigError(
-            f"in mode {config.forwarding.mode} each backend is a host of its own: name the one of this host"
+            f"in mode {config.forwarding.mode} each backend has its own host: add the name of this host's backend"
         )
     return found + [dataclasses.replace(found[0], endpoint=service) for service in config.listen]
 
@@ -139,7 +139,7 @@ async def _serve_until_stopped(backends: Sequence[Backend], configs: Sequence[Ci
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # A thread, for stdin may be anything: event loops wait for pipes and sockets only.
+    # A thread reads stdin, because it may be a file, and event loops wait only for pipes and sockets.
     threading.Thread(target=_await_end_of_stdin, args=(loop, stop), daemon=True).start()
     async with serving(backends, configs):
         with contextlib.suppress(BrokenPipeError):
@@ -152,7 +152,7 @@ def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) ->
     with contextlib.suppress(OSError):
         while os.read(_STDIN, 4096):
             pass
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
+    with contextlib.suppress(RuntimeError):  # the loop has already ended
         loop.call_soon_threadsafe(stop.set)
 
 

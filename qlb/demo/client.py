@@ -1,10 +1,10 @@
-"""A demo HTTP/3 client that can change its address in mid-connection, in both ways that the world knows.
+"""A demo HTTP/3 client that can change its address during a connection, in two ways.
 
-A NAT rebinding: the packets come from another port, and the client itself knows nothing of it, so that it goes on
-with the same connection ID. A migration: the client moves on purpose, and takes a fresh connection ID with it.
+NAT rebinding: the packets come from another port. The client does not know this and continues to use the same
+connection ID. Migration: the client changes its address on purpose, and uses a new connection ID.
 
-It says which backend answered (the header ``x-backend``). It trusts every server unless it is given a certificate.
-Whatever goes wrong is a BackendError, within a bounded time.
+Each answer names its backend (the header ``x-backend``). The client accepts every certificate unless it is given one.
+Every failure becomes a BackendError within a bounded time.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from qlb.errors import BackendError
 DEFAULT_TIMEOUT_S: Final = 10.0
 _ID_WAITS: Final = 8
 _FIRST_ID_WAIT_S: Final = 0.005
-"""Twice as long each time: 1.3 s in all for a spare connection ID to arrive."""
+"""Each wait is twice as long as the last one: 1.3 s in all for a spare connection ID to arrive."""
 _KEEP_ALIVE_PING: Final = 0
 _ANY_ADDRESS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
 class DemoClient(QuicConnectionProtocol):
-    """One connection; made by ``connect``."""
+    """One connection, created by ``connect``."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class DemoClient(QuicConnectionProtocol):
         authority: str,
         timeout_s: float,
     ) -> None:
-        """Send requests to ``authority``, host and port; bound every wait by timeout_s."""
+        """Send requests to ``authority`` (host and port). timeout_s: the limit of every wait."""
         super().__init__(quic, stream_handler)
         self._authority = authority
         self._timeout_s = timeout_s
@@ -63,14 +63,14 @@ class DemoClient(QuicConnectionProtocol):
 
     @property
     def local_port(self) -> int:
-        """The UDP port that the client sends from."""
+        """Return the UDP port that the client sends from."""
         assert self._transport is not None
         port: int = self._transport.get_extra_info("sockname")[1]
         return port
 
     @property
     def server_connection_id(self) -> bytes:
-        """The destination connection ID of the client's packets: what the balancer routes by."""
+        """Return the destination connection ID of the client's packets, by which the balancer routes."""
         return self._quic._peer_cid.cid
 
     def request(self, path: str, *, method: str = "GET", body: bytes = b"") -> Exchange:
@@ -104,10 +104,10 @@ class DemoClient(QuicConnectionProtocol):
         self._pings_answered.remove(number)
 
     async def rebind(self, *, new_connection_id: bool) -> None:
-        """Go on from another local port; return when the server has answered there.
+        """Continue from another local port; return when the server has answered to it.
 
-        new_connection_id: move on purpose, to a fresh ID; else silently, as behind a NAT that rebinds.
-        Raises BackendError where no answer comes, or the server has issued no ID to move to.
+        new_connection_id: migrate with a new ID, instead of a silent change as behind a NAT that rebinds.
+        Raises BackendError if no answer comes, or if the server has issued no spare ID.
         """
         if new_connection_id:
             await self._spare_id_arrived()
@@ -122,27 +122,27 @@ class DemoClient(QuicConnectionProtocol):
         await self.ping()
 
     async def _spare_id_arrived(self) -> None:
-        """Give the server time to issue an ID to move to: its packet may be late or lost. Raises BackendError."""
+        """Wait for a spare ID, whose packet may be late or lost. Raises BackendError if none arrives."""
         for attempt in range(_ID_WAITS):
             if self._quic._peer_cid_available:
                 return
             await self.ping()
             await asyncio.sleep(_FIRST_ID_WAIT_S * 2**attempt)
         if not self._quic._peer_cid_available:
-            raise BackendError("the server has issued no connection ID to move to")
+            raise BackendError("the server has issued no spare connection ID to migrate with")
 
     async def established(self) -> None:
         """Wait for the end of the handshake. Raises BackendError."""
         await self._waits.until(lambda: self._is_established, "no connection")
 
     def shut(self) -> None:
-        """Tell the server that it is over, and close the socket without waiting for what it says to that."""
+        """Close the connection and the socket without waiting for an answer."""
         self.close()
         if self._transport is not None:
             self._transport.close()
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Hand streams to HTTP/3, and whatever happens to those that wait for it."""
+        """Pass stream data to HTTP/3, and wake the waits that an event may end."""
         for http_event in self._http.handle_event(event):
             if isinstance(http_event, HeadersReceived | DataReceived):
                 self._receive(http_event)
@@ -158,9 +158,9 @@ class DemoClient(QuicConnectionProtocol):
         self._waits.wake()
 
     def _keep_alive(self) -> None:
-        """Send something, for a server that sends to where the client was can only learn from a packet where it is.
+        """Send a ping, so that a server that still sends to the client's old address learns the new one.
 
-        aioquic's server goes back to the old address when the one PATH_RESPONSE of a new one is lost.
+        aioquic's server returns to the old address if the only PATH_RESPONSE from the new one is lost.
         """
         self._quic.send_ping(_KEEP_ALIVE_PING)
         self.transmit()
@@ -185,8 +185,8 @@ async def connect(
 ) -> AsyncIterator[DemoClient]:
     """Yield a connected client, closed at the end of the block.
 
-    host: a name, of which the first address counts, or an IP literal. trust: certificates in PEM that the server's
-    must be among or signed by; None trusts anybody. timeout_s: the longest that any one wait takes.
+    host: an IP literal, or a name, whose first address is used. trust: certificates in PEM; the server's certificate
+    must be one of them or signed by one. None accepts every certificate. timeout_s: the limit of every wait.
     Raises BackendError.
     """
     loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ async def connect(
 async def get(
     host: str, port: int, path: str = "/", *, trust: bytes | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> Answer:
-    """GET one path over a connection of its own; the arguments are those of ``connect``. Raises BackendError."""
+    """Request one path over a new connection. The arguments are those of ``connect``. Raises BackendError."""
     async with connect(host, port, trust=trust, timeout_s=timeout_s) as client:
         return await client.get(path)
 

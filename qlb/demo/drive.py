@@ -1,7 +1,7 @@
-"""The demo driver: many connections through a balancer, each changing its address in mid-transfer, none to be lost.
+"""The demo driver: many connections through a balancer, each of which changes its address during transfers.
 
-Every rebind comes while an answer is arriving: silently as behind a NAT, or on purpose with a new connection ID, in
-turns. A connection is lost when a request on it fails, or when an answer comes from another backend than the first.
+Every address change happens while an answer arrives. Silent changes, as behind a NAT, alternate with migrations to a
+new connection ID. A connection counts as lost if a request on it fails, or if another backend answers than at first.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ _SHOWN_FAILURES: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to drive.
+    """The size of a demo.
 
-    connections: all at once, 1 or more. rebinds: of each connection, 0 or more. transfer_bytes: of the answer that
-    is arriving at each rebind; far above 12,000, or it fits into the first flight and is there before the rebind.
-    timeout_s: the longest that any one wait takes.
+    connections: 1 or more, all at the same time. rebinds: address changes of each connection, 0 or more.
+    transfer_bytes: length of the answer that arrives during an address change; far above 12,000, or the answer fits
+    into the first flight and arrives before the change. timeout_s: the limit of every wait.
     """
 
     connections: int = 30
@@ -34,51 +34,51 @@ class Plan:
 
 @dataclass(slots=True)
 class Journey:
-    """What became of one connection. backend: where its first answer came from."""
+    """The result of one connection. backend: the sender of its first answer."""
 
     backend: str = _NO_BACKEND
     requests: int = 0
     rebinds: int = 0
     in_transfer: int = 0
-    """Rebinds at which an answer was still arriving."""
+    """Address changes during which an answer was still arriving."""
     failure: str | None = None
-    """Why it was lost."""
+    """The reason for its loss; None if it was not lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What became of them all."""
+    """The results of all connections."""
 
     journeys: tuple[Journey, ...]
 
     @property
     def connections(self) -> int:
-        """Connections tried."""
+        """Return the number of connections."""
         return len(self.journeys)
 
     @property
     def rebinds(self) -> int:
-        """Changes of address after which the server answered."""
+        """Return the number of address changes after which the server answered."""
         return sum(journey.rebinds for journey in self.journeys)
 
     @property
     def lost(self) -> int:
-        """Connections lost: 0 is success."""
+        """Return the number of lost connections: 0 is success."""
         return len(self.failures)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why each lost connection was lost."""
+        """Return the reason for each lost connection."""
         return tuple(journey.failure for journey in self.journeys if journey.failure is not None)
 
     @property
     def per_backend(self) -> dict[str, int]:
-        """Connections by the backend that answered first."""
+        """Return the number of connections by the backend that answered first."""
         return dict(sorted(Counter(journey.backend for journey in self.journeys).items()))
 
 
 async def drive(host: str, port: int, plan: Plan | None = None) -> DemoReport:
-    """Drive connections through whatever listens at host and port; never raises for what the network does.
+    """Drive connections through the balancer at host and port. Failures of the network are results, not errors.
 
     Spec: RFC 9000, section 9 (connection migration).
     """
@@ -91,7 +91,7 @@ async def drive(host: str, port: int, plan: Plan | None = None) -> DemoReport:
 
 
 def render(report: DemoReport) -> str:
-    """Return the report as one table of plain text, a backend a line, and the reasons of what was lost."""
+    """Return the report as a table with one line for each backend, and the reasons for the losses."""
     rows: list[tuple[str, ...]] = [("backend", "connections", "requests", "rebinds", "in transfer", "lost")]
     rows += [
         _row(name, [journey for journey in report.journeys if journey.backend == name]) for name in report.per_backend
@@ -129,7 +129,7 @@ async def _rebind_in_transfer(client: DemoClient, plan: Plan, journey: Journey, 
 def _check(answer: Answer, journey: Journey, length: int) -> None:
     journey.requests += 1
     if answer.backend != journey.backend:
-        raise BackendError(f"answered by {answer.backend or 'no backend that gives its name'}")
+        raise BackendError(f"answered by {answer.backend or 'a server without a name'}")
     if (answer.status, answer.length) != (200, length):
         raise BackendError(f"status {answer.status} with {answer.length} octets instead of 200 with {length}")
 

@@ -1,4 +1,4 @@
-"""One request of the demo client and what has come back for it, and the way to wait for such things."""
+"""One request of the demo client with its answer, and bounded waits for events."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from qlb.errors import BackendError
 
 KEEP_ALIVE_S: Final = 0.25
-"""How long a client that waits for an answer stays silent."""
+"""The time after which a client that waits for an answer sends something again."""
 MAX_KEPT_BYTES: Final = 2**20
-"""The beginning of a body that is kept; what follows is only counted."""
+"""The stored part of a body. Octets after it are only counted."""
 
 
 class Answer(NamedTuple):
-    """What came back for one request.
+    """The answer to one request.
 
-    backend: the header x-backend, empty where there was none. body: its first MiB. length: all its octets.
+    backend: the header x-backend, or ``""``. body: its first MiB. length: the number of all its octets.
     """
 
     status: int
@@ -27,21 +27,21 @@ class Answer(NamedTuple):
 
 
 class Waits:
-    """Waits for what events bring: each bounded, and over at once when it cannot come any more.
+    """Waits for conditions that events make true. Each is bounded, and ends at once if the connection has failed.
 
-    aioquic's own waiters leave an exception behind that nobody retrieves when such a wait is cut short.
+    aioquic's own waiters would leave an exception that is never retrieved if such a wait is cancelled.
     """
 
     def __init__(self, timeout_s: float, nudge: Callable[[], None]) -> None:
-        """Bound each wait by timeout_s. nudge: called again and again while nothing happens."""
+        """timeout_s: the limit of each wait. nudge: called every KEEP_ALIVE_S seconds while no event comes."""
         self.failure: str | None = None
-        """Why nothing more will come; None while it may."""
+        """The reason why no more events will come; None while they may."""
         self._timeout_s = timeout_s
         self._nudge = nudge
         self._waiters: list[asyncio.Future[None]] = []
 
     async def until(self, reached: Callable[[], bool], complaint: str) -> None:
-        """Wait until ``reached`` says so. Raises BackendError, beginning with ``complaint``."""
+        """Wait until ``reached`` returns true. Raises BackendError, whose text begins with ``complaint``."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 while not reached():
@@ -61,35 +61,35 @@ class Waits:
             self._nudge()
 
     def wake(self) -> None:
-        """Let every wait look again."""
+        """Make every wait check its condition again."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def fail(self, reason: str) -> None:
-        """End every wait that has not got what it waits for, now and later."""
+        """End every wait whose condition is not true, now and later."""
         self.failure = self.failure or reason
         self.wake()
 
 
 class Exchange:
-    """One request, and as much of its answer as has arrived."""
+    """One request and the part of its answer that has arrived."""
 
     def __init__(self, request: str, waits: Waits) -> None:
-        """Nothing has arrived. request: how errors call it."""
+        """request: its name in errors."""
         self._request = request
         self._waits = waits
         self._status = 0
         self._backend = ""
         self._body = bytearray()
         self.length = 0
-        """Octets of the body so far."""
+        """The number of octets of the body so far."""
         self.ended = False
-        """Whether the answer is complete."""
+        """True if the answer is complete."""
 
     async def at_least(self, length: int) -> None:
-        """Wait until so many octets of the body are there, or the answer ends. Raises BackendError."""
+        """Wait until this number of octets of the body has arrived, or the answer has ended. Raises BackendError."""
         await self._waits.until(
             lambda: self.length >= length or self.ended, f"{self._request} not answered with {length} octets"
         )
@@ -100,7 +100,7 @@ class Exchange:
         return Answer(self._status, self._backend, bytes(self._body), self.length)
 
     def receive(self, event: HeadersReceived | DataReceived) -> None:
-        """Take in a piece of the answer."""
+        """Process a piece of the answer."""
         if isinstance(event, DataReceived):
             self.length += len(event.data)
             self._body += event.data[: MAX_KEPT_BYTES - len(self._body)]
@@ -113,5 +113,5 @@ class Exchange:
         self._waits.wake()
 
     def fail(self, reason: str) -> None:
-        """Nothing more will arrive."""
+        """End the exchange: nothing more will arrive."""
         self._waits.fail(reason)

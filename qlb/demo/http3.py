@@ -1,11 +1,11 @@
-"""The HTTP/3 server of a demo backend: it tells every client its own name.
+"""The HTTP/3 server of a demo backend. Its answers contain its name.
 
-GET /bytes/N    N octets, 100 MiB at most, produced as the client takes them
-GET anything    the backend's name and a newline
-POST anything   the body again, 64 KiB at most
+GET /bytes/N    N octets, 100 MiB at most, produced as fast as the client receives them
+GET other paths the backend's name and a newline
+POST any path   the same body, 64 KiB at most
 
-Every answer bears ``x-backend: NAME``. What a client can make it keep is bounded: by aioquic's limit on open
-streams, by the sizes below, and by writing a long answer only as fast as it leaves.
+Every answer has the header ``x-backend: NAME``. The memory that a client can occupy is bounded by aioquic's limit of
+open streams, by the sizes below, and because a long answer is produced only as fast as it is sent.
 """
 
 import datetime
@@ -40,24 +40,24 @@ from qlb.adapters.aioquic import CreateProtocol
 
 DEFAULT_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _LIFETIME: Final = datetime.timedelta(days=10)
-"""Browsers take a certificate by its hash alone where it is valid for 14 days at most."""
+"""Browsers accept a certificate by its hash alone only if it is valid for 14 days at most."""
 _CLOCK_SKEW: Final = datetime.timedelta(hours=1)
 
 
 class Certificate(NamedTuple):
-    """A self-signed certificate and its key, as aioquic's QuicConfiguration takes them."""
+    """A self-signed certificate and its key, in the types of aioquic's QuicConfiguration."""
 
     certificate: x509.Certificate
     private_key: ec.EllipticCurvePrivateKey
 
     @property
     def pem(self) -> bytes:
-        """The certificate in PEM: what a client that checks must be given to trust."""
+        """Return the certificate in PEM, for clients that verify it."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
     def sha256(self) -> bytes:
-        """The hash by which a browser can be told to trust it: serverCertificateHashes of WebTransport."""
+        """Return the hash by which a browser can accept the certificate: serverCertificateHashes of WebTransport."""
         return self.certificate.fingerprint(hashes.SHA256())
 
     def write(self, folder: Path) -> tuple[Path, Path]:
@@ -74,7 +74,7 @@ class Certificate(NamedTuple):
 
 
 def make_certificate(names: Iterable[str] = DEFAULT_NAMES) -> Certificate:
-    """Make a certificate that is valid from an hour ago, for 10 days, for these host names and IP literals."""
+    """Create a certificate for host names and IP literals, valid from one hour ago for 10 days."""
     private_key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "qlb demo")])
     begin = datetime.datetime.now(datetime.UTC) - _CLOCK_SKEW
@@ -101,19 +101,19 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 MAX_BODY_BYTES: Final = 100 * 2**20
-"""The longest answer of /bytes/N."""
+"""The maximum length of an answer to /bytes/N."""
 MAX_ECHO_BYTES: Final = 64 * 2**10
-"""The longest body of a request."""
+"""The maximum length of the body of a request."""
 MAX_UNPARSED_BYTES: Final = 64 * 2**10
-"""The longest incomplete HTTP/3 frame; aioquic itself would keep any."""
+"""The maximum length of an incomplete HTTP/3 frame; aioquic itself has no limit."""
 
 _CHUNK: Final = bytes(range(256)) * 256
-"""A piece of a long answer, 64 KiB: written when aioquic has put the one before it into packets."""
+"""A piece of a long answer, 64 KiB, written after aioquic has sent the previous piece."""
 _SIZED_PATH: Final = re.compile(rb"/bytes/([0-9]{1,9})")
 
 
 def backend_configuration(certificate: Certificate) -> QuicConfiguration:
-    """Return what a demo backend's aioquic server is configured with."""
+    """Return the aioquic configuration of a demo backend."""
     return QuicConfiguration(
         is_client=False,
         alpn_protocols=H3_ALPN,
@@ -123,7 +123,7 @@ def backend_configuration(certificate: Certificate) -> QuicConfiguration:
 
 
 def answering_as(name: str) -> CreateProtocol:
-    """Return the create_protocol of a backend that calls itself ``name``."""
+    """Return the create_protocol of a backend with this name."""
     return partial(BackendProtocol, name=name)
 
 
@@ -140,7 +140,7 @@ class BackendProtocol(QuicConnectionProtocol):
     """One client's connection to a demo backend."""
 
     def __init__(self, quic: QuicConnection, stream_handler: QuicStreamHandler | None = None, *, name: str) -> None:
-        """Answer as ``name``."""
+        """name: of the backend, in its answers."""
         super().__init__(quic, stream_handler)
         self._name = name.encode()
         self._http: H3Connection | None = None
@@ -148,7 +148,7 @@ class BackendProtocol(QuicConnectionProtocol):
         self._octets_to_write: dict[int, int] = {}
 
     def quic_event_received(self, event: QuicEvent) -> None:
-        """Hand streams to HTTP/3, and drop what the client gave up."""
+        """Pass stream data to HTTP/3, and drop requests that the client has given up."""
         if isinstance(event, ProtocolNegotiated) and event.alpn_protocol in H3_ALPN:
             self._http = H3Connection(self._quic)
         elif isinstance(event, StopSendingReceived | StreamReset):
@@ -163,7 +163,7 @@ class BackendProtocol(QuicConnectionProtocol):
                 self._limit_unparsed(self._http, event.stream_id)
 
     def transmit(self) -> None:
-        """Send what is pending, and go on with long answers whose last piece is out."""
+        """Send pending data, and continue long answers whose last piece has been sent."""
         super().transmit()
         if self._octets_to_write and self._write_on():
             super().transmit()
@@ -213,10 +213,10 @@ class BackendProtocol(QuicConnectionProtocol):
             http.send_data(stream_id, body, end_stream=True)
 
     def _send_headers(self, http: H3Connection, stream_id: int, status: int, length: int | None) -> bool:
-        """Write the head of an answer and return whether to write a body: there is one, and it is wanted still.
+        """Write the headers of an answer; return true if a body must follow and the client still wants it.
 
-        length: octets of the body; None where it is not said, in an answer to HEAD: aioquic's own client takes a
-        length without a body for an error.
+        length: octets of the body. None omits the header, in an answer to HEAD: aioquic's client treats a length
+        without a body as an error.
         """
         if self._sender(stream_id) is None:
             return False
@@ -227,7 +227,7 @@ class BackendProtocol(QuicConnectionProtocol):
         return bool(length)
 
     def _write_on(self) -> bool:
-        """Give aioquic the next piece of each long answer that it has sent all of; return whether there was one."""
+        """Write the next piece of each long answer whose last piece has been sent; return true if there was one."""
         drained = [
             stream_id
             for stream_id in self._octets_to_write
@@ -246,12 +246,12 @@ class BackendProtocol(QuicConnectionProtocol):
         self._http.send_data(stream_id, piece, end_stream=left == len(piece))
 
     def _sender(self, stream_id: int) -> QuicStreamSender | None:
-        """Return what a stream is written through; None once the client has given it up, when writing would raise."""
+        """Return the sender of a stream; None if the client has given it up, because writing would then raise."""
         stream = self._quic._streams.get(stream_id)
         return None if stream is None or stream.sender._reset_error_code is not None else stream.sender
 
     def _abandon(self, stream_id: int) -> None:
-        """Drop a request that will not be completed, or an answer that is not wanted any more."""
+        """Drop a request that will not be completed, or an answer that the client no longer wants."""
         self._octets_to_write.pop(stream_id, None)
         if self._requests.pop(stream_id, None) is not None:
             self._quic.reset_stream(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)

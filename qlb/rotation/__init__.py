@@ -1,1 +1,1 @@
-"""Floor 4a: rotation of CID configs: its phases, its steps, and the edits of the configuration."""
+"""Floor 4a: the rotation of CID configs: its phases, its steps, and its edits of the configuration."""

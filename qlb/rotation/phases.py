@@ -1,9 +1,12 @@
-"""The state machine of a rotation: which step comes next, and whether it is safe.
+"""The state machine of a rotation: the next step, and the objections to it.
 
-A rotation leads from one QUIC-LB configuration to the next. staged: every balancer is to decode the new one; servers
-issue from the old one. retiring: servers issue from the new one; packets still carry the old one. done: for a whole
-quiet period none has. Which state a configuration has stands in the YAML, so nothing is kept anywhere else; whether a
-step is safe is asked of every balancer.
+A rotation replaces one QUIC-LB CID config by another, in three phases:
+
+staged: every balancer must decode the new CID config; servers issue from the old one.
+retiring: servers issue from the new CID config; packets still carry the old one.
+done: no packet has carried the old CID config for a whole quiet period.
+
+The states are in the YAML and nowhere else. A step is safe only if the reports of all balancers allow it.
 
 Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation" and "Security Considerations".
 """
@@ -18,15 +21,16 @@ from qlb.errors import QlbError
 from qlb.observe.figures import RotationReading
 
 _PREFERRED_IDS: Final[tuple[int, ...]] = (*range(1, MAX_CONFIG_ID + 1), 0)
-"""0 comes last: some servers that do not speak QUIC-LB begin their IDs with zeros."""
+"""0 is the last choice: some servers without QUIC-LB issue IDs that begin with zeros."""
 _ISSUED_PACKETS: Final = 100
-"""Packets under a staged configuration from which on servers seem to issue from it; one short call sends more."""
+"""Packets under a staged CID config that show that servers issue from it; one short call sends more."""
 
 
 class Seen(NamedTuple):
-    """One configuration on one balancer.
+    """One CID config on one balancer.
 
-    silence_s: since an ID under it was routed, or since the daemon began where none was. packets: that it routed.
+    silence_s: time since an ID under it was last routed; if none ever was, time since the daemon started.
+    packets: number of packets that were routed by it.
     """
 
     config_id: int
@@ -37,10 +41,11 @@ class Seen(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """A config ID that a balancer has not, and that packets carry all the same.
+    """Packets with a config ID that is not configured on a balancer.
 
-    Anybody can send a few such packets, so they are no evidence by themselves. sustained: they keep coming, as packets
-    of a server do. configured_before: this balancer once had the config ID, so they may be of connections that live.
+    Any host can send a few such packets, so they prove nothing by themselves.
+    sustained: they arrive continuously, as those of a server do. configured_before: this balancer once had the config
+    ID, so the packets may belong to live connections.
     """
 
     silence_s: float
@@ -50,8 +55,9 @@ class Carried(NamedTuple):
 
 
 class Balancer(NamedTuple):
-    """What one balancer says of itself. unconfigured: by config ID. behind: its workers that do not go by its
-    configuration yet.
+    """The report of one balancer.
+
+    configs, unconfigured: by config ID. behind: its workers that have not applied its configuration yet.
     """
 
     name: str
@@ -61,7 +67,7 @@ class Balancer(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The configurations that take part. staged, retiring: as their states say. old: what is to be replaced next."""
+    """The CID configs of a rotation. staged, retiring: those in this state. old: the active ones to replace next."""
 
     staged: CidConfig | None
     retiring: tuple[CidConfig, ...]
@@ -69,11 +75,11 @@ class Parts(NamedTuple):
 
 
 def read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
-    """Read a balancer's /status. Raises QlbError where it is none, or of a release that cannot rotate."""
+    """Read the /status of a balancer. Raises QlbError if it is invalid, or from a release without rotation."""
     try:
         return _read_balancer(name, status)
     except (KeyError, TypeError, ValueError) as error:
-        raise QlbError(f"{name} gives no status that a rotation could go by: {error!r}") from error
+        raise QlbError(f"{name} returns no status that a rotation can use: {error!r}") from error
 
 
 def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
@@ -94,25 +100,27 @@ def _read_balancer(name: str, status: Mapping[str, object]) -> Balancer:
         row["config_id"]: Carried(
             silence_s(row),
             int(row.get("packets", 0)),
-            # An earlier release does not know; there, every packet objects, as it did then.
+            # An earlier release does not report these two. There, every packet is an objection, as in that release.
             sustained=row.get("sustained", True) is not False,
             configured_before=row.get("configured_before", True) is not False,
         )
         for row in others
     }
-    workers = status.get("workers")  # an older release does not say how far its workers are
+    workers = status.get("workers")  # an earlier release does not report its workers
     behind = [row["index"] for row in workers if not row.get("up_to_date", True)] if isinstance(workers, list) else []
     return Balancer(name, configs, carried, tuple(behind))
 
 
 def read_parts(config: Config, old_id: int | None = None) -> Parts:
-    """Return who takes part. old_id: the configuration to replace; needed where several are active.
+    """Return the CID configs of the rotation. old_id: the config ID to replace, needed if several are active.
 
-    Raises QlbError where that cannot be told.
+    Raises QlbError if the answer is ambiguous.
     """
     staged = [one for one in config.cid_configs if one.state == "staged"]
     if len(staged) > 1:
-        raise QlbError(f"configs {_listed(staged)} are staged at once: one rotation at a time")
+        raise QlbError(
+            f"configs {_listed(staged)} are staged at the same time: only one rotation at a time is possible"
+        )
     retiring = tuple(one for one in config.cid_configs if one.state == "retiring")
     active = [one for one in config.cid_configs if one.state == "active"]
     if staged:
@@ -129,10 +137,10 @@ def read_parts(config: Config, old_id: int | None = None) -> Parts:
 def choose_config_id(
     config: Config, balancers: Sequence[Balancer], wanted: int | None = None, *, force: bool = False
 ) -> tuple[int, tuple[str, ...]]:
-    """Return a config ID for a new configuration, and warnings about it.
+    """Return a config ID for a new CID config, and warnings about it.
 
-    It is one that is configured nowhere and that no server seems to issue; one that no packet carries is preferred.
-    wanted: the only one to consider. force: whatever packets carry. Raises QlbError where there is none.
+    The config ID is configured nowhere, and no server seems to issue it. One that no packet carries is preferred.
+    wanted: the only one to consider. force: ignore the packets. Raises QlbError if no config ID is possible.
     """
     configured: set[int] = {one.config_id for one in config.cid_configs}.union(*(one.configs for one in balancers))
     if wanted in configured:
@@ -144,15 +152,15 @@ def choose_config_id(
     possible = free if force else [n for n in free if not objections[n]]
     if not possible:
         reasons = "\n".join(reason for n in free for reason in objections[n])
-        raise QlbError(f"no free config ID is safe to use; --force uses one all the same:\n{reasons}")
+        raise QlbError(f"no free config ID is safe to use; --force uses one anyway:\n{reasons}")
     chosen = min(possible, key=lambda n: (bool(objections[n]), any(n in one.unconfigured for one in balancers)))
     return chosen, objections[chosen] or tuple(_stray(chosen, balancers))
 
 
 def against_using(config: Config, config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
-    """Yield why a free config ID should not be used: servers seem to issue it, or did a while ago.
+    """Yield the objections to a free config ID: servers seem to issue it, or issued it a short time ago.
 
-    A few packets that carry an ID which no balancer ever had are no reason, since anybody can send them.
+    A few packets with a config ID that no balancer ever had are no objection, because any host can send them.
     """
     quiet_s = config.rotation.quiet_period
     for balancer in balancers:
@@ -160,11 +168,11 @@ def against_using(config: Config, config_id: int, balancers: Sequence[Balancer])
         if seen is None or seen.silence_s >= quiet_s:
             continue
         if seen.sustained:
-            yield f"{balancer.name}: packets keep coming with config ID {config_id}: some server may issue it"
+            yield f"{balancer.name}: packets keep coming with config ID {config_id}: a server may issue it"
         elif seen.configured_before:
             yield (
-                f"{balancer.name}: packets still carry config ID {config_id}, which it had before (the last one "
-                f"{seen.silence_s:.1f} s ago, and it must be {quiet_s:g} s)"
+                f"{balancer.name}: packets still carry config ID {config_id}, which it had before (the last one came "
+                f"{seen.silence_s:.1f} s ago; {quiet_s:g} s are needed)"
             )
 
 
@@ -174,81 +182,81 @@ def _stray(config_id: int, balancers: Sequence[Balancer]) -> Iterator[str]:
         if seen is not None:
             yield (
                 f"{balancer.name}: {seen.packets} packets carried config ID {config_id} before it was configured (the "
-                f"last one {seen.silence_s:.1f} s ago); too few to be a server's"
+                f"last one came {seen.silence_s:.1f} s ago); they are too few to come from a server"
             )
 
 
 def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
-    """Yield why servers must not issue from a staged configuration yet."""
+    """Yield the objections to letting servers issue from a staged CID config: balancers that do not decode it."""
     fingerprint = next(params.fingerprint for params in cid_params(config) if params.config_id == staged.config_id)
     for balancer in balancers:
         seen = balancer.configs.get(staged.config_id)
         if seen is None:
-            yield f"{balancer.name} does not decode config {staged.config_id} yet: give it this file and reload it"
+            yield f"{balancer.name} does not decode config {staged.config_id} yet: copy this file to it and reload it"
         elif balancer.behind:
-            yield f"{balancer.name}: worker {_and(balancer.behind)} has not taken the configuration yet"
+            yield f"{balancer.name}: worker {_and(balancer.behind)} has not applied the configuration yet"
         elif seen.fingerprint != fingerprint:
             yield (
                 f"{balancer.name} decodes config {staged.config_id} with another key or other lengths (fingerprint "
-                f"{seen.fingerprint}, not {fingerprint}): give it this file and its keys, and reload it"
+                f"{seen.fingerprint}, not {fingerprint}): copy this file and its keys to it, and reload it"
             )
 
 
 def against_removing(config: Config, going: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
-    """Yield why a configuration must not go yet: some packet still carries it, or may."""
+    """Yield the objections to removing a CID config: packets still carry it, or servers may still issue from it."""
     quiet_s = config.rotation.quiet_period
     for balancer in balancers:
         seen = balancer.configs.get(going.config_id)
         if seen is not None and seen.silence_s < quiet_s:
             yield (
                 f"{balancer.name}: config {going.config_id} has been silent for {seen.silence_s:.1f} s, and must be "
-                f"for {quiet_s:g} s (rotation.quiet_period; --force removes it all the same)"
+                f"for {quiet_s:g} s (rotation.quiet_period; --force removes it anyway)"
             )
     successors = [one.config_id for one in config.cid_configs if one.state == "active"]
     if not any(balancer.configs[n].packets for balancer in balancers for n in successors if n in balancer.configs):
-        yield f"no balancer has seen a packet under config {_or(successors)} yet: give servers what they must load"
+        yield f"no balancer has seen a packet under config {_or(successors)} yet: give every server its parameters"
 
 
 def against_unstaging(staged: CidConfig, balancers: Sequence[Balancer]) -> Iterator[str]:
-    """Yield why a staged configuration must not go: servers issue from it already.
+    """Yield the objections to removing a staged CID config: servers already issue from it.
 
-    Few packets are no evidence. Random octets decode to some backend now and then where server IDs are short, and a
-    stranger can make an ID up where there is no key.
+    A few packets are no evidence. If server IDs are short, random octets sometimes decode to a backend, and if there is
+    no key, any host can make up an ID.
     """
     for balancer in balancers:
         seen = balancer.configs.get(staged.config_id)
         if seen is not None and seen.packets >= _ISSUED_PACKETS:
             yield (
-                f"{balancer.name} has routed {seen.packets} packets under config {staged.config_id}: servers have it "
-                "already (--force removes it all the same)"
+                f"{balancer.name} has routed {seen.packets} packets under config {staged.config_id}: servers already "
+                "issue from it (--force removes it anyway)"
             )
 
 
 def read_rotation(configs: Sequence[Seen], quiet_period_s: float) -> RotationReading:
-    """Return where a rotation is, as one balancer sees it."""
+    """Return the phase of a rotation, as one balancer sees it."""
     by_state = {state: [one for one in configs if one.state == state] for state in ("staged", "active", "retiring")}
     staged, active, retiring = by_state["staged"], by_state["active"], by_state["retiring"]
     current = active[-1].config_id if active else None
     if staged:
         new = staged[0].config_id
-        text = f"config {new} is decoded here; when every balancer does so, `qlb rotate` makes it active"
+        text = f"config {new} is decoded here; when every balancer decodes it, `qlb rotate next` activates it"
         return RotationReading(phase="staged", from_config_id=current, to_config_id=new, next_step=text)
     if not retiring:
         return RotationReading(phase="idle")
-    loudest = min(retiring, key=lambda one: one.silence_s)
-    old = loudest.config_id
-    if loudest.silence_s < quiet_period_s:
+    last = min(retiring, key=lambda one: one.silence_s)
+    old = last.config_id
+    if last.silence_s < quiet_period_s:
         text = (
-            f"give every server its new configuration (`qlb server-config`); config {old} may go after "
-            f"{quiet_period_s:g} s of silence, and it has been silent for {loudest.silence_s:.0f} s"
+            f"give every server its new parameters (`qlb server-config`); config {old} can be removed after "
+            f"{quiet_period_s:g} s of silence; it has been silent for {last.silence_s:.0f} s"
         )
         return RotationReading(phase="retiring", from_config_id=old, to_config_id=current, next_step=text)
-    text = f"config {old} has been silent for {loudest.silence_s:.0f} s: `qlb rotate` removes it"
+    text = f"config {old} has been silent for {last.silence_s:.0f} s: `qlb rotate next` removes it"
     return RotationReading(phase="done", from_config_id=old, to_config_id=current, next_step=text)
 
 
 def _pool(config: Config, one: CidConfig) -> set[str]:
-    """Return the backends that have a server ID under a configuration."""
+    """Return the names of the backends that have a server ID under a CID config."""
     return {backend.name for backend in config.backends if one.config_id in backend.server_ids}
 
 

@@ -1,4 +1,4 @@
-"""Tests of the tables that the terminal shows of a status."""
+"""The tables of a status in the terminal."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from qlb.observe.status import build_status
 
 @pytest.fixture
 def status() -> Status:
-    """A status with a value in every field."""
+    """Return a status with a value in every field."""
     return build_status(sample_reading())
 
 
 def test_the_headline(status: Status) -> None:
-    """The headline shows version, readiness, plane, mode, generation, uptime and addresses."""
+    """The headline has the version, the plane, the addresses, the uptime and the readiness."""
     text = headline(status)
     for part in (
         "qlb 1.2.3",
@@ -31,7 +31,7 @@ def test_the_headline(status: Status) -> None:
 
 
 def test_notices(status: Status) -> None:
-    """The terminal shows the texts of the daemon's notices; a daemon of an earlier release sends none."""
+    """The notices are the texts of the daemon's notices. A daemon of an earlier release has none."""
     assert list(notices(status)) == [notice.text for notice in daemon_notices(sample_reading())]
     assert "b:2: wrong key" in list(notices(status))
     assert any(text.startswith("b:2 gets no packets: it loops") for text in notices(status))
@@ -40,7 +40,7 @@ def test_notices(status: Status) -> None:
 
 
 def test_every_row_has_every_column(status: Status) -> None:
-    """Every row of every table has all columns, and drained and excluded backends have these states."""
+    """Every row of every table has all columns. The state of a drained or excluded backend is shown."""
     rows = [{**row, "drained": True, "excluded": None} for row in status["backends"]]
     drained = {**status, "backends": rows}
     for table in (backends(drained), cid_configs(status), outcomes(status), outcomes(status, status)):
@@ -52,7 +52,7 @@ def test_every_row_has_every_column(status: Status) -> None:
 
 
 def test_rates_of_outcomes(status: Status) -> None:
-    """A rate is the difference in packets of two answers of one daemon, divided by the difference in time."""
+    """A rate is the difference in packets between two answers, divided by the difference in time."""
     name, packets = next((name, packets) for name, packets in status["outcomes"].items() if packets)
     before = {**status, "uptime_s": status["uptime_s"] - 2, "outcomes": {**status["outcomes"], name: packets - 6}}
     assert (name, f"{packets:,}", "3") in outcomes(status, before).rows
@@ -60,7 +60,7 @@ def test_rates_of_outcomes(status: Status) -> None:
 
 
 def test_lines_are_aligned(status: Status) -> None:
-    """Names are left-aligned, numbers right-aligned, and no line ends with a space."""
+    """Names are aligned to the left, numbers to the right, and no line ends with a blank."""
     head, *rows = in_text(backends(status))
     for name in ("ADDRESS", "STATE"):
         assert {row[head.index(name) - 1] for row in rows} == {" "}
@@ -74,5 +74,5 @@ def test_lines_are_aligned(status: Status) -> None:
     [(None, "never"), (0, "0.0 s ago"), (119.9, "119.9 s ago"), (120, "2 min ago"), (7200, "120 min ago")],
 )
 def test_ago(seconds: float | None, text: str) -> None:
-    """Times below 120 s are shown in seconds, longer ones in minutes."""
+    """Up to two minutes the unit is seconds, then minutes."""
     assert ago(seconds) == text

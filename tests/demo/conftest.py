@@ -1,4 +1,4 @@
-"""Fixtures of the demo tests: backends, a check of the event loop, and small forwarders in the role of balancers."""
+"""Fixtures of the demo tests: backends, a check of the event loop, and small forwarders instead of balancers."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ class Relay:
     """A UDP forwarder on loopback: each client address has its own socket towards each backend that it reaches."""
 
     def __init__(self, route: Route, *, drop_every: int = 0) -> None:
-        """Start to listen. route: (datagram, client's address) -> backend's address. drop_every: N drops each Nth."""
+        """Listen. route: (datagram, client's address) -> backend's address. drop_every: N loses every Nth datagram."""
         self._route = route
         self._drop_every = drop_every
         self._seen = 0
@@ -34,7 +34,7 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """The port on which the relay listens."""
+        """Return the port on which it listens."""
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -72,7 +72,7 @@ class Relay:
 
 @pytest.fixture(scope="session")
 def certificate() -> Certificate:
-    """One certificate for all tests."""
+    """Return one certificate for all tests."""
     return make_certificate()
 
 
@@ -87,14 +87,14 @@ async def loop_errors() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def backends(certificate: Certificate) -> AsyncIterator[list[DemoBackend]]:
-    """Three running backends on free ports of loopback; the server IDs are ida, idb and idc."""
+    """Run three backends on free loopback ports. Their server IDs are ida, idb and idc."""
     wanted = [Backend(f"agent-{letter}", Endpoint("127.0.0.1", 0), {1: (b"id" + letter.encode(),)}) for letter in "abc"]
     async with serving(wanted, [PARAMS], certificate) as running:
         yield running
 
 
 def by_connection_id(backends: list[DemoBackend]) -> Route:
-    """Return a route like qlb's: by the server ID in the packet, or else by the client's port."""
+    """Return a route like qlb's: by the server ID in the packet, or, if there is no server ID, by the client's port."""
     codec = CidCodec(PARAMS)
     owners = {b"id" + backend.name[-1:].encode(): backend.endpoint for backend in backends}
 
@@ -107,21 +107,21 @@ def by_connection_id(backends: list[DemoBackend]) -> Route:
 
 @pytest.fixture
 async def steered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """The port of a forwarder that routes by connection ID."""
+    """Run a forwarder that routes by connection ID; return its port."""
     with contextlib.closing(Relay(by_connection_id(backends))) as relay:
         yield relay.port
 
 
 @pytest.fixture
 async def lossy_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """The port of a forwarder that routes by connection ID and drops every 20th datagram."""
+    """Run the same forwarder on a bad network that loses every 20th datagram; return its port."""
     with contextlib.closing(Relay(by_connection_id(backends), drop_every=20)) as relay:
         yield relay.port
 
 
 @pytest.fixture
 async def scattered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
-    """The port of a forwarder that routes by address only: each new address goes to the next backend."""
+    """Run a forwarder that sends each new client address to the next backend; return its port."""
     seen: dict[Address, int] = {}
 
     def route(_: bytes, client: Address) -> Address:
@@ -133,7 +133,7 @@ async def scattered_port(backends: list[DemoBackend]) -> AsyncIterator[int]:
 
 @pytest.fixture
 def taken() -> Iterator[socket.socket]:
-    """A UDP socket on a loopback port; closing it frees the port."""
+    """Return a UDP socket on a loopback port. Closing it frees the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock
@@ -141,7 +141,7 @@ def taken() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def config_file(tmp_path: Path, taken: socket.socket) -> Path:
-    """A configuration with one backend, on the port of ``taken``."""
+    """Write a configuration whose only backend is on the port of ``taken``; return its path."""
     path = tmp_path / "config.yaml"
     path.write_text(
         "listen: ['127.0.0.1:4433']\n"

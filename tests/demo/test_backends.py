@@ -1,4 +1,4 @@
-"""Tests of the demo backends: the CID config from which they issue IDs, and the life of their process."""
+"""The demo backends: the CID config that they issue from, and their process."""
 
 import asyncio
 import signal
@@ -24,8 +24,8 @@ ANYWHERE = Endpoint("127.0.0.1", 0)
 TIMEOUT_S = 90.0
 
 
-def test_ids_are_issued_from_the_last_listed_config() -> None:
-    """A backend issues from the last listed CID config under which it has an ID, with its first server ID there."""
+def test_the_last_listed_configuration_is_issued_from() -> None:
+    """A backend issues from the last CID config in which it has server IDs, with the first of them."""
     both = id_source(Backend("both", ANYWHERE, {5: (b"old",), 2: (b"new", b"alt")}), [OLD, NEW])
     assert both is not None
     assert (both.params, both.server_id) == (NEW, b"new")
@@ -36,7 +36,7 @@ def test_ids_are_issued_from_the_last_listed_config() -> None:
 
 
 async def test_with_and_without_server_ids(certificate: Certificate) -> None:
-    """A backend with server IDs issues routable IDs; one without is a plain aioquic server with 8 random octets."""
+    """A backend with server IDs issues routable IDs. One without is a plain aioquic server with 8 random octets."""
     wanted = [Backend("routable", ANYWHERE, {2: (b"new",)}), Backend("plain", ANYWHERE)]
     async with serving(wanted, [OLD, NEW], certificate) as running:
         assert [backend.name for backend in running] == ["routable", "plain"]
@@ -50,7 +50,7 @@ async def test_with_and_without_server_ids(certificate: Certificate) -> None:
 
 
 async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.socket) -> None:
-    """The error names the backend, and backends that had started are closed."""
+    """If an address is taken, the error names the backend, and the backends that had started are closed."""
     port = taken.getsockname()[1]
     with pytest.raises(BackendError, match=f"cannot serve second on 127.0.0.1:{port}: "):
         async with serving(
@@ -63,7 +63,7 @@ async def test_an_address_that_is_taken(certificate: Certificate, taken: socket.
     "end", ["stdin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
 )
 async def test_the_process(end: str, config_file: Path, taken: socket.socket) -> None:
-    """The process prints ready once it serves, and exits silently with 0 at the end of stdin or on a signal."""
+    """It writes ready when it can be reached. At the end of stdin or on a signal it ends with 0, without output."""
     port = taken.getsockname()[1]
     taken.close()
     process = await asyncio.create_subprocess_exec(
@@ -90,8 +90,8 @@ async def test_the_process(end: str, config_file: Path, taken: socket.socket) ->
     assert rest == (b"", b"")
 
 
-def test_an_invalid_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An invalid configuration gives exit code 2, and the problems on stderr."""
+def test_a_wrong_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong configuration gives exit code 2, and the problems are on stderr."""
     path = tmp_path / "bad.yaml"
     path.write_text("listen: []\n")
     assert main([str(path)]) == 2
@@ -113,18 +113,18 @@ def test_the_wrong_number_of_arguments(capsys: pytest.CaptureFixture[str]) -> No
         ("{mode: gue, interfaces: [eth0]}", "b", ["b 10.0.0.3:2", "b 192.0.2.1:4433", "b [2001:db8::1]:4433"]),
     ],
 )
-def test_backends_that_one_host_serves(forwarding: str, name: str | None, served: list[str]) -> None:
-    """A host serves all backends or the named one; with direct return also at the service's own addresses."""
+def test_the_backends_of_one_host(forwarding: str, name: str | None, served: list[str]) -> None:
+    """One host serves all backends or the named one, and in direct return also the addresses of the service."""
     assert [f"{b.name} {b.endpoint}" for b in served_here(config_of(forwarding), name)] == served
 
 
 @pytest.mark.parametrize(
-    ("forwarding", "name", "message"),
-    [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "a host of its own")],
+    ("forwarding", "name", "text"),
+    [("{}", "c", "no backend c"), ("{mode: l2, interfaces: [eth0]}", None, "has its own host")],
 )
-def test_backends_that_no_host_serves(forwarding: str, name: str | None, message: str) -> None:
-    """An unknown backend is an error, and so are several backends that would answer at one address."""
-    with pytest.raises(ConfigError, match=message):
+def test_a_wrong_backend_name(forwarding: str, name: str | None, text: str) -> None:
+    """An unknown name is an error, and so is a missing name in direct return."""
+    with pytest.raises(ConfigError, match=text):
         served_here(config_of(forwarding), name)
 
 
@@ -136,7 +136,7 @@ def config_of(forwarding: str) -> Config:
 
 
 def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A taken port gives exit code 1 and an error that names the backend; ready is never printed."""
+    """If a port is taken, the exit code is 1, the error names the backend, and ready is never written."""
     assert main([str(config_file)]) == 1
     output = capsys.readouterr()
     assert output.out == ""

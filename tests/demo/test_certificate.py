@@ -23,7 +23,7 @@ def test_it_names_localhost_in_every_form() -> None:
 
 
 def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None:
-    """Certificate and key are written as PEM, and only the owner may read the key."""
+    """The certificate and the key are written as PEM, and only the owner can read the key."""
     made = make_certificate(["example.test"])
     certificate_path, key_path = made.write(tmp_path)
     assert x509.load_pem_x509_certificate(certificate_path.read_bytes()) == made.certificate
@@ -32,8 +32,8 @@ def test_written_files_load_again_and_the_key_is_private(tmp_path: Path) -> None
     assert stat.S_IMODE(key_path.stat().st_mode) == 0o600
 
 
-def test_a_browser_would_accept_it_by_its_hash() -> None:
-    """The key is on P-256, the validity at most 14 days, and sha256 is the hash of the DER form."""
+def test_a_browser_can_accept_it_by_its_hash() -> None:
+    """The key is on P-256, the certificate is valid for 14 days at most, and its hash is SHA-256 of its DER form."""
     made = make_certificate()
     certificate = made.certificate
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc <= timedelta(days=14)

@@ -1,4 +1,4 @@
-"""Tests of the demo client: it reaches a backend, changes its address in both ways, and fails in bounded time."""
+"""The demo client: requests, both kinds of address changes, and failures in bounded time."""
 
 import asyncio
 import socket
@@ -23,22 +23,22 @@ PARAMS = CidParams(config_id=1, server_id_length=3, nonce_length=9, key=bytes(ra
 
 @pytest.mark.parametrize("name", ["_peer_cid", "_peer_cid_available"])
 def test_canary_aioquic_still_has(name: str) -> None:
-    """The installed aioquic has the private attributes with the connection IDs of the client's server."""
+    """The installed aioquic has the private attributes from which the client learns its server's connection IDs."""
     connection = QuicConnection(configuration=QuicConfiguration())
     assert hasattr(connection, name), f"this aioquic has no QuicConnection.{name}: qlb.demo.client must be adapted"
 
 
 async def test_get_in_one_call(backends: list[DemoBackend]) -> None:
-    """get() opens a connection, returns one answer and closes the connection."""
+    """``get`` opens a connection, returns one answer and closes the connection."""
     answer = await get("127.0.0.1", backends[1].endpoint.port, "/", timeout_s=TIMEOUT_S)
     assert answer == (200, "agent-b", b"agent-b\n", 8)
 
 
 async def test_over_ipv6(certificate: Certificate) -> None:
-    """Both kinds of rebinding work over ::1."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+    """Client and backend work over ::1, with both kinds of address changes."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
-            sock.bind(("::1", 0))
+            probe.bind(("::1", 0))
         except OSError:
             pytest.skip("this machine cannot bind ::1")
     backend = Backend("six", Endpoint("::1", 0), {1: (b"six",)})
@@ -52,8 +52,8 @@ async def test_over_ipv6(certificate: Certificate) -> None:
             assert (await client.get("/")).backend == "six"
 
 
-async def test_a_silent_rebinding_retains_the_connection_id(backends: list[DemoBackend]) -> None:
-    """A silent rebinding, as by a NAT, changes the port but not the destination connection ID."""
+async def test_a_silent_rebinding_keeps_the_connection_id(backends: list[DemoBackend]) -> None:
+    """A silent change, as behind a NAT, changes the port and not the destination connection ID."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         port, cid = client.local_port, client.server_connection_id
@@ -64,19 +64,19 @@ async def test_a_silent_rebinding_retains_the_connection_id(backends: list[DemoB
 
 
 async def test_a_migration_uses_a_new_connection_id(backends: list[DemoBackend]) -> None:
-    """A migration changes the port and the destination connection ID; the new one decodes to the same server ID."""
+    """A migration changes the port and the destination connection ID. Both IDs decode to the same server ID."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         port, cid = client.local_port, client.server_connection_id
         await client.rebind(new_connection_id=True)
         assert client.local_port != port
         assert client.server_connection_id != cid
-        assert CidCodec(PARAMS).decode_batch([cid, client.server_connection_id]) == [b"ida", b"ida"]
+        assert [CidCodec(PARAMS).decode(one) for one in (cid, client.server_connection_id)] == [b"ida", b"ida"]
         assert (await client.get("/")).backend == "agent-a"
 
 
-async def test_a_rebinding_in_mid_transfer(backends: list[DemoBackend]) -> None:
-    """After a rebinding, the rest of the answer goes to the new address."""
+async def test_a_rebinding_during_a_transfer(backends: list[DemoBackend]) -> None:
+    """The rest of the answer arrives at the new address."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/300000")
         await transfer.at_least(1)
@@ -85,17 +85,17 @@ async def test_a_rebinding_in_mid_transfer(backends: list[DemoBackend]) -> None:
         assert (await transfer.answer()).length == 300_000
 
 
-async def test_no_id_to_move_to(backends: list[DemoBackend]) -> None:
-    """A migration without a spare ID is an error, and does not become a silent rebinding."""
+async def test_no_spare_id(backends: list[DemoBackend]) -> None:
+    """A migration without a spare ID is an error, and does not become a silent change."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         client._quic._peer_cid_available.clear()
-        with pytest.raises(BackendError, match="no connection ID to move to"):
+        with pytest.raises(BackendError, match="no spare connection ID"):
             await client.rebind(new_connection_id=True)
 
 
-async def test_trust_in_the_right_certificate(backends: list[DemoBackend], certificate: Certificate) -> None:
-    """A trusted certificate must be the server's and must name the host."""
+async def test_verification_of_the_right_certificate(backends: list[DemoBackend], certificate: Certificate) -> None:
+    """A server with the trusted certificate is accepted under each of the certificate's names."""
     port = backends[0].endpoint.port
     for host in ("127.0.0.1", "localhost"):
         if host == "localhost" and (await _first_address(host)) != "127.0.0.1":
@@ -103,20 +103,20 @@ async def test_trust_in_the_right_certificate(backends: list[DemoBackend], certi
         assert (await get(host, port, "/", trust=certificate.pem, timeout_s=TIMEOUT_S)).status == 200
 
 
-async def test_trust_in_another_certificate(backends: list[DemoBackend]) -> None:
-    """The client does not connect to a server with another certificate."""
+async def test_verification_of_another_certificate(backends: list[DemoBackend]) -> None:
+    """A server with another certificate is refused."""
     with pytest.raises(BackendError, match="no connection"):
         await get("127.0.0.1", backends[0].endpoint.port, trust=make_certificate().pem, timeout_s=TIMEOUT_S)
 
 
-async def test_a_silent_server(taken: socket.socket) -> None:
-    """Without an answer, get() raises an error after the timeout."""
+async def test_no_server(taken: socket.socket) -> None:
+    """A server that does not answer is an error within the timeout."""
     with pytest.raises(BackendError, match=r"no connection within 0\.1 s"):
         await get("127.0.0.1", taken.getsockname()[1], timeout_s=0.1)
 
 
 async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name without an address is an error that names it."""
+    """A name without an address is an error that contains the name."""
 
     async def resolve(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -127,7 +127,7 @@ async def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_server_that_goes_away(certificate: Certificate) -> None:
-    """After the end of the connection, running and later requests fail at once with the reason."""
+    """Pending and later requests fail at once with the reason."""
     async with (
         serving([Backend("brief", Endpoint("127.0.0.1", 0))], [], certificate) as (running,),
         connect("127.0.0.1", running.endpoint.port, timeout_s=TIMEOUT_S) as client,
@@ -144,7 +144,7 @@ async def test_a_server_that_goes_away(certificate: Certificate) -> None:
 
 
 async def test_a_stream_that_the_server_resets(backends: list[DemoBackend]) -> None:
-    """A stream reset fails its request only; the connection continues."""
+    """The request fails, and the connection continues."""
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/50000000")
         await transfer.at_least(1)
@@ -159,7 +159,7 @@ async def test_a_stream_that_the_server_resets(backends: list[DemoBackend]) -> N
 
 
 async def test_an_answer_that_stops(steered_port: int, backends: list[DemoBackend]) -> None:
-    """The wait for the rest of an answer is bounded too, and the error names the missing length."""
+    """The wait for the rest of an answer is bounded, and the error contains the requested number of octets."""
     async with connect("127.0.0.1", steered_port, timeout_s=TIMEOUT_S) as client:
         transfer = client.request("/bytes/50000000")
         await transfer.at_least(1)
@@ -172,10 +172,10 @@ async def test_an_answer_that_stops(steered_port: int, backends: list[DemoBacken
 
 
 async def test_a_client_that_waits_keeps_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiting client sends keep-alives, so that a misrouted connection shows."""
+    """While no event comes, the client sends pings, from which a server learns its current address."""
     monkeypatch.setattr(exchange, "KEEP_ALIVE_S", 0.001)
-    pings: list[None] = []
-    await exchange.Waits(TIMEOUT_S, lambda: pings.append(None)).until(lambda: len(pings) == 3, "nothing")
+    nudges: list[None] = []
+    await exchange.Waits(TIMEOUT_S, lambda: nudges.append(None)).until(lambda: len(nudges) == 3, "nothing")
 
 
 async def _first_address(host: str) -> str:

@@ -30,11 +30,15 @@ def commands(path: Path) -> Iterator[str]:
     ("name", "line"), [(path.name, line) for path in RUNBOOKS for line in dict.fromkeys(commands(path))]
 )
 def test_a_command_can_be_typed(name: str, line: str) -> None:
-    """The command exists, accepts the options, and has the right number of arguments."""
-    _, word, *arguments = shlex.split(line)
-    command = cli.commands.get(word)
-    assert command is not None, f"{name}: qlb has no command {word}"
-    context = click.Context(command, info_name=word)
+    """Its name, options and number of arguments are those of the command line."""
+    _, *arguments = shlex.split(line)
+    command: click.Command = cli
+    while isinstance(command, click.Group) and arguments:
+        word = arguments.pop(0)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None, f"{name}: there is no {word} in {line}"
+        command = found
+    context = click.Context(command, info_name=command.name)
     values, rest, _ = command.make_parser(context).parse_args(arguments)
     assert not rest, f"{name}: {line} has too many arguments"
     needed = [one.name for one in command.params if isinstance(one, click.Argument) and one.required]

@@ -325,7 +325,7 @@ async def test_demo_backends(tmp_path: Path) -> None:
                 await stack.enter_async_context(_until_ready(*host.prefix, *server))
             url = f"https://{SERVICES[4]}:{PORT}/"
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "qlb", "get", url, "--rebind", "3"), stdout=asyncio.subprocess.PIPE
+                *(sys.executable, "-m", "qlb", "demo", "get", url, "--rebind", "3"), stdout=asyncio.subprocess.PIPE
             )
             output, _ = await process.communicate()
             assert process.returncode == 0

@@ -62,9 +62,9 @@ async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
     ):
         first = scene.daemon
 
-        async def rotate(*more: str) -> tuple[int, str]:
+        async def rotate(verb: str, *more: str) -> tuple[int, str]:
             sockets = [option for daemon in (first, second) for option in ("--balancer", str(daemon.socket))]
-            return await first.cli("rotate", str(first.path), *sockets, *more)
+            return await first.cli("rotate", verb, str(first.path), *sockets, *more)
 
         def addresses() -> list[Address]:
             return [*scene.addresses(CALLS), *(scene.nat.port(second_service).address for _ in range(CALLS))]
@@ -78,37 +78,37 @@ async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:
 
         async with in_progress(addresses()) as new_calls:
             async with in_progress(addresses()) as old_calls:
-                assert (await rotate("--dry-run"))[0] == 0
+                assert (await rotate("next", "--diff"))[0] == 0
                 assert await phases() == ["idle", "idle"]
-                code, output = await rotate()
+                code, output = await rotate("next", "--yes")
                 assert (code, "config 2 with a new key is staged" in output) == (0, True), output
                 assert await phases() == ["staged", "idle"]
-                code, output = await rotate()
+                code, output = await rotate("next", "--yes")
                 assert (code, f"{second.socket} does not decode config 2 yet" in output) == (1, True), output
 
                 give_the_same(first, second)
                 assert (await second.command("reload"))[0] == 0
                 await all_move(old_calls, new_calls)
-                code, output = await rotate()
+                code, output = await rotate("next", "--yes")
                 assert (code, "config 2 is active, config 1 retires" in output) == (0, True), output
                 give_the_same(first, second)
                 assert (await second.command("reload"))[0] == 0
                 assert await phases() == ["retiring", "retiring"]
                 await all_move(old_calls, new_calls)
-                code, output = await rotate()
+                code, output = await rotate("next", "--yes")
                 assert (code, "no balancer has seen a packet under config 2 yet" in output) == (1, True), output
 
                 for server in scene.servers:
                     await load_server_config(first, server)
             async with in_progress(addresses()) as late_calls:
                 await all_move(new_calls, late_calls)
-                code, output = await rotate()
+                code, output = await rotate("next", "--yes")
                 assert (code, "config 1 has been silent for" in output) == (1, True), output
-                assert "not safe yet" in (await rotate("--status"))[1]
+                assert "not safe yet" in (await rotate("status"))[1]
             # The last clients with IDs of the old key hang up at the end of this block.
         async with in_progress(addresses()) as last_calls:
-            code, output = await rotate("--wait")
-            assert (code, "config 1 is gone" in output) == (0, True), output
+            code, output = await rotate("run", "--yes")
+            assert (code, "config 1 is removed" in output) == (0, True), output
             give_the_same(first, second)
             assert (await second.command("reload"))[0] == 0
             assert await phases() == ["idle", "idle"]

@@ -22,7 +22,7 @@ from lab.nat import NatPort
 from lab.ports import free_port
 from lab.service_manager import managing
 from lab.stage import PARAMS, Stage, stage
-from qlb.cli.control import ask
+from qlb.cli.client import ask
 
 pytestmark = [
     pytest.mark.e2e,
@@ -144,7 +144,7 @@ async def test_a_new_process_that_cannot_start(tmp_path: Path) -> None:
             ):
                 daemon.write(config)
                 code, output = await daemon.command("upgrade")
-                assert (code, why in output, "goes on as it was" in output) == (1, True, True), output
+                assert (code, why in output, "the old process continues" in output) == (1, True, True), output
                 scene.nat.rebind_all()
                 await calls.until_more()
                 assert supervisors(daemon) == [old]

@@ -50,7 +50,7 @@ async def test_it_greets_and_echoes_prompts(tmp_path: Path) -> None:
 
 
 async def test_a_plain_get_is_answered_with_the_name(tmp_path: Path) -> None:
-    """A plain GET is answered like by a demo backend, so that ``qlb get`` works."""
+    """As demo backends do, so that ``qlb demo get`` works."""
     async with one_agent(tmp_path) as address, connect(*address) as client:
         answer = await client.get("/")
     assert (answer.status, answer.backend, answer.body) == (200, NAME, b"agent-b\n")

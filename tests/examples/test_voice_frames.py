@@ -39,7 +39,7 @@ def test_any_octets_are_frames_or_rejected(octets: bytes) -> None:
 
 def test_the_error_of_a_long_frame_names_its_length() -> None:
     """The error names the announced length of the frame."""
-    with pytest.raises(ValueError, match="640 octets of samples at most, not 641"):
+    with pytest.raises(ValueError, match="at most 640 octets of samples, not 641"):
         list(FrameReader().feed(Frame(0, 0, 0.0, bytes(641)).encode()))
 
 

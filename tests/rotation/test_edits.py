@@ -1,4 +1,4 @@
-"""Tests of the edits of a rotation: they are correct in files of every style and change nothing else."""
+"""The edits of a rotation: they have the intended meaning in every YAML style and change nothing else."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from qlb.config.load import load_text
 from qlb.config.model import Config
 from qlb.errors import ConfigError
-from qlb.rotation.edits import introduce, remove, set_states
+from qlb.rotation.edits import introduce, remove, set_states, without_keys
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PATH = CONFIGS / "edited.yaml"
@@ -55,7 +55,7 @@ def _texts() -> list[str]:
 
 
 def _example(name: str) -> str:
-    """Return an example with its key inline."""
+    """Return an example with an inline key instead of its key file."""
     return re.sub(
         r"^    key_file: \S+", f"    key: {KEY[::-1].hex()}", (CONFIGS / name).read_text(), flags=re.MULTILINE
     )
@@ -75,7 +75,7 @@ def _introduced(text: str, config_id: int = 5) -> str:
 
 @pytest.mark.parametrize("text", _texts())
 def test_a_whole_rotation(text: str) -> None:
-    """After all steps, every backend has its server IDs under the new config ID, and all else is unchanged."""
+    """A whole rotation gives every backend its IDs under the new CID config and changes nothing else."""
     before = _read(text)
     old_id = before.cid_configs[0].config_id
     staged = _introduced(text)
@@ -102,14 +102,14 @@ def test_a_whole_rotation(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", _texts())
-def test_a_staged_config_can_be_removed(text: str) -> None:
-    """Removing a staged CID config restores the file exactly."""
-    restored = remove(_introduced(text), PATH, 5)
-    assert restored.splitlines() == text.splitlines()
+def test_staging_can_be_undone(text: str) -> None:
+    """After staging is undone, the text is the same as before, character by character."""
+    taken_back = remove(_introduced(text), PATH, 5)
+    assert taken_back.splitlines() == text.splitlines()
 
 
-def test_comments_and_layout_are_preserved() -> None:
-    """New lines are added beside the old ones in their style, and no comment moves."""
+def test_comments_and_layout_stay() -> None:
+    """New lines are beside old ones and in their style. No comment moves."""
     staged = _introduced(BLOCK)
     assert set(BLOCK.splitlines()) <= set(staged.splitlines())
     assert staged.splitlines()[8:14] == [
@@ -124,16 +124,45 @@ def test_comments_and_layout_are_preserved() -> None:
 
 
 def test_a_backend_retains_a_server_id() -> None:
-    """The last CID config under which a backend has server IDs cannot be removed."""
+    """The only CID config in which a backend has a server ID cannot be removed."""
     text = _introduced(BLOCK.replace("name: b", "name: bee")).replace('    5: "c0ffee02"\n', "")
-    with pytest.raises(ConfigError, match="'bee' has server IDs under config 1 alone"):
+    with pytest.raises(ConfigError, match="'bee' has server IDs only under config 1"):
         remove(text, PATH, 1)
 
 
-def test_an_unsafe_edit_is_rejected() -> None:
-    """If the edited text would not have the intended meaning, an error without the key is raised."""
+def test_an_unsafe_edit_is_refused() -> None:
+    """If the result of an edit has another meaning than intended, it is refused, without the key."""
     config = _read(BLOCK)
     new = config.cid_configs[0].model_copy(update={"config_id": 1, "key": KEY})
     with pytest.raises(ConfigError, match="cannot be edited safely") as caught:
         introduce(BLOCK, PATH, new, 1, {})
     assert KEY.hex() not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", _texts())
+def test_keys_are_hidden(text: str) -> None:
+    """No key remains, in any YAML style."""
+    keys = [one.key for one in _read(text).cid_configs if one.key is not None]
+    hidden = without_keys(text)
+    assert keys
+    assert all(key.hex() not in hidden for key in keys)
+    assert hidden.count("(not shown)") == len(keys)
+
+
+def test_the_hash_key_is_hidden() -> None:
+    """The key of the fallback is hidden too. Every other character stays."""
+    text = without_keys(BLOCK + "fallback: {hash_key: ffeeddccbbaa99887766554433221100}\n")
+    assert text.endswith("fallback: {hash_key: (not shown)}\n")
+    assert text.startswith(BLOCK[: BLOCK.index('"001122')])
+
+
+def test_the_new_key_file_need_not_exist() -> None:
+    """A step is computed before its key file is written."""
+    new = (
+        _read(BLOCK)
+        .cid_configs[0]
+        .model_copy(update={"config_id": 5, "key": KEY, "key_file": Path('keys/"5" ü.hex'), "state": "staged"})
+    )
+    edited = introduce(BLOCK, PATH, new, 1, {"a": (b"aaaa",), "b": (b"bbbb",)})
+    assert '  key_file: "keys/\\"5\\" ü.hex"' in edited.splitlines()
+    assert KEY.hex() not in edited

@@ -165,7 +165,7 @@ def test_the_configs_of_a_rotation() -> None:
     [
         (("active", "active"), None, "--config-id must say which of the active configs to replace: 1, 2"),
         (("active",), 4, "--config-id must say which"),
-        (("staged", "staged"), None, "configs 1, 2 are staged at once"),
+        (("staged", "staged"), None, "configs 1, 2 are staged at the same time"),
         ((), None, "no cid_configs are active"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_status_is_read() -> None:
     carried = {4: Carried(2.5, 9, configured_before=True), 5: Carried(7.0, 8, sustained=True)}
     assert read_balancer("x", status) == Balancer("x", {1: Seen(1, "active", 7.0, "ab", 3)}, carried)
     for broken in ({}, {**status, "cid_configs": 1}, {**status, "cid_configs": [{"config_id": 1}]}):
-        with pytest.raises(QlbError, match="x gives no status"):
+        with pytest.raises(QlbError, match="x returns no status"):
             read_balancer("x", broken)
 
 
@@ -242,6 +242,6 @@ def test_a_worker_that_is_behind_delays_issuing() -> None:
         "a status without workers, of an older release, was refused"
     )
     (reason,) = against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])
-    assert reason == "edge: worker 1 has not taken the configuration yet"
+    assert reason == "edge: worker 1 has not applied the configuration yet"
     workers[1]["up_to_date"] = True
     assert list(against_issuing(found, staged, [read_balancer("edge", {**status, "workers": workers})])) == []

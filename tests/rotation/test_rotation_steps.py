@@ -59,7 +59,7 @@ def _do(path: Path, ask: Ask) -> tuple[str, ...]:
     steps = RotationSteps(path, ask)
     step = steps.next_step()
     steps.write(step)
-    return step.said
+    return (step.summary, *step.notes, *step.instructions)
 
 
 def test_a_whole_rotation(path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_whole_rotation(path: Path) -> None:
         _do(path, one_balancer(path, silence_s=1.0))
     text = _do(path, one_balancer(path, silence_s=600.0))
     assert _states(path) == {2: "active"}
-    assert f"{path.parent / 'keys/1.hex'} any more" in text[1]
+    assert f"{path.parent / 'keys/1.hex'} is no longer needed" in text[2]
     assert [dict(b.server_ids) for b in load(path).config.backends] == [{2: (b"\n" * 4,)}, {2: (b"\x0b" * 4,)}]
 
 
@@ -93,14 +93,14 @@ def test_a_new_key_gets_a_private_file(path: Path) -> None:
 
 
 def test_a_step_can_be_shown_and_undone(path: Path) -> None:
-    """next_step() writes nothing, and take_back() undoes everything that write() has done."""
+    """next_step() writes nothing, and undo() reverts everything that write() has done."""
     steps = RotationSteps(path, one_balancer(path))
     step = steps.next_step()
     files = sorted(path.parent.rglob("*"))
     assert path.read_text() == TEXT
     steps.write(step)
     assert sorted(path.parent.rglob("*")) != files
-    steps.take_back(step)
+    steps.undo(step)
     assert path.read_text() == TEXT
     assert sorted(path.parent.rglob("*")) == files
 
@@ -140,7 +140,7 @@ def test_a_staged_config_is_removed_while_no_server_has_it(path: Path, packets: 
     _do(path, one_balancer(path))
     steps = RotationSteps(path, one_balancer(path, packets=packets), force=packets > 1)
     if packets > 1:
-        with pytest.raises(StepRefused, match="servers have it already"):
+        with pytest.raises(StepRefused, match="servers already issue from it"):
             RotationSteps(path, one_balancer(path, packets=packets)).abort()
         steps.write(steps.abort())
         assert path.read_text() == TEXT
@@ -190,14 +190,14 @@ def test_a_config_id_of_the_operators_choice(path: Path) -> None:
     """The new CID config gets the chosen config ID, and its key file is named after it."""
     step = RotationSteps(path, one_balancer(path), new_id=6).next_step()
     assert step.key_file is not None
-    assert (step.key_file.path.name, "config 6 with a new key" in step.said[0]) == ("6.hex", True)
+    assert (step.key_file.path.name, "config 6 with a new key" in step.summary) == ("6.hex", True)
 
 
 def test_stray_packets_are_reported_and_do_not_block(path: Path) -> None:
     """Stray packets do not block the step. Its text mentions them."""
     stray = dict.fromkeys(range(7), Carried(0.0, packets=1))
     step = RotationSteps(path, lambda: [Balancer("x", {}, stray)]).next_step()
-    assert ["note: x: 1 packets carried config ID 2" in line for line in step.said] == [False, True, False]
+    assert ["note: x: 1 packets carried config ID 2" in line for line in step.notes] == [True]
 
 
 def test_a_retiring_config_is_removed_by_force(path: Path) -> None:

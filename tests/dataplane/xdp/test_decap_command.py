@@ -162,7 +162,7 @@ def test_an_interface_that_is_not_there() -> None:
     [
         (["--for", "192.0.2.1"], "Missing argument 'INTERFACE...'"),
         (["eth0"], "Missing option '--for'"),
-        (["eth0", "--for", "example.net"], "'example.net' is no IP address"),
+        (["eth0", "--for", "example.net"], "'example.net' is not an IP address"),
         (["eth0", "--for", "192.0.2.1", "--from", "10.0.0.1/8"], "10.0.0.1/8 has host bits set"),
         (["eth0", "--for", "192.0.2.1", "--port", "65536"], "65536 is not in the range 1<=x<=65535"),
         (["eth0", "--for", "192.0.2.1", "--attach", "offload"], "'offload' is not one of"),

@@ -1,0 +1,116 @@
+"""Commands that check a configuration and print keys, schemas and parameters: their output and their exit codes."""
+
+import json
+import re
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from lab.command_line import KEY, TEXT, Run
+from qlb.dataplane import planes
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
+    """A CI system that must not have the keys can check everything else."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT.replace(f"key: {KEY}", "key_file: keys/1.hex"))
+    assert qlb("check", path).code == 2
+    code, out, err = qlb("check", "--no-keys", path)
+    assert code == 0
+    assert out == f"{path}: good; 2 backends, plane {planes.choose('auto', 'proxy')}, key files not read\n"
+    assert "cannot be read" not in err
+    path.write_text(path.read_text().replace("server_id_length: 3", "server_id_length: 5"))
+    code, out, err = qlb("check", "--no-keys", path)
+    assert (code, out) == (2, "")
+    assert "server_ids" in err
+
+
+def test_check_of_a_valid_file(qlb: Run, config: Path) -> None:
+    """A valid file gives exit code 0 and one line with the plane that would run."""
+    result = qlb("check", config)
+    assert result.code == 0
+    assert result.out == f"{config}: good; 2 backends, plane {planes.choose('auto', 'proxy')}\n"
+
+
+def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:
+    """Each problem is a line on stderr with file, line and column. No secret is shown, and the exit code is 2."""
+    config.write_text(TEXT.replace("nonce_length: 13", "nonce_lenght: 13").replace("5002", "99999"))
+    result = qlb("check", config)
+    assert (result.code, result.out) == (2, "")
+    lines = result.err.splitlines()
+    assert len(lines) >= 2
+    assert all(re.match(rf"{config}:\d+:\d+: ", line) for line in lines)
+    assert KEY not in result.err
+
+
+@pytest.mark.parametrize(
+    ("forwarding", "text"),
+    [("{mode: proxy-protocol}", "there is: gue, ipip, l2, proxy"), ("{plane: xdp}", "batch, asyncio does")],
+)
+def test_check_refuses_an_unsupported_mode(qlb: Run, config: Path, forwarding: str, text: str) -> None:
+    """A mode that this release or this plane does not support is an error that names the alternatives."""
+    config.write_text(f"forwarding: {forwarding}\n{TEXT}")
+    result = qlb("check", config)
+    assert result.code == 2
+    assert text in result.err
+
+
+def test_check_of_a_missing_file(qlb: Run, tmp_path: Path) -> None:
+    """A missing file is a problem of the configuration, without a traceback."""
+    result = qlb("check", tmp_path / "missing.yaml")
+    assert result.code == 2
+    assert "Traceback" not in result.err
+
+
+def test_keygen(qlb: Run) -> None:
+    """Every key has 32 hex digits and is new."""
+    first, second = qlb("keygen").out, qlb("keygen").out
+    assert re.fullmatch(r"[0-9a-f]{32}\n", first)
+    assert first != second
+
+
+def test_keygen_to_a_file(qlb: Run, tmp_path: Path) -> None:
+    """A key file has mode 0600, missing folders are private, and an existing file is never overwritten."""
+    path = tmp_path / "keys/1.hex"
+    assert qlb("keygen", path) == (0, "", "")
+    key = path.read_text()
+    assert re.fullmatch(r"[0-9a-f]{32}\n", key)
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    code, _, err = qlb("keygen", path)
+    assert (code, "exists already" in err, path.read_text()) == (1, True, key)
+
+
+def test_schema_is_json(qlb: Run) -> None:
+    """The output is a JSON Schema."""
+    assert json.loads(qlb("schema").out)["$schema"].startswith("https://json-schema.org/")
+
+
+def test_server_config(qlb: Run, config: Path) -> None:
+    """The output contains the key and the server ID, and --yang prints the draft's model."""
+    out = qlb("server-config", config, "a").out
+    assert KEY in out
+    assert "0a0a0a" in out
+    yang = json.loads(qlb("server-config", config, "b", "--yang").out)
+    (model,) = yang.values()
+    assert model["config-id"] == 1
+
+
+def test_server_config_of_an_unknown_backend(qlb: Run, config: Path) -> None:
+    """An unknown backend is an error."""
+    assert qlb("server-config", config, "unknown").code in (1, 2)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_examples_pass(qlb: Run, tmp_path: Path, name: str) -> None:
+    """Every file in configs/ is valid after its key files have been created."""
+    path = Path(shutil.copy(CONFIGS / name, tmp_path))
+    for key_file in re.findall(r"^\s*(?:key_file|hash_key_file):\s*(\S+)", path.read_text(), re.MULTILINE):
+        (tmp_path / key_file).parent.mkdir(exist_ok=True)
+        (tmp_path / key_file).touch(mode=0o600)
+        (tmp_path / key_file).write_text(KEY)
+    result = qlb("check", path)
+    assert result.code == 0, result.err
