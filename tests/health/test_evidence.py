@@ -1,4 +1,4 @@
-"""Evidence beside the probes, without sockets and without a clock."""
+"""Evidence from real traffic and from this node's errors, without sockets and without a clock."""
 
 import errno
 import logging
@@ -29,12 +29,12 @@ from qlb.health.verdict import NOT_PERMITTED, Exchange, OwnErrors, TrafficEviden
     ],
 )
 def test_whose_fault_an_error_is(error: Exception, name: str) -> None:
-    """Only what this node lacks is its own: what is wrong on the way concerns clients' packets as well."""
+    """Only errors of this node's resources and rules are its own. Errors of the path concern clients' packets too."""
     assert own_error(error) == name
 
 
 def test_answers_count_from_the_first_look_on() -> None:
-    """Counts of before are no evidence; neither is a count that has begun anew."""
+    """Answers from before the first look are no evidence, and neither is a counter that restarts at zero."""
     evidence = TrafficEvidence(Exchange(10, 10))
     evidence.note(Exchange(10, 10), 1.0)
     assert not evidence.has_answered(0.0)
@@ -46,7 +46,7 @@ def test_answers_count_from_the_first_look_on() -> None:
 
 
 def test_was_asked_is_about_the_last_two_looks() -> None:
-    """One packet makes one look, however long ago the answers were."""
+    """was_asked is true only for a look whose count has more packets to the backend than the one before."""
     evidence = TrafficEvidence(Exchange())
     asked = []
     for forwarded in (0, 1, 1, 2):
@@ -55,8 +55,8 @@ def test_was_asked_is_about_the_last_two_looks() -> None:
     assert asked == [False, True, False, True]
 
 
-def test_own_errors_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """However many backends cannot be probed for the same reason, and that it is over."""
+def test_own_errors_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each error is logged once, however many backends it concerns, and so is its end."""
     caplog.set_level(logging.INFO)
     errors = OwnErrors()
     for name in ("a", "b", "a"):
@@ -77,9 +77,9 @@ def test_own_errors_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_backend_that_has_left_has_no_error() -> None:
-    """It is not probed any more, so nothing would end its error."""
+    """A backend that has left has no error any more: no later probe could end it."""
     errors = OwnErrors()
     errors.take("a", "EMFILE", "too many files")
     errors.forget("a")
-    errors.forget("nobody")
+    errors.forget("unknown")
     assert errors.current == ""

@@ -1,4 +1,4 @@
-"""The handshake probe against real servers: with the right IDs, the wrong ones, none, and against false servers."""
+"""The probe ``handshake`` with real servers (right IDs, wrong IDs, none) and with false servers."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ PROBES = 50
 
 @pytest.fixture(scope="module")
 def certificate() -> Certificate:
-    """One for all servers."""
+    """One certificate for all servers."""
     return make_certificate()
 
 
@@ -45,7 +45,7 @@ async def server(
     retry: bool = False,
     alpn: str = "h3",
 ) -> AsyncIterator[Endpoint]:
-    """Run an aioquic server. generator: None = IDs of its own."""
+    """Run an aioquic server. generator: None = the server issues aioquic's own IDs."""
     configuration = QuicConfiguration(
         is_client=False,
         alpn_protocols=[alpn],
@@ -63,19 +63,19 @@ async def server(
 
 
 def descriptors() -> int:
-    """Return how many files this process has open."""
+    """Return the number of open files of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def target(endpoint: Endpoint, *, quic_lb: bool = True) -> Target:
-    """Return what is asked of a server that should have OWN."""
+    """Return the target of a server that should have the server ID OWN."""
     return Target("a", endpoint, {1: (OWN,)} if quic_lb else {}, POOL, ("h3",))
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certificate: Certificate) -> None:
-    """All of them are looked at: the handshake's and those for later paths."""
+    """The probe checks all IDs of the server: those of the handshake and those for later paths."""
 
     async def main() -> ProbeResult:
         async with server(certificate, CidGenerator(PARAMS, OWN), host=host) as endpoint:
@@ -91,7 +91,7 @@ def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certifica
 
 
 async def test_a_server_that_validates_addresses(certificate: Certificate) -> None:
-    """A Retry is followed, and its ID is looked at like all others."""
+    """The probe answers a Retry and checks its ID too."""
     async with server(certificate, CidGenerator(PARAMS, OWN), retry=True) as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert result.ok
@@ -115,7 +115,7 @@ async def test_a_server_that_validates_addresses(certificate: Certificate) -> No
     ids=["another's ID", "another key", "another config", "other lengths"],
 )
 async def test_a_server_with_wrong_ids(certificate: Certificate, generator: CidGenerator, text: str) -> None:
-    """It is found by the first probe, and named with what was expected and seen."""
+    """The first probe finds a wrong ID. The finding gives the expected server ID and the actual one."""
     async with server(certificate, generator) as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert (result.ok, result.reached, result.doubtful) == (False, True, False)
@@ -123,7 +123,7 @@ async def test_a_server_with_wrong_ids(certificate: Certificate, generator: CidG
 
 
 async def test_a_server_without_quic_lb(certificate: Certificate) -> None:
-    """Where it has no server ID, the handshake is all; where it should have one, that is a finding."""
+    """For a backend without server IDs only the handshake counts. If it should have one, the probe has a finding."""
     async with server(certificate, None) as endpoint:
         plain = await probe_handshake(target(endpoint, quic_lb=False), PATIENCE_S)
         assert plain == ProbeResult(ok=True, detail="it completes a handshake", reached=True)
@@ -131,7 +131,7 @@ async def test_a_server_without_quic_lb(certificate: Certificate) -> None:
 
 
 async def test_no_protocol_in_common(certificate: Certificate) -> None:
-    """The server ends the handshake and has shown its ID: it is alive, and the operator learns what to set."""
+    """A server that ends the handshake with a TLS alert is alive. The detail names the setting to change."""
     async with server(certificate, CidGenerator(PARAMS, OWN), alpn="hq-interop") as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert result.ok
@@ -141,8 +141,8 @@ async def test_no_protocol_in_common(certificate: Certificate) -> None:
         assert "b's" in (await probe_handshake(target(endpoint), PATIENCE_S)).finding
 
 
-async def test_nobody_there() -> None:
-    """A refusal is told as such, and it was the host that answered."""
+async def test_no_process_listens() -> None:
+    """The result of a refused probe names the refusal and shows that the host was reached."""
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
     )
@@ -155,18 +155,18 @@ async def test_nobody_there() -> None:
 
 
 class Babbler(asyncio.DatagramProtocol):
-    """A UDP server that answers every datagram with what it was given."""
+    """A UDP server that sends the answers of the test to every datagram."""
 
     def __init__(self, answers: Callable[[bytes], list[bytes]]) -> None:
-        """answers: a client's datagram → what to send back."""
+        """answers: a client's datagram → the datagrams to send back."""
         self._answers = answers
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the socket."""
+        """Store the transport."""
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Answer."""
+        """Answer a datagram."""
         for answer in self._answers(data):
             self._transport.sendto(answer, addr)
 
@@ -190,7 +190,7 @@ def _version_negotiation(data: bytes) -> list[bytes]:
     ids=["silence", "echo", "noise", "absurd lengths", "no version in common"],
 )
 async def test_false_servers(answers: Callable[[bytes], list[bytes]]) -> None:
-    """Whatever comes, the probe ends in time and says that it is not good."""
+    """A probe of a false server ends in time with a bad result and a detail."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: Babbler(answers), local_addr=("127.0.0.1", 0))
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
@@ -203,12 +203,12 @@ async def test_false_servers(answers: Callable[[bytes], list[bytes]]) -> None:
 
 
 async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
-    """Descriptors, tasks, timers and the log are after many probes as after the first."""
+    """Many probes leave no open descriptor or task and write nothing to the log."""
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("quic").setLevel(logging.ERROR)  # the server's own
+    logging.getLogger("quic").setLevel(logging.ERROR)  # this one belongs to the server
     async with server(certificate, CidGenerator(PARAMS, OWN)) as endpoint:
         await probe_handshake(target(endpoint), PATIENCE_S)
-        gc.collect()  # what earlier tests have left
+        gc.collect()  # removes leftovers of earlier tests
         await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
         before = descriptors(), len(asyncio.all_tasks())
         for _ in range(PROBES):
@@ -220,7 +220,7 @@ async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.Log
 
 
 async def test_a_probe_that_is_cancelled_closes_its_socket() -> None:
-    """At any moment."""
+    """A probe closes its socket when it is cancelled at any moment."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])

@@ -1,4 +1,4 @@
-"""Rise and fall, without a clock."""
+"""The rules of rise and fall, without a clock."""
 
 import pytest
 from hypothesis import given
@@ -8,13 +8,13 @@ from qlb.health.verdict import Judgement
 
 
 def turns(results: str, *, rise: int = 2, fall: int = 3) -> tuple[Judgement, list[int]]:
-    """Feed results, ``+`` or ``-``; return the judgement and what each one turned."""
+    """Apply results, ``+`` or ``-``. Return the judgement and the return value of each call."""
     judgement = Judgement()
     return judgement, [judgement.take(result == "+", rise=rise, fall=fall) for result in results]
 
 
 def test_healthy_until_the_first_result() -> None:
-    """Nobody is unhealthy before anybody asked."""
+    """A new judgement is healthy."""
     assert Judgement().healthy
 
 
@@ -33,13 +33,13 @@ def test_healthy_until_the_first_result() -> None:
     ],
 )
 def test_first_decides_then_rise_and_fall(results: str, turned: list[int], healthy: bool) -> None:
-    """The first result turns it alone; later ones need to come in a row."""
+    """The first result decides alone. Later ones change the verdict only in a row."""
     judgement, found = turns(results)
     assert (found, judgement.healthy) == (turned, healthy)
 
 
 def test_doubtful_results_never_decide_alone() -> None:
-    """Silence at the start may be a lost packet: it counts only in a row; what is certain decides at once."""
+    """A doubtful first result (a packet may be lost) counts only in a row. The next result without doubt decides."""
     judgement = Judgement()
     assert [judgement.take(False, rise=2, fall=3, doubtful=True) for _ in range(3)] == [0, 0, 3]
     judgement = Judgement()
@@ -49,7 +49,7 @@ def test_doubtful_results_never_decide_alone() -> None:
 
 
 def test_beginning_anew_lets_one_result_decide() -> None:
-    """After a change of address what was found elsewhere still holds, but one result is enough to turn it."""
+    """After begin_anew() the verdict stays, and one result is enough to change it."""
     judgement, _ = turns("-")
     judgement.begin_anew()
     assert not judgement.healthy
@@ -58,28 +58,28 @@ def test_beginning_anew_lets_one_result_decide() -> None:
 
 
 def test_a_streak_ends_with_a_result_that_confirms_after_beginning_anew() -> None:
-    """Results from before do not count towards a later turn."""
+    """After begin_anew() and a confirming result, earlier results do not count towards a later change."""
     judgement, _ = turns("+--")
     judgement.begin_anew()
     assert [judgement.take(ok, rise=2, fall=3) for ok in (True, False, False, False)] == [0, 0, 0, 3]
 
 
-def test_a_streak_from_before_is_not_told_after_beginning_anew() -> None:
-    """What was asked of another address is no part of the row."""
+def test_a_streak_from_before_is_not_counted_after_beginning_anew() -> None:
+    """Results from before begin_anew() are no part of the row that is returned."""
     judgement, _ = turns("+--")
     judgement.begin_anew()
     assert judgement.take(False, rise=2, fall=3) == 1
 
 
-def test_settings_may_change_between_results() -> None:
-    """The next result is measured by the new ones."""
+def test_thresholds_may_change_between_results() -> None:
+    """New thresholds apply to the next result."""
     judgement, _ = turns("+--", fall=9)
     assert judgement.take(False, rise=2, fall=2) == 3
 
 
 @given(st.text("+-", max_size=40), st.integers(1, 5), st.integers(1, 5))
 def test_against_the_definition(results: str, rise: int, fall: int) -> None:
-    """Healthy is the last sign that came often enough in a row, or first."""
+    """The verdict is the last sign that came often enough in a row, or the first sign."""
     judgement, found = turns(results, rise=rise, fall=fall)
     expected = True
     for at, sign in enumerate(results):
