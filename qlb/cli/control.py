@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import click
 
-from qlb.cli.tables import backends, cid_configs, headline, in_text, notices, outcomes
+from qlb.cli.tables import backends, cid_configs, in_text, outcomes, summary
 from qlb.errors import QlbError
 
 _TIMEOUT_S: Final = 30.0
@@ -71,7 +71,7 @@ def status(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(answer, indent=2))
         return
     tables = (backends(answer), cid_configs(answer), outcomes(answer))
-    parts = [[headline(answer), *notices(answer)], *(in_text(table) for table in tables if table.rows)]
+    parts = [summary(answer), *(in_text(table) for table in tables if table.rows)]
     click.echo("\n\n".join("\n".join(part) for part in parts))
 
 

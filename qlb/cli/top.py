@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from qlb.cli.control import ask, socket_option
-from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes
+from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes, summary
 from qlb.errors import QlbError
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ _STYLES: Final = MappingProxyType(
         "retiring": "yellow",
     }
 )
+_LEVELS: Final = MappingProxyType({"error": "red", "warning": "yellow", "info": "green"})
+"""Level of a notice → its colour."""
 _MAX_ROWS: Final = 200
 
 
 @click.command("top")
 @socket_option
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
-@click.option("--once", is_flag=True, help="Show it once, as text, and end.")
+@click.option("--once", is_flag=True, help="Print it once as text and exit.")
 def top(path: Path, interval: float, once: bool) -> None:
-    """Show backends, rates, configurations and outcomes, the busiest first, until q or Ctrl-C."""
+    """Show backends, rates, CID configs and outcomes continuously, until q or Ctrl-C."""
     if once:
         status = _busiest_first(ask(path, "GET", "/status")[1])
         tables = (backends(status), cid_configs(status), outcomes(status))
-        click.echo(
-            "\n\n".join(["\n".join([headline(status), *notices(status)]), *("\n".join(in_text(t)) for t in tables)])
-        )
+        click.echo("\n\n".join(["\n".join(summary(status)), *("\n".join(in_text(table)) for table in tables)]))
         return
     try:
         from rich.live import Live
@@ -67,7 +67,7 @@ def top(path: Path, interval: float, once: bool) -> None:
 
 
 def _comparable(before: Status | None, status: Status) -> Status | None:
-    """Return an earlier status of the same daemon; counts begin anew with the daemon."""
+    """Return the earlier status if it is of the same process, else None: a new process counts from zero."""
     return before if before is not None and before["uptime_s"] < status["uptime_s"] else None
 
 
@@ -83,7 +83,7 @@ def _screen(status: Status, before: Status | None) -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(headline(status), style="bold")]
-    parts += [Text(text, style="yellow") for text in notices(status)]
+    parts += [Text(notice["text"], style=_LEVELS.get(notice["level"], "yellow")) for notice in notices(status)]
     parts += [_rich(table) for table in (backends(status), cid_configs(status), outcomes(status, before))]
     return Group(*parts, Text("q quits", style="dim"))
 
@@ -102,7 +102,7 @@ def _rich(table: Table) -> "RenderableType":
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Yield a function that waits for so many seconds and returns the key that was pressed, or ""."""
+    """Yield a function that waits for some seconds and returns the key that was pressed, or ""."""
     if not sys.stdin.isatty():
         yield time.sleep
         return

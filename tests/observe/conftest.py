@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""The fixture that the tests of this room share."""
 
 import pytest
 
