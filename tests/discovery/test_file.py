@@ -1,4 +1,4 @@
-"""A file as a source of backends: read when it has changed, whoever has changed it and how."""
+"""A file as a source of backends: it is read after every kind of change."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from qlb.routing.backends import Backend
 
 
 def read(path: Path) -> tuple[Backend, ...]:
-    """Make a backend of each line; a line that ends in ! is a mistake."""
+    """Return a backend for each line. A line that ends in ! is an error."""
     lines = path.read_text().splitlines()
     if any(line.endswith("!") for line in lines):
         raise ConfigError(f"{path}:1:1: wrong")
@@ -20,12 +20,12 @@ def read(path: Path) -> tuple[Backend, ...]:
 
 
 async def names(source: FileSource) -> list[str]:
-    """Ask, and return who is there."""
+    """Ask the source and return the names of the backends."""
     return [backend.name for backend in (await source.ask()).backends]
 
 
 async def test_it_is_read_when_it_has_changed(tmp_path: Path) -> None:
-    """Rewritten, replaced, and through links that are turned, as Kubernetes does."""
+    """The source notices a rewritten file, a replaced one, and a changed symbolic link as Kubernetes uses it."""
     path = tmp_path / "pool"
     path.write_text("a\n")
     calls: list[Path] = []
@@ -54,8 +54,8 @@ async def test_it_is_read_when_it_has_changed(tmp_path: Path) -> None:
     assert await names(linked) == ["e"]
 
 
-async def test_a_wrong_file_is_an_error_until_it_is_right(tmp_path: Path) -> None:
-    """It is told with its place, each time; missing ones too; and it may come late."""
+async def test_an_invalid_file_is_an_error_until_it_is_corrected(tmp_path: Path) -> None:
+    """Each question about an invalid or missing file raises the error with its position, until the file is valid."""
     path = tmp_path / "pool"
     source = FileSource("pool", path, read)
     with pytest.raises(DiscoveryError, match="No such file"):
@@ -73,8 +73,8 @@ async def test_a_wrong_file_is_an_error_until_it_is_right(tmp_path: Path) -> Non
     assert await names(source) == ["a", "b"]
 
 
-async def test_nobody_is_an_answer(tmp_path: Path) -> None:
-    """An empty list was written by somebody: it is believed at once."""
+async def test_an_empty_file_is_an_answer(tmp_path: Path) -> None:
+    """An empty file is an answer without backends at once."""
     path = tmp_path / "pool"
     path.write_text("a\n")
     source = FileSource("pool", path, read)

@@ -1,4 +1,4 @@
-"""Which backends a source still has: some answers lack some of them, and some sources answer with a part each time."""
+"""The backends that a source still has, although answers may lack some or contain only a part each time."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ def pool(*numbers: int) -> list[Backend]:
 
 
 def test_patience() -> None:
-    """One that is back in time was never away; one that is lacking often enough in a row is gone."""
+    """A backend that returns in time stays. A backend that is missing often enough in a row is removed."""
     presence = Presence(3, 100)
     presence.take(pool(0, 1))
     assert names(presence.take(pool(0))) == names(presence.take(pool(0))) == ["b00", "b01"]
@@ -36,15 +36,15 @@ def test_patience() -> None:
 
 
 def test_without_patience() -> None:
-    """A registry that knows all of its backends is believed at once, whatever its answers look like."""
+    """With a patience of 1, each answer applies at once, also with changing parts."""
     presence = Presence(1, 100)
     for start in (*range(20), 0, 5, 10, 0, 5, 10):
         assert presence.take(pool(start, start + 1)) == tuple(pool(start, start + 1))
     assert not presence.rotating
 
 
-def test_what_is_known_from_before() -> None:
-    """It is missing for no answer yet; looking anew forgets no more than that."""
+def test_backends_from_before() -> None:
+    """After begin_again(), the count of missing answers starts at 0 for every backend."""
     presence = Presence(3, 100)
     presence.begin_again(pool(0, 1))
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_what_is_known_from_before() -> None:
 
 
 def test_a_new_address_under_the_same_name() -> None:
-    """The last answer counts."""
+    """A backend has the address of the last answer."""
     presence = Presence(3, 100)
     presence.take(pool(0, 1))
     moved = Backend("b00", Endpoint("10.9.9.9", 1))
@@ -63,14 +63,14 @@ def test_a_new_address_under_the_same_name() -> None:
 
 
 def at_random(all_of: int, size: int, chance: random.Random) -> list[Backend]:
-    """Answer as Consul does."""
+    """Return a random part of the backends, as Consul does."""
     return chance.sample(EVERY[:all_of], size)
 
 
 @pytest.mark.parametrize(("all_of", "size"), [(9, 3), (6, 3), (4, 3), (20, 8), (9, 8)])
 @pytest.mark.parametrize("seed", range(5))
 def test_rotating_answers(all_of: int, size: int, seed: int) -> None:
-    """Who has been seen stays, from the first answer on."""
+    """With rotating answers, every backend that was seen stays."""
     presence, chance, seen = Presence(3, 100), random.Random(seed), set[str]()
     for _ in range(300):
         answer = at_random(all_of, size, chance)
@@ -81,7 +81,7 @@ def test_rotating_answers(all_of: int, size: int, seed: int) -> None:
 
 
 def test_answers_in_turn() -> None:
-    """A resolver that deals its records out in order is the same thing."""
+    """Parts in a fixed order are rotating answers too."""
     presence = Presence(3, 100)
     for turn in range(100):
         found = presence.take([EVERY[(3 * turn + place) % 9] for place in range(3)])
@@ -89,7 +89,7 @@ def test_answers_in_turn() -> None:
 
 
 def test_one_that_leaves_a_rotating_pool() -> None:
-    """It is gone after many answers that lack it."""
+    """In a rotating pool, a backend is removed after many answers without it."""
     presence, chance = Presence(3, 100), random.Random(1)
     for _ in range(100):
         presence.take(at_random(9, 3, chance))
@@ -100,7 +100,7 @@ def test_one_that_leaves_a_rotating_pool() -> None:
 
 
 def test_answers_that_rotate_no_more() -> None:
-    """The pool has become so small that each answer holds all of it."""
+    """Answers do not rotate any more when the pool is so small that each answer contains all of it."""
     presence, chance = Presence(3, 100), random.Random(1)
     for _ in range(100):
         presence.take(at_random(9, 3, chance))
@@ -121,8 +121,8 @@ Answers = Callable[[int], list[Backend]]
         (lambda turn: [] if turn == 5 else pool(0, 1), 1),
     ],
 )
-def test_what_is_no_rotation(answers: Answers, looks: int) -> None:
-    """Another pool at once, a smaller one, none for a moment: believed as soon as patience says."""
+def test_changes_that_are_no_rotation(answers: Answers, looks: int) -> None:
+    """A replaced pool, a smaller one, and an empty answer apply as soon as patience allows."""
     presence = Presence(3, 100)
     for turn in range(30):
         found = names(presence.take(answers(turn)))
@@ -131,7 +131,7 @@ def test_what_is_no_rotation(answers: Answers, looks: int) -> None:
 
 
 def test_a_pool_that_is_replaced_one_by_one() -> None:
-    """It may look like rotation while it lasts; soon after, the old ones are gone."""
+    """After a pool is replaced one by one, the old backends are removed soon."""
     presence = Presence(3, 100)
     for turn in range(60):
         at = min(max(turn - 10, 0) // 4, 5)
@@ -140,7 +140,7 @@ def test_a_pool_that_is_replaced_one_by_one() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """A hostile source has new names in every answer; no more are kept than it may have."""
+    """A source with new names in every answer has at most `most` backends, and memory is bounded."""
     presence = Presence(3, 50)
     for turn in range(400):
         answer = [Backend(f"x{turn}-{number}", Endpoint("10.0.0.1", number)) for number in range(1, 31)]

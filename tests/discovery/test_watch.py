@@ -1,4 +1,4 @@
-"""All sources of a daemon: asked when their time has come, at once after a reload, and never silent about failing."""
+"""The sources of a daemon: the times of questions, the reports of changes, and the log lines."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ A, B = (Backend(name, Endpoint("10.0.0.1", port)) for port, name in enumerate("a
 
 
 class Scripted:
-    """A source that answers what a test has written, one after the other, and the last one for ever."""
+    """A source that gives the answers of a test one after the other, and repeats the last one."""
 
     kind = "scripted"
     retry_s = 0.001
@@ -25,7 +25,7 @@ class Scripted:
     def __init__(
         self, name: str, *answers: Sequence[Backend] | str, remarks: tuple[Remark, ...] = (), patience: int = 1
     ) -> None:
-        """answers: backends, or the text of an error; one with ! is an error that nobody has foreseen."""
+        """answers: backends, or the text of an error. A text with ! raises an unexpected error."""
         self.name = name
         self.patience = patience
         self.most = 100
@@ -35,11 +35,11 @@ class Scripted:
         self.recalled: list[tuple[Backend, ...]] = []
 
     def recall(self, backends: Sequence[Backend]) -> None:
-        """Note it."""
+        """Store the backends."""
         self.recalled.append(tuple(backends))
 
     async def ask(self) -> Answer:
-        """Answer."""
+        """Return the next answer."""
         await asyncio.sleep(0)
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
@@ -48,11 +48,11 @@ class Scripted:
         return Answer(tuple(answer), 0.001, self.remarks)
 
     async def until_asked(self, times: int) -> None:
-        """Wait for so many questions, and until what the last one has brought was told."""
+        """Wait until a number of questions was asked and the last answer was processed."""
         await self.until(lambda: self.asked >= times + 1)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something."""
+        """Wait until a condition is true."""
         async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0)
@@ -63,19 +63,19 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno == logging.WARNING]
 
 
-async def test_only_changes_are_told() -> None:
-    """Each answer that is another one, in order; one that is the same is nothing new."""
-    told: list[tuple[str, tuple[Backend, ...]]] = []
-    discovery = Discovery(lambda name, backends: told.append((name, backends)))
+async def test_only_changes_are_reported() -> None:
+    """An answer is reported if it differs from the one before."""
+    reported: list[tuple[str, tuple[Backend, ...]]] = []
+    discovery = Discovery(lambda name, backends: reported.append((name, backends)))
     source = Scripted("one", [A], [A], [A, B], "gone", [A, B], [])
     discovery.apply([source])
     await source.until_asked(7)
     await discovery.stop()
-    assert told == [("one", (A,)), ("one", (A, B)), ("one", ())]
+    assert reported == [("one", (A,)), ("one", (A, B)), ("one", ())]
 
 
-async def test_failing_is_told_once_and_keeps_what_was_found(caplog: pytest.LogCaptureFixture) -> None:
-    """A line when it begins and one when it ends, however long it lasts."""
+async def test_failures_are_logged_once_and_backends_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """A failing source is logged once, and once when it works again. Its backends stay."""
     discovery = Discovery(lambda *_: None, now=lambda: 5.0)
     source = Scripted("one", [A], *["no answer"] * 5)
     with caplog.at_level(logging.INFO, logger="qlb"):
@@ -90,13 +90,13 @@ async def test_failing_is_told_once_and_keeps_what_was_found(caplog: pytest.LogC
         await discovery.stop()
     assert [record.message for record in caplog.records] == [
         "discovery works",
-        "discovery fails; what was found before is kept",
+        "discovery fails; the backends that it found before stay",
         "discovery works",
     ]
 
 
 async def test_a_remark_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """As long as it is the same."""
+    """The same remark is logged once."""
     discovery = Discovery(lambda *_: None)
     source = Scripted("one", [A], remarks=(Remark("odd", "it is odd"),))
     discovery.apply([source])
@@ -106,8 +106,8 @@ async def test_a_remark_is_logged_once(caplog: pytest.LogCaptureFixture) -> None
     assert discovery.sources["one"].remarks == (Remark("odd", "it is odd"),)
 
 
-async def test_remarks_that_change_are_no_flood(caplog: pytest.LogCaptureFixture) -> None:
-    """A topic is logged once in a while, however its text changes, and however often it comes and goes."""
+async def test_changing_remarks_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    """A topic whose text changes, or that comes and goes, is logged once in REMARK_S seconds."""
     now_s = 0.0
     discovery = Discovery(lambda *_: None, now=lambda: now_s)
     source = Scripted("one", [A])
@@ -126,24 +126,24 @@ async def test_remarks_that_change_are_no_flood(caplog: pytest.LogCaptureFixture
     assert len(warnings(caplog)) == 3
 
 
-async def test_what_nobody_has_foreseen_ends_no_source(caplog: pytest.LogCaptureFixture) -> None:
-    """It is an error like any other, logged with its place once, and the source is asked again."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+async def test_an_unexpected_error_ends_no_source(caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected error is logged once with its traceback, and the source is asked again."""
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     source = Scripted("one", [A], "odd!", "odd!", [B])
     discovery.apply([source])
     await source.until_asked(2)
     assert discovery.sources["one"].error == "ZeroDivisionError: odd!"
     await source.until_asked(5)
     await discovery.stop()
-    assert told == [(A,), (B,)]
+    assert reported == [(A,), (B,)]
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
         "discovery: unexpected error"
     ]
 
 
 async def test_no_backends_from_the_start_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """It was answered, so it is up; a typing mistake in a name looks like that."""
+    """A first answer without backends causes a warning (the name may be misspelled), and the source is up."""
     discovery = Discovery(lambda *_: None)
     source = Scripted("one", [])
     discovery.apply([source])
@@ -153,8 +153,8 @@ async def test_no_backends_from_the_start_is_a_warning(caplog: pytest.LogCapture
     assert discovery.sources["one"].up
 
 
-async def test_a_source_learns_what_was_found_before_it() -> None:
-    """By an earlier process, or before a reload."""
+async def test_a_source_gets_the_backends_from_before() -> None:
+    """A new source gets the backends that an earlier process, or the source before a reload, has found."""
     discovery = Discovery(lambda *_: None)
     first, again = Scripted("one", [A, B]), Scripted("one", [A, B])
     discovery.apply([first], {"one": (A,)})
@@ -164,60 +164,60 @@ async def test_a_source_learns_what_was_found_before_it() -> None:
     assert (first.recalled, again.recalled) == ([(A,)], [(A, B)])
 
 
-async def test_one_that_is_missing_is_believed_gone_after_a_while() -> None:
-    """Like all of them; meanwhile the source is asked again soon, whatever its TTL."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+async def test_a_missing_backend_is_removed_after_patience() -> None:
+    """A backend that is missing from as many answers in a row as patience says is removed."""
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     source = Scripted("one", [A, B], [A], [A], [A, B], [A], [A], [A], [B], patience=3)
     discovery.apply([source])
     await source.until_asked(5)
-    assert told == [(A, B)]
+    assert reported == [(A, B)]
     await source.until_asked(6)
-    assert told[:2] == [(A, B), (A,)]
+    assert reported[:2] == [(A, B), (A,)]
     await discovery.stop()
 
 
-async def test_a_missing_one_is_asked_for_soon() -> None:
-    """Not when the TTL has run out."""
+async def test_after_a_missing_backend_the_next_question_comes_soon() -> None:
+    """While a backend is missing, the source is asked after retry_s, not after the TTL."""
 
     class Slow(Scripted):
-        """Its answers hold for an hour, and only those that lack somebody come again soon."""
+        """A source whose incomplete answers are valid for an hour."""
 
         async def ask(self) -> Answer:
-            """Answer."""
+            """Return the next answer."""
             answer = await super().ask()
             return answer if A in answer.backends and B in answer.backends else answer._replace(again_s=3600.0)
 
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     source = Slow("one", [A, B], [A], [A], [A], patience=3)
     discovery.apply([source])
-    await source.until(lambda: told == [(A, B), (A,)])
+    await source.until(lambda: reported == [(A, B), (A,)])
     await discovery.stop()
 
 
 @pytest.mark.parametrize("again", range(5))
 async def test_rotating_answers_are_one_pool(again: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Three of nine each time, at random: nobody drains, and the log has a line about it."""
+    """Random answers with three of nine backends remove none, and the log has one line about them."""
     every = [Backend(f"b{number}", Endpoint("10.0.0.1", number)) for number in range(1, 10)]
     chance = random.Random(again)
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     source = Scripted("one", *(chance.sample(every, 3) for _ in range(60)), patience=3)
     discovery.apply([source])
     await source.until_asked(50)
     await discovery.stop()
-    pools = [{one.name for one in backends} for backends in told]
+    pools = [{one.name for one in backends} for backends in reported]
     assert pools[-1] == {one.name for one in every}
     assert all(before < now for before, now in pairwise(pools))
     (warning,) = warnings(caplog)
-    assert warning.startswith("discovery: each answer holds another part of the backends: a backend counts as gone")
+    assert warning.startswith("discovery: each answer has another part of the backends: a backend is removed")
 
 
 async def test_a_reload_asks_at_once() -> None:
-    """Every source, those that stay keep what they have found until they answer; others are asked no more."""
-    told: list[str] = []
-    discovery = Discovery(lambda name, _: told.append(name))
+    """A reload asks every source at once. A source that stays has its old backends. Removed ones are not asked."""
+    reported: list[str] = []
+    discovery = Discovery(lambda name, _: reported.append(name))
     first, other = Scripted("one", [A]), Scripted("two", [B])
     discovery.apply([first, other])
     await first.until_asked(1)
@@ -231,11 +231,11 @@ async def test_a_reload_asks_at_once() -> None:
     await again.until_asked(5)
     assert other.asked == asked
     await discovery.stop()
-    assert told == ["one", "two"]
+    assert reported == ["one", "two"]
 
 
-async def test_long_errors_are_cut() -> None:
-    """What others say is not kept without end."""
+async def test_long_errors_are_shortened() -> None:
+    """At most 500 characters of an error are stored."""
     discovery = Discovery(lambda *_: None)
     source = Scripted("one", "x" * 10_000)
     discovery.apply([source])
@@ -244,28 +244,28 @@ async def test_long_errors_are_cut() -> None:
     assert len(discovery.sources["one"].error) == 500
 
 
-async def test_nobody_is_believed_after_a_while() -> None:
-    """As many times in a row as the source's patience says; one answer between begins anew."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+async def test_empty_answers_apply_after_patience() -> None:
+    """Empty answers apply after as many in a row as patience says. An answer with backends restarts the count."""
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     source = Scripted("one", [A], [], [], [A, B], [], [], [], [], patience=3)
     discovery.apply([source])
     await source.until_asked(4)
-    assert told == [(A,), (A, B)]
+    assert reported == [(A,), (A, B)]
     await source.until_asked(5)
     error = discovery.sources["one"].error
     assert error == "the source returned no backends (2 of 3 before they are removed)"
     await source.until_asked(8)
     await discovery.stop()
-    assert told == [(A,), (A, B), ()]
+    assert reported == [(A,), (A, B), ()]
     assert discovery.sources["one"].up
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-async def test_nobody_is_not_believed_because_one_asks_anew(reloaded: bool) -> None:
-    """After a reload, and in the next process: what was known before is doubted no sooner."""
-    told: list[tuple[Backend, ...]] = []
-    discovery = Discovery(lambda _, backends: told.append(backends))
+async def test_empty_answers_apply_no_sooner_after_a_reload(reloaded: bool) -> None:
+    """After a reload or a restart, empty answers need the same patience as before."""
+    reported: list[tuple[Backend, ...]] = []
+    discovery = Discovery(lambda _, backends: reported.append(backends))
     if reloaded:
         first = Scripted("one", [A], patience=3)
         discovery.apply([first])
@@ -274,4 +274,4 @@ async def test_nobody_is_not_believed_because_one_asks_anew(reloaded: bool) -> N
     discovery.apply([again], {} if reloaded else {"one": (A,)})
     await again.until_asked(4)
     await discovery.stop()
-    assert told == ([(A,)] if reloaded else [])
+    assert reported == ([(A,)] if reloaded else [])
