@@ -1,4 +1,4 @@
-"""What is written to stderr."""
+"""The log lines on stderr."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger("qlb.test")
 
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
-    """Leave the root logger as it was."""
+    """Restore the root logger after the test."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     yield
@@ -24,19 +24,19 @@ def _root_logger() -> Iterator[None]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return what was written to stderr; nothing may have gone to stdout."""
+    """Return the lines on stderr. Check that stdout is empty."""
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()
 
 
 def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Return the JSON objects that were written."""
+    """Return the JSON objects on stderr."""
     return [json.loads(row) for row in lines(capsys)]
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """Time, level, logger, what happened, and the extra fields; quoted where they would be misread."""
+    """A line has time, level, logger, event, and the extra fields, which are quoted if they would be ambiguous."""
     configure("info", "text")
     log.warning("backend %s", "lost", extra={"backend": "a", "detail": 'no "answer"', "empty": "", "n": 0})
     (row,) = lines(capsys)
@@ -46,8 +46,8 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert rest == r'WARNING qlb.test backend lost backend=a detail="no \"answer\"" empty="" n=0'
 
 
-def test_text_is_one_line_whatever_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Text from outside cannot begin a line of its own, move the cursor, or break the encoding."""
+def test_text_is_always_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text from outside cannot begin a new line, move the cursor, or break the encoding."""
     configure("info", "text")
     log.info("got %s", "a\nERROR forged\x1b[2J", extra={"field": "b\r\nc\ud800é"})
     (row,) = lines(capsys)
@@ -56,7 +56,7 @@ def test_text_is_one_line_whatever_comes(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_text_traceback_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
-    """A traceback keeps its lines, and none of them looks like a log line."""
+    """The lines of a traceback are indented, so that none looks like a log line."""
     configure("info", "text")
     try:
         raise ValueError("bad\n2026-01-01T00:00:00.000Z INFO forged")
@@ -70,7 +70,7 @@ def test_text_traceback_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """One object a line, its own keys first, extra fields as they are."""
+    """Each line is one object with the format's own keys first and then the extra fields."""
     configure("info", "json")
     log.info("ready %d", 1, extra={"listen": ["127.0.0.1:1"], "path": ValueError("x"), "n": 2})
     (found,) = objects(capsys)
@@ -86,17 +86,17 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_json_keeps_its_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    """An extra field cannot pass for the level or the time."""
+def test_json_protects_its_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    """An extra field cannot replace the level or the time."""
     configure("info", "json")
-    log.info("said", extra={"level": "error", "ts": "never", "event": "other"})
+    log.info("event", extra={"level": "error", "ts": "never", "event": "other"})
     (found,) = objects(capsys)
-    assert (found["level"], found["event"]) == ("info", "said")
+    assert (found["level"], found["event"]) == ("info", "event")
     assert found["ts"] != "never"
 
 
 def test_json_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """A program finds it, in one line."""
+    """A traceback is a field of the object, so it stays in one line."""
     configure("info", "json")
     try:
         raise ValueError("bad\nvalue")
@@ -110,7 +110,7 @@ def test_json_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_level(capsys: pytest.CaptureFixture[str], level: str, count: int) -> None:
-    """Nothing below the level is written."""
+    """Lines below the level are not written."""
     configure(level, "text")
     for write in (log.debug, log.info, log.warning, log.error):
         write("at a level")
@@ -118,20 +118,20 @@ def test_level(capsys: pytest.CaptureFixture[str], level: str, count: int) -> No
 
 
 def test_configuring_again_replaces(capsys: pytest.CaptureFixture[str]) -> None:
-    """A reload changes level and format; no line comes twice, and other people's handlers stay."""
-    theirs = logging.NullHandler()
-    logging.getLogger().addHandler(theirs)
+    """A reload replaces level and format without duplicate lines, and other handlers stay."""
+    other = logging.NullHandler()
+    logging.getLogger().addHandler(other)
     configure("error", "text")
     configure("info", "json")
     log.info("once")
     assert [found["event"] for found in objects(capsys)] == ["once"]
     handlers = logging.getLogger().handlers
-    assert theirs in handlers
+    assert other in handlers
     assert len([handler for handler in handlers if isinstance(handler, StderrHandler)]) == 1
 
 
 def test_a_flood_is_limited(capsys: pytest.CaptureFixture[str]) -> None:
-    """However often one thing happens, the log stays small and says so."""
+    """A flood of one event writes BURST lines, and the last one gives the time of the limit."""
     configure("info", "json")
     for number in range(3 * BURST):
         log.info("again %d", number)

@@ -1,4 +1,4 @@
-"""The filter that keeps a flood of log lines small."""
+"""The filter that limits floods of log lines."""
 
 import logging
 from typing import Any
@@ -7,10 +7,10 @@ from qlb.observe.logs import RateLimit
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
-        """It begins somewhere."""
+        """Start at 100 s."""
         self.now_s = 100.0
 
     def __call__(self) -> float:
@@ -26,12 +26,12 @@ def line(
 
 
 def marks(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the filter has written on a line."""
+    """Return the fields that the filter has added to a line."""
     return {key: value for key, value in vars(record).items() if "suppressed" in key or "limited" in key}
 
 
 def test_a_burst_passes_and_the_rest_is_counted() -> None:
-    """The last that passes announces it; the first of the next window says how many are missing."""
+    """The last line of a burst announces the limit. The first one of the next window has the number of missing lines."""
     clock = Clock()
     limit = RateLimit(burst=3, window_s=10.0, now=clock)
     lines = [line(args=(number,)) for number in range(8)]
@@ -45,7 +45,7 @@ def test_a_burst_passes_and_the_rest_is_counted() -> None:
 
 
 def test_the_window_begins_with_its_first_line() -> None:
-    """What is announced is what is left of it."""
+    """The announced time is the rest of the window, which began with its first line."""
     clock = Clock()
     limit = RateLimit(burst=2, window_s=10.0, now=clock)
     assert limit.filter(line())
@@ -56,7 +56,7 @@ def test_the_window_begins_with_its_first_line() -> None:
 
 
 def test_kinds_do_not_limit_each_other() -> None:
-    """Another logger, level or message has a window of its own; other arguments have not."""
+    """Another logger, level or message has its own window. Other arguments have not."""
     limit = RateLimit(burst=1)
     assert limit.filter(line())
     assert not limit.filter(line(args=("else",)))
@@ -66,13 +66,13 @@ def test_kinds_do_not_limit_each_other() -> None:
 
 
 def test_any_message_object_is_a_kind() -> None:
-    """Even one that cannot be hashed."""
+    """A message that cannot be hashed is a kind too."""
     limit = RateLimit(burst=1)
     assert [limit.filter(line(["unhashable"])) for _ in range(2)] == [True, False]
 
 
-def test_memory_is_bounded_and_nothing_goes_uncounted() -> None:
-    """Kinds begun long ago are forgotten; what was left out of them is told by the next line of all."""
+def test_memory_is_bounded_and_every_line_is_counted() -> None:
+    """The oldest kinds are removed from memory. The next line of any kind has the number of their suppressed lines."""
     limit = RateLimit(burst=1, kinds=3)
     limit.filter(line("first"))
     assert not limit.filter(line("first"))
@@ -83,8 +83,8 @@ def test_memory_is_bounded_and_nothing_goes_uncounted() -> None:
     assert limit.filter(line("first"))
 
 
-def test_a_new_window_is_young_again() -> None:
-    """A kind that goes on is not the first to be forgotten."""
+def test_a_new_window_makes_a_kind_the_newest() -> None:
+    """A kind with a new window is not the next one to be removed from memory."""
     clock = Clock()
     limit = RateLimit(burst=1, window_s=1.0, kinds=2, now=clock)
     limit.filter(line("a"))
