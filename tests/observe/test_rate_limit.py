@@ -31,7 +31,7 @@ def marks(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def test_a_burst_passes_and_the_rest_is_counted() -> None:
-    """The last line of a burst announces the limit. The first one of the next window has the number of missing lines."""
+    """The last line of a burst announces the limit. The first one of the next window has the missing number."""
     clock = Clock()
     limit = RateLimit(burst=3, window_s=10.0, now=clock)
     lines = [line(args=(number,)) for number in range(8)]
