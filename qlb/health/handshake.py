@@ -37,9 +37,9 @@ _SILENT.addHandler(logging.NullHandler())
 
 
 class _End(NamedTuple):
-    """The end of a handshake. ok: the server is alive. reached: the server or its host has answered.
+    """The end of a handshake. ok: the result is good, apart from the connection IDs.
 
-    failed: the result, if the operating system did not deliver a packet.
+    reached: the server or its host has answered. failed: the result, if the operating system did not deliver a packet.
     """
 
     ok: bool
