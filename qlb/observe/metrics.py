@@ -198,6 +198,7 @@ _CONFIG: Final = ("config_id",)
 _LISTEN: Final = ("listen",)
 _SOURCE: Final = ("source",)
 
+# One row for each metric, short enough to read as a table.
 # fmt: off
 _FAMILIES: Final = (
     _Family("counter", "qlb_packets_dropped", "Datagrams from clients that were dropped.", ("reason",),

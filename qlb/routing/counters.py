@@ -93,6 +93,7 @@ class Total(NamedTuple):
     only_direct_return: bool = False
 
 
+# One row for each total, short enough to read as a table.
 # fmt: off
 TOTALS: Final = (
     Total(PACKETS_RECEIVED, "received_packets", "qlb_packets_received", "counter",
