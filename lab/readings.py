@@ -10,6 +10,7 @@ from qlb.observe.figures import (
     UnconfiguredReading,
     WorkerReading,
 )
+from qlb.routing.counters import TOTALS
 
 
 def sample_reading() -> Reading:
@@ -103,25 +104,28 @@ def sample_reading() -> Reading:
         ),
         rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),
         outcomes={"cid_config_0": 2, "cid_config_1": 12, "four_tuple_no_config": 2, "fallback_too_short": 1},
-        received_packets=22,
-        received_bytes=22_000,
+        totals={
+            **dict.fromkeys((one.name for one in TOTALS), 1),
+            "received_packets": 22,
+            "received_bytes": 22_000,
+            "return_dropped_packets": 7,
+            "return_overflowed_packets": 11,
+            "icmp_forwarded": 19,
+            "icmp_sent": 23,
+            "sessions": 8,
+            "sessions_max": 131_072,
+            "sessions_evicted": 6,
+            "sessions_protected": 2,
+            "sessions_reopened": 43,
+            "return_pauses": 47,
+            "worker_restarts": 4,
+            "worker_hangs": 2,
+        },
         dropped={"empty": 5},
         unroutable={"no_config": 2, "too_short": 1},
-        return_dropped=7,
-        return_overflowed=11,
         return_send_errors={"would_block": 13, "other": 0},
-        sessions_protected=2,
-        sessions_reopened=43,
-        return_pauses=47,
-        icmp_forwarded=19,
-        icmp_sent=23,
-        sessions=8,
-        sessions_evicted=6,
-        sessions_max=131_072,
         workers=(
             WorkerReading(index=0, pid=123, alive=True, heartbeat_age_s=0.25),
             WorkerReading(index=1, pid=124, alive=False, heartbeat_age_s=7.0, up_to_date=False),
         ),
-        worker_restarts=4,
-        worker_hangs=2,
     )

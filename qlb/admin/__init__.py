@@ -1,4 +1,4 @@
-"""The admin server: HTTP to look at the daemon over TCP, and to steer it over a Unix socket."""
+"""The admin server: read-only HTTP over TCP, and commands over a Unix socket."""
 
 from qlb.admin.commands import Control, Incomplete, ReloadOutcome, UpgradeOutcome
 from qlb.admin.server import AdminServer

@@ -1,9 +1,9 @@
-"""What the control socket can be told: reload, drain, undrain, explain, upgrade. Answers are JSON.
+"""The commands of the control socket: reload, drain, undrain, explain, upgrade. Answers are JSON.
 
-200: done. 404: no backend of that name (the answer lists those that there are). 409: connections that live would be
-lost; ``problems`` says which, and /reload/force does it all the same. 422: the configuration is wrong, or the next
-process cannot take over, and nothing has changed; ``problems`` says why. 503: it has changed, but some worker does not
-go by it yet; ``problems`` says which.
+200: done. 404: there is no backend of that name; the answer lists the names. 409: live connections would break;
+``problems`` names the reasons, and /reload/force reloads anyway. 422: the configuration is wrong, or the new process
+cannot take over; nothing has changed, and ``problems`` has the reasons. 503: the change is in force, but some worker
+has not applied it yet; ``problems`` names the workers.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,11 +22,11 @@ Command = Callable[[], Awaitable[web.Response]]
 
 
 class ReloadOutcome(NamedTuple):
-    """What became of a reload. generation: the one in force now. problems: why it was refused, one a line.
+    """The result of a reload. generation: the one in force now. problems: why it was refused, one per line.
 
-    unsafe: it was refused for the connections that live; it can be forced. changes: what is otherwise since, in words.
-    incomplete: the configuration is in force, but some worker has not applied it yet; problems says which.
-    unchanged: it took effect, and nothing is otherwise.
+    unsafe: it was refused because live connections would break; it can be forced. changes: the differences, in words.
+    incomplete: the configuration is in force, but some worker has not applied it yet; problems names the workers.
+    unchanged: it took effect without any difference.
     """
 
     ok: bool
@@ -40,9 +40,9 @@ class ReloadOutcome(NamedTuple):
 
 
 class UpgradeOutcome(NamedTuple):
-    """What became of an upgrade. pid: of the process that serves now. problems: why it is this one still.
+    """The result of an upgrade. pid: of the process that serves now. problems: why it is still the old process.
 
-    warnings: what the change costs some connections.
+    warnings: connections that the change affects.
     """
 
     ok: bool
@@ -52,30 +52,30 @@ class UpgradeOutcome(NamedTuple):
 
 
 class Incomplete(QlbError):
-    """A change is in force, but some worker has not applied it."""
+    """An error: a change is in force, but some worker has not applied it."""
 
 
 class Control(Protocol):
-    """What can be asked of a daemon."""
+    """The commands of a daemon."""
 
     async def reload(self, *, force: bool = False) -> ReloadOutcome:
-        """Read the configuration again; a wrong one changes nothing, nor one that is unsafe now unless forced."""
+        """Reload the configuration. A wrong one changes nothing, and neither does an unsafe one unless forced."""
 
     async def drain(self, name: str) -> None:
-        """Give a backend no new connections. Raises KeyError where there is none of that name."""
+        """Stop new connections to a backend. Raises KeyError if there is no backend of that name."""
 
     async def undrain(self, name: str) -> None:
-        """Give a backend new connections again. Raises KeyError where there is none of that name."""
+        """Allow new connections to a backend again. Raises KeyError if there is no backend of that name."""
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
-        """Ask the plane itself what it would do with a datagram. Raises QlbError where it cannot be asked."""
+        """Return the plane's decision about a datagram. Raises QlbError if the plane cannot be asked."""
 
     async def upgrade(self) -> UpgradeOutcome:
-        """Hand everything over to a new process that runs what is on disk now, and end."""
+        """Hand over to a new process that runs the program and configuration on disk, and end this one."""
 
 
 class Commands:
-    """The commands of one daemon."""
+    """The HTTP commands of one daemon."""
 
     def __init__(self, control: Control, read: Callable[[], Reading]) -> None:
         """read: takes a reading, for the names of the backends."""
@@ -83,7 +83,7 @@ class Commands:
         self._read = read
 
     def find(self, path: Sequence[str]) -> Command | None:
-        """Return what a path stands for. path: its parts, decoded."""
+        """Return the command of a path; None if there is none. path: its parts, decoded."""
         match path:
             case ["reload"]:
                 return self._reload
@@ -101,12 +101,12 @@ class Commands:
                 return None
 
     async def _explain(self, datagram: str, client: str) -> web.Response:
-        """datagram: in hexadecimal. client: ADDR:PORT."""
+        """Explain a datagram, given in hexadecimal. client: ADDR:PORT."""
         try:
-            told = await self._control.explain(bytes.fromhex(datagram), endpoint(service=False).parse(client))
+            decision = await self._control.explain(bytes.fromhex(datagram), endpoint(service=False).parse(client))
         except (OSError, QlbError, ValueError) as error:
             return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
-        return json_response(HTTPStatus.OK, {"ok": True, **told})
+        return json_response(HTTPStatus.OK, {"ok": True, **decision})
 
     async def _reload(self, *, force: bool = False) -> web.Response:
         try:
@@ -131,7 +131,7 @@ class Commands:
 
     def _unknown(self, name: str) -> web.Response:
         names = [row.name for row in self._read().backends if row.state != REMOVED]
-        error = f"no backend {name!r}; there is: {', '.join(names) or 'none'}"
+        error = f"no backend {name!r}; known backends: {', '.join(names) or 'none'}"
         return json_response(HTTPStatus.NOT_FOUND, {"ok": False, "error": error, "backends": names})
 
 

@@ -1,8 +1,9 @@
-"""The control socket: a Unix socket that only its owner can reach, from the first moment that it exists.
+"""The control socket: a Unix socket that only its owner can reach, from the moment of its creation.
 
-What a dead daemon left behind is replaced; a living one's is not. Whoever looks and binds holds a lock meanwhile, so of
-two daemons that start together one wins and the other says so. The lock is on a file of its own beside the socket,
-which only its owner can open: anybody who may look into the folder could lock the folder itself.
+A socket that a dead daemon left behind is replaced, but not the socket of a live one. A daemon checks and binds under a
+lock, so of two daemons that start at the same time, one succeeds and the other reports an error. The lock is on a
+separate file beside the socket, which only its owner can open. A lock on the folder would not do: every user who may
+read the folder could lock it.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ _LOCK_SUFFIX: Final = ".lock"
 _LOCK_POLL_S: Final = 0.05
 _LOCK_POLLS: Final = 100
 _OTHERS_NOTHING: Final = 0o177
-"""The umask that makes a file 0600. The mask is the whole process's, for the microseconds of one bind()."""
+"""The umask that makes a file 0600. It applies to the whole process during one bind(), for some microseconds."""
 
 
 class ControlSocket(NamedTuple):
-    """A socket that listens, and the file that stands for it.
+    """A listening socket and its file.
 
-    identity: of the file, (device, inode). borrowed: the file is somebody else's, and stays.
+    identity: of the file, (device, inode). borrowed: another process owns the file, so close() does not remove it.
     """
 
     sock: socket.socket
@@ -38,11 +39,11 @@ class ControlSocket(NamedTuple):
 
     @classmethod
     def adopt(cls, sock: socket.socket, path: Path, *, borrowed: bool) -> "ControlSocket":
-        """Take over a socket that listens already, and its file. Raises OSError where there is no such file."""
+        """Use a socket that already listens, and its file. Raises OSError if the file does not exist."""
         return cls(sock, path, _identity(path), borrowed)
 
     def close(self) -> None:
-        """Stop listening, and remove the file unless another daemon has put its own there meanwhile."""
+        """Stop listening, and remove the file unless another daemon has replaced it."""
         with suppress(FileNotFoundError):
             if not self.borrowed and _identity(self.path) == self.identity:
                 self.path.unlink()
@@ -50,9 +51,9 @@ class ControlSocket(NamedTuple):
 
 
 async def open_control_socket(path: Path) -> ControlSocket:
-    """Listen on a Unix socket with mode 0600; its folder is made, with mode 0700, where it is missing.
+    """Listen on a Unix socket with mode 0600. If its folder does not exist, create it with mode 0700.
 
-    Raises QlbError where a daemon answers there, where something else is there, or where it cannot be.
+    Raises QlbError if a daemon answers there, if the path is no socket, or if the system refuses.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ async def open_control_socket(path: Path) -> ControlSocket:
 
 @asynccontextmanager
 async def _locked(file: Path) -> AsyncIterator[None]:
-    """Hold the lock. The file stays: of two daemons one might lock it while the other removes it."""
+    """Lock a file for the time of a block. The file stays: one daemon might lock it while another one removes it."""
     descriptor = _open_lock(file)
     try:
         for _ in range(_LOCK_POLLS):
@@ -74,14 +75,14 @@ async def _locked(file: Path) -> AsyncIterator[None]:
                 break
             await asyncio.sleep(_LOCK_POLL_S)
         else:
-            raise QlbError(f"another process keeps {file} locked: stop it, or put admin.socket elsewhere")
+            raise QlbError(f"another process has locked {file}: stop it, or set admin.socket to another path")
         yield
     finally:
         os.close(descriptor)
 
 
 def _open_lock(file: Path) -> int:
-    """Open the lock's file, mode 0600. Raises QlbError if another user has put it there, who could lock it, too."""
+    """Open the lock file, mode 0600. Raises QlbError if it belongs to another user, who could lock it too."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     status = os.fstat(descriptor)
     if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
@@ -89,7 +90,7 @@ def _open_lock(file: Path) -> int:
             os.fchmod(descriptor, 0o600)
         return descriptor
     os.close(descriptor)
-    raise QlbError(f"{file} belongs to another user: put admin.socket into a folder of its own")
+    raise QlbError(f"{file} belongs to another user: move admin.socket to a folder of its own")
 
 
 def _remove_stale(path: Path) -> None:
@@ -98,7 +99,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise QlbError(f"{path} (admin.socket) is there and is no socket: move it away")
+        raise QlbError(f"{path} (admin.socket) exists and is no socket: move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)
         try:
@@ -107,8 +108,8 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # it listens, and many are waiting
-    raise QlbError(f"a daemon answers at {path} already: stop it, or give this one another admin.socket")
+            pass  # it listens, but its queue of connections is full
+    raise QlbError(f"a daemon already answers at {path}: stop it, or set another admin.socket for this one")
 
 
 def _bind(path: Path) -> ControlSocket:

@@ -1,8 +1,8 @@
-"""The HTTP server under the admin server: aiohttp, with bounds on how much a stranger can hold and for how long.
+"""The HTTP server under the admin server: aiohttp with bounds on the connections of a peer and their time.
 
-A peer has a short time for its first request and a longer one for the next. A new connection is always accepted: where
-there are too many, the one that has been idle longest is closed instead, so that nobody can keep /healthz and /readyz
-from others. What is no HTTP gets a 400 without a traceback in the log. Nothing here knows what is served.
+A peer has a short time for its first request and a longer one for the next. A new connection is always accepted. If
+there are too many, the one that has been idle for longest is closed, so that no peer can block /healthz and /readyz for
+others. Input that is no HTTP gets a 400 and no traceback in the log. This module does not know the pages and commands.
 """
 
 import asyncio
@@ -15,34 +15,34 @@ from typing import Final, NamedTuple, cast
 from aiohttp import web
 
 HEADERS: Final = {
-    "Server": "qlb",  # aiohttp would tell its own version and Python's
+    "Server": "qlb",  # aiohttp would send its own version and Python's
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What every answer bears."""
+"""The headers of every answer."""
 
 _LINGER_S: Final = 0.2
-"""How long the rest of a body that nobody wants is read, so that closing does not tear our answer away."""
+"""How long the rest of an unwanted body is read. An immediate close could destroy our answer on its way."""
 
 _PIECE_BYTES: Final = 1 << 16
 _READING: Final = ("GET", "HEAD")
 _SPARES: Final = 32
-"""Connections beyond the bound while all others are busy with commands."""
+"""Connections beyond the bound, while all others run commands."""
 _PEER_PREFIX: Final = 64
-"""Of IPv6: one host can have all addresses of such a network."""
+"""The prefix of an IPv6 peer: one host can have all addresses of such a network."""
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 class Limits(NamedTuple):
-    """What one listener grants its peers.
+    """The bounds of one listener.
 
-    connections: at once. per_peer: of one IPv4 address or one IPv6 /64; the control socket's peers have none.
-    first_request_s: from the connection to the end of the first request's head. idle_s: from our answer to the
-    end of the next one's head, taking in the answer included.
+    connections: at once. per_peer: of one IPv4 address or one IPv6 /64; peers of the control socket have no address.
+    first_request_s: from the connection to the end of the first request's head. idle_s: from our answer to the end of
+    the next request's head, including the time in which the peer reads the answer.
     """
 
     connections: int = 256
@@ -52,17 +52,17 @@ class Limits(NamedTuple):
 
 
 def text_response(status: int, text: str) -> web.Response:
-    """Return an answer of one line."""
+    """Return an answer with one line of text."""
     return web.Response(status=status, text=f"{text}\n", headers=HEADERS)
 
 
 def json_body(answer: object) -> bytes:
-    """Return JSON on a line of its own."""
+    """Return JSON with a final line feed."""
     return json.dumps(answer).encode() + b"\n"
 
 
 def page_response(body: bytes, content_type: str) -> web.Response:
-    """Return a page that many readers share. It is sent in pieces, so a slow reader holds a piece and not a copy."""
+    """Return a page that many readers share. It is sent in pieces, so a slow reader costs one piece, not a copy."""
     headers = {**HEADERS, "Content-Type": content_type, "Content-Length": str(len(body))}
     return web.Response(body=_pieces(body), headers=headers)
 
@@ -78,10 +78,10 @@ def json_response(status: int, answer: object) -> web.Response:
 
 
 class HttpServer(web.Server):
-    """Makes a connection's protocol for each peer: what a loop's create_server() takes."""
+    """The factory of connection protocols for the create_server() of an event loop."""
 
     def __init__(self, answer: Answer, limits: Limits) -> None:
-        """answer: request → response; it does not raise. Must be made in a running loop."""
+        """answer: request → response; it does not raise. Create the server in a running event loop."""
         super().__init__(self._handle)
         self._answer = answer
         self._open: set[_Connection] = set()
@@ -92,7 +92,7 @@ class HttpServer(web.Server):
         return _Connection(self)
 
     def admit(self, new: "_Connection") -> None:
-        """Make room for a connection that was accepted: close the one that has been idle longest if need be."""
+        """Register an accepted connection. If there are too many, close the one that has been idle for longest."""
         self._open.add(new)
         if new.peer is not None:
             same = [one for one in self._open if one.peer == new.peer]
@@ -102,11 +102,11 @@ class HttpServer(web.Server):
             self._close_idlest(self._open, new)
 
     def forget(self, connection: "_Connection") -> None:
-        """Note that a connection is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
 
     def _close_idlest(self, among: Iterable["_Connection"], new: "_Connection") -> None:
-        """Close one, never one whose command is under way; where all are such, the new one beyond some spares."""
+        """Close the idlest connection without a running command; if there is none, the new one beyond some spares."""
         others = [one for one in among if one is not new and not one.commands]
         if others:
             min(others, key=lambda one: one.progress_s).drop()
@@ -125,16 +125,16 @@ class HttpServer(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """One peer. What counts as progress is the connection itself, the end of a request's head, and our answer to it.
+    """One connection. Progress is the connection itself, the end of a request's head, and our answer to it.
 
-    So a peer that sends its request octet by octet, or does not read our answer, makes none.
+    So a peer that sends its request octet by octet, or does not read our answer, makes no progress.
     """
 
     def __init__(self, server: HttpServer) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # none is wanted, and that is how to say it
+            access_log=None,  # type: ignore[arg-type]  # the way to turn it off
             auto_decompress=False,
             keepalive_timeout=server.limits.idle_s,
             lingering_time=_LINGER_S,
@@ -144,7 +144,7 @@ class _Connection(web.RequestHandler):
         self.peer: str | None = None
         self.progress_s = 0.0
         self.commands = False
-        """Whether a request is under way that may change something; pages are asked for again."""
+        """True while a request that may change something is running. Such a connection is not closed to make room."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -164,13 +164,13 @@ class _Connection(web.RequestHandler):
         self.expect(None)
 
     def drop(self) -> None:
-        """Close the connection at once, whatever is under way."""
+        """Close the connection at once, also during an answer."""
         self._server.forget(self)
         if self.transport is not None:
             self.transport.abort()
 
     def expect(self, within_s: float | None) -> None:
-        """Note progress, and close the connection unless there is more within a time; None: for as long as it takes."""
+        """Note progress. Close the connection if there is no more progress within a time; None = never close it."""
         self.progress_s = asyncio.get_running_loop().time()
         if self._expected is not None:
             self._expected.cancel()
@@ -185,15 +185,15 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,  # noqa: ARG002
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """Answer what could not be parsed: no echo of it, no traceback, and the connection ends."""
+        """Answer input that could not be parsed, without an echo or a traceback, and end the connection."""
         response = text_response(status, HTTPStatus(status).phrase)
         response.force_close()
         return response
 
 
 def _peer(name: object) -> str | None:
-    """Return what a peer's share goes by. name: as the transport gives it, no address for a Unix socket."""
-    if not isinstance(name, tuple) or not name:  # empty: the peer has gone already
+    """Return the peer for the limit per peer. name: of the transport; it is no address for a Unix socket."""
+    if not isinstance(name, tuple) or not name:  # empty if the peer has already closed the connection
         return None
     address = ipaddress.ip_address(name[0].partition("%")[0])
     if address.version == 4:

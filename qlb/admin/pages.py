@@ -1,4 +1,4 @@
-"""What everybody who reaches the admin server may read. Nothing here changes anything or shows a secret."""
+"""The pages that every client of the admin server may read. They change nothing and show no secret."""
 
 import asyncio
 import base64
@@ -17,13 +17,13 @@ from qlb.observe.metrics import Metrics, choose_format
 from qlb.observe.status import build_status
 
 _SHARE: Final = 0.05
-"""Of a core, for readings and renderings."""
+"""The share of a core for readings and renderings."""
 _BURST_S: Final = 0.05
-"""Of processor time that they may use at once before pages are reused."""
+"""The processor time that they may use at once before pages are reused."""
 _AGE_S: Final = 1.0
-"""The age at which a page is made anew, unless it is expensive."""
+"""The age at which a page is rendered again, unless it is expensive."""
 _COSTS: Final = 4
-"""An expensive page is made anew after this many times the processor time that it took."""
+"""An expensive page is rendered again after this many times the processor time that it took."""
 
 Item = TypeVar("Item")
 
@@ -35,7 +35,7 @@ class _Kept(NamedTuple, Generic[Item]):
 
 
 class PageCache:
-    """The pages of one daemon, by a key of few values. For one event loop."""
+    """The cache of one daemon's pages, by a key with few values. For one event loop."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PageCache:
         now: Callable[[], float] = time.monotonic,
         used: Callable[[], float] = time.thread_time,
     ) -> None:
-        """read: takes a reading. now: a clock. used: the processor time of the thread that calls it."""
+        """read: takes a reading. now: a clock. used: the processor time of the calling thread."""
         self._read = read
         self._now = now
         self._used = used
@@ -61,7 +61,7 @@ class PageCache:
         return self._reading.item
 
     async def page(self, key: Hashable, render: Callable[[Reading], bytes]) -> bytes:
-        """Return the recent page of a key, or what render makes of a new reading. Raises what they raise."""
+        """Return a recent page of a key, or render one from a new reading. Exceptions of read and render are raised."""
         kept = self._pages.get(key)
         if kept is not None and not self._is_due(kept):
             return kept.item
@@ -70,10 +70,10 @@ class PageCache:
             task = asyncio.create_task(self._make(key, render))
             self._running[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
-        return await asyncio.shield(task)  # a reader that leaves takes the page from nobody else
+        return await asyncio.shield(task)  # other readers may wait for the same page
 
     def clear(self) -> None:
-        """Forget everything: something was changed, and whoever asks next must see it."""
+        """Remove everything, after a change that the next reader must see."""
         self._reading = None
         self._pages.clear()
         self._running.clear()
@@ -97,7 +97,7 @@ class PageCache:
         self._reading = taken = self._take()
         page, cost_s = await asyncio.to_thread(self._measured, render, taken.item)
         self._debt_s += cost_s
-        if self._running.get(key) is asyncio.current_task():  # else clear() was called in between
+        if self._running.get(key) is asyncio.current_task():  # otherwise clear() was called in between
             self._pages[key] = _Kept(page, taken.made_at_s, taken.cost_s + cost_s)
         return page
 
@@ -118,7 +118,7 @@ _STYLE: Final = (_FILES / "page.css").read_text("utf-8")
 _SCRIPT: Final = (_FILES / "page.js").read_text("utf-8")
 
 PAGE: Final = (_FILES / "page.html").read_text("utf-8").replace("/*STYLE*/", _STYLE).replace("/*SCRIPT*/", _SCRIPT)
-"""The document."""
+"""The HTML document."""
 
 
 def _hash(text: str) -> str:
@@ -137,7 +137,7 @@ PAGE_POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Its Content-Security-Policy: this script and this style, and requests to where it came from."""
+"""The Content-Security-Policy of the document: only this script and this style, and requests to its own server."""
 
 
 Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
@@ -147,7 +147,7 @@ class Pages:
     """The pages of one daemon."""
 
     def __init__(self, read: Callable[[], Reading], ready: Callable[[], bool]) -> None:
-        """read: takes a reading. ready: whether this node should be sent traffic."""
+        """read: takes a reading. ready: whether this node should get traffic."""
         self._ready = ready
         self._cache = PageCache(read)
         self.by_path: Mapping[str, Page] = {
@@ -157,10 +157,10 @@ class Pages:
             "readyz": self._readyz,
             "status": self._status,
         }
-        """Path, without its slash → page."""
+        """Path without its slash → page."""
 
     def forget(self) -> None:
-        """Forget what was rendered: a command has changed something, and its sender may look at once."""
+        """Clear the cache, after a command whose sender may read a page at once."""
         self._cache.clear()
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:

@@ -1,6 +1,6 @@
-"""From a request to its answer: pages on every listener, commands on the control socket alone.
+"""The routes from requests to answers: pages on every listener, commands only on the control socket.
 
-A request is a method and a path. Queries and small bodies are ignored, large bodies are refused.
+A request is a method and a path. Queries and small bodies are ignored; large bodies are rejected.
 """
 
 import ipaddress
@@ -24,34 +24,36 @@ _READING: Final = ("GET", "HEAD")
 
 
 class Routes:
-    """Answers the requests of one listener."""
+    """The routes of one listener."""
 
     def __init__(self, pages: Pages, commands: Commands | None = None, *, local_names_only: bool = False) -> None:
         """commands: None = read-only.
 
-        local_names_only: refuse requests that call this machine by any name but localhost. For listeners on
-        loopback, where another name comes from a web page whose author made it point here (DNS rebinding).
-        Other listeners are rightly called by names that nobody here knows.
+        local_names_only: reject requests whose Host header has a name other than localhost. For listeners on loopback:
+        there, another name comes from a web page whose author made the name point to this machine (DNS rebinding).
+        Other listeners can have names that this machine does not know.
         """
         self._pages = pages
         self._commands = commands
         self._local_names_only = local_names_only
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
-        """Answer a request. Does not raise: what goes wrong in the daemon is logged and answered with 500."""
+        """Answer a request. Never raises: an error in the daemon is logged and answered with 500."""
         try:
             return self._refusal(request) or await self._route(request)
         except Exception:
             log.exception("admin request failed", extra={"method": request.method, "target": request.raw_path})
-            return text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the daemon's log says why")
+            return text_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the daemon's log has the reason")
 
     def _refusal(self, request: web.BaseRequest) -> web.Response | None:
         names = request.headers.getall("Host", ()) if self._local_names_only else ()
         if not all(map(is_local_name, names)):
-            return text_response(HTTPStatus.MISDIRECTED_REQUEST, "ask by an address or as localhost")
+            return text_response(HTTPStatus.MISDIRECTED_REQUEST, "use an IP address or localhost in the URL")
         length = request.content_length
         if request.body_exists and (length is None or length > _MAX_BODY_BYTES):
-            response = text_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request here needs a body")
+            response = text_response(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request body too large: no request needs a body"
+            )
             response.force_close()
             return response
         return None
@@ -62,7 +64,7 @@ class Routes:
         if request.method in _READING and page is not None:
             return await page(request)
         if self._commands is None and request.method not in _READING:
-            return _not_allowed(_READING, "read-only: reload, drain and undrain are on the control socket")
+            return _not_allowed(_READING, "read-only: use the control socket for commands")
         command = self._commands.find(path) if self._commands is not None else None
         if command is not None and request.method == "POST":
             try:
@@ -70,16 +72,18 @@ class Routes:
             finally:
                 self._pages.forget()
         if command is not None:
-            return _not_allowed(("POST",), "this is a command: POST it")
+            return _not_allowed(("POST",), "this is a command: use POST")
         if page is not None:
-            return _not_allowed(_READING, "this is a page: GET it")
-        return text_response(HTTPStatus.NOT_FOUND, "nothing here; there is: /, /status, /metrics, /healthz, /readyz")
+            return _not_allowed(_READING, "this is a page: use GET")
+        return text_response(
+            HTTPStatus.NOT_FOUND, "not found; the pages are /, /status, /metrics, /healthz and /readyz"
+        )
 
 
 def is_local_name(host: str) -> bool:
-    """Say whether a Host header names this machine in a way that no foreign name server can make up.
+    """Return whether a Host header is an IP literal or localhost, with or without a port.
 
-    An IP literal or localhost, with or without a port.
+    No foreign name server can make these point to this machine.
     """
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if name.lower() == "localhost":

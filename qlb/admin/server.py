@@ -1,4 +1,4 @@
-"""The admin server's listeners: a read-only one on TCP, and the control socket, which can also be told things."""
+"""The listeners of the admin server: a read-only one on TCP, and the control socket, which also accepts commands."""
 
 import asyncio
 import errno
@@ -23,13 +23,16 @@ from qlb.local_addresses import address_of
 from qlb.observe.figures import Reading
 
 _BACKLOG: Final = 1024
-"""Connections that wait to be accepted; all are accepted as they come, so only a flood makes a long queue."""
+"""Connections that wait to be accepted. All are accepted at once, so only a flood makes a long queue."""
 _STOP_TIMEOUT_S: Final = 1.0
-"""How long answers that are under way may take when the server stops."""
+"""The time for unfinished answers when the server stops."""
 
 
 class AdminServer:
-    """HTTP for one daemon."""
+    """The HTTP server of one daemon.
+
+    States: new → open() → bound → serve() → serving → hold() → bound, or stop() → new.
+    """
 
     def __init__(
         self,
@@ -39,26 +42,26 @@ class AdminServer:
         *,
         limits: Limits | None = None,
     ) -> None:
-        """read: takes a reading. ready: whether this node should be sent traffic. limits: of each listener."""
+        """read: takes a reading. ready: whether this node should get traffic. limits: of each listener."""
         self._pages = Pages(read, ready)
         self._commands = Commands(control, read)
         self._limits = limits or Limits()
         self._listeners: list[tuple[asyncio.AbstractServer, HttpServer]] = []
         self._held: list[tuple[asyncio.AbstractServer, HttpServer]] = []
-        """Those that listen no more, but may have answers under way."""
+        """Listeners that are closed, but may have unfinished answers."""
         self._tcp: socket.socket | None = None
         self._control_socket: ControlSocket | None = None
         self.address: Endpoint | None = None
-        """Where it listens on TCP, with the port that it was given; None where it does not."""
+        """The TCP address with the actual port; None if it does not listen on TCP."""
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
-        """What it listens on."""
+        """The listening sockets."""
         control = self._control_socket
         return [sock for sock in (self._tcp, control.sock if control else None) if sock is not None]
 
     async def start(self, tcp: tuple[str, int] | None, unix_socket: Path | None) -> None:
-        """Open and serve at once. Raises as open() does."""
+        """Open and serve. Raises the errors of open()."""
         await self.open(tcp, unix_socket)
         await self.serve()
 
@@ -70,11 +73,11 @@ class AdminServer:
         *,
         freebind: bool = False,
     ) -> None:
-        """Take or bind the sockets; who calls waits until serve(). tcp: an IP literal and a port, 0 = any.
+        """Inherit or bind the sockets. Clients that connect wait until serve().
 
-        unix_socket: path of the control socket. inherited: sockets that came with this process.
-        freebind: on Linux, also bind an address that no interface has yet.
-        Raises QlbError, listening nowhere, where one of them cannot be had.
+        tcp: an IP literal and a port, 0 = any. unix_socket: path of the control socket. inherited: the sockets that
+        this process has inherited. freebind: on Linux, also bind an address that no interface has yet.
+        Raises QlbError if a socket cannot be opened. Then none is open.
         """
         inherited = inherited or Inherited()
         try:
@@ -88,7 +91,7 @@ class AdminServer:
             raise
 
     async def serve(self) -> None:
-        """Answer whoever calls, from now on."""
+        """Accept and answer connections from now on."""
         loop = asyncio.get_running_loop()
         if self._tcp is not None and self.address is not None:
             local = ipaddress.ip_address(self.address.host.partition("%")[0]).is_loopback
@@ -101,19 +104,19 @@ class AdminServer:
             )
 
     async def hold(self) -> None:
-        """Leave whoever calls from now on to another process, or to serve(); answers under way go on."""
+        """Accept no more connections, so that another process, or serve(), can. Unfinished answers go on."""
         for listener, http in self._listeners:
             listener.close()
             http.pre_shutdown()
         self._held, self._listeners = [*self._held, *self._listeners], []
 
     def give_away(self) -> None:
-        """Leave the sockets' files to the process that serves them now."""
+        """Leave the file of the control socket to the process that serves it now."""
         if self._control_socket is not None:
             self._control_socket = self._control_socket._replace(borrowed=True)
 
     async def stop(self) -> None:
-        """Stop listening, let answers under way be finished, and close every connection."""
+        """Stop listening, finish the answers for a short time, and close every connection."""
         self.address = None
         await self.hold()
         listeners, self._held = self._held, []

@@ -25,14 +25,14 @@ _POLL_S: Final = 0.5
 @json_option
 def status(path: Path, as_json: bool) -> None:
     """Show the daemon's backends, CID configs, outcomes and notices."""
-    from qlb.cli.tables import backends, cid_configs, headline, in_text, notices, outcomes
+    from qlb.cli.tables import backends, cid_configs, in_text, outcomes, summary
 
     _, answer = ask(path, "GET", "/status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
     tables = (backends(answer), cid_configs(answer), outcomes(answer))
-    parts = [[headline(answer), *notices(answer)], *(in_text(table) for table in tables if table.rows)]
+    parts = [summary(answer), *(in_text(table) for table in tables if table.rows)]
     click.echo("\n\n".join("\n".join(part) for part in parts))
 
 

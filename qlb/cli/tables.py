@@ -1,10 +1,10 @@
-"""The status of a daemon as tables of text, for ``qlb status`` and ``qlb top``. The status page uses the same words."""
+"""A daemon's status as tables of text, for ``qlb status`` and ``qlb top``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 Status = Mapping[str, Any]
-"""The JSON of /status."""
+"""The answer of /status."""
 
 
 class Table(NamedTuple):
@@ -17,7 +17,7 @@ class Table(NamedTuple):
 
 
 def headline(status: Status) -> str:
-    """Return the version, the state and the addresses of the daemon, in one line."""
+    """Return version, plane, mode, generation, uptime and addresses in one line."""
     return (
         f"qlb {status['version']}, {'ready' if status['ready'] else 'not ready'}, plane {status['plane']}, mode "
         f"{status['mode']}, generation {status['config']['generation']}, up {status['uptime_s']:.0f} s, listening on "
@@ -25,9 +25,15 @@ def headline(status: Status) -> str:
     )
 
 
-def notices(status: Status) -> Iterator[str]:
-    """Yield what an operator should look at, the gravest first."""
-    yield from (notice["text"] for notice in status.get("notices", ()))
+def notices(status: Status) -> Sequence[Mapping[str, str]]:
+    """Return the daemon's notices (level, kind, text), the most severe first; none of an earlier release."""
+    found: Sequence[Mapping[str, str]] = status.get("notices", ())
+    return found
+
+
+def summary(status: Status) -> list[str]:
+    """Return the headline and the texts of the notices, one line each."""
+    return [headline(status), *(notice["text"] for notice in notices(status))]
 
 
 def backends(status: Status) -> Table:
@@ -50,7 +56,7 @@ def backends(status: Status) -> Table:
 
 
 def cid_configs(status: Status) -> Table:
-    """Return the table of CID configs."""
+    """Return the CID configs."""
     rows = [
         (
             str(row["config_id"]),
@@ -64,11 +70,11 @@ def cid_configs(status: Status) -> Table:
         for row in status["cid_configs"]
     ]
     columns = ("CONFIG ID", "STATE", "ALGORITHM", "FINGERPRINT", "PER SECOND", "PACKETS", "LAST PACKET")
-    return Table("Connection ID configurations", columns, rows, (4, 5))
+    return Table("CID configs", columns, rows, (4, 5))
 
 
 def outcomes(status: Status, before: Status | None = None) -> Table:
-    """Return the table of outcomes with packets, the most frequent first. before: an earlier status, for rates."""
+    """Return the outcomes with packets, the most frequent first. before: an earlier status, for rates."""
     seconds = status["uptime_s"] - before["uptime_s"] if before is not None else 0.0
     rows = []
     for name, packets in sorted(status["outcomes"].items(), key=lambda item: -item[1]):
@@ -95,7 +101,7 @@ def in_text(table: Table) -> list[str]:
 
 
 def ago(seconds: float | None) -> str:
-    """Return a time span as text."""
+    """Return a time in the past as text."""
     if seconds is None:
         return "never"
     return f"{seconds:.1f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"

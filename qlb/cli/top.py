@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from qlb.cli.client import ask, daemon_options
-from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes
+from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes, summary
 from qlb.errors import QlbError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _STYLES: Final = MappingProxyType(
         "retiring": "yellow",
     }
 )
+_LEVELS: Final = MappingProxyType({"error": "red", "warning": "yellow", "info": "green"})
+"""Level of a notice → its colour."""
 _MAX_ROWS: Final = 200
 
 
@@ -49,9 +51,7 @@ def top(path: Path, interval: float, once: bool) -> None:
     if once:
         status = _busiest_first(ask(path, "GET", "/status")[1])
         tables = (backends(status), cid_configs(status), outcomes(status))
-        click.echo(
-            "\n\n".join(["\n".join([headline(status), *notices(status)]), *("\n".join(in_text(t)) for t in tables)])
-        )
+        click.echo("\n\n".join(["\n".join(summary(status)), *("\n".join(in_text(table)) for table in tables)]))
         return
     try:
         from rich.live import Live
@@ -76,7 +76,7 @@ def top(path: Path, interval: float, once: bool) -> None:
 
 
 def _comparable(before: Status | None, status: Status) -> Status | None:
-    """Return the earlier status, or None if the daemon has restarted since: its counters then begin at 0."""
+    """Return the earlier status if it is of the same process, else None: a new process counts from zero."""
     return before if before is not None and before["uptime_s"] < status["uptime_s"] else None
 
 
@@ -92,7 +92,7 @@ def _screen(status: Status, before: Status | None) -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(headline(status), style="bold")]
-    parts += [Text(text, style="yellow") for text in notices(status)]
+    parts += [Text(notice["text"], style=_LEVELS.get(notice["level"], "yellow")) for notice in notices(status)]
     parts += [_rich(table) for table in (backends(status), cid_configs(status), outcomes(status, before))]
     return Group(*parts, Text("q quits", style="dim"))
 
@@ -111,7 +111,7 @@ def _rich(table: Table) -> "RenderableType":
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """Yield a function that waits for a number of seconds and returns the pressed key, or ``""`` if there was none."""
+    """Yield a function that waits for some seconds and returns the key that was pressed, or ""."""
     if not sys.stdin.isatty():
         yield time.sleep
         return

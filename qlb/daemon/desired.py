@@ -19,6 +19,7 @@ from qlb.daemon.preflight import Loops
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.errors import QlbError
 from qlb.handover.memory import Remembered
+from qlb.health.monitor import HealthConfig
 from qlb.health.probe import Pool, Target
 from qlb.routing.backends import MAX_BACKENDS, Backend, BackendIndexes, BackendState
 from qlb.routing.maglev import Ring
@@ -140,6 +141,19 @@ class Desired:
         """The backends by index, together with those that get no packets because these would loop."""
         self._arrange()
         return self._present
+
+    @property
+    def health_config(self) -> HealthConfig:
+        """The rules of the health monitor, from the section ``health`` of the configuration."""
+        health = self.config.health
+        return HealthConfig(
+            probe=health.probe,
+            interval_s=health.interval,
+            timeout_s=health.timeout,
+            rise=health.rise,
+            fall=health.fall,
+            all_failing=health.all_failing,
+        )
 
     @property
     def targets(self) -> Mapping[str, Target]:

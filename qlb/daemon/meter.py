@@ -1,7 +1,8 @@
-"""Log refused sends: one line for each backend and cause, with a hint at the reason.
+"""Faults that the counters show: refused sends, and backends whose packets never have one of their IDs.
 
 The packet path only counts. Once a second the supervisor compares the counters. An operator who looks for lost packets
-finds the backend, the cause and the next step in one line. A cause is logged again after REPEAT_S if it goes on.
+finds the backend, the cause and the next step in one line of the log. The line is repeated after an hour if the fault
+persists.
 """
 
 import logging
@@ -24,9 +25,8 @@ from qlb.routing.counters import (
 
 log = logging.getLogger("qlb")
 
-
 REPEAT_S: Final = 3600.0
-"""Seconds until a cause that goes on is logged again."""
+"""Seconds until a persistent cause is logged again."""
 
 HINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -37,7 +37,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "unreachable": "no route, or a router rejected the packets: check the routes (`ip route get`)",
         "not_permitted": "a firewall rule (OUTPUT) drops them, or the connection tracking table is full "
         "(net.netfilter.nf_conntrack_max)",
-        "invalid": "the source address or the interface is not there any more",
+        "invalid": "the source address or the interface does not exist any more",
         "other": "unexpected error of the system",
     }
 )
@@ -45,7 +45,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class SendErrorWatch:
-    """The refused sends of one daemon that were logged."""
+    """The log of refused sends of one daemon: one line for each backend and cause."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         """now: seconds of a monotonic clock."""
@@ -101,15 +101,15 @@ def _details(workers: Sequence[Counters], index: int, backend: Backend) -> Calla
 
 
 LASTS_S: Final = 60.0
-"""A streak counts when it has lasted for so long."""
+"""The duration from which a streak counts."""
 PAUSE_S: Final = 10.0
-"""A streak ends when no packet came for so long."""
+"""The time without packets that ends a streak."""
 PACKETS: Final = 60
-"""A streak counts when it has so many packets."""
+"""The number of packets from which a streak counts."""
 
 
 class Streak:
-    """A counter that grows without long pauses. A single packet is no evidence; a minute of packets is some."""
+    """A counter that grows without long pauses. A single packet proves nothing; a minute of packets is evidence."""
 
     __slots__ = ("_last_s", "_packets", "_since_s", "_total")
 
@@ -121,7 +121,7 @@ class Streak:
         self._last_s = 0.0
 
     def note(self, total: int, now_s: float) -> None:
-        """Note what the counter says now."""
+        """Note the present value of the counter."""
         if self._packets and now_s - self._last_s > PAUSE_S:
             self._packets = 0
         if total > self._total:
@@ -132,26 +132,26 @@ class Streak:
         self._total = total
 
     def end(self) -> None:
-        """Begin anew with the next packet."""
+        """End the streak. The next packet starts a new one."""
         self._packets = 0
 
     @property
     def counts(self) -> bool:
-        """Whether packets have kept coming for LASTS_S, and PACKETS at least, until the last note."""
+        """True if at least PACKETS packets arrived over at least LASTS_S, without a long pause until the last note."""
         return self._packets >= PACKETS and self._last_s - self._since_s >= LASTS_S
 
     @property
     def has_begun(self) -> bool:
-        """Whether packets have come that no long pause has followed, until the last note."""
+        """True if packets arrived and no long pause followed until the last note."""
         return self._packets > 0
 
 
 _AGAIN_S: Final = 3600.0
-"""From one log line about a backend to the next."""
+"""The least time between two log lines about one backend."""
 
 
 class _Watched:
-    """One backend, or all of them together. logged_s: when it was last told."""
+    """One backend, or all of them together. logged_s: the time of the last log line."""
 
     __slots__ = ("by_cid", "logged_s", "missing", "streak")
 
@@ -178,25 +178,28 @@ class _Watched:
 
 
 class IdUse:
-    """The backends of one daemon whose packets never have an ID of theirs."""
+    """The backends of one daemon whose packets never have one of their IDs."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Start without any backend."""
+        """Start without backends."""
         self._now = now
         self._watched: dict[str, _Watched] = {}
         self._all = _Watched()
 
     @property
     def none_at_all(self) -> bool:
-        """Whether packets keep coming and none to any backend was routed by its ID."""
+        """True if packets arrive continually and none was routed by its ID to any backend."""
         return self._all.missing
 
     def is_missing(self, name: str) -> bool:
-        """Whether packets keep going to a backend that has server IDs, and none was routed by its ID."""
+        """Return whether packets go continually to a backend with server IDs and none was routed by its ID."""
         return name in self._watched and self._watched[name].missing
 
     def note(self, backends: Sequence[Backend | None], rows: Sequence[Row], *, has_flows: bool) -> None:
-        """Note what was forwarded. To be called every second. backends, rows: by index. has_flows: flows are known."""
+        """Note the forwarded packets. Call this every second. backends, rows: by index.
+
+        has_flows: the plane has flow tables. Then packets by fallback are only first packets and prove nothing.
+        """
         now_s, watched, by_cid, others = self._now(), {}, 0, 0
         for backend, row in zip(backends, rows, strict=False):
             if backend is None or not backend.server_ids:

@@ -1,4 +1,4 @@
-"""Take a reading: shared counters, wanted state and health become one plain object for metrics and status."""
+"""Take a reading: combine shared counters, wanted state and health into one plain object for metrics and status."""
 
 import time
 from collections import Counter
@@ -15,64 +15,41 @@ from qlb.daemon.traffic import Traffic
 from qlb.discovery.watch import Discovery
 from qlb.handover.processes import AddressWatch
 from qlb.health.monitor import HealthMonitor
-from qlb.observe.figures import (
-    REMOVED,
-    REMOVED_ROW,
-    BackendReading,
-    CidConfigReading,
-    ListenerReading,
-    Reading,
-    RotationReading,
-    SampleReading,
-    SourceReading,
-    UnconfiguredReading,
-    WorkerReading,
-    XdpReading,
-)
+from qlb.observe import figures
+from qlb.observe.figures import REMOVED, Reading
 from qlb.rotation.phases import Seen, read_rotation
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, BackendState
-from qlb.routing.counters import (
-    SEND_ERROR_KINDS,
-    TOO_LARGE,
-    Counters,
-    config_last_seen_ms,
-    last_sample,
-    last_too_large_bytes,
-    total,
-    total_outcomes,
-    total_return_send_errors,
-    total_unconfigured,
-)
+from qlb.routing.counters import Counters
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
 from qlb.workers.engine import Engine
 from qlb.workers.slots import Place
 
 
 class History:
-    """When the daemon began and when its configuration last changed."""
+    """The times of the start and of the last change of the configuration, and the generation in force."""
 
     def __init__(self) -> None:
-        """Everything begins now."""
+        """Start now, with the first generation."""
         self.started_s = time.monotonic()
         self.loaded_at_s = time.time()
         self.generation = 1
         self._incomplete: int | None = None
-        """The generation that some worker has not applied yet."""
+        """A generation that some worker has not applied yet."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether every worker goes by the configuration that was accepted last."""
+        """True if every worker has applied the configuration that was accepted last."""
         return self._incomplete is None
 
     def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
-        """Note that a configuration was accepted. everywhere: whether it has taken effect in every worker."""
+        """Note that a configuration was accepted. everywhere: every worker has applied it."""
         self._incomplete = generation
         if everywhere:
             self.completed()
 
     def completed(self) -> bool:
-        """Note that every worker goes by what was accepted. Return whether that is news."""
+        """Note that every worker has applied the accepted configuration. Return True if that was not known before."""
         if self._incomplete is None:
             return False
         self.generation, self._incomplete = self._incomplete, None
@@ -81,7 +58,7 @@ class History:
 
 
 class Daemon(Protocol):
-    """What a reading is taken of."""
+    """The parts of a daemon that a reading is taken from."""
 
     desired: Desired
     reloads: Reloads
@@ -97,8 +74,7 @@ class Daemon(Protocol):
     addresses: AddressWatch
 
     def is_ready(self) -> bool:
-        """Whether this node should be sent traffic."""
-        ...
+        """Return whether this node should get traffic."""
 
 
 def take_reading(daemon: Daemon) -> Reading:
@@ -106,7 +82,7 @@ def take_reading(daemon: Daemon) -> Reading:
     desired, history = daemon.desired, daemon.history
     places = daemon.engine.places if daemon.engine is not None else ()
     workers = daemon.engine.counters if daemon.engine is not None else ()
-    packets = total_outcomes(workers)
+    packets = layout.total_outcomes(workers)
     now_s = time.monotonic()
     return Reading(
         version=qlb.__version__,
@@ -124,35 +100,12 @@ def take_reading(daemon: Daemon) -> Reading:
         reload_retry_s=daemon.reloads.retry_s,
         backends=_backends(daemon, workers, now_s),
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
+        totals=_totals(daemon, workers, places),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
-        received_packets=total(workers, layout.PACKETS_RECEIVED),
-        received_bytes=total(workers, layout.BYTES_RECEIVED),
         dropped=_by_reason(packets, dropped=True),
         unroutable=_by_reason(packets, dropped=False),
-        return_dropped=total(workers, layout.RETURN_DROPPED),
-        return_overflowed=total(workers, layout.RETURN_OVERFLOWED),
-        return_send_errors=total_return_send_errors(workers),
-        icmp_forwarded=total(workers, layout.ICMP_FORWARDED),
-        icmp_sent=total(workers, layout.ICMP_SENT),
-        sessions=total(workers, layout.SESSIONS),
-        sessions_evicted=total(workers, layout.SESSIONS_EVICTED),
-        sessions_protected=total(workers, layout.SESSIONS_PROTECTED),
-        sessions_reopened=total(workers, layout.SESSIONS_REOPENED),
-        return_pauses=total(workers, layout.RETURN_PAUSES),
-        sessions_max=desired.config.forwarding.max_sessions * len(places),
-        workers=tuple(
-            WorkerReading(
-                index=place.number,
-                pid=place.process.pid,
-                alive=place.process.alive,
-                heartbeat_age_s=place.silent_ms / 1000,
-                up_to_date=not place.is_behind,
-            )
-            for place in places
-            if place.process is not None
-        ),
-        worker_restarts=sum(place.restarts for place in places),
-        worker_hangs=sum(place.hangs for place in places),
+        return_send_errors=layout.total_return_send_errors(workers),
+        workers=_workers(places),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -166,16 +119,40 @@ def take_reading(daemon: Daemon) -> Reading:
     )
 
 
-def _xdp(engine: Engine | None) -> XdpReading | None:
+def _totals(daemon: Daemon, workers: Sequence[Counters], places: Sequence[Place]) -> dict[str, int]:
+    """Return the value of every row of TOTALS: sums of the workers' counters, and the supervisor's own numbers."""
+    return {
+        "sessions_max": daemon.desired.config.forwarding.max_sessions * len(places),
+        "worker_restarts": sum(place.restarts for place in places),
+        "worker_hangs": sum(place.hangs for place in places),
+        **{one.name: layout.total(workers, one.slot) for one in layout.TOTALS if one.slot != layout.NO_SLOT},
+    }
+
+
+def _workers(places: Sequence[Place]) -> tuple[figures.WorkerReading, ...]:
+    return tuple(
+        figures.WorkerReading(
+            index=place.number,
+            pid=place.process.pid,
+            alive=place.process.alive,
+            heartbeat_age_s=place.silent_ms / 1000,
+            up_to_date=not place.is_behind,
+        )
+        for place in places
+        if place.process is not None
+    )
+
+
+def _xdp(engine: Engine | None) -> figures.XdpReading | None:
     found = engine.findings if engine is not None else None
     if found is None:
         return None
-    return XdpReading(notices=found.notices, detached_interfaces=found.detached, refused_backends=found.refused)
+    return figures.XdpReading(notices=found.notices, detached_interfaces=found.detached, refused_backends=found.refused)
 
 
-def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
+def _discovery(daemon: Daemon, now_s: float) -> tuple[figures.SourceReading, ...]:
     return tuple(
-        SourceReading(
+        figures.SourceReading(
             name=name,
             kind=one.source.kind,
             up=one.up,
@@ -188,12 +165,12 @@ def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
     )
 
 
-def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading, ...]:
+def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[figures.ListenerReading, ...]:
     rows = []
     for number, endpoint in enumerate(daemon.listen if places else ()):
         dropped = [count for place in places if (count := place.drops[number].read()) is not None]
         rows.append(
-            ListenerReading(
+            figures.ListenerReading(
                 listen=str(endpoint),
                 kernel_dropped=sum(dropped) if dropped else None,
                 receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
@@ -204,8 +181,8 @@ def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading
     return tuple(rows)
 
 
-def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[BackendReading, ...]:
-    backends = daemon.desired.present  # before the names, which it may add to
+def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[figures.BackendReading, ...]:
+    backends = daemon.desired.present  # read before the names, because it may add names
     names, shares = daemon.desired.names, daemon.desired.fallback_shares
     daemon.rows.follow(workers, names)
     counts = daemon.rows.read(workers, names)
@@ -213,10 +190,10 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
     for index, (name, backend) in enumerate(zip(names, backends, strict=True)):
         if name:
             row = counts.by_index[index]
-            too_large_bytes = last_too_large_bytes(workers, index) if row.send_errors[TOO_LARGE] else 0
-            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large_bytes))
+            too_large = layout.last_too_large_bytes(workers, index) if row.send_errors[layout.TOO_LARGE] else 0
+            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large))
     if len(rows) < len(names) or counts.removed != Row():
-        rows.append(_backend(daemon, REMOVED_ROW, None, counts.removed, now_s))
+        rows.append(_backend(daemon, figures.REMOVED_ROW, None, counts.removed, now_s))
     return tuple(rows)
 
 
@@ -228,11 +205,12 @@ def _backend(
     now_s: float,
     share: float = 0.0,
     too_large_bytes: int = 0,
-) -> BackendReading:
+) -> figures.BackendReading:
+    """Return one backend's row. backend: None if it has left."""
     last_seen_s = _since(counts.last_seen_ms, now_s)
     silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
     state = str(backend.state) if backend else REMOVED
-    return BackendReading(
+    return figures.BackendReading(
         name=name,
         address=str(backend.endpoint) if backend else "",
         state=state,
@@ -248,7 +226,7 @@ def _backend(
         without_ids=daemon.id_use.is_missing(name),
         packets_per_second=daemon.traffic.backend_rate(name),
         source=daemon.desired.members.source_of(name),
-        send_errors={kind: count for kind, count in zip(SEND_ERROR_KINDS, counts.send_errors, strict=True) if count},
+        send_errors={kind: n for kind, n in zip(layout.SEND_ERROR_KINDS, counts.send_errors, strict=True) if n},
         too_large_bytes=too_large_bytes,
         excluded=daemon.desired.loops.excluded.get(name, "") if backend else "",
         leaving=daemon.desired.drains_leaving and name in daemon.desired.leaving,
@@ -257,55 +235,54 @@ def _backend(
 
 def _cid_configs(
     daemon: Daemon, workers: Sequence[Counters], packets: Sequence[int], now_s: float
-) -> tuple[CidConfigReading, ...]:
+) -> tuple[figures.CidConfigReading, ...]:
     states = {one.config_id: one.state for one in daemon.desired.config.cid_configs}
     return tuple(
-        CidConfigReading(
+        figures.CidConfigReading(
             config_id=config_id,
             algorithm=config.codec.params.algorithm,
             state=states.get(config_id, ""),
             fingerprint=config.codec.params.fingerprint,
             packets_per_second=daemon.traffic.config_rate(config_id),
             packets=packets[config_id],
-            last_seen_s=_since(config_last_seen_ms(workers, config_id), now_s),
+            last_seen_s=_since(layout.config_last_seen_ms(workers, config_id), now_s),
         )
         for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs)
         if config is not None
     )
 
 
-def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
-    rows = []
-    for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs):
-        counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
-        if counts is not None and counts.packets:
-            last_seen_s = _since(counts.last_seen_ms, now_s)
-            rows.append(
-                UnconfiguredReading(
-                    config_id=config_id,
-                    packets=counts.packets,
-                    last_seen_s=last_seen_s,
-                    sustained=daemon.traffic.is_unconfigured_sustained(config_id),
-                    configured_before=config_id in daemon.desired.former,
-                )
-            )
-    return tuple(rows)
+def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[figures.UnconfiguredReading, ...]:
+    configs = daemon.desired.current.orders.snapshot.configs[:CONFIGS]
+    absent = [config_id for config_id, config in enumerate(configs) if config is None]
+    counts = {config_id: layout.total_unconfigured(workers, config_id) for config_id in absent}
+    return tuple(
+        figures.UnconfiguredReading(
+            config_id=config_id,
+            packets=found.packets,
+            last_seen_s=_since(found.last_seen_ms, now_s),
+            sustained=daemon.traffic.is_unconfigured_sustained(config_id),
+            configured_before=config_id in daemon.desired.former,
+        )
+        for config_id, found in counts.items()
+        if found.packets
+    )
 
 
-def _rotation(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> RotationReading:
+def _rotation(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> figures.RotationReading:
     config, uptime_s = daemon.desired.config, now_s - daemon.history.started_s
     seen = []
     for one in config.cid_configs:
-        last_seen_s = _since(config_last_seen_ms(workers, one.config_id), now_s)
+        last_seen_s = _since(layout.config_last_seen_ms(workers, one.config_id), now_s)
         seen.append(Seen(one.config_id, one.state, uptime_s if last_seen_s is None else last_seen_s))
     return read_rotation(seen, config.rotation.quiet_period)
 
 
-def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, SampleReading]:
-    """The last datagram of each reason for which one was dropped."""
-    found = ((outcome.reason, last_sample(workers, number)) for number, outcome in enumerate(OUTCOMES))
+def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, figures.SampleReading]:
+    """Return the last dropped datagram of each reason to drop."""
+    found = ((outcome.reason, layout.last_sample(workers, number)) for number, outcome in enumerate(OUTCOMES))
     return {
-        reason: SampleReading(octets=sample.octets, length=sample.length, seen_s=now_s - sample.seen_ms / 1000)
+        reason: figures.SampleReading(octets=sample.octets, length=sample.length, seen_s=now_s - sample.seen_ms / 1000)
         for reason, sample in found
         if sample.seen_ms
     }

@@ -1,9 +1,9 @@
-"""The counts of backends by name, where an index of the counters may have had several names one after the other.
+"""The counts of backends by name, although an index of the counters may have had several names one after the other.
 
-Workers only ever add to the counters of an index. So an index that gets a new name is not set to zero: what it had
-counted by then is noted here and left out of the new name's row. It stays in one common row, together with
-everything that belongs to no name any more. Thus the sum over all rows is the sum over all counters at any moment, and
-the common row never shrinks.
+Workers only add to the counters of an index. So the counters are not set to zero when the index gets a new name.
+Instead, this module stores the earlier counts and subtracts them from the row of the new name. They stay in one common
+row, with all counts that do not belong to a name any more. So the sum over all rows is always the sum over all
+counters, and the common row never decreases.
 """
 
 import logging
@@ -36,8 +36,8 @@ class Row(NamedTuple):
 class Rows(NamedTuple):
     """The counts of all backends at one moment.
 
-    by_index: of the present name of each index; of an index without a name, all that it ever counted. removed: the sum
-    of everything that belongs to no name.
+    by_index: the counts of the present name of each index; for an index without a name, all counts of the index.
+    removed: the sum of all counts that do not belong to a name.
     """
 
     by_index: Sequence[Row]
@@ -45,20 +45,20 @@ class Rows(NamedTuple):
 
 
 class BackendRows:
-    """What each index had counted before it got its present name.
+    """The counts of each index from before it got its present name.
 
-    One thread calls follow(); read() may be called from any.
+    One thread calls follow(). Any thread may call read().
     """
 
     def __init__(self) -> None:
-        """Start without any name."""
+        """Start without names."""
         self._names: Sequence[str] = ()
         self._before: Mapping[int, Row] = {}
 
     def follow(self, workers: Sequence[Counters], names: Sequence[str]) -> None:
-        """Note which indexes have another name now; what was counted until now is not the new name's.
+        """Note the indexes that have another name now. Their counts until now do not belong to the new name.
 
-        Call it before a plane forwards by these indexes. names: by index, empty where an index has none.
+        Call this before a plane forwards by these indexes. names: by index, "" for an index without a name.
         """
         if names == self._names:
             return
@@ -72,7 +72,7 @@ class BackendRows:
         self._names, self._before = names, before
 
     def read(self, workers: Sequence[Counters], names: Sequence[str]) -> Rows:
-        """Return the counts as they are now. names: those of the last follow()."""
+        """Return the present counts. names: those of the last follow()."""
         before, counts = self._before, _read_all(workers, len(names))
         rows = [_less(one, before[index]) if index in before else one for index, one in enumerate(counts)]
         nameless = [one for one, name in zip(counts, names, strict=True) if not name]
@@ -91,15 +91,13 @@ def _read_all(workers: Sequence[Counters], backends: int) -> list[Row]:
     return list(map(Row, zip(*routes, strict=True), returned, seen_ms, errors))
 
 
-def column(
-    workers: Sequence[Counters], slot: int, backends: int, together: Callable[[Sequence[int]], int]
-) -> list[int]:
-    """Return one slot of every backend; read as a whole, because there may be thousands."""
+def column(workers: Sequence[Counters], slot: int, backends: int, combine: Callable[[Sequence[int]], int]) -> list[int]:
+    """Return one slot of every backend. It is read in one slice, because there may be thousands."""
     start, end = layout.BACKEND + slot, layout.BACKEND + layout.BACKEND_SLOTS * backends
     columns = [worker.slots[start : end : layout.BACKEND_SLOTS].tolist() for worker in workers]
     if not columns:
         return [0] * backends
-    return columns[0] if len(columns) == 1 else [together(row) for row in zip(*columns, strict=True)]
+    return columns[0] if len(columns) == 1 else [combine(row) for row in zip(*columns, strict=True)]
 
 
 def _less(row: Row, before: Row) -> Row:
@@ -125,38 +123,38 @@ def _sum(rows: Sequence[Row]) -> Row:
 log = logging.getLogger("qlb")
 
 KEPT_S: Final = 3600.0
-"""Silence after which the row of a departed backend is folded."""
+"""The time without packets after which the row of a departed backend is folded into the common row."""
 MAX_DEPARTED: Final = 256
-"""Rows of departed backends that stand by themselves; beyond that, the ones that left first are folded earlier."""
+"""The greatest number of rows of departed backends. If there are more, those that left first are folded earlier."""
 _MARGIN_S: Final = 5.0
-"""Rest beyond the longest flow timeout: clocks of planes may lag behind by the time between two of their looks."""
+"""Added to the longest flow timeout: the clock of a plane may be late by the time between two of its updates."""
 
 
 class Pool(Protocol):
-    """The backends by index, as far as departures change them."""
+    """The part of the backends by index that departures change."""
 
     @property
     def names(self) -> Sequence[str]:
-        """The names by index; empty where an index has none."""
+        """The names by index; "" for an index without a name."""
 
     @property
     def present(self) -> Sequence[Backend | None]:
-        """The backends by index, those that are excluded for a while included; None where none is."""
+        """The backends by index, including excluded ones; None for an index without a backend."""
 
     @property
     def revision(self) -> int:
-        """The number of the snapshot that has these backends."""
+        """The revision of the snapshot that has these backends."""
 
     def forget(self, name: str) -> int:
-        """Take the name of a departed backend from its index; return the index."""
+        """Remove the name of a departed backend from its index. Return the index."""
 
     def release(self, index: int) -> None:
-        """Let another name have a forgotten index."""
+        """Allow another name to get a forgotten index."""
 
 
 @dataclass(slots=True)
 class _Departed:
-    """A backend that left. since_s: when it was seen to leave, or its counters moved last."""
+    """A backend that has left. since_s: when it was seen to leave, or when its counters last changed."""
 
     counts: Row
     since_s: float
@@ -164,7 +162,7 @@ class _Departed:
 
 @dataclass(slots=True)
 class _Resting:
-    """An index without a name. revision: of a snapshot without its backend. since_s: the start of its rest, if any."""
+    """An index without a name. revision: of a snapshot without its backend. since_s: the start of its rest, or None."""
 
     revision: int
     counts: Row
@@ -172,20 +170,23 @@ class _Resting:
 
 
 class Departures:
-    """The departed backends and the resting indexes of one daemon."""
+    """The departed backends and the resting indexes of one daemon.
+
+    A backend that leaves is departed while its name has its index. When its row is folded, the index has no name and
+    rests. When no worker can count for the old name any more, the index is released and may get another name.
+    """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Start with none."""
+        """Start without departed backends."""
         self._now = now
         self._departed: dict[str, _Departed] = {}
         self._resting: dict[int, _Resting] = {}
         self._longest_flow_s = 0.0
 
     def note(self, pool: Pool, rows: Sequence[Row], flow_timeout_s: float, applied: int) -> None:
-        """Fold what is due and release what has rested. To be called every second.
+        """Fold due rows and release indexes that have rested. Call this every second.
 
-        rows: the counts by index, not older than the call before this one. applied: the revision that every worker has
-        applied at least.
+        rows: the counts by index, not older than the last call. applied: the lowest revision that a worker has applied.
         """
         now_s = self._now()
         self._longest_flow_s = max(self._longest_flow_s, flow_timeout_s)
@@ -197,9 +198,9 @@ class Departures:
         self._rest(pool, rows, applied, now_s)
 
     def _follow(self, pool: Pool, rows: Sequence[Row], now_s: float) -> None:
-        """Note who has left, or come back, or still gets packets."""
+        """Note the backends that have left or returned, and those that still get packets."""
         departed: dict[str, _Departed] = {}
-        backends = pool.present  # before the names, which it may add to
+        backends = pool.present  # read before the names, because it may add names
         for index, (name, backend) in enumerate(zip(pool.names, backends, strict=True)):
             if not name or backend is not None or index >= len(rows):
                 continue
@@ -213,8 +214,8 @@ class Departures:
         surplus = len(by_age) - MAX_DEPARTED
         return [
             name
-            for place, name in enumerate(by_age)
-            if place < surplus or now_s - self._departed[name].since_s >= KEPT_S
+            for position, name in enumerate(by_age)
+            if position < surplus or now_s - self._departed[name].since_s >= KEPT_S
         ]
 
     def _rest(self, pool: Pool, rows: Sequence[Row], applied: int, now_s: float) -> None:

@@ -195,7 +195,7 @@ class Supervisor:
         else:
             self.desired.take(loaded)
             logs.configure(config.logging.level, config.logging.format)
-            self.health.apply(config.health, self.desired.targets)
+            self.health.apply(self.desired.health_config, self.desired.targets)
         self.discovery.apply(asked)
         behind = await self.tell_engine()
         self.history.reloaded(self.desired.generation, everywhere=not behind)
@@ -308,7 +308,7 @@ class Supervisor:
             async with self._changing:
                 if self._pool_changed:
                     self._pool_changed = False
-                    self.health.apply(self.desired.config.health, self.desired.targets)
+                    self.health.apply(self.desired.health_config, self.desired.targets)
                 await self.tell_engine()
             await asyncio.sleep(min(2 * (loop.time() - began_s), MAX_NEWS_PAUSE_S))
 
@@ -444,7 +444,7 @@ class Supervisor:
             self._store()  # now that the manager listens to this process
 
     def _watch(self, config: Config, verdicts: Mapping[str, bool]) -> None:
-        self.health.apply(config.health, self.desired.targets)
+        self.health.apply(self.desired.health_config, self.desired.targets)
         self.health.recall(verdicts)
         self.health.start()
         self.discovery.apply(sources(config), self.desired.members.present)

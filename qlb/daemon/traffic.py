@@ -1,6 +1,6 @@
-"""What moves now: packets per second and the time since the last packet, by backend and by config ID.
+"""The present traffic: packets per second and the time since the last packet, by backend and by config ID.
 
-Counters only grow. Every second the sums are noted; a rate is what has come on top of a note from WINDOW_S ago.
+Counters only grow. The sums are noted every second. A rate is the difference to the note of WINDOW_S ago.
 """
 
 import time
@@ -21,20 +21,20 @@ from qlb.routing.counters import (
 from qlb.routing.outcomes import CONFIGS
 
 INTERVAL_S: Final = 1.0
-"""From one note to the next."""
+"""The time between two notes."""
 WINDOW_S: Final = 5.0
-"""Over which rates are taken."""
+"""The time over which rates are measured."""
 REFUSALS_INTERVAL_S: Final = 0.2
-"""From one look for refused packets to the next: part of the time for which new clients are sent to a dead backend."""
+"""The time between two checks for refused packets. It is part of the time in which new clients go to a dead backend."""
 
 _REFUSED: Final = layout.BACKEND_SEND_ERRORS + layout.SEND_ERROR_KINDS.index("refused")
 _NOTHING: Final = Row()
 
 
 class _Note(NamedTuple):
-    """Until a moment: packets, and when the last one came (0 = never), by backend index and by config ID.
+    """The counts at one moment: packets and the time of the last one (0 = never), by backend index and by config ID.
 
-    indexes: backend name → index. rows: of backends, by index. unconfigured: of config IDs that no configuration has.
+    indexes: backend name → index. rows: of backends, by index. unconfigured: of config IDs without a CID config.
     """
 
     at_s: float
@@ -46,7 +46,7 @@ class _Note(NamedTuple):
 
 
 class Traffic:
-    """Rates and silences of one daemon, as of the last note. A note may be taken in a thread of its own."""
+    """Rates and silences of one daemon at the last note. A note may be taken in another thread."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Traffic:
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """read: returns the counters of all workers. rows: reads those of backends by name.
+        """read: returns the counters of all workers. rows: reads the counts of backends by name.
 
-        now: seconds of the clock that packets are stamped by.
+        now: seconds of the clock of the times in the counters.
         """
         self._read = read
         self._backend_rows = rows or BackendRows()
@@ -66,7 +66,7 @@ class Traffic:
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
     def note(self, names: Sequence[str]) -> None:
-        """Note the sums. names: of the backends, by index; empty where an index has none."""
+        """Note the sums. names: of the backends, by index; "" for an index without a name."""
         workers, now_s = self._read(), self._now()
         unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIGS)]
         for streak, counts in zip(self._unconfigured, unconfigured, strict=True):
@@ -84,19 +84,19 @@ class Traffic:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """The counts of backends by index, as of the last note."""
+        """The counts of backends by index, at the last note."""
         return note.rows if (note := self._last) else ()
 
     def backend_rate(self, name: str) -> float:
-        """Return the packets per second that go to a backend; 0 before two notes were taken."""
+        """Return the packets per second to a backend; 0 before the second note."""
         return self._rate(lambda note: sum(_row(note, name).forwarded))
 
     def config_rate(self, config_id: int) -> float:
-        """Return the packets per second that IDs of a configuration route."""
+        """Return the packets per second that are routed by IDs of a CID config."""
         return self._rate(lambda note: note.configs[config_id])
 
     def exchanged(self, name: str) -> Exchange:
-        """Return the packets that have gone to a backend and come back from it, as of the last note."""
+        """Return the packets to a backend and those returned by it, at the last note."""
         note = self._last
         if note is None:
             return Exchange()
@@ -104,19 +104,19 @@ class Traffic:
         return Exchange(sum(row.forwarded), row.returned, note.at_s)
 
     def backend_silence_s(self, name: str) -> float | None:
-        """Return the seconds since the last packet to a backend; None where there was none."""
+        """Return the seconds since the last packet to a backend; None if there was none."""
         return self._since(_row(note, name).last_seen_ms if (note := self._last) else 0)
 
     def config_silence_s(self, config_id: int) -> float | None:
-        """Return the seconds since an ID of a configuration has last routed a packet; None where none has."""
+        """Return the seconds since the last packet that was routed by an ID of a CID config; None if there was none."""
         return self._since(note.configs_seen_ms[config_id] if (note := self._last) else 0)
 
     def unconfigured_silence_s(self, config_id: int) -> float | None:
-        """Return the seconds since a short header has carried a config ID that is not configured; None for never."""
+        """Return the seconds since the last short header with a config ID that is not configured; None for never."""
         return self._since(note.unconfigured[config_id].last_seen_ms if (note := self._last) else 0)
 
     def is_unconfigured_sustained(self, config_id: int) -> bool:
-        """Whether packets with a config ID that is not configured keep coming; a few may be anybody's."""
+        """Return whether packets with a config ID that is not configured arrive continually. A few prove nothing."""
         return self._unconfigured[config_id].counts
 
     @property
@@ -134,7 +134,7 @@ class Traffic:
 
 
 class Refusals:
-    """Backends to which the system refuses to send clients' packets, since their hosts say that nothing listens."""
+    """Backends whose hosts refuse clients' packets (ECONNREFUSED), because no process listens there."""
 
     def __init__(self, read: Callable[[], Sequence[Counters]]) -> None:
         """read: returns the counters of all workers."""
@@ -143,9 +143,9 @@ class Refusals:
         self._refused: list[int] = []
 
     def look(self, names: Sequence[str]) -> list[str]:
-        """Return the backends that have refused packets since the last look. names: by index, empty where none is.
+        """Return the backends that have refused packets since the last call. names: by index, "" for no name.
 
-        Nearly always nothing was refused, and that takes one slot of each worker to see.
+        Usually no packet was refused, and then this reads only one slot of each worker.
         """
         workers = self._read()
         total = layout.total(workers, layout.SEND_ERRORS)
@@ -158,6 +158,6 @@ class Refusals:
 
 
 def _row(note: _Note, name: str) -> Row:
-    """Return a backend's counts; zeros where the note does not know it."""
+    """Return a backend's counts; zeros if the note does not contain it."""
     index = note.indexes.get(name)
     return _NOTHING if index is None else note.rows[index]

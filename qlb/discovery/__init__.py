@@ -1,5 +1,5 @@
-"""Floor 3: where backends are, asked of DNS or read from a file that somebody else writes.
+"""Floor 3: sources of backends: DNS, Kubernetes, or a file that another program writes.
 
-A source says which backends there are now; the room above decides what becomes of those that have left. Answers
-from outside are not trusted: only addresses in the networks that the operator has named are backends.
+A source returns the backends that exist now. The daemon decides what happens to those that have left. Answers from
+outside are not trusted: only addresses within the networks that the operator has named can be backends.
 """

@@ -1,7 +1,7 @@
-"""Backends from a file of their own, which something else writes: read again whenever it has changed.
+"""Backends from a separate file that another program writes. The source reads it again after each change.
 
-Whole replacement (rename, and the symbolic links of Kubernetes) and rewriting in place are both noticed. A file that
-is wrong, or half written, changes nothing.
+It notices a replaced file (a rename, or the symbolic links of Kubernetes) and a file that is rewritten in place. An
+invalid or half-written file changes nothing.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Read = Callable[[Path], tuple[Backend, ...]]
 
 
 class FileSource:
-    """A file that is looked at each second."""
+    """A source that checks its file every second."""
 
     kind: Final = "file"
     patience: Final = 1
@@ -28,7 +28,7 @@ class FileSource:
     retry_s: Final = _POLL_S
 
     def __init__(self, name: str, path: Path, read: Read) -> None:
-        """name: what it is called. read: makes backends of the file."""
+        """read: returns the backends in the file."""
         self._name = name
         self._path = path
         self._read = read
@@ -38,20 +38,20 @@ class FileSource:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in the configuration."""
         return self._name
 
     def recall(self, backends: Sequence[Backend]) -> None:
-        """Nothing to learn: the file is read anew."""
+        """Do nothing: the first question reads the file."""
 
     async def ask(self) -> Answer:
-        """Return what the file holds; it is read only where it has changed."""
-        await asyncio.to_thread(self._look)
+        """Return the backends in the file. Read it only if it has changed."""
+        await asyncio.to_thread(self._check)
         if self._error is not None:
             raise self._error
         return self._answer
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             status = self._path.stat()
         except OSError as error:

@@ -1,6 +1,6 @@
-"""Backends by Kubernetes: the endpoints of a Service, followed as they change.
+"""Backends by Kubernetes: the endpoints of a Service. The source watches their changes.
 
-lightkube does the talking: the pod's own account or a kubeconfig, TLS, tokens that are renewed.
+lightkube implements the protocol: the pod's own account or a kubeconfig, TLS, and renewed tokens.
 
 Spec: Kubernetes API, discovery.k8s.io/v1, EndpointSlice.
 """
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from lightkube.resources.discovery_v1 import EndpointSlice
 
 _FOLLOW_S: Final = 60.0
-"""So long changes are waited for at once; then the connection is a new one, with a token that may be new too."""
+"""The longest wait for a change. After it the source opens a new connection and reads the token again."""
 _SETTLE_S: Final = 0.2
-"""What comes within this time of a change belongs to it: a rollout changes several slices."""
+"""Changes within this time after the first one make one answer: a rollout changes several slices."""
 _SERVICE_OF_SLICE: Final = "kubernetes.io/service-name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesSettings:
-    """One source. port: of every backend, 0 for the one that slices tell. port_name: which of those; "" = the only one.
+    """One source. port: of every backend; 0 = the port in the slices. port_name: of that port; "" = the only one.
 
-    kubeconfig: how the API server is reached; None = as the pod's account, by $KUBECONFIG or by ~/.kube/config, the
-    first that is there. weight: of each backend. retry_s: from an error to the next question.
+    kubeconfig: the way to the API server; None = the pod's account, $KUBECONFIG or ~/.kube/config, the first that
+    exists. weight: of each backend. retry_s: from an error to the next question.
     """
 
     name: str
@@ -48,13 +48,13 @@ class KubernetesSettings:
 
 
 class KubernetesSource:
-    """A Service whose endpoints are backends while they are ready; where none is, those that serve until they end."""
+    """A Service whose ready endpoints are backends. If none is ready, those that terminate but still serve are."""
 
     kind: Final = "kubernetes"
     patience: Final = 1
 
     def __init__(self, settings: KubernetesSettings) -> None:
-        """Raises ConfigError where lightkube is missing."""
+        """Raises ConfigError if lightkube is not installed."""
         try:
             import lightkube  # noqa: F401
         except ImportError as error:
@@ -67,7 +67,7 @@ class KubernetesSource:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in the configuration."""
         return self._settings.name
 
     @property
@@ -81,21 +81,23 @@ class KubernetesSource:
         return self._settings.retry_s
 
     def recall(self, backends: Sequence[Backend]) -> None:
-        """Nothing to learn: every slice is read anew."""
+        """Do nothing: the first question reads every slice."""
 
     async def ask(self) -> Answer:
-        """Read every slice the first time; later wait until one has changed, for a minute at most."""
+        """Read every slice the first time. Later, wait until one has changed, at most a minute."""
         try:
             again_s = await self._refresh()
-        except Exception as error:  # Of whatever kind: a file, a certificate, an answer. Nothing of it ends the daemon.
+        except (
+            Exception
+        ) as error:  # a file, a certificate or an answer may cause any error, and none may end the source
             self._version = None
             service = f"{self._settings.namespace}/{self._settings.service}"
             raise DiscoveryError(f"Service {service}: {type(error).__name__}: {error}") from error
         ports = {name: self._port(one) for name, one in self._slices.items()}
-        backends, left_out = choose(self.name, self._places(ports), self._settings.limits)
+        backends, left_out = choose(self.name, self._endpoints(ports), self._settings.limits)
         remarks = [*self._remarks_on(ports), *([] if backends or left_out else self._nothing())]
-        if self._not_followed > 1:  # once is a version that was too old
-            text = f"changes cannot be followed, all is read again each {self.retry_s:g} s: {self._why}"
+        if self._not_followed > 1:  # a single failure means only that the version was too old
+            text = f"changes cannot be watched, so all slices are read again every {self.retry_s:g} s: {self._why}"
             remarks.append(Remark("not-followed", text))
         return Answer(backends, again_s, (*remarks, *left_out))
 
@@ -104,7 +106,7 @@ class KubernetesSource:
         return {_SERVICE_OF_SLICE: self._settings.service}
 
     async def _refresh(self) -> float:
-        """Bring what is known up to date; return in how many seconds to ask again."""
+        """Update the slices. Return the seconds until the next question."""
         client = self._client()
         try:
             if self._version is not None and await self._could_follow(client, self._version):
@@ -120,9 +122,9 @@ class KubernetesSource:
 
         path = self._settings.kubeconfig
         if path is not None and path.exists() and not path.is_file():
-            raise DiscoveryError(f"{path} is not a regular file")  # reading a pipe would stop the daemon's event loop
+            raise DiscoveryError(f"{path} is not a regular file")  # reading a pipe would block the event loop
         config = KubeConfig.from_env() if path is None else KubeConfig.from_file(path)
-        # Without the proxies of the environment: they lead to the Internet, and would be handed the token.
+        # Ignore the proxies of the environment: they lead to the Internet and would receive the token.
         return AsyncClient(config, trust_env=False)
 
     async def _read(self, client: "AsyncClient") -> None:
@@ -133,10 +135,10 @@ class KubernetesSource:
         self._version = found.resourceVersion
 
     async def _could_follow(self, client: "AsyncClient", version: str) -> bool:
-        """Follow, and say whether that went well: a version can be too old, and watching can be forbidden."""
+        """Watch changes. Return False if that failed: a version can be too old, and watching can be forbidden."""
         try:
             await self._follow(client, version)
-        except Exception as error:  # as in ask(): reading all of it again will do, or fail for the same reason
+        except Exception as error:  # as in ask(): reading all slices again succeeds, or fails for the same reason
             self._not_followed += 1
             self._why = f"{type(error).__name__}: {error}"
             return False
@@ -144,7 +146,7 @@ class KubernetesSource:
         return True
 
     async def _follow(self, client: "AsyncClient", version: str) -> None:
-        """Wait for changes after a version, and take those that come."""
+        """Wait for changes after a version and apply them."""
         from lightkube.resources.discovery_v1 import EndpointSlice
 
         loop, has_changed = asyncio.get_running_loop(), False
@@ -163,7 +165,7 @@ class KubernetesSource:
                 return
 
     def _take(self, kind: str, one: "EndpointSlice") -> None:
-        assert one.metadata is not None, "every object has them"
+        assert one.metadata is not None, "every object has metadata"
         self._version = one.metadata.resourceVersion
         if kind == "DELETED":
             self._slices.pop(_name(one), None)
@@ -171,7 +173,7 @@ class KubernetesSource:
             self._slices[_name(one)] = one
 
     def _port(self, one: "EndpointSlice") -> int | str:
-        """Return the port of a slice's endpoints, or why there is none."""
+        """Return the port of a slice's endpoints, or a text that explains why there is none."""
         settings = self._settings
         if settings.port:
             return settings.port
@@ -181,22 +183,22 @@ class KubernetesSource:
         if len(ports) == 1 and ports[0].port:
             return ports[0].port
         wanted = f"UDP port {settings.port_name!r}" if settings.port_name else "UDP port"
-        return f"{len(ports)} UDP ports, and port_name does not say which" if ports else f"no {wanted}"
+        return f"{len(ports)} UDP ports; set port_name to select one" if ports else f"no {wanted}"
 
     def _remarks_on(self, ports: dict[str, int | str]) -> Iterator[Remark]:
-        """Yield a remark where slices have no port that packets could go to."""
+        """Yield a remark if some slices have no usable port."""
         without = sorted(name for name, port in ports.items() if isinstance(port, str))
         if without:
             more = f" and {len(without) - 1} more" if len(without) > 1 else ""
             yield Remark("port", f"EndpointSlice {without[0]}{more}: {ports[without[0]]}")
 
     def _nothing(self) -> Iterator[Remark]:
-        """Yield why there is no backend."""
-        what = "has no ready endpoints" if self._slices else "has no EndpointSlices: is there such a Service?"
+        """Yield a remark that explains why there is no backend."""
+        what = "has no ready endpoints" if self._slices else "has no EndpointSlices: does the Service exist?"
         yield Remark("empty", f"no backends: Service {self._settings.namespace}/{self._settings.service} {what}")
 
-    def _places(self, ports: dict[str, int | str]) -> list[Found]:
-        """Return where those are that are ready; if nobody is, those that end but serve until then."""
+    def _endpoints(self, ports: dict[str, int | str]) -> list[Found]:
+        """Return the ready endpoints; if there are none, those that terminate but still serve."""
         ready: dict[tuple[str, int], list[str]] = {}
         ending: dict[tuple[str, int], list[str]] = {}
         for name, one in self._slices.items():
@@ -221,12 +223,12 @@ class KubernetesSource:
 
 
 def _name(one: "EndpointSlice") -> str:
-    assert one.metadata is not None, "every object has them"
+    assert one.metadata is not None, "every object has metadata"
     return one.metadata.name or ""
 
 
 def _pod(endpoint: "PodEndpoint") -> str:
-    """Return what identifies the pod of an endpoint; "" where the endpoint names none.
+    """Return a text that identifies the pod of an endpoint; "" if the endpoint names no pod.
 
     A pod with an IPv4 and an IPv6 address is in two slices, one for each family.
     """
@@ -237,7 +239,7 @@ def _pod(endpoint: "PodEndpoint") -> str:
 
 
 def _hosts(endpoint: "PodEndpoint") -> Iterator[str]:
-    """Yield the IP address of an endpoint: its first; a host name is none."""
+    """Yield the first address of an endpoint, if it is an IP address and no host name."""
     for text in (endpoint.addresses or ())[:1]:
         if (host := canonical(text)) is not None:
             yield host

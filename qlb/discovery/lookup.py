@@ -1,6 +1,6 @@
-"""Questions to DNS servers, many at a time. One that fails costs no other one its answer.
+"""Questions to DNS servers, many at a time. A failing question does not affect the others.
 
-dnspython does the talking: random ports and query IDs, TCP where an answer is cut off.
+dnspython implements the protocol: random ports and query IDs, and TCP for truncated answers.
 
 Spec: RFC 1035; RFC 2181, section 5.2 (TTL).
 """
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _LIFETIME_S: Final = 5.0
-"""How long one question may take, with all tries at every resolver."""
+"""The longest time for one question, with all tries at every resolver."""
 _ROUND_S: Final = 10.0
-"""How long all questions of one round may take. The rest of a large round fails then, and its old answers count."""
+"""The longest time for all questions of one round. The remaining ones then fail, and their earlier answers count."""
 _AT_ONCE: Final = 32
 _ADDRESS_KINDS: Final = ("A", "AAAA")
 _MAX_REASON_CHARACTERS: Final = 120
 
 
 class Question(NamedTuple):
-    """A name and a kind of records."""
+    """A name and a type of records."""
 
     host: str
     kind: str
@@ -40,9 +40,9 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a question. failure: why there is no answer, or "". exists: False where the name does not exist.
+    """The result of a question. failure: why there is no answer, or "". exists: False if the name does not exist.
 
-    ttl_s: how long the records hold. additional: addresses that came along unasked, in their order on the wire.
+    ttl_s: how long the records are valid. additional: addresses of the additional section, in their order on the wire.
     """
 
     records: "Sequence[Rdata]" = ()
@@ -53,12 +53,12 @@ class Result:
 
 
 class Lookup:
-    """Whom to ask: the configuration's resolvers, or those of this machine as they are now."""
+    """The DNS client: it asks the configured resolvers, or those of this machine as they are now."""
 
     def __init__(self, resolvers: Sequence[Endpoint], resolv_conf: Path = RESOLV_CONF) -> None:
-        """resolvers: to ask; none = those in resolv_conf, which is read again when it changes and after failures.
+        """resolvers: empty = those in resolv_conf, which is read again when it changes and after failures.
 
-        Raises ConfigError where dnspython is missing.
+        Raises ConfigError if dnspython is not installed.
         """
         try:
             from dns.asyncresolver import Resolver
@@ -75,9 +75,9 @@ class Lookup:
             self._resolver.nameservers = [Do53Nameserver(one.host, one.port) for one in resolvers]
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Result]:
-        """Ask all of them at once and return what came of each, in their order.
+        """Ask all questions at once. Return the result of each, in their order.
 
-        Raises DiscoveryError where this machine has no DNS server.
+        Raises DiscoveryError if this machine has no DNS server.
         """
         resolver = self._current()
         slots = asyncio.Semaphore(_AT_ONCE)
@@ -101,9 +101,9 @@ class Lookup:
         return results
 
     def _current(self) -> "Resolver":
-        """Return the resolver, a new one where the file that names the servers has changed or nobody has answered.
+        """Return the resolver; a new one if the file with the servers has changed or all questions have failed.
 
-        A file that cannot be read, or is being written, changes nothing.
+        A file that cannot be read, or is half written, changes nothing.
         """
         from dns.asyncresolver import Resolver
         from dns.exception import DNSException
@@ -130,7 +130,7 @@ async def _ask(resolver: "Resolver", question: Question) -> Result:
         )
     except NXDOMAIN:
         return Result(exists=False)
-    except Exception as error:  # Whatever the library makes of hostile octets. Nothing of it ends a source.
+    except Exception as error:  # hostile octets may raise any error of the library, and none may end the source
         return Result(failure=_reason(error))
     if found.rrset is None:
         return Result()
@@ -147,12 +147,12 @@ def _additional(found: "DnsAnswer") -> dict[Question, tuple[str, ...]]:
 
 
 def name_text(name: object) -> str:
-    """Return a name of the library's in the form in which it is compared: small letters, with the final dot."""
+    """Return a name of the library in the form for comparisons: lower case, with the final dot."""
     return str(name).lower()
 
 
 def _reason(error: Exception) -> str:
-    """Say why a question has no answer, in the same words each time: the library's hold times and ports."""
+    """Return why a question has no answer, in the same words each time: the library's texts contain times and ports."""
     from dns.exception import Timeout
     from dns.resolver import NoNameservers
 
@@ -165,7 +165,7 @@ def _reason(error: Exception) -> str:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file does; None where there is none."""
+    """Return a value that changes when the file does; None if there is no regular file."""
     try:
         status = path.stat()
     except OSError:
@@ -179,11 +179,11 @@ if TYPE_CHECKING:
     from dns.rdtypes.IN.SRV import SRV
 
 _NOWHERE: Final = "."
-"""The target of a service that is decidedly not there."""
+"""The target of a service that does not exist (RFC 2782)."""
 
 
 class Service(NamedTuple):
-    """One SRV record. weight: of new connections; 0 where there are records of a better priority."""
+    """One SRV record. weight: of new connections; 0 if there are records of a better priority."""
 
     target: str
     port: int
@@ -191,7 +191,7 @@ class Service(NamedTuple):
 
 
 def read_services(result: Result, most: int) -> tuple[list[Service], list[Remark]]:
-    """Return the records in the order in which they came; no more than so many, those of the best priority first."""
+    """Return the records in the order of the answer. If there are more than most, those of the best priority stay."""
     records = [
         cast("SRV", record)
         for record in result.records
@@ -200,7 +200,7 @@ def read_services(result: Result, most: int) -> tuple[list[Service], list[Remark
     remarks = []
     if len(records) > most:
         kept = set(sorted(records, key=lambda one: (one.priority, name_text(one.target), one.port))[:most])
-        remarks = [Remark("too-many", f"{len(records)} SRV records, and max_backends allows {most}")]
+        remarks = [Remark("too-many", f"{len(records)} SRV records, but max_backends allows {most}")]
         records = [record for record in records if record in kept]
     best = min((record.priority for record in records), default=0)
     services = [
@@ -212,18 +212,18 @@ def read_services(result: Result, most: int) -> tuple[list[Service], list[Remark
 
 @dataclass
 class Pairing:
-    """Pairs the ports and addresses of one target that several records share.
+    """The pairing of ports with addresses of one target that several records share.
 
-    Where the same answer holds as many addresses as records for the target, they belong together in their order. A
-    resolver on the way may mix that order. Answers that contradict each other show it, and such a target is never
-    paired again.
+    If an answer has as many addresses as records for the target, they belong together in their order. A resolver on
+    the path may change that order. Answers that contradict each other prove that, and such a target is never paired
+    again.
     """
 
     _before: dict[str, Mapping[str, int]] = field(default_factory=dict)
     _mixed: set[str] = field(default_factory=set)
 
     def pair(self, services: Sequence[Service], result: Result) -> dict[Service, tuple[str, ...]]:
-        """Return the addresses of each service that could be paired. result: the answer with all of them."""
+        """Return the addresses of each service that can be paired. result: the answer with all services."""
         pairs: dict[Service, tuple[str, ...]] = {}
         groups = dict(_groups(services))
         self._mixed &= groups.keys()
@@ -239,7 +239,7 @@ class Pairing:
         return pairs
 
     def _contradicts(self, target: str, group: Sequence[Service], hosts: Sequence[str]) -> bool:
-        """Whether an answer moves ports that stay from one address to another."""
+        """Return whether answers contradict each other: a port that is still in use has another address than before."""
         now = dict(zip(hosts, (one.port for one in group), strict=True))
         before = self._before.get(target, {})
         self._before[target] = now
@@ -249,13 +249,13 @@ class Pairing:
 
 
 def remarks_on(services: Iterable[Service], paired: Iterable[Service], hosts: Mapping[str, int]) -> Iterator[Remark]:
-    """Yield what an operator should know of targets that several records share. hosts: target → its addresses."""
+    """Yield remarks on targets that several records share. hosts: target → number of its addresses."""
     done = set(paired)
     for target, group in _groups(services):
         if group[0] in done:
-            text = "ports and addresses are paired in the order in which they came"
+            text = "ports and addresses are paired in the order of the answer"
         elif hosts.get(target, 0) > 1:
-            text = f"no way to tell which address has which port, so each is tried with all {len(group)}"
+            text = f"it is unknown which address has which port, so each address is used with all {len(group)} ports"
         else:
             continue
         yield Remark("one-target", f"{len(group)} SRV records name {target}: {text}; give each instance its own name")
@@ -263,7 +263,7 @@ def remarks_on(services: Iterable[Service], paired: Iterable[Service], hosts: Ma
 
 
 def _groups(services: Iterable[Service]) -> Iterator[tuple[str, list[Service]]]:
-    """Yield the targets that several ports share, with their services in order."""
+    """Yield the targets that have several ports, with their services in order."""
     by_target: dict[str, list[Service]] = {}
     for service in services:
         by_target.setdefault(service.target, []).append(service)

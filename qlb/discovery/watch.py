@@ -1,4 +1,4 @@
-"""All sources of one daemon, each asked when its time has come; who is there now, and how the asking went."""
+"""The sources of one daemon. Each is asked when its time has come; changes of the backends are reported."""
 
 import asyncio
 import logging
@@ -17,33 +17,34 @@ from qlb.routing.backends import Backend
 ROTATING_LOOKS: Final = 50
 """With 3 of 20 backends in each answer, one is missing from 50 in a row once in 3,400 times; with 3 of 9 never."""
 _CHANGES: Final = 16
-"""So many changes of the answer are looked at to see whether answers rotate."""
+"""The number of last changes of the answer that show whether answers rotate."""
 _SWAPS: Final = 2
 _SETTLED: Final = 8
-"""So many equal answers in a row show that answers rotate no more."""
+"""The number of equal answers in a row that show that answers do not rotate any more."""
 _MAX_GONE: Final = 4096
 
 
 class _Change(Enum):
-    """What an answer did to the one before."""
+    """The difference between an answer and the one before it."""
 
-    OTHER = "some came or some went"
-    SWAP = "some came, as many went"
-    RETURN = "some that were missing came back, as many went"
+    OTHER = "backends appeared or disappeared"
+    SWAP = "some appeared, and as many disappeared"
+    RETURN = "some that were missing returned, and as many disappeared"
 
 
 @dataclass
 class Presence:
-    """What is known of the backends of one source. patience: answers in a row that show that one is gone.
+    """The backends of one source. patience: the number of answers in a row without a backend that remove it.
 
-    most: backends that are kept, those of the last answer included. Those that are missing for longest go first.
+    most: the number of retained backends, including those of the last answer. Those that have been missing for longest
+    are removed first.
     """
 
     patience: int
     most: int
 
     def __post_init__(self) -> None:
-        """Begin with no backends."""
+        """Start without backends."""
         self._kept: dict[str, Backend] = {}
         self._missing: dict[str, int] = {}
         self._gone: dict[str, None] = {}
@@ -51,32 +52,32 @@ class Presence:
         self._changes: deque[_Change] = deque(maxlen=_CHANGES)
         self._equal = 0
         self.empty = 0
-        """Answers in a row that had no backends at all."""
+        """Answers in a row without any backend."""
 
     @property
     def missing(self) -> int:
-        """The number of backends that the last answer lacked and that are kept."""
+        """The number of retained backends that the last answer lacked."""
         return len(self._missing)
 
     @property
     def rotating(self) -> bool:
-        """Whether the source answers with another part of its backends each time."""
+        """True if each answer of the source has another part of its backends."""
         swaps = sum(change is not _Change.OTHER for change in self._changes)
         is_young = len(self._changes) < _CHANGES
         return self.patience > 1 and swaps >= _SWAPS and (is_young or _Change.RETURN in self._changes)
 
     @property
     def looks(self) -> int:
-        """The number of answers in a row that must lack a backend until it counts as gone."""
+        """The number of answers in a row without a backend that remove it now."""
         return ROTATING_LOOKS if self.rotating else self.patience
 
     def begin_again(self, backends: Iterable[Backend]) -> None:
-        """Look anew: these backends are known, and none of them is missing. What shows that answers rotate stays."""
+        """Start with these backends, none of them missing. The evidence of rotating answers stays."""
         self._kept = {one.name: one for one in backends}
         self._missing, self.empty = {}, 0
 
     def take(self, answer: Sequence[Backend]) -> tuple[Backend, ...]:
-        """Return the backends that there are after an answer: its own, and those that do not count as gone yet."""
+        """Return the backends after an answer: those of the answer, and missing ones that are not removed yet."""
         found = {one.name: one for one in answer}
         self._note_change(found.keys())
         self.empty = 0 if found else self.empty + 1
@@ -115,14 +116,14 @@ REMARK_S: Final = 600.0
 _MAX_ERROR_CHARACTERS: Final = 500
 
 OnFound = Callable[[str, tuple[Backend, ...]], None]
-"""What is told when a source says something else than before: its name, and all that is there now."""
+"""Called when the backends of a source have changed: its name, and all its backends."""
 
 
 @dataclass
 class Watched:
-    """One source. up: the last question was answered. answered_at: of the clock, seconds; None for never. error: or "".
+    """One source. up: the last question was answered. answered_at: the time of the last answer on the clock, or None.
 
-    backends: that it has, None before the first good answer. remarks: on the last good answer.
+    error: of the last question, or "". backends: None before the first answer. remarks: on the last answer.
     """
 
     source: Source
@@ -133,15 +134,15 @@ class Watched:
     backends: tuple[Backend, ...] | None = None
     remarks: tuple[Remark, ...] = ()
     logged: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Topic of remarks → the text that was logged last, and when."""
+    """Topic of remarks → the text that was logged last, and its time."""
     task: asyncio.Task[None] | None = None
 
 
 class Discovery:
-    """The sources."""
+    """The sources of one daemon and their tasks."""
 
     def __init__(self, on_found: OnFound, *, now: Callable[[], float] = time.monotonic) -> None:
-        """on_found: told of changes, in this thread's loop."""
+        """on_found: called in this thread's event loop."""
         self._on_found = on_found
         self._now = now
         self._watched: dict[str, Watched] = {}
@@ -152,9 +153,9 @@ class Discovery:
         return self._watched
 
     def apply(self, sources: Iterable[Source], known: Mapping[str, tuple[Backend, ...]] = MappingProxyType({})) -> None:
-        """Ask these sources from now on, each at once; what one of the same name has found is kept till then.
+        """Ask these sources from now on, each at once. Until it answers, it has the backends of its predecessor.
 
-        known: what was found in an earlier process.
+        known: source name → the backends that an earlier process has found.
         """
         before, self._watched = self._watched, {}
         for watched in before.values():
@@ -171,7 +172,7 @@ class Discovery:
             self._watched[source.name] = watched
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
         for task in tasks:
             task.cancel()
@@ -184,7 +185,7 @@ class Discovery:
                 answer = await watched.source.ask()
             except DiscoveryError as error:
                 self._failed(watched, str(error))
-            except Exception as error:  # A source that meets what nobody has foreseen is asked again all the same.
+            except Exception as error:  # an unexpected error must not end the source
                 if watched.up or not watched.error:
                     log.exception("discovery: unexpected error", extra={"source": watched.source.name})
                 self._failed(watched, f"{type(error).__name__}: {error}")
@@ -193,10 +194,10 @@ class Discovery:
             await asyncio.sleep(again_s)
 
     def _take(self, watched: Watched, answer: Answer) -> float:
-        """Take over an answer. Returns in how many seconds to ask again.
+        """Apply an answer. Return the seconds until the next question.
 
-        An answer without backends is an error until it is believed. Where only some backends are missing, and answers
-        do not rotate, the source is asked again soon, so that they are gone soon.
+        An answer without backends is an error until there are `patience` of them in a row. If only some backends are
+        missing, and answers do not rotate, the next question comes soon, so that they are removed soon.
         """
         presence = watched.presence
         backends = presence.take(answer.backends)
@@ -205,8 +206,8 @@ class Discovery:
             self._failed(watched, f"{text}{_why(answer)}")
             return watched.source.retry_s
         self._answered(watched, backends, (*answer.remarks, *_further_remarks(presence, answer)))
-        hurry = presence.missing and not presence.rotating
-        return min(answer.again_s, watched.source.retry_s) if hurry else answer.again_s
+        is_urgent = presence.missing and not presence.rotating
+        return min(answer.again_s, watched.source.retry_s) if is_urgent else answer.again_s
 
     def _answered(self, watched: Watched, backends: tuple[Backend, ...], remarks: tuple[Remark, ...]) -> None:
         name = watched.source.name
@@ -220,7 +221,7 @@ class Discovery:
             self._on_found(name, backends)
 
     def _log_remarks(self, watched: Watched, remarks: tuple[Remark, ...]) -> None:
-        """Log what is new. A topic that comes and goes, or whose text changes, is logged again after a while only."""
+        """Log new remarks. A topic that comes and goes, or whose text changes, is logged every REMARK_S at most."""
         now_s, before = self._now(), dict(watched.remarks)
         watched.remarks = remarks
         for topic, text in remarks:
@@ -235,7 +236,7 @@ class Discovery:
         if watched.up or not watched.error:
             kept = len(watched.backends or ())
             extra = {"source": watched.source.name, "reason": error, "kept": kept}
-            log.warning("discovery fails; what was found before is kept", extra=extra)
+            log.warning("discovery fails; the backends that it found before stay", extra=extra)
         watched.up, watched.error = False, error
 
 
@@ -244,7 +245,7 @@ def _presence(source: Source) -> Presence:
 
 
 def _why(answer: Answer) -> str:
-    """Return the remarks on an answer, to be put behind an error."""
+    """Return the remarks on an answer as the end of an error text."""
     return "".join(f"; {remark.text}" for remark in answer.remarks)
 
 
@@ -252,5 +253,5 @@ def _further_remarks(presence: Presence, answer: Answer) -> Iterator[Remark]:
     if not answer.backends and not answer.remarks:
         yield Remark("empty", "no backends: the source has none")
     if presence.rotating:
-        text = f"a backend counts as gone after {ROTATING_LOOKS} answers without it"
-        yield Remark("rotating", f"each answer holds another part of the backends: {text}")
+        text = f"a backend is removed after {ROTATING_LOOKS} answers without it"
+        yield Remark("rotating", f"each answer has another part of the backends: {text}")

@@ -1,1 +1,1 @@
-"""Floor 3: whether the backends answer. Probes ask, judgements decide, the monitor tells the supervisor."""
+"""Floor 3: backend health. Probes ask the backends, judgements decide, and the monitor reports to the supervisor."""

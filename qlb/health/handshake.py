@@ -1,12 +1,13 @@
-"""The probe ``handshake``: a complete QUIC handshake, and a look at the connection IDs that the server uses in it.
+"""The probe ``handshake``: a complete QUIC handshake that checks the connection IDs of the server.
 
-The server's ID is what brings a client's packets back to it, from any address. So every ID that it shows (the source
-IDs of its long headers, a Retry's among them, and those of its NEW_CONNECTION_ID frames) must decode to the server ID
-that this backend has in the configuration. A server with another key, or with another server's ID, is found so before
-its clients find out. An ID can decode to the right server ID by accident: 1 in 256^server_id_length.
+The server's connection IDs lead a client's packets back to it, from any address. Therefore every ID that the server
+shows must decode to a server ID that this backend has in the configuration. These are the source IDs of its long
+headers, including a Retry's, and the IDs of its NEW_CONNECTION_ID frames. So the probe finds a server with another key,
+or with another server's ID, before a client changes its address. By chance, 1 of 256^server_id_length wrong IDs decodes
+to the right server ID.
 
-No certificate is verified: this asks about the path, not about who the server is. A handshake that fails for a reason
-of TLS (no ALPN in common, a certificate that is asked of the client) still shows the ID, and the server is alive.
+The probe verifies no certificate, because it tests the path, not the identity of the server. If TLS fails (no ALPN in
+common, or the server requires a client certificate), the server has shown its ID and counts as alive.
 
 Spec: RFC 9000, sections 5.1, 7.2 and 8.1.2; draft-ietf-quic-load-balancers, section "Server ID Encoding".
 """
@@ -31,14 +32,14 @@ _PING: Final = 0
 _TLS_ALERTS: Final = range(QuicErrorCode.CRYPTO_ERROR, QuicErrorCode.CRYPTO_ERROR + 256)
 _NO_APPLICATION_PROTOCOL: Final = 120
 _SILENT: Final = logging.Logger("aioquic")
-"""Out of the daemon's log: what goes wrong in a handshake is in its result."""
+"""A logger apart from the daemon's: the result of the probe reports every error of a handshake."""
 _SILENT.addHandler(logging.NullHandler())
 
 
 class _End(NamedTuple):
-    """How a handshake ended. ok: the server does its part. reached: it answered, or its host did.
+    """The end of a handshake. ok: the result is good, apart from the connection IDs.
 
-    failed: the result, if the operating system did not deliver a packet.
+    reached: the server or its host has answered. failed: the result, if the operating system did not deliver a packet.
     """
 
     ok: bool
@@ -48,13 +49,13 @@ class _End(NamedTuple):
 
 
 class _Handshake(asyncio.DatagramProtocol):
-    """One connection, from the first packet to the close."""
+    """One connection, from the first packet to its close."""
 
     def __init__(self, target: Target) -> None:
         self._loop = asyncio.get_running_loop()
         self.end: asyncio.Future[_End] = self._loop.create_future()
         self.ids: list[bytes] = []
-        """The server's connection IDs, in the order in which they came."""
+        """The server's connection IDs, in the order of their arrival."""
         self._endpoint = target.endpoint
         self._quic = QuicConnection(
             configuration=QuicConfiguration(
@@ -71,21 +72,21 @@ class _Handshake(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
         self._quic.connect(self._endpoint, now=self._loop.time())
-        self._go_on()
+        self._advance()
 
     def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 (asyncio's name)
         self._note_id(data)
         try:
             self._quic.receive_datagram(data, self._endpoint, now=self._loop.time())
-            self._go_on()
-        except Exception as error:  # whatever a server may send: it ends this probe and nothing else
-            self._finish(_End(ok=False, detail=f"what it sends cannot be read: {error!r}"))
+            self._advance()
+        except Exception as error:  # a hostile server may end this probe, but nothing else
+            self._finish(_End(ok=False, detail=f"its packets cannot be parsed: {error!r}"))
 
     def error_received(self, exc: Exception) -> None:
         self._finish(_undelivered(self._endpoint, exc))
 
     def close(self) -> None:
-        """Tell the server that it may forget the connection, and close the socket."""
+        """Send CONNECTION_CLOSE, so that the server can drop the connection, and close the socket."""
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
@@ -94,20 +95,20 @@ class _Handshake(asyncio.DatagramProtocol):
             self._transport.close()
 
     def issued_ids(self) -> tuple[bytes, ...]:
-        """Return the IDs of NEW_CONNECTION_ID frames. aioquic shows them nowhere but here."""
+        """Return the IDs of NEW_CONNECTION_ID frames. aioquic has no public interface for them."""
         return tuple(one.cid for one in getattr(self._quic, "_peer_cid_available", ()))
 
     def _note_id(self, datagram: bytes) -> None:
-        """Keep the source ID of a long header that answers us."""
+        """Store the source ID of a long header that answers this client."""
         form, version, dcid, scid = parse(datagram)
         if form == LONG and version != VERSION_NEGOTIATION and dcid == self._quic.host_cid and scid not in self.ids:
             self.ids.append(scid)
 
-    def _go_on(self) -> None:
-        """Take what has happened, send what is to be sent, and come back in time."""
+    def _advance(self) -> None:
+        """Handle the events of the connection, send its datagrams, and set its timer."""
         while (event := self._quic.next_event()) is not None:
             if isinstance(event, HandshakeCompleted):
-                self._quic.send_ping(_PING)  # its answer comes after the IDs that the server issues
+                self._quic.send_ping(_PING)  # the server acknowledges it after it has sent its IDs
             elif isinstance(event, PingAcknowledged):
                 self._finish(_End(ok=True, detail="it completes a handshake"))
             elif isinstance(event, ConnectionTerminated):
@@ -121,7 +122,7 @@ class _Handshake(asyncio.DatagramProtocol):
 
     def _on_timer(self) -> None:
         self._quic.handle_timer(now=self._loop.time())
-        self._go_on()
+        self._advance()
 
     def _send(self, transport: asyncio.DatagramTransport) -> None:
         for data, _ in self._quic.datagrams_to_send(now=self._loop.time()):
@@ -133,7 +134,7 @@ class _Handshake(asyncio.DatagramProtocol):
 
 
 async def probe_handshake(target: Target, timeout_s: float) -> ProbeResult:
-    """Complete a handshake with a backend, and check that its connection IDs lead back to it."""
+    """Complete a handshake with a backend and check that its connection IDs lead back to it."""
     exchange = _Handshake(target)
     try:
         async with asyncio.timeout(timeout_s):
@@ -148,11 +149,11 @@ async def probe_handshake(target: Target, timeout_s: float) -> ProbeResult:
         end = _undelivered(target.endpoint, error)
     finally:
         exchange.close()
-    return _judged(target, end, (*exchange.ids, *exchange.issued_ids()))
+    return _result(target, end, (*exchange.ids, *exchange.issued_ids()))
 
 
-def _judged(target: Target, end: _End, ids: tuple[bytes, ...]) -> ProbeResult:
-    """Put together how the handshake ended and whose the connection IDs are."""
+def _result(target: Target, end: _End, ids: tuple[bytes, ...]) -> ProbeResult:
+    """Return the result from the end of the handshake and the connection IDs. Wrong IDs outweigh everything else."""
     if target.server_ids and ids:
         finding = next((text for cid in ids if (text := target.mismatch(cid))), "")
         if finding:
@@ -170,7 +171,7 @@ def _undelivered(endpoint: Endpoint, error: Exception) -> _End:
 
 
 def _terminated(event: ConnectionTerminated) -> _End:
-    """Say why the server has ended the connection. If for a reason of TLS, it is alive all the same."""
+    """Return the end of a connection that the server has closed. A TLS alert proves that the server is alive."""
     if event.error_code in _TLS_ALERTS:
         alert = event.error_code - QuicErrorCode.CRYPTO_ERROR
         hint = ": set health.alpn to a protocol that it speaks" if alert == _NO_APPLICATION_PROTOCOL else ""

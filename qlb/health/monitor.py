@@ -1,12 +1,12 @@
-"""The health monitor: probes every backend again and again, each in a task of its own, and tells of changes.
+"""The health monitor. It probes every backend periodically, each in its own task, and reports changes.
 
-A backend counts as healthy until its first result. An answer or a refusal decides at once then; silence, and
-all that comes later, by rise and fall; a finding always at once. Where all fail at once, the fault may be this node's
-(qlb.health.verdict). Whatever a probe or the listener does, the monitor goes on.
+A backend counts as healthy until its first result. If that is an answer or a refusal, it decides at once. Silence and
+all later results are subject to rise and fall; a finding always decides at once. If all backends fail at once, the
+fault may be this node's (qlb.health.verdict). No error of a probe or of the listener stops the monitor.
 
-Real traffic has a say, too (qlb.health.verdict): a refusal of it brings the next probe forward, and if that probe is
-refused as well, the backend is unhealthy at once; answers of a backend whose server never answers probes are good
-results. An error of this node's own socket is no result.
+Real traffic matters too (qlb.health.watch). A refused packet of a client brings the next probe forward; if that probe
+is refused as well, the backend is unhealthy at once. For a backend that never answers probes, its answers to clients
+are good results. An error of this node's own socket is no result.
 """
 
 import asyncio
@@ -14,20 +14,56 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from qlb.health.probe import Probe, ProbeResult, Target
 from qlb.health.probes import find_probe
-from qlb.health.settings import HealthSettings, Settings
 from qlb.health.verdict import Exchange, Fleet, OwnErrors, own_error
-from qlb.health.watch import BackendHealth, Watch
+from qlb.health.watch import Watch
+
+log = logging.getLogger("qlb.health")
 
 _JITTER: Final = 0.1
 """An interval is up to this share longer or shorter."""
+_PROBES_AT_ONCE: Final = 256
+"""Probes that may run, and so have sockets open, at one time. With more backends, the others wait for their turn."""
+_COUNTS_LATE_S: Final = 2.0
+"""The greatest age of the counts of real traffic: they are taken once a second."""
+
+OnChange = Callable[[str, bool, str], None]
+"""(name, healthy, detail): called when new connections may, or may no longer, go to a backend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    """The rules of the monitor, built from the section ``health`` of the configuration.
+
+    probe: a name in PROBES. interval_s: from one probe of a backend to the next. timeout_s: for an answer.
+    rise: good results in a row that make a backend healthy. fall: bad ones that make it unhealthy.
+    all_failing: ``keep``: if all backends fail at once, they are retained; ``obey``: they are unhealthy.
+    """
+
+    probe: str
+    interval_s: float
+    timeout_s: float
+    rise: int
+    fall: int
+    all_failing: str
+
+    @property
+    def longest_turn_s(self) -> float:
+        """The longest time from one probe of a backend to the next, with jitter."""
+        return max(self.interval_s, self.timeout_s) * (1 + _JITTER)
+
+    @property
+    def longest_round_s(self) -> float:
+        """The longest time until the silence of every backend has become a verdict."""
+        return (self.fall + 1) * self.longest_turn_s + self.timeout_s
 
 
 class Pace:
-    """Time and chance, from outside."""
+    """The clock, the sleep and the random numbers of the monitor. Tests replace them."""
 
     __slots__ = ("_draw", "_sleep", "now")
 
@@ -38,30 +74,19 @@ class Pace:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """now: seconds of a clock that only goes forward. draw: a number from 0 to 1."""
+        """now: seconds of a monotonic clock. draw: a number from 0 to 1."""
         self.now = now
         self._sleep = sleep
         self._draw = draw
 
     async def rest(self, began_s: float, interval_s: float) -> None:
-        """Sleep until about interval_s after began_s; not at all where that is over."""
+        """Sleep until about interval_s after began_s. Do not sleep if that moment is over."""
         jittered_s = interval_s * (1 + _JITTER * (2 * self._draw() - 1))
         await self._sleep(max(began_s + jittered_s - self.now(), 0.0))
 
 
-log = logging.getLogger("qlb.health")
-
-_PROBES_AT_ONCE: Final = 256
-"""Sockets that probes may hold; a daemon with more backends probes them in turns."""
-_COUNTS_LATE_S: Final = 2.0
-"""How late the counts of real traffic may be: they are taken once a second."""
-
-OnChange = Callable[[str, bool, str], None]
-"""(name, healthy, detail): whether new connections may go to a backend has turned."""
-
-
 class HealthMonitor:
-    """Probes the backends of one daemon."""
+    """The prober of one daemon's backends."""
 
     def __init__(
         self,
@@ -69,19 +94,18 @@ class HealthMonitor:
         *,
         find: Callable[[str], Probe] = find_probe,
         pace: Pace | None = None,
-        unix_time: Callable[[], float] = time.time,
         traffic: Callable[[str], Exchange] = lambda _: Exchange(),
     ) -> None:
-        """on_change: called in the event loop, only when it turns whether a backend counts. find: name → probe.
+        """on_change: called in the event loop, when a backend begins or ceases to count as healthy.
 
-        traffic: backend name → its packets since the start, at most some seconds old.
+        find: name → probe. traffic: backend name → its packets since the start, at most some seconds old.
         """
         self._on_change = on_change
         self._find = find
         self._pace = pace or Pace()
-        self._unix_time = unix_time
         self._traffic = traffic
-        self._settings = Settings("none", 1.0, 1.0, 1, 1, "keep")
+        self._config = HealthConfig(probe="none", interval_s=1.0, timeout_s=1.0, rise=1, fall=1, all_failing="keep")
+        """apply() replaces it before the first probe."""
         self._probe = find("none")
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,85 +113,77 @@ class HealthMonitor:
         self._started = False
         self._fleet = Fleet()
         self.probes_ok = 0
-        """Probes whose result was good, since the start."""
+        """Successful probes since the start."""
         self.probes_failed = 0
         self.own_errors = OwnErrors()
 
     @property
     def all_failing(self) -> bool:
-        """Whether backends count as healthy against their verdict, since all have failed at once."""
-        return self._fleet.failing
-
-    @property
-    def states(self) -> Mapping[str, BackendHealth]:
-        """Backend name → what is known of it now."""
-        return {
-            name: BackendHealth(watch.judgement.healthy, watch.detail, watch.changed_at, watch.finding)
-            for name, watch in self._watches.items()
-        }
+        """True while backends are retained against their verdict, because all have failed at once."""
+        return self._fleet.is_retaining
 
     def has_judged(self, name: str) -> bool:
-        """Say whether a backend's health was found out, rather than taken for granted."""
+        """Return whether the verdict on a backend comes from a probe, not from the assumption at the start."""
         watch = self._watches.get(name)
         return watch is not None and watch.judged
 
     @property
     def judged(self) -> frozenset[str]:
-        """Every backend whose health was found out."""
+        """Every backend whose verdict comes from a probe."""
         return frozenset(name for name, watch in self._watches.items() if watch.judged)
 
     def is_up(self, name: str) -> bool:
-        """Return the probes' verdict on a backend: True before the first; False where there is no such backend."""
+        """Return the probes' verdict on a backend: True before the first result, False for an unknown backend."""
         watch = self._watches.get(name)
         return watch is not None and watch.judgement.healthy
 
     def finding(self, name: str) -> str:
-        """Return what is wrong with how a backend is set up; "" where nothing is, or there is no such backend."""
+        """Return what is wrong with the connection IDs of a backend; "" if nothing is, or if it is unknown."""
         watch = self._watches.get(name)
         return watch.finding if watch else ""
 
     def detail(self, name: str) -> str:
-        """Return what the last probe of a backend found; empty where there is no such backend."""
+        """Return the result of the last probe of a backend in words; "" if the backend is unknown."""
         watch = self._watches.get(name)
         return watch.detail if watch else ""
 
-    def apply(self, settings: HealthSettings, targets: Mapping[str, Target]) -> None:
-        """Watch these backends in this way from now on; before the start, or at any time after it.
+    def apply(self, config: HealthConfig, targets: Mapping[str, Target]) -> None:
+        """Monitor these backends by these rules from now on. May be called before start() and at any time after it.
 
-        targets: by backend name. Backends that stay keep their health. Where what is asked for, or how, is another
-        thing, the next result decides at once. Raises ConfigError, changing nothing, where there is no such probe.
+        targets: by backend name. Backends that stay retain their verdict. If a backend's target or the kind of probe
+        changes, the next result decides at once. Raises ConfigError, and changes nothing, if the probe is unknown.
         """
-        probe = self._find(settings.probe)
-        before, now = self._settings, Settings.of(settings)
-        self._probe, self._settings = probe, now
+        probe = self._find(config.probe)
+        before = self._config
+        self._probe, self._config = probe, config
         gone = self._watches.keys() - targets.keys()
         self._fleet.forget(gone)
         for name in gone:
             self._watches.pop(name).cancel()
             self.own_errors.forget(name)
         for name, target in targets.items():
-            watch = self._watches.setdefault(name, Watch(target, self._unix_time(), self._traffic(name)))
-            other = (watch.target, before.probe) != (target, now.probe)
+            watch = self._watches.setdefault(name, Watch(target, self._traffic(name)))
+            is_other = (watch.target, before.probe) != (target, config.probe)
             watch.target = target
-            if other:
+            if is_other:
                 watch.begin_anew()
-            if other or watch.task is None or before.interval != now.interval:
+            if is_other or watch.task is None or before.interval_s != config.interval_s:
                 self._restart(name, watch)
 
     def recall(self, verdicts: Mapping[str, bool]) -> None:
-        """Take over what an earlier process has found out, by name; before the start. The first result decides anew."""
+        """Apply the verdicts of an earlier process, by name, before start(). The first result decides alone."""
         for name in verdicts.keys() & self._watches.keys():
             watch, healthy = self._watches[name], verdicts[name]
             watch.judgement.healthy, watch.judged = healthy, True
             watch.detail = "not probed yet: as it was before the restart"
-            self._fleet.take(name, healthy, at_s=self._pace.now(), window_s=-1.0, everybody=self._watches, reached=True)
+            self._fleet.take(name, healthy, at_s=self._pace.now(), window_s=-1.0, names=self._watches, reached=True)
             watch.counts = healthy
 
     def hint(self, name: str) -> None:
-        """Take in that a client's packet to a backend was refused (ECONNREFUSED): probe it now, not after the interval.
+        """Probe a backend now, because a client's packet to it was refused (ECONNREFUSED).
 
-        At most once a second for each backend, and not while it is unhealthy or being probed: whatever clients send
-        causes no more than that.
+        At most once a second for each backend, and not while it is unhealthy or a probe is running: an attacker who
+        sends many packets causes no more probes than that.
         """
         watch = self._watches.get(name)
         if watch is not None and watch.note_refusal(self._pace.now()):
@@ -180,7 +196,7 @@ class HealthMonitor:
             self._restart(name, watch)
 
     async def stop(self) -> None:
-        """Stop probing; return when no probe is under way."""
+        """Stop probing. Return when no probe is running."""
         self._started = False
         for watch in self._watches.values():
             watch.cancel()
@@ -189,11 +205,11 @@ class HealthMonitor:
     def _restart(self, name: str, watch: Watch) -> None:
         watch.cancel()
         if self._started:
-            watch.task = asyncio.create_task(self._keep_watch(name, watch), name=f"health of {name}")
+            watch.task = asyncio.create_task(self._follow(name, watch), name=f"health of {name}")
             self._tasks.add(watch.task)
             watch.task.add_done_callback(self._tasks.discard)
 
-    async def _keep_watch(self, name: str, watch: Watch) -> None:
+    async def _follow(self, name: str, watch: Watch) -> None:
         while True:
             began_s = self._pace.now()
             async with self._slots:
@@ -202,59 +218,56 @@ class HealthMonitor:
             if result.final:
                 return
             watch.resting = True
-            await self._pace.rest(began_s, self._settings.interval)
+            await self._pace.rest(began_s, self._config.interval_s)
             watch.resting = False
 
     async def _ask(self, name: str, target: Target) -> ProbeResult:
         try:
-            return await self._probe(target, self._settings.timeout)
+            return await self._probe(target, self._config.timeout_s)
         except Exception as error:
             log.exception("probe failed", extra={"backend": name})
             own = own_error(error)
             return ProbeResult(ok=False, detail=f"the probe itself failed: {error!r}", error=own, void=bool(own))
 
     def _take(self, name: str, watch: Watch, result: ProbeResult) -> None:
-        settings, now_s = self._settings, self._pace.now()
+        """Apply the result of a probe: weigh it against real traffic, judge, and report what has changed."""
+        config, now_s = self._config, self._pace.now()
         self.own_errors.take(name, result.error, result.detail)
         if not result.error:
             self.probes_ok += result.ok
             self.probes_failed += not result.ok
-        since_s = now_s - settings.turn_s - _COUNTS_LATE_S
+        since_s = now_s - config.longest_turn_s - _COUNTS_LATE_S
         result = watch.weigh(result, self._traffic(name), now_s, since_s)
         watch.detail = result.detail
         if result.void:
             return
         watch.judged = True
-        self._note_finding(name, watch, result.finding)
+        _note_finding(name, watch, result.finding)
         results = watch.judgement.take(
             result.ok,
-            rise=settings.rise,
-            fall=settings.fall,
+            rise=config.rise,
+            fall=config.fall,
             doubtful=result.doubtful,
             certain=bool(result.finding) or (result.refused and watch.was_refused(now_s)),
         )
-        was_failing = self._fleet.failing
+        was_retaining = self._fleet.is_retaining
         if results:
-            watch.turned(self._unix_time())
+            watch.note_change()
+            window_s = config.longest_round_s if config.all_failing == "keep" else -1.0
             self._fleet.take(
-                name,
-                result.ok,
-                at_s=now_s,
-                window_s=settings.round_s if settings.all_failing == "keep" else -1.0,
-                everybody=self._watches,
-                reached=result.reached,
+                name, result.ok, at_s=now_s, window_s=window_s, names=self._watches, reached=result.reached
             )
         released = self._fleet.release(now_s)
         if released or results:
-            alone = not (released or was_failing or self._fleet.failing)
+            is_alone = not (released or was_retaining or self._fleet.is_retaining)
             detail = f"{result.detail}; {results} times in a row" if results > 1 else result.detail
-            self._tell(name, detail, {name: watch} if alone else self._watches)
-            self._tell_of_fleet(was_failing)
+            self._report(name, detail, {name: watch} if is_alone else self._watches)
+            self._log_retention(was_retaining)
 
-    def _tell(self, name: str, detail: str, concerned: Mapping[str, Watch]) -> None:
-        """Tell of every backend that counts otherwise than before. detail: of the one that was probed last.
+    def _report(self, name: str, detail: str, concerned: Mapping[str, Watch]) -> None:
+        """Call the listener for every backend that counts otherwise than before. detail: of the last probe, of name.
 
-        concerned: those whose counting can have changed; all of them only where the fleet is held or released.
+        concerned: the backends that can be affected; all of them only if backends were retained or released.
         """
         for other, watch in concerned.items():
             counts = self._fleet.counts_as_healthy(other)
@@ -264,23 +277,23 @@ class HealthMonitor:
             try:
                 self._on_change(other, counts, detail if other == name else watch.detail)
             except Exception:
-                log.exception("cannot tell of a change of health", extra={"backend": other})
+                log.exception("cannot report a change of health", extra={"backend": other})
 
-    def _tell_of_fleet(self, was_failing: bool) -> None:
-        if self._fleet.failing and not was_failing:
+    def _log_retention(self, was_retaining: bool) -> None:
+        if self._fleet.is_retaining and not was_retaining:
+            never = "; none has succeeded since the start: do the servers answer this health.probe?"
             log.warning(
-                "all probes fail: taken for this node's own fault; routing stays as it was (health.all_failing)%s",
-                ""
-                if self.probes_ok
-                else "; none has succeeded since the start: do the servers answer this health.probe?",
+                "all probes fail: probably this node's own fault; backends are retained (health.all_failing)%s",
+                "" if self.probes_ok else never,
             )
-        elif was_failing and not self._fleet.failing:
+        elif was_retaining and not self._fleet.is_retaining:
             log.info("probes succeed again: every verdict applies")
 
-    def _note_finding(self, name: str, watch: Watch, finding: str) -> None:
-        """Log a finding when it appears or is another one, and when it has gone."""
-        if finding and not watch.finding:
-            log.warning("backend is set up wrongly", extra={"backend": name, "finding": finding})
-        elif watch.finding and not finding:
-            log.info("backend is set up rightly again", extra={"backend": name})
-        watch.finding = finding
+
+def _note_finding(name: str, watch: Watch, finding: str) -> None:
+    """Store a finding. Log it when it appears and when it has gone."""
+    if finding and not watch.finding:
+        log.warning("backend configuration is wrong", extra={"backend": name, "finding": finding})
+    elif watch.finding and not finding:
+        log.info("backend configuration ok", extra={"backend": name})
+    watch.finding = finding

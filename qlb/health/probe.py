@@ -1,4 +1,4 @@
-"""What a probe asks of a backend, and what it finds."""
+"""The input and the result of a probe."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from qlb.cid.params import RESERVED_CONFIG_ID
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """All that decoding a server's connection ID takes.
+    """Everything that decoding a server's connection ID requires.
 
-    codecs: by config ID. owners: (config ID, server ID) → the name of the backend that has it.
+    codecs: by config ID. owners: (config ID, server ID) → the name of the backend that has this server ID.
     """
 
     codecs: Mapping[int, CidCodec] = field(default_factory=dict)
@@ -22,9 +22,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One backend. alpn, server_name: what a client offers and asks for in the handshake.
+    """One backend as a probe sees it. alpn: protocols that the probe offers. server_name: host name for TLS SNI.
 
-    server_ids: config ID → its own server IDs; none for a server that does not speak QUIC-LB. Targets are equal where
+    server_ids: config ID → the backend's own server IDs; empty for a server without QUIC-LB. Two targets are equal if
     they ask the same of the same server.
     """
 
@@ -36,9 +36,9 @@ class Target:
     server_name: str = ""
 
     def mismatch(self, cid: bytes) -> str:
-        """Say why packets with a connection ID of this server's would not come back to it; "" where they do.
+        """Return why packets with this connection ID would not reach the backend; "" if they would.
 
-        cid: as the server issues it, 0 to 20 octets, first octet included.
+        cid: as the server issued it, 0 to 20 octets, with the first octet.
         """
         shown, expected = cid.hex() or "(empty)", self._expected()
         if not cid:
@@ -46,7 +46,7 @@ class Target:
         config_id = cid[0] >> 5
         codec = self.pool.codecs.get(config_id)
         if config_id == RESERVED_CONFIG_ID:
-            return f"its connection ID {shown} is of the reserved config 7: the server has no configuration"
+            return f"its connection ID {shown} is of the reserved config 7: the server has no CID config"
         if codec is None:
             return f"its connection ID {shown} carries config ID {config_id}, which is not configured here"
         server_id = codec.decode(cid)
@@ -70,15 +70,15 @@ class Target:
 
 
 class ProbeResult(NamedTuple):
-    """What one probe found.
+    """The result of one probe.
 
-    detail: one sentence for people. final: nothing that happens can change this, so do not ask again.
+    detail: one sentence for operators. final: the result cannot change, so the monitor does not probe again.
     doubtful: it may be chance (a packet can be lost), so it counts only in a row with others.
-    reached: the backend has answered, or its host has: whatever is wrong is not this node's network.
-    finding: the backend answers and is set up wrongly; what was expected and what was seen. It decides at once.
-    refused: its host has answered that nothing listens there (ECONNREFUSED).
-    silent: nothing came back, which proves little of servers that never answer this kind of probe.
-    error: the name of this node's own error that ended the probe. void: no result; the verdict stays as it is.
+    reached: the backend or its host has answered, so this node's network works.
+    finding: the backend answers with wrong connection IDs: the expected and the actual value. It decides at once.
+    refused: the host has answered that no process listens at the address (ECONNREFUSED).
+    silent: no answer came. This proves little about a server that never answers this kind of probe.
+    error: the name of this node's own error that ended the probe. void: no result; the verdict does not change.
     """
 
     ok: bool
@@ -94,4 +94,4 @@ class ProbeResult(NamedTuple):
 
 
 Probe = Callable[[Target, float], Awaitable[ProbeResult]]
-"""Ask a backend once: (target, timeout_s) → result. It ends within timeout_s and leaves nothing open."""
+"""Probe a backend once: (target, timeout_s) → result. It ends within timeout_s and closes everything it opened."""

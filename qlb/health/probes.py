@@ -1,6 +1,7 @@
-"""The probes of this release, by the names that ``health.probe`` takes.
+"""The table of probes, by the names that ``health.probe`` accepts.
 
-A new probe is one module and one row here. Its module is imported only if it is chosen.
+To add a probe, write a module and add one row here. The module is imported only if the configuration selects it. The
+table is apart from probe.py because the modules of the probes import that one.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from qlb.health.probe import Probe, ProbeResult, Target
 
 
 class ProbeRow(NamedTuple):
-    """Where a probe is: a module and the name of the coroutine function in it. extra: what pip must install for it."""
+    """The place of a probe: a module and a coroutine function in it. extra: the extra that pip must install for it."""
 
     module: str
     function: str
@@ -33,13 +34,13 @@ PROBES: Final[Mapping[str, ProbeRow]] = MappingProxyType(
 def find_probe(name: str) -> Probe:
     """Import a probe.
 
-    Raises ConfigError where this release has no probe of that name, saying what there is instead, and where what the
-    probe is made with is not installed.
+    Raises ConfigError if this release has no probe of that name (the text lists the known ones), or if a library that
+    the probe needs is not installed.
     """
     row = PROBES.get(name)
     if row is None:
         known = ", ".join(PROBES)
-        raise ConfigError(f"health.probe: this release has no probe {name}; there is: {known}")
+        raise ConfigError(f"health.probe: this release has no probe {name}; known probes: {known}")
     try:
         module = importlib.import_module(row.module)
     except ImportError as error:
@@ -49,6 +50,6 @@ def find_probe(name: str) -> Probe:
     return cast(Probe, getattr(module, row.function))
 
 
-async def assume_healthy(target: Target, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (a Probe)
-    """Send nothing, and take every backend for healthy."""
+async def assume_healthy(target: Target, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (the signature of a Probe)
+    """Send nothing and report the backend as healthy."""
     return ProbeResult(ok=True, detail="not probed: health.probe is none", final=True)

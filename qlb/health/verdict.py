@@ -1,8 +1,8 @@
-"""Whether a backend counts as healthy, from the results of its probes alone: no clock, no socket.
+"""The rules by which results of probes become verdicts. Nothing here reads a clock or opens a socket.
 
-Until the first result a backend is taken to be what it was, at first healthy; that result decides alone,
-unless it is doubtful. Afterwards only enough results in a row turn it, so that one lost packet moves no
-connections; but what is certain (a connection ID that leads elsewhere) is never chance.
+A backend counts as healthy until its first result. That result decides alone, unless it is doubtful. After that, only
+enough results in a row change the verdict, so that one lost packet moves no connections. A certain result (a connection
+ID that leads elsewhere) is never chance and decides at once.
 """
 
 import errno
@@ -13,22 +13,22 @@ from typing import Final, NamedTuple
 
 
 class Judgement:
-    """What is held of one backend."""
+    """The verdict on one backend."""
 
     __slots__ = ("_decided", "_streak", "healthy")
 
     def __init__(self) -> None:
-        """Take it for healthy until the first result."""
+        """Assume that the backend is healthy until the first result."""
         self.healthy = True
         self._decided = False
         self._streak = 0
 
     def begin_anew(self) -> None:
-        """Let the next result decide alone: the earlier ones were found in another way or somewhere else."""
+        """Let the next result decide alone: the earlier ones came from another kind of probe or another address."""
         self._decided, self._streak = False, 0
 
     def take(self, ok: bool, *, rise: int, fall: int, doubtful: bool = False, certain: bool = False) -> int:
-        """Take in one result. Returns how many in a row have turned the judgement now; 0 = it stands.
+        """Apply one result. Return how many results in a row have just changed the verdict; 0 = it is unchanged.
 
         rise: good results in a row that make it healthy. fall: bad ones that make it unhealthy.
         doubtful: this result never decides alone. certain: it always does.
@@ -46,63 +46,68 @@ class Judgement:
 
 
 class Fleet:
-    """The verdicts on all backends, and which of them count. Times: seconds of one clock."""
+    """The verdicts on all backends, and the backends that are retained against their verdict.
+
+    When all backends have failed within one round of probes, this node may be the cause. Those whose failure may be
+    this node's fault are then retained: they count as healthy. Once a backend is healthy again, the others are retained
+    for one more round. Times are seconds of one clock.
+    """
 
     def __init__(self) -> None:
-        """Everybody counts as healthy until a verdict."""
+        """Start without any verdict: every backend counts as healthy."""
         self._down: dict[str, tuple[float, bool]] = {}
         """Unhealthy backends: since when, and whether the fault can be this node's."""
-        self._held: dict[str, float] = {}
-        """Backends that count as healthy against their verdict: until when, once another is healthy again."""
+        self._retained: dict[str, float] = {}
+        """Retained backends: until when. Infinity until a backend is healthy again."""
         self._first_over_s = float("inf")
-        """No held backend's time is over before this."""
+        """The earliest end in _retained."""
 
     @property
-    def failing(self) -> bool:
-        """Whether some backends are held."""
-        return bool(self._held)
+    def is_retaining(self) -> bool:
+        """True while some backends are retained."""
+        return bool(self._retained)
 
     def counts_as_healthy(self, name: str) -> bool:
-        """Say whether new connections may go to a backend."""
-        return name not in self._down or name in self._held
+        """Return whether new connections may go to a backend."""
+        return name not in self._down or name in self._retained
 
     def take(
-        self, name: str, healthy: bool, *, at_s: float, window_s: float, everybody: Iterable[str], reached: bool
+        self, name: str, healthy: bool, *, at_s: float, window_s: float, names: Iterable[str], reached: bool
     ) -> None:
-        """Take in a verdict on one backend.
+        """Apply a verdict on one backend.
 
-        window_s: how long one round of verdicts can take. everybody: all backends. reached: the backend or its host
-        has answered. With a window below 0 nobody is ever held.
+        window_s: the longest time that one round of verdicts takes. With a window below 0, no backend is retained.
+        names: all backends. reached: the backend or its host has answered.
         """
         if healthy:
             self._down.pop(name, None)
-            self._held.pop(name, None)
-            self._held = {held: min(until_s, at_s + window_s) for held, until_s in self._held.items()}
-            self._first_over_s = min(self._held.values(), default=float("inf"))
+            self._retained.pop(name, None)
+            self._retained = {one: min(until_s, at_s + window_s) for one, until_s in self._retained.items()}
+            self._first_over_s = min(self._retained.values(), default=float("inf"))
             return
         self._down[name] = (at_s, not reached)
-        if all(one in self._down for one in everybody):
-            self._held |= {
+        if all(one in self._down for one in names):
+            self._retained |= {
                 one: float("inf")
                 for one, (since_s, own_fault) in self._down.items()
                 if own_fault and since_s >= at_s - window_s
             }
 
     def release(self, at_s: float) -> bool:
-        """Let go of those whose time is over; return whether there were any."""
+        """Release the retained backends whose time is over. Return whether there were any."""
         if at_s < self._first_over_s:
-            return False  # asked after every probe: thousands of times a second
-        over = [held for held, until_s in self._held.items() if until_s <= at_s]
-        for held in over:
-            del self._held[held]
-        self._first_over_s = min(self._held.values(), default=float("inf"))
+            return False  # called after every probe: thousands of times a second
+        over = [one for one, until_s in self._retained.items() if until_s <= at_s]
+        for one in over:
+            del self._retained[one]
+        self._first_over_s = min(self._retained.values(), default=float("inf"))
         return bool(over)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop backends that have left."""
+        """Remove backends that have left."""
         for name in names:
             self._down.pop(name, None)
-            self._held.pop(name, None)
+            self._retained.pop(name, None)
 
 
 log = logging.getLogger("qlb.health")
@@ -118,14 +123,14 @@ OWN_ERRORS: Final = frozenset(
         errno.ENOSPC,  # the event loop may watch no more sockets
     ]
 )
-"""Errors of a probe's socket that are this node's fault whatever the backend does."""
+"""Errors of a probe's socket that are this node's fault, whatever the backend does."""
 NOT_PERMITTED: Final = "EPERM"
-"""A local firewall rule, or a full connection tracking table. A rule may stop clients' packets to one backend too, so
-this error does count as a failed probe, unless clients' packets are answered."""
+"""A local firewall rule, or a full connection tracking table. A rule may block clients' packets to one backend too.
+Therefore this error counts as a failed probe, unless the backend answers clients."""
 
 
 def own_error(error: BaseException) -> str:
-    """Return the name of an error that this node, not the backend, is the cause of; "" for any other."""
+    """Return the name of an error that this node, not the backend, has caused; "" for any other error."""
     if isinstance(error, MemoryError):
         return errno.errorcode[errno.ENOMEM]
     if isinstance(error, PermissionError) and error.errno == errno.EPERM:
@@ -135,9 +140,9 @@ def own_error(error: BaseException) -> str:
 
 
 class Exchange(NamedTuple):
-    """Packets of one backend since the start: forwarded to it, and returned by it.
+    """The packets of one backend since the start: forwarded to it and returned by it.
 
-    counted_at_s: when they were counted; the same for as long as they were not counted again.
+    counted_at_s: when they were counted. Two exchanges with the same time come from the same count.
     """
 
     forwarded: int = 0
@@ -146,21 +151,21 @@ class Exchange(NamedTuple):
 
 
 class TrafficEvidence:
-    """Answers of one backend to clients."""
+    """The answers of one backend to clients."""
 
     __slots__ = ("_answered_s", "_seen", "is_new", "was_asked")
 
     def __init__(self, seen: Exchange) -> None:
-        """seen: the counts until now; only what comes on top of them is evidence."""
+        """seen: the counts until now. Only later packets are evidence."""
         self._seen = seen
         self._answered_s = float("-inf")
         self.is_new = False
-        """Whether the last note had other counts than the one before it."""
+        """True if the last call of note() had newer counts than the one before."""
         self.was_asked = False
-        """Whether a packet has gone to the backend between those."""
+        """True if a packet was sent to the backend between these two counts."""
 
     def note(self, seen: Exchange, now_s: float) -> None:
-        """Take in the counts of now."""
+        """Store the present counts."""
         self.is_new = seen.counted_at_s != self._seen.counted_at_s
         self.was_asked = seen.forwarded > self._seen.forwarded
         if seen.returned > self._seen.returned:
@@ -168,15 +173,15 @@ class TrafficEvidence:
         self._seen = seen
 
     def has_answered(self, since_s: float) -> bool:
-        """Return whether the backend was seen to answer since then."""
+        """Return whether the backend was seen to answer a client at since_s or later."""
         return self._answered_s >= since_s
 
 
 class OwnErrors:
-    """Probes that this node could not send: how many, and whether that is so now. Each kind is logged once."""
+    """Probes that this node could not send: their number, and the errors that occur now. Each kind is logged once."""
 
     def __init__(self) -> None:
-        """There were none."""
+        """Start without errors."""
         self._counts: Counter[str] = Counter()
         self._now: dict[str, str] = {}
         """Backend name → the error of its last probe."""
@@ -204,5 +209,5 @@ class OwnErrors:
         self._now[name] = error
 
     def forget(self, name: str) -> None:
-        """Drop a backend that has left."""
+        """Remove a backend that has left."""
         self._now.pop(name, None)

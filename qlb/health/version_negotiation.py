@@ -1,7 +1,7 @@
-"""The probe ``quic``: a packet of a version that nobody speaks, which every QUIC server answers and forgets.
+"""The probe ``quic``: one packet of a version that does not exist. A QUIC server answers it and stores nothing.
 
-Each probe has its own connected socket and fresh connection IDs, so that only an answer to this very packet
-counts, from the address that it was sent to. All else is ignored until the time is over.
+Each probe has its own connected socket and fresh connection IDs. So only an answer to this packet counts, from the
+address to which it was sent. All other datagrams are ignored until the timeout.
 
 Spec: RFC 8999, section 6; RFC 9000, sections 5.2.2 and 6.
 """
@@ -19,13 +19,13 @@ from qlb.wire.negotiation import PROBE_VERSION, build_probe, parse_version_negot
 from qlb.wire.versions import version_name
 
 _CID_BYTES: Final = 8
-"""The shortest first destination connection ID (RFC 9000, section 7.2); 64 bits that nobody off the path guesses."""
+"""The shortest first destination connection ID (RFC 9000, section 7.2). An attacker off the path cannot guess it."""
 
 _VERSIONS_SHOWN: Final = 4
 
 
 class _Exchange(asyncio.DatagramProtocol):
-    """One question and the wait for its answer."""
+    """One packet and the wait for its answer."""
 
     def __init__(self, endpoint: Endpoint, dcid: bytes, scid: bytes) -> None:
         self.verdict: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
@@ -39,7 +39,7 @@ class _Exchange(asyncio.DatagramProtocol):
         self._transport = transport
 
     def end(self) -> None:
-        """Close the socket. Known here, not to the caller: a task can be cancelled while it waits for its transport."""
+        """Close the socket. The caller may not have it: its task can be cancelled while it waits for the transport."""
         if self._transport is not None:
             self._transport.close()
 
@@ -56,9 +56,9 @@ class _Exchange(asyncio.DatagramProtocol):
         self._decide(failure(self._endpoint, exc))
 
     def _answered(self, datagram: bytes) -> tuple[int, ...]:
-        """Return the versions of an answer to our packet; none where it answers something else.
+        """Return the versions of an answer to our packet; none if the datagram is no such answer.
 
-        An answer that lists the version that we sent is not to be believed (RFC 9000, section 6.2).
+        An answer that lists the version of our own packet must be ignored (RFC 9000, section 6.2).
         """
         found = parse_version_negotiation(datagram)
         if found is None or found[:2] != (self._scid, self._dcid) or PROBE_VERSION in found[2]:
@@ -71,7 +71,7 @@ class _Exchange(asyncio.DatagramProtocol):
 
 
 async def probe_version_negotiation(target: Target, timeout_s: float) -> ProbeResult:
-    """Ask a server which versions it speaks."""
+    """Send one packet of an unknown version and wait for the server's Version Negotiation."""
     endpoint = target.endpoint
     dcid, scid = os.urandom(_CID_BYTES), os.urandom(_CID_BYTES)
     exchange = _Exchange(endpoint, dcid, scid)
@@ -90,9 +90,9 @@ async def probe_version_negotiation(target: Target, timeout_s: float) -> ProbeRe
 
 
 def connected(endpoint: Endpoint) -> socket.socket:
-    """Open a socket to an address. Not left to the loop: uvloop leaks the socket where connect() fails.
+    """Open a socket to an address. The event loop does not do this, because uvloop leaks the socket if connect() fails.
 
-    Raises OSError; ENODEV if the interface of a link-local address is not there.
+    Raises OSError; ENODEV if the interface of a link-local address does not exist.
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -118,7 +118,7 @@ def failure(endpoint: Endpoint, error: Exception) -> ProbeResult:
 
 
 def _scoped(endpoint: Endpoint) -> tuple[str, int, int, int]:
-    """Return a link-local address as connect() takes it: the interface by its number."""
+    """Return a link-local address as connect() expects it: the interface as a number."""
     host, _, scope = endpoint.host.partition("%")
     try:
         return host, endpoint.port, 0, int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
@@ -127,7 +127,7 @@ def _scoped(endpoint: Endpoint) -> tuple[str, int, int, int]:
 
 
 def explain_error(endpoint: Endpoint, error: Exception) -> str:
-    """Say why the operating system did not deliver a packet."""
+    """Return why the operating system did not deliver a packet."""
     if isinstance(error, ConnectionRefusedError):
         return f"connection refused (ECONNREFUSED): nothing listens on UDP {endpoint}"
     return f"UDP {endpoint} cannot be reached: {error}"
@@ -135,4 +135,4 @@ def explain_error(endpoint: Endpoint, error: Exception) -> str:
 
 def _silence(endpoint: Endpoint, timeout_s: float, ignored: int) -> str:
     text = f"no answer from UDP {endpoint} within {timeout_s:g} s"
-    return f"{text}; {ignored} datagrams came that were none" if ignored else text
+    return f"{text}; {ignored} other datagrams came" if ignored else text

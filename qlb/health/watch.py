@@ -1,53 +1,42 @@
-"""One backend under watch: its verdict, its task, and how real traffic weighs against its probes."""
+"""The state of one monitored backend: its verdict, its task, and how its real traffic changes the results of probes."""
 
 import asyncio
-from typing import Final, NamedTuple
+from typing import Final
 
 from qlb.health.probe import ProbeResult, Target
 from qlb.health.verdict import Exchange, Judgement, TrafficEvidence
 
 HINT_PAUSE_S: Final = 1.0
-"""From one probe of a backend that a refusal has brought forward to the next: all that refused packets can cause."""
+"""The least time between two early probes of a backend: refused packets of clients cause no more than that."""
 REFUSAL_VALID_S: Final = 3.0
-"""How long a refusal of real traffic confirms the refusal of a probe."""
-
-
-class BackendHealth(NamedTuple):
-    """What is known of a backend. healthy: the probes' verdict. detail: of the last probe.
-
-    changed_at: Unix seconds; when the verdict became so. finding: what is wrong with how the backend is set up, or "".
-    """
-
-    healthy: bool
-    detail: str
-    changed_at: float
-    finding: str = ""
+"""How long a refused packet of a client confirms the refusal of a probe."""
 
 
 class Watch:
-    """What the monitor keeps of one backend."""
+    """The monitor's state of one backend."""
 
-    def __init__(self, target: Target, now: float, seen: Exchange) -> None:
-        """now: Unix seconds. seen: its packets until now."""
+    def __init__(self, target: Target, seen: Exchange) -> None:
+        """seen: the backend's packets until now."""
         self.target = target
         self.counts = True
+        """The last report to the listener: whether the backend counts as healthy."""
         self.judgement = Judgement()
         self.judged = False
+        """True if the verdict comes from a probe, not from the assumption at the start."""
         self.detail = "not probed yet: taken to be healthy"
         self.finding = ""
-        self.changed_at = now
         self.task: asyncio.Task[None] | None = None
         self.resting = False
-        """Whether its task waits for the next probe."""
+        """True while its task waits for the next probe."""
         self._evidence = TrafficEvidence(seen)
         self._answers_probes = False
-        """Whether it has ever answered a probe of this kind."""
+        """True if it has ever answered a probe of this kind."""
         self._lives_by_traffic = False
-        """Whether its answers to clients were a good result, and it was not unhealthy since."""
+        """True if its answers to clients were a good result and it was not unhealthy since."""
         self._hinted_s = self._refused_s = float("-inf")
 
     def begin_anew(self) -> None:
-        """Let the next result decide alone: the earlier ones were found in another way or somewhere else."""
+        """Let the next result decide alone: the earlier ones came from another kind of probe or another address."""
         self.judgement.begin_anew()
         self._answers_probes = self._lives_by_traffic = False
 
@@ -58,13 +47,12 @@ class Watch:
             self.task.cancel()
             self.task = None
 
-    def turned(self, now: float) -> None:
-        """Note that the verdict has changed. now: Unix seconds."""
-        self.changed_at = now
+    def note_change(self) -> None:
+        """Note that the verdict has changed."""
         self._lives_by_traffic &= self.judgement.healthy
 
     def note_refusal(self, now_s: float) -> bool:
-        """Note that real traffic was refused; return whether to probe at once."""
+        """Note that a client's packet was refused. Return whether to probe at once."""
         if not self.judgement.healthy:
             return False
         self._refused_s = now_s
@@ -74,13 +62,15 @@ class Watch:
         return True
 
     def was_refused(self, now_s: float) -> bool:
-        """Return whether real traffic was refused a moment ago."""
+        """Return whether a client's packet was refused within the last REFUSAL_VALID_S seconds."""
         return now_s - self._refused_s <= REFUSAL_VALID_S
 
     def weigh(self, result: ProbeResult, seen: Exchange, now_s: float, since_s: float) -> ProbeResult:
-        """Return the result that counts: the probe's, or another one if real traffic shows more.
+        """Return the result that counts: the probe's, or another one if real traffic proves more.
 
-        seen: packets until now. since_s: from when on answers to clients count.
+        Real traffic decides only for a server that has never answered a probe of this kind, and only about silence.
+        A refusal or a finding of the probe always counts. seen: packets until now. since_s: earlier answers to clients
+        do not count.
         """
         self._evidence.note(seen, now_s)
         self._answers_probes |= result.ok

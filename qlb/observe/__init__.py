@@ -1,1 +1,1 @@
-"""Floor 3: what people see of a running daemon: metrics, status, logs."""
+"""Floor 3: the views of a running daemon: metrics, status, notices and logs."""

@@ -1,6 +1,6 @@
-"""A reading: every figure of a daemon at one moment, as plain data. The supervisor takes it.
+"""A reading: every figure of a daemon at one moment, as plain data. The supervisor takes readings.
 
-Times that end in _s are seconds. A last_seen_s is the time since the last packet, None if there was none.
+Times whose names end in _s are seconds. last_seen_s is the time since the last packet, None if there was none.
 """
 
 from collections.abc import Mapping
@@ -8,23 +8,27 @@ from dataclasses import dataclass, field
 from typing import Final
 
 ROTATION_PHASES: Final = ("idle", "staged", "retiring", "done")
-"""No rotation; a new configuration is decoded, not issued from; an old one is not issued from any more; it may go."""
+"""No rotation; the new CID config is decoded but not used for new IDs; the old one is not used for new IDs any more;
+the old one can be removed."""
 REMOVED: Final = "removed"
-"""The state of a backend that has left the configuration; its counts stay, so that sums hold."""
+"""The state of a backend that has left the configuration. Its counts stay, so that the sums are exact."""
 REMOVED_ROW: Final = "(removed)"
-"""Stands in place of a name for all the backends whose rows were folded into one. No backend can have this name."""
+"""The name of the row that sums all backends whose rows were folded. No backend can have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendReading:
-    """One backend. state: ``active``, ``draining``, or ``removed`` where only its counts are left.
+    """One backend. state: ``active``, ``draining``, or ``removed`` if only its counts are left.
 
-    detail: what the last probe found. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
-    drained: it is draining, and no packet has gone to it for drain.quiet_period. healthy: the probes' verdict.
-    fallback_share: of new connections, 0 to 1. finding: what a probe has found to be wrong with how the backend is set
-    up, "" for nothing. source: of discovery; None where it is the configuration's own. without_ids: it has server IDs,
-    and although packets keep going to it, none was routed by its ID. excluded: why it gets no packets at all, "" where
-    it takes part.
+    healthy, detail: the probes' verdict, and the result of the last probe in words. finding: what is wrong with its
+    connection IDs, "" if nothing is. forwarded: packets by route (``cid``, ``flow``, ``fallback``).
+    drained: it is draining, and no packet has gone to it for drain.quiet_period. fallback_share: its share of new
+    connections, 0 to 1. source: the discovery source that found it; None if it is in the configuration.
+    without_ids: it has server IDs, packets go to it, and none was routed by its ID. excluded: why it gets no packets
+    at all, "" if it gets packets. leaving: it drains by itself, because the configuration on disk no longer has it and
+    is rejected as long as packets go to it.
+    send_errors: cause → refused calls to send to this backend, without causes that never occurred.
+    too_large_bytes: octets of the last datagram that was too large for the path to the backend; 0 = there was none.
     """
 
     name: str
@@ -43,17 +47,14 @@ class BackendReading:
     without_ids: bool = False
     source: str | None = None
     leaving: bool = False
-    """It drains by itself: the configuration on disk was refused as long as packets go to it."""
     send_errors: Mapping[str, int] = field(default_factory=dict)
-    """Cause → refused calls to send to this backend; causes that never occurred are left out."""
     too_large_bytes: int = 0
-    """Octets of the last datagram that was too large for the path to the backend; 0 = none was."""
     excluded: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CidConfigReading:
-    """One QUIC-LB configuration. packets: routed by an ID that decoded under it. fingerprint: CidParams.fingerprint."""
+    """One CID config. packets: routed by an ID that decoded under it. fingerprint: CidParams.fingerprint."""
 
     config_id: int
     algorithm: str
@@ -66,9 +67,10 @@ class CidConfigReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnconfiguredReading:
-    """A config ID that has no configuration here, and short headers whose IDs carry it all the same.
+    """A config ID without a CID config here, and the short headers whose IDs have this config ID.
 
-    sustained: such packets keep coming; a few may be anybody's. configured_before: this daemon once had it.
+    sustained: such packets arrive continually; a few of them prove nothing, because any host can send them.
+    configured_before: this daemon has had a CID config with this ID.
     """
 
     config_id: int
@@ -80,9 +82,9 @@ class UnconfiguredReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotationReading:
-    """Where the rotation of QUIC-LB configurations is, as this daemon sees it.
+    """The state of the rotation of CID configs, as this daemon sees it.
 
-    phase: ``idle``, ``staged``, ``retiring`` or ``done``. next_step: for people; "" when idle.
+    phase: ``idle``, ``staged``, ``retiring`` or ``done``. next_step: a text for the operator; "" when idle.
     """
 
     phase: str
@@ -93,10 +95,10 @@ class RotationReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReading:
-    """One source of backends. kind: ``dns``, ``kubernetes`` or ``file``. up: it was answered the last time.
+    """One source of backends. kind: ``dns``, ``kubernetes`` or ``file``. up: its last question was answered.
 
-    backends: that it has now. last_success_s: since it was answered; None for never. error: why not, the last time,
-    or "". remarks: on the last answer; what it lacks, and what was left out of it.
+    backends: their number now. last_success_s: the time since the last answer; None if there was none.
+    error: why the last question was not answered, or "". remarks: what the last answer lacks or what was omitted.
     """
 
     name: str
@@ -110,10 +112,10 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReading:
-    """One worker's slot, and the process in it.
+    """One worker's slot and the process in it.
 
-    heartbeat_age_s: since its plane last went round its loop, or since the process was put there. up_to_date: it goes
-    by the current configuration.
+    heartbeat_age_s: the time since its plane began a round of its loop, or since the process got the slot.
+    up_to_date: it has applied the current configuration.
     """
 
     index: int
@@ -125,12 +127,12 @@ class WorkerReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerReading:
-    """One service address, all workers' sockets on it together.
+    """One service address, with all workers' sockets on it.
 
-    kernel_dropped: datagrams that the system dropped before a worker could receive them, since their queues
-    were full: in no other figure. None where the system does not tell. receive_buffer_bytes, send_buffer_bytes: of
-    each socket, as granted by the system.
-    strangers: other processes' sockets on the same address, which get a part of the clients; 0 if they are allowed.
+    kernel_dropped: datagrams that the system dropped because a socket's receive queue was full. No other figure
+    includes them. None if the system does not count them. receive_buffer_bytes, send_buffer_bytes: of each socket, as
+    the system granted them. strangers: other processes' sockets on the same address, which receive a part of the
+    clients; 0 if they are allowed.
     """
 
     listen: str
@@ -142,10 +144,10 @@ class ListenerReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XdpReading:
-    """Faults of interfaces and routes that keep the XDP program's packets from backends.
+    """Faults of interfaces and routes that prevent the XDP program from sending packets to backends.
 
-    notices: sentences for an operator. detached_interfaces: how many of forwarding.interfaces lack the program.
-    refused_backends: how many lie behind an interface that accepts no packets from it.
+    notices: texts for the operator. detached_interfaces: the number of forwarding.interfaces without the program.
+    refused_backends: the number of backends behind an interface that accepts no packets from the program.
     """
 
     notices: tuple[str, ...] = ()
@@ -155,7 +157,7 @@ class XdpReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleReading:
-    """The last datagram that was dropped for one reason: its first octets, and how many it had in all."""
+    """The last datagram that was dropped for one reason: its first octets. length: of the whole datagram."""
 
     octets: bytes
     length: int
@@ -164,15 +166,18 @@ class SampleReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """All of it. taken_at, loaded_at: Unix seconds. outcomes: name → packets. dropped, unroutable: reason → packets.
-    samples: of drops, by reason. probes: result → how many. all_failing: all probes fail at once, and routing goes on
-    as if they did not. sessions_max: of all workers together; 0 where there are no ways back. without_ids: packets keep
-    coming, and none was routed by its ID.
+    """All figures of a daemon. taken_at, loaded_at: Unix seconds.
 
-    probe_errors: error → probes that this node could not send. probe_error: the error that it meets now, or "".
+    totals: value by name, for each row of TOTALS (qlb.routing.counters). outcomes: name → packets.
+    dropped, unroutable: reason → packets. samples: the last dropped datagram, by reason.
+    return_send_errors: cause → calls to send to clients that the system refused.
 
-    return_send_errors: cause → calls to send to clients that the system refused. icmp_forwarded, icmp_sent: of
-    direct return: ICMP errors about servers' packets passed on to them; messages to clients whose packets were too big.
+    reload_problems: why the last reload was rejected. reload_retry_s: the time until the daemon tries it again by
+    itself; None if it was not rejected, or is tried again only when the file changes.
+
+    probes: result → number of probes. probe_errors: error → probes that this node could not send. probe_error: the
+    error that prevents probes now, or "". all_failing: all probes fail at once, and backends are retained.
+    without_ids: packets arrive continually, and none was routed by its ID. xdp: None on other planes.
     """
 
     version: str
@@ -187,30 +192,15 @@ class Reading:
     loaded_at: float
     last_reload_ok: bool
     reload_problems: tuple[str, ...] = ()
-    """Why the last reload was refused."""
     reload_retry_s: float | None = None
-    """Until it is tried again by itself; None where only a changed file makes it be tried, or it was not refused."""
     backends: tuple[BackendReading, ...]
     cid_configs: tuple[CidConfigReading, ...]
+    totals: Mapping[str, int]
     outcomes: Mapping[str, int]
-    received_packets: int
-    received_bytes: int
     dropped: Mapping[str, int]
     unroutable: Mapping[str, int]
-    return_dropped: int
-    return_overflowed: int
     return_send_errors: Mapping[str, int]
-    icmp_forwarded: int
-    icmp_sent: int
-    sessions: int
-    sessions_evicted: int
-    sessions_max: int
     workers: tuple[WorkerReading, ...]
-    worker_restarts: int
-    sessions_protected: int = 0
-    sessions_reopened: int = 0
-    return_pauses: int = 0
-    worker_hangs: int = 0
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
     probe_errors: Mapping[str, int] = field(default_factory=dict)
@@ -221,4 +211,3 @@ class Reading:
     rotation: RotationReading = RotationReading(phase="idle")
     discovery: tuple[SourceReading, ...] = ()
     xdp: XdpReading | None = None
-    """None on other planes."""

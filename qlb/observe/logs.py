@@ -1,7 +1,7 @@
-"""Logging: what the daemon writes to stderr, a line an event, for people or for programs.
+"""Logging: one line on stderr for each event, as text or as JSON.
 
-Code says ``log.info("what happened", extra={"backend": name})``; the extra fields become ``key=value`` in text
-and keys in JSON. Lines of one kind that come too often are left out and counted. Packets are never logged.
+Code calls ``log.info("event", extra={"backend": name})``. The extra fields become ``key=value`` in text and keys in
+JSON. Lines of one kind that are too frequent are omitted and counted. Packets are never logged.
 """
 
 import json
@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from typing import Final, TextIO
 
 BURST: Final = 100
-"""Lines of one kind in a window; so many backends can change together and still all be named."""
+"""Lines of one kind in a window: up to this many backends can change together, and each still has its line."""
 WINDOW_S: Final = 10.0
 KINDS: Final = 1024
-"""Kinds that are remembered; the one that was begun first is forgotten first."""
+"""Kinds in memory. The kind with the oldest window is removed first."""
 
 _Kind = tuple[str, int, str]
 
@@ -34,11 +34,11 @@ class _Window:
 
 
 class RateLimit(logging.Filter):
-    """Suppresses repeats.
+    """A filter that suppresses repeated lines.
 
-    The last line that passes in a window says ``limited_for_s``: how long those like it will be suppressed at
-    most. The first that passes after it says ``suppressed``: how many were. What was suppressed of kinds that
-    are forgotten since is told by the next line of all, as ``suppressed_others``.
+    The last line of a kind that passes in a window has ``limited_for_s``: the longest time for which lines of its kind
+    will be suppressed. The first one that passes after it has ``suppressed``: the number of suppressed lines. Those of
+    kinds that were removed from memory are counted in ``suppressed_others`` of the next line of any kind.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RateLimit(logging.Filter):
         kinds: int = KINDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """burst: lines of a kind that pass in window_s seconds. kinds: how many are remembered. now: a clock."""
+        """burst: lines of a kind that pass in window_s seconds. kinds: the number of kinds in memory. now: a clock."""
         super().__init__()
         self._burst = burst
         self._window_s = window_s
@@ -60,7 +60,7 @@ class RateLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a line passes, and write on it what was left out."""
+        """Return whether a line passes. Add the number of suppressed lines to it."""
         with self._lock:
             now_s = self._now()
             window = self._window((record.name, record.levelno, str(record.msg)), now_s)
@@ -94,14 +94,14 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 _OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What the logging module itself puts into a record; all else is an extra field."""
+"""The attributes that the logging module itself sets on a record. Every other one is an extra field."""
 _NOT_PLAIN: Final = re.compile(r'[\s"=]')
 
 
 class TextFormat(logging.Formatter):
-    """``2026-11-22T22:18:00.123Z INFO qlb ready listen=127.0.0.1:4433``; a traceback follows, indented.
+    """The text format: ``2026-11-22T22:18:00.123Z INFO qlb ready listen=127.0.0.1:4433``, then an indented traceback.
 
-    Control characters are escaped, so that no text from outside can begin a line of its own.
+    Control characters are escaped, so that text from outside cannot begin a new line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -112,7 +112,7 @@ class TextFormat(logging.Formatter):
 
 
 class JsonFormat(logging.Formatter):
-    """One JSON object a line: ts, level, logger, event, the extra fields, and exception if there is one."""
+    """The JSON format: one object per line with ts, level, logger, event, the extra fields, and any exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -131,11 +131,11 @@ class JsonFormat(logging.Formatter):
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """The one handler of a process; its type tells it from handlers that others have installed."""
+    """The log handler of a process. Its type distinguishes it from handlers that other code has installed."""
 
 
-def configure(level: str, format: str) -> None:  # noqa: A002 (the configuration's name)
-    """Write everything from a level up to stderr; again at each reload, which replaces the earlier settings.
+def configure(level: str, format: str) -> None:  # noqa: A002 (the name in the configuration)
+    """Write lines of a level and above to stderr. Each reload calls this again and replaces the earlier settings.
 
     level: debug, info, warning or error. format: text or json.
     """

@@ -1,4 +1,7 @@
-"""What an operator should look at now, in words. /status, the page, `qlb status` and `qlb top` show the same list."""
+"""The notices of a reading: what needs an operator's attention now, in words.
+
+``/status`` contains them. The page, ``qlb status`` and ``qlb top`` show that list and have no texts of their own.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -10,14 +13,14 @@ WARNING: Final = "warning"
 INFO: Final = "info"
 
 _NAMED: Final = 5
-"""Backends that are named one by one in notices of one kind; the others are counted."""
+"""Backends that notices of one kind name one by one. The others are counted."""
 
 _LATE_S: Final = 2.0
-"""A heartbeat above this age is worth a look: all is well below 1.5 s."""
+"""The age of a heartbeat above which there is a notice. A worker that is not late stays below 1.5 s."""
 
 
 class Notice(NamedTuple):
-    """One thing to look at. level: error, warning or info. kind: a name for programs. text: for people."""
+    """One notice. level: error, warning or info. kind: a name for programs. text: for operators."""
 
     level: str
     kind: str
@@ -25,7 +28,7 @@ class Notice(NamedTuple):
 
 
 def notices(reading: Reading) -> list[Notice]:
-    """Return the notices of a reading, the gravest first."""
+    """Return the notices of a reading, the most severe first."""
     every = (
         *_reload(reading),
         *_workers(reading),
@@ -41,13 +44,13 @@ def notices(reading: Reading) -> list[Notice]:
 def _reload(reading: Reading) -> Iterator[Notice]:
     if not reading.last_reload_ok:
         retry_s = reading.reload_retry_s
-        again = "" if retry_s is None else f"; it is tried again in {retry_s:.0f} s"
-        text = f"the last reload was refused: what is on disk is not in force{again}; the log says why"
+        again = "" if retry_s is None else f"; the next try is in {retry_s:.0f} s"
+        text = f"the last reload was refused: the configuration on disk is not in force{again}; the log has the reasons"
         if not reading.reload_problems:
-            text = "a worker has not applied the last reload; the log says why"
+            text = "a worker has not applied the last reload; the log has the reason"
         yield Notice(ERROR, "reload_refused", text)
     found = [
-        f"{row.name} drains by itself: the configuration on disk waits until no packet goes to it"
+        f"{row.name} drains by itself: the reload of the configuration on disk waits until no packet goes to it"
         for row in reading.backends
         if row.leaving
     ]
@@ -58,22 +61,22 @@ def _workers(reading: Reading) -> Iterator[Notice]:
     for row in reading.workers:
         name = f"worker {row.index} (process {row.pid})"
         if not row.up_to_date:
-            yield Notice(ERROR, "worker_behind", f"{name} has not taken the current configuration yet")
+            yield Notice(ERROR, "worker_behind", f"{name} has not applied the current configuration yet")
         if row.heartbeat_age_s > _LATE_S:
-            text = f"{name} has not gone round its loop for {row.heartbeat_age_s:.1f} s"
+            text = f"{name} has not completed a round of its loop for {row.heartbeat_age_s:.1f} s"
             yield Notice(ERROR, "worker_silent", text)
     for listener in reading.listeners:
         if listener.strangers:
-            text = f"another process gets a part of the clients of {listener.listen}; the log names it"
+            text = f"another process receives a part of the clients of {listener.listen}; the log names it"
             yield Notice(ERROR, "address_shared", text)
 
 
 def _health(reading: Reading) -> Iterator[Notice]:
     if reading.all_failing:
-        text = "all probes fail at once: taken for this node's own fault; routing stays as it was, /readyz is 503"
+        text = "all probes fail at once, probably by this node's own fault: backends are retained, /readyz returns 503"
         yield Notice(ERROR, "all_probes_failing", text)
     if reading.probe_error:
-        text = f"this node cannot send probes ({reading.probe_error}): the verdicts on backends stay as they were"
+        text = f"this node cannot send probes ({reading.probe_error}): the verdicts on backends do not change"
         yield Notice(ERROR, "probes_not_sent", text)
     found = [f"{row.name}: {row.finding}" for row in reading.backends if row.finding]
     yield from _some(ERROR, "backend_finding", found, "more backends with findings")
@@ -89,7 +92,7 @@ def _xdp(reading: Reading) -> Iterator[Notice]:
 def _discovery(reading: Reading) -> Iterator[Notice]:
     for source in reading.discovery:
         if source.error:
-            text = f"source {source.name} of backends fails, and what it found before is retained: {source.error}"
+            text = f"source {source.name} of backends fails; the backends that it found before stay: {source.error}"
             yield Notice(ERROR, "discovery_failing", text)
         for remark in source.remarks:
             yield Notice(WARNING, "discovery_remark", f"source {source.name} of backends: {remark}")
@@ -98,13 +101,14 @@ def _discovery(reading: Reading) -> Iterator[Notice]:
 def _ids(reading: Reading) -> Iterator[Notice]:
     if reading.without_ids:
         text = (
-            "packets keep coming, and for a minute none had a QUIC-LB ID that decodes here: servers issue other IDs, "
-            "or have another key or other server IDs; their connections will break when a client's address changes"
+            "packets arrive continually, and for a minute none had a QUIC-LB ID that decodes here: the servers issue "
+            "other IDs, or have another key or other server IDs; connections break when a client's address changes"
         )
         yield Notice(WARNING, "no_cids", text)
     else:
         found = [
-            f"{row.name}: packets keep coming, and for a minute none had one of its QUIC-LB IDs: check which it issues"
+            f"{row.name}: packets arrive continually, and for a minute none had one of its QUIC-LB IDs: check which "
+            "IDs the server issues"
             for row in reading.backends
             if row.without_ids
         ]
@@ -112,7 +116,7 @@ def _ids(reading: Reading) -> Iterator[Notice]:
     for config in reading.unconfigured:
         if config.sustained:
             text = (
-                f"packets keep coming with config ID {config.config_id}, which is not configured here "
+                f"packets arrive continually with config ID {config.config_id}, which is not configured here "
                 f"({config.packets} so far)"
             )
             yield Notice(WARNING, "unconfigured_config_id", text)
@@ -126,6 +130,7 @@ def _rotation(reading: Reading) -> Iterator[Notice]:
 
 
 def _some(level: str, kind: str, texts: Sequence[str], others: str) -> Iterator[Notice]:
+    """Yield a notice for each of the first texts, and one with the number of the others."""
     for text in texts[:_NAMED]:
         yield Notice(level, kind, text)
     if len(texts) > _NAMED:

@@ -1,6 +1,6 @@
-"""The status of a daemon as plain data for JSON: what ``/status`` answers and ``qlb status --json`` prints.
+"""The status of a daemon as plain data for JSON, which ``/status`` returns and ``qlb status --json`` prints.
 
-Names and meanings are a contract. Nothing in it is secret. Durations end in _s; ``loaded_at`` is RFC 3339.
+Its names and their meanings are a contract. It contains no secret. Durations end in _s; ``loaded_at`` is RFC 3339.
 """
 
 from collections import Counter
@@ -19,13 +19,14 @@ from qlb.observe.figures import (
     XdpReading,
 )
 from qlb.observe.notices import notices
+from qlb.routing.counters import TOTALS
 
 _DECIMALS = 3
 _SHARE_DECIMALS = 6
 
 
 def build_status(reading: Reading) -> dict[str, object]:
-    """Return the status that a reading makes. Backends that have left are apart, under ``removed_backends``."""
+    """Return the status of a reading. Backends that have left are apart, under ``removed_backends``."""
     return {
         "version": reading.version,
         "ready": reading.ready,
@@ -59,23 +60,14 @@ def build_status(reading: Reading) -> dict[str, object]:
         ],
         "rotation": _rotation(reading.rotation),
         "outcomes": dict(reading.outcomes),
-        "received_packets": reading.received_packets,
-        "received_bytes": reading.received_bytes,
-        "return_dropped_packets": reading.return_dropped,
-        "return_overflowed_packets": reading.return_overflowed,
+        **reading.totals,
+        "totals": [
+            {"name": one.name, "kind": one.kind, "value": reading.totals[one.name], "text": one.text} for one in TOTALS
+        ],
         "send_errors": _send_errors(reading),
-        "icmp_forwarded": reading.icmp_forwarded,
-        "icmp_sent": reading.icmp_sent,
-        "sessions": reading.sessions,
-        "sessions_max": reading.sessions_max,
-        "sessions_protected": reading.sessions_protected,
-        "sessions_reopened": reading.sessions_reopened,
-        "return_pauses": reading.return_pauses,
         "discovery": [_source(row) for row in reading.discovery],
         "workers": [_worker(row) for row in reading.workers],
-        "worker_restarts": reading.worker_restarts,
         "xdp": _xdp(reading.xdp),
-        "worker_hangs": reading.worker_hangs,
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
     }
 
@@ -183,7 +175,7 @@ def _xdp(row: XdpReading | None) -> dict[str, object] | None:
 
 
 def _sample(sample: SampleReading) -> dict[str, object]:
-    """Return a dropped datagram, as ``qlb explain`` takes it."""
+    """Return a dropped datagram, with its octets in the form that ``qlb explain`` accepts."""
     return {"octets": sample.octets.hex(), "length": sample.length, "seen_s": round(sample.seen_s, _DECIMALS)}
 
 

@@ -1,7 +1,7 @@
 """Standard input, output and error of a process that was started without some of them (``2>&-``).
 
-Their numbers must not go to sockets and files that the process opens later: whatever writes to standard error would
-write to those, and libuv aborts the process when it closes descriptor 2.
+Sockets and files that the process opens later must not get their numbers. Otherwise text for standard error would go
+to such a socket or file, and libuv aborts the process when it closes descriptor 2.
 """
 
 import os
@@ -14,7 +14,7 @@ _LAST: Final = 2
 
 
 def open_missing_streams() -> None:
-    """Put /dev/null in the place of each standard stream that is closed. Call it before anything else is opened."""
+    """Open /dev/null for each standard stream that is closed. Call this before anything else is opened."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -27,9 +27,9 @@ def open_missing_streams() -> None:
 
 
 def discard_unwritable() -> None:
-    """Flush standard output and error; point one that cannot be written to at /dev/null.
+    """Flush standard output and error. If one cannot be written to, redirect it to /dev/null.
 
-    Call it last. Python flushes both when it ends, and replaces the exit code by 120 if that fails.
+    Call this last. Python flushes both when it exits, and replaces the exit code with 120 if that fails.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

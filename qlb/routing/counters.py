@@ -14,21 +14,14 @@ from qlb.routing.outcomes import CONFIGS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
 PACKETS_RECEIVED: Final = 0
 BYTES_RECEIVED: Final = 1
 SESSIONS: Final = 2
-"""A gauge: sockets for the way back that are open."""
 SESSIONS_EVICTED: Final = 3
 RETURN_DROPPED: Final = 4
-"""Packets from backends that could not be sent on to their clients."""
 RETURN_OVERFLOWED: Final = 5
-"""Packets from backends that the system dropped because a session's receive queue was full, as far as a plane
-has seen: it may learn of them only when the session closes."""
 SEND_ERRORS: Final = 6
 """Calls to send that the system refused, in both directions. The counters by cause add up to it."""
 SESSIONS_REOPENED: Final = 7
-"""Sessions that got a new socket because the old one could not work any more."""
 SESSIONS_PROTECTED: Final = 8
-"""A gauge: open sessions that their clients have used in two separate seconds."""
 RETURN_PAUSES: Final = 9
-"""Times that a plane stopped reading a session because the send queue towards clients was filling up."""
 SEND_ERROR_KINDS: Final = (
     "would_block",
     "no_buffers",
@@ -43,9 +36,8 @@ SEND_ERROR_KINDS: Final = (
 So these are not packets, and no sum of packets includes them."""
 TOO_LARGE: Final = SEND_ERROR_KINDS.index("too_large")
 ICMP_FORWARDED: Final = 12
-"""Direct return: ICMP errors about packets of servers, passed on to the backend that they concern."""
 ICMP_SENT: Final = 13
-"""Direct return: ICMP messages to clients whose packets were too big. Both are in none of the sums."""
+"""TOTALS describes the slots above. Datagrams in ICMP_FORWARDED and ICMP_SENT are in none of the sums of packets."""
 HEARTBEAT_MS: Final = 14
 """Milliseconds of the monotonic clock when the worker's plane last began a round; at least once a second, 0 = never."""
 
@@ -81,6 +73,58 @@ RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 SLOTS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
 SIZE_BYTES: Final = 8 * SLOTS
 """8 MiB of addresses a worker, a few pages of memory."""
+
+NO_SLOT: Final = -1
+"""The slot of a total that the supervisor counts itself."""
+
+
+class Total(NamedTuple):
+    """A number of the whole daemon. /metrics, /status and the page show every row of TOTALS.
+
+    slot: in the counters of each worker, summed over the workers. name: in /status. metric: in /metrics, without
+    ``_total``. kind: ``counter`` or ``gauge``. only_direct_return: the metric exists only in the direct-return modes.
+    """
+
+    slot: int
+    name: str
+    metric: str
+    kind: str
+    text: str
+    only_direct_return: bool = False
+
+
+# One row for each total, short enough to read as a table.
+# fmt: off
+TOTALS: Final = (
+    Total(PACKETS_RECEIVED, "received_packets", "qlb_packets_received", "counter",
+          "Datagrams received from clients."),
+    Total(BYTES_RECEIVED, "received_bytes", "qlb_bytes_received", "counter",
+          "Octets of UDP payload received from clients."),
+    Total(RETURN_DROPPED, "return_dropped_packets", "qlb_return_packets_dropped", "counter",
+          "Datagrams from backends that could not be sent to their clients."),
+    Total(RETURN_OVERFLOWED, "return_overflowed_packets", "qlb_return_overflowed_packets", "counter",
+          "Datagrams from backends that the system dropped because a session's receive queue was full; a plane may "
+          "learn of them only when the session closes."),
+    Total(ICMP_FORWARDED, "icmp_forwarded", "qlb_icmp_forwarded", "counter",
+          "ICMP errors about servers' packets that were forwarded to the server concerned.", only_direct_return=True),
+    Total(ICMP_SENT, "icmp_sent", "qlb_icmp_sent", "counter",
+          "ICMP messages sent to clients whose packets were too big to be forwarded.", only_direct_return=True),
+    Total(SESSIONS, "sessions", "qlb_sessions", "gauge", "Open sessions."),
+    Total(NO_SLOT, "sessions_max", "qlb_sessions_max", "gauge",
+          "Sessions that may be open at once, in all workers."),
+    Total(SESSIONS_EVICTED, "sessions_evicted", "qlb_sessions_evicted", "counter",
+          "Sessions that were closed before their timeout to make room."),
+    Total(SESSIONS_PROTECTED, "sessions_protected", "qlb_sessions_protected", "gauge",
+          "Open sessions that their clients used in two separate seconds; evicted last."),
+    Total(SESSIONS_REOPENED, "sessions_reopened", "qlb_sessions_reopened", "counter",
+          "Sessions that got a new socket because the old one did not work any more."),
+    Total(RETURN_PAUSES, "return_pauses", "qlb_return_pauses", "counter",
+          "Times that a worker paused reading from a session because the send queue to clients was filling up."),
+    Total(NO_SLOT, "worker_restarts", "qlb_worker_restarts", "counter", "Workers that died and were replaced."),
+    Total(NO_SLOT, "worker_hangs", "qlb_worker_hangs", "counter",
+          "Workers that were killed because they hung; they count as restarts too."),
+)
+# fmt: on
 
 assert BACKEND_SEND_ERRORS + len(SEND_ERROR_KINDS) <= BACKEND_SLOTS, "the causes have outgrown a backend's slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"

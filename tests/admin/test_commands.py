@@ -78,11 +78,11 @@ async def test_unknown_backend(stage: Stage) -> None:
     """The response lists the known names. The removed backend in the reading is not one of them."""
     assert await post(stage, "/drain/z") == (
         404,
-        {"ok": False, "error": "no backend 'z'; there is: a, b:2", "backends": ["a", "b:2"]},
+        {"ok": False, "error": "no backend 'z'; known backends: a, b:2", "backends": ["a", "b:2"]},
     )
     stage.daemon.set(backends=())
     status, answer = await post(stage, "/undrain/z")
-    assert (status, answer["error"]) == (404, "no backend 'z'; there is: none")
+    assert (status, answer["error"]) == (404, "no backend 'z'; known backends: none")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
 async def test_the_socket_of_a_running_daemon_is_refused(path: Path) -> None:
     """A second daemon gets an error with advice, and the first daemon's socket still works."""
     control = await open_control_socket(path)
-    with pytest.raises(QlbError, match=r"a daemon answers at .*qlb\.sock already: stop it, or .*admin\.socket"):
+    with pytest.raises(QlbError, match=r"a daemon already answers at .*qlb\.sock: stop it, or .*admin\.socket"):
         await open_control_socket(path)
     with socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(path))
@@ -168,7 +168,7 @@ async def test_a_lock_is_awaited_for_a_limited_time(path: Path, monkeypatch: pyt
     (await open_control_socket(path)).close()
     assert len(naps) == 3
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(QlbError, match=r"another process keeps .* locked"):
+    with pytest.raises(QlbError, match=r"another process has locked .*"):
         await open_control_socket(path)
     os.close(other)
 

@@ -68,7 +68,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 async def test_a_control_socket_in_use(stage: Stage) -> None:
     """The second daemon does not start and frees its TCP port. The first daemon continues."""
     second = new_server()
-    with pytest.raises(QlbError, match=r"a daemon answers at .* already"):
+    with pytest.raises(QlbError, match=r"a daemon already answers at .*"):
         await second.start(("127.0.0.1", 0), stage.socket)
     assert second.address is None
     assert (await stage.ask("GET", "/healthz", control=True)).status == 200

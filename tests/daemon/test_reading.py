@@ -15,6 +15,7 @@ from qlb.daemon import supervisor as supervisor_module
 from qlb.daemon.supervisor import Supervisor
 from qlb.discovery import file as file_source
 from qlb.observe.figures import REMOVED_ROW, Reading
+from qlb.routing.counters import TOTALS
 
 PATIENCE_S = 240.0
 CONFIG = {
@@ -111,7 +112,7 @@ def sums(reading: Reading) -> tuple[int, int, int]:
     """Return the counts of packets that were received, forwarded or dropped, and returned."""
     forwarded = sum(sum(row.forwarded.values()) for row in reading.backends)
     returned = sum(row.returned for row in reading.backends)
-    return reading.received_packets, forwarded + sum(reading.dropped.values()), returned
+    return reading.totals["received_packets"], forwarded + sum(reading.dropped.values()), returned
 
 
 async def test_rows_are_folded_and_indexes_used_again(
@@ -131,6 +132,7 @@ async def test_rows_are_folded_and_indexes_used_again(
             rows = {row.name: row for row in reading.backends}
             assert sum(rows[f"pod-{number}"].forwarded.values()) == 0
             assert rows[f"pod-{number}"].last_seen_s is None
+            assert reading.totals.keys() == {one.name for one in TOTALS}
             await send(supervisor, pool, number, 10 * number)
             sent += 10 * number
             reading = supervisor.read()

@@ -12,6 +12,7 @@ from qlb.daemon.compiling import compile_plan
 from qlb.daemon.desired import Desired
 from qlb.daemon.prepare import prepare
 from qlb.errors import ConfigError, QlbError
+from qlb.health.monitor import HealthConfig
 from qlb.routing import backends as backends_module
 from qlb.routing.backends import Backend, BackendState
 
@@ -284,3 +285,17 @@ def test_shares_of_backends_that_no_worker_knows_yet(desired: Desired, path: Pat
     _reload(desired, path)
     assert len(desired.fallback_shares) == len(desired.names) == 3
     assert desired.fallback_shares[2] == 0
+
+
+def test_the_rules_of_health_follow_the_configuration(desired: Desired, path: Path) -> None:
+    """After a reload, health_config has the values of the section health."""
+    path.write_text(
+        TEXT.replace(
+            "admin:",
+            "health: {probe: none, interval: 7s, timeout: 3s, rise: 4, fall: 5, all_failing: obey}\nadmin:",
+        )
+    )
+    _reload(desired, path)
+    assert desired.health_config == HealthConfig(
+        probe="none", interval_s=7.0, timeout_s=3.0, rise=4, fall=5, all_failing="obey"
+    )

@@ -115,14 +115,14 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
+        assert supervisor.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
         assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
         assert warned("is 2,000", "is 900") == [2, 1]
-        assert supervisor.read().sessions_max == 1800
+        assert supervisor.read().totals["sessions_max"] == 1800
 
 
 async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(

@@ -140,7 +140,7 @@ def test_the_copied_files_are_enough_to_build(tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "wheel", tmp_path)
     (wheel,) = (tmp_path / "wheel").iterdir()
     files = zipfile.ZipFile(wheel).namelist()
-    wanted = ("dataplane/_core.abi3.so", "control/admin/page/page.js", "dataplane/xdp/program.o", "py.typed")
+    wanted = ("dataplane/_core.abi3.so", "admin/page/page.js", "dataplane/xdp/program.o", "py.typed")
     assert [name for name in wanted if f"qlb/{name}" not in files] == []
 
 

@@ -1,4 +1,4 @@
-"""Tests of a file as a source of backends: it is read after every kind of change."""
+"""A file as a source of backends: it is read after every kind of change."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from qlb.routing.backends import Backend
 
 
 def read(path: Path) -> tuple[Backend, ...]:
-    """Return a backend for each line; a line that ends in ! is an error."""
+    """Return a backend for each line. A line that ends in ! is an error."""
     lines = path.read_text().splitlines()
     if any(line.endswith("!") for line in lines):
         raise ConfigError(f"{path}:1:1: wrong")
@@ -20,12 +20,12 @@ def read(path: Path) -> tuple[Backend, ...]:
 
 
 async def names(source: FileSource) -> list[str]:
-    """Ask, and return the names of the backends."""
+    """Ask the source and return the names of the backends."""
     return [backend.name for backend in (await source.ask()).backends]
 
 
-async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    """A file is read again after it was rewritten or replaced, also through changed links, as in Kubernetes."""
+async def test_it_is_read_when_it_has_changed(tmp_path: Path) -> None:
+    """The source notices a rewritten file, a replaced one, and a changed symbolic link as Kubernetes uses it."""
     path = tmp_path / "pool"
     path.write_text("a\n")
     calls: list[Path] = []
@@ -55,7 +55,7 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 async def test_an_invalid_file_is_an_error_until_it_is_corrected(tmp_path: Path) -> None:
-    """Every question about an invalid or missing file raises an error; the file may appear later."""
+    """Each question about an invalid or missing file raises the error with its position, until the file is valid."""
     path = tmp_path / "pool"
     source = FileSource("pool", path, read)
     with pytest.raises(DiscoveryError, match="No such file"):
@@ -74,7 +74,7 @@ async def test_an_invalid_file_is_an_error_until_it_is_corrected(tmp_path: Path)
 
 
 async def test_an_empty_file_is_an_answer(tmp_path: Path) -> None:
-    """An empty list is intended, so its backends are removed at once."""
+    """An empty file is an answer without backends at once."""
     path = tmp_path / "pool"
     path.write_text("a\n")
     source = FileSource("pool", path, read)

@@ -1,4 +1,4 @@
-"""Tests of the backends that a source still has: some answers lack backends, and some sources rotate them."""
+"""The backends that a source still has, although answers may lack some or contain only a part each time."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ def pool(*numbers: int) -> list[Backend]:
 
 
 def test_patience() -> None:
-    """A backend that returns in time was never removed; one missing from enough answers in a row is removed."""
+    """A backend that returns in time stays. A backend that is missing often enough in a row is removed."""
     presence = Presence(3, 100)
     presence.take(pool(0, 1))
     assert names(presence.take(pool(0))) == names(presence.take(pool(0))) == ["b00", "b01"]
@@ -36,15 +36,15 @@ def test_patience() -> None:
 
 
 def test_without_patience() -> None:
-    """A source with patience 1 is trusted at once, whatever its answers look like."""
+    """With a patience of 1, each answer applies at once, also with changing parts."""
     presence = Presence(1, 100)
     for start in (*range(20), 0, 5, 10, 0, 5, 10):
         assert presence.take(pool(start, start + 1)) == tuple(pool(start, start + 1))
     assert not presence.rotating
 
 
-def test_begin_again() -> None:
-    """begin_again() sets the known backends and resets the counts of missing answers."""
+def test_backends_from_before() -> None:
+    """After begin_again(), the count of missing answers starts at 0 for every backend."""
     presence = Presence(3, 100)
     presence.begin_again(pool(0, 1))
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_begin_again() -> None:
 
 
 def test_a_new_address_under_the_same_name() -> None:
-    """The latest address of a name counts."""
+    """A backend has the address of the last answer."""
     presence = Presence(3, 100)
     presence.take(pool(0, 1))
     moved = Backend("b00", Endpoint("10.9.9.9", 1))
@@ -70,7 +70,7 @@ def at_random(all_of: int, size: int, chance: random.Random) -> list[Backend]:
 @pytest.mark.parametrize(("all_of", "size"), [(9, 3), (6, 3), (4, 3), (20, 8), (9, 8)])
 @pytest.mark.parametrize("seed", range(5))
 def test_rotating_answers(all_of: int, size: int, seed: int) -> None:
-    """With rotating answers, every backend that was seen remains."""
+    """With rotating answers, every backend that was seen stays."""
     presence, chance, seen = Presence(3, 100), random.Random(seed), set[str]()
     for _ in range(300):
         answer = at_random(all_of, size, chance)
@@ -81,7 +81,7 @@ def test_rotating_answers(all_of: int, size: int, seed: int) -> None:
 
 
 def test_answers_in_turn() -> None:
-    """A resolver that returns its records in turn counts as rotating too."""
+    """Parts in a fixed order are rotating answers too."""
     presence = Presence(3, 100)
     for turn in range(100):
         found = presence.take([EVERY[(3 * turn + offset) % 9] for offset in range(3)])
@@ -89,7 +89,7 @@ def test_answers_in_turn() -> None:
 
 
 def test_one_that_leaves_a_rotating_pool() -> None:
-    """A backend that leaves a rotating pool is removed after many answers without it."""
+    """In a rotating pool, a backend is removed after many answers without it."""
     presence, chance = Presence(3, 100), random.Random(1)
     for _ in range(100):
         presence.take(at_random(9, 3, chance))
@@ -99,8 +99,8 @@ def test_one_that_leaves_a_rotating_pool() -> None:
     assert found == names(EVERY[:8])
 
 
-def test_answers_that_stop_rotating() -> None:
-    """Once the pool is so small that each answer contains all of it, missing backends are removed."""
+def test_answers_that_rotate_no_more() -> None:
+    """Answers do not rotate any more when the pool is so small that each answer contains all of it."""
     presence, chance = Presence(3, 100), random.Random(1)
     for _ in range(100):
         presence.take(at_random(9, 3, chance))
@@ -122,7 +122,7 @@ Answers = Callable[[int], list[Backend]]
     ],
 )
 def test_changes_that_are_no_rotation(answers: Answers, looks: int) -> None:
-    """A replaced pool, a smaller pool and a short gap take effect as soon as patience allows."""
+    """A replaced pool, a smaller one, and an empty answer apply as soon as patience allows."""
     presence = Presence(3, 100)
     for turn in range(30):
         found = names(presence.take(answers(turn)))
@@ -131,7 +131,7 @@ def test_changes_that_are_no_rotation(answers: Answers, looks: int) -> None:
 
 
 def test_a_pool_that_is_replaced_one_by_one() -> None:
-    """A pool that is replaced one by one may look like rotation; soon after the last change all old ones are gone."""
+    """After a pool is replaced one by one, the old backends are removed soon."""
     presence = Presence(3, 100)
     for turn in range(60):
         at = min(max(turn - 10, 0) // 4, 5)
@@ -140,7 +140,7 @@ def test_a_pool_that_is_replaced_one_by_one() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """If a hostile source has new names in every answer, the number of retained backends stays limited."""
+    """A source with new names in every answer has at most `most` backends, and memory is bounded."""
     presence = Presence(3, 50)
     for turn in range(400):
         answer = [Backend(f"x{turn}-{number}", Endpoint("10.0.0.1", number)) for number in range(1, 31)]

@@ -48,7 +48,7 @@ async def test_a_server_with_another_key_is_found(tmp_path: Path) -> None:
             assert found.by("qlb_backend_up", "backend") == {server.name: 1 for server in scene.servers[1:]}
             row = (await scene.daemon.status())["backends"][0]
             assert f"expected {wrong.server_id.hex()} (config 1)" in row["finding"]
-            assert scene.daemon.logged("backend is set up wrongly") == 1
+            assert scene.daemon.logged("backend configuration is wrong") == 1
             async with in_progress(scene.addresses(CALLS)) as new_calls:
                 scene.nat.rebind_all()
                 await asyncio.gather(old_calls.until_more(), new_calls.until_more())
@@ -60,7 +60,7 @@ async def test_a_server_with_another_key_is_found(tmp_path: Path) -> None:
                 scene.nat.rebind_all()
                 await asyncio.gather(old_calls.until_more(), late_calls.until_more())
             assert wrong.name in late_calls.backends
-            assert scene.daemon.logged("backend is set up rightly again") == 1
+            assert scene.daemon.logged("backend configuration ok") == 1
         assert old_calls.lost + new_calls.lost + late_calls.lost == []
         await scene.daemon.settled()
 

@@ -52,14 +52,14 @@ async def test_the_page_follows_the_daemon(tmp_path: Path) -> None:
         await ask(on, on.servers[0], 7)
         await page.until_shown(FIRST_ROW, lambda shown: "7 by ID, 0 by flow, 0 by fallback" in shown)
         await page.until_shown("#outcomes", lambda shown: "cid_config_1\t7" in shown)
-        assert "33 % wanted" in await page.text(FIRST_ROW)
+        assert "33 % now" in await page.text(FIRST_ROW)
         assert "active" in await page.text("#configs")
         assert "alive" in await page.text("#workers")
         assert f"127.0.0.1:{on.service[1]}" in await page.text("#listeners")
 
         assert (await on.daemon.command("drain", on.servers[0].name))[0] == 0
         shown = await page.until_shown(FIRST_ROW, lambda shown: "drained" in shown)
-        assert "0 % wanted" in shown
+        assert "0 % now" in shown
         assert (await on.daemon.command("undrain", on.servers[0].name))[0] == 0
         await page.until_shown(FIRST_ROW, lambda shown: "active" in shown)
 

@@ -1,4 +1,4 @@
-"""Tests of evidence besides the probes, without sockets and without a clock."""
+"""Evidence from real traffic and from this node's errors, without sockets and without a clock."""
 
 import errno
 import logging
@@ -28,13 +28,13 @@ from qlb.health.verdict import NOT_PERMITTED, Exchange, OwnErrors, TrafficEviden
         (ValueError("not of the system"), ""),
     ],
 )
-def test_errors_of_this_node(error: Exception, name: str) -> None:
-    """Only a shortage of this node counts as its own error; other errors also concern clients' packets."""
+def test_whose_fault_an_error_is(error: Exception, name: str) -> None:
+    """Only errors of this node's resources and rules are its own. Errors of the path concern clients' packets too."""
     assert own_error(error) == name
 
 
-def test_answers_count_from_the_first_note() -> None:
-    """Earlier counts are no evidence, and neither is a count that was reset."""
+def test_answers_count_from_the_first_look_on() -> None:
+    """Answers from before the first look are no evidence, and neither is a counter that restarts at zero."""
     evidence = TrafficEvidence(Exchange(10, 10))
     evidence.note(Exchange(10, 10), 1.0)
     assert not evidence.has_answered(0.0)
@@ -45,8 +45,8 @@ def test_answers_count_from_the_first_note() -> None:
     assert not evidence.has_answered(2.1)
 
 
-def test_was_asked_compares_the_last_two_notes() -> None:
-    """was_asked is true only for a note with more forwarded packets than the one before."""
+def test_was_asked_is_about_the_last_two_looks() -> None:
+    """was_asked is true only for a look whose count has more packets to the backend than the one before."""
     evidence = TrafficEvidence(Exchange())
     asked = []
     for forwarded in (0, 1, 1, 2):
@@ -56,7 +56,7 @@ def test_was_asked_compares_the_last_two_notes() -> None:
 
 
 def test_own_errors_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An error is logged once for all backends, and once when the last of them has none."""
+    """Each error is logged once, however many backends it concerns, and so is its end."""
     caplog.set_level(logging.INFO)
     errors = OwnErrors()
     for name in ("a", "b", "a"):
@@ -76,8 +76,8 @@ def test_own_errors_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture
     ]
 
 
-def test_a_removed_backend_has_no_error() -> None:
-    """forget() clears the error of a removed backend, which no later probe could clear."""
+def test_a_backend_that_has_left_has_no_error() -> None:
+    """A backend that has left has no error any more: no later probe could end it."""
     errors = OwnErrors()
     errors.take("a", "EMFILE", "too many files")
     errors.forget("a")

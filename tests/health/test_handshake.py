@@ -1,4 +1,4 @@
-"""Tests of the handshake probe against real servers with right, wrong and no IDs, and against fake servers."""
+"""The probe ``handshake`` with real servers (right IDs, wrong IDs, none) and with false servers."""
 
 import asyncio
 import gc
@@ -45,7 +45,7 @@ async def server(
     retry: bool = False,
     alpn: str = "h3",
 ) -> AsyncIterator[Endpoint]:
-    """Run an aioquic server. generator: None for aioquic's own IDs."""
+    """Run an aioquic server. generator: None = the server issues aioquic's own IDs."""
     configuration = QuicConfiguration(
         is_client=False,
         alpn_protocols=[alpn],
@@ -75,7 +75,7 @@ def target(endpoint: Endpoint, *, quic_lb: bool = True) -> Target:
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certificate: Certificate) -> None:
-    """The probe checks all connection IDs: those of the handshake and those for later paths."""
+    """The probe checks all IDs of the server: those of the handshake and those for later paths."""
 
     async def main() -> ProbeResult:
         async with server(certificate, CidGenerator(PARAMS, OWN), host=host) as endpoint:
@@ -91,7 +91,7 @@ def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certifica
 
 
 async def test_a_server_that_validates_addresses(certificate: Certificate) -> None:
-    """The probe follows a Retry and checks its ID like all others."""
+    """The probe answers a Retry and checks its ID too."""
     async with server(certificate, CidGenerator(PARAMS, OWN), retry=True) as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert result.ok
@@ -115,7 +115,7 @@ async def test_a_server_that_validates_addresses(certificate: Certificate) -> No
     ids=["another's ID", "another key", "another config", "other lengths"],
 )
 async def test_a_server_with_wrong_ids(certificate: Certificate, generator: CidGenerator, text: str) -> None:
-    """The first probe detects wrong IDs; the detail contains the expected and the received values."""
+    """The first probe finds a wrong ID. The finding gives the expected server ID and the actual one."""
     async with server(certificate, generator) as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert (result.ok, result.reached, result.doubtful) == (False, True, False)
@@ -123,7 +123,7 @@ async def test_a_server_with_wrong_ids(certificate: Certificate, generator: CidG
 
 
 async def test_a_server_without_quic_lb(certificate: Certificate) -> None:
-    """Without a server ID in the configuration a handshake suffices; with one, a plain server is a finding."""
+    """For a backend without server IDs only the handshake counts. If it should have one, the probe has a finding."""
     async with server(certificate, None) as endpoint:
         plain = await probe_handshake(target(endpoint, quic_lb=False), PATIENCE_S)
         assert plain == ProbeResult(ok=True, detail="it completes a handshake", reached=True)
@@ -131,7 +131,7 @@ async def test_a_server_without_quic_lb(certificate: Certificate) -> None:
 
 
 async def test_no_protocol_in_common(certificate: Certificate) -> None:
-    """A server that rejects the ALPN is healthy, because its ID was seen; the detail names the setting to change."""
+    """A server that ends the handshake with a TLS alert is alive. The detail names the setting to change."""
     async with server(certificate, CidGenerator(PARAMS, OWN), alpn="hq-interop") as endpoint:
         result = await probe_handshake(target(endpoint), PATIENCE_S)
     assert result.ok
@@ -141,8 +141,8 @@ async def test_no_protocol_in_common(certificate: Certificate) -> None:
         assert "b's" in (await probe_handshake(target(endpoint), PATIENCE_S)).finding
 
 
-async def test_a_closed_port() -> None:
-    """A refusal is a certain failure, with its error, and shows that the host answers."""
+async def test_no_process_listens() -> None:
+    """The result of a refused probe names the refusal and shows that the host was reached."""
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
     )
@@ -155,7 +155,7 @@ async def test_a_closed_port() -> None:
 
 
 class Babbler(asyncio.DatagramProtocol):
-    """A UDP server with a function that computes the answers to each datagram."""
+    """A UDP server that sends the answers of the test to every datagram."""
 
     def __init__(self, answers: Callable[[bytes], list[bytes]]) -> None:
         """answers: a client's datagram → the datagrams to send back."""
@@ -166,7 +166,7 @@ class Babbler(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Send the answers."""
+        """Answer a datagram."""
         for answer in self._answers(data):
             self._transport.sendto(answer, addr)
 
@@ -189,8 +189,8 @@ def _version_negotiation(data: bytes) -> list[bytes]:
     ],
     ids=["silence", "echo", "noise", "absurd lengths", "no version in common"],
 )
-async def test_fake_servers(answers: Callable[[bytes], list[bytes]]) -> None:
-    """Whatever a fake server answers, the probe ends in time and fails."""
+async def test_false_servers(answers: Callable[[bytes], list[bytes]]) -> None:
+    """A probe of a false server ends in time with a bad result and a detail."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: Babbler(answers), local_addr=("127.0.0.1", 0))
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])
@@ -203,13 +203,13 @@ async def test_fake_servers(answers: Callable[[bytes], list[bytes]]) -> None:
 
 
 async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
-    """Many probes leave as many descriptors and tasks as the first one, and log nothing."""
+    """Many probes leave no open descriptor or task and write nothing to the log."""
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("quic").setLevel(logging.ERROR)  # the server's own logger
+    logging.getLogger("quic").setLevel(logging.ERROR)  # this one belongs to the server
     async with server(certificate, CidGenerator(PARAMS, OWN)) as endpoint:
         await probe_handshake(target(endpoint), PATIENCE_S)
-        gc.collect()  # garbage of earlier tests
-        await asyncio.sleep(0)  # a transport closes its socket in the loop's next iteration
+        gc.collect()  # removes leftovers of earlier tests
+        await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
         before = descriptors(), len(asyncio.all_tasks())
         for _ in range(PROBES):
             assert (await probe_handshake(target(endpoint), PATIENCE_S)).ok
@@ -220,7 +220,7 @@ async def test_nothing_is_left_open(certificate: Certificate, caplog: pytest.Log
 
 
 async def test_a_probe_that_is_cancelled_closes_its_socket() -> None:
-    """A probe that is cancelled at any moment closes its socket."""
+    """A probe closes its socket when it is cancelled at any moment."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
     endpoint = Endpoint(*transport.get_extra_info("sockname")[:2])

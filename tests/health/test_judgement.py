@@ -1,4 +1,4 @@
-"""Tests of rise and fall, without a clock."""
+"""The rules of rise and fall, without a clock."""
 
 import pytest
 from hypothesis import given
@@ -8,13 +8,13 @@ from qlb.health.verdict import Judgement
 
 
 def turns(results: str, *, rise: int = 2, fall: int = 3) -> tuple[Judgement, list[int]]:
-    """Feed results, ``+`` or ``-``; return the judgement and the return value of each."""
+    """Apply results, ``+`` or ``-``. Return the judgement and the return value of each call."""
     judgement = Judgement()
     return judgement, [judgement.take(result == "+", rise=rise, fall=fall) for result in results]
 
 
 def test_healthy_until_the_first_result() -> None:
-    """A backend without results counts as healthy."""
+    """A new judgement is healthy."""
     assert Judgement().healthy
 
 
@@ -33,13 +33,13 @@ def test_healthy_until_the_first_result() -> None:
     ],
 )
 def test_first_decides_then_rise_and_fall(results: str, turned: list[int], healthy: bool) -> None:
-    """The first result decides alone; later ones must occur in a row."""
+    """The first result decides alone. Later ones change the verdict only in a row."""
     judgement, found = turns(results)
     assert (found, judgement.healthy) == (turned, healthy)
 
 
 def test_doubtful_results_never_decide_alone() -> None:
-    """A doubtful failure, such as a lost packet at the start, counts only in a row; a certain one decides at once."""
+    """A doubtful first result (a packet may be lost) counts only in a row. The next result without doubt decides."""
     judgement = Judgement()
     assert [judgement.take(False, rise=2, fall=3, doubtful=True) for _ in range(3)] == [0, 0, 3]
     judgement = Judgement()
@@ -48,8 +48,8 @@ def test_doubtful_results_never_decide_alone() -> None:
     assert not judgement.healthy
 
 
-def test_after_begin_anew_one_result_decides() -> None:
-    """After a change of address the old verdict remains, but one result can change it."""
+def test_beginning_anew_lets_one_result_decide() -> None:
+    """After begin_anew() the verdict stays, and one result is enough to change it."""
     judgement, _ = turns("-")
     judgement.begin_anew()
     assert not judgement.healthy
@@ -57,29 +57,29 @@ def test_after_begin_anew_one_result_decides() -> None:
     assert judgement.healthy
 
 
-def test_a_confirming_result_after_begin_anew_ends_a_streak() -> None:
-    """Results from before begin_anew() do not count towards a later change."""
+def test_a_streak_ends_with_a_result_that_confirms_after_beginning_anew() -> None:
+    """After begin_anew() and a confirming result, earlier results do not count towards a later change."""
     judgement, _ = turns("+--")
     judgement.begin_anew()
     assert [judgement.take(ok, rise=2, fall=3) for ok in (True, False, False, False)] == [0, 0, 0, 3]
 
 
-def test_a_streak_from_before_begin_anew_is_not_counted() -> None:
-    """Results of the old address are not part of the new streak."""
+def test_a_streak_from_before_is_not_counted_after_beginning_anew() -> None:
+    """Results from before begin_anew() are no part of the row that is returned."""
     judgement, _ = turns("+--")
     judgement.begin_anew()
     assert judgement.take(False, rise=2, fall=3) == 1
 
 
-def test_settings_may_change_between_results() -> None:
-    """The next result uses the new thresholds."""
+def test_thresholds_may_change_between_results() -> None:
+    """New thresholds apply to the next result."""
     judgement, _ = turns("+--", fall=9)
     assert judgement.take(False, rise=2, fall=2) == 3
 
 
 @given(st.text("+-", max_size=40), st.integers(1, 5), st.integers(1, 5))
 def test_against_the_definition(results: str, rise: int, fall: int) -> None:
-    """The verdict is that of the first result, or of the last result that occurred often enough in a row."""
+    """The verdict is the last sign that came often enough in a row, or the first sign."""
     judgement, found = turns(results, rise=rise, fall=fall)
     expected = True
     for at, sign in enumerate(results):

@@ -1,4 +1,4 @@
-"""Tests of the Version Negotiation probe over loopback, against a real server and against fake ones."""
+"""The probe ``quic`` over real sockets on loopback, with a real server and with false ones."""
 
 import asyncio
 import errno
@@ -26,30 +26,33 @@ from qlb.wire.versions import V1, V2
 
 PATIENCE_S = 90.0
 SHORT_S = 0.05
+"""A timeout of probes that get no answer."""
+GENEROUS_S = 2.0
+"""A timeout that ends, but only after a busy machine has delivered the datagrams."""
 Loop = Callable[[], asyncio.AbstractEventLoop]
 Answer = Callable[[bytes, bytes], list[bytes]]
-"""(dcid, scid) of a probe → the datagrams that a fake server sends back."""
+"""(dcid, scid) of a probe → the datagrams that a false server sends back."""
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 
 
 async def probe_version_negotiation(endpoint: Endpoint, timeout_s: float) -> ProbeResult:
-    """Probe an endpoint."""
+    """Probe the server at an address."""
     return await version_negotiation.probe_version_negotiation(Target("a", endpoint), timeout_s)
 
 
 def run(loop: Loop, main: Any) -> Any:
-    """Run a coroutine on a fresh loop of this kind."""
+    """Run a coroutine on a fresh event loop of one kind."""
     with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(main)
 
 
-class FakeServer(asyncio.DatagramProtocol):
-    """A UDP server that records probes and sends the configured answers."""
+class FalseServer(asyncio.DatagramProtocol):
+    """A UDP server that stores the probes and sends the answers of the test."""
 
     def __init__(self, answer: Answer) -> None:
-        """answer: computes the answers to a probe."""
+        """answer: returns the datagrams to send for a probe."""
         self.answer = answer
         self.probes: list[bytes] = []
         self.transport: asyncio.DatagramTransport
@@ -59,7 +62,7 @@ class FakeServer(asyncio.DatagramProtocol):
         self.transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        """Record the probe and send the answers."""
+        """Store the probe and answer it."""
         self.probes.append(data)
         _, _, dcid, scid = invariants.parse(data)
         for datagram in self.answer(dcid, scid):
@@ -67,15 +70,15 @@ class FakeServer(asyncio.DatagramProtocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """The endpoint at which the server listens."""
+        """The address on which it listens."""
         return Endpoint(*self.transport.get_extra_info("sockname")[:2])
 
 
 @asynccontextmanager
-async def fake_server(answer: Answer, host: str = "127.0.0.1") -> AsyncIterator[FakeServer]:
-    """Run a fake server."""
+async def false_server(answer: Answer, host: str = "127.0.0.1") -> AsyncIterator[FalseServer]:
+    """Run a false server."""
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: FakeServer(answer), local_addr=(host, 0))
+    transport, server = await loop.create_datagram_endpoint(lambda: FalseServer(answer), local_addr=(host, 0))
     try:
         yield server
     finally:
@@ -83,7 +86,7 @@ async def fake_server(answer: Answer, host: str = "127.0.0.1") -> AsyncIterator[
 
 
 def negotiation(dcid: bytes, scid: bytes, versions: list[int]) -> bytes:
-    """Return a Version Negotiation packet with exactly these IDs."""
+    """Return a Version Negotiation packet with these IDs in its header."""
     return encode_quic_version_negotiation(source_cid=scid, destination_cid=dcid, supported_versions=versions)
 
 
@@ -95,7 +98,7 @@ def true_answer(dcid: bytes, scid: bytes) -> bytes:
 @LOOPS
 @HOSTS
 def test_a_real_server_is_healthy(loop: Loop, host: str) -> None:
-    """An unmodified aioquic server answers, and creates no connection."""
+    """An unmodified aioquic server answers the probe and opens no connection."""
 
     async def main() -> tuple[ProbeResult, int]:
         certificate, key = make_certificate()
@@ -115,8 +118,8 @@ def test_a_real_server_is_healthy(loop: Loop, host: str) -> None:
 
 @LOOPS
 @HOSTS
-def test_a_closed_port(loop: Loop, host: str) -> None:
-    """A refusal fails at once, long before the timeout, with ECONNREFUSED in the detail."""
+def test_no_process_listens(loop: Loop, host: str) -> None:
+    """A refused probe fails at once, long before the timeout, and the detail names the reason."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as closed:
         closed.bind((host, 0))
         endpoint = Endpoint(host, closed.getsockname()[1])
@@ -146,13 +149,13 @@ def test_a_closed_port(loop: Loop, host: str) -> None:
     ],
 )
 def test_a_false_answer_is_ignored(loop: Loop, answer: Callable[[bytes, bytes], bytes]) -> None:
-    """A datagram that does not answer this very probe is ignored; a true answer after it still counts."""
+    """A datagram that does not answer this packet is ignored; the true answer after it counts."""
 
     async def ask(with_true_answer: bool) -> ProbeResult:
         def both(dcid: bytes, scid: bytes) -> list[bytes]:
             return [answer(dcid, scid), *([true_answer(dcid, scid)] if with_true_answer else [])]
 
-        async with fake_server(both) as server:
+        async with false_server(both) as server:
             return await probe_version_negotiation(server.endpoint, PATIENCE_S if with_true_answer else SHORT_S)
 
     assert run(loop, ask(with_true_answer=True)).ok
@@ -163,10 +166,10 @@ def test_a_false_answer_is_ignored(loop: Loop, answer: Callable[[bytes, bytes], 
 
 @LOOPS
 def test_silence_ends_with_the_timeout(loop: Loop) -> None:
-    """A silent server is unhealthy; the detail contains the timeout."""
+    """A probe of a silent server fails after the timeout, and the detail gives the length of the wait."""
 
     async def main() -> tuple[ProbeResult, Endpoint]:
-        async with fake_server(lambda _dcid, _scid: []) as server, asyncio.timeout(PATIENCE_S):
+        async with false_server(lambda _dcid, _scid: []) as server, asyncio.timeout(PATIENCE_S):
             return await probe_version_negotiation(server.endpoint, SHORT_S), server.endpoint
 
     result, endpoint = run(loop, main())
@@ -175,18 +178,18 @@ def test_silence_ends_with_the_timeout(loop: Loop) -> None:
 
 
 async def test_ignored_datagrams_are_counted() -> None:
-    """The detail contains the number of ignored datagrams, which helps to find another service on the port."""
-    async with fake_server(lambda _dcid, _scid: [b"x", b"y"]) as server:
-        result = await probe_version_negotiation(server.endpoint, SHORT_S)
-    assert result.detail.endswith("within 0.05 s; 2 datagrams came that were none")
+    """The detail gives the number of ignored datagrams: a server of another protocol may listen there."""
+    async with false_server(lambda _dcid, _scid: [b"x", b"y"]) as server:
+        result = await probe_version_negotiation(server.endpoint, GENEROUS_S)
+    assert result.detail.endswith("within 2 s; 2 other datagrams came")
 
 
 @LOOPS
 def test_each_probe_is_fresh(loop: Loop) -> None:
-    """No two probes share IDs, each has the size that servers require, and a second answer does no harm."""
+    """No two probes share IDs, each has the size that servers require, and a second answer is ignored."""
 
     async def main() -> tuple[list[ProbeResult], list[bytes]]:
-        async with fake_server(lambda dcid, scid: [true_answer(dcid, scid)] * 2) as server:
+        async with false_server(lambda dcid, scid: [true_answer(dcid, scid)] * 2) as server:
             return [await probe_version_negotiation(server.endpoint, PATIENCE_S) for _ in range(3)], server.probes
 
     results, probes = run(loop, main())
@@ -197,10 +200,10 @@ def test_each_probe_is_fresh(loop: Loop) -> None:
     assert {len(probe) for probe in probes} == {PROBE_BYTES}
 
 
-async def test_a_long_list_of_versions_is_cut() -> None:
-    """The detail of an answer with many versions is shortened, so that a hostile server cannot fill the status page."""
+async def test_a_long_list_of_versions_is_shortened() -> None:
+    """A hostile server cannot fill the status page with versions."""
     many = [0x0A0A0A0A, *range(1000, 1300)]
-    async with fake_server(lambda dcid, scid: [negotiation(scid, dcid, many)]) as server:
+    async with false_server(lambda dcid, scid: [negotiation(scid, dcid, many)]) as server:
         result = await probe_version_negotiation(server.endpoint, PATIENCE_S)
     assert result.ok
     assert result.detail.endswith("0x000003ea, …")
@@ -209,21 +212,21 @@ async def test_a_long_list_of_versions_is_cut() -> None:
 
 @LOOPS
 def test_no_socket_stays_open(loop: Loop) -> None:
-    """An answer, a refusal, silence and a cancellation leave no open files."""
+    """An answer, a refusal, silence and a cancellation leave no open file."""
 
     async def probe_in_every_way() -> None:
-        async with fake_server(lambda dcid, scid: [true_answer(dcid, scid)]) as server:
+        async with false_server(lambda dcid, scid: [true_answer(dcid, scid)]) as server:
             await probe_version_negotiation(server.endpoint, PATIENCE_S)
             refused = server.endpoint
         await asyncio.sleep(0)
-        await probe_version_negotiation(refused, SHORT_S)
+        await probe_version_negotiation(refused, PATIENCE_S)
         asked = asyncio.Event()
 
         def note(_dcid: bytes, _scid: bytes) -> list[bytes]:
             asked.set()
             return []
 
-        async with fake_server(note) as server:
+        async with false_server(note) as server:
             await probe_version_negotiation(server.endpoint, SHORT_S)
             asked.clear()
             task = asyncio.create_task(probe_version_negotiation(server.endpoint, PATIENCE_S))
@@ -252,9 +255,9 @@ def test_no_socket_stays_open(loop: Loop) -> None:
 
 
 @LOOPS
-def test_an_unreachable_address(loop: Loop) -> None:
-    """An address to which the operating system does not send fails at once, with the system's message."""
-    endpoint = Endpoint("255.255.255.255", 9)  # broadcast needs a socket option
+def test_an_address_that_cannot_be_sent_to(loop: Loop) -> None:
+    """If the operating system refuses to send, the probe fails at once with the system's error text."""
+    endpoint = Endpoint("255.255.255.255", 9)  # broadcast, for which a socket needs an option
     result = run(loop, probe_version_negotiation(endpoint, PATIENCE_S))
     assert not result.ok
     assert result.detail.startswith("UDP 255.255.255.255:9 cannot be reached: ")
@@ -263,7 +266,7 @@ def test_an_unreachable_address(loop: Loop) -> None:
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
 async def test_an_error_of_this_node_is_no_result(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result names the error and is void: it contains no verdict about the backend."""
+    """An error of this node is no result for the backend. The probe names the error."""
 
     def fail(_: Endpoint) -> socket.socket:
         raise OSError(number, "not for a probe")
@@ -275,14 +278,14 @@ async def test_an_error_of_this_node_is_no_result(number: int, monkeypatch: pyte
 
 
 def test_a_blocked_packet_names_the_firewall() -> None:
-    """EPERM mentions the firewall, because operators would look for a missing permission; the result is doubtful."""
+    """EPERM counts only in a row with others. The detail names the firewall, not a missing permission."""
     result = failure(Endpoint("192.0.2.1", 443), PermissionError(errno.EPERM, "Operation not permitted"))
     assert (result.ok, result.void, result.doubtful, result.error) == (False, False, True, "EPERM")
     assert "a local firewall rule, or a full connection tracking table" in result.detail
 
 
-def test_a_missing_interface_is_named() -> None:
-    """A link-local address with an unknown interface raises ENODEV with the interface's name."""
+def test_an_interface_that_is_not_there_is_named() -> None:
+    """A probe of a link-local backend whose interface does not exist raises ENODEV and names the interface."""
     with pytest.raises(OSError, match="there is no network interface none0") as caught:
         version_negotiation.connected(Endpoint("fe80::1%none0", 443))
     assert caught.value.errno == errno.ENODEV

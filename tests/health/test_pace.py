@@ -1,4 +1,4 @@
-"""Tests of the rhythm of probes."""
+"""The pauses between probes."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from qlb.health.monitor import Pace
     ("draw", "now", "slept"),
     [(0.5, 100.0, 2.0), (0.0, 100.0, 1.8), (1.0, 100.0, 2.2), (0.5, 101.5, 0.5), (0.5, 109.0, 0.0)],
 )
-async def test_a_rest_is_the_remainder_of_a_jittered_interval(draw: float, now: float, slept: float) -> None:
-    """The interval varies by a tenth and includes the time of the probe; a rest is never negative."""
+async def test_rest_is_what_is_left_of_a_jittered_interval(draw: float, now: float, slept: float) -> None:
+    """A rest is the interval, up to a tenth longer or shorter, minus the time of the probe, and at least 0."""
     rests: list[float] = []
 
     async def sleep(delay_s: float) -> None:
@@ -21,7 +21,7 @@ async def test_a_rest_is_the_remainder_of_a_jittered_interval(draw: float, now: 
 
 
 async def test_by_default_it_is_the_real_clock() -> None:
-    """By default the real clock is used, and an interval that has passed needs no rest."""
+    """By default the clock is monotonic, and there is no rest if the interval is over."""
     pace = Pace()
     began_s = pace.now()
     await pace.rest(began_s - 1.0, 0.5)

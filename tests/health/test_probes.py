@@ -13,7 +13,7 @@ from qlb.health.version_negotiation import probe_version_negotiation
 
 
 def test_every_row_can_be_imported() -> None:
-    """Each name in the table leads to an existing probe."""
+    """Each row of the table names a probe that exists."""
     assert {name: find_probe(name) for name in PROBES} == {
         "quic": probe_version_negotiation,
         "handshake": probe_handshake,
@@ -22,21 +22,23 @@ def test_every_row_can_be_imported() -> None:
 
 
 def test_an_unknown_probe_is_rejected() -> None:
-    """The error names the key, the value and the available probes."""
+    """The error names the key, the value and the known probes."""
     with pytest.raises(ConfigError) as caught:
         find_probe("ping")
-    assert caught.value.problems == ("health.probe: this release has no probe ping; there is: quic, handshake, none",)
+    assert caught.value.problems == (
+        "health.probe: this release has no probe ping; known probes: quic, handshake, none",
+    )
 
 
-def test_a_probe_without_its_extra_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the package to install."""
+def test_a_probe_whose_extra_is_missing_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra to install."""
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     with pytest.raises(ConfigError, match=r"handshake needs the aioquic extra: pip install 'qlb\[aioquic\]'"):
         find_probe("handshake")
 
 
-async def test_none_is_healthy_forever() -> None:
-    """The probe "none" is healthy and final: it causes no traffic and is not repeated."""
+async def test_none_is_always_healthy() -> None:
+    """The probe ``none`` returns a good, final result."""
     result = await assume_healthy(Target("a", Endpoint("192.0.2.1", 1)), 1.0)
     assert result.ok
     assert result.final

@@ -1,4 +1,4 @@
-"""Tests of the owner of a connection ID, and of the text about an ID that leads elsewhere."""
+"""The backend to which a connection ID leads, and the findings about a wrong ID."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from qlb.health.probe import Pool, Target
 KEY = bytes(range(16))
 ONE = CidCodec(CidParams(1, 4, 12, KEY), random_bytes=bytes)
 TWO = CidCodec(CidParams(2, 4, 8, KEY[::-1], length_self_encoded=True))
-OWN, OTHER, UNUSED = (b"\xc0\xff\xee" + bytes((n,)) for n in (1, 2, 3))
+OWN, OTHER, UNOWNED = (b"\xc0\xff\xee" + bytes((n,)) for n in (1, 2, 3))
 POOL = Pool({1: ONE, 2: TWO}, {(1, OWN): "a", (1, OTHER): "b", (2, OWN): "a"})
 TARGET = Target("a", Endpoint("192.0.2.1", 443), {1: (OWN,), 2: (OWN,)}, POOL)
 NONCE = bytes(12)
@@ -21,7 +21,7 @@ NONCE = bytes(12)
     ids=["one", "longer", "another config"],
 )
 def test_its_own(cid: bytes) -> None:
-    """An ID is the server's own under any CID config with a server ID of it; appended octets change nothing."""
+    """A backend's own ID is no mismatch under any of its CID configs, also with octets appended to it."""
     assert TARGET.mismatch(cid) == ""
 
 
@@ -29,25 +29,25 @@ def test_its_own(cid: bytes) -> None:
     ("cid", "text"),
     [
         (ONE.encode(OTHER, NONCE), "decodes under config 1 to server ID c0ffee02, b's; expected c0ffee01 (config 1)"),
-        (ONE.encode(UNUSED, NONCE), "to server ID c0ffee03, no backend's (has the server another key?); expected"),
+        (ONE.encode(UNOWNED, NONCE), "to server ID c0ffee03, no backend's (has the server another key?); expected"),
         (b"\x20" + ONE.encode(OWN, NONCE)[1:-1], "is too short for config 1: 16 octets"),
         (b"\x60" + bytes(16), "carries config ID 3, which is not configured here"),
-        (b"\xe0" + bytes(16), "is of the reserved config 7: the server has no configuration"),
+        (b"\xe0" + bytes(16), "is of the reserved config 7: the server has no CID config"),
         (TWO.encode(OWN, NONCE[:8]) + b"!", "has 14 octets and encodes 13"),
         (b"", "it uses no connection ID; expected one with server ID c0ffee01 (config 1) or c0ffee01 (config 2)"),
     ],
-    ids=["another's", "unused", "too short", "another config", "reserved", "wrong length", "none"],
+    ids=["another's", "no backend's", "too short", "another config", "reserved", "wrong length", "none"],
 )
-def test_a_mismatch_is_explained(cid: bytes, text: str) -> None:
-    """The text contains the received and the expected values, and no key."""
-    mismatch = TARGET.mismatch(cid)
-    assert text in mismatch
-    assert not cid or cid.hex() in mismatch
-    assert KEY.hex() not in mismatch
+def test_a_mismatch_is_named(cid: bytes, text: str) -> None:
+    """A finding names the actual and the expected ID, and never a key."""
+    finding = TARGET.mismatch(cid)
+    assert text in finding
+    assert not cid or cid.hex() in finding
+    assert KEY.hex() not in finding
 
 
-def test_targets_are_equal_by_content() -> None:
-    """A reload creates new codecs; a target with the same content is still equal."""
+def test_targets_are_equal_without_their_pool() -> None:
+    """A reload that only compiles the codecs again makes an equal target. Another server ID makes another one."""
     again = Pool({1: CidCodec(ONE.params), 2: CidCodec(TWO.params)}, dict(POOL.owners))
     assert Target("a", TARGET.endpoint, dict(TARGET.server_ids), again) == TARGET
     assert Target("a", TARGET.endpoint, {1: (OTHER,)}, POOL) != TARGET

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of qlb.observe."""
+"""The fixture that the tests of this room share."""
 
 import pytest
 

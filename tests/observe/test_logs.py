@@ -1,4 +1,4 @@
-"""Tests of the log on stderr."""
+"""The log lines on stderr."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def _root_logger() -> Iterator[None]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the lines on stderr; check that stdout is empty."""
+    """Return the lines on stderr. Check that stdout is empty."""
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()
@@ -36,7 +36,7 @@ def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line has time, level, logger, event and extra fields, which are quoted if they could be misread."""
+    """A line has time, level, logger, event, and the extra fields, which are quoted if they would be ambiguous."""
     configure("info", "text")
     log.warning("backend %s", "lost", extra={"backend": "a", "detail": 'no "answer"', "empty": "", "n": 0})
     (row,) = lines(capsys)
@@ -47,7 +47,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_text_is_always_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """External text cannot start a line, move the cursor, or break the encoding."""
+    """Text from outside cannot begin a new line, move the cursor, or break the encoding."""
     configure("info", "text")
     log.info("got %s", "a\nERROR forged\x1b[2J", extra={"field": "b\r\nc\ud800é"})
     (row,) = lines(capsys)
@@ -70,7 +70,7 @@ def test_text_traceback_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line is one object with its own keys first and the extra fields unchanged."""
+    """Each line is one object with the format's own keys first and then the extra fields."""
     configure("info", "json")
     log.info("ready %d", 1, extra={"listen": ["127.0.0.1:1"], "path": ValueError("x"), "n": 2})
     (found,) = objects(capsys)
@@ -87,16 +87,16 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_protects_its_own_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    """An extra field cannot replace the level, the event or the time."""
+    """An extra field cannot replace the level or the time."""
     configure("info", "json")
-    log.info("written", extra={"level": "error", "ts": "never", "event": "other"})
+    log.info("event", extra={"level": "error", "ts": "never", "event": "other"})
     (found,) = objects(capsys)
-    assert (found["level"], found["event"]) == ("info", "written")
+    assert (found["level"], found["event"]) == ("info", "event")
     assert found["ts"] != "never"
 
 
 def test_json_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """A traceback is one field of the object, in one line."""
+    """A traceback is a field of the object, so it stays in one line."""
     configure("info", "json")
     try:
         raise ValueError("bad\nvalue")
@@ -110,7 +110,7 @@ def test_json_traceback_is_a_field(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_level(capsys: pytest.CaptureFixture[str], level: str, count: int) -> None:
-    """No line below the level is written."""
+    """Lines below the level are not written."""
     configure(level, "text")
     for write in (log.debug, log.info, log.warning, log.error):
         write("at a level")
@@ -118,20 +118,20 @@ def test_level(capsys: pytest.CaptureFixture[str], level: str, count: int) -> No
 
 
 def test_configuring_again_replaces(capsys: pytest.CaptureFixture[str]) -> None:
-    """A reload changes level and format; lines are not duplicated, and foreign handlers remain."""
-    foreign = logging.NullHandler()
-    logging.getLogger().addHandler(foreign)
+    """A reload replaces level and format without duplicate lines, and other handlers stay."""
+    other = logging.NullHandler()
+    logging.getLogger().addHandler(other)
     configure("error", "text")
     configure("info", "json")
     log.info("once")
     assert [found["event"] for found in objects(capsys)] == ["once"]
     handlers = logging.getLogger().handlers
-    assert foreign in handlers
+    assert other in handlers
     assert len([handler for handler in handlers if isinstance(handler, StderrHandler)]) == 1
 
 
 def test_a_flood_is_limited(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line that is repeated too often is suppressed, and the log mentions the limit."""
+    """A flood of one event writes BURST lines, and the last one gives the time of the limit."""
     configure("info", "json")
     for number in range(3 * BURST):
         log.info("again %d", number)

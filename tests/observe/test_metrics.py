@@ -1,7 +1,9 @@
-"""Tests of the metrics page, parsed by Prometheus's own parsers."""
+"""The metrics page, parsed by Prometheus's own parsers."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from qlb.observe.figures import Reading, XdpReading
 from qlb.observe.metrics import Metrics, choose_format
+from qlb.routing import counters
+from qlb.routing.counters import NO_SLOT, TOTALS
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 PROMETHEUS_3 = (
@@ -24,7 +28,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(families: Iterable[Metric]) -> Samples:
-    """Return (name, labels) → value of qlb's own samples; check that none occurs twice."""
+    """Return (name, labels) → value of qlb's own samples. Check that no sample occurs twice."""
     rows = [
         (sample(row.name, **row.labels), row.value)
         for family in families
@@ -36,7 +40,7 @@ def samples(families: Iterable[Metric]) -> Samples:
 
 
 def scrape(reading: Reading) -> Samples:
-    """Return the samples of a page."""
+    """Return the samples of the page as text."""
     return samples(parse_text(Metrics(lambda: reading).render()[0].decode()))
 
 
@@ -99,22 +103,28 @@ CONTRACT = {
 }
 
 
+def total_names(*, only_direct_return: bool) -> set[str]:
+    """Return the names of the metrics of TOTALS."""
+    rows = (one for one in TOTALS if one.only_direct_return is only_direct_return)
+    return {f"{one.metric}_total" if one.kind == "counter" else one.metric for one in rows}
+
+
 def test_names_and_labels_are_the_contract(reading: Reading) -> None:
-    """The page has exactly these names and labels, because users have queries with them."""
+    """The page has exactly these metrics and those of TOTALS, with exactly these labels. Users query them."""
     found = {(name, " ".join(label for label, _ in labels)) for name, labels in scrape(reading)}
-    assert found == CONTRACT
+    assert found == CONTRACT | {(name, "") for name in total_names(only_direct_return=False)}
 
 
 def test_direct_return_has_other_metrics(reading: Reading) -> None:
-    """In direct return no packet returns through the balancer; there are counters of ICMP messages instead."""
+    """In the direct-return modes the page has ICMP messages instead of returned packets."""
     xdp = XdpReading(notices=("in0: detached",), detached_interfaces=1, refused_backends=2)
     found = scrape(dataclasses.replace(reading, mode="ipip", xdp=xdp))
-    assert {name for name, _ in found} ^ {name for name, _ in CONTRACT} == {
+    others = {name for name, _ in CONTRACT} | total_names(only_direct_return=False)
+    assert {name for name, _ in found} ^ others == {
         "qlb_packets_returned_total",
-        "qlb_icmp_forwarded_total",
-        "qlb_icmp_sent_total",
         "qlb_xdp_detached_interfaces",
         "qlb_xdp_refused_backends",
+        *total_names(only_direct_return=True),
     }
     assert found[sample("qlb_xdp_detached_interfaces")] == 1
     assert found[sample("qlb_xdp_refused_backends")] == 2
@@ -123,7 +133,7 @@ def test_direct_return_has_other_metrics(reading: Reading) -> None:
 
 
 def test_types(reading: Reading) -> None:
-    """Metrics that end in _total are counters, all others gauges."""
+    """A metric whose name ends in _total is a counter; every other one is a gauge."""
     families = parse_text(Metrics(lambda: reading).render()[0].decode())
     types = {row.name: family.type for family in families for row in family.samples}
     for name, _ in CONTRACT:
@@ -131,7 +141,7 @@ def test_types(reading: Reading) -> None:
 
 
 def test_values(reading: Reading) -> None:
-    """Every figure of the reading is in the right sample."""
+    """Every figure of the reading has its sample."""
     found = scrape(reading)
     expected: Samples = {
         sample("qlb_packets_received_total"): 22,
@@ -194,8 +204,8 @@ def test_values(reading: Reading) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_sums_are_consistent(reading: Reading) -> None:
-    """Received = forwarded + dropped, and forwarded = routable + unroutable, removed backends included."""
+def test_sums_hold(reading: Reading) -> None:
+    """Received = forwarded + dropped, and forwarded = by ID + unroutable, including backends that have left."""
     found = scrape(reading)
     forwarded = total(found, "qlb_packets_forwarded_total")
     assert total(found, "qlb_packets_received_total") == forwarded + total(found, "qlb_packets_dropped_total")
@@ -203,21 +213,21 @@ def test_sums_are_consistent(reading: Reading) -> None:
     assert forwarded == by_id + total(found, "qlb_unroutable_packets_total")
 
 
-def test_a_removed_backend_retains_its_counts_only(reading: Reading) -> None:
-    """A removed backend has counters, but no state."""
+def test_a_removed_backend_keeps_its_counts_only(reading: Reading) -> None:
+    """A backend that has left has counters and no gauges."""
     names = {name for name, labels in scrape(reading) if ("backend", "gone") in labels}
     assert names == {"qlb_packets_forwarded_total", "qlb_packets_returned_total"}
 
 
-def test_a_removed_config_retains_its_counts(reading: Reading) -> None:
-    """The packets of CID config 0 are still counted although it is no longer configured."""
+def test_a_removed_config_keeps_its_counts(reading: Reading) -> None:
+    """The packets of config ID 0 are exposed although its CID config was removed."""
     found = scrape(reading)
     assert found[sample("qlb_cid_config_packets_total", config_id="0")] == 2
     assert sample("qlb_cid_config_packets_total", config_id="2") not in found
 
 
-def test_known_rows_exist_from_the_start(reading: Reading) -> None:
-    """A fresh daemon exposes zeros, so that rates can be computed from the first packet on."""
+def test_known_rows_are_there_from_the_start(reading: Reading) -> None:
+    """A fresh daemon exposes zeros, so that a rate exists from the first packet on."""
     fresh = dataclasses.replace(reading, dropped={}, unroutable={}, outcomes={})
     found = scrape(fresh)
     assert {row for name, ((_, row),) in rows_of(found, "qlb_packets_dropped_total")} == DROP_REASONS
@@ -230,20 +240,20 @@ def rows_of(found: Samples, wanted: str) -> list[tuple[str, tuple[tuple[str, str
 
 
 @pytest.mark.parametrize(("mode", "returns"), [("proxy", True), ("proxy-protocol", True), ("ipip", False)])
-def test_returned_packets_exist_in_proxy_modes_only(reading: Reading, mode: str, returns: bool) -> None:
-    """With direct server return the metric is missing: zeros would wrongly mean that nothing is sent."""
+def test_returned_packets_exist_only_in_modes_with_replies(reading: Reading, mode: str, returns: bool) -> None:
+    """With direct return there is no row of returned packets: a zero would be a false statement."""
     found = scrape(dataclasses.replace(reading, mode=mode))
     assert bool(rows_of(found, "qlb_packets_returned_total")) is returns
 
 
-def test_unknown_kernel_drops_are_absent(reading: Reading) -> None:
-    """If the kernel's drops are unknown, the metric is missing: a zero would wrongly mean no drops."""
+def test_kernel_drops_are_absent_if_the_system_does_not_count_them(reading: Reading) -> None:
+    """A zero would be a false statement."""
     silent = tuple(dataclasses.replace(row, kernel_dropped=None) for row in reading.listeners)
     assert b"qlb_kernel_dropped" not in Metrics(lambda: dataclasses.replace(reading, listeners=silent)).render()[0]
 
 
 def test_each_scrape_takes_a_reading(reading: Reading) -> None:
-    """Each scrape takes exactly one reading; nothing is cached between scrapes."""
+    """Each scrape takes exactly one reading, and the page stores nothing between scrapes."""
     taken: list[Reading] = []
 
     def read() -> Reading:
@@ -258,13 +268,13 @@ def test_each_scrape_takes_a_reading(reading: Reading) -> None:
     assert len(taken) == 2
 
 
-def test_metrics_of_the_process(reading: Reading) -> None:
-    """The page contains CPU time of the supervisor process."""
+def test_the_process_is_exposed(reading: Reading) -> None:
+    """The page has the CPU time of the supervisor."""
     assert b"process_cpu_seconds_total" in Metrics(lambda: reading).render()[0]
 
 
 def test_text_by_default(reading: Reading) -> None:
-    """Without a preference the format is text, and each counter's name ends in _total once."""
+    """The default is the text format. No name ends in _total twice."""
     body, content_type = Metrics(lambda: reading).render("*/*")
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert b"_total_total" not in body
@@ -273,7 +283,7 @@ def test_text_by_default(reading: Reading) -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text", PROMETHEUS_3])
 def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
-    """On request the same figures are rendered in OpenMetrics, with its end mark."""
+    """OpenMetrics has the same figures and ends with its end mark."""
     body, content_type = Metrics(lambda: reading).render(accept)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
@@ -282,8 +292,8 @@ def test_openmetrics_on_request(reading: Reading, accept: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.1", "2.0.0", "01.7.0", "987.0.0"])
 @pytest.mark.parametrize("name", ["application/openmetrics-text", "text/plain"])
-def test_the_number_of_formats_is_bounded(version: str, name: str) -> None:
-    """All versions lead to few formats, because pages are cached by format."""
+def test_there_are_few_formats(version: str, name: str) -> None:
+    """Every later version gets version 1.0.0, because pages are cached by their format."""
     content_type = choose_format(f"{name};version={version};escaping=underscores").content_type
     assert content_type == f"{name}; version=1.0.0; charset=utf-8; escaping=underscores"
 
@@ -302,5 +312,23 @@ def test_the_number_of_formats_is_bounded(version: str, name: str) -> None:
     ],
 )
 def test_a_malformed_accept_header_is_ignored(reading: Reading, accept: str) -> None:
-    """A malformed Accept header gets the default format and never an exception."""
+    """A malformed Accept header gets the default format and causes no exception."""
     assert Metrics(lambda: reading).render(accept)[1] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_totals_have_slots_and_names_of_their_own() -> None:
+    """No two totals share a slot, a name or a metric, and each slot is one of a worker's single counters."""
+    slots = [one.slot for one in TOTALS if one.slot != NO_SLOT]
+    assert len(set(slots)) == len(slots)
+    assert all(0 <= slot < counters.OUTCOME for slot in slots)
+    assert len({one.name for one in TOTALS}) == len({one.metric for one in TOTALS}) == len(TOTALS)
+
+
+def test_the_page_about_watching_describes_every_total() -> None:
+    """The list in docs/watching.md has each row of TOTALS, with its text, and no other row."""
+    text = (Path(__file__).parents[2] / "docs/watching.md").read_text()
+    _, _, text = text.partition("### Counters\n")
+    items = re.split(r"^- ", text.partition("Alert rules")[0], flags=re.MULTILINE)[1:]
+    assert [" ".join(item.split()) for item in items] == [
+        f"`{one.metric}{'_total' if one.kind == 'counter' else ''}` (`{one.name}`): {one.text}" for one in TOTALS
+    ]

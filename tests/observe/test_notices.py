@@ -1,4 +1,4 @@
-"""Tests of the notices to the operator."""
+"""The notices of a reading."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ def kinds(reading: Reading) -> list[tuple[str, str]]:
 
 
 def calm(reading: Reading) -> Reading:
-    """Return the reading without any fault."""
+    """Return a reading without notices."""
     return dataclasses.replace(
         reading,
         last_reload_ok=True,
@@ -28,8 +28,8 @@ def calm(reading: Reading) -> Reading:
     )
 
 
-def test_everything_has_a_notice(reading: Reading) -> None:
-    """Every fault has a notice; errors come before warnings."""
+def test_every_kind_of_notice(reading: Reading) -> None:
+    """Each fault has its notice, the most severe first."""
     faulty = dataclasses.replace(
         reading, unconfigured=(dataclasses.replace(reading.unconfigured[0], sustained=True),), without_ids=True
     )
@@ -50,43 +50,44 @@ def test_everything_has_a_notice(reading: Reading) -> None:
     ]
     texts = [notice.text for notice in notices(faulty)]
     assert texts[0] == (
-        "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; the log says why"
+        "the last reload was refused: the configuration on disk is not in force; the next try is in 58 s; "
+        "the log has the reasons"
     )
-    assert texts[1] == "worker 1 (process 124) has not taken the current configuration yet"
-    assert texts[2] == "worker 1 (process 124) has not gone round its loop for 7.0 s"
-    assert texts[3] == "another process gets a part of the clients of 127.0.0.1:4433; the log names it"
+    assert texts[1] == "worker 1 (process 124) has not applied the current configuration yet"
+    assert texts[2] == "worker 1 (process 124) has not completed a round of its loop for 7.0 s"
+    assert texts[3] == "another process receives a part of the clients of 127.0.0.1:4433; the log names it"
     assert texts[6] == "b:2: wrong key"
     assert texts[7] == "b:2 gets no packets: it loops"
-    assert texts[8] == "source pool of backends fails, and what it found before is retained: gone"
+    assert texts[8] == "source pool of backends fails; the backends that it found before stay: gone"
     assert texts[9] == "source agents of backends: AAAA fails"
     assert "config ID 4" in texts[11]
     assert texts[12] == "rotation, retiring: wait"
 
 
-def test_without_faults_there_are_no_notices(reading: Reading) -> None:
-    """A few packets with an unconfigured config ID give no notice."""
+def test_without_faults_there_is_no_notice(reading: Reading) -> None:
+    """A few packets with a config ID that is not configured cause no notice."""
     assert notices(calm(reading)) == []
     once = UnconfiguredReading(config_id=2, packets=1, last_seen_s=0.0, configured_before=True)
     assert notices(dataclasses.replace(calm(reading), unconfigured=(once,))) == []
 
 
 def test_faults_of_interfaces(reading: Reading) -> None:
-    """Each fault that the XDP plane found is a notice with the plane's text."""
+    """Each fault that the XDP plane has found is a notice with its text."""
     faulty = dataclasses.replace(calm(reading), xdp=XdpReading(notices=("in0: detached", "out0: refused")))
     assert kinds(faulty) == [(ERROR, "xdp")] * 2
     assert [notice.text for notice in notices(faulty)] == ["in0: detached", "out0: refused"]
     assert notices(dataclasses.replace(faulty, xdp=XdpReading())) == []
 
 
-def test_a_completed_rotation_is_information(reading: Reading) -> None:
-    """A completed rotation gives a notice of level info about the next step."""
+def test_a_finished_rotation_is_info(reading: Reading) -> None:
+    """A rotation that is done has a notice of level info."""
     done = dataclasses.replace(calm(reading), rotation=RotationReading(phase="done", next_step="remove it"))
     assert kinds(done) == [(INFO, "rotation")]
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 5000])
 def test_many_backends_are_counted(reading: Reading, count: int) -> None:
-    """Notices name five backends of a kind and count the others."""
+    """Five backends of a kind are named, and the others are counted."""
     row = reading.backends[0]
     rows = tuple(dataclasses.replace(row, name=f"x{n}", finding="bad", without_ids=True) for n in range(count))
     found = notices(dataclasses.replace(calm(reading), backends=rows))
@@ -98,13 +99,15 @@ def test_many_backends_are_counted(reading: Reading, count: int) -> None:
             assert texts[5].startswith(f"and {count - 5} more backends")
 
 
-def test_a_refused_reload_and_a_backend_that_drains_for_it(reading: Reading) -> None:
-    """The notice contains the time of the next automatic try, if any; a backend that drains for it is named."""
+def test_a_refused_reload_and_the_backends_that_drain_for_it(reading: Reading) -> None:
+    """The notice gives the time of the next try. A backend that drains for the reload is named."""
     row = reading.backends[0]
     refused = dataclasses.replace(
         calm(reading), last_reload_ok=False, backends=(dataclasses.replace(row, leaving=True), row)
     )
     texts = [notice.text for notice in notices(dataclasses.replace(refused, reload_retry_s=58.5))]
-    assert "it is tried again in 58 s" in texts[0]
-    assert texts[1:] == [f"{row.name} drains by itself: the configuration on disk waits until no packet goes to it"]
-    assert "tried again" not in notices(dataclasses.replace(refused, reload_retry_s=None))[0].text
+    assert "the next try is in 58 s" in texts[0]
+    assert texts[1:] == [
+        f"{row.name} drains by itself: the reload of the configuration on disk waits until no packet goes to it"
+    ]
+    assert "next try" not in notices(dataclasses.replace(refused, reload_retry_s=None))[0].text

@@ -1,4 +1,4 @@
-"""Tests of the filter that limits repeated log lines."""
+"""The filter that limits floods of log lines."""
 
 import logging
 from typing import Any
@@ -7,10 +7,10 @@ from qlb.observe.logs import RateLimit
 
 
 class Clock:
-    """A clock that the test sets."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
-        """Start at an arbitrary time."""
+        """Start at 100 s."""
         self.now_s = 100.0
 
     def __call__(self) -> float:
@@ -26,12 +26,12 @@ def line(
 
 
 def marks(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the fields that the filter added to a record."""
+    """Return the fields that the filter has added to a line."""
     return {key: value for key, value in vars(record).items() if "suppressed" in key or "limited" in key}
 
 
 def test_a_burst_passes_and_the_rest_is_counted() -> None:
-    """The last line that passes announces the limit; the first of the next window counts the suppressed lines."""
+    """The last line of a burst announces the limit. The first one of the next window has the missing number."""
     clock = Clock()
     limit = RateLimit(burst=3, window_s=10.0, now=clock)
     lines = [line(args=(number,)) for number in range(8)]
@@ -44,8 +44,8 @@ def test_a_burst_passes_and_the_rest_is_counted() -> None:
     assert [marks(record) for record in late] == [{"suppressed": 5}, {}]
 
 
-def test_the_window_starts_with_its_first_line() -> None:
-    """The announced time is the remainder of the window."""
+def test_the_window_begins_with_its_first_line() -> None:
+    """The announced time is the rest of the window, which began with its first line."""
     clock = Clock()
     limit = RateLimit(burst=2, window_s=10.0, now=clock)
     assert limit.filter(line())
@@ -56,7 +56,7 @@ def test_the_window_starts_with_its_first_line() -> None:
 
 
 def test_kinds_do_not_limit_each_other() -> None:
-    """Lines of another logger, level or message have their own window; other arguments do not."""
+    """Another logger, level or message has its own window. Other arguments have not."""
     limit = RateLimit(burst=1)
     assert limit.filter(line())
     assert not limit.filter(line(args=("else",)))
@@ -66,13 +66,13 @@ def test_kinds_do_not_limit_each_other() -> None:
 
 
 def test_any_message_object_is_a_kind() -> None:
-    """A message that cannot be hashed is limited too."""
+    """A message that cannot be hashed is a kind too."""
     limit = RateLimit(burst=1)
     assert [limit.filter(line(["unhashable"])) for _ in range(2)] == [True, False]
 
 
 def test_memory_is_bounded_and_every_line_is_counted() -> None:
-    """Old kinds are forgotten; the next line of any kind has the number of their suppressed lines."""
+    """The oldest kinds are removed from memory. The next line of any kind has the number of their suppressed lines."""
     limit = RateLimit(burst=1, kinds=3)
     limit.filter(line("first"))
     assert not limit.filter(line("first"))
@@ -83,8 +83,8 @@ def test_memory_is_bounded_and_every_line_is_counted() -> None:
     assert limit.filter(line("first"))
 
 
-def test_a_new_window_renews_a_kind() -> None:
-    """A kind with a new window is not the first to be forgotten."""
+def test_a_new_window_makes_a_kind_the_newest() -> None:
+    """A kind with a new window is not the next one to be removed from memory."""
     clock = Clock()
     limit = RateLimit(burst=1, window_s=1.0, kinds=2, now=clock)
     limit.filter(line("a"))

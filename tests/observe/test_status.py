@@ -1,4 +1,4 @@
-"""Tests of the status: the names and values that programs read."""
+"""The names and values of the status, which programs read."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 from qlb.observe.figures import Reading, SampleReading, XdpReading
 from qlb.observe.status import build_status
+from qlb.routing.counters import TOTALS
 
 
 def as_read(reading: Reading) -> Any:
@@ -14,7 +15,7 @@ def as_read(reading: Reading) -> Any:
 
 
 def test_the_contract(reading: Reading) -> None:
-    """Every documented name exists, with its value."""
+    """The status has every name of the contract with its value."""
     status = as_read(reading)
     assert status["version"] == "1.2.3"
     assert status["ready"] is True
@@ -48,8 +49,8 @@ def test_the_contract(reading: Reading) -> None:
     assert status["notices"][0] == {
         "level": "error",
         "kind": "reload_refused",
-        "text": "the last reload was refused: what is on disk is not in force; it is tried again in 58 s; "
-        "the log says why",
+        "text": "the last reload was refused: the configuration on disk is not in force; the next try is in 58 s; "
+        "the log has the reasons",
     }
     assert status["rotation"] == {
         "phase": "retiring",
@@ -63,11 +64,15 @@ def test_the_contract(reading: Reading) -> None:
         {"index": 0, "pid": 123, "alive": True, "heartbeat_age_s": 0.25, "up_to_date": True},
         {"index": 1, "pid": 124, "alive": False, "heartbeat_age_s": 7.0, "up_to_date": False},
     ]
-    assert status["worker_hangs"] == 2
-    assert (status["worker_restarts"], status["sessions"], status["sessions_max"]) == (4, 8, 131_072)
-    assert (status["received_packets"], status["received_bytes"]) == (22, 22_000)
-    assert (status["return_dropped_packets"], status["return_overflowed_packets"]) == (7, 11)
-    assert (status["icmp_forwarded"], status["icmp_sent"]) == (19, 23)
+    assert {name: status[name] for name in reading.totals} == reading.totals
+    assert (status["received_packets"], status["return_dropped_packets"], status["worker_hangs"]) == (22, 7, 2)
+    assert status["totals"][0] == {
+        "name": "received_packets",
+        "kind": "counter",
+        "value": 22,
+        "text": "Datagrams received from clients.",
+    }
+    assert [row["name"] for row in status["totals"]] == [one.name for one in TOTALS]
     assert status["xdp"] is None
     xdp = XdpReading(notices=("in0: detached",), detached_interfaces=1, refused_backends=2)
     assert build_status(dataclasses.replace(reading, xdp=xdp))["xdp"] == {
@@ -94,7 +99,7 @@ def test_the_contract(reading: Reading) -> None:
 
 
 def test_a_backend(reading: Reading) -> None:
-    """A row of a backend has exactly these fields."""
+    """The row of a backend has exactly these fields."""
     assert as_read(reading)["backends"][0] == {
         "name": "a",
         "address": "192.0.2.1:443",
@@ -120,7 +125,7 @@ def test_a_backend(reading: Reading) -> None:
 
 
 def test_sources(reading: Reading) -> None:
-    """The status lists the discovery sources and their state."""
+    """The status has one row for each source of backends."""
     agents: dict[str, object] = {"name": "agents", "kind": "dns", "up": True, "backends": 41, "last_success_s": 1.5}
     pool: dict[str, object] = {"name": "pool", "kind": "file", "up": False, "backends": 0, "last_success_s": None}
     assert as_read(reading)["discovery"] == [
@@ -130,25 +135,25 @@ def test_sources(reading: Reading) -> None:
 
 
 def test_never_seen_is_null(reading: Reading) -> None:
-    """A backend that received no packet has null, not 0."""
+    """last_seen_s is null for a backend without packets."""
     assert as_read(reading)["backends"][1]["last_seen_s"] is None
 
 
-def test_removed_backends_are_listed_separately(reading: Reading) -> None:
-    """The list of backends contains configured ones only; the counts of removed ones are in another list."""
+def test_removed_backends_are_apart(reading: Reading) -> None:
+    """Only configured backends are under ``backends``; the counts of the others are under ``removed_backends``."""
     status = as_read(reading)
     assert [row["name"] for row in status["backends"]] == ["a", "b:2"]
     assert [(row["name"], row["forwarded_packets"]) for row in status["removed_backends"]] == [("gone", 4)]
 
 
 def test_an_empty_daemon(reading: Reading) -> None:
-    """Without workers and backends the status has empty lists."""
+    """A daemon without workers and backends has a status too."""
     status = as_read(dataclasses.replace(reading, backends=(), cid_configs=(), workers=(), outcomes={}, listen=()))
     assert [status[name] for name in ("backends", "removed_backends", "cid_configs", "workers", "listen")] == [[]] * 5
 
 
-def test_samples_are_shown_as_explain_accepts_them(reading: Reading) -> None:
-    """The status has the last dropped datagram of each reason, in hexadecimal."""
+def test_samples_have_the_form_that_explain_accepts(reading: Reading) -> None:
+    """The last dropped datagram of each reason is in hexadecimal."""
     sample = SampleReading(octets=b"\xc0\0", length=1200, seen_s=1.23456)
     shown = as_read(dataclasses.replace(reading, samples={"truncated": sample}))["samples"]
     assert shown == {"truncated": {"octets": "c000", "length": 1200, "seen_s": 1.235}}

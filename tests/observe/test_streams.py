@@ -1,4 +1,4 @@
-"""Tests of commands that are started with closed standard streams, or whose output is full."""
+"""Commands and the daemon with standard streams that are closed at the start."""
 
 import os
 import socket
@@ -25,14 +25,14 @@ health: {probe: none}
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell command line in which `qlb` is this checkout's."""
+    """Run a line of the shell in which `qlb` is the program of this checkout."""
     line = f'qlb() {{ "{sys.executable}" -m qlb "$@"; }}; {command}'
     return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a configuration, qlb.yaml."""
+    """Return a folder with a configuration, qlb.yaml."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     path.chmod(0o600)
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_commands(folder: Path, closed: str) -> None:
-    """With closed streams the exit code is the usual one, and there is no traceback."""
+    """With closed streams, a command has its usual exit code and writes no traceback."""
     for command, code in (("check qlb.yaml", 0), ("check absent.yaml", 2), ("status --socket absent", 1)):
         done = shell(f"qlb {command} {closed}", folder)
         assert done.returncode == code, (command, done)
@@ -50,7 +50,7 @@ def test_commands(folder: Path, closed: str) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [("schema", 1), ("check qlb.yaml", 1)])
 def test_a_full_standard_output(folder: Path, command: str, code: int) -> None:
-    """A full output gives exit code 1 and one line about it."""
+    """If standard output is full, one line reports it."""
     done = shell(f"qlb {command} >/dev/full", folder)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1] == "qlb: [Errno 28] No space left on device"
@@ -58,13 +58,13 @@ def test_a_full_standard_output(folder: Path, command: str, code: int) -> None:
 
 
 def test_a_full_standard_error(folder: Path) -> None:
-    """The exit code is right even if the error cannot be written."""
+    """If standard error is full, the exit code is still right."""
     assert shell("qlb check absent.yaml 2>/dev/full", folder).returncode == 2
 
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_descriptors(tmp_path: Path, closed: str) -> None:
-    """Files opened later get none of the three descriptors, and child processes inherit all three."""
+    """The next opened file gets none of the three numbers, and child processes inherit all three."""
     show = (
         "import os, subprocess, sys\n"
         "from qlb.observe.streams import open_missing_streams\n"
@@ -88,7 +88,7 @@ def test_descriptors(tmp_path: Path, closed: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("closed", CLOSED)
 def test_the_daemon(folder: Path, closed: str) -> None:
-    """The daemon becomes ready, answers on its control socket, reloads, and exits with 0."""
+    """With closed streams, the daemon becomes ready, answers on its control socket, reloads and exits with 0."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     with notify:
         notify.bind(str(folder / "notify"))

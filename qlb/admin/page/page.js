@@ -1,6 +1,6 @@
 "use strict";
 
-// How many answers of /status a line is drawn of, and how many backends are shown at once.
+// The number of answers of /status that a line shows, and the number of backends that are shown at once.
 const HISTORY = 120;
 const ROWS = 100;
 
@@ -10,7 +10,7 @@ const ago = seconds => seconds == null ? "never" :
   seconds < 60 ? `${seconds.toFixed(1)} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
 const percent = share => `${(100 * share).toFixed(share && share < .0995 ? 1 : 0)} %`;
 
-// Text becomes text, never markup.
+// Text is always inserted as text, never as markup.
 const put = (tag, text = "", kind = "") => {
   const node = document.createElement(tag);
   node.textContent = text;
@@ -29,18 +29,18 @@ const spark = rates => {
   const most = Math.max(...rates, 1);
   const points = rates.map((rate, step) => `${HISTORY - rates.length + step},${(20 - 18 * rate / most).toFixed(1)}`);
   const svg = draw("svg", {class: "spark", viewBox: `0 0 ${HISTORY - 1} 21`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `up to ${count(most)} packets per second lately`});
+    "aria-label": `up to ${count(most)} packets per second recently`});
   svg.append(draw("polyline", {points: points.join(" ")}));
   return svg;
 };
 
-// What a backend should get of new connections, behind what it has got.
+// The share of new connections that a backend should get, behind the share that it has got.
 const shares = (wanted, found) => {
   const box = put("span");
   const svg = draw("svg", {class: "share", viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true"});
   svg.append(draw("rect", {class: "wanted", width: 100 * wanted, height: 12}),
     draw("rect", {class: "found", y: 4, width: 100 * found, height: 4}));
-  box.append(svg, put("small", `${percent(wanted)} wanted, ${percent(found)} so far`));
+  box.append(svg, put("small", `${percent(wanted)} now, ${percent(found)} since the start`));
   return box;
 };
 
@@ -50,7 +50,7 @@ const two = (text, below, kind) => {
   return box;
 };
 
-// columns: names; one that begins with # holds numbers. rows: lists of nodes or texts.
+// columns: names; a name that begins with # is a column of numbers. rows: lists of nodes or texts.
 const table = (id, columns, rows) => {
   const names = columns.map(name => name.replace("#", ""));
   const kinds = columns.map(name => name.startsWith("#") ? "number" : "");
@@ -96,7 +96,7 @@ const showTiles = (status, seconds) => {
     tile("Mbit/s in", (perSecond(status.received_bytes, then.received_bytes, seconds) * 8e-6).toFixed(2)),
     tile("dropped per second", count(lost), lost ? "bad" : ""),
     tile("backends up", `${count(up)} of ${count(status.backends.length)}`, up < status.backends.length ? "bad" : "good"),
-    tile("ways back", count(status.sessions)),
+    tile("sessions", count(status.sessions)),
     tile("worker restarts", count(status.worker_restarts), status.worker_restarts ? "warn" : "")]);
   status.dropped = dropped;
 };
@@ -107,7 +107,7 @@ const showBackends = status => {
   if (status.backends.length > ROWS) kept.sort((a, b) => trouble(b) - trouble(a) || b.packets_per_second - a.packets_per_second);
   at("filter-line").hidden = status.backends.length <= 10;
   at("filtered").textContent = `${count(Math.min(kept.length, ROWS))} of ${count(status.backends.length)} shown` +
-    (kept.length > ROWS ? ", those with trouble first" : "");
+    (kept.length > ROWS ? ", those with problems first" : "");
   const routes = backend => backend.forwarded_by_route || {};
   const fallback = status.backends.reduce((sum, backend) => sum + (routes(backend).fallback || 0), 0);
   table("backends", ["name", "state", "health", "#per second", "lately", "#packets", "last packet", "new connections"],
@@ -123,11 +123,11 @@ const showBackends = status => {
 
 const show = status => {
   const seconds = before ? status.uptime_s - before.uptime_s : 0;
-  // Another daemon: its counts began anew.
+  // Another process counts from zero.
   if (seconds < 0) before = null;
   replace("state", [put("span", status.ready ? "ready" : "not ready", status.ready ? "good" : "bad")]);
   at("what").textContent = `${status.version} \u00b7 ${status.plane} plane \u00b7 ${status.mode} mode \u00b7 ` +
-    `configuration ${status.config.generation} \u00b7 up ${count(status.uptime_s)} s \u00b7 ${status.listen.join(", ")}`;
+    `generation ${status.config.generation} \u00b7 up ${count(status.uptime_s)} s \u00b7 ${status.listen.join(", ")}`;
   const present = new Map();
   for (const backend of status.backends)
     present.set(backend.name, [...(rates.get(backend.name) || []), backend.packets_per_second || 0].slice(-HISTORY));
@@ -141,6 +141,9 @@ const show = status => {
   table("outcomes", ["outcome", "#packets", "#per second"], Object.entries(status.outcomes).filter(([, packets]) => packets)
     .map(([name, packets]) => [put("span", name, name.startsWith("drop_") ? "bad" : ""), count(packets),
       count(before ? perSecond(packets, before.outcomes[name], seconds) : 0)]));
+  table("totals", ["counter", "#value", "#per second"], (status.totals || []).filter(row => row.value)
+    .map(row => [two(row.name, row.text), count(row.value),
+      row.kind === "counter" ? count(before ? perSecond(row.value, before[row.name], seconds) : 0) : ""]));
   table("listeners", ["address", "#dropped by the system", "#receive buffer"], (status.listeners || []).map(row => [row.listen,
     row.kernel_dropped_packets == null ? "not known" : put("span", count(row.kernel_dropped_packets), row.kernel_dropped_packets ? "bad" : ""),
     `${count(row.receive_buffer_bytes / 1024)} KiB`]));
@@ -162,7 +165,7 @@ const refresh = async () => {
     failed = failed || new Date();
     replace("state", [put("span", `no answer since ${failed.toLocaleTimeString("en-GB")}`, "bad")]);
   }
-  // Thousands of backends make a long answer: never spend more than a tenth of the time on it.
+  // The answer is long with thousands of backends: never spend more than a tenth of the time on it.
   setTimeout(refresh, Math.max(1000, 10 * (performance.now() - began)));
 };
 at("filter").addEventListener("input", () => before && showBackends(before));
