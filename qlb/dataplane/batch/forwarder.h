@@ -201,6 +201,8 @@ int qlb_port_find(struct qlb_forwarder *forwarder, int fd, const struct qlb_endp
 struct qlb_session *qlb_session_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
                                       uint8_t hop_limit, uint32_t *outcome);
 int qlb_session_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
+/* Raise the hop limit of a session to one less than that of a packet from its client. */
+void qlb_session_raise_hop_limit(struct qlb_session *session, uint8_t received);
 void qlb_sessions_set_gauges(const struct qlb_forwarder *forwarder);
 int qlb_session_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
 void qlb_session_close(struct qlb_forwarder *forwarder, struct qlb_session *session);

@@ -156,12 +156,15 @@ class AsyncioPlane:
         datagram, control, _ = received
         session = self._sessions.get(key)
         failure = 0
+        hop_limit = ancillary.read_hop_limit(control) - 1
         if session is not None:
             self._sessions.use(session, now_s)
+            if hop_limit > session.hop_limit:
+                self._upstreams.raise_hop_limit(session, hop_limit)
         else:
             backend = self._router.snapshot.backends[key[3]]
             assert backend is not None, "the router names backends that are there"
-            session = listener.describe_session(key, backend, ancillary.read_hop_limit(control) - 1, now_s)
+            session = listener.describe_session(key, backend, hop_limit, now_s)
             failure = self._open(session, now_s)
         if outcome < CONFIGS:
             session.is_routable = True

@@ -85,6 +85,12 @@ class Upstreams:
             return 0 if self._send_again(session, datagram, send_error_kind(error), now_s) else DROP_SEND_FAILED
         return 0
 
+    def raise_hop_limit(self, session: Session, hop_limit: int) -> None:
+        """Send with a higher hop limit from now on: a forged first packet does not limit the client's later ones."""
+        session.hop_limit = hop_limit
+        with suppress(OSError):
+            ancillary.set_hop_limit(session.sock, hop_limit)
+
     def _send_again(self, session: Session, datagram: bytes, kind: int, now_s: float) -> bool:
         """Send a datagram whose first try failed. Return whether it was sent.
 
