@@ -34,8 +34,9 @@ from benchmarks.xdp_frames import (
     write_frames,
 )
 from benchmarks.xdp_network import accounted, accounting, network, received
+from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp import libbpf
 from qlb.dataplane.xdp.libbpf import BpfObject, Link
 from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
@@ -219,7 +220,7 @@ def _plane(count: int) -> XdpPlane:
         for n in range(count)
     ]
     settings = XdpSettings(services=(SERVICE,), interfaces=("in0",), mode="ipip")
-    return XdpPlane(settings, Orders(_snapshot(backends), PlaneSettings()))
+    return XdpPlane(settings, Orders(_snapshot(backends), DEFAULTS))
 
 
 def _snapshot(backends: Sequence[Backend]) -> Snapshot:

@@ -19,14 +19,14 @@ class PlaneSettings:
     gso_to_backends: whether datagrams may go to backends many in one piece.
     """
 
-    session_timeout_s: float = 120.0
-    routable_session_timeout_s: float = 1800.0
-    workers: int = 1
-    dscp: int | None = None
-    max_sessions: int = 65_536
-    flow_table_size: int = 65_536
-    flow_timeout_s: float = 30.0
-    gso_to_backends: bool = False
+    session_timeout_s: float
+    routable_session_timeout_s: float
+    workers: int
+    dscp: int | None
+    max_sessions: int
+    flow_table_size: int
+    flow_timeout_s: float
+    gso_to_backends: bool
 
 
 @dataclass(frozen=True, slots=True)

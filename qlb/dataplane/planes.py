@@ -44,7 +44,6 @@ PLANES: Final[dict[str, PlaneRow]] = {
     ),
 }
 """In the order in which ``auto`` tries them."""
-WORKER_PLANES: Final = tuple(name for name, row in PLANES.items() if not row.in_kernel)
 
 
 def choose(plane: str, mode: str) -> str:

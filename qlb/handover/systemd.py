@@ -36,11 +36,6 @@ class Notifier:
         """The manager wants a sign of life once in this time; None: it does not."""
 
     @property
-    def has_manager(self) -> bool:
-        """Whether there is anybody to tell."""
-        return bool(self._name)
-
-    @property
     def environ(self) -> dict[str, str]:
         """What the process that takes this one's place needs to speak to the same manager."""
         if not self._name:

@@ -51,7 +51,7 @@ def test_children_do_not_inherit_the_variables() -> None:
     assert notifier.watchdog_s == 3
     assert notifier.environ == {"NOTIFY_SOCKET": "/a", "WATCHDOG_USEC": "3000000"}
     notifier.leave()
-    assert (notifier.has_manager, notifier.watchdog_s, notifier.environ) == (False, None, {})
+    assert (notifier.watchdog_s, notifier.environ) == (None, {})
 
 
 @pytest.mark.parametrize(("microseconds", "pid"), [("3000000", "1"), ("0", ""), ("soon", ""), ("", "")])

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from lab.dataplane.running import WORKER_PLANES
 from lab.stopped import standing_still
 from qlb.addresses import Endpoint
-from qlb.dataplane import planes as probe
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
@@ -26,7 +26,7 @@ TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 BATCH = 64
 """The most datagrams that a worker of any plane may have received and not yet sent: one batch."""
 
-every_plane = pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
+every_plane = pytest.mark.parametrize("plane", WORKER_PLANES)
 
 
 @dataclass

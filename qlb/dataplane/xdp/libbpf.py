@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 
 from qlb.errors import PlaneUnavailable
 
-XDP_ABORTED: Final = 0
 XDP_DROP: Final = 1
 XDP_PASS: Final = 2
 XDP_TX: Final = 3
