@@ -3,9 +3,6 @@
 from qlb.addresses import FourTuple
 from qlb.routing.router import Decision
 
-def layout() -> dict[str, int]:
-    """Return sizes (``struct``), offsets (``struct.field``) and constants (``QLB_NAME``) as the compiler made them."""
-
 def has_native_aes() -> bool:
     """Say whether this CPU has AES instructions that the core uses."""
 

@@ -23,7 +23,8 @@ VERSION: Final = 1
 """Counts every change of a layout or of what a field means."""
 CONFIGS: Final = 8
 """Config slots: one for each value of the three config bits."""
-NOBODY: Final = 0xFFFFFFFF
+NO_BACKEND: Final = 0xFFFFFFFF
+"""The backend index of a free server slot."""
 
 PRESENT: Final = 1
 HEALTHY: Final = 2
@@ -112,7 +113,7 @@ def compile_table(snapshot: Snapshot) -> bytes:
     """
     configs = b"".join(_config(snapshot, config_id) for config_id in range(CONFIGS))
     slots, seed = place(list(_servers(snapshot)))
-    free = SERVER.pack(low=0, high=0, index=NOBODY)
+    free = SERVER.pack(low=0, high=0, index=NO_BACKEND)
     servers = b"".join(free if s is None else SERVER.pack(low=s.low, high=s.high, index=s.value) for s in slots)
     backends = array("I", map(backend_flags, snapshot.backends)).tobytes()
     parts = [bytes(HEAD.size_bytes)]
