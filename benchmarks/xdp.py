@@ -38,8 +38,10 @@ from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp import libbpf
-from qlb.dataplane.xdp.libbpf import BpfObject, Link
-from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
+from qlb.dataplane.xdp.bpf_object import BpfObject
+from qlb.dataplane.xdp.libbpf import Link
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import FORWARD, XdpSettings
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import Snapshot, compile_snapshot

@@ -80,7 +80,8 @@ def runs(name: str) -> Run:
         own = listener.dup()
         memory = memoryview(bytearray(SIZE_BYTES))
         plane: Plane = make([listener.detach()], wanted, memory)
-        plane.hold(beside is not None)
+        if beside is not None:
+            plane.pause()
         plane.start()
         try:
             yield Running(plane, Counters(memory), service, own)

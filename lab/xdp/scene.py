@@ -20,7 +20,8 @@ from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import TestedPacket, run_packet
-from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import FORWARD, XdpSettings
 from qlb.routing.backends import Backend
 from qlb.routing.snapshot import compile_snapshot
 

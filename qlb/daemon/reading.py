@@ -46,7 +46,7 @@ from qlb.routing.counters import (
 )
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
 from qlb.workers.engine import Engine
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 
 class History:
@@ -104,7 +104,7 @@ class Daemon(Protocol):
 def take_reading(daemon: Daemon) -> Reading:
     """Return every figure of a daemon as it is now."""
     desired, history = daemon.desired, daemon.history
-    places = daemon.engine.places if daemon.engine is not None else ()
+    slots = daemon.engine.slots if daemon.engine is not None else ()
     workers = daemon.engine.counters if daemon.engine is not None else ()
     packets = total_outcomes(workers)
     now_s = time.monotonic()
@@ -115,7 +115,7 @@ def take_reading(daemon: Daemon) -> Reading:
         plane=daemon.plane,
         mode=desired.config.forwarding.mode,
         listen=tuple(map(str, daemon.listen)),
-        listeners=_listeners(daemon, places),
+        listeners=_listeners(daemon, slots),
         ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
@@ -139,20 +139,20 @@ def take_reading(daemon: Daemon) -> Reading:
         sessions_protected=total(workers, layout.SESSIONS_PROTECTED),
         sessions_reopened=total(workers, layout.SESSIONS_REOPENED),
         return_pauses=total(workers, layout.RETURN_PAUSES),
-        sessions_max=desired.config.forwarding.max_sessions * len(places),
+        sessions_max=desired.config.forwarding.max_sessions * len(slots),
         workers=tuple(
             WorkerReading(
-                index=place.number,
-                pid=place.process.pid,
-                alive=place.process.alive,
-                heartbeat_age_s=place.silent_ms / 1000,
-                up_to_date=not place.is_behind,
+                index=slot.number,
+                pid=slot.process.pid,
+                alive=slot.process.alive,
+                heartbeat_age_s=slot.silent_ms / 1000,
+                up_to_date=not slot.is_behind,
             )
-            for place in places
-            if place.process is not None
+            for slot in slots
+            if slot.process is not None
         ),
-        worker_restarts=sum(place.restarts for place in places),
-        worker_hangs=sum(place.hangs for place in places),
+        worker_restarts=sum(slot.restarts for slot in slots),
+        worker_hangs=sum(slot.hangs for slot in slots),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -188,16 +188,16 @@ def _discovery(daemon: Daemon, now_s: float) -> tuple[SourceReading, ...]:
     )
 
 
-def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[ListenerReading, ...]:
+def _listeners(daemon: Daemon, slots: Sequence[Slot]) -> tuple[ListenerReading, ...]:
     rows = []
-    for number, endpoint in enumerate(daemon.listen if places else ()):
-        dropped = [count for place in places if (count := place.drops[number].read()) is not None]
+    for number, endpoint in enumerate(daemon.listen if slots else ()):
+        dropped = [count for slot in slots if (count := slot.drops[number].read()) is not None]
         rows.append(
             ListenerReading(
                 listen=str(endpoint),
                 kernel_dropped=sum(dropped) if dropped else None,
-                receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
-                send_buffer_bytes=min(place.send_buffer_bytes[number] for place in places),
+                receive_buffer_bytes=min(slot.receive_buffer_bytes[number] for slot in slots),
+                send_buffer_bytes=min(slot.send_buffer_bytes[number] for slot in slots),
                 strangers=daemon.addresses.counts.get(endpoint, 0),
             )
         )

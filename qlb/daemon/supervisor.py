@@ -45,7 +45,7 @@ from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import SESSIONS, total
 from qlb.workers.engine import Engine
 from qlb.workers.pool import Workers
-from qlb.workers.slots import open_places
+from qlb.workers.slots import open_slots
 
 log = logging.getLogger("qlb")
 
@@ -184,8 +184,8 @@ class Supervisor:
             finally:
                 self.service.ready()
         self._log_warnings()
-        if self.engine is not None and self.engine.places:
-            self._shortfalls.check_sessions(loaded.config, len(self.engine.places))
+        if self.engine is not None and self.engine.slots:
+            self._shortfalls.check_sessions(loaded.config, len(self.engine.slots))
         return TakenOver(told, tuple(behind))
 
     async def _commit(self, loaded: Loaded, *, is_same: bool) -> Sequence[str]:
@@ -343,7 +343,7 @@ class Supervisor:
 
     async def _follow_refusals(self) -> None:
         """Have backends that refuse clients' packets probed at once."""
-        while self.engine is not None and self.engine.places:  # in the kernel nothing is refused
+        while self.engine is not None and self.engine.slots:  # in the kernel nothing is refused
             for name in self._refusals.look(self.desired.names):
                 self.health.hint(name)
             await asyncio.sleep(REFUSALS_INTERVAL_S)
@@ -358,8 +358,8 @@ class Supervisor:
 
     async def _follow_strangers(self, config: Config) -> None:
         """Look for other processes on the service's addresses; the kernel plane has no sockets there."""
-        if self.engine is not None and self.engine.places:
-            own = {os.fstat(sock.fileno()).st_ino for place in self.engine.places for sock in place.listeners}
+        if self.engine is not None and self.engine.slots:
+            own = {os.fstat(sock.fileno()).st_ino for slot in self.engine.slots for sock in slot.listeners}
             await self.addresses.follow(self.listen, own, shared=config.forwarding.shared_listen)
 
     async def _note_traffic(self) -> None:
@@ -429,7 +429,7 @@ class Supervisor:
         all_taken = not inherited.close_rest()
         if predecessor is None:
             self._store()
-        await self.engine.start(held=predecessor is not None)
+        await self.engine.start(paused=predecessor is not None)
         if predecessor is not None:
             await predecessor.wait_go()
             remembered = self.origin.memory.read()  # what was said and found meanwhile
@@ -470,15 +470,15 @@ class Supervisor:
 
             self.listen = config.listen
             return KernelEngine(config, lambda: self.desired.current.orders)
-        places = open_places(config, self.origin.inherited)
-        self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        slots = open_slots(config, self.origin.inherited)
+        self.listen = tuple(bound_endpoint(sock) for sock in slots[0].listeners)
         self._interfaces.bound(self.listen)
         for endpoint in self.listen:
             self._shortfalls.check_address("listen", endpoint)
         self.desired.listens(self.listen)
-        self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
-        self._shortfalls.check_sessions(config, len(places))
-        return Workers(places, self.plane, lambda: self.desired.current.orders)
+        self._shortfalls.check_buffers(config, slots[0].receive_buffer_bytes, slots[0].send_buffer_bytes)
+        self._shortfalls.check_sessions(config, len(slots))
+        return Workers(slots, self.plane, lambda: self.desired.current.orders)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

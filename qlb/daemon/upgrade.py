@@ -55,7 +55,7 @@ class Belongings:
 
     def _sockets(self) -> list[tuple[str, socket.socket]]:
         """Every socket, with its name."""
-        of_service = [(place.number, sock) for place in self._engine.places for sock in place.listeners]
+        of_service = [(slot.number, sock) for slot in self._engine.slots for sock in slot.listeners]
         every = [*of_service, *((0, sock) for sock in self._admin.sockets)]
         return [(self._inherited.name_of(sock, worker), sock) for worker, sock in every]
 
@@ -93,7 +93,7 @@ async def hand_over(successor: Successor, engine: Engine, admin: AdminServer) ->
     Raises QlbError, saying why, where it does not forward: it has ended then, and this process forwards as before.
     """
     try:
-        await engine.hold()
+        await engine.pause()
         await admin.hold()
         return await successor.go(_NEXT_FORWARDS_S, _NEXT_FORWARDS_STARVED_S)
     except BaseException:

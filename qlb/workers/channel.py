@@ -24,13 +24,13 @@ _MAX_DESCRIPTORS: Final = 250
 class Assignment:
     """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory.
 
-    cpu: the one core that it is to run on; None = wherever the system puts it. held: begin as after Hold(True).
+    cpu: the one core that it is to run on; None = wherever the system puts it. paused: begin as after Pause(True).
     """
 
     plane: str
     orders: Orders
     cpu: int | None = None
-    held: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,17 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Pause:
     """To a worker: leave what clients send in the listeners (replies go back all the while), or read it again."""
 
-    held: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A worker's answer to Hold: it is so."""
+class Paused:
+    """A worker's answer to Pause: it is so."""
 
-    held: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Failed:
     reason: str
 
 
-Message = Assignment | Orders | Hold | Applied | Held | Waiting | Failed
+Message = Assignment | Orders | Pause | Applied | Paused | Waiting | Failed
 
 
 def pack(message: Message) -> bytes:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from qlb.addresses import Endpoint
 from qlb.dataplane.base import Orders
 from qlb.routing.counters import Counters
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 
 class Findings(NamedTuple):
@@ -27,7 +27,7 @@ class Engine(Protocol):
     """Forwards by the orders that it was given last."""
 
     @property
-    def places(self) -> Sequence[Place]:
+    def slots(self) -> Sequence[Slot]:
         """Where workers work; empty where there are none."""
         ...
 
@@ -61,14 +61,14 @@ class Engine(Protocol):
         """What does not forward by the orders that were given last, one sentence each; empty if all does."""
         ...
 
-    async def start(self, *, held: bool = False) -> None:
+    async def start(self, *, paused: bool = False) -> None:
         """Begin; returns when packets are forwarded. Raises OSError or QlbError.
 
-        held: have everything ready, but leave clients' packets to somebody else until resume().
+        paused: have everything ready, but leave clients' packets to somebody else until resume().
         """
         ...
 
-    async def hold(self) -> None:
+    async def pause(self) -> None:
         """Leave clients' packets to somebody else; replies that come here still go back. Returns when that is so."""
         ...
 

@@ -13,12 +13,13 @@ from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.destinations import frame_of, read_frame, wake_neighbours
 from qlb.dataplane.xdp.interfaces import Watched
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import XdpSettings
 from qlb.errors import QlbError
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import OUTCOMES
 from qlb.workers.engine import Findings
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 log = logging.getLogger("qlb")
 
@@ -79,7 +80,7 @@ _ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "tr
 class KernelEngine:
     """The XDP plane. Its calls into the kernel may wait, so they are made on another thread."""
 
-    places: Sequence[Place] = ()
+    slots: Sequence[Slot] = ()
 
     def __init__(self, config: Config, orders: Callable[[], Orders]) -> None:
         """orders: asked for the current ones when it starts."""
@@ -95,7 +96,7 @@ class KernelEngine:
         self._plane: XdpPlane | None = None
         self.applied = 0
         self._attached = False
-        self._held = False
+        self._paused = False
         self._refused = ""
         self._watch = InterfaceWatch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,24 +128,24 @@ class KernelEngine:
             self._refused
         )
 
-    async def start(self, *, held: bool = False) -> None:
-        """Load the program and attach it. held: only load it; resume() attaches it."""
+    async def start(self, *, paused: bool = False) -> None:
+        """Load the program and attach it. paused: only load it; resume() attaches it."""
         orders = self._orders()
         self._plane = await asyncio.to_thread(XdpPlane, self._settings, orders)
         self.applied = orders.snapshot.generation
         self._tasks = [asyncio.create_task(self._wake_neighbours()), asyncio.create_task(self._follow_interfaces())]
-        if not held:
+        if not paused:
             await self.resume()
 
-    async def hold(self) -> None:
-        """Let another process's program take this one's place, which it does between two packets."""
-        self._held = True
+    async def pause(self) -> None:
+        """Let another process's program take this one's slot, which it does between two packets."""
+        self._paused = True
 
     async def resume(self) -> None:
-        """Put the program on the interfaces, in place of whatever qlb has put there."""
+        """Put the program on the interfaces, in slot of whatever qlb has put there."""
         assert self._plane is not None, "it has started"
         await asyncio.to_thread(self._plane.start)
-        self._attached, self._held = True, False
+        self._attached, self._paused = True, False
         if self._plane.prefers_generic:
             log.warning(
                 "the XDP program runs after the driver (generic), which is slower: only so all backends are reached"
@@ -186,7 +187,7 @@ class KernelEngine:
     async def _follow_interfaces(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            if self._attached and not self._held:
+            if self._attached and not self._paused:
                 await self._look()
 
     async def _look(self) -> None:
@@ -196,7 +197,7 @@ class KernelEngine:
         except (OSError, QlbError) as error:
             self._watch.note_failure(str(error))
             return
-        if not self._held:  # else another process has attached its program in the meantime
+        if not self._paused:  # else another process has attached its program in the meantime
             self._watch.note(found)
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:

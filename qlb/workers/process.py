@@ -12,7 +12,7 @@ from typing import Final
 from qlb.dataplane.base import Orders
 from qlb.handover.processes import read_vitals
 from qlb.workers import channel
-from qlb.workers.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting
 
 _STOP_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 1.0
@@ -82,7 +82,7 @@ class WorkerProcess:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
         self._writer.write(channel.pack(assignment))
 
-    def order(self, orders: Orders | Hold) -> None:
+    def order(self, orders: Orders | Pause) -> None:
         """Send new orders; a dead process is not an error here, wait() tells."""
         self.send(channel.pack(orders))
 
@@ -92,11 +92,11 @@ class WorkerProcess:
         if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
             self._writer.write(frame)
 
-    async def receive(self) -> Applied | Held | Failed | Waiting:
+    async def receive(self) -> Applied | Paused | Failed | Waiting:
         """Wait for its next answer. Raises EOFError or OSError where it is gone."""
         assert self._reader is not None, "answers come from assigned workers"
         message = await channel.receive(self._reader)
-        assert isinstance(message, Applied | Held | Failed | Waiting), "workers only answer"
+        assert isinstance(message, Applied | Paused | Failed | Waiting), "workers only answer"
         return message
 
     async def wait(self) -> int:

@@ -131,11 +131,11 @@ _FRESH_MS: Final = 3000
 """The age of a stamp up to which a worker counts as forwarding: one that hangs is replaced before."""
 
 
-class Place:
+class Slot:
     """Where a worker works: its sockets, its counters, and whoever is there now."""
 
     def __init__(self, number: int, listeners: Sequence[socket.socket], cpu: int | None = None) -> None:
-        """listeners: bound sockets, one for each service address; owned by the place from now on.
+        """listeners: bound sockets, one for each service address; owned by the slot from now on.
 
         cpu: the one core of whoever works here; None = any.
         """
@@ -161,7 +161,7 @@ class Place:
         self.owes_since_ms: int | None = None
         """Since when orders are without an answer. None if all were answered."""
         self._assigned_ms = monotonic_ms()
-        self.held = False
+        self.paused = False
         """Whether the worker here was the last time told, and has said, that it leaves the listeners unread."""
         self.restarts = 0
         self.hangs = 0
@@ -201,11 +201,11 @@ class Place:
             self._owe(orders)
             self.process.send(frame)
 
-    async def fill(self, process: WorkerProcess, plane: str, orders: Orders, *, held: bool) -> None:
+    async def fill(self, process: WorkerProcess, plane: str, orders: Orders, *, paused: bool) -> None:
         """Put a process here. Raises OSError if it has ended already."""
         waits = process.waits
-        await process.assign(Assignment(plane, orders, self.cpu, held), self.descriptors)
-        self.process, self.held, self.is_starting, self.applied = process, held, not waits, 0
+        await process.assign(Assignment(plane, orders, self.cpu, paused), self.descriptors)
+        self.process, self.paused, self.is_starting, self.applied = process, paused, not waits, 0
         self._assigned_ms = monotonic_ms()
         self._owe(orders)
 
@@ -232,7 +232,7 @@ class Place:
         os.close(self._memory_file)
 
 
-def open_places(config: Config, inherited: Inherited) -> list[Place]:
+def open_slots(config: Config, inherited: Inherited) -> list[Slot]:
     """Take or bind every service address once for each worker. Raises OSError where one cannot be bound."""
     cores, count = usable_cores(), worker_count(config)
     if config.forwarding.workers == "auto":
@@ -250,7 +250,7 @@ def open_places(config: Config, inherited: Inherited) -> list[Place]:
             sock.close()
         raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
     pinned = config.forwarding.pin_workers
-    return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
+    return [Slot(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
 
 
 def _take_or_open(endpoint: Endpoint, forwarding: Forwarding, inherited: Inherited) -> socket.socket:

@@ -20,7 +20,7 @@ from qlb.dataplane.base import Orders, Plane
 from qlb.errors import QlbError
 from qlb.routing.counters import SIZE_BYTES
 from qlb.workers import channel
-from qlb.workers.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -89,15 +89,15 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
             if isinstance(message, Assignment):
                 remark = _pin(message.cpu)
                 plane = planes.factory(message.plane)(listeners, message.orders, memoryview(counters))
-                plane.hold(message.held)
+                (plane.pause if message.paused else plane.resume)()
                 plane.start()
                 writer.write(channel.pack(Applied(message.orders.snapshot.generation, remark)))
             elif isinstance(message, Orders) and plane is not None:
                 plane.apply(message)
                 writer.write(channel.pack(Applied(message.snapshot.generation)))
-            elif isinstance(message, Hold) and plane is not None:
-                plane.hold(message.held)
-                writer.write(channel.pack(Held(message.held)))
+            elif isinstance(message, Pause) and plane is not None:
+                (plane.pause if message.paused else plane.resume)()
+                writer.write(channel.pack(Paused(message.paused)))
     except (asyncio.IncompleteReadError, ConnectionError):
         return 0
     except (QlbError, OSError) as error:

@@ -294,7 +294,7 @@ async def test_a_worker_that_hangs_does_not_delay_an_upgrade(config: Path) -> No
     program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
         assert supervisor.engine is not None
-        process = supervisor.engine.places[0].process
+        process = supervisor.engine.slots[0].process
         assert process is not None
         with standing_still(process.pid):
             async with asyncio.timeout(60):

@@ -57,11 +57,11 @@ def test_off_linux() -> None:
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     """An unknown mode or plane, or a plane that lacks the mode, is rejected with the names that exist."""
-    with pytest.raises(PlaneUnavailable, match="there is: gue, ipip, l2, proxy"):
+    with pytest.raises(PlaneUnavailable, match="available: gue, ipip, l2, proxy"):
         planes.choose("auto", "proxy-protocol")
-    with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, or auto"):
+    with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, auto"):
         planes.choose("dpdk", "proxy")
-    with pytest.raises(PlaneUnavailable, match=r"xdp does not forward in mode proxy .*; batch, asyncio does"):
+    with pytest.raises(PlaneUnavailable, match=r"xdp does not support mode proxy.*: batch, asyncio"):
         planes.choose("xdp", "proxy")
 
 
@@ -69,7 +69,7 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
 def test_what_xdp_lacks(monkeypatch: pytest.MonkeyPatch, plane: str) -> None:
     """In the modes of xdp there is no other plane: the error names what is missing."""
     monkeypatch.setattr(libbpf, "what_lacks", lambda: "this process lacks CAP_BPF")
-    with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane forwards in mode gue"):
+    with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane supports mode gue"):
         planes.choose(plane, "gue")
     assert planes.choose("auto", "proxy") in WORKER_PLANES
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from qlb.dataplane.xdp.bpf_object import BpfMap
 from qlb.dataplane.xdp.layout import BACKEND
-from qlb.dataplane.xdp.libbpf import BpfMap, possible_cpus
+from qlb.dataplane.xdp.libbpf import possible_cpus
 from qlb.routing import counters as slots
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTE_OF

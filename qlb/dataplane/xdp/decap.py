@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from qlb.dataplane.xdp.attach import attach
+from qlb.dataplane.xdp.bpf_object import BpfObject
 from qlb.dataplane.xdp.layout import GUE_PORT
-from qlb.dataplane.xdp.libbpf import BpfObject, Link
+from qlb.dataplane.xdp.libbpf import Link
 from qlb.errors import PlaneUnavailable
 
 PROGRAM: Final = Path(__file__).with_name("decap.o")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qlb.dataplane.xdp.attach import Attachment, Loss, holds_back
+from qlb.dataplane.xdp.bpf_object import BpfMap
 from qlb.dataplane.xdp.exits import (
     Exits,
     Ingress,
@@ -21,7 +22,6 @@ from qlb.dataplane.xdp.exits import (
     find_targets,
 )
 from qlb.dataplane.xdp.layout import EXIT, EXIT_KEY
-from qlb.dataplane.xdp.libbpf import BpfMap
 from qlb.dataplane.xdp.netlink import GENERIC
 from qlb.errors import PlaneUnavailable
 

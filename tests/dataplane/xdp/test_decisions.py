@@ -15,7 +15,8 @@ from lab.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orde
 from qlb.addresses import Endpoint, FourTuple, canonical_host
 from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import XDP_PASS
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import XdpSettings
 
 pytestmark = pytest.mark.toolchain
 
