@@ -114,10 +114,10 @@ async def test_limits_are_logged_once_and_again_when_they_change(
         return [sum(text in line for line in lines) for text in texts]
 
     async with _running(supervisor):
-        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
-        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok

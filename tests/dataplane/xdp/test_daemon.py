@@ -175,7 +175,7 @@ def test_an_interface_that_disappears(tmp_path: Path) -> None:
             ip_batch("link add in0 type veth peer name in1\nlink set in0 up\nlink set in1 up\n")
             await daemon.until_ready()
             assert on_the_interface()
-            assert daemon.logged("the XDP program was detached from in0, and has been attached again") == 1
+            assert daemon.logged("the XDP program was detached from in0; qlb has attached it again") == 1
 
     asyncio.run(story())
 
