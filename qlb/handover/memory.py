@@ -52,7 +52,7 @@ class Memory:
     """The memory of the state: one line of JSON."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """Open the memory. descriptor: of an earlier process's memory, owned from now on; None: start with an empty one."""
+        """Open the memory. descriptor: of an earlier process, owned from now on; None: start with an empty one."""
         self.descriptor = open_anonymous("qlb-state") if descriptor is None else descriptor
         self._last: Remembered | None = None
         self._closed = False

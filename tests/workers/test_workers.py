@@ -373,7 +373,7 @@ async def test_a_worker_that_is_behind_is_named(network: Network, monkeypatch: p
         with standing_still(slow.pid):
             desk.wanted = orders(backends, generation=2)
             (behind,) = await workers.apply(desk.wanted)
-            assert behind.startswith(f"worker 1 (process {slow.pid}) has not taken the configuration yet")
+            assert behind.startswith(f"worker 1 (process {slow.pid}) has not applied the configuration yet")
             assert [slot.is_behind for slot in workers.slots] == [False, True]
         await _until(lambda: workers.behind == ())
 

@@ -171,7 +171,7 @@ def test_an_interface_that_disappears(tmp_path: Path) -> None:
             ip_batch("link del in0\n")
             await daemon.until(lambda found: found.total("qlb_xdp_detached_interfaces") == 1)
             assert (await daemon.status())["ready"] is False
-            assert daemon.logged("in0: the program was detached, and cannot be attached again") == 1
+            assert daemon.logged("in0: the program was detached and cannot be attached again") == 1
             ip_batch("link add in0 type veth peer name in1\nlink set in0 up\nlink set in1 up\n")
             await daemon.until_ready()
             assert on_the_interface()
