@@ -209,8 +209,8 @@ def _idlest(sessions: OrderedDict[SessionKey, Session]) -> Session:
 
 # Silence. A socket may be dead without an error: its IPv6 source address was removed, or a NAT on the path translates
 # to a target that no longer exists. A new socket helps in both cases. A mark is a datagram of the client at least
-# _MARK_S after the previous mark, so that a burst of acknowledgements is one mark. A session is silent after _MARKS
-# marks in _SILENCE_S without an answer.
+# _MARK_S after the previous mark, so that a burst of acknowledgements is one mark. A session is silent if at least
+# _MARKS marks and _SILENCE_S have passed since the first mark without an answer.
 _MARK_S: Final = 0.1
 _MARKS: Final = 3
 _SILENCE_S: Final = 0.5

@@ -9,7 +9,7 @@ Two kinds of interfaces that refuse redirects have an exit through the interface
 parent, and the program writes the tag; a bridge through the port on which it has seen the next hop's MAC address.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -254,12 +254,10 @@ _LINK_LOCAL_REASON: Final = (
     "backends with link-local addresses cannot be reached, their packets are dropped as no_route: the kernel looks up "
     "no route to such an address for an XDP program"
 )
-_KINDS: Final[Mapping[str, Callable[[Device], str]]] = {
-    "veth": lambda device: (
-        f"it is a veth whose other end accepts no packets from XDP (there: ethtool -K {device.name} gro on, with its name)"
-    ),
-    "vlan": lambda _: "it is a VLAN interface, and the interface below accepts no redirected packets",
-    "bridge": lambda _: (
+_KINDS: Final[Mapping[str, str]] = {
+    "veth": "it is a veth whose other end accepts no packets from XDP (there: ethtool -K NAME gro on)",
+    "vlan": "it is a VLAN interface, and the interface below accepts no redirected packets",
+    "bridge": (
         "it is a bridge that filters VLANs, or the port of the next hop is unknown or accepts no redirected packets"
     ),
 }
@@ -270,7 +268,7 @@ def _why(system: System, ingress: Ingress, device: Device) -> str:
         return "it is down or has no carrier"
     if not device.is_ethernet:
         return "it is a tunnel or another interface without Ethernet headers"
-    text = _KINDS[device.kind](device) if device.kind in _KINDS else _driver_reason(system, device)
+    text = _KINDS.get(device.kind) or _driver_reason(system, device)
     return text if ingress.generic else f"{text}; forwarding.attach: generic reaches it"
 
 
