@@ -157,7 +157,7 @@ def test_an_exit_that_accepts_no_packets(tmp_path: Path) -> None:
             ip_batch("link set x0 down\nroute add 10.7.0.0/24 via 10.0.0.3\n")
             await daemon.until(lambda found: found.total("qlb_xdp_refused_backends") == 0)
             await daemon.until_ready()
-            assert daemon.logged("can reach every backend that has a route") == 1
+            assert daemon.logged("can reach all backends that have a route") == 1
 
     asyncio.run(story())
 

@@ -76,7 +76,7 @@ def test_the_program_of_a_new_process_is_left_alone(scene: Scene) -> None:
     second = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
     second.start()
     for _ in range(2):
-        assert "another program has taken the place" in first.watch().losses[0]
+        assert "another program has replaced" in first.watch().losses[0]
         assert second.watch().losses == ()
     second.stop()
     last = scene.plane("ipip", pool(BACKENDS[4]))
