@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -58,6 +58,9 @@ bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat
 # Redis are measured where they are installed (Debian: nginx-light, libnginx-mod-stream, redis-server).
 voice: $(VENV)/test.stamp ## Measure voice calls through qlb and two other designs
 	$(BIN)/python -m benchmarks.voice $(VOICE)
+
+generate: $(VENV)/test.stamp ## Write the C files that are generated from Python, which are committed
+	$(BIN)/python -m lab.constants
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp ## Build the BPF objects, which are committed

@@ -34,11 +34,14 @@ from benchmarks.xdp_frames import (
     write_frames,
 )
 from benchmarks.xdp_network import accounted, accounting, network, received
+from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp import libbpf
-from qlb.dataplane.xdp.libbpf import BpfObject, Link
-from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
+from qlb.dataplane.xdp.bpf_object import BpfObject
+from qlb.dataplane.xdp.libbpf import Link
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import FORWARD, XdpSettings
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import Snapshot, compile_snapshot
@@ -219,7 +222,7 @@ def _plane(count: int) -> XdpPlane:
         for n in range(count)
     ]
     settings = XdpSettings(services=(SERVICE,), interfaces=("in0",), mode="ipip")
-    return XdpPlane(settings, Orders(_snapshot(backends), PlaneSettings()))
+    return XdpPlane(settings, Orders(_snapshot(backends), DEFAULTS))
 
 
 def _snapshot(backends: Sequence[Backend]) -> Snapshot:

@@ -28,7 +28,7 @@ class MemoryPlane:
             self.counters.count_unconfigured(config_id, now_ms)
         self.counters.count(outcome, index, now_ms)
         if index < 0:
-            self.counters.keep_sample(outcome, datagram, now_ms)
+            self.counters.record_sample(outcome, datagram, now_ms)
         return outcome, index
 
     def apply(self, orders: Orders) -> None:

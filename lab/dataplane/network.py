@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.dataplane.base import Orders, PlaneSettings
@@ -17,7 +19,7 @@ from qlb.routing.snapshot import compile_snapshot
 
 FOUR_PASS = CidParams(1, 4, 10, bytes(range(16)))
 PLAINTEXT = CidParams(2, 3, 5, length_self_encoded=True)
-SETTINGS = PlaneSettings(flow_table_size=100, max_sessions=8, session_timeout_s=60)
+SETTINGS = dataclasses.replace(DEFAULTS, flow_table_size=100, max_sessions=8, session_timeout_s=60)
 
 
 def backend(index: int, endpoint: Endpoint, **fields: object) -> Backend:

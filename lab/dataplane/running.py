@@ -6,13 +6,17 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from qlb.addresses import Endpoint
-from qlb.dataplane import planes as probe
+from qlb.dataplane import planes
 from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import DEFAULT_BUFFERS, Buffers, bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
+
+WORKER_PLANES: Final = tuple(sorted(name for name, row in planes.PLANES.items() if not row.in_kernel))
+"""The planes that worker processes run."""
 
 _BACKENDS = 8
 """The backend indexes that tests use are below this."""
@@ -58,7 +62,7 @@ with defaults. beside: another plane, whose listener it shares; it starts paused
 
 
 def runs(name: str) -> Run:
-    """Return a context manager that runs one of probe.WORKER_PLANES."""
+    """Return a context manager that runs one of WORKER_PLANES."""
 
     @asynccontextmanager
     async def run(
@@ -69,14 +73,15 @@ def runs(name: str) -> Run:
         beside: Running | None = None,
         buffers: Buffers = DEFAULT_BUFFERS,
     ) -> AsyncIterator[Running]:
-        row = probe.PLANES[name]
+        row = planes.PLANES[name]
         make = getattr(importlib.import_module(row.module), row.factory)
         listener = beside.listener.dup() if beside else open_listener(Endpoint(host, port), buffers)
         service = bound_endpoint(listener)
         own = listener.dup()
         memory = memoryview(bytearray(SIZE_BYTES))
         plane: Plane = make([listener.detach()], wanted, memory)
-        plane.hold(beside is not None)
+        if beside is not None:
+            plane.pause()
         plane.start()
         try:
             yield Running(plane, Counters(memory), service, own)

@@ -4,6 +4,7 @@ No packet is sent: BPF test runs execute the program. Routes and neighbours are 
 """
 
 import ctypes
+import dataclasses
 import fcntl
 import socket
 import struct
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import TestedPacket, run_packet
-from qlb.dataplane.xdp.plane import FORWARD, XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import FORWARD, XdpSettings
 from qlb.routing.backends import Backend
 from qlb.routing.snapshot import compile_snapshot
 
@@ -113,7 +116,7 @@ def short(cid: bytes, payload: bytes = bytes(30)) -> bytes:
 def orders(backends: Sequence[Backend | None], **settings: Any) -> Orders:
     """Return orders to forward to these backends."""
     snapshot = compile_snapshot(1, (PLAINTEXT, FOUR_PASS), backends, fallback_key=HASH_KEY)
-    return Orders(snapshot, PlaneSettings(**settings))
+    return Orders(snapshot, dataclasses.replace(DEFAULTS, **settings))
 
 
 @dataclass

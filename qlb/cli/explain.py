@@ -65,15 +65,13 @@ def explain(
     from qlb.addresses import canonical_host
     from qlb.config import build
     from qlb.config.load import load
-    from qlb.dataplane.base import PlaneSettings
     from qlb.routing.explain import explain as explain_decision
     from qlb.routing.flows import FlowTables
     from qlb.routing.router import Router
 
     loaded = load(config).config
     live_answer = _ask_live(socket or loaded.admin.socket, datagram, client) if live else None
-    settings = PlaneSettings()
-    router = Router(build.snapshot(loaded), FlowTables(settings.flow_table_size, settings.flow_timeout_s))
+    router = Router(build.snapshot(loaded), FlowTables(loaded.fallback.flow_table_size, loaded.fallback.flow_timeout))
     service = loaded.listen[0]
     four_tuple = (canonical_host(client[0]), client[1], canonical_host(service.host), service.port)
     explained = explain_decision(router, datagram, four_tuple, 0.0)

@@ -54,7 +54,7 @@ async def _run(config: Path, loaded: "Loaded", demo_backends: bool) -> int:
     from contextlib import suppress
 
     from qlb.daemon.supervisor import Supervisor
-    from qlb.handover.successor import Origin
+    from qlb.handover.protocol import Origin
 
     origin = Origin.of_process(os.environ, can_be_followed=not demo_backends)
     if not demo_backends:

@@ -23,7 +23,7 @@ from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
 from qlb.workers.engine import Engine
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 
 class History:
@@ -80,7 +80,7 @@ class Daemon(Protocol):
 def take_reading(daemon: Daemon) -> Reading:
     """Return every figure of a daemon as it is now."""
     desired, history = daemon.desired, daemon.history
-    places = daemon.engine.places if daemon.engine is not None else ()
+    slots = daemon.engine.slots if daemon.engine is not None else ()
     workers = daemon.engine.counters if daemon.engine is not None else ()
     packets = layout.total_outcomes(workers)
     now_s = time.monotonic()
@@ -91,7 +91,7 @@ def take_reading(daemon: Daemon) -> Reading:
         plane=daemon.plane,
         mode=desired.config.forwarding.mode,
         listen=tuple(map(str, daemon.listen)),
-        listeners=_listeners(daemon, places),
+        listeners=_listeners(daemon, slots),
         ready=daemon.is_ready(),
         generation=history.generation,
         loaded_at=history.loaded_at_s,
@@ -100,12 +100,12 @@ def take_reading(daemon: Daemon) -> Reading:
         reload_retry_s=daemon.reloads.retry_s,
         backends=_backends(daemon, workers, now_s),
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
-        totals=_totals(daemon, workers, places),
+        totals=_totals(daemon, workers, slots),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
         dropped=_by_reason(packets, dropped=True),
         unroutable=_by_reason(packets, dropped=False),
         return_send_errors=layout.total_return_send_errors(workers),
-        workers=_workers(places),
+        workers=_workers(slots),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -119,27 +119,27 @@ def take_reading(daemon: Daemon) -> Reading:
     )
 
 
-def _totals(daemon: Daemon, workers: Sequence[Counters], places: Sequence[Place]) -> dict[str, int]:
+def _totals(daemon: Daemon, workers: Sequence[Counters], slots: Sequence[Slot]) -> dict[str, int]:
     """Return the value of every row of TOTALS: sums of the workers' counters, and the supervisor's own numbers."""
     return {
-        "sessions_max": daemon.desired.config.forwarding.max_sessions * len(places),
-        "worker_restarts": sum(place.restarts for place in places),
-        "worker_hangs": sum(place.hangs for place in places),
+        "sessions_max": daemon.desired.config.forwarding.max_sessions * len(slots),
+        "worker_restarts": sum(slot.restarts for slot in slots),
+        "worker_hangs": sum(slot.hangs for slot in slots),
         **{one.name: layout.total(workers, one.slot) for one in layout.TOTALS if one.slot != layout.NO_SLOT},
     }
 
 
-def _workers(places: Sequence[Place]) -> tuple[figures.WorkerReading, ...]:
+def _workers(slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
     return tuple(
         figures.WorkerReading(
-            index=place.number,
-            pid=place.process.pid,
-            alive=place.process.alive,
-            heartbeat_age_s=place.silent_ms / 1000,
-            up_to_date=not place.is_behind,
+            index=slot.number,
+            pid=slot.process.pid,
+            alive=slot.process.alive,
+            heartbeat_age_s=slot.silent_ms / 1000,
+            up_to_date=not slot.is_behind,
         )
-        for place in places
-        if place.process is not None
+        for slot in slots
+        if slot.process is not None
     )
 
 
@@ -165,16 +165,16 @@ def _discovery(daemon: Daemon, now_s: float) -> tuple[figures.SourceReading, ...
     )
 
 
-def _listeners(daemon: Daemon, places: Sequence[Place]) -> tuple[figures.ListenerReading, ...]:
+def _listeners(daemon: Daemon, slots: Sequence[Slot]) -> tuple[figures.ListenerReading, ...]:
     rows = []
-    for number, endpoint in enumerate(daemon.listen if places else ()):
-        dropped = [count for place in places if (count := place.drops[number].read()) is not None]
+    for number, endpoint in enumerate(daemon.listen if slots else ()):
+        dropped = [count for slot in slots if (count := slot.drops[number].read()) is not None]
         rows.append(
             figures.ListenerReading(
                 listen=str(endpoint),
                 kernel_dropped=sum(dropped) if dropped else None,
-                receive_buffer_bytes=min(place.receive_buffer_bytes[number] for place in places),
-                send_buffer_bytes=min(place.send_buffer_bytes[number] for place in places),
+                receive_buffer_bytes=min(slot.receive_buffer_bytes[number] for slot in slots),
+                send_buffer_bytes=min(slot.send_buffer_bytes[number] for slot in slots),
                 strangers=daemon.addresses.counts.get(endpoint, 0),
             )
         )

@@ -36,7 +36,7 @@ from qlb.dataplane.sockets import bound_endpoint
 from qlb.discovery.watch import Discovery
 from qlb.errors import QlbError
 from qlb.handover.processes import AddressWatch, check_addresses
-from qlb.handover.successor import Origin
+from qlb.handover.protocol import Origin
 from qlb.handover.systemd import Service
 from qlb.health.monitor import HealthMonitor
 from qlb.observe import logs
@@ -45,7 +45,7 @@ from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import SESSIONS, total
 from qlb.workers.engine import Engine
 from qlb.workers.pool import Workers
-from qlb.workers.slots import open_places
+from qlb.workers.slots import open_slots
 
 log = logging.getLogger("qlb")
 
@@ -102,9 +102,9 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run until told to stop. Returns the exit code."""
-        config, predecessor = self.desired.config, self.origin.predecessor
-        if predecessor is not None:
-            predecessor.begin_to_log()
+        config, old_process = self.desired.config, self.origin.old_process
+        if old_process is not None:
+            old_process.use_its_log()
         logs.configure(config.logging.level, config.logging.format)
         self._log_warnings()
         self._handle_signals()
@@ -114,8 +114,8 @@ class Supervisor:
                 await self._start(config)
         except (OSError, QlbError) as error:
             log.error("cannot start: %s", error)
-            if predecessor is not None:
-                predecessor.tell_failed(str(error))
+            if old_process is not None:
+                old_process.report_failure(str(error))
             await self._stop()
             return 1
         if config.forwarding.plane == "auto" and (reason := planes.passed_over(self.plane, config.forwarding.mode)):
@@ -184,8 +184,8 @@ class Supervisor:
             finally:
                 self.service.ready()
         self._log_warnings()
-        if self.engine is not None and self.engine.places:
-            self._shortfalls.check_sessions(loaded.config, len(self.engine.places))
+        if self.engine is not None and self.engine.slots:
+            self._shortfalls.check_sessions(loaded.config, len(self.engine.slots))
         return TakenOver(told, tuple(behind))
 
     async def _commit(self, loaded: Loaded, *, is_same: bool) -> Sequence[str]:
@@ -253,22 +253,22 @@ class Supervisor:
         descriptors = Belongings(self.engine, self.admin, self.origin).all
         try:
             async with (
-                next_process(self.origin.command, self.service.environ, descriptors) as successor,
+                next_process(self.origin.command, self.service.environ, descriptors) as new_process,
                 self._changing,
             ):
                 self._remember()
-                self._all_taken = await hand_over(successor, self.engine, self.admin)
+                self._all_taken = await hand_over(new_process, self.engine, self.admin)
         except (OSError, QlbError) as error:
             log.error("upgrade failed; this process goes on: %s", error)
             return UpgradeOutcome(False, os.getpid(), (str(error),))
         self._is_followed = True
         self.origin.memory.close()
         self.admin.give_away()
-        self.service.hand_over(successor.pid)
-        successor.release()
-        log.info("another process has taken over", extra={"pid": successor.pid})
+        self.service.set_main_process(new_process.pid)
+        new_process.release()
+        log.info("another process has taken over", extra={"pid": new_process.pid})
         self._ended.set()
-        return UpgradeOutcome(True, successor.pid, warnings=upgrade_warnings(mode, sessions))
+        return UpgradeOutcome(True, new_process.pid, warnings=upgrade_warnings(mode, sessions))
 
     async def _set_state(self, name: str, state: BackendState) -> None:
         async with self._changing:
@@ -343,7 +343,7 @@ class Supervisor:
 
     async def _follow_refusals(self) -> None:
         """Have backends that refuse clients' packets probed at once."""
-        while self.engine is not None and self.engine.places:  # in the kernel nothing is refused
+        while self.engine is not None and self.engine.slots:  # in the kernel nothing is refused
             for name in self._refusals.look(self.desired.names):
                 self.health.hint(name)
             await asyncio.sleep(REFUSALS_INTERVAL_S)
@@ -358,8 +358,8 @@ class Supervisor:
 
     async def _follow_strangers(self, config: Config) -> None:
         """Look for other processes on the service's addresses; the kernel plane has no sockets there."""
-        if self.engine is not None and self.engine.places:
-            own = {os.fstat(sock.fileno()).st_ino for place in self.engine.places for sock in place.listeners}
+        if self.engine is not None and self.engine.slots:
+            own = {os.fstat(sock.fileno()).st_ino for slot in self.engine.slots for sock in slot.listeners}
             await self.addresses.follow(self.listen, own, shared=config.forwarding.shared_listen)
 
     async def _note_traffic(self) -> None:
@@ -415,23 +415,23 @@ class Supervisor:
         )
 
     async def _start(self, config: Config) -> None:
-        inherited, predecessor = self.origin.inherited, self.origin.predecessor
+        inherited, old_process = self.origin.inherited, self.origin.old_process
         remembered = self.origin.memory.read()
         self.desired.recall(remembered)
         freebind = config.forwarding.freebind
         await self.admin.open(config.admin.listen, config.admin.socket, inherited, freebind=freebind)
         self._shortfalls.check_address("admin.listen", self.admin.address)
-        if predecessor is None:
+        if old_process is None:
             await self.admin.serve()
         if not planes.PLANES[self.plane].in_kernel:
             await check_addresses(config.listen, inherited.inodes, shared=config.forwarding.shared_listen)
         self.engine = self._open_engine(config)
         all_taken = not inherited.close_rest()
-        if predecessor is None:
+        if old_process is None:
             self._store()
-        await self.engine.start(held=predecessor is not None)
-        if predecessor is not None:
-            await predecessor.wait_go()
+        await self.engine.start(paused=old_process is not None)
+        if old_process is not None:
+            await old_process.wait_for_go()
             remembered = self.origin.memory.read()  # what was said and found meanwhile
             self.desired.recall(remembered)
             if behind := await self.tell_engine():
@@ -439,8 +439,8 @@ class Supervisor:
             await self.engine.resume()
             await self.admin.serve()
         self._watch(config, remembered.healthy)
-        if predecessor is not None:
-            await predecessor.let_go(all_taken=all_taken)
+        if old_process is not None:
+            await old_process.report_forwarding(all_taken=all_taken)
             self._store()  # now that the manager listens to this process
 
     def _watch(self, config: Config, verdicts: Mapping[str, bool]) -> None:
@@ -460,8 +460,8 @@ class Supervisor:
         """Have the service manager, if any, keep what the next process needs, and nothing else."""
         assert self.engine is not None, "it is there"
         kept = Belongings(self.engine, self.admin, self.origin).kept
-        self.service.drop(self.origin.inherited.stored - {named.name for named in kept})
-        self.service.keep(kept)
+        self.service.remove_stored(self.origin.inherited.stored - {named.name for named in kept})
+        self.service.store(kept)
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or leave them to the kernel. Raises OSError."""
@@ -470,15 +470,15 @@ class Supervisor:
 
             self.listen = config.listen
             return KernelEngine(config, lambda: self.desired.current.orders)
-        places = open_places(config, self.origin.inherited)
-        self.listen = tuple(bound_endpoint(sock) for sock in places[0].listeners)
+        slots = open_slots(config, self.origin.inherited)
+        self.listen = tuple(bound_endpoint(sock) for sock in slots[0].listeners)
         self._interfaces.bound(self.listen)
         for endpoint in self.listen:
             self._shortfalls.check_address("listen", endpoint)
         self.desired.listens(self.listen)
-        self._shortfalls.check_buffers(config, places[0].receive_buffer_bytes, places[0].send_buffer_bytes)
-        self._shortfalls.check_sessions(config, len(places))
-        return Workers(places, self.plane, lambda: self.desired.current.orders)
+        self._shortfalls.check_buffers(config, slots[0].receive_buffer_bytes, slots[0].send_buffer_bytes)
+        self._shortfalls.check_sessions(config, len(slots))
+        return Workers(slots, self.plane, lambda: self.desired.current.orders)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

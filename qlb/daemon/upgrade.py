@@ -9,8 +9,8 @@ from typing import Final
 
 from qlb.admin import AdminServer
 from qlb.errors import QlbError
+from qlb.handover.protocol import NewProcess, Origin
 from qlb.handover.sockets import STATE, Inherited, Named
-from qlb.handover.successor import Origin, Successor
 from qlb.workers.engine import Engine
 
 log = logging.getLogger("qlb")
@@ -55,7 +55,7 @@ class Belongings:
 
     def _sockets(self) -> list[tuple[str, socket.socket]]:
         """Every socket, with its name."""
-        of_service = [(place.number, sock) for place in self._engine.places for sock in place.listeners]
+        of_service = [(slot.number, sock) for slot in self._engine.slots for sock in slot.listeners]
         every = [*of_service, *((0, sock) for sock in self._admin.sockets)]
         return [(self._inherited.name_of(sock, worker), sock) for worker, sock in every]
 
@@ -63,17 +63,17 @@ class Belongings:
 @asynccontextmanager
 async def next_process(
     command: Sequence[str], environ: Mapping[str, str], descriptors: Sequence[Named]
-) -> AsyncIterator[Successor]:
+) -> AsyncIterator[NewProcess]:
     """Start the next process and wait until it only waits for its go. Where the block fails, it is ended.
 
     environ: beside this process's own. Raises OSError, or QlbError, saying why it does not come so far.
     """
-    successor = await Successor.start(command, {**os.environ, **environ}, descriptors)
+    new_process = await NewProcess.start(command, {**os.environ, **environ}, descriptors)
     try:
-        await successor.wait_ready(_NEXT_START_S)
-        yield successor
+        await new_process.wait_ready(_NEXT_START_S)
+        yield new_process
     except BaseException:
-        await successor.kill()
+        await new_process.kill()
         raise
 
 
@@ -87,17 +87,17 @@ def upgrade_warnings(mode: str, sessions: int) -> tuple[str, ...]:
     )
 
 
-async def hand_over(successor: Successor, engine: Engine, admin: AdminServer) -> bool:
+async def hand_over(new_process: NewProcess, engine: Engine, admin: AdminServer) -> bool:
     """Stop reading, and let the next process read; or take all back. Returns whether it reads every service socket.
 
     Raises QlbError, saying why, where it does not forward: it has ended then, and this process forwards as before.
     """
     try:
-        await engine.hold()
+        await engine.pause()
         await admin.hold()
-        return await successor.go(_NEXT_FORWARDS_S, _NEXT_FORWARDS_STARVED_S)
+        return await new_process.go(_NEXT_FORWARDS_S, _NEXT_FORWARDS_STARVED_S)
     except BaseException:
-        await successor.kill()  # before anything is read here again
+        await new_process.kill()  # before anything is read here again
         with suppress(QlbError):  # workers that have died are replaced as ever
             await engine.resume()
         await admin.serve()

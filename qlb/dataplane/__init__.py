@@ -1,1 +1,1 @@
-"""Floor 3: data planes. The router decides, a plane acts: it alone receives, sends and counts."""
+"""Floor 3: data planes. The router decides; a plane receives, sends and counts."""

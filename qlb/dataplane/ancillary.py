@@ -1,9 +1,9 @@
 """Control messages of UDP sockets: the traffic class, the hop limit, and the address that a client sent to.
 
-QUIC needs the ECN bits end to end, so they are copied both ways (RFC 9000, section 13.4), and the DSCP with them.
-The hop limit (TTL) of a packet that is sent on is one less than that of the packet received, as at a router: so a
-loop of balancers ends. A listener on a wildcard address answers from the address that the client sent to, because
-the client drops answers from another address.
+QUIC needs the ECN bits end to end (RFC 9000, section 13.4), so a plane copies them both ways, and the DSCP with them.
+The hop limit (TTL) of a forwarded packet is lower by one, as at a router, so that a loop of balancers ends. A listener
+on a wildcard address answers from the address that the client sent to, because the client drops answers from another
+address.
 """
 
 import socket
@@ -13,15 +13,15 @@ from collections.abc import Iterable
 from typing import Final
 
 ControlMessage = tuple[int, int, bytes]
-"""(level, type, data), as socket.recvmsg() gives and socket.sendmsg() takes."""
+"""(level, type, data), as socket.recvmsg() returns them and socket.sendmsg() accepts them."""
 
 ECN_MASK: Final = 0x03
 BUFFER_BYTES: Final = 2 * socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
 """Room for a TOS or traffic class, a TTL or hop limit, and one packet-info message."""
 ASSUMED_HOP_LIMIT: Final = 64
-"""Of datagrams whose hop limit the system does not report: the initial value that most systems use."""
+"""The hop limit if the system does not report one: the initial value of most systems."""
 
-# The socket module names these on newer Pythons only; the numbers are the kernels' own.
+# Only newer versions of Python have these names. The numbers are those of the kernels.
 _IP_RECVTOS: Final = {"linux": 13, "darwin": 27}.get(sys.platform)
 _IP_RECVTTL: Final = {"linux": 12, "darwin": 24}.get(sys.platform)
 _IP_PKTINFO: Final = {"linux": 8, "darwin": 26}.get(sys.platform)
@@ -31,7 +31,7 @@ _IPV6_INFO: Final = struct.Struct("=16sI")
 
 
 def receive_traffic_class(sock: socket.socket) -> None:
-    """Ask for the TOS octet or traffic class of each datagram, if the system can report it."""
+    """Receive the TOS octet or traffic class with each datagram, if the system can report it."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     if _IP_RECVTOS is not None and _carries_ipv4(sock):
@@ -39,7 +39,7 @@ def receive_traffic_class(sock: socket.socket) -> None:
 
 
 def receive_hop_limit(sock: socket.socket) -> None:
-    """Ask for the TTL or hop limit of each datagram, if the system can report it."""
+    """Receive the TTL or hop limit with each datagram, if the system can report it."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
     if _IP_RECVTTL is not None and _carries_ipv4(sock):
@@ -47,7 +47,7 @@ def receive_hop_limit(sock: socket.socket) -> None:
 
 
 def receive_destination(sock: socket.socket) -> None:
-    """Ask for the destination address of each datagram."""
+    """Receive the destination address with each datagram."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     elif _IP_RECVPKTINFO is not None:
@@ -93,14 +93,14 @@ def read_hop_limit(messages: Iterable[ControlMessage]) -> int:
 
 
 def marked(octet: int, dscp: int | None) -> int:
-    """Return the traffic class to send with. octet: received. dscp: to set, 0 to 63, or None. ECN is always kept."""
+    """Return the traffic class to send with. octet: as received. dscp: 0 to 63, or None. ECN always stays."""
     return octet if dscp is None else dscp << 2 | octet & ECN_MASK
 
 
 def read_destination(messages: Iterable[ControlMessage]) -> str | None:
-    """Return the address that a datagram was sent to, as a literal; None where the system did not say.
+    """Return the address that a datagram was sent to, as a literal; None if the system did not report it.
 
-    A link-local address is followed by ``%`` and the number of the interface: one on another interface is another.
+    After a link-local address come ``%`` and the number of the interface, because it is valid only there.
     """
     for level, kind, data in messages:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
@@ -115,14 +115,14 @@ def read_destination(messages: Iterable[ControlMessage]) -> str | None:
 def source_message(host: str) -> ControlMessage:
     """Return the control message that makes a datagram leave from this local address.
 
-    host: as read_destination() returns it. An interface is named for link-local addresses only: all others leave
-    by the route to the client, which may be another interface than the one that the client's packet came in by.
+    host: as read_destination() returns it. Only link-local addresses name an interface. From others, datagrams leave by
+    the route to the client, which may lead through another interface than the one on which the client's packet arrived.
     """
     if ":" in host:
         address, _, interface = host.partition("%")
         data = _IPV6_INFO.pack(socket.inet_pton(socket.AF_INET6, address), int(interface or 0))
         return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data
-    assert _IP_PKTINFO is not None, "asked only where read_destination() has answered"
+    assert _IP_PKTINFO is not None, "read_destination() has returned this address"
     data = _IPV4_INFO.pack(0, socket.inet_pton(socket.AF_INET, host), bytes(4))
     return socket.IPPROTO_IP, _IP_PKTINFO, data
 

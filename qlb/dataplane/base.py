@@ -1,4 +1,4 @@
-"""What every data plane is: started once, given new snapshots while it runs, stopped once."""
+"""The interface of a worker's data plane: it starts once, applies new orders while it runs, and stops once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from qlb.routing.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaneSettings:
-    """The bounds of a plane's own, disposable state; may change with every reload.
+    """Bounds of a plane's own state, which may be lost at any time. They may change with every reload.
 
-    session_timeout_s: seconds after which an idle session is closed if no routable packet has used it.
-    routable_session_timeout_s: seconds for the other sessions; at least session_timeout_s applies.
-    max_sessions: sessions of one worker. workers: processes that share the machine's local ports.
-    flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: seconds of an entry.
-    dscp: of all packets that are sent, 0 to 63; None = as received.
-    gso_to_backends: whether datagrams may go to backends many in one piece.
+    session_timeout_s: the plane closes an idle session after it, if no routable packet has used the session.
+    routable_session_timeout_s: the same for the other sessions; at least session_timeout_s applies.
+    max_sessions: of one worker. workers: processes that share the machine's local ports.
+    flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: life of an entry.
+    dscp: of all sent packets, 0 to 63; None = as received.
+    gso_to_backends: allow one call to send several datagrams to a backend (UDP GSO).
     """
 
-    session_timeout_s: float = 120.0
-    routable_session_timeout_s: float = 1800.0
-    workers: int = 1
-    dscp: int | None = None
-    max_sessions: int = 65_536
-    flow_table_size: int = 65_536
-    flow_timeout_s: float = 30.0
-    gso_to_backends: bool = False
+    session_timeout_s: float
+    routable_session_timeout_s: float
+    workers: int
+    dscp: int | None
+    max_sessions: int
+    flow_table_size: int
+    flow_timeout_s: float
+    gso_to_backends: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a plane is to do from now on: a snapshot and the bounds that came with it."""
+    """A snapshot and the settings that came with it. A plane forwards by the orders that it applied last."""
 
     snapshot: Snapshot
     settings: PlaneSettings
@@ -41,28 +41,32 @@ class Plane(Protocol):
     """One data plane, in the process of one worker."""
 
     def start(self) -> None:
-        """Begin to forward."""
+        """Start to forward."""
         ...
 
-    def hold(self, held: bool) -> None:
-        """Leave what clients send in the listeners, or read it again; replies go back all the while.
+    def pause(self) -> None:
+        """Stop reading from clients; replies still go to clients. Return when it has taken effect.
 
-        Returns when that is so; may be called before start(), which then begins to forward replies alone.
+        A plane that is paused before start() forwards only replies at first.
         """
         ...
 
+    def resume(self) -> None:
+        """Read from clients again. Return when it has taken effect."""
+        ...
+
     def apply(self, orders: Orders) -> None:
-        """Swap the snapshot between two packets; nothing that is in flight is dropped."""
+        """Apply new orders between two packets, without dropping any."""
         ...
 
     def stop(self) -> None:
-        """Stop forwarding and close what the plane itself has opened."""
+        """Stop forwarding. Close the listeners' descriptors and everything that the plane has opened."""
         ...
 
 
 class PlaneFactory(Protocol):
-    """How a plane is made; called in the worker's process, inside its event loop."""
+    """The call that makes a plane, in the worker's process and inside its event loop."""
 
     def __call__(self, listeners: Sequence[int], orders: Orders, counters_memory: memoryview) -> Plane:
-        """listeners: descriptors of bound UDP sockets. counters_memory: of counters.SIZE_BYTES octets."""
+        """Return a plane. listeners: descriptors of bound UDP sockets. counters_memory: counters.SIZE_BYTES octets."""
         ...

@@ -1,6 +1,6 @@
-"""How many sessions this machine allows: each needs a descriptor of its worker and a local port.
+"""The number of sessions that this machine allows. Each session needs a descriptor of its worker and a local port.
 
-Functions that compute from figures stand apart from those that ask the system. Nothing here is on the packet path.
+Functions that compute are separate from those that ask the system. The packet path calls none of them.
 """
 
 import resource
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SPARE_DESCRIPTORS: Final = 64
-"""Kept for all that is no session: listeners, the event loop, files that are open for a moment."""
+"""Descriptors that sessions do not use: listeners, the event loop, and files that are open for a moment."""
 REFLECTION_PORTS: Final = (1900, 3702, 5353, 5355, 11211)
-"""Local ports from 1024 on that sessions avoid: QUIC servers drop packets from them, since attackers reflect from them.
+"""Local ports from 1024 on that sessions avoid: QUIC servers drop packets from them, because of reflection attacks.
 
-Spec: RFC 9308, section 8.1; 3702 and 5355 are in the list of Google's QUIC code, which Envoy uses too.
+Spec: RFC 9308, section 8.1. 3702 and 5355 are from the list of Google's QUIC code, which Envoy also uses.
 """
 PORT_TRIES: Final = 4
-"""Sockets that are opened until one has another port; the last one is used in any case."""
+"""A session tries up to this many sockets to avoid these ports, and uses the last one in any case."""
 _PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _USABLE_TENTHS: Final = 9
@@ -23,10 +23,10 @@ _USABLE_TENTHS: Final = 9
 
 
 class Limits(NamedTuple):
-    """What the system allows. open_files: the hard limit of a process. local_ports: all together. None: no limit known.
+    """The system's limits. open_files: the hard limit of a process. local_ports: their number. None: no known limit.
 
-    local_ports is one number for all workers: a socket that connects gets a port that no other UDP socket of the
-    network namespace has, of either family, whatever that socket is connected to.
+    All workers share the local ports: when a UDP socket connects, the kernel gives it a port that no other UDP socket
+    of the network namespace has, of either family and with any peer.
     """
 
     open_files: int | None
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 
 def affordable_sessions(wanted: int) -> int:
-    """Return how many of the wanted sessions this process may open; raises its soft limit as far as it may first."""
+    """Raise the soft limit of open files for the wanted sessions. Return how many of them this process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + SPARE_DESCRIPTORS
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -45,38 +45,38 @@ def affordable_sessions(wanted: int) -> int:
 
 
 def read_limits() -> Limits:
-    """Ask the system."""
+    """Read the system's limits."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Limits(None if hard == resource.RLIM_INFINITY else hard, _local_ports())
 
 
 def sessions_within(wanted: int, open_files: int | None) -> int:
-    """Return how many of the wanted sessions a process of so many descriptors can hold; 1 at least. None: no limit."""
+    """Return how many of the wanted sessions a process with this limit can open, at least 1. None: no limit."""
     return wanted if open_files is None else max(min(wanted, open_files - SPARE_DESCRIPTORS), 1)
 
 
 def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:
-    """Return what to tell an operator whose limit of open files is below max_sessions; None where all is well."""
+    """Return a warning if the limit of open files is too low for max_sessions; None if it is not."""
     possible = sessions_within(max_sessions, limits.open_files)
     if limits.open_files is None or possible == max_sessions:
         return None
     return (
         f"forwarding.max_sessions is {max_sessions:,}, but a worker may open {limits.open_files:,} files: "
-        f"{possible:,} ways back at most; raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
+        f"{possible:,} sessions at most; raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
     )
 
 
 def port_budget(workers: int, limits: Limits) -> int | None:
-    """Return how many local ports the sessions of one worker may use; 1 at least. None: the number is not known."""
+    """Return how many local ports the sessions of one worker may use, at least 1; None if the system reports none."""
     if limits.local_ports is None:
         return None
     return max(limits.local_ports * _USABLE_TENTHS // 10 // workers, 1)
 
 
 def port_shortfall(max_sessions: int, workers: int, uses: int, limits: Limits) -> str | None:
-    """Return a warning for an operator who has fewer local ports than sessions; None if there are enough.
+    """Return a warning if there are too few local ports for max_sessions; None if there are enough.
 
-    uses: sessions that one port can serve: the backends if the plane shares ports among them, else 1.
+    uses: sessions that one port serves: the number of backends if the plane shares ports among them, else 1.
     """
     budget = port_budget(workers, limits)
     if budget is None or max_sessions <= budget * uses:
@@ -97,7 +97,7 @@ def _local_ports() -> int | None:
 
 
 def _reserved_ports(first: int, last: int) -> int:
-    """Return how many ports of a range the system gives to programs only by name, as in 8080,9000-9010."""
+    """Return the number of reserved ports in a range. The system lists them as 8080,9000-9010."""
     try:
         ranges = [part.partition("-") for part in _RESERVED_PORTS.read_text().strip().split(",") if part]
         return sum(max(min(int(end or begin), last) - max(int(begin), first) + 1, 0) for begin, _, end in ranges)

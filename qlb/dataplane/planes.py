@@ -1,7 +1,6 @@
-"""Which planes there are, and which of them this machine and this configuration can run.
+"""The list of planes, and the choice of the one that this machine and this configuration can run.
 
-A new plane is one module and one row here; its module is imported only when it is chosen, or asked whether it is
-able to run.
+A new plane is one module and one row here. Its module is imported only if it is chosen, or to find out what it lacks.
 """
 
 import importlib
@@ -12,10 +11,10 @@ from qlb.errors import PlaneUnavailable
 
 
 class PlaneRow(NamedTuple):
-    """Where a plane is, the forwarding modes that it knows, and what it cannot do without.
+    """A plane: its module, its class, its forwarding modes and its needs.
 
-    lacks: a module and a function in it that says what this machine lacks, empty for nothing; None: it runs everywhere.
-    shares_ports: whether one local port serves ways back to several backends. in_kernel: no worker runs it.
+    lacks: module and name of a function that returns what this machine lacks; None: the plane runs on every machine.
+    shares_ports: one local port serves sessions to several backends. in_kernel: the kernel runs it, not a worker.
     """
 
     module: str
@@ -43,36 +42,39 @@ PLANES: Final[dict[str, PlaneRow]] = {
         in_kernel=True,
     ),
 }
-"""In the order in which ``auto`` tries them."""
-WORKER_PLANES: Final = tuple(name for name, row in PLANES.items() if not row.in_kernel)
+"""``auto`` tries them in this order."""
 
 
 def choose(plane: str, mode: str) -> str:
     """Return the name of the plane to run. plane: ``auto`` or a name. mode: a forwarding mode.
 
-    Raises PlaneUnavailable, saying what there is instead.
+    Raises PlaneUnavailable with the available choices.
     """
-    able = [name for name, row in PLANES.items() if mode in row.modes]
-    if not able:
+    suitable = [name for name, row in PLANES.items() if mode in row.modes]
+    if not suitable:
         known = ", ".join(sorted({mode for row in PLANES.values() for mode in row.modes}))
-        raise PlaneUnavailable(f"no plane of this release forwards in mode {mode}; there is: {known}")
+        raise PlaneUnavailable(f"no plane of this release supports mode {mode}; available: {known}")
     if plane == "auto":
-        plane = next((name for name in able if not what_lacks(name)), able[0])
+        plane = next((name for name in suitable if not what_lacks(name)), suitable[0])
     if plane not in PLANES:
-        raise PlaneUnavailable(f"this release has no plane {plane}; there is: {', '.join(PLANES)}, or auto")
-    if plane not in able:
+        raise PlaneUnavailable(f"this release has no plane {plane}; available: {', '.join(PLANES)}, auto")
+    if plane not in suitable:
         known = ", ".join(sorted(PLANES[plane].modes))
         raise PlaneUnavailable(
-            f"plane {plane} does not forward in mode {mode} (it does in {known}); {', '.join(able)} does"
+            f"plane {plane} does not support mode {mode}, only {known}; planes for this mode: {', '.join(suitable)}"
         )
     if lack := what_lacks(plane):
-        instead = "; `plane: auto` takes what can" if len(able) > 1 else f", and no other plane forwards in mode {mode}"
+        instead = (
+            "; `plane: auto` chooses one that can"
+            if len(suitable) > 1
+            else f", and no other plane supports mode {mode}"
+        )
         raise PlaneUnavailable(f"plane {plane} cannot run here: {lack}{instead}")
     return plane
 
 
 def passed_over(chosen: str, mode: str) -> str:
-    """Return what ``auto`` would rather have taken and why it has not; empty where it took its first choice."""
+    """Return why ``auto`` did not choose an earlier plane; empty if it chose its first one."""
     for name, row in PLANES.items():
         if name == chosen:
             return ""
@@ -82,7 +84,7 @@ def passed_over(chosen: str, mode: str) -> str:
 
 
 def what_lacks(plane: str) -> str:
-    """Return what a plane of PLANES would need and does not have on this machine; empty where it can run."""
+    """Return what this machine lacks to run a plane of PLANES; empty if it lacks nothing."""
     lacks = PLANES[plane].lacks
     if lacks is None:
         return ""
@@ -91,6 +93,6 @@ def what_lacks(plane: str) -> str:
 
 
 def factory(plane: str) -> PlaneFactory:
-    """Import a plane that choose() has named."""
+    """Import a plane that choose() returned, and return the call that makes it."""
     row = PLANES[plane]
     return cast(PlaneFactory, getattr(importlib.import_module(row.module), row.factory))

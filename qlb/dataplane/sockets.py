@@ -1,7 +1,7 @@
-"""UDP sockets as QUIC wants them: never fragmenting, keeping ECN, and shared by the workers of a port.
+"""UDP sockets as QUIC needs them: they never fragment, report ECN, and several workers share a port.
 
-The supervisor opens listeners and passes them down; a plane opens sockets towards backends. Nothing here
-is on the packet path.
+The supervisor opens listeners and passes them to workers; a plane opens sockets to backends. The packet path does not
+call this module.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from qlb.local_addresses import address_of, family_of, interface_name
 
 
 class Buffers(NamedTuple):
-    """Octets of memory to ask for on a listener: for packets not read yet, and for packets not sent yet."""
+    """Sizes of a listener's buffers to ask for: for packets that are not read yet, and for packets not sent yet."""
 
     receive_bytes: int = 4 << 20
     send_bytes: int = 4 << 20
@@ -26,14 +26,14 @@ class Buffers(NamedTuple):
 DEFAULT_BUFFERS: Final = Buffers()
 
 
-# Linux: always set "don't fragment", and do not let a forged ICMP message shrink what may be sent.
+# Linux: always set "don't fragment", and ignore forged ICMP messages that lower the path MTU.
 _IP_MTU_DISCOVER: Final = 10
 _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_PROBE: Final = 3
-# Linux: buffers beyond the limit of the system, for CAP_NET_ADMIN; and the use of a socket's memory, an array of
-# 32-bit numbers, one of which counts dropped datagrams.
+# Linux: buffers above the limit of the system, with CAP_NET_ADMIN; and figures about a socket's memory, an array of
+# 32-bit numbers of which one counts dropped datagrams.
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
@@ -42,19 +42,19 @@ _MEMINFO_DROPS: Final = 8
 _DROPS_WRAP: Final = 1 << 32
 # Linux: SO_TIMESTAMP, SO_TIMESTAMPNS and SO_TIMESTAMPING.
 _TIMESTAMPS: Final = (29, 35, 37) if sys.platform == "linux" else ()
-# Linux: many datagrams of one sender in one piece.
+# Linux: one receive may return several datagrams of one sender.
 _UDP_GRO: Final = 104
-# Linux: bind, and send from, addresses that no interface has (yet).
+# Linux: bind and send from addresses that no interface has (yet).
 _IP_FREEBIND: Final = 15
 _IPV6_FREEBIND: Final = 78
 
 
 def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> socket.socket:
-    """Bind a non-blocking UDP socket that other workers may bind too. Port 0 takes any free one.
+    """Bind a non-blocking UDP socket whose port other workers may bind too. Port 0 chooses a free port.
 
     buffers: sizes to ask for; the system may grant less (see receive_buffer_shortfall(), send_buffer_shortfall()).
     freebind: on Linux, also bind an address that no interface has yet; see is_local().
-    Raises OSError where the address is not this machine's, the port is taken or needs privileges.
+    Raises OSError if the address is not one of this machine, or if the port is in use or needs privileges.
     """
     sock = _open(endpoint)
     try:
@@ -70,18 +70,18 @@ def open_listener(endpoint: Endpoint, buffers: Buffers = DEFAULT_BUFFERS, *, fre
 
 
 def adopt_listener(sock: socket.socket, buffers: Buffers = DEFAULT_BUFFERS, *, freebind: bool = True) -> None:
-    """Set on a UDP socket that another process has bound what open_listener() sets on its own. Raises OSError."""
+    """Set the options of open_listener() on a UDP socket that another process has bound. Raises OSError."""
     _make_quic(sock)
     _where_supported(_no_timestamps, sock)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may join it
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # more workers may bind it
     _prepare_listener(sock, bound_endpoint(sock), buffers, freebind)
 
 
 def bind_freely(sock: socket.socket) -> None:
-    """Let a socket bind, and send from, addresses that no interface has (yet), if the system can do so.
+    """Allow a socket to bind and send from addresses that no interface has (yet), if the system can do so.
 
     A wildcard IPv6 listener needs it too: without it the kernel refuses to send from an address that is local only
-    by a route (``ip -6 route add local 2001:db8:1::/64 dev lo``). For IPv4 it does not.
+    by a route (``ip -6 route add local 2001:db8:1::/64 dev lo``). For IPv4 the kernel allows it.
     """
     if sys.platform == "linux":
         ipv6 = sock.family == socket.AF_INET6
@@ -90,15 +90,15 @@ def bind_freely(sock: socket.socket) -> None:
 
 
 def take_single_datagrams(sock: socket.socket) -> None:
-    """Have a listener hand over each datagram by itself: a plane that was here before may have asked for pieces."""
+    """Turn off UDP GRO on a listener: a plane that read it before may have turned it on."""
     if sys.platform == "linux":
         _where_supported(lambda one: one.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 0), sock)
 
 
-def open_upstream(endpoint: Endpoint) -> socket.socket:
+def open_connected(endpoint: Endpoint) -> socket.socket:
     """Open a non-blocking UDP socket connected to a backend, on a port that the system picks at random.
 
-    Raises OSError where there are no descriptors or ports left, or no route.
+    Raises OSError if no descriptor or port is left, or if there is no route.
     """
     sock = _open(endpoint)
     try:
@@ -110,11 +110,11 @@ def open_upstream(endpoint: Endpoint) -> socket.socket:
 
 
 def path_mtu(endpoint: Endpoint) -> int | None:
-    """Return the octets of the largest IP packet on the path to an address, as far as the system knows; else None."""
+    """Return the size in octets of the largest IP packet to an address; None if the system does not know it."""
     if sys.platform != "linux":
         return None
     try:
-        with open_upstream(endpoint) as sock:
+        with open_connected(endpoint) as sock:
             if sock.family == socket.AF_INET6:
                 return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
             return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
@@ -129,9 +129,9 @@ def bound_endpoint(sock: socket.socket) -> Endpoint:
 
 
 def granted_receive_buffer(sock: socket.socket) -> int:
-    """Return the octets of a socket's receive buffer, as they were asked for."""
+    """Return the octets of a socket's receive buffer, in the unit in which they are asked for."""
     granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-    return granted // 2 if sys.platform == "linux" else granted  # Linux tells its double: its own bookkeeping
+    return granted // 2 if sys.platform == "linux" else granted  # Linux reports twice the size: its own bookkeeping
 
 
 def granted_send_buffer(sock: socket.socket) -> int:
@@ -140,35 +140,34 @@ def granted_send_buffer(sock: socket.socket) -> int:
     return granted // 2 if sys.platform == "linux" else granted  # Linux reports twice the size: its own bookkeeping
 
 
-def send_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
-    """Return a warning for the operator of a system that grants a smaller send buffer; None if it does not."""
-    if granted_bytes >= wanted_bytes:
-        return None
-    limit = "net.core.wmem_max" if sys.platform == "linux" else "kern.ipc.maxsockbuf"
-    privilege = ", or give qlb CAP_NET_ADMIN" if sys.platform == "linux" else ""
-    return (
-        f"forwarding.send_buffer is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: fewer packets to "
-        f"clients can wait for the network device; raise the sysctl {limit} to {wanted_bytes:d}{privilege}"
-    )
-
-
 def receive_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
-    """Return what to tell an operator whose system grants less than is wanted; None where all is well."""
+    """Return a warning if the system grants a smaller receive buffer than wanted; None if it does not."""
+    return _shortfall("receive_buffer", "rmem_max", wanted_bytes, granted_bytes, "it drops packets of longer bursts")
+
+
+def send_buffer_shortfall(wanted_bytes: int, granted_bytes: int) -> str | None:
+    """Return a warning if the system grants a smaller send buffer than wanted; None if it does not."""
+    effect = "fewer packets to clients can wait for the network device"
+    return _shortfall("send_buffer", "wmem_max", wanted_bytes, granted_bytes, effect)
+
+
+def _shortfall(key: str, sysctl: str, wanted_bytes: int, granted_bytes: int, effect: str) -> str | None:
     if granted_bytes >= wanted_bytes:
         return None
-    limit = "net.core.rmem_max" if sys.platform == "linux" else "kern.ipc.maxsockbuf"
-    privilege = ", or give qlb CAP_NET_ADMIN" if sys.platform == "linux" else ""
+    limit, privilege = "kern.ipc.maxsockbuf", ""
+    if sys.platform == "linux":
+        limit, privilege = f"net.core.{sysctl}", ", or give qlb CAP_NET_ADMIN"
     return (
-        f"forwarding.receive_buffer is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: bursts beyond "
-        f"that are dropped; raise the sysctl {limit} to {wanted_bytes:d}{privilege}"
+        f"forwarding.{key} is {wanted_bytes:,} octets, but the system grants {granted_bytes:,}: {effect}; "
+        f"raise the sysctl {limit} to {wanted_bytes:d}{privilege}"
     )
 
 
 def dropped_at(sock: socket.socket) -> int | None:
-    """Return how many datagrams the system has dropped on the way into a socket since it was opened, modulo 2³².
+    """Return how many datagrams for a socket the system has dropped since it was opened, modulo 2³².
 
-    Nearly always because its receive queue was full. None if the system does not report it: it is not Linux, or
-    Linux before 4.12, or a sandbox such as gVisor.
+    The cause is nearly always a full receive queue. None if the system does not report it: systems other than Linux,
+    Linux before 4.12, and sandboxes such as gVisor.
     """
     if sys.platform != "linux":
         return None
@@ -180,21 +179,21 @@ def dropped_at(sock: socket.socket) -> int | None:
 
 
 class DropCounter:
-    """Datagrams that the system has dropped on the way into one socket, counted on where its own number wraps.
+    """The datagrams for one socket that the system has dropped, without the wrap of the system's own number.
 
-    Right as long as it is asked at least once in 2³² drops.
+    It is exact if read() is called at least once in 2³² drops.
     """
 
     __slots__ = ("_last", "_sock", "_total")
 
     def __init__(self, sock: socket.socket) -> None:
-        """sock: watched from now on, and not closed here; it may have dropped some for a process before this one."""
+        """Begin to count. sock: the owner closes it; earlier drops, for another process, do not count."""
         self._sock = sock
         self._last = dropped_at(sock) or 0
         self._total = 0
 
     def read(self) -> int | None:
-        """Return the drops until now, or until the socket was closed; None where the system does not tell."""
+        """Return the drops until now, or until the socket was closed; None if the system does not report them."""
         if self._sock.fileno() < 0:
             return self._total
         seen = dropped_at(self._sock)
@@ -235,7 +234,7 @@ def _ask_for_buffer(sock: socket.socket, option: int, force_option: int, wanted_
             return _where_supported(  # cut to rmem_max or wmem_max
                 lambda one: one.setsockopt(socket.SOL_SOCKET, option, wanted_bytes), sock
             )
-    while wanted_bytes:  # the BSDs refuse what is too much
+    while wanted_bytes:  # the BSDs refuse sizes above their limit
         try:
             return sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)
         except OSError:
@@ -252,13 +251,13 @@ def _never_fragment(sock: socket.socket) -> None:
 
 
 def _no_timestamps(sock: socket.socket) -> None:
-    """Undo Timestamping= of a .socket unit: a plane has no room for such control messages, and would lose ECN marks."""
+    """Undo Timestamping= of a .socket unit: such control messages fill the buffer, and ECN marks would be lost."""
     for option in _TIMESTAMPS:
         sock.setsockopt(socket.SOL_SOCKET, option, 0)
 
 
 def _where_supported(option: Callable[[socket.socket], None], sock: socket.socket) -> None:
-    """Set an option that forwarding can do without on systems that lack it."""
+    """Set an option if the system supports it; forwarding works without it."""
     try:
         option(sock)
     except OSError:

@@ -1,1 +1,1 @@
-"""Floor 4a: one process replaces another without losing a packet: sockets, memory, service manager."""
+"""Floor 4a: the handover from one process to another without losing a packet: sockets, memory, service manager."""

@@ -1,7 +1,7 @@
-"""What outlives the daemon's process: operators' words on backends, and health's verdicts.
+"""State that outlives the daemon's process: what operators have set, and the verdicts of health.
 
-It is kept in a piece of memory that has a descriptor, so a service manager can hold it while the daemon is restarted,
-and the next process reads what was true last, however this one ended. Nothing secret is in it.
+The state is in memory with a descriptor. A service manager can store the descriptor while the daemon restarts, and the
+new process reads the last state, even if the old process crashed. The state contains no secret.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from typing import Final
 
 
 def open_anonymous(name: str) -> int:
-    """Open an empty file that has no name in any folder; return its descriptor. name: shown in /proc. Raises OSError.
+    """Open an empty file without a path, and return its descriptor. name: appears in /proc. Raises OSError.
 
-    In memory where the system can do that. Sandboxes and old kernels refuse memfd_create() though Python knows it; a
-    file in the folder for temporary files does as well there.
+    The file is in memory if the system supports it. Sandboxes and old kernels may refuse memfd_create(); then it is in
+    the folder for temporary files.
     """
     if hasattr(os, "memfd_create"):
         with suppress(OSError):
@@ -31,15 +31,15 @@ def open_anonymous(name: str) -> int:
 log = logging.getLogger("qlb")
 
 _MAX_BYTES: Final = 16 << 20
-"""Room for a hundred thousand backends; more is no memory of qlb's."""
+"""Enough for a hundred thousand backends; qlb writes no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """states: backend name → what an operator has set. healthy: backend name → health's verdict.
+    """The stored state. states: backend name → state that an operator set. healthy: backend name → verdict of health.
 
-    discovered: what sources have found, as Members has written it. former: config ID → fingerprint of the configuration
-    that it stood for last.
+    discovered: the members that sources found, as Members writes them. former: config ID → fingerprint of its last CID
+    config.
     """
 
     states: Mapping[str, str] = field(default_factory=dict)
@@ -49,44 +49,44 @@ class Remembered:
 
 
 class Memory:
-    """Where it is kept: one line of JSON."""
+    """The memory of the state: one line of JSON."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """descriptor: of the memory of an earlier process, owned from now on; None: begin with an empty one."""
+        """Open the memory. descriptor: of an earlier process, owned from now on; None: start with an empty one."""
         self.descriptor = open_anonymous("qlb-state") if descriptor is None else descriptor
         self._last: Remembered | None = None
         self._closed = False
 
     def read(self) -> Remembered:
-        """Return what was written last, by whichever process; nothing, and a warning, where it cannot be read."""
+        """Return the state that a process wrote last. If it is unreadable, log a warning and return an empty state."""
         try:
             octets = os.pread(self.descriptor, _MAX_BYTES, 0)
             return _parse(json.loads(octets.partition(b"\n")[0])) if octets else Remembered()
         except (OSError, ValueError) as error:
-            log.warning("what the daemon before this one remembered cannot be read", extra={"reason": str(error)})
+            log.warning("the stored state of the old process cannot be read", extra={"reason": str(error)})
             return Remembered()
 
     def write(self, remembered: Remembered) -> None:
-        """Put this in the place of what was there, in one step. Nothing, after close()."""
+        """Replace the stored state in one step. Do nothing after close()."""
         if self._closed or remembered == self._last:
             return
         # Not asdict(): it copies every list and string of thousands of backends before anything is written.
         sections = {section.name: getattr(remembered, section.name) for section in dataclasses.fields(remembered)}
         line = json.dumps(sections).encode() + b"\n"
-        with suppress(OSError):  # no memory is left: the next start asks the backends itself
+        with suppress(OSError):  # out of memory: the new process probes the backends itself
             os.pwrite(self.descriptor, line, 0)
             os.ftruncate(self.descriptor, len(line))
             self._last = remembered
 
     def close(self) -> None:
-        """Let go of it; others may keep it."""
+        """Close the descriptor; other processes may still have theirs."""
         if not self._closed:
             os.close(self.descriptor)
         self._closed = True
 
 
 def _parse(found: object) -> Remembered:
-    """Keep what has the right shape: another release may have written it."""
+    """Return the parts of the expected type: another release may have written the state."""
     sections = found if isinstance(found, dict) else {}
     states, healthy, discovered, former = (sections.get(name) for name in ("states", "healthy", "discovered", "former"))
     return Remembered(

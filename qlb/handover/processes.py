@@ -1,6 +1,7 @@
-"""Vital signs of a process in Linux's /proc: whether it could run, and the processor time that it has got.
+"""Other processes, as Linux's /proc shows them: whether they can run, and which of them use qlb's addresses.
 
-They tell a process that hangs from one that gets no processor: the latter waits in state R and uses none.
+The vital signs of a process distinguish one that hangs from one that gets no processor time: the latter waits in state
+R and uses none.
 """
 
 import asyncio
@@ -25,14 +26,14 @@ _UTIME: Final = 11
 """Index of the user time among the fields that follow the command's name; the system time is next."""
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _ENOUGH_CPU_S: Final = 2.0
-"""Processor time that is enough for whatever is waited for."""
+"""Processor time that is enough for any awaited step; a process that has used it is not starved."""
 
 
 class Vitals(NamedTuple):
-    """One look at a process.
+    """The vital signs of a process.
 
-    runnable: some thread runs, or waits for a processor. main_runnable: its first thread does. cpu_s: seconds of
-    processor time of all threads together. state: letter of the first thread's state, as in ps(1).
+    runnable: any thread runs or waits for a processor. main_runnable: its first thread does. cpu_s: processor time of
+    all threads together. state: letter of the first thread's state, as in ps(1).
     """
 
     runnable: bool
@@ -42,7 +43,7 @@ class Vitals(NamedTuple):
 
 
 def read_vitals(pid: int, proc: Path = _PROC) -> Vitals | None:
-    """Look at a process. None if it has ended, or if the system has no /proc."""
+    """Return the vital signs of a process; None if it has ended, or if the system has no /proc."""
     try:
         state, cpu_s = _read_stat(proc / str(pid) / "stat")
         threads = [_read_stat(stat)[0] for stat in _thread_stats(proc / str(pid) / "task")]
@@ -52,7 +53,7 @@ def read_vitals(pid: int, proc: Path = _PROC) -> Vitals | None:
 
 
 def read_children(pid: int, proc: Path = _PROC) -> tuple[int, ...]:
-    """Return the processes that a process has started; none if the system does not tell."""
+    """Return the process IDs of a process's children; none if the system does not report them."""
     try:
         listed = (proc / str(pid) / "task" / str(pid) / "children").read_text()
     except OSError:
@@ -62,27 +63,27 @@ def read_children(pid: int, proc: Path = _PROC) -> tuple[int, ...]:
 
 def _thread_stats(task: Path) -> Iterator[Path]:
     for thread in task.iterdir():
-        with suppress(FileNotFoundError):  # a thread has ended meanwhile
+        with suppress(FileNotFoundError):  # the thread has ended since
             yield thread / "stat"
 
 
 def _read_stat(path: Path) -> tuple[str, float]:
-    """Return the state and the processor time of a process or a thread; its name may hold anything, even brackets."""
+    """Return the state and the processor time of a process or a thread. Its name may contain brackets."""
     fields = path.read_text(errors="replace").rpartition(")")[2].split()
     return fields[0], (int(fields[_UTIME]) + int(fields[_UTIME + 1])) / _TICKS_PER_S
 
 
 class Starvation:
-    """Tells whether a process that is late only waits for a processor, and with it those that it has started."""
+    """A check whether a late process and its children only wait for a processor."""
 
     def __init__(self, pid: int, look: Callable[[int], Vitals | None] = read_vitals) -> None:
-        """Begin to look at a process now. look: reads vital signs."""
+        """Start now. look: reads vital signs."""
         self._pid = pid
         self._look = look
         self._begun_cpu_s = self._cpu_s(self._read())
 
-    def goes_on(self) -> bool:
-        """Return whether some thread could run, although all together have used little time since the beginning."""
+    def continues(self) -> bool:
+        """Return whether any thread can run and all together have used little processor time since the start."""
         seen = self._read()
         return any(one.runnable for one in seen) and self._cpu_s(seen) - self._begun_cpu_s < _ENOUGH_CPU_S
 
@@ -99,14 +100,14 @@ log = logging.getLogger("qlb")
 
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 2.0
-"""How long an address may stay taken by a process that is about to end: workers of a daemon that was killed."""
+"""The longest wait for an address of a process that is about to end, such as a worker of a killed daemon."""
 _INTERVAL_S: Final = 30.0
 _MAX_NAME: Final = 120
 _WORD_BYTES: Final = 4
 
 
 class Stranger(NamedTuple):
-    """A socket of another process. inode: the kernel's number of it, 0 if it is not known."""
+    """A socket of another process. inode: the kernel's number of the socket, 0 if unknown."""
 
     host: str
     inode: int
@@ -114,21 +115,21 @@ class Stranger(NamedTuple):
 
 
 class AddressWatch:
-    """Looks for processes that come to the service's addresses while the daemon runs, and warns of each once."""
+    """A periodic check for other processes on the service's addresses. It logs a warning when one appears."""
 
     def __init__(self) -> None:
-        """Nobody was seen."""
+        """Start without findings."""
         self.counts: dict[Endpoint, int] = {}
-        """Address → other processes' sockets there at the last look; empty if they are meant to be there."""
+        """Address → number of other processes' sockets at the last check; empty if they are allowed."""
 
     async def follow(self, endpoints: Sequence[Endpoint], own: Collection[int], *, shared: bool) -> None:
-        """Look again and again. own: inodes of this daemon's sockets. shared: others are meant to be there."""
+        """Check periodically. own: inodes of this daemon's sockets. shared: others are allowed, so do not check."""
         while not shared:
             await asyncio.sleep(_INTERVAL_S)
             await self.look(endpoints, own)
 
     async def look(self, endpoints: Sequence[Endpoint], own: Collection[int]) -> None:
-        """Look once."""
+        """Check once."""
         for endpoint in endpoints:
             found = await asyncio.to_thread(find_strangers, endpoint, own)
             if found and not self.counts.get(endpoint):
@@ -138,10 +139,10 @@ class AddressWatch:
 
 
 async def check_addresses(endpoints: Sequence[Endpoint], own: Collection[int], *, shared: bool) -> None:
-    """Look for other processes on addresses that are about to be bound.
+    """Check for other processes on addresses before they are bound.
 
-    own: inodes of the sockets that were passed to this process. shared: warn of others instead of refusing.
-    Raises QlbError, naming the process if it can be found.
+    own: inodes of the sockets that were passed to this process. shared: log a warning about others instead of an error.
+    Raises QlbError with the name of the process, if it can be found.
     """
     for endpoint in endpoints:
         looks = round(_PATIENCE_S / _POLL_S)
@@ -154,7 +155,7 @@ async def check_addresses(endpoints: Sequence[Endpoint], own: Collection[int], *
         if not shared:
             raise QlbError(
                 f"{endpoint} is in use by {names}, and each of the two would get a part of the clients: stop it, or "
-                "set forwarding.shared_listen: true if they are meant to share the address"
+                "set forwarding.shared_listen: true to share the address"
             )
         log.warning("%s is shared with %s (forwarding.shared_listen)", endpoint, names)
 
@@ -162,9 +163,9 @@ async def check_addresses(endpoints: Sequence[Endpoint], own: Collection[int], *
 def find_strangers(
     endpoint: Endpoint, own: Collection[int], proc: Path = _PROC, *, protocol: str = "udp"
 ) -> list[Stranger]:
-    """Return other processes' sockets that may receive what is sent to an address; none if the system does not tell.
+    """Return other processes' sockets that can receive packets to an address; none if the system does not list them.
 
-    own: inodes of this process's sockets. A connected socket receives from its peer alone, and does not count.
+    own: inodes of this process's sockets. A connected socket receives only from its peer, so it does not count.
     protocol: udp or tcp.
     """
     host = ipaddress.ip_address(endpoint.host.partition("%")[0])
@@ -177,12 +178,12 @@ def find_strangers(
 
 
 def tcp_holder(endpoint: Endpoint) -> str:
-    """Return who listens at a TCP address, in words."""
+    """Return a text that names the process that listens on a TCP address."""
     return " and ".join(_names(find_strangers(endpoint, (), protocol="tcp"))) or "another process"
 
 
 def holder_of(inode: int, uid: int | None = None, proc: Path = _PROC) -> str:
-    """Return who holds a socket, in words: the process and its command, or as much as may be seen."""
+    """Return a text that names the owner of a socket: the process and its command, or the visible part of it."""
     holders = {pid for pid in _pids(proc) if inode and _holds(proc / str(pid) / "fd", inode)}
     roots = [pid for pid in sorted(holders) if _parent(proc / str(pid)) not in holders]
     if roots:
@@ -191,22 +192,22 @@ def holder_of(inode: int, uid: int | None = None, proc: Path = _PROC) -> str:
 
 
 def _before_binding(endpoint: Endpoint, own: Collection[int]) -> list[Stranger]:
-    """Return who has an address. Whether it is free, the kernel says best: IPv6 sockets may take IPv4, too."""
+    """Return the sockets that use an address. Try to bind it first: IPv6 sockets may also occupy IPv4 addresses."""
     refusal = _refusal_to_bind(endpoint) if endpoint.port else 0
     if not refusal:
         return []
     found = find_strangers(endpoint, own)
-    if refusal != errno.EADDRINUSE:  # an address that is not here yet, say: another process may wait for it, too
+    if refusal != errno.EADDRINUSE:  # such as an address that does not exist yet: another process may wait for it
         return found
     is_link_local = ipaddress.ip_address(endpoint.host.partition("%")[0]).is_link_local
-    if own and (not found or is_link_local):  # /proc does not tell on which link a socket is
+    if own and (not found or is_link_local):  # /proc does not show the link of a socket
         return []
     both = Endpoint("::", endpoint.port)
     return found or find_strangers(both, own) or [Stranger(endpoint.host, 0, None)]
 
 
 def _refusal_to_bind(endpoint: Endpoint) -> int:
-    """Return the errno of binding an address without SO_REUSEPORT: EADDRINUSE if any socket has it, 0 if it is free."""
+    """Return the errno of binding an address without SO_REUSEPORT: EADDRINUSE if a socket uses it, 0 if it is free."""
     try:
         with socket.socket(family_of(endpoint), socket.SOCK_DGRAM) as sock:
             if sock.family == socket.AF_INET6:
@@ -240,7 +241,7 @@ def _bound_sockets(
 
 
 def _octets(words: str) -> bytes:
-    """Return an address from its form in /proc/net: 32-bit words in the machine's order of octets."""
+    """Return the octets of an address in /proc/net: 32-bit words in the machine's byte order."""
     size = 2 * _WORD_BYTES
     parts = (words[at : at + size] for at in range(0, len(words), size))
     return b"".join(int(part, 16).to_bytes(_WORD_BYTES, sys.byteorder) for part in parts)
@@ -254,7 +255,7 @@ def _pids(proc: Path) -> list[int]:
 
 def _holds(folder: Path, inode: int) -> bool:
     wanted = f"socket:[{inode}]"
-    with suppress(OSError):  # another user's
+    with suppress(OSError):  # a process of another user
         for path in folder.iterdir():
             with suppress(OSError):
                 if str(path.readlink()) == wanted:
@@ -269,7 +270,7 @@ def _parent(process: Path) -> int:
 
 
 def _command(process: Path) -> str:
-    """Return a process's command line, cut off, without anything that would break a line of the log."""
+    """Return a process's command line, shortened and without unprintable characters."""
     octets = b""
     with suppress(OSError):
         octets = (process / "cmdline").read_bytes()

@@ -1,7 +1,7 @@
-"""Listening sockets that came with the process: from a service manager, or from the daemon before this one.
+"""Listening sockets that this process inherits from a service manager or from the old process.
 
-Packets and calls wait in them meanwhile, so whoever takes them misses nothing. A socket is recognised by what it is
-and what it is bound to; its name only says which worker it was, so that a client stays with the same one.
+Packets and connections wait in these sockets, so the new process loses none. qlb recognises a socket by its type and
+its address. The name only serves to find its worker's number, so that a client stays with the same worker.
 
 Spec: sd_listen_fds(3) of systemd.
 """
@@ -23,7 +23,7 @@ from qlb.local_addresses import interface_index
 log = logging.getLogger("qlb")
 
 STATE: Final = "qlb.state"
-"""The name of the descriptor behind which a daemon keeps what it remembers."""
+"""The name of the descriptor of the stored state (memory.py)."""
 
 _FIRST_DESCRIPTOR: Final = 3
 _UNNAMED: Final = "unknown"
@@ -33,33 +33,33 @@ _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class Named(NamedTuple):
-    """A descriptor, and the name that it came under."""
+    """A descriptor and its name."""
 
     name: str
     descriptor: int
 
 
 def listener_name(sock: socket.socket, worker: int = 0) -> str:
-    """Return the name of a listening socket: what it is and where; a service socket's ends with its worker's number.
+    """Return the name of a listening socket: its type and address, and the worker's number for a service socket.
 
-    Names of descriptors may not hold colons, so those of IPv6 are written as hyphens.
+    Names of descriptors cannot contain colons, so IPv6 addresses have hyphens instead.
     """
     if sock.family not in _INTERNET:
         return "qlb.control"
     host, port = bound_endpoint(sock)
-    place = f"{host.replace(':', '-')}.{port}"
-    return f"qlb.udp.{place}.{worker}" if sock.type == socket.SOCK_DGRAM else f"qlb.tcp.{place}"
+    address = f"{host.replace(':', '-')}.{port}"
+    return f"qlb.udp.{address}.{worker}" if sock.type == socket.SOCK_DGRAM else f"qlb.tcp.{address}"
 
 
 def is_ours(name: str, sock: socket.socket) -> bool:
-    """Whether a socket came under a name that this daemon has given it: it was in the store, not in a .socket unit."""
+    """Return whether a socket has a name from qlb: it comes from the manager's store, not from a .socket unit."""
     return name == listener_name(sock, _worker_of(name))
 
 
 def from_manager(environ: MutableMapping[str, str]) -> list[Named]:
-    """Return what the service manager has passed; none where there is none, or where it was for another process.
+    """Return the descriptors from the service manager; none if there are none, or if they are for another process.
 
-    environ: of this process; what concerns the descriptors is taken out.
+    environ: of this process; the variables about descriptors are removed.
     """
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     environ.pop("LISTEN_PIDFDID", None)
@@ -74,39 +74,39 @@ def from_manager(environ: MutableMapping[str, str]) -> list[Named]:
 
 
 class Inherited:
-    """Sockets that nobody has taken yet, each with the name that it came under."""
+    """Inherited sockets that qlb has not taken yet, with their names."""
 
     def __init__(self, descriptors: Iterable[Named] = ()) -> None:
-        """Take descriptors over. Whatever is no socket is closed; a socket that came twice is taken once."""
+        """Take over descriptors. Close those that are not sockets, and duplicates of a socket."""
         self._sockets: list[tuple[str, socket.socket]] = []
         self.borrowed: dict[int, str] = {}
-        """Sockets that a .socket unit holds, so that they need no store: their cookies, and names there."""
+        """Cookie → name of each socket of a .socket unit, which needs no store."""
         self.state: int | None = None
-        """The descriptor of what an earlier process has remembered (see memory.py), if it came along."""
+        """The descriptor of an earlier process's state (memory.py), if there is one."""
         self.stored: set[str] = set()
-        """Names that the manager's store has, or had."""
+        """The names in the manager's store when this process started."""
         seen: set[int] = set()
         for name, descriptor in descriptors:
             self._add(name, descriptor, seen)
 
     @property
     def inodes(self) -> frozenset[int]:
-        """The kernel's numbers of the sockets that nobody has taken yet, as /proc/net shows them."""
+        """Inode numbers of the sockets that are not taken yet, as in /proc/net."""
         return frozenset(os.fstat(sock.fileno()).st_ino for _, sock in self._sockets)
 
     def take_udp(self, endpoint: Endpoint) -> socket.socket | None:
-        """Take a service socket that is bound to an address, the lowest worker's first; port 0 is any port.
+        """Take a service socket of an address, that of the lowest worker first; port 0 is any port.
 
-        Another such socket is taken with the next call. None where there is none.
+        The next call takes the next such socket. None if there is none.
         """
         return self._take(lambda sock: _is_udp(sock) and _is_bound_to(sock, endpoint))
 
     def take_tcp(self, endpoint: Endpoint) -> socket.socket | None:
-        """Take a listening TCP socket that is bound to an address. None where there is none."""
+        """Take a listening TCP socket of an address; None if there is none."""
         return self._take(lambda sock: _is_listening(sock, *_INTERNET) and _is_bound_to(sock, endpoint))
 
     def take_unix(self, path: Path) -> socket.socket | None:
-        """Take a listening Unix socket whose file is still there. None where there is none."""
+        """Take a listening Unix socket whose file still exists; None if there is none."""
         if not path.is_socket():
             return None
         return self._take(
@@ -116,24 +116,22 @@ class Inherited:
         )
 
     def name_of(self, sock: socket.socket, worker: int = 0) -> str:
-        """Return the name under which to pass a socket on: the one it came under from a .socket unit, or qlb's own."""
+        """Return the name for passing a socket on: its name from a .socket unit, or qlb's own."""
         cookie = cookie_of(sock)
         return self.borrowed.get(cookie, "") if cookie in self.borrowed else listener_name(sock, worker)
 
     def is_borrowed(self, sock: socket.socket) -> bool:
-        """Whether a .socket unit holds this socket: it, and its file, stay when the daemon ends."""
+        """Return whether a .socket unit owns this socket: then the socket and its file stay when the daemon ends."""
         return cookie_of(sock) in self.borrowed
 
     def close_rest(self) -> int:
-        """Close what nobody has taken, and tell: a socket that is not read would swallow its share of packets.
+        """Close the sockets that are not taken, log each, and return their number.
 
-        Returns how many there were.
+        An open socket that no process reads would receive a share of the packets.
         """
         rest, self._sockets = self._sockets, []
         for name, sock in rest:
-            log.warning(
-                "a socket that was passed to qlb is not used, and closed", extra={"socket": _describe(name, sock)}
-            )
+            log.warning("closed an inherited socket that qlb does not use", extra={"socket": _describe(name, sock)})
             sock.close()
         return len(rest)
 
@@ -144,7 +142,7 @@ class Inherited:
             sock = socket.socket(fileno=descriptor)
         except OSError as error:
             return log.warning(
-                "a descriptor that was passed to qlb is not there", extra={"descriptor": name, "reason": str(error)}
+                "an inherited descriptor does not exist", extra={"descriptor": name, "reason": str(error)}
             )
         sock.setblocking(False)
         cookie = cookie_of(sock)
@@ -166,7 +164,7 @@ class Inherited:
             self.stored.add(name)
             return
         os.close(descriptor)
-        log.warning("a descriptor that was passed to qlb is no socket, and closed", extra={"descriptor": name})
+        log.warning("closed an inherited descriptor that is not a socket", extra={"descriptor": name})
 
     def _take(self, fits: Callable[[socket.socket], bool]) -> socket.socket | None:
         for number, (_, sock) in enumerate(self._sockets):
@@ -177,7 +175,7 @@ class Inherited:
 
 
 def cookie_of(sock: socket.socket) -> int | None:
-    """Return the kernel's own number of a socket, whoever holds it; None where the system gives none."""
+    """Return the kernel's number of a socket, the same in all processes; None if the system has none."""
     try:
         (cookie,) = _COOKIE.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE.size))
     except (OSError, struct.error):
@@ -186,7 +184,7 @@ def cookie_of(sock: socket.socket) -> int | None:
 
 
 def _is_udp(sock: socket.socket) -> bool:
-    """IPv6 sockets that take IPv4, too, are not what qlb would open: packets would have two addresses."""
+    """Return whether qlb would open such a UDP socket. An IPv6 socket that also receives IPv4 is not one."""
     if sock.type != socket.SOCK_DGRAM or sock.family not in _INTERNET:
         return False
     return sock.family == socket.AF_INET or bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
@@ -199,7 +197,7 @@ def _is_listening(sock: socket.socket, *families: int) -> bool:
 
 
 def _is_bound_to(sock: socket.socket, endpoint: Endpoint) -> bool:
-    """Whether a socket has an address; one that is valid on a link only must be on the same link, too."""
+    """Return whether a socket is bound to an address. A link-local address must also be on the same link."""
     host, port = bound_endpoint(sock)
     same_host = ipaddress.ip_address(host.partition("%")[0]) == ipaddress.ip_address(endpoint.host.partition("%")[0])
     return same_host and _scope_of(sock) == _scope_id(endpoint.host) and port != 0 and endpoint.port in (0, port)

@@ -1,8 +1,7 @@
 """The counters of one worker: a flat array of unsigned 64-bit integers in memory that two processes share.
 
-The worker that handled a packet counts it here, one writer each and no locks; the supervisor reads. The
-layout is written down in this file alone. Sizes are in 64-bit slots. The memory is sparse: slots that
-were never touched take no room.
+Each array has one writer, the worker, so there are no locks; the supervisor reads it. This file defines the layout, and
+`make generate` writes it for C. Sizes are in 64-bit slots. The memory is sparse: untouched slots use no memory.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ SESSIONS_EVICTED: Final = 3
 RETURN_DROPPED: Final = 4
 RETURN_OVERFLOWED: Final = 5
 SEND_ERRORS: Final = 6
-"""Calls to send that the system refused, in both directions. The counters by cause add up to it."""
+"""Failed calls to send, in both directions. The counters by cause add up to it."""
 SESSIONS_REOPENED: Final = 7
 SESSIONS_PROTECTED: Final = 8
 RETURN_PAUSES: Final = 9
@@ -32,8 +31,8 @@ SEND_ERROR_KINDS: Final = (
     "invalid",
     "other",
 )
-"""Causes of a refused send. A call counts once, however many packets it carried, and also if a second try succeeded.
-So these are not packets, and no sum of packets includes them."""
+"""Causes of a failed send. A call counts once, for any number of packets, even if a second try succeeded. So these are
+not packets, and no sum of packets includes them."""
 TOO_LARGE: Final = SEND_ERROR_KINDS.index("too_large")
 ICMP_FORWARDED: Final = 12
 ICMP_SENT: Final = 13
@@ -44,10 +43,11 @@ HEARTBEAT_MS: Final = 14
 OUTCOME: Final = 16
 """First of one counter for each outcome."""
 CONFIG_LAST_SEEN_MS: Final = 80
-"""First of one time for each config ID: milliseconds of the monotonic clock, 0 = never."""
+"""First of one time for each config ID: when an ID of its CID config was last routed, in milliseconds of the monotonic
+clock, 0 = never."""
 UNCONFIGURED: Final = 88
-"""First of one counter for each config ID: short headers whose ID carries it while no configuration has it. They are
-counted by their outcomes too: servers that issue what this balancer cannot read, or IDs that outlive their removal."""
+"""First of one counter for each config ID: short headers with an ID of a CID config that is not configured. Their
+outcomes count them too. The cause is a server with another configuration, or an ID that outlives its CID config."""
 UNCONFIGURED_LAST_SEEN_MS: Final = 96
 BACKEND: Final = 104
 """First of BACKEND_SLOTS for each backend index."""
@@ -57,22 +57,22 @@ FORWARDED: Final = 0
 RETURNED: Final = 3
 LAST_SEEN_MS: Final = 4
 TOO_LARGE_BYTES: Final = 5
-"""Octets of the last datagram that was too large for the path to the backend; 0 = none was."""
+"""Octets of the last datagram that was too large for the path to the backend; 0 = none."""
 BACKEND_SEND_ERRORS: Final = 8
-"""First of one counter for each of SEND_ERROR_KINDS: refused calls to send to this backend."""
+"""First of one counter for each of SEND_ERROR_KINDS: failed calls to send to this backend."""
 BACKEND_SLOTS: Final = 16
 
 SAMPLE: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
-"""First of SAMPLE_SLOTS for each outcome that is a drop: the last such datagram, to be looked at by people."""
+"""First of SAMPLE_SLOTS for each outcome that is a drop: the last such datagram, for operators."""
 SAMPLE_SLOTS: Final = 10
-"""When (milliseconds of the monotonic clock), how long it was, and its first SAMPLE_BYTES octets."""
+"""The time (milliseconds of the monotonic clock), the length, and the first SAMPLE_BYTES octets."""
 SAMPLE_BYTES: Final = 64
 
 RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
-"""First of one counter for each of SEND_ERROR_KINDS: refused calls to send to clients."""
+"""First of one counter for each of SEND_ERROR_KINDS: failed calls to send to clients."""
 SLOTS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
 SIZE_BYTES: Final = 8 * SLOTS
-"""8 MiB of addresses a worker, a few pages of memory."""
+"""8 MiB of address space for a worker, of which it uses a few pages."""
 
 NO_SLOT: Final = -1
 """The slot of a total that the supervisor counts itself."""
@@ -139,14 +139,14 @@ class BackendCounts(NamedTuple):
 
 
 class UnconfiguredCounts(NamedTuple):
-    """Packets that carry a config ID which nobody has configured. last_seen_ms: of the monotonic clock, 0 = never."""
+    """Packets with a config ID that is not configured. last_seen_ms: of the monotonic clock, 0 = never."""
 
     packets: int
     last_seen_ms: int
 
 
 class Sample(NamedTuple):
-    """The last datagram that was dropped for one reason. octets: its first 64; length: of all of it."""
+    """The last datagram with one drop outcome. octets: its first 64. length: of the whole datagram."""
 
     octets: bytes
     length: int
@@ -154,20 +154,20 @@ class Sample(NamedTuple):
 
 
 class Counters:
-    """Count on behalf of one worker.
+    """The counters of one worker.
 
-    Public slots are written directly by planes; the methods count what happens once per packet.
+    Planes write to ``slots`` directly, except for the counts of each packet, which have methods.
     """
 
     __slots__ = ("_octets", "slots")
 
     def __init__(self, memory: bytearray | memoryview) -> None:
-        """Lay the counters over writable memory of SIZE_BYTES octets; what it holds is gone on with."""
+        """Use writable memory of SIZE_BYTES octets; counting continues from its values."""
         self._octets = memoryview(memory).cast("B")
         self.slots = self._octets.cast("Q")
 
     def count(self, outcome: int, index: int, now_ms: int) -> None:
-        """Count a packet that was handled. index: of its backend, -1 for a drop. now_ms: monotonic clock."""
+        """Count a handled packet. index: of its backend, -1 for a drop. now_ms: monotonic clock."""
         slots = self.slots
         slots[OUTCOME + outcome] += 1
         route = ROUTE_OF[outcome]
@@ -179,12 +179,12 @@ class Counters:
                 slots[CONFIG_LAST_SEEN_MS + outcome] = now_ms
 
     def count_unconfigured(self, config_id: int, now_ms: int) -> None:
-        """Count a short header whose ID carries a config ID that no configuration has."""
+        """Count a short header whose ID has a config ID that is not configured."""
         self.slots[UNCONFIGURED + config_id] += 1
         self.slots[UNCONFIGURED_LAST_SEEN_MS + config_id] = now_ms
 
-    def keep_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
-        """Keep the beginning of a datagram that was dropped, in place of the one before it."""
+    def record_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
+        """Store the first octets of a dropped datagram, in place of the previous one."""
         at = SAMPLE + SAMPLE_SLOTS * outcome
         octets = datagram[:SAMPLE_BYTES]
         self.slots[at] = now_ms
@@ -192,23 +192,23 @@ class Counters:
         self._octets[8 * (at + 2) : 8 * (at + 2) + len(octets)] = octets
 
     def sample(self, outcome: int) -> Sample:
-        """Return the last datagram with this outcome; seen_ms is 0 where there was none."""
+        """Return the last datagram with this outcome; seen_ms is 0 if there was none."""
         at = SAMPLE + SAMPLE_SLOTS * outcome
         seen_ms, length = self.slots[at], self.slots[at + 1]
         start = 8 * (at + 2)
         return Sample(bytes(self._octets[start : start + min(length, SAMPLE_BYTES)]), length, seen_ms)
 
     def count_received(self, packets: int, size_bytes: int) -> None:
-        """Count what came from clients, before anything is decided."""
+        """Count packets from clients, before the decision about them."""
         self.slots[PACKETS_RECEIVED] += packets
         self.slots[BYTES_RECEIVED] += size_bytes
 
     def count_returned(self, index: int) -> None:
-        """Count a packet that went from a backend to its client."""
+        """Count a packet that was sent from a backend to its client."""
         self.slots[BACKEND + BACKEND_SLOTS * index + RETURNED] += 1
 
     def count_send_error(self, kind: int, index: int = -1, size_bytes: int = 0) -> None:
-        """Count a refused call to send.
+        """Count a failed call to send.
 
         kind: index in SEND_ERROR_KINDS. index: of the backend; -1 if the datagram was for a client.
         size_bytes: octets of the datagram.
@@ -223,9 +223,9 @@ class Counters:
             self.slots[at + TOO_LARGE_BYTES] = size_bytes
 
     def settle(self) -> int:
-        """After the worker was killed: count what it received and never accounted for as drops; return how many.
+        """Count packets without an outcome as drops, after the worker was killed. Return how many they are.
 
-        Its sessions are gone with it.
+        The gauges of sessions become 0: the sessions ended with the worker.
         """
         missing = self.slots[PACKETS_RECEIVED] - sum(self.slots[OUTCOME : OUTCOME + len(OUTCOMES)])
         if missing > 0:
@@ -245,18 +245,18 @@ def total_outcomes(workers: Sequence[Counters]) -> tuple[int, ...]:
 
 
 def total_return_send_errors(workers: Sequence[Counters]) -> dict[str, int]:
-    """Return refused calls to send to clients by cause, all of SEND_ERROR_KINDS."""
+    """Return failed calls to send to clients by cause, all of SEND_ERROR_KINDS."""
     return {kind: total(workers, RETURN_SEND_ERRORS + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
 
 
 def total_backend_send_errors(workers: Sequence[Counters], index: int) -> dict[str, int]:
-    """Return refused calls to send to one backend by cause, all of SEND_ERROR_KINDS."""
+    """Return failed calls to send to one backend by cause, all of SEND_ERROR_KINDS."""
     at = BACKEND + BACKEND_SLOTS * index + BACKEND_SEND_ERRORS
     return {kind: total(workers, at + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
 
 
 def last_too_large_bytes(workers: Sequence[Counters], index: int) -> int:
-    """Return octets of a datagram that was too large for the path to one backend; 0 if none was."""
+    """Return the octets of a datagram that was too large for the path to one backend; 0 if there was none."""
     at = BACKEND + BACKEND_SLOTS * index + TOO_LARGE_BYTES
     return max((counters.slots[at] for counters in workers), default=0)
 
@@ -270,13 +270,13 @@ def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:
 
 
 def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
-    """Return when an ID under a config was last routed: milliseconds of the monotonic clock, 0 = never."""
+    """Return when an ID of a CID config was last routed: milliseconds of the monotonic clock, 0 = never."""
     assert 0 <= config_id < CONFIGS
     return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)
 
 
 def total_unconfigured(workers: Sequence[Counters], config_id: int) -> UnconfiguredCounts:
-    """Return what has carried a config ID while nobody had configured it."""
+    """Return the packets with a config ID while it was not configured."""
     assert 0 <= config_id < CONFIGS
     at = UNCONFIGURED_LAST_SEEN_MS + config_id
     last_seen_ms = max((counters.slots[at] for counters in workers), default=0)

@@ -1,1 +1,1 @@
-"""Floor 4b: the engines that forward: worker processes on shared sockets, or the kernel."""
+"""Floor 4b: the engines that forward packets: worker processes with shared sockets, or the kernel."""

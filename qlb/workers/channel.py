@@ -1,8 +1,8 @@
-"""Between the supervisor and a worker: frames over a pair of Unix sockets that only these two hold.
+"""The messages between the supervisor and a worker: frames over a private pair of Unix sockets.
 
-A frame is a length (32 bits, big-endian) and a pickle. Pickle is safe here: the peer is the process that
-this one started, or was started by, and no byte of a packet ever travels this way. The first frame to a
-worker carries descriptors: its listeners and the memory of its counters.
+A frame is a length (32 bits, big-endian) and a pickle. Pickle is safe here: one of the two processes started the other,
+and no frame contains octets of a packet. Before its first frame, a worker receives descriptors: its listeners and the
+memory of its counters.
 """
 
 import asyncio
@@ -17,27 +17,27 @@ from qlb.dataplane.base import Orders
 
 _LENGTH: Final = struct.Struct(">I")
 _MAX_DESCRIPTORS: Final = 250
-"""The kernel passes 253 at once: listeners of one worker, and one for the counters."""
+"""The listeners of one worker, and one for the counters. The kernel passes at most 253 at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The first message: what a worker is to be. The last descriptor that comes along is the counters' memory.
+    """The first message to a worker. The last of its descriptors is the counters' memory.
 
-    cpu: the one core that it is to run on; None = wherever the system puts it. held: begin as after Hold(True).
+    cpu: the one core to run on; None = the system chooses. paused: start as after Pause(True).
     """
 
     plane: str
     orders: Orders
     cpu: int | None = None
-    held: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A worker's answer to an assignment, or to new orders: it forwards by this generation now.
+    """A worker's answer to an assignment or to new orders: it forwards by this generation now.
 
-    remark: what it does otherwise than it was told, for the log; "" for nothing.
+    remark: a part of the assignment that the worker could not follow, for the log; "" if there is none.
     """
 
     generation: int
@@ -45,32 +45,32 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """To a worker: leave what clients send in the listeners (replies go back all the while), or read it again."""
+class Pause:
+    """The order to pause reading from clients, or to resume it; replies continue."""
 
-    held: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A worker's answer to Hold: it is so."""
+class Paused:
+    """A worker's answer to Pause: the order has taken effect."""
 
-    held: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The first message of a worker that was told its supervisor's process ID: it has imported everything."""
+    """A worker's first message: it has imported everything and waits for its assignment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker's answer when it could not begin; it ends after it."""
+    """A worker's answer if it could not start. The worker ends after it."""
 
     reason: str
 
 
-Message = Assignment | Orders | Hold | Applied | Held | Waiting | Failed
+Message = Assignment | Orders | Pause | Applied | Paused | Waiting | Failed
 
 
 def pack(message: Message) -> bytes:
@@ -80,20 +80,20 @@ def pack(message: Message) -> bytes:
 
 
 def send_descriptors(sock: socket.socket, descriptors: Sequence[int]) -> None:
-    """Send descriptors, ahead of the first frame. Raises OSError where the peer is gone."""
+    """Send descriptors, before the first frame. Raises OSError if the peer has ended."""
     socket.send_fds(sock, [bytes([len(descriptors)])], descriptors)
 
 
 def receive_descriptors(sock: socket.socket) -> list[int]:
-    """Wait for the descriptors that come ahead of the first frame. Raises EOFError where the peer is gone."""
+    """Wait for the descriptors before the first frame. Raises EOFError if the peer has ended."""
     octets, descriptors, _, _ = socket.recv_fds(sock, 1, _MAX_DESCRIPTORS)
     if not octets:
-        raise EOFError("the supervisor is gone")
+        raise EOFError("the supervisor has ended")
     return descriptors
 
 
 async def receive(reader: asyncio.StreamReader) -> Message:
-    """Wait for a message. Raises asyncio.IncompleteReadError (an EOFError) where the peer is gone."""
+    """Wait for a message. Raises asyncio.IncompleteReadError (an EOFError) if the peer has ended."""
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     message: Message = pickle.loads(await reader.readexactly(length))  # noqa: S301 (see the module's docstring)
     return message

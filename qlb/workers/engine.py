@@ -1,4 +1,4 @@
-"""What moves packets under the supervisor: worker processes, or a program in the kernel. It sees both alike."""
+"""The interface of an engine, which forwards for the supervisor: worker processes, or a program in the kernel."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -6,15 +6,15 @@ from typing import NamedTuple, Protocol
 from qlb.addresses import Endpoint
 from qlb.dataplane.base import Orders
 from qlb.routing.counters import Counters
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 
 class Findings(NamedTuple):
-    """Faults of the machine that keep packets from backends although the engine runs.
+    """Faults of the machine because of which packets do not reach backends although the engine runs.
 
-    notices: sentences for an operator. detached: interfaces where the XDP program is not attached. refused: backends
-    that the kernel routes by an interface which accepts no packets from the program. is_cut_off: no backend can be
-    reached, or some interface does not forward.
+    notices: sentences for an operator. detached: number of interfaces where the XDP program is not attached. refused:
+    number of backends behind an interface that accepts no packets from the program. is_cut_off: no backend can be
+    reached, or an interface does not forward.
     """
 
     notices: tuple[str, ...] = ()
@@ -24,72 +24,72 @@ class Findings(NamedTuple):
 
 
 class Engine(Protocol):
-    """Forwards by the orders that it was given last."""
+    """Forwards packets by the orders that it applied last."""
 
     @property
-    def places(self) -> Sequence[Place]:
-        """Where workers work; empty where there are none."""
+    def slots(self) -> Sequence[Slot]:
+        """The workers' slots; empty if there are no workers."""
         ...
 
     @property
     def counters(self) -> Sequence[Counters]:
-        """What has been counted; their sum is what has happened."""
+        """The counters of each worker, or of the kernel. Their sum counts all packets."""
         ...
 
     @property
     def forwards(self) -> bool:
-        """Whether packets are forwarded."""
+        """True if packets are forwarded."""
         ...
 
     @property
     def applied(self) -> int:
-        """The revision of the orders that is in force everywhere, at least; 0 before the first."""
+        """The lowest revision by which any part forwards; 0 before the first orders."""
         ...
 
     @property
     def findings(self) -> Findings | None:
-        """Faults that the engine has found; None where it looks for none."""
+        """The faults that the engine has found; None if it does not look for any."""
         ...
 
     @property
     def is_fresh(self) -> bool:
-        """Whether packets are forwarded, and some worker has shown so within the last seconds."""
+        """True if packets are forwarded, and a worker has stamped its heartbeat in the last seconds."""
         ...
 
     @property
     def behind(self) -> Sequence[str]:
-        """What does not forward by the orders that were given last, one sentence each; empty if all does."""
+        """A sentence for each part that does not forward by the latest orders; empty if there is none."""
         ...
 
-    async def start(self, *, held: bool = False) -> None:
-        """Begin; returns when packets are forwarded. Raises OSError or QlbError.
+    async def start(self, *, paused: bool = False) -> None:
+        """Start, and return when packets are forwarded. Raises OSError or QlbError.
 
-        held: have everything ready, but leave clients' packets to somebody else until resume().
+        paused: prepare everything, but do not read from clients before resume(): another process does.
         """
         ...
 
-    async def hold(self) -> None:
-        """Leave clients' packets to somebody else; replies that come here still go back. Returns when that is so."""
+    async def pause(self) -> None:
+        """Stop reading from clients, so that another process can; replies continue. Return when it has taken effect."""
         ...
 
     async def resume(self) -> None:
-        """Take clients' packets (again). Raises OSError or QlbError where that cannot be."""
+        """Start to read from clients, or read again. Raises OSError or QlbError if that fails."""
         ...
 
     async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:
-        """Forward by new orders; returns when that is so everywhere, or after a while what is behind.
+        """Apply new orders. Return `behind` when all parts forward by them, or after a timeout.
 
-        frame: the same orders as the workers' channel carries them, where they are packed already.
+        frame: the same orders, packed for the workers' channel; None if they are not packed yet.
         """
         ...
 
     async def stop(self) -> None:
-        """End."""
+        """Stop forwarding and end all workers."""
         ...
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
-        """Ask what moves packets itself what it would do with a client's datagram; nothing is sent or counted.
+        """Ask the engine for its decision about a client's datagram, without sending or counting it.
 
-        Raises QlbError where it cannot be asked.
+        Raises QlbError if this engine cannot answer.
         """
         ...

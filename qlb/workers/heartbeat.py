@@ -1,14 +1,14 @@
-"""Tell workers that hang from workers that only wait for a processor.
+"""Distinguish workers that hang from workers that only wait for a processor.
 
-Each plane stamps the time into the shared counters when it goes round its loop, at least once a second. A worker whose
-stamp is STALE_S old hangs if none of its threads could run (stopped, traced, blocked, deadlocked), or if it has used
-processor time without a stamp (an endless loop). It does not hang if a thread of it waits for a processor: on a busy
-machine a replacement would wait as well.
+Each plane writes the time into the shared counters in every round of its loop, at least once a second: the stamp. A
+worker whose stamp is STALE_S old hangs if none of its threads can run (stopped, traced, blocked, deadlocked), or if it
+has used processor time without a stamp (an endless loop). It does not hang if one of its threads waits for a processor:
+on a busy machine a replacement would wait too.
 
-A worker may also stamp and not take orders: then its first thread hangs. It is given DEAF_S.
+A worker that stamps but does not apply orders hangs in its first thread. It is replaced after DEAF_S.
 
-Silence counts only while the supervisor itself looks in time. After a pause of its own (stopped, starved, suspended)
-every worker has STALE_S to stamp anew, so a supervisor that wakes up kills no healthy worker.
+Old stamps count only while the supervisor itself checks in time. After the supervisor was stopped, starved or
+suspended, every worker has STALE_S for a new stamp, so that the supervisor kills no healthy worker.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,47 +19,47 @@ from qlb.handover.processes import Vitals, read_vitals
 from qlb.workers.process import WorkerProcess, monotonic_ms
 
 INTERVAL_S: Final = 0.25
-"""From one look to the next."""
+"""Between two checks."""
 STALE_S: Final = 2.0
-"""Twice what a worker may take from one stamp to the next. With a replacement it stays below 3 s in all."""
+"""Twice the longest time between two stamps. Together with a replacement it is below 3 s."""
 DEAF_S: Final = 5.0
-"""How long orders may stay without an answer, although the plane stamps."""
+"""The longest time without an answer to orders, although the plane stamps."""
 START_S: Final = 10.0
-"""How long a process may take to import its modules: a disk may be slow."""
+"""The longest time for a process to import its modules: a disk may be slow."""
 _SUSPECT_S: Final = 1.25
-"""From this age of a stamp on the process is looked at: so that a look costs nothing while all is well."""
+"""Only from this age of a stamp on, a check reads the process's vital signs, so that most checks cost nothing."""
 _LATE_S: Final = 1.0
-"""A look that comes so long after the one before says that this process was stopped or starved."""
+"""If a check is this late, the supervisor itself was stopped or starved."""
 _STILL_LOOKS: Final = 3
-"""Looks in a row at which no thread could run, until that counts: one may fall into a short sleep."""
+"""Checks in a row without a runnable thread until a worker hangs: a single one may hit a short sleep."""
 _SPIN_CPU_S: Final = 1.0
-"""Processor time without a stamp that makes an endless loop. A round of a plane takes milliseconds."""
+"""Processor time without a stamp that means an endless loop. A round of a plane takes milliseconds."""
 _BUSY_CPU_S: Final = 10.0
-"""The same while orders are outstanding: large ones take seconds to be taken over."""
+"""The same while an answer to orders is missing: applying large ones takes seconds."""
 _MS: Final = 1000
 
 
 class Patient(Protocol):
-    """A worker's slot, as far as it is looked at here."""
+    """The part of a worker's slot that Watch reads."""
 
     @property
     def process(self) -> WorkerProcess | None:
-        """The process that works here, if any."""
+        """The process in the slot, if any."""
         ...
 
     @property
     def heard_ms(self) -> int:
-        """When the worker has stamped last, or was assigned."""
+        """The time of the worker's last stamp, or of its assignment."""
         ...
 
     @property
     def is_starting(self) -> bool:
-        """Whether the process was assigned before it had imported everything, and has not answered yet."""
+        """True from an assignment before the process has imported everything until its first answer."""
         ...
 
     @property
     def owes_since_ms(self) -> int | None:
-        """Since when orders are without an answer. None if all were answered."""
+        """The time since which an answer to orders is missing; None if none is."""
         ...
 
 
@@ -67,7 +67,7 @@ Examined = TypeVar("Examined", bound=Patient)
 
 
 class Verdict(NamedTuple):
-    """hangs: the worker must be replaced; else it only waits for a processor. reason: in words."""
+    """The result of a check. hangs: replace the worker; else it only waits for a processor. reason: for the log."""
 
     hangs: bool
     reason: str
@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class _Suspicion:
-    """What was seen of a process since it was first suspected."""
+    """Observations of a process since its stamp became old."""
 
     cpu_s: float
     still: int = 0
@@ -85,12 +85,12 @@ class _Suspicion:
 
 
 class Watch:
-    """Looks at all workers of one supervisor."""
+    """Checks all workers of one supervisor."""
 
     def __init__(
         self, now_ms: Callable[[], int] = monotonic_ms, look: Callable[[int], Vitals | None] = read_vitals
     ) -> None:
-        """now_ms: the clock of the stamps. look: reads a process's vital signs."""
+        """Start. now_ms: the clock of the stamps. look: reads a process's vital signs."""
         self._now_ms = now_ms
         self._look = look
         self._last_ms = now_ms()
@@ -99,7 +99,7 @@ class Watch:
         """By process ID."""
 
     def examine(self, patients: Sequence[Examined]) -> list[tuple[Examined, Verdict]]:
-        """Look at every worker; to be called each INTERVAL_S. Return those that hang, and those that starve anew."""
+        """Check every worker; call it each INTERVAL_S. Return those that hang, and those that have begun to starve."""
         now_ms = self._now_ms()
         if now_ms - self._last_ms > _LATE_S * _MS:
             self._awake_since_ms = now_ms
@@ -126,23 +126,23 @@ class Watch:
         if silent_s >= STALE_S:
             return self._judge(seen, vitals, silent_s, owes=owes_ms is not None)
         if owes_s >= DEAF_S and seen.main_still >= _STILL_LOOKS:
-            return Verdict(True, "it forwards, but has not taken its orders", owes_s)
+            return Verdict(True, "it forwards, but has not applied its orders", owes_s)
         return None
 
     def _note(self, pid: int, vitals: Vitals | None) -> _Suspicion:
-        """Note one look. A system without /proc tells nothing: the age of the stamp decides alone."""
+        """Record one check. On a system without /proc, only the age of the stamp decides."""
         seen = self._suspicions.setdefault(pid, _Suspicion(vitals.cpu_s if vitals else 0.0))
         seen.still = 0 if vitals is not None and vitals.runnable else seen.still + 1
         seen.main_still = 0 if vitals is not None and vitals.main_runnable else seen.main_still + 1
         return seen
 
     def _judge(self, seen: _Suspicion, vitals: Vitals | None, silent_s: float, *, owes: bool) -> Verdict | None:
-        """Decide on a worker whose stamp is stale."""
+        """Decide about a worker whose stamp is stale."""
         if seen.still >= _STILL_LOOKS:
-            return Verdict(True, f"no thread of it can run (state {vitals.state if vitals else '?'})", silent_s)
+            return Verdict(True, f"none of its threads can run (state {vitals.state if vitals else '?'})", silent_s)
         used_s = vitals.cpu_s - seen.cpu_s if vitals is not None else 0.0
         if used_s >= (_BUSY_CPU_S if owes else _SPIN_CPU_S):
-            return Verdict(True, f"it has run for {used_s:.1f} s without going round its loop", silent_s)
+            return Verdict(True, f"it has run for {used_s:.1f} s without a round of its loop", silent_s)
         if not seen.reported and vitals is not None and vitals.runnable:
             seen.reported = True
             return Verdict(False, "it gets too little processor time", silent_s)

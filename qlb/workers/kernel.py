@@ -1,4 +1,4 @@
-"""The engine that has no workers: the XDP plane's program in the kernel, loaded and told from here."""
+"""The engine without workers: it controls the XDP plane's program in the kernel."""
 
 import asyncio
 import ipaddress
@@ -13,46 +13,46 @@ from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.destinations import frame_of, read_frame, wake_neighbours
 from qlb.dataplane.xdp.interfaces import Watched
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import XdpSettings
 from qlb.errors import QlbError
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import OUTCOMES
 from qlb.workers.engine import Findings
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 log = logging.getLogger("qlb")
-
 
 _MAX_NOTICES: Final = 20
 
 
 class InterfaceWatch:
-    """The current findings, and what the log has already reported."""
+    """The current findings, and the faults that are in the log already."""
 
     def __init__(self) -> None:
-        """Begin without findings."""
+        """Start without findings."""
         self.findings = Findings()
         self._failure = ""
         self._logged: frozenset[str] = frozenset()
 
     def note(self, found: Watched) -> None:
-        """Take over a look at the interfaces, and log what is new in it."""
+        """Store the result of a check of the interfaces, and log what is new in it."""
         self._failure = ""
         notices = (*found.losses, *found.idle, *map(str, found.refusals))
         if len(notices) > _MAX_NOTICES:
             more = len(notices) - _MAX_NOTICES
             notices = (*notices[:_MAX_NOTICES], f"{more} more faults of interfaces")
         for name in found.restored:
-            log.warning("the XDP program was detached from %s, and has been attached again", name)
+            log.warning("the XDP program was detached from %s; qlb has attached it again", name)
         self._log(found)
         if self.findings.notices and not notices:
-            log.info("the XDP program is attached everywhere, and can reach every backend that has a route")
+            log.info("the XDP program is attached to all interfaces and can reach all backends that have a route")
         refused = {name for refusal in found.refusals for name in refusal.backends}
         is_cut_off = bool(found.losses) or found.is_isolated or found.unreached
         self.findings = Findings(notices, len(found.losses), len(refused), is_cut_off)
 
     def _log(self, found: Watched) -> None:
-        """Log faults that were not there before; not again because other backends are behind the same interface."""
+        """Log new faults. A fault is not new if only the backends behind its interface have changed."""
         for loss in found.losses:
             if loss not in self._logged:
                 log.error(loss)
@@ -65,9 +65,9 @@ class InterfaceWatch:
         self._logged = frozenset((*found.losses, *found.idle, *(refusal.reason for refusal in found.refusals)))
 
     def note_failure(self, error: str) -> None:
-        """Log, once, that the kernel could not be asked; the findings before stay in force."""
+        """Log once that a check has failed. The previous findings stay."""
         if error != self._failure:
-            log.error("cannot look at the interfaces of the XDP program: %s", error)
+            log.error("cannot check the interfaces of the XDP program: %s", error)
         self._failure = error
 
 
@@ -77,12 +77,12 @@ _ACTIONS: Final = {XDP_DROP: "drop", XDP_PASS: "pass to the kernel", XDP_TX: "tr
 
 
 class KernelEngine:
-    """The XDP plane. Its calls into the kernel may wait, so they are made on another thread."""
+    """The XDP plane. It makes calls to the kernel on another thread, because they may block."""
 
-    places: Sequence[Place] = ()
+    slots: Sequence[Slot] = ()
 
     def __init__(self, config: Config, orders: Callable[[], Orders]) -> None:
-        """orders: asked for the current ones when it starts."""
+        """Prepare without loading anything. orders: returns the current ones."""
         forwarding = config.forwarding
         self._settings = XdpSettings(
             services=config.listen,
@@ -95,7 +95,7 @@ class KernelEngine:
         self._plane: XdpPlane | None = None
         self.applied = 0
         self._attached = False
-        self._held = False
+        self._paused = False
         self._refused = ""
         self._watch = InterfaceWatch()
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,52 +107,52 @@ class KernelEngine:
 
     @property
     def forwards(self) -> bool:
-        """Whether the program is attached."""
+        """True if the program is attached."""
         return self._attached
 
     @property
     def findings(self) -> Findings:
-        """Faults of the interfaces, as of the last look at them."""
+        """The faults of the interfaces at the last check."""
         return self._watch.findings
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the program is attached: it runs in the kernel, and cannot hang."""
+        """True if the program is attached: it runs in the kernel and cannot hang."""
         return self._attached
 
     @property
     def behind(self) -> Sequence[str]:
-        """Why the kernel has refused the orders that were given last; empty if it has not."""
-        return (f"the kernel refuses the configuration and forwards by the one before: {self._refused}",) * bool(
-            self._refused
-        )
+        """A sentence if the kernel has refused the latest orders; else empty."""
+        return (
+            f"the kernel refuses the configuration and still forwards by the previous one: {self._refused}",
+        ) * bool(self._refused)
 
-    async def start(self, *, held: bool = False) -> None:
-        """Load the program and attach it. held: only load it; resume() attaches it."""
+    async def start(self, *, paused: bool = False) -> None:
+        """Load the program and attach it. paused: only load it; resume() attaches it."""
         orders = self._orders()
         self._plane = await asyncio.to_thread(XdpPlane, self._settings, orders)
         self.applied = orders.snapshot.generation
         self._tasks = [asyncio.create_task(self._wake_neighbours()), asyncio.create_task(self._follow_interfaces())]
-        if not held:
+        if not paused:
             await self.resume()
 
-    async def hold(self) -> None:
-        """Let another process's program take this one's place, which it does between two packets."""
-        self._held = True
+    async def pause(self) -> None:
+        """Let another process replace the program, which happens between two packets."""
+        self._paused = True
 
     async def resume(self) -> None:
-        """Put the program on the interfaces, in place of whatever qlb has put there."""
+        """Attach the program to the interfaces, in place of any earlier program of qlb."""
         assert self._plane is not None, "it has started"
         await asyncio.to_thread(self._plane.start)
-        self._attached, self._held = True, False
+        self._attached, self._paused = True, False
         if self._plane.prefers_generic:
             log.warning(
-                "the XDP program runs after the driver (generic), which is slower: only so all backends are reached"
+                "the XDP program runs after the driver (generic), which is slower: only there it reaches all backends"
             )
         await self._look()
 
     async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:  # noqa: ARG002 (an Engine)
-        """Write new orders. If the kernel refuses them, the ones before stay in force and the log reports it, once."""
+        """Write new orders. If the kernel refuses them, log it once; the previous orders stay in force."""
         if self._plane is None:
             return ()
         try:
@@ -161,12 +161,12 @@ class KernelEngine:
             self._refused = ""
         except (OSError, QlbError) as error:
             if str(error) != self._refused:
-                log.error("the kernel refuses new orders; it forwards by those before: %s", error)
+                log.error("the kernel refuses new orders and still forwards by the previous ones: %s", error)
             self._refused = str(error)
         return self.behind
 
     async def stop(self) -> None:
-        """Detach the program, unless it is to be kept."""
+        """Detach the program, unless forwarding.keep_attached is set."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -174,9 +174,9 @@ class KernelEngine:
             await asyncio.to_thread(self._plane.stop)
 
     async def _wake_neighbours(self) -> None:
-        """Have the system look for the next hops' MAC addresses: what the program sends does not make it look.
+        """Make the system look up the next hops' MAC addresses: packets that the program sends do not.
 
-        Health's probes do the same where there are any.
+        Probes of health have the same effect, if they are configured.
         """
         while True:
             backends = [backend.endpoint for backend in self._orders().snapshot.backends if backend is not None]
@@ -186,7 +186,7 @@ class KernelEngine:
     async def _follow_interfaces(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            if self._attached and not self._held:
+            if self._attached and not self._paused:
                 await self._look()
 
     async def _look(self) -> None:
@@ -196,26 +196,26 @@ class KernelEngine:
         except (OSError, QlbError) as error:
             self._watch.note_failure(str(error))
             return
-        if not self._held:  # else another process has attached its program in the meantime
+        if not self._paused:  # else another process may have attached its program
             self._watch.note(found)
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
-        """Ask the program in the kernel what it would do with a client's datagram. Raises QlbError, OSError."""
+        """Ask the program in the kernel for its decision about a client's datagram. Raises QlbError, OSError."""
         assert self._plane is not None, "it has started"
         version = ipaddress.ip_address(client.host).version
         services = [service for service in self._settings.services if _version(service) == version]
         if not services:
-            raise QlbError(f"no service address is of IPv{version}, as {client} is")
+            raise QlbError(f"{client} is an IPv{version} address, but no service address is")
         found = await asyncio.to_thread(self._plane.explain, frame_of(datagram, client, services[0]))
-        told: dict[str, object] = {
+        answer: dict[str, object] = {
             "decision": _name(found.decision),
             "outcome": _name(found.outcome),
             "backend": self._backend_name(found.backend),
             "action": _ACTIONS.get(found.action, str(found.action)),
         }
         if found.interface:
-            told |= {"interface": socket.if_indextoname(found.interface), **read_frame(found.packet)._asdict()}
-        return told
+            answer |= {"interface": socket.if_indextoname(found.interface), **read_frame(found.packet)._asdict()}
+        return answer
 
     def _backend_name(self, index: int) -> str | None:
         backend = self._orders().snapshot.backends[index] if index >= 0 else None

@@ -1,8 +1,8 @@
-"""The workers as the supervisor sees them: start, give orders, replace.
+"""The pool of workers: the supervisor starts them, gives them orders and replaces them.
 
-Each place (worker 0, 1, …) owns its sockets and its counters for the daemon's life; the process in it may
-change. Spare processes wait for the next places that fall empty, so the sockets of killed workers are read
-again within milliseconds, and nothing that waits in them is lost.
+Each slot (worker 0, 1, …) owns its sockets and its counters for the daemon's life; its process may change. Spare
+processes wait for slots that become empty. So a spare reads the sockets of a killed worker within milliseconds, and the
+packets that wait in them are not lost.
 """
 
 import asyncio
@@ -16,55 +16,55 @@ from qlb.dataplane.base import Orders
 from qlb.errors import QlbError
 from qlb.routing.counters import Counters
 from qlb.workers import channel, heartbeat
-from qlb.workers.channel import Applied, Failed, Held, Hold
+from qlb.workers.channel import Applied, Failed, Pause, Paused
 from qlb.workers.process import WorkerProcess
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 log = logging.getLogger("qlb.workers")
 
 _MAX_SPARES: Final = 4
-"""One for each place up to this many: a place without one waits for a whole start (some 130 ms in place of 20),
-and each costs some 15 MiB of its own."""
+"""There is one for each slot up to this number. A slot without a spare waits for a whole start (about 130 ms instead of
+20), and each spare uses about 15 MiB of its own."""
 _QUICK_DEATHS: Final = 5
-"""Deaths of one place in a row, each before its worker had forwarded for _STEADY_S, until starts are spaced."""
+"""Deaths in one slot in a row, each within _STEADY_S of the start, after which starts wait for _RETRY_S."""
 _STEADY_S: Final = 1.0
-_PAUSE_S: Final = 1.0
+_RETRY_S: Final = 1.0
 _APPLY_TIMEOUT_S: Final = 10.0
-_HOLD_TIMEOUT_S: Final = 1.0
-"""How long workers may take to hold: meanwhile those that hold already leave their packets to nobody."""
+_PAUSE_TIMEOUT_S: Final = 1.0
+"""The longest wait for all workers to pause: no process reads the packets of workers that have paused already."""
 
 
 class Workers:
-    """All places, and the spares."""
+    """The slots of all workers, and the spare processes."""
 
-    def __init__(self, places: Sequence[Place], plane: str, orders: Callable[[], Orders]) -> None:
-        """plane: what every worker runs. orders: asked for the current ones at any time."""
-        self.places = tuple(places)
+    def __init__(self, slots: Sequence[Slot], plane: str, orders: Callable[[], Orders]) -> None:
+        """Start without processes. plane: of every worker. orders: returns the current ones at any time."""
+        self.slots = tuple(slots)
         self._plane = plane
         self._orders = orders
         self.spares: list[WorkerProcess] = []
-        """The longest waiting first: it has imported everything, most likely."""
-        self._held = False
+        """The oldest first, because it has most likely imported everything."""
+        self._paused = False
         self._refilling = asyncio.Lock()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         """One for each slot, and one that watches all heartbeats."""
         self._watch = heartbeat.Watch()
         self._progress = asyncio.Condition()
 
     @property
     def counters(self) -> Sequence[Counters]:
-        """What each place has counted, whoever was there."""
-        return [place.counters for place in self.places]
+        """The counters of each slot, over all its processes."""
+        return [slot.counters for slot in self.slots]
 
     @property
     def forwards(self) -> bool:
-        """Whether some worker forwards."""
-        return any(place.forwards for place in self.places)
+        """True if any worker forwards."""
+        return any(slot.forwards for slot in self.slots)
 
     @property
     def applied(self) -> int:
         """The lowest of the revisions that the workers reported last."""
-        return min((place.applied for place in self.places), default=0)
+        return min((slot.applied for slot in self.slots), default=0)
 
     @property
     def findings(self) -> None:
@@ -73,182 +73,182 @@ class Workers:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether some worker forwards and has shown that it does, lately."""
-        return any(place.is_fresh for place in self.places)
+        """True if any worker forwards and has a fresh stamp."""
+        return any(slot.is_fresh for slot in self.slots)
 
     @property
     def behind(self) -> Sequence[str]:
-        """Which workers have not taken their orders, one sentence each."""
+        """A sentence for each worker that has not applied its orders."""
         return tuple(
-            f"worker {place.number} (process {place.process.pid if place.process else 'none'}) has not taken the "
-            "configuration yet; it goes on by the one before"
-            for place in self.places
-            if place.is_behind
+            f"worker {slot.number} (process {slot.process.pid if slot.process else 'none'}) has not applied the "
+            "configuration yet; it still forwards by the previous one"
+            for slot in self.slots
+            if slot.is_behind
         )
 
-    async def start(self, *, held: bool = False) -> None:
-        """Start every worker and return when all of them forward. Raises OSError where one cannot be started.
+    async def start(self, *, paused: bool = False) -> None:
+        """Start every worker and return when all of them forward. Raises OSError if one cannot be started.
 
-        held: leave the listeners unread until resume(); raises QlbError, too, where a worker would not forward then.
+        paused: do not read the listeners before resume(). Raises QlbError if a worker would not forward then.
         """
-        self._held = held
-        for place in self.places:
-            await self._fill(place)
-        self._keepers = [asyncio.create_task(self._keep(place)) for place in self.places]
-        self._keepers.append(asyncio.create_task(self._watch_heartbeats()))
+        self._paused = paused
+        for slot in self.slots:
+            await self._fill(slot)
+        self._tasks = [asyncio.create_task(self._maintain(slot)) for slot in self.slots]
+        self._tasks.append(asyncio.create_task(self._watch_heartbeats()))
         await self._wait_applied(self._orders().snapshot.generation)
-        if held and not all(place.forwards for place in self.places):
-            raise QlbError("a worker cannot start; the log says why")
+        if paused and not all(slot.forwards for slot in self.slots):
+            raise QlbError("a worker cannot start; the log has the reason")
         await self._refill_spares()
 
     async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:
-        """Give new orders to all workers and wait, within bounds, until all forward by them.
+        """Give new orders to all workers. Return `behind` when all forward by them, or after a timeout.
 
-        frame: the orders, packed. Packing 5,000 backends takes 20 ms or more of the event loop, so it is done once, and
-        elsewhere where it can be. Return who does not forward by them after the wait, as in behind.
+        frame: the orders, packed. Packing 5,000 backends blocks the event loop for 20 ms or more, so it happens once,
+        and outside the loop if possible.
         """
         packed = channel.pack(orders) if frame is None else frame
-        for place in self.places:
-            place.order(orders, packed)
+        for slot in self.slots:
+            slot.order(orders, packed)
         await self._wait_applied(orders.snapshot.generation)
         return self.behind
 
-    async def hold(self) -> None:
-        """Leave what clients send in the listeners from now on; replies go back. Returns when that is so."""
-        await self._set_held(True)
+    async def pause(self) -> None:
+        """Stop reading from clients; replies continue. Return when it has taken effect."""
+        await self._set_paused(True)
 
     async def resume(self) -> None:
-        """Read the listeners. Raises QlbError where a worker does not."""
-        await self._set_held(False)
-        if not all(place.forwards and not place.held for place in self.places):
-            raise QlbError("a worker does not forward; the log says why")
+        """Read from clients. Raises QlbError if a worker does not."""
+        await self._set_paused(False)
+        if not all(slot.forwards and not slot.paused for slot in self.slots):
+            raise QlbError("a worker does not forward; the log has the reason")
 
     async def stop(self) -> None:
         """End every worker, then close the sockets."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        processes = [place.process for place in self.places if place.process]
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        processes = [slot.process for slot in self.slots if slot.process]
         await asyncio.gather(*(process.stop() for process in (*processes, *self.spares)))
-        for place in self.places:
-            place.close()
+        for slot in self.slots:
+            slot.close()
 
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:  # noqa: ARG002 (an Engine)
-        """Workers decide by the snapshot alone, and what their flow tables know is theirs: raises QlbError."""
+        """Raise QlbError: a worker does not answer questions about its flow tables."""
         raise QlbError(
-            f"plane {self._plane} cannot be asked; the xdp plane can. `qlb explain` without --live decides alike"
+            f"plane {self._plane} does not support --live; `qlb explain` without --live shows the same decision"
         )
 
-    async def _fill(self, place: Place) -> None:
-        """Put a process into a slot: a spare if there is one. Raises OSError where none can be started."""
+    async def _fill(self, slot: Slot) -> None:
+        """Put a process into a slot, a spare if there is one. Raises OSError if no process can be started."""
         while self.spares:
             spare = self.spares.pop(0)
             try:
                 if not spare.is_stopped:
-                    return await self._assign(spare, place)
+                    return await self._assign(spare, slot)
             except OSError:
-                pass  # it was killed too: take another
+                pass  # it was killed too: use another
             spare.kill()
             await spare.end()
-        return await self._assign(await WorkerProcess.start(self._plane), place)
+        return await self._assign(await WorkerProcess.start(self._plane), slot)
 
-    async def _assign(self, process: WorkerProcess, place: Place) -> None:
-        orders, held = self._orders(), self._held
-        await place.fill(process, self._plane, orders, held=held)
-        if self._orders() is not orders:  # they changed while the slot had nobody to tell
-            place.order(self._orders(), channel.pack(self._orders()))
-        if self._held is not held:
-            process.order(Hold(self._held))
+    async def _assign(self, process: WorkerProcess, slot: Slot) -> None:
+        orders, paused = self._orders(), self._paused
+        await slot.fill(process, self._plane, orders, paused=paused)
+        if self._orders() is not orders:  # they changed while the slot had no process
+            slot.order(self._orders(), channel.pack(self._orders()))
+        if self._paused is not paused:
+            process.order(Pause(self._paused))
 
     async def _refill_spares(self) -> None:
-        """Start what is missing. One after the other, whoever asks, so that there are never too many."""
+        """Start the missing spares, one at a time, so that there are never too many."""
         async with self._refilling:
-            while len(self.spares) < min(len(self.places), _MAX_SPARES):
+            while len(self.spares) < min(len(self.slots), _MAX_SPARES):
                 try:
                     self.spares.append(await WorkerProcess.start(self._plane))
                 except OSError as error:
                     log.warning("no spare worker could be started", extra={"reason": str(error)})
                     return
 
-    async def _keep(self, place: Place) -> None:
-        """Listen to a place's worker; when it has died, replace it. Runs as long as the daemon."""
+    async def _maintain(self, slot: Slot) -> None:
+        """Receive a worker's answers, and replace the worker when it has died. Runs as long as the daemon."""
         loop = asyncio.get_running_loop()
         quick_deaths = 0
         while True:
             since_s = loop.time()
-            await self._listen(place)
-            assert place.process is not None, "start() has filled the place"
-            code = await place.process.end()
-            await place.process.close()
-            lost = place.counters.settle()
-            place.restarts += 1
+            await self._listen(slot)
+            assert slot.process is not None, "start() has filled the slot"
+            code = await slot.process.end()
+            await slot.process.close()
+            lost = slot.counters.settle()
+            slot.restarts += 1
             quick_deaths = quick_deaths + 1 if loop.time() - since_s < _STEADY_S else 0
             log.warning(
                 "worker replaced",
-                extra={"worker": place.number, "pid": place.process.pid, "exit": code, "packets_lost": lost},
+                extra={"worker": slot.number, "pid": slot.process.pid, "exit": code, "packets_lost": lost},
             )
             if quick_deaths > _QUICK_DEATHS:
-                await asyncio.sleep(_PAUSE_S)
-            await self._replace(place)
+                await asyncio.sleep(_RETRY_S)
+            await self._replace(slot)
 
-    async def _replace(self, place: Place) -> None:
+    async def _replace(self, slot: Slot) -> None:
         while True:
             try:
-                await self._fill(place)
+                await self._fill(slot)
             except OSError as error:
-                log.error("no worker could be started", extra={"worker": place.number, "reason": str(error)})
-                await asyncio.sleep(_PAUSE_S)
+                log.error("no worker could be started", extra={"worker": slot.number, "reason": str(error)})
+                await asyncio.sleep(_RETRY_S)
             else:
                 return await self._refill_spares()
 
     async def _watch_heartbeats(self) -> None:
-        """Kill workers that hang: their keepers replace them. Runs as long as the daemon."""
+        """Kill workers that hang; _maintain() replaces them. Runs as long as the daemon."""
         while True:
             await asyncio.sleep(heartbeat.INTERVAL_S)
-            for place, verdict in self._watch.examine(self.places):
-                assert place.process is not None, "it was examined"
-                details = {"worker": place.number, "pid": place.process.pid, "silent_s": round(verdict.silent_s, 1)}
+            for slot, verdict in self._watch.examine(self.slots):
+                assert slot.process is not None, "it was examined"
+                details = {"worker": slot.number, "pid": slot.process.pid, "silent_s": round(verdict.silent_s, 1)}
                 if verdict.hangs:
                     log.error("worker hangs and is killed: %s", verdict.reason, extra=details)
-                    place.hangs += 1
-                    place.process.kill()
+                    slot.hangs += 1
+                    slot.process.kill()
                 else:
-                    log.warning("worker is late, and is left alone: %s", verdict.reason, extra=details)
+                    log.warning("worker is late, but is not replaced: %s", verdict.reason, extra=details)
 
-    async def _listen(self, place: Place) -> None:
-        """Take a worker's answers until it is gone."""
-        assert place.process is not None, "start() has filled the place"
+    async def _listen(self, slot: Slot) -> None:
+        """Receive a worker's answers until it has ended."""
+        assert slot.process is not None, "start() has filled the slot"
         with suppress(EOFError, OSError):
             while True:
-                answer = await place.process.receive()
+                answer = await slot.process.receive()
                 if isinstance(answer, Failed):
-                    log.error("worker failed", extra={"worker": place.number, "reason": answer.reason})
+                    log.error("worker failed", extra={"worker": slot.number, "reason": answer.reason})
                     return
                 async with self._progress:
-                    if isinstance(answer, Held):
-                        place.held = answer.held
+                    if isinstance(answer, Paused):
+                        slot.paused = answer.paused
                     elif isinstance(answer, Applied):
-                        place.note_applied(answer.generation)
+                        slot.note_applied(answer.generation)
                     self._progress.notify_all()
                 if isinstance(answer, Applied) and answer.remark:
-                    log.warning("worker remarks: %s", answer.remark, extra={"worker": place.number})
+                    log.warning("worker deviates from its assignment: %s", answer.remark, extra={"worker": slot.number})
 
-    async def _set_held(self, held: bool) -> None:
-        self._held = held
-        for place in self.places:
-            if place.process is not None:
-                place.process.order(Hold(held))
-        timeout_s = _HOLD_TIMEOUT_S if held else _APPLY_TIMEOUT_S
-        if not await self._wait(lambda: all(place.held is held for place in self.places), timeout_s):
-            log.warning("a worker is slow to hold or to resume", extra={"held": held})
+    async def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        for slot in self.slots:
+            if slot.process is not None:
+                slot.process.order(Pause(paused))
+        timeout_s = _PAUSE_TIMEOUT_S if paused else _APPLY_TIMEOUT_S
+        if not await self._wait(lambda: all(slot.paused is paused for slot in self.slots), timeout_s):
+            log.warning("a worker has not paused or resumed in time", extra={"paused": paused})
 
     async def _wait_applied(self, generation: int) -> None:
-        if not await self._wait(lambda: all(place.applied >= generation for place in self.places), _APPLY_TIMEOUT_S):
-            log.warning("a worker is slow to take its orders", extra={"generation": generation})
+        if not await self._wait(lambda: all(slot.applied >= generation for slot in self.slots), _APPLY_TIMEOUT_S):
+            log.warning("a worker has not applied its orders in time", extra={"generation": generation})
 
-    async def _wait(self, everywhere: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait, within bounds, for something that workers' answers bring about; return whether it came."""
+    async def _wait(self, holds: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until a condition holds that workers' answers change. Return False after a timeout."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._progress:  # wait_for() may swallow a cancellation
-                return await self._progress.wait_for(everywhere)
+                return await self._progress.wait_for(holds)
         return False

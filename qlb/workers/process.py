@@ -1,4 +1,4 @@
-"""One worker's process as the supervisor sees it: started, assigned a slot, given orders, ended."""
+"""The supervisor's side of a worker process. States: spare, then assigned to a slot, then ended."""
 
 import asyncio
 import os
@@ -12,19 +12,19 @@ from typing import Final
 from qlb.dataplane.base import Orders
 from qlb.handover.processes import read_vitals
 from qlb.workers import channel
-from qlb.workers.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting
 
 _STOP_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 1.0
 """How long a process may take to end after it has closed its channel."""
 _KILL_TIMEOUT_S: Final = 0.5
-"""How long a killed process is waited for. One in uninterruptible sleep does not end, and is left to the system."""
+"""The longest wait for a killed process. A process in uninterruptible sleep does not end before the sleep does."""
 _STOPPED: Final = "tTXZ"
-"""States of a process that will not take a slot: stopped, traced, or dead."""
+"""States of a process that would not answer an assignment: stopped, traced, or dead."""
 
 
 class WorkerProcess:
-    """One process; a spare until it is assigned a slot."""
+    """One worker process: a spare until assign() gives it a slot."""
 
     def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
         """Use start() instead."""
@@ -37,7 +37,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, plane: str) -> "WorkerProcess":
-        """Start a process that imports everything that a plane needs, and waits."""
+        """Start a process that imports everything for a plane and waits for its assignment."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -49,7 +49,7 @@ class WorkerProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                 )
         except BaseException:
-            ours.close()  # the sign to end, if it has begun
+            ours.close()  # the process, if it has started, ends then
             raise
         return cls(process, ours)
 
@@ -60,47 +60,47 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it has neither ended nor been killed, as far as is known."""
+        """True unless the process is known to have ended or was killed."""
         return self._process.returncode is None and not self._killed
 
     @property
     def waits(self) -> bool:
-        """Whether a spare has imported everything: its first message is there to be received."""
+        """True if a spare has imported everything: its first message has arrived."""
         with suppress(OSError):
             return bool(self._sock.recv(1, socket.MSG_PEEK))
         return False
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the system reports that it is stopped, traced or dead, so that it would not take a slot."""
+        """True if the process is stopped, traced or dead, so that it would not answer an assignment."""
         vitals = read_vitals(self.pid)
         return vitals is not None and vitals.state in _STOPPED
 
     async def assign(self, assignment: Assignment, descriptors: Sequence[int]) -> None:
-        """Send it its assignment. Raises OSError if it has ended already."""
+        """Send the assignment. Raises OSError if the process has ended already."""
         channel.send_descriptors(self._sock, descriptors)
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
         self._writer.write(channel.pack(assignment))
 
-    def order(self, orders: Orders | Hold) -> None:
-        """Send new orders; a dead process is not an error here, wait() tells."""
+    def order(self, orders: Orders | Pause) -> None:
+        """Send new orders. A dead process is not an error here; wait() reports it."""
         self.send(channel.pack(orders))
 
     def send(self, frame: bytes) -> None:
-        """Send orders that are packed already; a dead process is not an error here."""
+        """Send packed orders. A dead process is not an error here."""
         assert self._writer is not None, "orders go to assigned workers"
-        if not self._writer.is_closing():  # uvloop raises where asyncio shrugs
+        if not self._writer.is_closing():  # uvloop raises an error here, asyncio does not
             self._writer.write(frame)
 
-    async def receive(self) -> Applied | Held | Failed | Waiting:
-        """Wait for its next answer. Raises EOFError or OSError where it is gone."""
+    async def receive(self) -> Applied | Paused | Failed | Waiting:
+        """Wait for the next answer. Raises EOFError or OSError if the process has ended."""
         assert self._reader is not None, "answers come from assigned workers"
         message = await channel.receive(self._reader)
-        assert isinstance(message, Applied | Held | Failed | Waiting), "workers only answer"
+        assert isinstance(message, Applied | Paused | Failed | Waiting), "workers only answer"
         return message
 
     async def wait(self) -> int:
-        """Wait until the process has ended; return its exit code, negative for a signal."""
+        """Wait until the process has ended. Return its exit code, negative for a signal."""
         return await self._process.wait()
 
     def kill(self) -> None:
@@ -114,9 +114,9 @@ class WorkerProcess:
             self._sock.close()
 
     async def end(self) -> int | None:
-        """Wait for the end of a process whose channel has ended, and kill it if need be; return its exit code.
+        """Wait for the end of a process whose channel is closed, and kill it after a timeout. Return its exit code.
 
-        None if it does not end even so: it is in uninterruptible sleep, and runs no more of its program.
+        None if it does not end even then: it is in uninterruptible sleep, and does not run its program any more.
         """
         if not self._killed and not await self._ends_within(_END_TIMEOUT_S):
             self.kill()
@@ -129,19 +129,19 @@ class WorkerProcess:
         return self._process.returncode is not None
 
     async def close(self) -> None:
-        """Close the channel: the sign to end."""
+        """Close the channel; the process ends then."""
         if self._writer is not None:
             self._writer.close()
             try:
                 await asyncio.wait_for(self._writer.wait_closed(), _END_TIMEOUT_S)
-            except TimeoutError:  # it does not read what was sent last
+            except TimeoutError:  # the process does not read the last frames
                 self._writer.transport.abort()
             except OSError:
                 pass
         self._sock.close()
 
     async def stop(self) -> None:
-        """End it: close its channel, and kill it if it does not end by itself."""
+        """Close the channel, and kill the process if it does not end by itself."""
         await self.close()
         if not await self._ends_within(_STOP_TIMEOUT_S):
             self.kill()
@@ -149,5 +149,5 @@ class WorkerProcess:
 
 
 def monotonic_ms() -> int:
-    """Return the time by which workers stamp their heartbeats: milliseconds of the monotonic clock."""
+    """Return the time in the unit of heartbeat stamps: milliseconds of the monotonic clock."""
     return time.monotonic_ns() // 1_000_000

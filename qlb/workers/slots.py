@@ -1,6 +1,6 @@
-"""The workers' slots: each has its sockets and its counters, which stay, and a process that may change.
+"""The workers' slots. A slot owns its sockets and its counters for the daemon's life; its process may change.
 
-The sockets are those that were passed to this process, and new ones for the rest.
+open_slots() uses the sockets that were passed to this process, and opens new ones for the rest.
 """
 
 import logging
@@ -39,14 +39,14 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Quota(NamedTuple):
-    """cores: processor time in each second. group: the folder of the control group that sets it."""
+    """A CPU quota. cores: seconds of processor time per second. group: the folder of the control group that sets it."""
 
     cores: float
     group: Path
 
 
 class _Mount(NamedTuple):
-    """A mounted hierarchy of control groups. root: the group that is shown at the folder."""
+    """A mounted hierarchy of control groups. root: the group at the mount's folder."""
 
     is_v2: bool
     root: str
@@ -54,16 +54,16 @@ class _Mount(NamedTuple):
 
 
 def auto_workers(cores: int, process: Path = _SELF) -> int:
-    """Return how many workers `workers: auto` runs: one for each core, but no more than the quota feeds.
+    """Return the number of workers for `workers: auto`: one for each core, but no more than the quota allows.
 
-    cores: that this process may run on. process: its folder in /proc.
+    cores: number of cores that this process may use. process: its folder in /proc.
     """
     quota = read_quota(process)
     return cores if quota is None else min(cores, max(math.ceil(quota.cores), 1))
 
 
 def log_quota(cores: int, process: Path = _SELF) -> None:
-    """Report a quota below the cores that this process may run on: there are fewer workers than an operator expects."""
+    """Log a quota below the number of cores, because it gives fewer workers than an operator may expect."""
     quota = read_quota(process)
     if quota is not None and quota.cores < cores:
         log.info(
@@ -74,7 +74,7 @@ def log_quota(cores: int, process: Path = _SELF) -> None:
 
 
 def read_quota(process: Path = _SELF) -> Quota | None:
-    """Return the smallest quota of a process's groups. None if there is none, or if the system does not tell.
+    """Return the smallest quota of a process's groups; None if there is none or the system does not report it.
 
     process: its folder in /proc.
     """
@@ -88,7 +88,7 @@ def read_quota(process: Path = _SELF) -> Quota | None:
 
 
 def _mounts(mountinfo: str) -> Iterator[_Mount]:
-    """Yield the hierarchies that may hold processor quotas."""
+    """Yield the hierarchies that may set CPU quotas."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, kinds = before.split(), after.split()
@@ -99,7 +99,7 @@ def _mounts(mountinfo: str) -> Iterator[_Mount]:
 
 
 def _folders(mount: _Mount, groups: list[str]) -> Iterator[Path]:
-    """Yield the folders of this process's group in a hierarchy and of all groups around it, as far as they show."""
+    """Yield the folders of this process's group in a hierarchy and of its visible ancestors."""
     for line in groups:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -107,7 +107,7 @@ def _folders(mount: _Mount, groups: list[str]) -> Iterator[Path]:
             inner = path.removeprefix(mount.root.rstrip("/")) if path.startswith(mount.root) else ""
             parts = [part for part in inner.split("/") if part]
             if ".." in parts:
-                parts = []  # the group is outside of this namespace's root
+                parts = []  # the group is outside this namespace's root
             for depth in range(len(parts), -1, -1):
                 yield mount.folder.joinpath(*parts[:depth])
 
@@ -128,16 +128,16 @@ def _unescaped(text: str) -> str:
 
 
 _FRESH_MS: Final = 3000
-"""The age of a stamp up to which a worker counts as forwarding: one that hangs is replaced before."""
+"""A worker with an older stamp does not count as forwarding. A worker that hangs is replaced before this age."""
 
 
-class Place:
-    """Where a worker works: its sockets, its counters, and whoever is there now."""
+class Slot:
+    """A worker's sockets and counters, and its current process."""
 
     def __init__(self, number: int, listeners: Sequence[socket.socket], cpu: int | None = None) -> None:
-        """listeners: bound sockets, one for each service address; owned by the place from now on.
+        """Create an empty slot. listeners: bound sockets, one for each service address; the slot owns them.
 
-        cpu: the one core of whoever works here; None = any.
+        cpu: the one core for its processes; None = any.
         """
         self.number = number
         self.cpu = cpu
@@ -145,36 +145,36 @@ class Place:
         self.receive_buffer_bytes = tuple(map(granted_receive_buffer, listeners))
         self.send_buffer_bytes = tuple(map(granted_send_buffer, listeners))
         self.drops = tuple(map(DropCounter, listeners))
-        """What the system has dropped at each listener; workers come and go, the sockets and this stay."""
+        """The packets that the system has dropped at each listener, over all processes of the slot."""
         self._memory_file = open_anonymous("qlb-counters")
         os.ftruncate(self._memory_file, SIZE_BYTES)
         self.counters = Counters(memoryview(mmap.mmap(self._memory_file, SIZE_BYTES)))
         self.process: WorkerProcess | None = None
         self.is_starting = False
-        """Whether the process was assigned before it had imported everything, and has not answered yet."""
+        """True from an assignment before the process has imported everything until its first answer."""
         self.begun = False
-        """Whether a process has forwarded here: a replacement takes milliseconds, and is no reason to be unready."""
+        """True after a process has forwarded in this slot. It stays true during a replacement of milliseconds."""
         self.applied = 0
-        """The generation by which the process here forwards; 0 until it does."""
+        """The generation by which the process forwards; 0 before it does."""
         self.ordered = 0
-        """The generation that it was given last."""
+        """The generation of the latest orders."""
         self.owes_since_ms: int | None = None
-        """Since when orders are without an answer. None if all were answered."""
+        """The time since which an answer to orders is missing; None if none is."""
         self._assigned_ms = monotonic_ms()
-        self.held = False
-        """Whether the worker here was the last time told, and has said, that it leaves the listeners unread."""
+        self.paused = False
+        """True if the worker has confirmed that it does not read from clients."""
         self.restarts = 0
         self.hangs = 0
-        """Workers that were killed here because they hung; they count among the restarts, too."""
+        """Workers of this slot that were killed because they hung. They count as restarts too."""
 
     @property
     def forwards(self) -> bool:
-        """Whether a process is here that has taken its orders."""
+        """True if the process is alive and this slot has forwarded."""
         return self.process is not None and self.process.alive and self.begun
 
     @property
     def heard_ms(self) -> int:
-        """When the worker here has stamped last, or was assigned, on the clock of monotonic_ms()."""
+        """The time of the last stamp, or of the assignment if that is later, on the clock of monotonic_ms()."""
         return max(self.counters.slots[HEARTBEAT_MS], self._assigned_ms)
 
     @property
@@ -184,16 +184,16 @@ class Place:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the worker here forwards and has shown that it does, lately."""
+        """True if the worker forwards and has a fresh stamp."""
         return self.forwards and self.silent_ms < _FRESH_MS
 
     @property
     def is_behind(self) -> bool:
-        """Whether the worker here has not taken the orders that it was given last."""
+        """True if the worker has not applied the latest orders."""
         return self.applied < self.ordered
 
     def order(self, orders: Orders, frame: bytes) -> None:
-        """Give new orders to the worker here, if there is one; one that takes the slot asks for the current ones.
+        """Send new orders to the process, if there is one; fill() gives a new process the current ones.
 
         frame: the orders, packed.
         """
@@ -201,16 +201,16 @@ class Place:
             self._owe(orders)
             self.process.send(frame)
 
-    async def fill(self, process: WorkerProcess, plane: str, orders: Orders, *, held: bool) -> None:
-        """Put a process here. Raises OSError if it has ended already."""
+    async def fill(self, process: WorkerProcess, plane: str, orders: Orders, *, paused: bool) -> None:
+        """Assign a process to the slot. Raises OSError if it has ended already."""
         waits = process.waits
-        await process.assign(Assignment(plane, orders, self.cpu, held), self.descriptors)
-        self.process, self.held, self.is_starting, self.applied = process, held, not waits, 0
+        await process.assign(Assignment(plane, orders, self.cpu, paused), self.descriptors)
+        self.process, self.paused, self.is_starting, self.applied = process, paused, not waits, 0
         self._assigned_ms = monotonic_ms()
         self._owe(orders)
 
     def note_applied(self, generation: int) -> None:
-        """Note that the worker here forwards by a generation."""
+        """Record that the worker forwards by a generation."""
         self.is_starting, self.begun, self.applied = False, True, generation
         if not self.is_behind:
             self.owes_since_ms = None
@@ -222,7 +222,7 @@ class Place:
 
     @property
     def descriptors(self) -> list[int]:
-        """What a process needs to work here."""
+        """The descriptors that a process of this slot needs."""
         return [*(sock.fileno() for sock in self.listeners), self._memory_file]
 
     def close(self) -> None:
@@ -232,8 +232,8 @@ class Place:
         os.close(self._memory_file)
 
 
-def open_places(config: Config, inherited: Inherited) -> list[Place]:
-    """Take or bind every service address once for each worker. Raises OSError where one cannot be bound."""
+def open_slots(config: Config, inherited: Inherited) -> list[Slot]:
+    """Take or bind every service address once for each worker. Raises OSError if one cannot be bound."""
     cores, count = usable_cores(), worker_count(config)
     if config.forwarding.workers == "auto":
         log_quota(len(cores))
@@ -250,7 +250,7 @@ def open_places(config: Config, inherited: Inherited) -> list[Place]:
             sock.close()
         raise OSError(error.errno, f"cannot listen on {endpoints[len(rows[-1])]}: {error.strerror}") from error
     pinned = config.forwarding.pin_workers
-    return [Place(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
+    return [Slot(number, row, cores[number % len(cores)] if pinned else None) for number, row in enumerate(rows)]
 
 
 def _take_or_open(endpoint: Endpoint, forwarding: Forwarding, inherited: Inherited) -> socket.socket:
@@ -263,13 +263,13 @@ def _take_or_open(endpoint: Endpoint, forwarding: Forwarding, inherited: Inherit
 
 
 def worker_count(config: Config) -> int:
-    """Return how many worker processes a configuration asks for; auto follows the CPU quota, too."""
+    """Return the number of worker processes for a configuration. auto follows the CPU quota."""
     workers = config.forwarding.workers
     return auto_workers(len(usable_cores())) if workers == "auto" else workers
 
 
 def usable_cores() -> tuple[int, ...]:
-    """Return the numbers of the cores that this process may use, in order; at least one."""
+    """Return the sorted numbers of the cores that this process may use, at least one."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))

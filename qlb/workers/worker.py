@@ -1,8 +1,8 @@
-"""A worker: one data plane, started by the supervisor as ``python -m qlb.workers.worker DESCRIPTOR PLANE``.
+"""A worker: the process of one data plane. The supervisor starts ``python -m qlb.workers.worker DESCRIPTOR PLANE PID``.
 
-It waits, with everything imported, until it is told what to be; so a spare takes a dead worker's place in
-milliseconds, on the same sockets. It ends when the supervisor does: the channel's end is the sign, and on Linux the
-kernel kills it, so that a stopped worker does not keep its share of the packets.
+It imports everything and then waits for its assignment, so a spare replaces a dead worker in milliseconds, with the
+same sockets. It ends when the supervisor ends, because the channel is closed then. On Linux the kernel kills it too,
+because a stopped worker would not notice, and its share of the packets would be lost.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from qlb.dataplane.base import Orders, Plane
 from qlb.errors import QlbError
 from qlb.routing.counters import SIZE_BYTES
 from qlb.workers import channel
-from qlb.workers.channel import Applied, Assignment, Failed, Held, Hold, Waiting
+from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent(parent: int) -> bool:
-    """Ask for SIGKILL at the parent's end. Return False if the parent has ended already.
+    """Ask the kernel for SIGKILL when the parent ends. Return False if the parent has ended already.
 
-    On systems other than Linux this only looks whether the parent is there.
+    On systems other than Linux, only check whether the parent exists.
     """
     if sys.platform == "linux":
-        with suppress(ImportError, OSError, AttributeError):  # Python without ctypes: the channel's end must do
+        with suppress(ImportError, OSError, AttributeError):  # Python without ctypes: only the channel reports the end
             import ctypes
 
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    return os.getppid() == parent  # it may have ended before the kernel was asked
+    return os.getppid() == parent  # the parent may have ended before prctl()
 
 
 try:
@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 
 
 def run_on_fast_loop(main: Coroutine[object, None, Result]) -> Result:
-    """Run a coroutine to its end on a new loop and return what it returns."""
+    """Run a coroutine on a new event loop and return its result."""
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(main)
 
@@ -57,16 +57,15 @@ def run_on_fast_loop(main: Coroutine[object, None, Result]) -> Result:
 def main() -> int:
     """Serve the supervisor at the other end of descriptor argv[1]. Returns the exit code.
 
-    argv[2]: the plane that it will be told to run, imported ahead. argv[3]: the supervisor's process ID; an older
-    supervisor does not pass it.
+    argv[2]: the plane to import in advance. argv[3]: the supervisor's process ID; an older supervisor does not pass it.
     """
     supervisor = int(sys.argv[3]) if len(sys.argv) > 3 else None
     if supervisor is not None and not die_with_parent(supervisor):
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C and systemd reach the whole group; the supervisor decides
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C and systemd signal the whole group; the supervisor decides
     sock = socket.socket(fileno=int(sys.argv[1]))
-    with suppress(KeyError, ImportError):  # the assignment that names it will tell
+    with suppress(KeyError, ImportError):  # the assignment will report the error
         planes.factory(sys.argv[2])
     try:
         if supervisor is not None:
@@ -89,15 +88,15 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
             if isinstance(message, Assignment):
                 remark = _pin(message.cpu)
                 plane = planes.factory(message.plane)(listeners, message.orders, memoryview(counters))
-                plane.hold(message.held)
+                (plane.pause if message.paused else plane.resume)()
                 plane.start()
                 writer.write(channel.pack(Applied(message.orders.snapshot.generation, remark)))
             elif isinstance(message, Orders) and plane is not None:
                 plane.apply(message)
                 writer.write(channel.pack(Applied(message.snapshot.generation)))
-            elif isinstance(message, Hold) and plane is not None:
-                plane.hold(message.held)
-                writer.write(channel.pack(Held(message.held)))
+            elif isinstance(message, Pause) and plane is not None:
+                (plane.pause if message.paused else plane.resume)()
+                writer.write(channel.pack(Paused(message.paused)))
     except (asyncio.IncompleteReadError, ConnectionError):
         return 0
     except (QlbError, OSError) as error:
@@ -110,13 +109,13 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
 
 
 def _pin(cpu: int | None) -> str:
-    """Run on one core from now on. Returns a remark where that cannot be: it forwards all the same."""
+    """Run on one core from now on. Return a remark if that fails: the worker forwards anyway."""
     if cpu is None:
         return ""
     try:
         os.sched_setaffinity(0, {cpu})
-    except OSError as error:  # the core was taken away since the daemon began
-        return f"it could not be pinned to core {cpu}: {error.strerror}"
+    except OSError as error:  # the core was removed after the daemon started
+        return f"it cannot run on core {cpu} alone: {error.strerror}"
     return ""
 
 

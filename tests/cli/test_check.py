@@ -49,7 +49,7 @@ def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:
 
 @pytest.mark.parametrize(
     ("forwarding", "text"),
-    [("{mode: proxy-protocol}", "there is: gue, ipip, l2, proxy"), ("{plane: xdp}", "batch, asyncio does")],
+    [("{mode: proxy-protocol}", "available: gue, ipip, l2, proxy"), ("{plane: xdp}", "this mode: batch, asyncio")],
 )
 def test_check_refuses_an_unsupported_mode(qlb: Run, config: Path, forwarding: str, text: str) -> None:
     """A mode that this release or this plane does not support is an error that names the alternatives."""

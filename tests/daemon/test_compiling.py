@@ -6,16 +6,17 @@ import pickle
 
 import pytest
 
+from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.daemon import compiling
 from qlb.daemon.compiling import JobFailed, Plan, compile_aside, compile_plan
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import DEFAULT_KEY
 
 LIMIT_S = 240.0
 BACKENDS = tuple(Backend(name, Endpoint("127.0.0.1", 5000 + n), weight=n + 1) for n, name in enumerate("abc"))
-PLAN = Plan(7, (), (*BACKENDS, None), DEFAULT_KEY, PlaneSettings())
+PLAN = Plan(7, (), (*BACKENDS, None), DEFAULT_KEY, DEFAULTS)
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["thread", "process"])

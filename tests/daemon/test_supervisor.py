@@ -69,7 +69,7 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
     async with _running(supervisor):
         assert supervisor.engine is not None
-        slots = supervisor.engine.places
+        slots = supervisor.engine.slots
         with standing_still(*(slot.process.pid for slot in slots if slot.process)):
             for slot in slots:
                 slot.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -114,10 +114,10 @@ async def test_limits_are_logged_once_and_again_when_they_change(
         return [sum(text in line for line in lines) for text in texts]
 
     async with _running(supervisor):
-        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
+        assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
+        assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
-        assert warned("1,000 ways back at most", "1,500 local ports") == [1, 1]
+        assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
@@ -225,7 +225,7 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
         assert supervisor.engine is not None
         while supervisor.engine.behind:
             await asyncio.sleep(0.01)
-        (slot,) = supervisor.engine.places
+        (slot,) = supervisor.engine.slots
         assert slot.process is not None
         with standing_still(slot.process.pid):
             path = tmp_path / "qlb.yaml"

@@ -17,8 +17,8 @@ from qlb.config.load import load
 from qlb.daemon import upgrade as module
 from qlb.daemon.supervisor import Supervisor
 from qlb.handover.memory import Memory
+from qlb.handover.protocol import Origin
 from qlb.handover.sockets import Inherited, Named
-from qlb.handover.successor import Origin
 from qlb.handover.systemd import Notifier
 from qlb.routing.backends import BackendState
 
@@ -33,8 +33,8 @@ CONFIG = {
 
 STUB = """
 import asyncio, os, sys
-from qlb.handover.successor import Predecessor
-one = Predecessor.find(os.environ)
+from qlb.handover.protocol import OldProcess
+one = OldProcess.find(os.environ)
 """
 
 
@@ -210,10 +210,10 @@ def _followed_by(*command: str) -> Origin:
 FAILURES: Sequence[tuple[str, str]] = (
     ("import sys; print('Ouch', file=sys.stderr); sys.exit(3)", "has ended with exit code 3: Ouch"),
     ("import os; os.kill(os.getpid(), 9)", "has ended by signal 9"),
-    (STUB + "one.tell_failed('no\\nport')", "cannot take over: no port"),
-    (STUB + "asyncio.run(asyncio.sleep(60))", "has not come so far within 1 s"),
-    (STUB + "one._say('ready'); asyncio.run(one._hear())", "has ended"),
-    (STUB + "asyncio.run(one.wait_go()); asyncio.run(asyncio.sleep(60))", "has not come so far within 0.5 s"),
+    (STUB + "one.report_failure('no\\nport')", "cannot take over: no port"),
+    (STUB + "asyncio.run(asyncio.sleep(60))", "has not answered within 1 s"),
+    (STUB + "one._send('ready'); asyncio.run(one._receive())", "has ended"),
+    (STUB + "asyncio.run(one.wait_for_go()); asyncio.run(asyncio.sleep(60))", "has not answered within 0.5 s"),
 )
 
 
@@ -253,7 +253,7 @@ async def test_a_command_that_does_not_exist(config: Path) -> None:
 
 async def test_one_at_a_time(config: Path) -> None:
     """During an upgrade, a second upgrade and a reload are refused: the new process reads the configuration itself."""
-    async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._hear())")) as supervisor:
+    async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._receive())")) as supervisor:
         first = asyncio.create_task(supervisor.upgrade())
         await asyncio.sleep(0)
         assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
@@ -291,10 +291,10 @@ def test_an_upgrade_that_changes_source_ports_warns() -> None:
 
 async def test_a_worker_that_hangs_does_not_delay_an_upgrade(config: Path) -> None:
     """A worker that hangs cannot confirm its pause. Since it does not read, the upgrade continues after a second."""
-    program = STUB + "asyncio.run(one.wait_go()); one._say('forwards all'); asyncio.run(one._hear())"
+    program = STUB + "asyncio.run(one.wait_for_go()); one._send('forwards all'); asyncio.run(one._receive())"
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
         assert supervisor.engine is not None
-        process = supervisor.engine.places[0].process
+        process = supervisor.engine.slots[0].process
         assert process is not None
         with standing_still(process.pid):
             async with asyncio.timeout(60):

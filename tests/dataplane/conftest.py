@@ -2,15 +2,15 @@
 
 import pytest
 
-from lab.dataplane.running import Run, runs
-from qlb.dataplane import planes as probe
+from lab.dataplane.running import WORKER_PLANES, Run, runs
+from qlb.dataplane import planes
 
 
-@pytest.fixture(params=sorted(probe.WORKER_PLANES))
+@pytest.fixture(params=WORKER_PLANES)
 def plane_name(request: pytest.FixtureRequest) -> str:
     """Return the name of a plane, or skip the test if this machine cannot run it."""
     name: str = request.param
-    if lack := probe.what_lacks(name):
+    if lack := planes.what_lacks(name):
         pytest.skip(lack)
     return name
 

@@ -53,7 +53,7 @@ def test_sessions_within_a_limit(wanted: int, open_files: int | None, sessions: 
 def test_too_few_descriptors_are_reported_with_figures_and_the_remedy() -> None:
     """The message gives the configured and the possible number and the limit to raise; there is none if all fit."""
     assert descriptor_shortfall(65_536, Limits(20_000, None)) == (
-        "forwarding.max_sessions is 65,536, but a worker may open 20,000 files: 19,936 ways back at most; "
+        "forwarding.max_sessions is 65,536, but a worker may open 20,000 files: 19,936 sessions at most; "
         "raise the hard limit (systemd: LimitNOFILE, shell: ulimit -n)"
     )
     assert descriptor_shortfall(19_936, Limits(20_000, None)) is None

@@ -304,15 +304,15 @@ async def test_paused_it_forwards_replies_only(running: Run, network: Network) -
     async with running(orders(backends)) as qlb:
         await qlb.send(client, TO_B0)
         _, reply_to = await receive(sockets[0])
-        qlb.plane.hold(True)
-        qlb.plane.hold(True)
+        qlb.plane.pause()
+        qlb.plane.pause()
         await qlb.send(client, TO_B0 + b"1")
         await qlb.send(client, TO_B0 + b"2")
         await asyncio.get_running_loop().sock_sendto(sockets[0], b"answer", reply_to)
         assert (await receive(client))[0] == b"answer"
         assert qlb.slot(layout.PACKETS_RECEIVED) == 1
         qlb.plane.apply(orders(backends))
-        qlb.plane.hold(False)
+        qlb.plane.resume()
         assert [(await receive(sockets[0]))[0] for _ in range(2)] == [TO_B0 + b"1", TO_B0 + b"2"]
 
 
@@ -331,11 +331,11 @@ async def test_paused_from_the_start(running: Run, network: Network) -> None:
             return [qlb.slot(layout.PACKETS_RECEIVED) for qlb in (first, second)]
 
         assert await received_after_five() == [5, 0]
-        first.plane.hold(True)
-        second.plane.hold(False)
+        first.plane.pause()
+        second.plane.resume()
         assert await received_after_five() == [5, 5]
-        second.plane.hold(True)
-        first.plane.hold(False)
+        second.plane.pause()
+        first.plane.resume()
         assert await received_after_five() == [10, 5]
 
 
@@ -352,11 +352,11 @@ async def test_a_paused_plane_does_not_change_how_another_one_reads(network: Net
             return plain.listener.getsockopt(socket.IPPROTO_UDP, UDP_GRO)
 
         assert combines() == 0
-        plain.plane.hold(True)
-        batch.plane.hold(False)
+        plain.plane.pause()
+        batch.plane.resume()
         assert combines() == 1
-        batch.plane.hold(True)
-        plain.plane.hold(False)
+        batch.plane.pause()
+        plain.plane.resume()
         assert combines() == 0
 
 

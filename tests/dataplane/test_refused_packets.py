@@ -152,15 +152,15 @@ async def test_a_packet_that_a_worker_has_sent_opens_no_session_when_it_comes_ba
 
 
 @both_families
-async def test_the_hop_limit_is_one_less_than_that_of_the_first_packet(
+async def test_the_hop_limit_is_one_less_than_the_highest_of_the_session(
     running: Run, network: Network, family: int
 ) -> None:
-    """The session's hop limit is one less than its first packet's. A packet with hop limit 1 opens no session."""
+    """A later packet raises the hop limit of its session and never lowers it. A packet with hop limit 1 opens none."""
     sockets, backends = network.pool(host=LOOPBACK[family])
     client, ended = network.socket(LOOPBACK[family]), network.socket(LOOPBACK[family])
     ancillary.receive_hop_limit(sockets[0])
     async with running(orders(backends), LOOPBACK[family]) as qlb:
-        for sent, arrived in ((10, 9), (50, 9), (1, 9)):
+        for sent, arrived in ((3, 2), (10, 9), (50, 49), (10, 49), (1, 49), (255, 254)):
             ancillary.set_hop_limit(client, sent)
             await qlb.send(client, TO_B0)
             assert await _received_hop_limit(sockets[0]) == arrived

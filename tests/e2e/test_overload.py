@@ -6,9 +6,10 @@ from typing import Final
 import pytest
 
 from lab import datagrams
+from lab.dataplane.running import WORKER_PLANES
 from lab.echoes import echoes
 from lab.stopped import standing_still
-from qlb.dataplane import planes as probe
+from qlb.dataplane import planes
 
 pytestmark = pytest.mark.e2e
 
@@ -22,10 +23,10 @@ def resident_kib(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-@pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
+@pytest.mark.parametrize("plane", WORKER_PLANES)
 async def test_packets_that_a_stalled_worker_misses_are_counted(tmp_path: Path, plane: str) -> None:
     """For a worker that is stopped during a flood, sent = received + dropped by the kernel. Nothing else is queued."""
-    if lack := probe.what_lacks(plane):
+    if lack := planes.what_lacks(plane):
         pytest.skip(lack)
     forwarding = {"plane": plane, "receive_buffer": "64KiB"}
     async with echoes(tmp_path, "127.0.0.1", forwarding=forwarding) as on:

@@ -24,14 +24,14 @@ from qlb.handover.systemd import START_S, Notifier, Service
 def test_a_message(tmp_path: Path, abstract: bool) -> None:
     """A message is one datagram with one field on each line. Line breaks in a value become blanks."""
     with managing(tmp_path, abstract=abstract) as manager:
-        Notifier({"NOTIFY_SOCKET": manager.name}).tell(READY=1, STATUS="all\nis well")
+        Notifier({"NOTIFY_SOCKET": manager.name}).notify(READY=1, STATUS="all\nis well")
         assert manager.receive() == [{"READY": "1", "STATUS": "all is well"}]
 
 
 def test_a_message_with_descriptors(tmp_path: Path) -> None:
     """The manager gets a descriptor of the same open file."""
     with managing(tmp_path) as manager, socket.socket(socket.AF_UNIX) as sock:
-        Notifier({"NOTIFY_SOCKET": manager.name}).tell([sock.fileno()], FDSTORE=1, FDNAME="one")
+        Notifier({"NOTIFY_SOCKET": manager.name}).notify([sock.fileno()], FDSTORE=1, FDNAME="one")
         ((name, descriptor),) = manager.descriptors()
         assert (name, os.path.sameopenfile(descriptor, sock.fileno())) == ("one", True)
         os.close(descriptor)
@@ -40,7 +40,7 @@ def test_a_message_with_descriptors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/nowhere/at/all"}])
 def test_without_a_manager(environ: dict[str, str]) -> None:
     """Without a manager, a message is dropped without an error."""
-    Notifier(dict(environ)).tell(READY=1)
+    Notifier(dict(environ)).notify(READY=1)
 
 
 def test_children_do_not_inherit_the_variables() -> None:
@@ -50,8 +50,8 @@ def test_children_do_not_inherit_the_variables() -> None:
     assert environ == {"PATH": "/bin"}
     assert notifier.watchdog_s == 3
     assert notifier.environ == {"NOTIFY_SOCKET": "/a", "WATCHDOG_USEC": "3000000"}
-    notifier.leave()
-    assert (notifier.has_manager, notifier.watchdog_s, notifier.environ) == (False, None, {})
+    notifier.disable()
+    assert (notifier.watchdog_s, notifier.environ) == (None, {})
 
 
 @pytest.mark.parametrize(("microseconds", "pid"), [("3000000", "1"), ("0", ""), ("soon", ""), ("", "")])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlb.addresses import Endpoint
-from qlb.dataplane.sockets import bound_endpoint, open_listener, open_upstream
+from qlb.dataplane.sockets import bound_endpoint, open_connected, open_listener
 from qlb.errors import QlbError
 from qlb.handover import processes as strangers
 from qlb.handover.processes import AddressWatch, Stranger, check_addresses, find_strangers, holder_of
@@ -139,7 +139,7 @@ async def test_an_address_that_is_not_here_yet(stack: ExitStack) -> None:
 @needs_socket_lists
 async def test_connected_sockets_are_no_strangers(stack: ExitStack) -> None:
     """A session's socket with the same port is ignored, because it receives from its backend only."""
-    session = stack.enter_context(open_upstream(Endpoint("127.0.0.1", 9)))
+    session = stack.enter_context(open_connected(Endpoint("127.0.0.1", 9)))
     assert find_strangers(bound_endpoint(session), ()) == []
 
 

@@ -80,12 +80,12 @@ def test_starvation(runnable: bool, used_s: float, goes_on: bool) -> None:
     """A process is starved if it is runnable and has not had enough processor time."""
     seen = [Vitals(True, True, 1.0, "R"), Vitals(runnable, runnable, 1.0 + used_s, "R")]
     starvation = Starvation(1 << 30, lambda _: seen.pop(0))
-    assert starvation.goes_on() is goes_on
+    assert starvation.continues() is goes_on
 
 
 def test_a_process_that_has_ended_is_not_starved() -> None:
     """A process that has ended is not starved, so nothing waits for it."""
-    assert not Starvation(1 << 30, lambda _: None).goes_on()
+    assert not Starvation(1 << 30, lambda _: None).continues()
 
 
 def _write(path: Path, text: str) -> None:

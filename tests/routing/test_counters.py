@@ -109,11 +109,11 @@ def test_the_last_sample_of_each_outcome_is_stored() -> None:
     """A sample is the first 64 octets and the length; the latest one replaces an earlier one completely."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     assert last_sample(workers, DROP_EMPTY) == last_sample([], DROP_EMPTY) == (b"", 0, 0)
-    workers[0].keep_sample(DROP_WORKER_DIED, bytes(range(100)), 5)
+    workers[0].record_sample(DROP_WORKER_DIED, bytes(range(100)), 5)
     assert last_sample(workers, DROP_WORKER_DIED) == (bytes(range(64)), 100, 5)
-    workers[1].keep_sample(DROP_WORKER_DIED, b"short", 6)
+    workers[1].record_sample(DROP_WORKER_DIED, b"short", 6)
     assert last_sample(workers, DROP_WORKER_DIED) == (b"short", 5, 6)
-    workers[0].keep_sample(DROP_WORKER_DIED, b"", 7)
+    workers[0].record_sample(DROP_WORKER_DIED, b"", 7)
     assert last_sample(workers, DROP_WORKER_DIED) == (b"", 0, 7)
     assert last_sample(workers, DROP_EMPTY).seen_ms == 0
 

@@ -95,7 +95,7 @@ def test_an_endless_loop_hangs(stage: WatchStage, share: float) -> None:
         found = stage.until(stage.now_ms + 4_000, cpu_per_s=share) or (0, None)
     assert found[1] is not None
     assert found[1].hangs
-    assert "without going round its loop" in found[1].reason
+    assert "without a round of its loop" in found[1].reason
     assert share < 1 or found[0] - 1_000 < 3_000
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from lab.dataplane.settings import DEFAULTS
 from qlb.config.load import load_text
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.errors import PlaneUnavailable
 from qlb.routing.snapshot import compile_snapshot
 from qlb.workers.kernel import KernelEngine
@@ -18,7 +19,7 @@ forwarding: {plane: xdp, mode: ipip, interfaces: [lo]}
 
 def orders(revision: int) -> Orders:
     """Return orders without backends."""
-    return Orders(compile_snapshot(revision, [], (), fallback_key=bytes(16)), PlaneSettings())
+    return Orders(compile_snapshot(revision, [], (), fallback_key=bytes(16)), DEFAULTS)
 
 
 async def test_orders_that_the_kernel_refuses_do_not_count_as_applied() -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux kill
 
 SUPERVISOR = """
 import asyncio
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 from qlb.workers.pool import Workers
 from qlb.dataplane.sockets import open_listener
 from qlb.routing.backends import Endpoint
@@ -22,11 +22,11 @@ from lab.dataplane.network import backend, orders
 
 async def main():
     wanted = orders([backend(0, Endpoint("127.0.0.1", 9))])
-    workers = Workers([Place(0, [open_listener(Endpoint("127.0.0.1", 0))])], "asyncio", lambda: wanted)
+    workers = Workers([Slot(0, [open_listener(Endpoint("127.0.0.1", 0))])], "asyncio", lambda: wanted)
     await workers.start()
     while not workers.spares[0].waits:
         await asyncio.sleep(0.01)
-    print(workers.places[0].process.pid, workers.spares[0].pid, flush=True)
+    print(workers.slots[0].process.pid, workers.spares[0].pid, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())

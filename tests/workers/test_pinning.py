@@ -14,7 +14,7 @@ from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.errors import ConfigError
 from qlb.handover.sockets import Inherited
 from qlb.workers.pool import Workers
-from qlb.workers.slots import Place, open_places, usable_cores
+from qlb.workers.slots import Slot, open_slots, usable_cores
 from tests.workers.test_workers import TO_B0, Desk, _until
 
 TEXT = """
@@ -28,7 +28,7 @@ needs_pinning = pytest.mark.skipif(
 )
 
 
-def _cores_of(slot: Place) -> set[int]:
+def _cores_of(slot: Slot) -> set[int]:
     assert slot.process is not None
     return set(os.sched_getaffinity(slot.process.pid))
 
@@ -41,7 +41,7 @@ def test_slots_go_round_the_cores(
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT % pinned)
     monkeypatch.setattr("qlb.workers.slots.usable_cores", lambda: (4, 6))
-    slots = open_places(load(path).config, Inherited())
+    slots = open_slots(load(path).config, Inherited())
     assert [slot.cpu for slot in slots] == cpus
     for slot in slots:
         slot.close()
@@ -53,7 +53,7 @@ async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
     _, backends = network.pool()
     allowed = set(usable_cores())
     first = open_listener(Endpoint("127.0.0.1", 0))
-    slots = [Place(0, [first], cpu=max(allowed)), Place(1, [open_listener(bound_endpoint(first))])]
+    slots = [Slot(0, [first], cpu=max(allowed)), Slot(1, [open_listener(bound_endpoint(first))])]
     workers = Workers(slots, "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
@@ -72,7 +72,7 @@ async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
 async def test_a_missing_core_does_not_stop_forwarding(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     """If its core does not exist, a worker forwards without pinning, and the log reports it."""
     sockets, backends = network.pool()
-    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
+    slot = Slot(0, [open_listener(Endpoint("127.0.0.1", 0))], cpu=1_000_000)
     workers = Workers([slot], "asyncio", Desk(orders(backends)))
     try:
         await workers.start()
@@ -80,7 +80,7 @@ async def test_a_missing_core_does_not_stop_forwarding(network: Network, caplog:
         assert (await receive(sockets[0]))[0] == TO_B0
     finally:
         await workers.stop()
-    assert "could not be pinned to core 1000000" in caplog.text
+    assert "cannot run on core 1000000 alone" in caplog.text
 
 
 def test_a_system_that_cannot_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 import pytest
 
 from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, receive, short_header
+from lab.dataplane.running import WORKER_PLANES
 from lab.stopped import standing_still
 from qlb.addresses import Endpoint
-from qlb.dataplane import planes as probe
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
 from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES
 from qlb.workers.pool import Workers
 from qlb.workers.process import WorkerProcess
-from qlb.workers.slots import Place
+from qlb.workers.slots import Slot
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 BATCH = 64
 """The most datagrams that a worker of any plane may have received and not yet sent: one batch."""
 
-every_plane = pytest.mark.parametrize("plane", sorted(probe.WORKER_PLANES))
+every_plane = pytest.mark.parametrize("plane", WORKER_PLANES)
 
 
 @dataclass
@@ -46,7 +46,7 @@ async def working(desk: Desk, count: int = 1, plane: str = "asyncio") -> AsyncIt
     first = open_listener(Endpoint("127.0.0.1", 0))
     service = bound_endpoint(first)
     listeners = [first, *(open_listener(service) for _ in range(count - 1))]
-    workers = Workers([Place(n, [sock]) for n, sock in enumerate(listeners)], plane, desk)
+    workers = Workers([Slot(n, [sock]) for n, sock in enumerate(listeners)], plane, desk)
     try:
         await workers.start()
         yield workers, service
@@ -71,8 +71,8 @@ async def test_two_workers_forward(network: Network) -> None:
         for _ in range(30):
             await _send(network.socket(), service)
             assert (await receive(sockets[0]))[0] == TO_B0
-        await _until(lambda: sum(slot.counters.slots[OUTCOME + 1] for slot in workers.places) == 30)
-        assert all(slot.counters.slots[PACKETS_RECEIVED] for slot in workers.places)
+        await _until(lambda: sum(slot.counters.slots[OUTCOME + 1] for slot in workers.slots) == 30)
+        assert all(slot.counters.slots[PACKETS_RECEIVED] for slot in workers.slots)
 
 
 async def test_new_orders_reach_every_worker(network: Network) -> None:
@@ -93,7 +93,7 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
     sockets, backends = network.pool()
     client = network.socket()
     async with working(Desk(orders(backends))) as (workers, service):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         for round_number in range(1, 4):
             assert slot.process is not None
             pid = slot.process.pid
@@ -114,7 +114,7 @@ async def test_packets_in_the_socket_outlive_its_worker(network: Network, plane:
     client = network.socket()
     stream = [short_header(cid_of(FOUR_PASS, 0), number.to_bytes(4, "big")) for number in range(200)]
     async with working(Desk(orders(backends)), plane=plane) as (workers, service):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         assert slot.process is not None
         with standing_still(slot.process.pid):
             for datagram in stream:
@@ -136,7 +136,7 @@ async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> No
     arrived: list[bytes] = []
     asyncio.get_running_loop().add_reader(sockets[0], lambda: arrived.append(sockets[0].recv(65535)))
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         counts = slot.counters.slots
         for kill in range(1, 4):
             before = len(arrived)
@@ -164,7 +164,7 @@ async def test_killed_spare_is_no_obstacle(network: Network) -> None:
     """A worker is replaced even if its spare was killed before."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         (spare,) = workers.spares
         assert slot.process is not None
         os.kill(spare.pid, signal.SIGKILL)
@@ -180,11 +180,11 @@ async def test_workers_that_die_together_all_find_a_spare(network: Network) -> N
     async with working(Desk(orders(backends)), 2) as (workers, _):
         waiting = {spare.pid for spare in workers.spares}
         assert len(waiting) == 2
-        for slot in workers.places:
+        for slot in workers.slots:
             assert slot.process is not None
             os.kill(slot.process.pid, signal.SIGKILL)
-        await _until(lambda: all(slot.restarts == 1 and slot.forwards for slot in workers.places))
-        assert {slot.process.pid for slot in workers.places if slot.process} == waiting
+        await _until(lambda: all(slot.restarts == 1 and slot.forwards for slot in workers.slots))
+        assert {slot.process.pid for slot in workers.slots if slot.process} == waiting
         await _until(lambda: len(workers.spares) == 2)
         assert waiting.isdisjoint(spare.pid for spare in workers.spares)
 
@@ -204,7 +204,7 @@ async def test_orders_that_come_during_a_replacement_are_not_lost(
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk) as (workers, service):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         assert slot.process is not None
         assign = WorkerProcess.assign
         reloads: list[asyncio.Task[None]] = []
@@ -228,15 +228,15 @@ async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
     _, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk, 2) as (workers, _):
-        victim = workers.places[0].process
+        victim = workers.slots[0].process
         assert victim is not None
         os.kill(victim.pid, signal.SIGKILL)
         await victim.wait()
         desk.wanted = orders(backends, generation=2)
         await workers.apply(desk.wanted)
-        assert [slot.applied for slot in workers.places] == [2, 2]
+        assert [slot.applied for slot in workers.slots] == [2, 2]
         assert workers.applied == 2
-        workers.places[1].applied = 1
+        workers.slots[1].applied = 1
         assert workers.applied == 1, "the slowest worker does not decide"
 
 
@@ -244,7 +244,7 @@ async def test_workers_end_with_their_supervisor(network: Network) -> None:
     """A worker whose channel closes ends by itself with code 0, so no orphan blocks the port."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
-        process = workers.places[0].process
+        process = workers.slots[0].process
         assert process is not None
     assert await process.wait() == 0
 
@@ -252,7 +252,7 @@ async def test_workers_end_with_their_supervisor(network: Network) -> None:
 async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that cannot start logs the reason, and stop() still ends everything."""
     _, backends = network.pool()
-    slot = Place(0, [open_listener(Endpoint("127.0.0.1", 0))])
+    slot = Slot(0, [open_listener(Endpoint("127.0.0.1", 0))])
     workers = Workers([slot], "no-such-plane", Desk(orders(backends)))
     starting = asyncio.create_task(workers.start())
     await _until(lambda: slot.restarts > 0)
@@ -268,10 +268,10 @@ async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
     sockets, backends = network.pool()
     desk = Desk(orders(backends))
     async with working(desk, 2, plane) as (first, service):
-        slots = [Place(slot.number, [slot.listeners[0].dup()]) for slot in first.places]
+        slots = [Slot(slot.number, [slot.listeners[0].dup()]) for slot in first.slots]
         second = Workers(slots, plane, desk)
         try:
-            await second.start(held=True)
+            await second.start(paused=True)
 
             async def received() -> list[int]:
                 for _ in range(8):
@@ -280,13 +280,13 @@ async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
                 return [sum(one.slots[PACKETS_RECEIVED] for one in each.counters) for each in (first, second)]
 
             assert await received() == [8, 0]
-            await first.hold()
+            await first.pause()
             waiting = network.socket()
             await _send(waiting, service)
             await second.resume()
             await receive(sockets[0])
             assert await received() == [8, 9]
-            await second.hold()
+            await second.pause()
             await first.resume()
             assert await received() == [16, 9]
         finally:
@@ -297,8 +297,8 @@ async def test_the_replacement_of_a_paused_worker_is_paused(network: Network) ->
     """The replacement of a paused worker is paused too, until all workers resume."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, service):
-        await workers.hold()
-        (slot,) = workers.places
+        await workers.pause()
+        (slot,) = workers.slots
         assert slot.process is not None
         killed = slot.process.pid
         os.kill(killed, signal.SIGKILL)
@@ -314,7 +314,7 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
     """A stopped worker is killed, and its replacement forwards the packets that waited in the socket."""
     sockets, backends = network.pool()
     async with working(Desk(orders(backends)), plane=plane) as (workers, service), asyncio.timeout(60):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         assert slot.process is not None
         with standing_still(slot.process.pid):  # after every thread has stopped, so that none receives the packet
             await _send(network.socket(), service)
@@ -322,14 +322,14 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
         await _until(lambda: slot.restarts == 1 and slot.is_fresh)
         assert (slot.hangs, workers.is_fresh) == (1, True)
         await _until(lambda: len(workers.spares) == 1)
-    assert "worker hangs and is killed: no thread of it can run (state T)" in caplog.text
+    assert "worker hangs and is killed: none of its threads can run (state T)" in caplog.text
 
 
 async def test_a_stopped_spare_is_not_used(network: Network) -> None:
     """A stopped spare is killed, and another process gets the slot."""
     _, backends = network.pool()
     async with working(Desk(orders(backends))) as (workers, _):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         (spare,) = workers.spares
         assert slot.process is not None
         with standing_still(spare.pid):
@@ -347,7 +347,7 @@ async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
     _, backends = network.pool()
     monkeypatch.setattr(WorkerProcess, "is_stopped", False)
     async with working(Desk(orders(backends))) as (workers, _):
-        (slot,) = workers.places
+        (slot,) = workers.slots
         (spare,) = workers.spares
         await _until(lambda: spare.waits)
         assert slot.process is not None
@@ -368,13 +368,13 @@ async def test_a_worker_that_is_behind_is_named(network: Network, monkeypatch: p
     desk = Desk(orders(backends))
     async with working(desk, 2) as (workers, _):
         await _until(lambda: not workers.behind)
-        slow = workers.places[1].process
+        slow = workers.slots[1].process
         assert slow is not None
         with standing_still(slow.pid):
             desk.wanted = orders(backends, generation=2)
             (behind,) = await workers.apply(desk.wanted)
-            assert behind.startswith(f"worker 1 (process {slow.pid}) has not taken the configuration yet")
-            assert [slot.is_behind for slot in workers.places] == [False, True]
+            assert behind.startswith(f"worker 1 (process {slow.pid}) has not applied the configuration yet")
+            assert [slot.is_behind for slot in workers.slots] == [False, True]
         await _until(lambda: workers.behind == ())
 
 

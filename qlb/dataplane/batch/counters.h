@@ -1,4 +1,4 @@
-/* Write the counters of a worker, in the slots of core/counters.h.
+/* Write the counters of a worker, in the slots of qlb/routing/counters.py.
  *
  * The batch plane calls these functions for each packet. This worker is the only writer of its counters; other
  * processes read them at any time. Stores are relaxed and have 64 bits, so there are no locks and no reader sees half a
@@ -12,19 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "../core/counters.h"
-
-/* Causes of a failed send. Each has one slot from QLB_BACKEND_SEND_ERRORS and from QLB_SLOT_RETURN_SEND_ERRORS on. */
-enum {
-    QLB_SEND_ERROR_WOULD_BLOCK,
-    QLB_SEND_ERROR_NO_BUFFERS,
-    QLB_SEND_ERROR_REFUSED,
-    QLB_SEND_ERROR_TOO_LARGE,
-    QLB_SEND_ERROR_UNREACHABLE,
-    QLB_SEND_ERROR_NOT_PERMITTED,
-    QLB_SEND_ERROR_INVALID,
-    QLB_SEND_ERROR_OTHER,
-};
+#include "../core/outcomes.h"
 
 #define QLB_TO_CLIENT UINT32_MAX /* in place of a backend's index */
 

@@ -74,6 +74,8 @@ static void send_by(struct qlb_forwarder *forwarder, struct qlb_piece *piece, ui
     if (qlb_session_use(&forwarder->sessions, session, forwarder->now_ns))
         qlb_sessions_set_gauges(forwarder);
     session->is_routable |= outcome < QLB_CONFIGS;
+    if (piece->hop_limit > session->hop_limit + 1) /* a forged first packet does not limit the client's later ones */
+        qlb_session_raise_hop_limit(session, piece->hop_limit);
     if (qlb_silence_note(session, forwarder->now_ns)) {
         (void)qlb_session_reopen(forwarder, session); /* if it fails, the session still has the old socket */
         qlb_silence_reopened(session, forwarder->now_ns);

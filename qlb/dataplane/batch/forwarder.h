@@ -3,7 +3,7 @@
  * loop.c waits for sockets. forward.c receives from clients, decides (core/route.h) and finds the session;
  * sources.c recognises addresses that no client has. reply.c receives from backends, unless gate.c pauses the session
  * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they have
- * the same destination. upstream.c opens and closes the sessions' sockets, ports.c finds local ports for them,
+ * the same destination. session_sockets.c opens and closes the sessions' sockets, ports.c finds local ports for them,
  * silence.h recognises sessions that no longer get answers. plane.c is the Python class.
  *
  * One thread runs all of it without the GIL. Other threads pass new orders to it in `pending`. Every datagram that is
@@ -195,12 +195,14 @@ void qlb_send_to_clients(struct qlb_forwarder *forwarder);
  * the session's `shares`, or -1 with errno set if there is no port. */
 int qlb_port_find(struct qlb_forwarder *forwarder, int fd, const struct qlb_endpoint *endpoint, uint16_t port);
 
-/* upstream.c: the sessions' sockets. qlb_session_open() returns a null pointer and sets *outcome if it fails;
+/* session_sockets.c: the sessions' sockets. qlb_session_open() returns a null pointer and sets *outcome if it fails;
  * hop_limit: of the packet that opens the session. qlb_session_reopen() replaces a session's socket and returns 1; if
  * that fails, it returns 0 and the session still has the old one. */
 struct qlb_session *qlb_session_open(struct qlb_forwarder *forwarder, const struct qlb_session_key *key,
                                       uint8_t hop_limit, uint32_t *outcome);
 int qlb_session_reopen(struct qlb_forwarder *forwarder, struct qlb_session *session);
+/* Raise the hop limit of a session to one less than that of a packet from its client. */
+void qlb_session_raise_hop_limit(struct qlb_session *session, uint8_t received);
 void qlb_sessions_set_gauges(const struct qlb_forwarder *forwarder);
 int qlb_session_watch(const struct qlb_forwarder *forwarder, const struct qlb_session *session);
 void qlb_session_close(struct qlb_forwarder *forwarder, struct qlb_session *session);

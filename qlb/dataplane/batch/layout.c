@@ -1,224 +1,118 @@
-/* The function layout() of the extension: sizes, offsets and constants as the compiler sees them.
+/* Generated from Python by `make generate` (lab/constants.py): do not edit.
  *
- * Python defines the same layouts and constants; tests/dataplane/core/test_layout.py calls layout() to compare them.
- * Each struct field and constant that Python also defines is in the list below.
+ * The compiler stops here if a struct differs from the layout that Python packs and unpacks.
  */
-#include "module.h"
-
 #include <stddef.h>
 
 #include "../core/route.h"
 #include "../xdp/layout.h"
 #include "addresses.h"
-#include "counters.h"
+#include "flat.h"
 #include "flows.h"
 
-struct qlb_named {
-    const char *name;
-    size_t value;
-};
+_Static_assert(sizeof(struct qlb_head) == 240, "qlb_head");
+_Static_assert(offsetof(struct qlb_head, magic) == 0, "qlb_head.magic");
+_Static_assert(offsetof(struct qlb_head, version) == 4, "qlb_head.version");
+_Static_assert(offsetof(struct qlb_head, generation) == 8, "qlb_head.generation");
+_Static_assert(offsetof(struct qlb_head, size_bytes) == 16, "qlb_head.size_bytes");
+_Static_assert(offsetof(struct qlb_head, configs_at) == 20, "qlb_head.configs_at");
+_Static_assert(offsetof(struct qlb_head, servers_at) == 24, "qlb_head.servers_at");
+_Static_assert(offsetof(struct qlb_head, backends_at) == 28, "qlb_head.backends_at");
+_Static_assert(offsetof(struct qlb_head, ring_at) == 32, "qlb_head.ring_at");
+_Static_assert(offsetof(struct qlb_head, server_slots) == 36, "qlb_head.server_slots");
+_Static_assert(offsetof(struct qlb_head, backend_slots) == 40, "qlb_head.backend_slots");
+_Static_assert(offsetof(struct qlb_head, ring_slots) == 44, "qlb_head.ring_slots");
+_Static_assert(offsetof(struct qlb_head, server_seed) == 48, "qlb_head.server_seed");
+_Static_assert(offsetof(struct qlb_head, unused) == 56, "qlb_head.unused");
+_Static_assert(offsetof(struct qlb_head, hash_schedule) == 64, "qlb_head.hash_schedule");
 
-#define SIZE(type) {#type, sizeof(struct type)}
-#define FIELD(type, field) {#type "." #field, offsetof(struct type, field)}
-#define CONSTANT(name) {#name, (size_t)(name)}
+_Static_assert(sizeof(struct qlb_config) == 408, "qlb_config");
+_Static_assert(offsetof(struct qlb_config, algorithm) == 0, "qlb_config.algorithm");
+_Static_assert(offsetof(struct qlb_config, server_id_len) == 1, "qlb_config.server_id_len");
+_Static_assert(offsetof(struct qlb_config, nonce_len) == 2, "qlb_config.nonce_len");
+_Static_assert(offsetof(struct qlb_config, length_self_encoded) == 3, "qlb_config.length_self_encoded");
+_Static_assert(offsetof(struct qlb_config, unused) == 4, "qlb_config.unused");
+_Static_assert(offsetof(struct qlb_config, server_id_mask) == 8, "qlb_config.server_id_mask");
+_Static_assert(offsetof(struct qlb_config, left_mask) == 24, "qlb_config.left_mask");
+_Static_assert(offsetof(struct qlb_config, right_mask) == 40, "qlb_config.right_mask");
+_Static_assert(offsetof(struct qlb_config, encrypt_schedule) == 56, "qlb_config.encrypt_schedule");
+_Static_assert(offsetof(struct qlb_config, decrypt_schedule) == 232, "qlb_config.decrypt_schedule");
 
-static const struct qlb_named qlb_names[] = {
-    SIZE(qlb_head),
-    FIELD(qlb_head, magic),
-    FIELD(qlb_head, version),
-    FIELD(qlb_head, generation),
-    FIELD(qlb_head, size_bytes),
-    FIELD(qlb_head, configs_at),
-    FIELD(qlb_head, servers_at),
-    FIELD(qlb_head, backends_at),
-    FIELD(qlb_head, ring_at),
-    FIELD(qlb_head, server_slots),
-    FIELD(qlb_head, backend_slots),
-    FIELD(qlb_head, ring_slots),
-    FIELD(qlb_head, server_seed),
-    FIELD(qlb_head, unused),
-    FIELD(qlb_head, hash_schedule),
-    SIZE(qlb_config),
-    FIELD(qlb_config, algorithm),
-    FIELD(qlb_config, server_id_len),
-    FIELD(qlb_config, nonce_len),
-    FIELD(qlb_config, length_self_encoded),
-    FIELD(qlb_config, unused),
-    FIELD(qlb_config, server_id_mask),
-    FIELD(qlb_config, left_mask),
-    FIELD(qlb_config, right_mask),
-    FIELD(qlb_config, encrypt_schedule),
-    FIELD(qlb_config, decrypt_schedule),
-    SIZE(qlb_server),
-    FIELD(qlb_server, low),
-    FIELD(qlb_server, high),
-    FIELD(qlb_server, index),
-    FIELD(qlb_server, unused),
-    SIZE(qlb_four_tuple),
-    SIZE(qlb_flow_id),
-    SIZE(qlb_flow_source),
-    SIZE(qlb_flow),
-    SIZE(qlb_endpoint),
-    FIELD(qlb_endpoint, host),
-    FIELD(qlb_endpoint, port),
-    FIELD(qlb_endpoint, family),
-    FIELD(qlb_endpoint, unused),
-    FIELD(qlb_endpoint, scope_id),
-    SIZE(qlb_settings),
-    FIELD(qlb_settings, mode),
-    FIELD(qlb_settings, gue_port),
-    FIELD(qlb_settings, service_slots),
-    FIELD(qlb_settings, hop_ticks),
-    FIELD(qlb_settings, service_seed),
-    FIELD(qlb_settings, service_ports),
-    FIELD(qlb_settings, redirect_only),
-    FIELD(qlb_settings, unused),
-    SIZE(qlb_generation),
-    FIELD(qlb_generation, head),
-    FIELD(qlb_generation, flow_timeout_ticks),
-    FIELD(qlb_generation, number),
-    FIELD(qlb_generation, unused),
-    SIZE(qlb_destination),
-    FIELD(qlb_destination, flags),
-    FIELD(qlb_destination, is_ipv6),
-    FIELD(qlb_destination, unused),
-    FIELD(qlb_destination, address),
-    FIELD(qlb_destination, source),
-    SIZE(qlb_exit_key),
-    FIELD(qlb_exit_key, ingress),
-    FIELD(qlb_exit_key, interface),
-    FIELD(qlb_exit_key, mac),
-    FIELD(qlb_exit_key, unused),
-    SIZE(qlb_exit),
-    FIELD(qlb_exit, interface),
-    FIELD(qlb_exit, vlan),
-    SIZE(qlb_backend),
-    FIELD(qlb_backend, forwarded),
-    FIELD(qlb_backend, last_seen),
-    FIELD(qlb_backend, hop_expires),
-    FIELD(qlb_backend, hop_number),
-    FIELD(qlb_backend, hop_ingress),
-    FIELD(qlb_backend, hop_interface),
-    FIELD(qlb_backend, hop_macs),
-    FIELD(qlb_backend, hop_mtu),
-    FIELD(qlb_backend, hop_vlan),
-    SIZE(qlb_service),
-    FIELD(qlb_service, low),
-    FIELD(qlb_service, high),
-    FIELD(qlb_service, port),
-    SIZE(qlb_question),
-    FIELD(qlb_question, now),
-    FIELD(qlb_question, remember),
-    FIELD(qlb_question, decision),
-    FIELD(qlb_question, outcome),
-    FIELD(qlb_question, backend),
-    FIELD(qlb_question, interface),
-    FIELD(qlb_question, unused),
-    CONSTANT(QLB_MODE_L2),
-    CONSTANT(QLB_MODE_IPIP),
-    CONSTANT(QLB_MODE_GUE),
-    CONSTANT(QLB_MEMO_PAGES),
-    CONSTANT(QLB_TABLE_MAGIC),
-    CONSTANT(QLB_TABLE_VERSION),
-    CONSTANT(QLB_TABLE_CONFIGS),
-    CONSTANT(QLB_AES_SCHEDULE_BYTES),
-    CONSTANT(QLB_SERVER_PROBES),
-    CONSTANT(QLB_NO_BACKEND),
-    CONSTANT(QLB_MAX_BACKENDS),
-    CONSTANT(QLB_MAX_RING_SLOTS),
-    CONSTANT(QLB_MAX_SERVER_SLOTS),
-    CONSTANT(QLB_NOT_CONFIGURED),
-    CONSTANT(QLB_PLAINTEXT),
-    CONSTANT(QLB_SINGLE_PASS),
-    CONSTANT(QLB_THREE_PASS),
-    CONSTANT(QLB_FOUR_PASS),
-    CONSTANT(QLB_PRESENT),
-    CONSTANT(QLB_HEALTHY),
-    CONSTANT(QLB_ACCEPTS_NEW),
-    CONSTANT(QLB_SHORT),
-    CONSTANT(QLB_LONG),
-    CONSTANT(QLB_EMPTY),
-    CONSTANT(QLB_TRUNCATED),
-    CONSTANT(QLB_MAX_CID_BYTES),
-    CONSTANT(QLB_MAX_PLAINTEXT_BYTES),
-    CONSTANT(QLB_FLOW_ID_BYTES),
-    CONSTANT(QLB_MIN_DESTINATION_ID_BYTES),
-    CONSTANT(QLB_CONFIGS),
-    CONSTANT(QLB_RESERVED_CONFIG_ID),
-    CONSTANT(QLB_NO_CONFIG),
-    CONSTANT(QLB_RESERVED_CONFIG),
-    CONSTANT(QLB_TOO_SHORT),
-    CONSTANT(QLB_LENGTH_MISMATCH),
-    CONSTANT(QLB_UNKNOWN_SERVER_ID),
-    CONSTANT(QLB_REASONS),
-    CONSTANT(QLB_BY_SOURCE_ID),
-    CONSTANT(QLB_BY_DESTINATION_ID),
-    CONSTANT(QLB_BY_FOUR_TUPLE),
-    CONSTANT(QLB_BY_FALLBACK),
-    CONSTANT(QLB_STEPS),
-    CONSTANT(QLB_DROP_EMPTY),
-    CONSTANT(QLB_DROP_TRUNCATED),
-    CONSTANT(QLB_DROP_VERSION_NEGOTIATION),
-    CONSTANT(QLB_DROP_NO_BACKEND),
-    CONSTANT(QLB_DROP_SEND_FAILED),
-    CONSTANT(QLB_DROP_NO_SESSION),
-    CONSTANT(QLB_DROP_WORKER_DIED),
-    CONSTANT(QLB_DROP_FRAGMENT),
-    CONSTANT(QLB_DROP_HOP_LIMIT),
-    CONSTANT(QLB_DROP_TOO_BIG),
-    CONSTANT(QLB_DROP_NO_ROUTE),
-    CONSTANT(QLB_DROP_NO_NEIGHBOUR),
-    CONSTANT(QLB_DROP_BAD_SOURCE),
-    CONSTANT(QLB_DROP_OVERLOAD),
-    CONSTANT(QLB_OUTCOMES),
-    CONSTANT(QLB_SLOT_PACKETS_RECEIVED),
-    CONSTANT(QLB_SLOT_BYTES_RECEIVED),
-    CONSTANT(QLB_SLOT_SESSIONS),
-    CONSTANT(QLB_SLOT_SESSIONS_EVICTED),
-    CONSTANT(QLB_SLOT_RETURN_DROPPED),
-    CONSTANT(QLB_SLOT_RETURN_OVERFLOWED),
-    CONSTANT(QLB_SLOT_SEND_ERRORS),
-    CONSTANT(QLB_SLOT_SESSIONS_REOPENED),
-    CONSTANT(QLB_SLOT_SESSIONS_PROTECTED),
-    CONSTANT(QLB_SLOT_RETURN_PAUSES),
-    CONSTANT(QLB_SLOT_HEARTBEAT_MS),
-    CONSTANT(QLB_SEND_ERROR_WOULD_BLOCK),
-    CONSTANT(QLB_SEND_ERROR_NO_BUFFERS),
-    CONSTANT(QLB_SEND_ERROR_REFUSED),
-    CONSTANT(QLB_SEND_ERROR_TOO_LARGE),
-    CONSTANT(QLB_SEND_ERROR_UNREACHABLE),
-    CONSTANT(QLB_SEND_ERROR_NOT_PERMITTED),
-    CONSTANT(QLB_SEND_ERROR_INVALID),
-    CONSTANT(QLB_SEND_ERROR_OTHER),
-    CONSTANT(QLB_SEND_ERROR_KINDS),
-    CONSTANT(QLB_SLOT_ICMP_FORWARDED),
-    CONSTANT(QLB_SLOT_ICMP_SENT),
-    CONSTANT(QLB_SLOT_OUTCOME),
-    CONSTANT(QLB_SLOT_CONFIG_LAST_SEEN_MS),
-    CONSTANT(QLB_SLOT_UNCONFIGURED),
-    CONSTANT(QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS),
-    CONSTANT(QLB_SLOT_BACKEND),
-    CONSTANT(QLB_BACKEND_SLOTS),
-    CONSTANT(QLB_BACKEND_RETURNED),
-    CONSTANT(QLB_BACKEND_LAST_SEEN_MS),
-    CONSTANT(QLB_BACKEND_TOO_LARGE_BYTES),
-    CONSTANT(QLB_BACKEND_SEND_ERRORS),
-    CONSTANT(QLB_SLOT_RETURN_SEND_ERRORS),
-    CONSTANT(QLB_SLOT_SAMPLE),
-    CONSTANT(QLB_SAMPLE_SLOTS),
-    CONSTANT(QLB_SAMPLE_BYTES),
-    CONSTANT(QLB_COUNTER_SLOTS),
-};
+_Static_assert(sizeof(struct qlb_server) == 24, "qlb_server");
+_Static_assert(offsetof(struct qlb_server, low) == 0, "qlb_server.low");
+_Static_assert(offsetof(struct qlb_server, high) == 8, "qlb_server.high");
+_Static_assert(offsetof(struct qlb_server, index) == 16, "qlb_server.index");
+_Static_assert(offsetof(struct qlb_server, unused) == 20, "qlb_server.unused");
 
-PyObject *qlb_layout(PyObject *module, PyObject *unused)
-{
-    (void)module, (void)unused;
-    PyObject *layout = PyDict_New();
-    for (size_t i = 0; layout && i < sizeof qlb_names / sizeof *qlb_names; i++) {
-        PyObject *value = PyLong_FromSize_t(qlb_names[i].value);
-        if (!value || PyDict_SetItemString(layout, qlb_names[i].name, value) < 0)
-            Py_CLEAR(layout);
-        Py_XDECREF(value);
-    }
-    return layout;
-}
+_Static_assert(sizeof(struct qlb_endpoint) == 24, "qlb_endpoint");
+_Static_assert(offsetof(struct qlb_endpoint, host) == 0, "qlb_endpoint.host");
+_Static_assert(offsetof(struct qlb_endpoint, port) == 16, "qlb_endpoint.port");
+_Static_assert(offsetof(struct qlb_endpoint, family) == 18, "qlb_endpoint.family");
+_Static_assert(offsetof(struct qlb_endpoint, unused) == 19, "qlb_endpoint.unused");
+_Static_assert(offsetof(struct qlb_endpoint, scope_id) == 20, "qlb_endpoint.scope_id");
+
+_Static_assert(sizeof(struct qlb_settings) == 40, "qlb_settings");
+_Static_assert(offsetof(struct qlb_settings, mode) == 0, "qlb_settings.mode");
+_Static_assert(offsetof(struct qlb_settings, gue_port) == 4, "qlb_settings.gue_port");
+_Static_assert(offsetof(struct qlb_settings, service_slots) == 8, "qlb_settings.service_slots");
+_Static_assert(offsetof(struct qlb_settings, hop_ticks) == 12, "qlb_settings.hop_ticks");
+_Static_assert(offsetof(struct qlb_settings, service_seed) == 16, "qlb_settings.service_seed");
+_Static_assert(offsetof(struct qlb_settings, service_ports) == 24, "qlb_settings.service_ports");
+_Static_assert(offsetof(struct qlb_settings, redirect_only) == 32, "qlb_settings.redirect_only");
+_Static_assert(offsetof(struct qlb_settings, unused) == 36, "qlb_settings.unused");
+
+_Static_assert(sizeof(struct qlb_generation) == 264, "qlb_generation");
+_Static_assert(offsetof(struct qlb_generation, head) == 0, "qlb_generation.head");
+_Static_assert(offsetof(struct qlb_generation, flow_timeout_ticks) == 240, "qlb_generation.flow_timeout_ticks");
+_Static_assert(offsetof(struct qlb_generation, number) == 248, "qlb_generation.number");
+_Static_assert(offsetof(struct qlb_generation, unused) == 256, "qlb_generation.unused");
+
+_Static_assert(sizeof(struct qlb_destination) == 40, "qlb_destination");
+_Static_assert(offsetof(struct qlb_destination, flags) == 0, "qlb_destination.flags");
+_Static_assert(offsetof(struct qlb_destination, is_ipv6) == 4, "qlb_destination.is_ipv6");
+_Static_assert(offsetof(struct qlb_destination, unused) == 5, "qlb_destination.unused");
+_Static_assert(offsetof(struct qlb_destination, address) == 8, "qlb_destination.address");
+_Static_assert(offsetof(struct qlb_destination, source) == 24, "qlb_destination.source");
+
+_Static_assert(sizeof(struct qlb_backend) == 64, "qlb_backend");
+_Static_assert(offsetof(struct qlb_backend, forwarded) == 0, "qlb_backend.forwarded");
+_Static_assert(offsetof(struct qlb_backend, last_seen) == 24, "qlb_backend.last_seen");
+_Static_assert(offsetof(struct qlb_backend, hop_expires) == 32, "qlb_backend.hop_expires");
+_Static_assert(offsetof(struct qlb_backend, hop_number) == 36, "qlb_backend.hop_number");
+_Static_assert(offsetof(struct qlb_backend, hop_ingress) == 40, "qlb_backend.hop_ingress");
+_Static_assert(offsetof(struct qlb_backend, hop_interface) == 44, "qlb_backend.hop_interface");
+_Static_assert(offsetof(struct qlb_backend, hop_macs) == 48, "qlb_backend.hop_macs");
+_Static_assert(offsetof(struct qlb_backend, hop_mtu) == 60, "qlb_backend.hop_mtu");
+_Static_assert(offsetof(struct qlb_backend, hop_vlan) == 62, "qlb_backend.hop_vlan");
+
+_Static_assert(sizeof(struct qlb_service) == 24, "qlb_service");
+_Static_assert(offsetof(struct qlb_service, low) == 0, "qlb_service.low");
+_Static_assert(offsetof(struct qlb_service, high) == 8, "qlb_service.high");
+_Static_assert(offsetof(struct qlb_service, port) == 16, "qlb_service.port");
+
+_Static_assert(sizeof(struct qlb_question) == 32, "qlb_question");
+_Static_assert(offsetof(struct qlb_question, now) == 0, "qlb_question.now");
+_Static_assert(offsetof(struct qlb_question, remember) == 8, "qlb_question.remember");
+_Static_assert(offsetof(struct qlb_question, decision) == 12, "qlb_question.decision");
+_Static_assert(offsetof(struct qlb_question, outcome) == 16, "qlb_question.outcome");
+_Static_assert(offsetof(struct qlb_question, backend) == 20, "qlb_question.backend");
+_Static_assert(offsetof(struct qlb_question, interface) == 24, "qlb_question.interface");
+_Static_assert(offsetof(struct qlb_question, unused) == 28, "qlb_question.unused");
+
+_Static_assert(sizeof(struct qlb_exit_key) == 16, "qlb_exit_key");
+_Static_assert(offsetof(struct qlb_exit_key, ingress) == 0, "qlb_exit_key.ingress");
+_Static_assert(offsetof(struct qlb_exit_key, interface) == 4, "qlb_exit_key.interface");
+_Static_assert(offsetof(struct qlb_exit_key, mac) == 8, "qlb_exit_key.mac");
+_Static_assert(offsetof(struct qlb_exit_key, unused) == 14, "qlb_exit_key.unused");
+
+_Static_assert(sizeof(struct qlb_exit) == 8, "qlb_exit");
+_Static_assert(offsetof(struct qlb_exit, interface) == 0, "qlb_exit.interface");
+_Static_assert(offsetof(struct qlb_exit, vlan) == 4, "qlb_exit.vlan");
+
+/* Keys that are compared octet by octet have no padding. */
+_Static_assert(sizeof(struct qlb_four_tuple) == 40, "qlb_four_tuple");
+_Static_assert(sizeof(struct qlb_flow_id) == 32, "qlb_flow_id");
+_Static_assert(sizeof(struct qlb_flow_source) == 72, "qlb_flow_source");
+_Static_assert(sizeof(struct qlb_flow) == 96, "qlb_flow");
+
+_Static_assert(QLB_MAX_RING_SLOTS >= 1048583, "the largest ring fits");

@@ -133,7 +133,6 @@ static PyObject *decode(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef functions[] = {
-    {"layout", qlb_layout, METH_NOARGS, "layout() -> sizes, offsets and constants by name"},
     {"has_native_aes", has_native_aes, METH_NOARGS, "has_native_aes() -> True if the core can use this CPU's AES"},
     {"aes_encrypt", aes_encrypt, METH_VARARGS, "aes_encrypt(schedule, block, native=False) -> block"},
     {"aes_decrypt", aes_decrypt, METH_VARARGS, "aes_decrypt(schedule, block, native=False) -> block"},

@@ -25,9 +25,6 @@ int qlb_table_copy(struct qlb_table *table, const Py_buffer *octets);
 /* Free a table. A table that is zero because it was never opened is fine, too. */
 void qlb_table_free(struct qlb_table *table);
 
-/* layout() -> dict: sizes, offsets and constants, for the test that compares them with Python's. */
-PyObject *qlb_layout(PyObject *module, PyObject *unused);
-
 /* class Router: decides batches of datagrams, with flow tables. */
 extern PyType_Spec qlb_router_spec;
 

@@ -202,11 +202,10 @@ static PyObject *forwarder_stop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* hold() is the Python name of pausing and resuming the listeners. */
-static PyObject *forwarder_hold(PyObject *self, PyObject *held)
+static PyObject *forwarder_set_paused(PyObject *self, PyObject *paused)
 {
     struct qlb_forwarder *forwarder = opened(self);
-    const int is_paused = PyObject_IsTrue(held);
+    const int is_paused = PyObject_IsTrue(paused);
     int error;
     if (!forwarder || is_paused < 0)
         return NULL;
@@ -254,8 +253,8 @@ static PyMethodDef forwarder_methods[] = {
      "call it from several threads at once"},
     {"run", forwarder_run, METH_NOARGS, "run(): forward without the GIL until stop()"},
     {"stop", forwarder_stop, METH_NOARGS, "stop(): make run() return, from any thread; sessions stay open"},
-    {"hold", forwarder_hold, METH_O,
-     "hold(held): pause reading from clients, or resume it; replies continue; returns when it has taken effect"},
+    {"set_paused", forwarder_set_paused, METH_O,
+     "set_paused(paused): pause reading from clients, or resume it; replies continue; returns when it has taken effect"},
     {"close", forwarder_close, METH_NOARGS, "close(): close sessions and listeners"},
     {"offloads", forwarder_offloads, METH_NOARGS, "offloads() -> (UDP GRO is in use, UDP GSO is in use)"},
     {NULL, NULL, 0, NULL},

@@ -1,7 +1,7 @@
-"""The batch plane's Python side: compiles orders into flat memory, hands them over, and keeps the loop's thread.
+"""The batch plane's Python side: it compiles orders into flat memory for the C loop, and runs the loop's thread.
 
-The loop itself (loop.c) runs on one thread of the worker's process without the GIL; the process's event loop
-stays free for the supervisor's messages. Counters are written by C into the shared memory.
+The loop (loop.c) runs without the GIL on a thread of the worker's process, so the process's event loop is free for the
+supervisor's messages. C writes the counters into the shared memory.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ from qlb.routing.backends import Backend
 from qlb.routing.snapshot import Snapshot
 
 ENDPOINT: Final = Layout("qlb_endpoint", {"host": "16s", "port": "2s", "family": "B", "unused": "B", "scope_id": "I"})
-"""As in addresses.h."""
+"""The layout of struct qlb_endpoint in addresses.h."""
 _NO_ENDPOINT: Final = bytes(ENDPOINT.size_bytes)
 _MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
 _NS: Final = 1_000_000_000
@@ -31,22 +31,22 @@ _AS_RECEIVED: Final = -1
 
 
 class BatchPlane:
-    """Proxy mode in C, on a thread of its own."""
+    """Proxy mode in C, on its own thread."""
 
     def __init__(self, listeners: Sequence[int], orders: Orders, counters_memory: memoryview) -> None:
-        """Take over the listeners' descriptors; nothing is read before start(). Raises OSError."""
+        """Take over the listeners' descriptors; start() begins to read them. Raises OSError."""
         self._forwarder = _core.Forwarder(list(listeners), counters_memory, avoided_ports=list(REFLECTION_PORTS))
         self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
         self.apply(orders)
 
     def start(self) -> None:
-        """Begin to forward."""
+        """Start to forward."""
         self._thread.start()
 
     def apply(self, orders: Orders) -> None:
-        """Swap the snapshot between two packets; returns when the loop goes by it.
+        """Apply new orders between two packets. Return when the loop forwards by them.
 
-        Sessions stay; one whose backend has another address by now is opened anew with its next packet.
+        Sessions stay open. If a backend has a new address, the next packet of each of its sessions opens a new session.
         """
         settings = orders.settings
         self._forwarder.apply(
@@ -62,12 +62,16 @@ class BatchPlane:
             _AS_RECEIVED if settings.dscp is None else settings.dscp,
         )
 
-    def hold(self, held: bool) -> None:
-        """Leave the listeners unread between two rounds, or read them again; returns when that is so."""
-        self._forwarder.hold(held)
+    def pause(self) -> None:
+        """Stop reading the listeners between two rounds. Return when it has taken effect."""
+        self._forwarder.set_paused(True)
+
+    def resume(self) -> None:
+        """Read the listeners again. Return when it has taken effect."""
+        self._forwarder.set_paused(False)
 
     def stop(self) -> None:
-        """Stop reading, close every session and the listeners' descriptors of this process."""
+        """Stop reading. Close all sessions, and this process's descriptors of the listeners."""
         self._forwarder.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -77,14 +81,14 @@ class BatchPlane:
         try:
             self._forwarder.run()
         except BaseException:
-            # A worker that does not forward is worse than none: the supervisor replaces it.
+            # End the process: a worker that does not forward loses its share of the packets until it is replaced.
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
 
 
 def pack_endpoints(snapshot: Snapshot) -> bytes:
-    """Return where the backends are, by backend index, as the loop reads it."""
+    """Return the backends' addresses by backend index, in the layout that the loop reads."""
     return b"".join(map(_pack_endpoint, snapshot.backends))
 
 
@@ -101,7 +105,7 @@ def _pack(endpoint: Endpoint) -> bytes:
 
 
 def _scope(scope_id: str | None) -> int:
-    """Return the number of a ``%scope``; 0 where there is none, or no such interface: then nothing can be sent."""
+    """Return the number of a ``%scope``; 0 if there is none or no such interface, and then sends fail."""
     if scope_id is None or scope_id.isdecimal():
         return int(scope_id or 0)
     try:

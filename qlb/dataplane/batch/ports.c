@@ -1,6 +1,6 @@
 /* Local ports of the sessions' sockets.
  *
- * upstream.c calls qlb_port_find() for each new socket. Each session gets a local port of its own while this worker
+ * session_sockets.c calls qlb_port_find() for each new socket. Each session gets its own local port while this worker
  * uses few ports. Later, sessions to other backends share a port that this worker already uses: the addresses of the
  * two ends still distinguish the sockets. The kernel gives the port to the first session exclusively, so two workers
  * never share one.

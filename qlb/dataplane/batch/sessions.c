@@ -1,6 +1,6 @@
 /* The table of sessions: the hash table, the two lists for eviction, and the local ports. sessions.h explains it.
  *
- * forward.c, upstream.c and ports.c call these functions, all on the thread of the loop. They open and close no
+ * forward.c, session_sockets.c and ports.c call these functions, all on the thread of the loop. They open and close no
  * sockets.
  */
 #include "sessions.h"

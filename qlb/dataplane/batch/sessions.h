@@ -1,11 +1,11 @@
 /* The table of sessions of proxy mode: one connected socket for each client 4-tuple and backend, in a hash table.
  *
- * forward.c finds sessions, upstream.c adds and removes them together with their sockets. The table never grows above
- * its limit, and a removed session stays in memory until the end of the round.
+ * forward.c finds sessions, session_sockets.c adds and removes them together with their sockets. The table never grows
+ * above its limit, and a removed session stays in memory until the end of the round.
  *
  * A session is not routing state. If it is lost, the client's next packet is routed by its connection ID through a
- * new socket. So the table can be bounded. Eviction works as in qlb/dataplane/portable/sessions.py: there are two lists. A
- * session is protected once its client has used it again at least one second after the first use. Unprotected sessions
+ * new socket. So the table can be bounded. Eviction works as in portable/sessions.py: there are two lists. A session is
+ * protected once its client has used it again at least one second after the first use. Unprotected sessions
  * are evicted first, so that a flood of addresses evicts its own sessions and not the calls. Within a list, a clock
  * hand skips sessions that were used since its last visit. The hash is keyed, because clients choose their addresses.
  */

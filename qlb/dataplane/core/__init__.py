@@ -1,1 +1,1 @@
-"""The C core's headers, and the Python modules that build what it reads."""
+"""The C core's headers, and the Python modules that compile the table for it."""

@@ -17,10 +17,8 @@
 #define QLB_CORE_AES_H
 
 #include "aes_tables.h"
+#include "constants.h"
 #include "types.h"
-
-#define QLB_AES_ROUNDS 10
-#define QLB_AES_SCHEDULE_BYTES (16 * (QLB_AES_ROUNDS + 1))
 
 struct qlb_schedule {
     uint8_t octets[QLB_AES_SCHEDULE_BYTES];

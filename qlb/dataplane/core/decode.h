@@ -16,7 +16,6 @@
 #include "parse.h"
 #include "table.h"
 
-#define QLB_MAX_PLAINTEXT_BYTES 19 /* server ID and nonce */
 #define QLB_LENGTH_MASK 0x1f       /* of a first octet */
 #define QLB_CONFIG_SHIFT 5
 

@@ -1,6 +1,7 @@
-"""Hash tables that the C core looks things up in: open addressing, and so few collisions that a lookup is bounded.
+"""Hash tables for lookups by the C core: open addressing, and a bound on the slots that a lookup visits.
 
-Filled here, off the packet path: a table grows, with another seed, until no lookup visits more than PROBES slots.
+place() fills them, off the packet path. It enlarges a table and changes the seed until no lookup visits more than
+PROBES slots.
 """
 
 from collections.abc import Sequence
@@ -9,16 +10,16 @@ from typing import Final, NamedTuple
 from qlb.errors import QlbError
 
 PROBES: Final = 8
-"""Slots that a lookup may visit."""
+"""Slots that a lookup visits at most."""
 MAX_SLOTS: Final = 1 << 24
 
 _MIN_SLOTS: Final = 8
 _WORD: Final = (1 << 64) - 1
-_SEED_STEP: Final = 0x9E3779B97F4A7C15  # 2⁶⁴ ÷ the golden ratio: odd, and its bits look like chance
+_SEED_STEP: Final = 0x9E3779B97F4A7C15  # 2⁶⁴ ÷ the golden ratio: odd, with bits that look random
 
 
 class Entry(NamedTuple):
-    """A key of 16 octets, as struct qlb_block reads them, and what it stands for."""
+    """A key of 16 octets, in the order of struct qlb_block, and its value."""
 
     low: int
     high: int
@@ -26,9 +27,9 @@ class Entry(NamedTuple):
 
 
 def place(entries: Sequence[Entry]) -> tuple[list[Entry | None], int]:
-    """Return the slots, a power of two, of a table in which every entry is found within PROBES, and its seed.
+    """Return the slots of a table, a power of two, and its seed. PROBES slots are enough to find each entry.
 
-    Raises QlbError where there is none of MAX_SLOTS (never, by chance).
+    Raises QlbError if no table of up to MAX_SLOTS is enough, which does not happen by chance.
     """
     size, seed = _MIN_SLOTS, _SEED_STEP
     while size < 2 * len(entries):
@@ -42,7 +43,7 @@ def place(entries: Sequence[Entry]) -> tuple[list[Entry | None], int]:
 
 
 def _fill(entries: Sequence[Entry], size: int, seed: int) -> list[Entry | None] | None:
-    # Robin Hood: whoever is farther from home takes the slot, which keeps the worst walk short.
+    # Robin Hood hashing: the entry that is farther from its home gets the slot, so the longest walk stays short.
     slots: list[Entry | None] = [None] * size
     away = [0] * size  # of the entry in a slot: its distance from home
     mask = size - 1
@@ -59,7 +60,7 @@ def _fill(entries: Sequence[Entry], size: int, seed: int) -> list[Entry | None] 
 
 
 def hash_of(seed: int, low: int, high: int) -> int:
-    """Return where a lookup begins, 32 bits; the twin of qlb_server_hash() in core/table.h."""
+    """Return the hash of 32 bits that selects a lookup's first slot; the twin of qlb_server_hash() in core/table.h."""
     number = low ^ high * seed & _WORD
     number = (number ^ number >> 32) * seed & _WORD
     return ((number ^ number >> 32) * seed & _WORD) >> 32

@@ -11,6 +11,7 @@
 #ifndef QLB_CORE_HOOKS_H
 #define QLB_CORE_HOOKS_H
 
+#include "constants.h"
 #include "table.h"
 #include "types.h"
 
@@ -25,8 +26,6 @@ struct qlb_four_tuple {
     uint8_t ports[4]; /* the client's, then the service's */
     uint8_t unused[4];
 } __attribute__((aligned(8)));
-
-#define QLB_FLOW_ID_BYTES 24
 
 /* A connection ID in a flow's key. 32 octets. */
 struct qlb_flow_id {

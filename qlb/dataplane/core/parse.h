@@ -11,19 +11,14 @@
 #ifndef QLB_CORE_PARSE_H
 #define QLB_CORE_PARSE_H
 
+#include "constants.h"
 #include "types.h"
 
-enum {
-    QLB_SHORT,     /* a short header */
-    QLB_LONG,      /* a long header, complete up to the end of the source connection ID */
-    QLB_EMPTY,     /* a datagram of 0 octets */
-    QLB_TRUNCATED, /* a datagram that ends before the connection IDs of its long header do */
-};
-
 #define QLB_LONG_FIXED_BYTES 6 /* first octet, version (4), length of the destination connection ID (1) */
-#define QLB_MAX_CID_BYTES 255
 
 /* The result of qlb_parse(). It points into the packet.
+ * form: QLB_SHORT, QLB_LONG (complete up to the end of the source connection ID), QLB_EMPTY (a datagram of 0 octets) or
+ * QLB_TRUNCATED (the datagram ends before the connection IDs of its long header do).
  * dcid: includes the ID's first octet. LONG: exact, 0 to 255 octets. SHORT: everything after the header's first octet,
  * counted up to 255 octets; the reader knows how many of them are the ID. Else 0 octets.
  * scid: 0 octets unless LONG. version: 0 unless LONG. */

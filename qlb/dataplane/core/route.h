@@ -17,9 +17,6 @@
 #include "outcomes.h"
 #include "parse.h"
 
-/* The flow tables store no shorter destination IDs: those are not unique enough. */
-#define QLB_MIN_DESTINATION_ID_BYTES 8
-
 /* The decision about one datagram. index: of the backend, or -1 for a drop. */
 struct qlb_decision {
     uint32_t outcome;

@@ -2,7 +2,7 @@
  *
  * The decision code in core/ reads the table and never writes to it. In user space the table is flat memory
  * (batch/flat.h); in the kernel the same structs are in maps (xdp/maps.h). table.py defines the same layouts, and
- * tests/dataplane/core/test_layout.py compares them.
+ * batch/layout.c compares them. constants.h has the numbers.
  *
  * Byte order and alignment: the table never leaves the machine that compiled it, so integers are in the machine's own
  * byte order. The magic number shows if they are not. Octets of IDs and keys are in the order of the wire. The size of
@@ -13,17 +13,10 @@
 #define QLB_CORE_TABLE_H
 
 #include "aes.h"
+#include "constants.h"
 #include "types.h"
 
-#define QLB_TABLE_MAGIC 0x54424c51u /* the octets "QLBT" on a little-endian machine */
-#define QLB_TABLE_VERSION 1u        /* increases with every change of a layout or of a field's meaning */
-
-#define QLB_TABLE_CONFIGS 8u         /* one for each value of the three config bits; 7 is never configured */
-#define QLB_SERVER_PROBES 8u         /* slots that a lookup may visit; table.py grows the table until 8 are enough */
-#define QLB_NO_BACKEND 0xffffffffu   /* the backend index of a free server slot */
-#define QLB_MAX_BACKENDS 65536u      /* backend indexes that may exist */
 #define QLB_MAX_RING_SLOTS (1u << 21)
-#define QLB_MAX_SERVER_SLOTS (1u << 24)
 
 /* The beginning of the table: 240 octets. Offsets are in octets from the start of the table. In the XDP plane they are
  * the index of a part's first element in its map (xdp/layout.h). */
@@ -44,18 +37,9 @@ struct qlb_head {
     struct qlb_schedule hash_schedule; /* of the fallback's hash */
 };
 
-/* How to decode the connection IDs of a CID config. */
-enum {
-    QLB_NOT_CONFIGURED,
-    QLB_PLAINTEXT,
-    QLB_SINGLE_PASS, /* one block */
-    QLB_THREE_PASS,  /* four-pass, and the half that three passes recover contains the server ID */
-    QLB_FOUR_PASS,   /* four-pass, and the server ID is longer than the nonce */
-};
-
 /* One CID config: 408 octets. Masks are in the octet order of struct qlb_block. */
 struct qlb_config {
-    uint8_t algorithm;
+    uint8_t algorithm;           /* QLB_NOT_CONFIGURED to QLB_FOUR_PASS */
     uint8_t server_id_len;       /* 1 to 15 octets */
     uint8_t nonce_len;           /* 4 to 18 octets */
     uint8_t length_self_encoded; /* 1: a long header's ID must have the length that its first octet gives */
@@ -74,11 +58,6 @@ struct qlb_server {
     uint32_t index; /* of the backend, or QLB_NO_BACKEND */
     uint32_t unused;
 };
-
-/* Flags of a backend. */
-#define QLB_PRESENT 1u     /* it is in the configuration */
-#define QLB_HEALTHY 2u     /* the last probe result */
-#define QLB_ACCEPTS_NEW 4u /* healthy, active and with a weight above 0 */
 
 /* Return the hash that selects the first slot of a server ID. table.py computes the same. Multiplications move
  * differences to higher bits and shifts move them to lower bits. Both happen twice, because server IDs often contain a

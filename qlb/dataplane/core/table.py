@@ -1,8 +1,8 @@
-"""The snapshot as the C core reads it: one flat, versioned, read-only piece of memory.
+"""The table: a snapshot as flat, versioned, read-only memory for the C core.
 
-Compiled once for each snapshot, off the packet path; the batch plane reads it in place, the XDP plane copies
-its parts into maps. Layouts are those of qlb/dataplane/core/table.h, where byte order and alignment are
-stated too; tests/dataplane/core/test_layout.py compares the two.
+compile_table() runs once for each snapshot, off the packet path. The batch plane reads the table in place; the XDP
+plane copies its parts into maps. core/table.h has the same layouts, and describes byte order and alignment.
+`make generate` writes the constants for C, and checks of the layouts.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from qlb.routing.snapshot import Snapshot
 
 MAGIC: Final = 0x54424C51
 VERSION: Final = 1
-"""Counts every change of a layout or of what a field means."""
+"""Increases with every change of a layout or of a field's meaning."""
 CONFIGS: Final = 8
-"""Config slots: one for each value of the three config bits."""
-NOBODY: Final = 0xFFFFFFFF
+"""Config slots: one for each value of the three config bits; the last is never configured."""
+NO_BACKEND: Final = 0xFFFFFFFF
+"""The backend index of a free server slot."""
 
-PRESENT: Final = 1
-HEALTHY: Final = 2
-ACCEPTS_NEW: Final = 4
+# Flags of a backend.
+PRESENT: Final = 1  # it is in the configuration
+HEALTHY: Final = 2  # the last probe result
+ACCEPTS_NEW: Final = 4  # healthy, active and with a weight above 0
 
+# How to decode the connection IDs of a CID config.
 ALGORITHMS: Final = {
     "not_configured": 0,
     "plaintext": 1,
-    "single_pass": 2,
-    "three_pass": 3,
-    "four_pass": 4,
+    "single_pass": 2,  # one block
+    "three_pass": 3,  # four-pass, and the half that three passes recover contains the server ID
+    "four_pass": 4,  # four-pass, and the server ID is longer than the nonce
 }
 
 _ALIGNMENT: Final = 8
@@ -42,10 +45,10 @@ _BLOCK_BYTES: Final = 16
 
 
 class Layout:
-    """A C struct: names and formats of its fields, in order. Every gap is a field that begins with "unused"."""
+    """A C struct: names and formats of its fields, in order. Padding is a field whose name begins with "unused"."""
 
     def __init__(self, name: str, fields: dict[str, str]) -> None:
-        """Add up the offsets. fields: name → struct format, of native size without padding."""
+        """Compute the offsets. fields: name → format of the struct module, of standard size without padding."""
         self.name = name
         self.fields = tuple(field for field in fields if not field.startswith("unused"))
         formats = [
@@ -57,11 +60,11 @@ class Layout:
         self.offsets = {field: sum(sizes[:at]) for at, field in enumerate(fields)}
 
     def pack(self, **values: int | bytes) -> bytes:
-        """Return the struct's octets; every field is named."""
+        """Return the struct's octets. Every field needs a value."""
         return self._struct.pack(*(values.pop(field) for field in self.fields))
 
     def unpack(self, octets: bytes, at: int = 0) -> dict[str, int | bytes]:
-        """Return the values of a struct by field. at: where in the octets it begins."""
+        """Return the values of a struct by field. at: offset of its first octet."""
         return dict(zip(self.fields, self._struct.unpack_from(octets, at), strict=True))
 
 
@@ -107,12 +110,12 @@ SERVER: Final = Layout("qlb_server", {"low": "Q", "high": "Q", "index": "I", "un
 def compile_table(snapshot: Snapshot) -> bytes:
     """Compile a snapshot into the table that the C core reads.
 
-    Contains the keys in expanded form: treat it as the secret that it is.
-    Raises QlbError where the server IDs do not fit into a hash table of bounded probes (never, by chance).
+    It contains the keys in expanded form, so it is a secret. Raises QlbError if the server IDs do not fit into a hash
+    table with bounded lookups, which does not happen by chance.
     """
     configs = b"".join(_config(snapshot, config_id) for config_id in range(CONFIGS))
     slots, seed = place(list(_servers(snapshot)))
-    free = SERVER.pack(low=0, high=0, index=NOBODY)
+    free = SERVER.pack(low=0, high=0, index=NO_BACKEND)
     servers = b"".join(free if s is None else SERVER.pack(low=s.low, high=s.high, index=s.value) for s in slots)
     backends = array("I", map(backend_flags, snapshot.backends)).tobytes()
     parts = [bytes(HEAD.size_bytes)]
@@ -164,12 +167,12 @@ def _algorithm(params: CidParams) -> int:
         return ALGORITHMS["plaintext"]
     if params.algorithm == SINGLE_PASS:
         return ALGORITHMS["single_pass"]
-    # Three passes recover the left half, which holds the whole server ID unless it is longer than the nonce.
+    # Three passes recover the left half. It contains the whole server ID unless that is longer than the nonce.
     return ALGORITHMS["three_pass" if params.server_id_length <= params.nonce_length else "four_pass"]
 
 
 def backend_flags(backend: Backend | None) -> int:
-    """Return what the table says of a backend, or of an index whose backend has left."""
+    """Return the flags of a backend; 0 if its index is not in use any more."""
     if backend is None:
         return 0
     return PRESENT | HEALTHY * backend.healthy | ACCEPTS_NEW * backend.accepts_new

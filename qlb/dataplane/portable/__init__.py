@@ -1,1 +1,1 @@
-"""Parts of the portable plane (qlb/dataplane/portable/plane.py): sessions' sockets both ways, send queues, sources."""
+"""The portable plane, all in Python: plane.py, and its parts for sessions, replies, send queues and sources."""

@@ -1,11 +1,10 @@
-"""The portable plane: datagram sockets on an event loop (uvloop if it is installed), all Python.
+"""The portable plane: datagram sockets on an event loop (uvloop if it is installed), all in Python.
 
-Listeners are read with recvmsg() from the loop's reader callbacks, because the loop's own datagram transports hide the
-control messages that carry the traffic class, the hop limit and the destination address. Packets from clients are
-decided here and sent by portable/upstreams.py; packets from backends are returned by portable/replies.py.
+The loop's reader callbacks read listeners with recvmsg(), because the loop's own datagram transports hide the control
+messages with the traffic class, the hop limit and the destination address. This module decides about packets from
+clients, and session_sockets.py sends them to backends. replies.py sends the packets from backends to clients.
 
-The plane never blocks, never raises and never logs. A datagram that the system does not accept is counted and dropped,
-as in any network.
+The plane never blocks, never raises and never logs. It counts and drops a datagram that the system does not accept.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
 from qlb.dataplane.portable.pressure import Admission, SendGate
 from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
-from qlb.dataplane.portable.session_sockets import Upstreams
+from qlb.dataplane.portable.session_sockets import SessionSockets
 from qlb.dataplane.portable.sessions import Address, Session, SessionKey
 from qlb.dataplane.portable.sources import Service, Sources
 from qlb.dataplane.sockets import bound_endpoint, take_single_datagrams
@@ -35,7 +34,7 @@ from qlb.routing.router import Router, unconfigured_id
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
 _HEARTBEAT_S: Final = 0.5
-"""The supervisor expects one each second."""
+"""The supervisor expects a heartbeat each second."""
 
 Received = tuple[bytes, list[ControlMessage], Address]
 """(datagram, control messages, client)."""
@@ -45,14 +44,14 @@ class AsyncioPlane:
     """Proxy mode on the running event loop."""
 
     def __init__(self, listeners: Sequence[int], orders: Orders, counters_memory: memoryview) -> None:
-        """Take over the listeners' descriptors; nothing is read before start()."""
+        """Take over the listeners' descriptors; start() begins to read them."""
         settings = orders.settings
         self._loop = asyncio.get_running_loop()
         self._counters = Counters(counters_memory)
         self._router = Router(orders.snapshot, FlowTables(settings.flow_table_size, settings.flow_timeout_s))
         self._replies = Replies(self._counters, settings.dscp)
-        self._upstreams = Upstreams(self._counters, self._replies, settings.dscp)
-        self._sessions = self._upstreams.sessions
+        self._sockets = SessionSockets(self._counters, self._replies, settings.dscp)
+        self._sessions = self._sockets.sessions
         self._admission = Admission(time.monotonic())
         self._listeners = [
             _Listener(self, self._counters, socket.socket(fileno=descriptor)) for descriptor in listeners
@@ -63,38 +62,42 @@ class AsyncioPlane:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._started = False
-        self._held = False
+        self._paused = False
         self._bound_sessions(settings)
 
     def start(self) -> None:
-        """Begin to forward."""
+        """Start to forward."""
         self._started = True
-        self.hold(self._held)
+        if not self._paused:
+            self.resume()
         self._sweep()
         self._beat()
 
-    def hold(self, held: bool) -> None:
-        """Leave the listeners unread, or read them again."""
-        self._held = held
+    def pause(self) -> None:
+        """Stop reading the listeners."""
+        self._paused = True
         for listener in self._listeners if self._started else ():
-            if held:
-                self._loop.remove_reader(listener.sock)
-            else:
-                take_single_datagrams(listener.sock)
-                self._loop.add_reader(listener.sock, listener.on_readable)
+            self._loop.remove_reader(listener.sock)
+
+    def resume(self) -> None:
+        """Read the listeners again."""
+        self._paused = False
+        for listener in self._listeners if self._started else ():
+            take_single_datagrams(listener.sock)
+            self._loop.add_reader(listener.sock, listener.on_readable)
 
     def apply(self, orders: Orders) -> None:
-        """Swap the snapshot; sessions stay, but for those whose backend has another address now."""
+        """Apply new orders. Sessions stay open, except for those whose backend has a new address."""
         settings, backends = orders.settings, orders.snapshot.backends
         self._router.snapshot = orders.snapshot
         self._router.flows.resize(settings.flow_table_size, settings.flow_timeout_s)
-        self._replies.dscp = self._upstreams.dscp = settings.dscp
+        self._replies.dscp = self._sockets.dscp = settings.dscp
         self._bound_sessions(settings)
         self._sessions.close_where(lambda session: _has_moved(session, backends))
         self._count_sessions()
 
     def stop(self) -> None:
-        """Stop reading, close every session and the listeners' descriptors of this process."""
+        """Stop reading. Close all sessions, and this process's descriptors of the listeners."""
         for timer in (self._sweep_timer, self._heartbeat_timer):
             if timer is not None:
                 timer.cancel()
@@ -109,8 +112,8 @@ class AsyncioPlane:
     def forward(self, listener: "_Listener", received: Sequence[Received], now_s: float) -> None:
         """Decide and send a batch of datagrams from clients.
 
-        If the batch is full, packets wait in the listener's queue: those of open sessions are served first, and the
-        number of sessions that are opened is bounded.
+        A full batch means that more packets wait in the listener's queue. Then packets of open sessions go first, and
+        the number of new sessions is bounded.
         """
         waiting: list[tuple[int, SessionKey, Received]] = []
         is_behind = len(received) == BATCH
@@ -152,41 +155,44 @@ class AsyncioPlane:
         return outcome, (client, service, listener.gate, index)
 
     def _pass_on(self, listener: "_Listener", outcome: int, key: SessionKey, received: Received, now_s: float) -> None:
-        """Send a datagram to its backend, through a new session if there is none."""
+        """Send a datagram to its backend, through a new session if none is open."""
         datagram, control, _ = received
         session = self._sessions.get(key)
         failure = 0
+        hop_limit = ancillary.read_hop_limit(control) - 1
         if session is not None:
             self._sessions.use(session, now_s)
+            if hop_limit > session.hop_limit:
+                self._sockets.raise_hop_limit(session, hop_limit)
         else:
             backend = self._router.snapshot.backends[key[3]]
-            assert backend is not None, "the router names backends that are there"
-            session = listener.describe_session(key, backend, ancillary.read_hop_limit(control) - 1, now_s)
+            assert backend is not None, "the router returns existing backends"
+            session = listener.describe_session(key, backend, hop_limit, now_s)
             failure = self._open(session, now_s)
         if outcome < CONFIGS:
             session.is_routable = True
-        failure = failure or self._upstreams.send(session, datagram, ancillary.read_traffic_class(control), now_s)
+        failure = failure or self._sockets.send(session, datagram, ancillary.read_traffic_class(control), now_s)
         if failure:
             self._drop(failure, datagram, now_s)
         else:
             self._counters.count(outcome, key[3], int(now_s * 1000))
 
     def _open(self, session: Session, now_s: float) -> int:
-        """Open a session. Return 0, or the outcome of a packet that must not open one."""
+        """Open a session. Return 0, or the packet's outcome if it must not open one."""
         host, port = session.client[:2]
         if self._sessions.has_local(canonical_host(host), port):
-            return DROP_BAD_SOURCE  # what this worker itself has sent came back
+            return DROP_BAD_SOURCE  # the packet came from this worker itself
         if session.hop_limit < 1:
             return DROP_HOP_LIMIT
-        return self._upstreams.open(session, now_s)
+        return self._sockets.open(session, now_s)
 
     def _drop(self, outcome: int, datagram: bytes, now_s: float) -> None:
         now_ms = int(now_s * 1000)
         self._counters.count(outcome, -1, now_ms)
-        self._counters.keep_sample(outcome, datagram, now_ms)
+        self._counters.record_sample(outcome, datagram, now_ms)
 
     def _bound_sessions(self, settings: PlaneSettings) -> None:
-        """Apply the bounds of the settings and of the machine. Here each session needs a local port of its own."""
+        """Apply the bounds of the settings and of the machine. Each session of this plane needs its own local port."""
         limit = affordable_sessions(settings.max_sessions)
         budget = port_budget(settings.workers, read_limits())
         self._sessions.timeout_s = settings.session_timeout_s
@@ -211,7 +217,7 @@ class AsyncioPlane:
 
 
 class _Listener:
-    """A service address: reads what clients send to it."""
+    """A service address: it receives packets from clients."""
 
     __slots__ = ("_counters", "_plane", "gate", "host", "port", "sock", "takes_both", "wildcard")
 
@@ -222,7 +228,7 @@ class _Listener:
         self.gate = SendGate(sock)
         self.host, self.port = bound_endpoint(sock)
         self.wildcard = self.host in ("0.0.0.0", "::")
-        # Only such a socket has IPv4 clients with IPv6 names; open_listener() makes none, and others pay nothing.
+        # Only such a socket reports IPv4 clients with IPv6 addresses. open_listener() opens none.
         self.takes_both = sock.family == socket.AF_INET6 and not sock.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
@@ -236,7 +242,7 @@ class _Listener:
             except BlockingIOError:
                 break
             except OSError:
-                continue  # the error of an earlier reply; reading it has cleared it
+                continue  # the error of an earlier reply; recvmsg() has cleared it
             self._counters.count_received(1, len(datagram))
             received.append((datagram, control, client))
         self._plane.forward(self, received, time.monotonic())

@@ -1,11 +1,11 @@
 """From backends to clients: reading the sessions' sockets and sending on the listeners.
 
-On Linux all sockets are watched through one epoll instance, which the event loop reads. The loop's own reader callbacks
-do not do: uvloop stops watching a socket for good when an ICMP error is pending on it. On other systems the loop
-watches the sockets themselves.
+On Linux, one epoll instance watches all sockets, and the event loop watches the epoll instance. The loop's own reader
+callbacks are not suitable: uvloop stops watching a socket for good when an ICMP error is pending on it. On other
+systems the loop watches each socket.
 
-A session is paused while the send queue towards its client is filling up (gate.py): its socket is not read, so packets
-from its backend wait in its receive queue and only overflow there.
+A session is paused while the send queue to its client is filling up (pressure.py). The plane does not read its socket
+then, so packets from its backend wait in the socket's receive queue, and only that queue can overflow.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from qlb.routing import counters as layout
 from qlb.routing.counters import SEND_ERROR_KINDS, Counters
 
 _ENONET: Final = getattr(errno, "ENONET", errno.EHOSTUNREACH)
-"""Linux: an ICMP message said that the host is isolated."""
+"""Linux: after an ICMP message that reports an isolated host."""
 _KINDS: Final = {
     "would_block": (errno.EAGAIN, errno.EWOULDBLOCK),
     "no_buffers": (errno.ENOBUFS, errno.ENOMEM),
@@ -55,31 +55,31 @@ def kind_of_errno(number: int) -> int:
 
 
 def is_for_want_of_room(kind: int) -> bool:
-    """Return whether a send failed because a queue or memory is full: to try again at once would not help."""
+    """Return whether a send failed because a queue or the memory is full: an immediate second try does not help."""
     return kind in _WANT_OF_ROOM
 
 
 def may_need_new_socket(kind: int) -> bool:
-    """Return whether a send may have failed because its socket has a source address or a route that is gone."""
+    """Return whether a send may have failed because the socket's source address or route no longer exists."""
     return kind in _DEAD_SOCKET
 
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 BATCH: Final = 64
-"""Datagrams read from one socket before the loop turns to the others."""
+"""Datagrams that the plane reads from one socket before the others."""
 _ROUND: Final = 4 * BATCH
-"""Receives of paused sessions in one look."""
+"""Receives from paused sessions in one call of _look_again()."""
 _LOOK_S: Final = 0.001
 _LIGHT_BYTES: Final = 16_384
 _LIGHT_WINDOW_S: Final = 0.1
-"""A session that returns fewer than _LIGHT_BYTES in this time is not paused."""
+"""The plane does not pause a session that returns fewer than _LIGHT_BYTES in this time."""
 
 
 class Replies:
-    """Return what backends send. dscp: of the packets sent, None = as received."""
+    """Send backends' packets to clients. dscp: of sent packets; None = as received."""
 
     def __init__(self, counters: Counters, dscp: int | None) -> None:
-        """Watch nothing yet. Call on the running event loop."""
+        """Start without sessions. Call it on the running event loop."""
         self.dscp = dscp
         self._counters = counters
         self._watcher = _EpollWatcher(self) if sys.platform == "linux" else _LoopWatcher(self)
@@ -88,7 +88,7 @@ class Replies:
         self._look_timer: asyncio.TimerHandle | None = None
 
     def watch(self, session: Session) -> bool:
-        """Begin to read a session's socket. Return whether the system could; it has a limit of watched sockets."""
+        """Start to read a session's socket. Return False if the system's limit of watched sockets is reached."""
         try:
             self._watcher.add(session)
         except OSError:
@@ -96,7 +96,7 @@ class Replies:
         return True
 
     def unwatch(self, session: Session) -> None:
-        """Stop reading it, for good or until watch()."""
+        """Stop reading a session's socket, until watch()."""
         if session.is_paused:
             session.is_paused = False
             del self._paused[session]
@@ -104,20 +104,20 @@ class Replies:
             self._watcher.remove(session)
 
     def drain(self, session: Session) -> None:
-        """Return what a socket has received, before it is closed."""
+        """Send the received packets of a socket to the client, before the socket is closed."""
         now_s = time.monotonic()
         for _ in range(BATCH):
             if not self._return_one(session, now_s):
                 break
 
     def stop(self) -> None:
-        """Stop for good. All sessions have been given to unwatch()."""
+        """Stop. Call unwatch() for all sessions first."""
         if self._look_timer is not None:
             self._look_timer.cancel()
         self._watcher.close()
 
     def read(self, session: Session) -> None:
-        """Return what a session's socket has, a bounded number of datagrams at a time."""
+        """Send a bounded number of a session's received packets to the client."""
         now_s = time.monotonic()
         gate = session.gate
         for _ in range(BATCH):
@@ -136,7 +136,7 @@ class Replies:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look_again)
 
     def _look_again(self) -> None:
-        """Let paused sessions return one datagram each in turn while their gates are open."""
+        """Return one datagram of each paused session in turn while their gates are open."""
         self._look_timer = None
         now_s = time.monotonic()
         for gate in {session.gate for session in self._paused}:
@@ -153,7 +153,7 @@ class Replies:
             else:
                 self.unwatch(session)
                 self.watch(session)
-                # Not light for a while: sessions that were just paused must not fill the upper half together.
+                # Not light for a while: otherwise the sessions that were just paused could fill the upper half.
                 session.window_s, session.window_bytes = now_s, _LIGHT_BYTES
                 continue
             self._paused.move_to_end(session)
@@ -161,13 +161,13 @@ class Replies:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look_again)
 
     def _return_one(self, session: Session, now_s: float) -> bool:
-        """Receive one datagram and send it to the client. Return whether there may be more."""
+        """Receive one datagram and send it to the client. Return False if there was none."""
         try:
             datagram, control, _, _ = session.sock.recvmsg(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
         except BlockingIOError:
             return False
         except OSError as error:
-            # The error of an earlier send, such as an ICMP message. Reading has cleared it.
+            # The error of an earlier send, such as an ICMP message. recvmsg() has cleared it.
             self._counters.count_send_error(send_error_kind(error), session.index, session.largest_bytes)
             return True
         session.last_used_s = now_s
@@ -195,7 +195,7 @@ class Replies:
     def _send_again(
         self, session: Session, datagram: bytes, messages: tuple[ancillary.ControlMessage, ...], error: OSError
     ) -> bool:
-        """Send once more after an error, which may be that of an earlier datagram. Return whether it was sent."""
+        """Send again after an error, which may belong to an earlier datagram. Return whether it was sent."""
         kind = send_error_kind(error)
         self._counters.count_send_error(kind)
         if is_for_want_of_room(kind):
@@ -213,7 +213,7 @@ class Replies:
 
 
 def clear_error(sock: socket.socket) -> int:
-    """Clear the pending error of a socket. Return its errno, 0 if there is none."""
+    """Clear the pending error of a socket. Return its errno; 0 if there is none."""
     try:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     except OSError:
@@ -228,7 +228,7 @@ def _is_light(session: Session, now_s: float) -> bool:
 
 
 class _LoopWatcher:
-    """Watches each socket by the event loop."""
+    """The event loop watches each socket."""
 
     def __init__(self, replies: Replies) -> None:
         self._replies = replies
@@ -245,7 +245,7 @@ class _LoopWatcher:
 
 
 class _EpollWatcher:
-    """Watches all sockets by one epoll instance."""
+    """One epoll instance watches all sockets."""
 
     def __init__(self, replies: Replies) -> None:
         self._replies = replies

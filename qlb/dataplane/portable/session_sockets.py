@@ -1,4 +1,4 @@
-"""From clients to backends: sessions' sockets, opened with a client's first packet and replaced when they are dead."""
+"""From clients to backends: the sessions' sockets. A client's first packet opens one; a dead one is replaced."""
 
 import errno
 import socket
@@ -19,20 +19,20 @@ from qlb.dataplane.portable.replies import (
     send_error_kind,
 )
 from qlb.dataplane.portable.sessions import Session, SessionTable
-from qlb.dataplane.sockets import dropped_at, open_upstream
+from qlb.dataplane.sockets import dropped_at, open_connected
 from qlb.routing import counters as layout
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
 
 _REOPEN_PAUSE_S: Final = 0.25
-"""Between two new sockets of one session that errors of sends ask for."""
-# Errors of opening and connecting that an evicted session helps against: no descriptor, memory or local port left.
+"""The least time between two new sockets of one session because of send errors."""
+# Errors of opening and connecting after which evicting a session helps: no descriptor, memory or local port is left.
 # Linux reports EADDRNOTAVAIL only if there is no source address; other systems report it if there is no port.
 _WANT_OF_PORTS: Final = {errno.EAGAIN, errno.EADDRINUSE} | (set() if sys.platform == "linux" else {errno.EADDRNOTAVAIL})
 _EVICTION_HELPS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS} | _WANT_OF_PORTS)
 
 
-class Upstreams:
+class SessionSockets:
     """Open, use, replace and close sessions' sockets. dscp: of the packets sent, None = as received."""
 
     def __init__(self, counters: Counters, replies: Replies, dscp: int | None) -> None:
@@ -43,9 +43,9 @@ class Upstreams:
         self._replies = replies
 
     def open(self, session: Session, now_s: float) -> int:
-        """Open a new session's socket. Return 0, or the outcome that the packet has because there is none.
+        """Open a new session's socket. Return 0, or the packet's outcome if that fails.
 
-        A session is evicted only for want of descriptors, memory or ports. An unreachable backend evicts nobody.
+        Evicts a session only if descriptors, memory or ports are used up, not if the backend is unreachable.
         """
         try:
             try:
@@ -68,7 +68,7 @@ class Upstreams:
         return 0
 
     def send(self, session: Session, datagram: bytes, traffic_class: int, now_s: float) -> int:
-        """Send to the backend. Return 0, or the outcome that the packet has instead of its own."""
+        """Send to the backend. Return 0, or the packet's outcome if that fails."""
         if silence.is_silent(session, now_s):
             self._reopen(session, now_s, for_silence=True)
         size_bytes = len(datagram)
@@ -85,11 +85,17 @@ class Upstreams:
             return 0 if self._send_again(session, datagram, send_error_kind(error), now_s) else DROP_SEND_FAILED
         return 0
 
-    def _send_again(self, session: Session, datagram: bytes, kind: int, now_s: float) -> bool:
-        """Send a datagram whose first try failed. Return whether it was sent.
+    def raise_hop_limit(self, session: Session, hop_limit: int) -> None:
+        """Send with a higher hop limit from now on. So a forged first packet does not limit the client's later ones."""
+        session.hop_limit = hop_limit
+        with suppress(OSError):
+            ancillary.set_hop_limit(session.sock, hop_limit)
 
-        The error may be that of an earlier datagram (ICMP), so this one is sent once more. If that fails too, the error
-        is its own, and a new socket may help: the local address or the route may have changed.
+    def _send_again(self, session: Session, datagram: bytes, kind: int, now_s: float) -> bool:
+        """Send a datagram again after an error. Return whether it was sent.
+
+        The error may belong to an earlier datagram (ICMP). If the second try fails too, the error is this datagram's
+        own, and a new socket may help, because the local address or the route may have changed.
         """
         if is_for_want_of_room(kind):
             self._count(session, kind, datagram)
@@ -114,7 +120,7 @@ class Upstreams:
         return own_kind is None
 
     def _try(self, session: Session, datagram: bytes) -> int | None:
-        """Send. Return None, or the kind of the error."""
+        """Send. Return None, or the kind of the error if it fails."""
         try:
             session.sock.send(datagram)
         except OSError as error:
@@ -125,7 +131,7 @@ class Upstreams:
         self._counters.count_send_error(kind, session.index, len(datagram))
 
     def _reopen(self, session: Session, now_s: float, *, for_silence: bool = False) -> bool:
-        """Give a session a new socket. Return whether it has one; it keeps the old one if not."""
+        """Replace a session's socket. Return False if that fails; the session then still has the old one."""
         silence.note_new_socket(session, now_s, for_silence=for_silence)
         try:
             sock = _connect(session)
@@ -142,13 +148,13 @@ class Upstreams:
 
     def _close(self, session: Session) -> None:
         self._replies.unwatch(session)
-        # Asked for once, at the end: it is not worth a system call for each reply.
+        # Read only now: a system call for each reply would cost too much.
         self._counters.slots[layout.RETURN_OVERFLOWED] += dropped_at(session.sock) or 0
         session.sock.close()
 
 
 def _connect(session: Session) -> socket.socket:
-    """Open a socket as a session needs it. Raises OSError."""
+    """Open a socket with a session's hop limit and traffic class. Raises OSError."""
     sock = _on_a_good_port(session.endpoint)
     with suppress(OSError):
         ancillary.set_hop_limit(sock, session.hop_limit)
@@ -158,13 +164,13 @@ def _connect(session: Session) -> socket.socket:
 
 
 def _on_a_good_port(endpoint: Endpoint) -> socket.socket:
-    """Open a socket whose local port is none of REFLECTION_PORTS, if one is found in a few tries. Raises OSError."""
-    refused: list[socket.socket] = []  # open until the end, so that none gets the same port again
+    """Open a socket with a local port outside REFLECTION_PORTS, if PORT_TRIES are enough. Raises OSError."""
+    refused: list[socket.socket] = []  # open until the end, so that the system does not choose their ports again
     try:
-        sock = open_upstream(endpoint)
+        sock = open_connected(endpoint)
         while _local_address(sock)[1] in REFLECTION_PORTS and len(refused) + 1 < PORT_TRIES:
             refused.append(sock)
-            sock = open_upstream(endpoint)
+            sock = open_connected(endpoint)
         return sock
     except OSError:
         if not refused:

@@ -1,12 +1,13 @@
 """Sessions of proxy mode: one connected socket for each client 4-tuple and backend.
 
-A session is not routing state. If it is lost, the client's next packet is routed by its connection ID through a new
-socket, and the server sees the client on a new path. So the table is bounded.
+A session is not routing state. After it is lost, the connection ID routes the client's next packet through a new
+socket, and the server sees the client on a new path. So the table can be bounded.
 
-Sessions are evicted when the table, the descriptors or the local ports are full. A session is protected once its
+The plane evicts sessions when the table, the descriptors or the local ports are full. A session is protected once its
 client has used it at least PROTECT_AFTER_S after its first use. Unprotected sessions are evicted first, so a flood of
-spoofed addresses evicts itself and not the calls. Answers of a backend alone never protect a session, because an
-attacker can cause them. Within each of the two lists a clock hand skips sessions that were used since its last visit.
+spoofed addresses evicts its own sessions and not the calls. Answers of a backend alone never protect a session, because
+an attacker can cause them. Within each of the two lists, a clock hand skips sessions that were used since its last
+visit.
 """
 
 import socket
@@ -19,14 +20,14 @@ from qlb.dataplane.ancillary import ControlMessage
 from qlb.dataplane.portable.pressure import SendGate
 
 Address = tuple[str, int] | tuple[str, int, int, int]
-"""A client's address as the socket calls give and take it."""
+"""A client's address in the form of the socket calls."""
 
 SessionKey = tuple[Address, str, SendGate, int]
 """(client, host that it sent to, send queue of the listener that received it, backend index)."""
 
 PROTECT_AFTER_S: Final = 1.0
 _HAND_STEPS: Final = 64
-"""Sessions that the clock hand skips before it evicts the next one in any case: a bound on the work."""
+"""Sessions that the clock hand skips before it evicts the next one in any case. This bounds the work."""
 
 
 class Session:
@@ -34,10 +35,10 @@ class Session:
 
     local: the socket's own host and port. messages: control messages of all datagrams to the client.
     client_family: of the client's packets; differs from the listener's for IPv4 clients of an IPv6 socket.
-    traffic_class: with which the socket sends. hop_limit: TTL with which it sends.
-    renewed: used since the clock hand's last visit. is_routable: a packet that was routed by its ID has used it.
-    largest_bytes: of the datagrams that were sent to the backend. reopen_at_s: no new socket before, after send errors.
-    The fields after these belong to portable/silence.py and portable/gate.py.
+    traffic_class, hop_limit: of the packets that the socket sends. largest_bytes: of the datagrams to the backend.
+    renewed: used since the clock hand's last visit. is_routable: a packet that its ID routed has used the session.
+    reopen_at_s: no new socket before this time because of send errors.
+    is_answered to first_mark_s belong to is_silent() below; window_s, window_bytes and is_paused to replies.py.
     """
 
     __slots__ = (
@@ -91,10 +92,10 @@ class Session:
 
 
 class SessionTable:
-    """At most ``limit`` sessions. ``close`` is called with each session that leaves.
+    """At most ``limit`` sessions. The table calls ``close`` for each session that it removes.
 
-    timeout_s, routable_timeout_s: seconds after which idle sessions are closed, by is_routable.
-    evicted: sessions evicted although they were not idle for timeout_s; the owner resets it.
+    timeout_s, routable_timeout_s: idle sessions are closed after these, by is_routable.
+    evicted: the number of sessions evicted before they were idle for timeout_s; the owner resets it.
     """
 
     __slots__ = (
@@ -111,7 +112,7 @@ class SessionTable:
     )
 
     def __init__(self, close: Callable[[Session], None]) -> None:
-        """Start empty and without room: call resize()."""
+        """Start empty with limit 0. Call resize() next."""
         self.limit = 0
         self.timeout_s = self.routable_timeout_s = 0.0
         self.evicted = 0
@@ -121,15 +122,15 @@ class SessionTable:
         self._protected: OrderedDict[SessionKey, Session] = OrderedDict()
         self._locals: set[tuple[str, int]] = set()
         self.get = self._sessions.get
-        """Return the session of a key, or None: the dictionary's own method, once per packet."""
+        """Return the session of a key, or None. It is the dictionary's own method, because each packet calls it."""
 
     def __len__(self) -> int:
-        """Sessions that are open."""
+        """Return the number of open sessions."""
         return len(self._sessions)
 
     @property
     def protected(self) -> int:
-        """Sessions that are protected."""
+        """The number of protected sessions."""
         return len(self._protected)
 
     def has_local(self, host: str, port: int) -> bool:
@@ -137,14 +138,14 @@ class SessionTable:
         return (host, port) in self._locals
 
     def add(self, session: Session, now_s: float) -> None:
-        """Keep a session, after making room for it."""
+        """Add a session; evict others if the table is full."""
         while len(self._sessions) >= self.limit:
             self.evict(now_s)
         self._sessions[session.key] = self._unprotected[session.key] = session
         self._locals.add(session.local)
 
     def use(self, session: Session, now_s: float) -> None:
-        """Note that the client uses a session again."""
+        """Record that the client has used a session again."""
         session.renewed = True
         session.last_used_s = now_s
         if not session.is_protected and now_s - session.first_used_s >= PROTECT_AFTER_S:
@@ -152,13 +153,13 @@ class SessionTable:
             self._protected[session.key] = self._unprotected.pop(session.key)
 
     def move(self, session: Session, local: tuple[str, int]) -> None:
-        """Note that a session has a new socket with this local address."""
+        """Record that a session has a new socket with this local address."""
         self._locals.discard(session.local)
         session.local = local
         self._locals.add(local)
 
     def evict(self, now_s: float) -> bool:
-        """Close approximately the idlest session, unprotected ones first. Return whether there was one."""
+        """Close approximately the idlest session, unprotected ones first. Return False if there is none."""
         sessions = self._unprotected or self._protected
         if not sessions:
             return False
@@ -168,7 +169,7 @@ class SessionTable:
         return True
 
     def close_where(self, leaves: Callable[[Session], bool]) -> None:
-        """Close every session for which this returns true."""
+        """Close every session for which ``leaves`` returns true."""
         for session in [session for session in self._sessions.values() if leaves(session)]:
             self._leave(session)
 
@@ -183,7 +184,7 @@ class SessionTable:
         self.close_where(lambda _: True)
 
     def resize(self, limit: int, now_s: float) -> None:
-        """Apply a new limit; the sessions above it are evicted."""
+        """Apply a new limit and evict the sessions above it."""
         self.limit = limit
         while len(self._sessions) > limit:
             self.evict(now_s)
@@ -196,7 +197,7 @@ class SessionTable:
 
 
 def _idlest(sessions: OrderedDict[SessionKey, Session]) -> Session:
-    """Return the first session that was not used since the last visit; the skipped ones move to the end."""
+    """Return the first session that was not used since the last visit. Skipped sessions move to the end."""
     for _ in range(min(_HAND_STEPS, len(sessions))):
         key, session = next(iter(sessions.items()))
         if not session.renewed:
@@ -206,18 +207,22 @@ def _idlest(sessions: OrderedDict[SessionKey, Session]) -> Session:
     return next(iter(sessions.values()))
 
 
+# Silence. A socket may be dead without an error: its IPv6 source address was removed, or a NAT on the path translates
+# to a target that no longer exists. A new socket helps in both cases. A mark is a datagram of the client at least
+# _MARK_S after the previous mark, so that a burst of acknowledgements is one mark. A session is silent if at least
+# _MARKS marks and _SILENCE_S have passed since the first mark without an answer.
 _MARK_S: Final = 0.1
 _MARKS: Final = 3
 _SILENCE_S: Final = 0.5
-"""From the first mark on."""
+"""Since the first mark."""
 _PAUSE_S: Final = 1.0
-"""Between two marks: a new count begins. Also the first wait between two sockets."""
+"""After this time between two marks a new count begins. It is also the first wait between two sockets."""
 _MAX_DOUBLINGS: Final = 4
 """The wait between two sockets: 1, 2, 4, 8, 16 s."""
 
 
 def is_silent(session: Session, now_s: float) -> bool:
-    """Note a datagram of the client. Return whether the session should get a new socket before it is sent."""
+    """Record a datagram of the client. Return whether the session needs a new socket before the datagram is sent."""
     if not session.is_answered or now_s - session.mark_s < _MARK_S:
         return False
     if not session.marks or now_s - session.mark_s > _PAUSE_S:
@@ -229,7 +234,7 @@ def is_silent(session: Session, now_s: float) -> bool:
 
 
 def note_new_socket(session: Session, now_s: float, *, for_silence: bool) -> None:
-    """Start the count again. for_silence: the next socket for this reason has to wait longer."""
+    """Start the count again. for_silence: the next new socket for this reason has to wait longer."""
     session.marks = 0
     if for_silence:
         session.silence_until_s = now_s + _PAUSE_S * 2**session.silences
@@ -237,6 +242,6 @@ def note_new_socket(session: Session, now_s: float, *, for_silence: bool) -> Non
 
 
 def note_answer(session: Session) -> None:
-    """Note a datagram of the backend."""
+    """Record a datagram of the backend."""
     session.is_answered = True
     session.marks = session.silences = 0

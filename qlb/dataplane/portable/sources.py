@@ -1,4 +1,4 @@
-"""Source addresses that no client has. An answer to such an address would come back to this machine, without end."""
+"""Source addresses that no client has. Answers to such an address would return to this machine without end."""
 
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
@@ -18,12 +18,12 @@ class Service(NamedTuple):
 
 
 class Sources:
-    """Recognise sources that are no clients'."""
+    """Recognition of source addresses that no client has."""
 
     __slots__ = ("_find_hosts", "_hosts", "_looked_up_s", "_ports", "_services")
 
     def __init__(self, services: Iterator[Service], find_hosts: Callable[[], frozenset[str]] | None = None) -> None:
-        """services: the plane's own. find_hosts: returns this machine's addresses; own_hosts() by default."""
+        """services: of the plane. find_hosts: returns this machine's addresses; own_hosts() by default."""
         self._services = frozenset(services)
         self._ports = frozenset(service.port for service in self._services)
         self._find_hosts = find_hosts or own_hosts
@@ -31,7 +31,7 @@ class Sources:
         self._looked_up_s = float("-inf")
 
     def is_bad(self, host: str, port: int, service: str, now_s: float) -> bool:
-        """Return whether no client can have an address. service: the host to which the packet was sent."""
+        """Return whether no client can have this address. service: the host to which the packet was sent."""
         return (
             not port or host in _UNSPECIFIED or (port in self._ports and self._is_service(host, port, service, now_s))
         )

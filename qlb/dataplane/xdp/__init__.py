@@ -1,4 +1,4 @@
-"""The XDP plane: the whole decision in the driver, in a BPF program that Python loads, feeds and reads.
+"""The XDP plane: a BPF program decides in the network driver. Python loads it, fills its maps and reads its counters.
 
-Begin with program.c, the way of a packet; then plane.py, which fills its maps.
+Begin with program.c, which shows the path of a packet; then read plane.py and program.py.
 """

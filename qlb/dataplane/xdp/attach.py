@@ -1,4 +1,4 @@
-"""Interfaces: what one must allow, the program on it, and the pin that keeps it there when the daemon is gone."""
+"""The attachment of the program to an interface, and the pin with which it stays attached after the daemon ends."""
 
 import ctypes
 import errno
@@ -23,7 +23,7 @@ _DRVINFO_BYTES: Final = 196
 
 
 def index_of(interface: str) -> int:
-    """Return an interface's index. Raises PlaneUnavailable where there is none of that name."""
+    """Return an interface's index. Raises PlaneUnavailable if there is no such interface."""
     try:
         return socket.if_nametoindex(interface)
     except OSError as error:
@@ -31,8 +31,9 @@ def index_of(interface: str) -> int:
 
 
 def holds_back(interface: str) -> bool:
-    """Whether an interface may keep what XDP_TX sends until something else leaves by it: a veth, whose other end has
-    no XDP program of its own. A redirect to the same interface is sent at once.
+    """Return whether an interface may delay packets of XDP_TX until another packet leaves by it.
+
+    A veth does so if its other end has no XDP program. It sends a packet that is redirected to it at once.
     """
     answer = ctypes.create_string_buffer(struct.pack("=I", _ETHTOOL_GDRVINFO), _DRVINFO_BYTES)
     request = struct.pack("16sP", interface.encode(), ctypes.addressof(answer)).ljust(40, b"\0")
@@ -42,7 +43,7 @@ def holds_back(interface: str) -> bool:
 
 
 def _is_here(index: int) -> bool:
-    """Whether an interface is in this network namespace: a program stays on one that was moved to another."""
+    """Return whether an interface is in this network namespace: a program stays attached if it was moved away."""
     try:
         socket.if_indextoname(index)
     except OSError:
@@ -51,7 +52,7 @@ def _is_here(index: int) -> bool:
 
 
 def attach(program: int, interface: str, where: str) -> Link:
-    """Put a program on an interface that has none. where: auto, native or generic. Raises PlaneUnavailable."""
+    """Attach a program to an interface without one. where: auto, native or generic. Raises PlaneUnavailable."""
     index = index_of(interface)
     try:
         return Link.attach(program, index, where)
@@ -60,26 +61,26 @@ def attach(program: int, interface: str, where: str) -> Link:
 
 
 def refusal(interface: str, where: str, error: OSError) -> PlaneUnavailable:
-    """Return what to say where the kernel lets no program on an interface."""
+    """Return the error for an interface to which the kernel attaches no program."""
     busy = error.errno in (errno.EBUSY, errno.EEXIST)
     why = "it has another XDP program" if busy else error.strerror
-    return PlaneUnavailable(f"no XDP program can be put on {interface} ({where}): {why}")
+    return PlaneUnavailable(f"no XDP program can be attached to {interface} ({where}): {why}")
 
 
 class Loss(Enum):
-    """The ways in which a program goes from its interface without qlb's doing."""
+    """The ways in which an interface loses the program without an action of qlb."""
 
     DETACHED = "detached"
-    """By a program like bpftool, or with the interface."""
+    """A program such as bpftool has detached it, or the interface was removed."""
     REPLACED = "replaced"
-    """By another program on the same link, as another qlb process does."""
+    """Another program has replaced it on the same link, as another qlb process does."""
 
 
 class Attachment:
     """The program on one interface."""
 
     def __init__(self, interface: str, *, keep: bool) -> None:
-        """keep: leave it attached when this is closed. Raises PlaneUnavailable."""
+        """Find the interface. keep: close() leaves the program attached. Raises PlaneUnavailable."""
         self.index = index_of(interface)
         self.interface = interface
         self._keep = keep
@@ -87,9 +88,10 @@ class Attachment:
         self._link: Link | None = None
 
     def put(self, program: int, where: str) -> None:
-        """Put a program on the interface: for the first time, in place of the one before, or of what was left there.
+        """Attach a program, or replace the current one or the one that an earlier process left.
 
-        Between two packets in any case. where: as __init__ takes it, for the first time. Raises PlaneUnavailable.
+        A replacement happens between two packets. where: auto, native or generic; for a new attachment.
+        Raises PlaneUnavailable.
         """
         try:
             if self._link is None:
@@ -105,11 +107,11 @@ class Attachment:
             raise refusal(self.interface, where, error) from error
 
     def is_left(self) -> bool:
-        """Whether an earlier process has left a program that put() would replace."""
+        """Return whether put() would replace a program that an earlier process left."""
         return self._link is None and self._pin.exists()
 
     def find_loss(self, program: int) -> Loss | None:
-        """Return how the program has gone, if it has, since put(). Raises OSError."""
+        """Return how the interface has lost the program since put(); None if it has not. Raises OSError."""
         if self._link is None or not _is_here(self.index):
             return Loss.DETACHED
         index, attached = self._link.on()
@@ -118,7 +120,7 @@ class Attachment:
         return None if attached == program_id(program) else Loss.REPLACED
 
     def restore(self, program: int, where: str) -> None:
-        """Attach again after the program was detached, or its interface replaced. Raises PlaneUnavailable."""
+        """Attach the program again after a loss, or to a new interface of the same name. Raises PlaneUnavailable."""
         if self._link is not None:
             self._pin.unlink(missing_ok=True)
             self._link.close()
@@ -127,19 +129,19 @@ class Attachment:
         self.put(program, where)
 
     def _update(self, program: int) -> None:
-        assert self._link is not None, "it is there"
+        assert self._link is not None, "the caller has checked it"
         try:
             self._link.update(program)
         except OSError as error:
             if error.errno != errno.ENOLINK:
                 raise
-            # What it was on is gone; this interface only has the same name.
+            # The old interface was removed; this one only has the same name.
             self._pin.unlink(missing_ok=True)
             self._link.close()
             self._link = None
 
     def close(self) -> None:
-        """Detach, unless it is to be kept."""
+        """Detach the program, unless `keep` was set."""
         if self._link is None:
             return
         if not self._keep:
@@ -149,7 +151,7 @@ class Attachment:
 
 
 def detach(interface: str) -> bool:
-    """Detach what was left on an interface. Returns whether anything was."""
+    """Detach the program that a process left on an interface. Return False if there is none."""
     pin = _pin_of(interface)
     if not pin.exists():
         return False
@@ -158,18 +160,18 @@ def detach(interface: str) -> bool:
 
 
 def _pin_of(interface: str) -> Path:
-    """Interfaces of the same name in other network namespaces are others."""
+    """Return the path of an interface's pin. Other network namespaces may have interfaces of the same name."""
     namespace = Path("/proc/self/ns/net").stat().st_ino
     return BPF_FOLDER / "qlb" / f"{namespace}-{interface}"
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder in the BPF file system, which is mounted first where nobody has. Raises OSError."""
+    """Create a folder in the BPF file system, and mount that first if necessary. Raises OSError."""
     if folder.is_dir() and _is_bpf_fs(folder):
-        return  # a service manager may show the daemon this one and nothing else
+        return  # a service manager may allow the daemon only this folder
     libc = ctypes.CDLL(None, use_errno=True)
     if not _is_bpf_fs(BPF_FOLDER) and libc.mount(b"bpf", os.fsencode(BPF_FOLDER), b"bpf", 0, None):
-        raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is no BPF file system, and none can be mounted there")
+        raise OSError(ctypes.get_errno(), f"{BPF_FOLDER} is not a BPF file system, and none can be mounted there")
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -177,5 +179,5 @@ def _is_bpf_fs(folder: Path) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     status = ctypes.create_string_buffer(_STATFS_BYTES)
     if libc.statfs(os.fsencode(folder), status):
-        raise OSError(ctypes.get_errno(), f"{folder} is not there")
+        raise OSError(ctypes.get_errno(), f"{folder} does not exist")
     return ctypes.c_uint32.from_buffer(status).value == _BPF_FS_MAGIC

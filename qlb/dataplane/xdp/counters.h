@@ -1,14 +1,14 @@
 /* The counters of the XDP plane. Each CPU has its own.
  *
- * program.c counts each datagram for a service exactly once. The slots are those of core/counters.h, but times are in
- * ticks, and samples and the counters of backends are in separate maps. counters.py combines them.
+ * program.c counts each datagram for a service exactly once. The slots are those of qlb/routing/counters.py, but times
+ * are in ticks, and samples and the counters of backends are in separate maps. counters.py combines them.
  *
  * A backend's counters share a cache line with the next hop to it, because a packet needs both.
  */
 #ifndef QLB_XDP_COUNTERS_H
 #define QLB_XDP_COUNTERS_H
 
-#include "../core/counters.h"
+#include "../core/outcomes.h"
 #include "frame.h"
 #include "maps.h"
 

@@ -1,48 +1,49 @@
-"""What the BPF program has counted, on every CPU by itself, added up into the counters that all planes have.
+"""The sums of the BPF program's counters, which each CPU counts separately, in the slots that all planes share.
 
-The program counts times in ticks and what belongs to a backend in a struct of its own (layout.h, counters.h); here
-they become milliseconds, and slots as core/counters.h has them.
+The program stores times in ticks, and the counters of backends in their own struct (layout.h, counters.h). This module
+converts them to milliseconds and to the slots of qlb/routing/counters.py.
 """
 
 import time
 from collections.abc import Sequence
 from typing import Final
 
+from qlb.dataplane.xdp.bpf_object import BpfMap
 from qlb.dataplane.xdp.layout import BACKEND
-from qlb.dataplane.xdp.libbpf import BpfMap, possible_cpus
+from qlb.dataplane.xdp.libbpf import possible_cpus
 from qlb.routing import counters as slots
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTE_OF
 
 _MONOTONIC_COARSE: Final = 6
-"""CLOCK_MONOTONIC_COARSE, which moves by ticks: its resolution is a tick's length."""
+"""CLOCK_MONOTONIC_COARSE: its resolution is the length of a tick."""
 _NS: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 
 
 def tick_ns() -> int:
-    """Return how long a tick is: 1 to 10 ms, as the kernel was built."""
+    """Return the length of a tick: 1 to 10 ms, a setting of the kernel's build."""
     return round(time.clock_getres(_MONOTONIC_COARSE) * _NS)
 
 
 class Clock:
-    """Ticks to milliseconds of the monotonic clock, by one moment that is known in both."""
+    """The conversion from ticks to milliseconds of the monotonic clock."""
 
     def __init__(self, tick_ns: int, now_ticks: int, now_ns: int) -> None:
-        """now_ticks, now_ns: the same moment."""
+        """now_ticks, now_ns: the same moment on both clocks."""
         self._tick_ns = tick_ns
         self._now_ticks = now_ticks
         self._now_ns = now_ns
 
     def milliseconds(self, ticks: int) -> int:
-        """Return a moment in milliseconds; 0, for never, stays 0."""
+        """Return a time in milliseconds. 0 stays 0 and means never."""
         return (self._now_ns - (self._now_ticks - ticks) * self._tick_ns) // _NS_PER_MS if ticks else 0
 
 
 SAMPLES: Final = len(OUTCOMES)
 _WORD_BYTES: Final = 8
 _LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
-"""Of a backend's words; those before it are packets by route."""
+"""The index of the time among a backend's words. The words before it count packets by route."""
 _TIMES: Final = frozenset(
     first + config_id
     for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
@@ -51,16 +52,16 @@ _TIMES: Final = frozenset(
 
 
 class KernelCounters:
-    """The sums. Maps may be exchanged for larger ones: what the old ones have counted goes on to be counted."""
+    """The sums. If a larger map replaces the one of backends, retire() adds the old map's counts to the sums."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self.sums = Counters(bytearray(SIZE_BYTES))
         self._cpus = possible_cpus()
         self._retired: list[list[int]] = []
 
     def read(self, totals: BpfMap, backends: BpfMap, samples: BpfMap, count: int, clock: Clock) -> Counters:
-        """Add up. count: how many backend indexes there have been. Raises OSError."""
+        """Update and return the sums. count: the number of backend indexes so far. Raises OSError."""
         self._read_totals(totals.read_per_cpu(), clock)
         for index, own in enumerate(self._by_backend(backends, count)):
             retired = self._retired[index] if index < len(self._retired) else None
@@ -69,7 +70,7 @@ class KernelCounters:
         return self.sums
 
     def retire(self, backends: BpfMap, count: int) -> None:
-        """Take over what a map has counted that nothing counts in any more. Raises OSError."""
+        """Add the counts of a map that the program does not use any more. Raises OSError."""
         rows = self._by_backend(backends, count)
         self._retired = [
             _merged(own, self._retired[index]) if index < len(self._retired) else own for index, own in enumerate(rows)
@@ -81,7 +82,7 @@ class KernelCounters:
             self.sums.slots[slot] = clock.milliseconds(max(values)) if slot in _TIMES else sum(values)
 
     def _by_backend(self, backends: BpfMap, count: int) -> list[list[int]]:
-        """Return for each index packets by route and, in ticks, when the last one was."""
+        """Return for each index the packets by route and the time of the last packet in ticks."""
         cells, width = backends.read_per_cpu(), BACKEND.size_bytes // _WORD_BYTES
         rows = []
         for index in range(count):

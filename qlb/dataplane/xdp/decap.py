@@ -1,7 +1,7 @@
-"""The backend's end of direct server return: loads decap.c, tells it for whom and from whom, attaches it, reads it.
+"""The backend's side of direct server return: load decap.c, set its addresses, attach it and read its counters.
 
-It is another machine than the balancer's: nothing here knows a configuration. Once attached, the kernel takes the
-outer headers off, and the server's sockets see what clients have sent.
+It runs on the server's machine, without a configuration. Once attached, the program removes the outer headers, and the
+server's sockets receive the packets as clients have sent them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from qlb.dataplane.xdp.attach import attach
+from qlb.dataplane.xdp.bpf_object import BpfObject
 from qlb.dataplane.xdp.layout import GUE_PORT
-from qlb.dataplane.xdp.libbpf import BpfObject, Link
+from qlb.dataplane.xdp.libbpf import Link
 from qlb.errors import PlaneUnavailable
 
 PROGRAM: Final = Path(__file__).with_name("decap.o")
 DECAP: Final = "qlb_decap"
 COUNTERS: Final = ("decapsulated", "not_for_us", "wrong_source", "bad_ecn", "malformed")
-"""In the order of decap.c."""
+"""Results of a packet, in the order of decap.c."""
 
 _PRESENT: Final = struct.pack("=I", 1)
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -30,10 +31,10 @@ _EVERYWHERE: Final = (IPv6Network("::/0"),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecapSettings:
-    """Nothing of it changes while it runs.
+    """Settings that stay the same while it runs.
 
-    services: inner destinations that are taken. sources: where balancers send from; any, where none is given. port:
-    of GUE, 1 to 65535. attach: auto, native or generic.
+    services: accepted inner destinations. sources: networks of the balancers' addresses; empty allows any.
+    port: of GUE, 1 to 65535. attach: auto, native or generic.
     """
 
     interfaces: tuple[str, ...]
@@ -44,14 +45,14 @@ class DecapSettings:
 
 
 class Decapsulator:
-    """The program, loaded. close() detaches it from wherever it is."""
+    """The loaded program. close() detaches it from all interfaces."""
 
     def __init__(self, settings: DecapSettings) -> None:
-        """Load it; nothing is attached yet. Raises PlaneUnavailable."""
+        """Load the program without attaching it. Raises PlaneUnavailable."""
         self._settings = settings
         self._stack = ExitStack()
         self._links: dict[str, Link | None] = {}
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._object = BpfObject(PROGRAM.read_bytes())
         self._stack.callback(self._object.close)
         try:
@@ -66,7 +67,7 @@ class Decapsulator:
         return self._object.program(DECAP)
 
     def attach(self) -> None:
-        """Attach to every interface, or to none. Raises PlaneUnavailable, naming the interface."""
+        """Attach the program to every interface, or to none. Raises PlaneUnavailable with the interface."""
         with ExitStack() as attached:
             attached.callback(self._detach)
             for interface in dict.fromkeys(self._settings.interfaces):
@@ -74,8 +75,8 @@ class Decapsulator:
             self._stack.push(attached.pop_all())
 
     def watch(self) -> tuple[str, ...]:
-        """Attach again what was detached. Returns a sentence for each interface where something changed."""
-        said = []
+        """Attach the program again if it was detached. Return a sentence for each interface with a change."""
+        texts = []
         for interface, link in list(self._links.items()):
             if link is not None and link.on()[0]:
                 continue
@@ -84,13 +85,13 @@ class Decapsulator:
                     link.close()
                     self._links[interface] = None
                 self._attach_to(interface)
-                text = "the XDP program was detached, and has been attached again"
+                text = "the XDP program was detached; qlb has attached it again"
             except PlaneUnavailable as error:
-                text = f"the XDP program was detached, and cannot be attached again: {error}"
-            if text != self._said.get(interface) or self._links[interface] is not None:
-                said.append(f"{interface}: {text}")
-            self._said[interface] = text
-        return tuple(said)
+                text = f"the XDP program was detached and cannot be attached again: {error}"
+            if text != self._reported.get(interface) or self._links[interface] is not None:
+                texts.append(f"{interface}: {text}")
+            self._reported[interface] = text
+        return tuple(texts)
 
     def _attach_to(self, interface: str) -> None:
         self._links[interface] = attach(self.program, interface, self._settings.attach)
@@ -102,13 +103,13 @@ class Decapsulator:
         self._links.clear()
 
     def read_counters(self) -> dict[str, int]:
-        """Return what became of packets that had something around them, by COUNTERS. Raises OSError."""
+        """Return the number of encapsulated packets by result, all of COUNTERS. Raises OSError."""
         cells = self._object.map("counters").read_per_cpu()
         cpus = len(cells) // len(COUNTERS)
         return {name: sum(cells[at * cpus : (at + 1) * cpus]) for at, name in enumerate(COUNTERS)}
 
     def close(self) -> None:
-        """Detach, and let go of everything."""
+        """Detach the program and release everything."""
         self._stack.close()
 
     def _load(self) -> None:
@@ -122,9 +123,9 @@ class Decapsulator:
 
 
 def _fill(loaded: BpfObject, name: str, keys: set[bytes]) -> None:
-    there = loaded.map(name)
+    filled = loaded.map(name)
     for key in sorted(keys):
-        there.set(key, _PRESENT)
+        filled.set(key, _PRESENT)
 
 
 def _address_key(address: IPv4Address | IPv6Address) -> bytes:

@@ -1,4 +1,4 @@
-"""The addresses of backends: for the program's map, and for questions about the routes to them."""
+"""The addresses of backends for the program's map, and the routes to them."""
 
 import ipaddress
 import socket
@@ -17,11 +17,11 @@ from qlb.routing.snapshot import Snapshot
 
 _FORWARDING: Final = "/proc/sys/net/{family}/conf/{interface}/forwarding"
 _NOTHING: Final = b"\0"
-"""An octet that no QUIC server answers."""
+"""An octet to which QUIC servers do not answer."""
 
 
 def check_forwarding(interface: str, families: frozenset[int]) -> None:
-    """Raise PlaneUnavailable where the kernel would look up no routes for what comes in at an interface.
+    """Raise PlaneUnavailable if the kernel looks up no routes for packets that arrive on an interface.
 
     families: 4 and 6, of the backends' addresses.
     """
@@ -30,7 +30,7 @@ def check_forwarding(interface: str, families: frozenset[int]) -> None:
         try:
             allowed = Path(name).read_text(encoding="ascii").strip() != "0"
         except OSError:
-            continue  # this kernel knows the family not at all, and will say so
+            continue  # this kernel does not support the family; a later call reports that
         if not allowed:
             setting = name.removeprefix("/proc/sys/").replace("/", ".")
             raise PlaneUnavailable(
@@ -39,7 +39,7 @@ def check_forwarding(interface: str, families: frozenset[int]) -> None:
 
 
 def source_towards(backend: Endpoint) -> str | None:
-    """Return the address of this machine that the system would send from, or None where there is no route."""
+    """Return the address of this machine from which the system would send; None if there is no route."""
     backend = _as_sent(backend)
     with socket.socket(family_of(backend), socket.SOCK_DGRAM) as sock:
         try:
@@ -51,7 +51,7 @@ def source_towards(backend: Endpoint) -> str | None:
 
 
 def wake_neighbours(backends: Sequence[Endpoint]) -> None:
-    """Have the system look for the next hops' MAC addresses, by an octet to each backend."""
+    """Send an octet to each backend, so that the system looks up the next hops' MAC addresses."""
     with ExitStack() as stack:
         sockets: dict[int, socket.socket] = {}
         for backend in map(_as_sent, backends):
@@ -64,7 +64,7 @@ def wake_neighbours(backends: Sequence[Endpoint]) -> None:
 
 
 def _as_sent(backend: Endpoint) -> Endpoint:
-    """Return an endpoint as it is on the wire: an IPv4-mapped address is an IPv4 one."""
+    """Return an endpoint with its address as on the wire: IPv4 for an IPv4-mapped one."""
     return backend._replace(host=canonical_host(backend.host))
 
 
@@ -93,7 +93,7 @@ _IPV6_BYTES: Final = 40
 
 
 def frame_of(datagram: bytes, client: Endpoint, service: Endpoint) -> bytes:
-    """Return a datagram in UDP, IP and Ethernet, without checksums. Both addresses are of one family."""
+    """Return a datagram with UDP, IP and Ethernet headers, without checksums. Both addresses have the same family."""
     source, destination = (ipaddress.ip_address(endpoint.host) for endpoint in (client, service))
     udp = struct.pack("!HHHH", client.port, service.port, 8 + len(datagram), 0) + datagram
     addresses = source.packed + destination.packed
@@ -115,7 +115,7 @@ class Leaving(NamedTuple):
 
 
 def read_frame(frame: bytes) -> Leaving:
-    """Return what the outside of a frame says, one that the program has written."""
+    """Return the outermost headers of a frame that the program wrote."""
     packet = frame[_ETHERNET_BYTES:]
     if frame[12:_ETHERNET_BYTES] == _TYPES[6]:
         protocol, addresses = packet[6], packet[8:_IPV6_BYTES]

@@ -1,33 +1,33 @@
-"""The interfaces by which packets may leave, and the reasons why the others accept none.
+"""The exits: interfaces by which packets can leave, and the reasons why other interfaces accept none.
 
-The kernel's route lookup names any interface, but a redirect works only where its driver transmits frames that an
-XDP program hands to it. bpf_redirect() does not report a refusal: the packet is lost later, and only a tracepoint
-(xdp:xdp_redirect_err) sees it. So the program uses an interface only if it is listed here; packets that would leave
-by another one are dropped and counted.
+The kernel's route lookup returns any interface, but a redirect works only if the interface's driver transmits frames
+from an XDP program. bpf_redirect() does not report a refusal: the packet is lost later, and only a tracepoint
+(xdp:xdp_redirect_err) reports it. So the program uses only interfaces with an exit. It drops and counts packets that
+would leave by another one.
 
-Two kinds of interfaces that refuse redirects are replaced by the one underneath: an 802.1Q interface by its parent,
-with the tag written by the program; a bridge by the port behind which it has seen the next hop's MAC address.
+Two kinds of interfaces that refuse redirects have an exit through the interface below: an 802.1Q interface through its
+parent, and the program writes the tag; a bridge through the port on which it has seen the next hop's MAC address.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from qlb.dataplane.xdp.netlink import ACCEPTS_REDIRECTS, Device, Netlink, xdp_features
 
 MAX_EXITS: Final = 16384
-"""As many as the program's map takes."""
+"""The size of the program's map."""
 NO_MAC: Final = bytes(6)
 _NAMED: Final = 3
-"""Backends that a sentence names."""
+"""The number of backends that a sentence names."""
 _AGGREGATES: Final = ("bond", "team")
-"""They report the features of their members, but transmit nothing that is redirected to themselves."""
+"""They report the features of their members, but do not transmit packets that are redirected to themselves."""
 _WITHOUT_FEATURES: Final = ("", "veth", "tun")
-"""Kinds that may accept redirects where the kernel does not report it: hardware and these two."""
+"""Kinds that may accept redirects if the kernel does not report features: hardware ("") and these two."""
 
 
 class Key(NamedTuple):
-    """A way out as the kernel names it. mac: of the next hop, where it decides; else NO_MAC."""
+    """The key of an exit, from the kernel's route lookup. mac: of the next hop if the exit depends on it, or NO_MAC."""
 
     ingress: int
     interface: int
@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """How packets leave there: the interface to redirect to, and the identifier of the tag to write (0 = none)."""
+    """An exit: the interface to redirect to, and the identifier of the VLAN tag to write (0 = none)."""
 
     interface: int
     vlan: int = 0
@@ -45,10 +45,10 @@ Exits = dict[Key, Exit]
 
 
 class System(NamedTuple):
-    """What the kernel reports. features: XDP's, by interface; None where it does not report them.
+    """The kernel's lists. features: XDP features by interface; None if the kernel does not report them.
 
-    neighbours: MAC addresses by interface and IP address. ports: of bridges, by bridge and MAC address. addresses: this
-    machine's own.
+    neighbours: MAC addresses by interface and IP address. ports: of bridges, by bridge and MAC address. addresses: of
+    this machine.
     """
 
     devices: Mapping[int, Device]
@@ -59,7 +59,7 @@ class System(NamedTuple):
 
     @classmethod
     def read(cls) -> "System":
-        """Ask the kernel. Raises OSError."""
+        """Read them from the kernel. Raises OSError."""
         with Netlink() as netlink:
             devices, addresses = netlink.devices(), netlink.addresses()
             if not any(device.kind == "bridge" and device.is_up for device in devices.values()):
@@ -69,10 +69,10 @@ class System(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """An interface where packets come in. generic: the program runs after the driver, where more is possible.
+    """An interface on which packets arrive. generic: the program runs after the driver, where more exits work.
 
     transmits: a packet that leaves by the same interface is transmitted by the driver (XDP_TX), not redirected.
-    bond: whose member it is, where a program in the driver sees packets of that bond; else 0.
+    bond: the bond of which it is a member, if a program in the driver receives packets of that bond; else 0.
     """
 
     index: int
@@ -82,7 +82,7 @@ class Ingress:
 
 
 def with_members(system: System, ingresses: Sequence[Ingress]) -> list[Ingress]:
-    """Return the interfaces as the program sees them: on a bond, a program in the driver runs on its members."""
+    """Return the interfaces on which the program runs: for a bond, also its members if it runs in the driver."""
     found = list(ingresses)
     for ingress in ingresses:
         members = [device.index for device in system.devices.values() if device.bond == ingress.index]
@@ -91,13 +91,13 @@ def with_members(system: System, ingresses: Sequence[Ingress]) -> list[Ingress]:
 
 
 def find_exits(system: System, ingresses: Sequence[Ingress]) -> Exits:
-    """Return every way out that accepts packets, up to MAX_EXITS."""
+    """Return all exits, up to MAX_EXITS."""
     found: Exits = {}
     for ingress in with_members(system, ingresses):
         for device in system.devices.values():
-            for key, way_out in _exits_of(system, ingress, device):
+            for key, exit_ in _exits_of(system, ingress, device):
                 if len(found) < MAX_EXITS:
-                    found[key] = way_out
+                    found[key] = exit_
     return found
 
 
@@ -105,7 +105,7 @@ def _exits_of(system: System, ingress: Ingress, device: Device) -> Iterator[tupl
     if not device.is_up:
         return
     if _accepts(system, ingress, device):
-        # What a member of a bond transmits, the kernel sends by whichever member the bond chooses.
+        # The kernel sends a packet that a member of a bond transmits by the member that the bond chooses.
         leaves_by = ingress.index if device.index == ingress.bond else device.index
         yield Key(ingress.index, device.index), Exit(leaves_by)
         return
@@ -122,12 +122,12 @@ def _exits_of(system: System, ingress: Ingress, device: Device) -> Iterator[tupl
 
 
 def _replaces(system: System, ingress: Ingress, device: Device, lower: Device) -> bool:
-    """Whether all packets that fit an interface can leave by the one underneath."""
+    """Return whether all packets that fit an interface can leave by the one below it."""
     return lower.mtu >= device.mtu and _accepts(system, ingress, lower)
 
 
 def _accepts(system: System, ingress: Ingress, device: Device) -> bool:
-    """Whether an interface transmits frames from a program on another, or on itself."""
+    """Return whether an interface transmits frames from a program on another interface, or on itself."""
     if not device.is_up:
         return False
     if device.index in (ingress.index, ingress.bond) and ingress.transmits:
@@ -144,11 +144,11 @@ def _accepts(system: System, ingress: Ingress, device: Device) -> bool:
 
 
 LINK_LOCAL: Final = -1
-"""In place of an interface: the backend's address is link-local."""
+"""In place of an interface, if the backend's address is link-local."""
 
 
 class Target(NamedTuple):
-    """A backend's next hop: the interface that the kernel's route names, and the address there."""
+    """A backend's next hop: the interface and the address that the kernel's route names."""
 
     backend: str
     interface: int
@@ -156,7 +156,7 @@ class Target(NamedTuple):
 
 
 def find_targets(hosts: Mapping[str, str]) -> list[Target]:
-    """Return the next hops of backends. hosts: name → address. Backends without a route are left out."""
+    """Return the next hops of the backends that have a route. hosts: name → address."""
     known: dict[str, tuple[int, str] | None] = {}
     found = []
     with Netlink() as netlink:
@@ -179,14 +179,14 @@ def _route(netlink: Netlink, host: str) -> tuple[int, str] | None:
 
 
 class Refusal(NamedTuple):
-    """An interface that accepts no packets. backends: behind it. reason: for the log, without the backends' names."""
+    """An interface that accepts no packets. backends: behind it. reason: a sentence without the backends' names."""
 
     interface: str
     backends: tuple[str, ...]
     reason: str
 
     def __str__(self) -> str:
-        """Return the reason and some of the backends."""
+        """Return the reason and the names of some backends."""
         names = ", ".join(self.backends[:_NAMED])
         more = len(self.backends) - _NAMED
         return f"{self.reason}: {names}{f' and {more} more' if more > 0 else ''}"
@@ -213,9 +213,10 @@ def find_refusals(
 def expect_refusals(
     system: System, indexes: Sequence[int], targets: Sequence[Target], *, generic: bool
 ) -> list[Refusal]:
-    """Return the refusals that there would be with a program on these interfaces, in the driver or after it (generic).
+    """Return the expected refusals with a program on these interfaces, in the driver or after it (generic).
 
-    Drivers of network cards may accept redirects only while a program is attached, so there it is taken for granted.
+    Drivers of network cards may accept redirects only while a program is attached, so this function assumes that they
+    accept them.
     """
     devices = [system.devices[index] for index in indexes if index in system.devices]
     features = system.features
@@ -232,10 +233,10 @@ def _is_reached(system: System, exits: Exits, ingress: Ingress, target: Target) 
         return True
     device = system.devices.get(target.interface)
     if device is None or device.is_loopback:
-        return True  # it is gone again, or the address is this machine's: no redirect is tried
+        return True  # it was removed, or the address is of this machine: the program does not redirect
     mac = system.neighbours.get((target.interface, target.gateway))
     if mac is None:
-        return device.kind == "bridge" and device.is_up and not device.filters_vlans  # not known yet
+        return device.kind == "bridge" and device.is_up and not device.filters_vlans  # the MAC address is not known yet
     return Key(ingress.index, target.interface, mac) in exits
 
 
@@ -253,12 +254,10 @@ _LINK_LOCAL_REASON: Final = (
     "backends with link-local addresses cannot be reached, their packets are dropped as no_route: the kernel looks up "
     "no route to such an address for an XDP program"
 )
-_KINDS: Final[Mapping[str, Callable[[Device], str]]] = {
-    "veth": lambda device: (
-        f"it is a veth whose other end takes nothing from XDP (there: ethtool -K {device.name} gro on, with its name)"
-    ),
-    "vlan": lambda _: "it is a VLAN interface, and the interface below accepts no redirected packets",
-    "bridge": lambda _: (
+_KINDS: Final[Mapping[str, str]] = {
+    "veth": "it is a veth whose other end accepts no packets from XDP (there: ethtool -K NAME gro on)",
+    "vlan": "it is a VLAN interface, and the interface below accepts no redirected packets",
+    "bridge": (
         "it is a bridge that filters VLANs, or the port of the next hop is unknown or accepts no redirected packets"
     ),
 }
@@ -269,15 +268,15 @@ def _why(system: System, ingress: Ingress, device: Device) -> str:
         return "it is down or has no carrier"
     if not device.is_ethernet:
         return "it is a tunnel or another interface without Ethernet headers"
-    text = _KINDS[device.kind](device) if device.kind in _KINDS else _driver_says(system, device)
+    text = _KINDS.get(device.kind) or _driver_reason(system, device)
     return text if ingress.generic else f"{text}; forwarding.attach: generic reaches it"
 
 
-def _driver_says(system: System, device: Device) -> str:
+def _driver_reason(system: System, device: Device) -> str:
     what = f"a {device.kind} interface" if device.kind else "an interface"
     if device.kind or system.features is None:
         return f"it is {what} that accepts no redirected packets"
     return (
-        f"it is {what} whose driver accepts no redirected packets now (many drivers do only while an XDP program is "
-        "attached to it: name it in forwarding.interfaces)"
+        f"it is {what} whose driver accepts no redirected packets now (many drivers accept them only while an XDP "
+        "program is attached: add the interface to forwarding.interfaces)"
     )

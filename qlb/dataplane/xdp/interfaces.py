@@ -1,7 +1,7 @@
-"""The interfaces that packets come in at, and what has to be watched there while the program forwards.
+"""The interfaces on which packets arrive, and the checks of them while the program forwards.
 
-Between two calls of watch(), at any moment: the program may be detached, interfaces may come, go and change, routes
-may move to an interface that accepts no packets from the program.
+At any moment between two calls of watch(), the program may be detached, interfaces may appear, disappear and change,
+and routes may move to an interface that accepts no packets from the program.
 """
 
 import socket
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qlb.dataplane.xdp.attach import Attachment, Loss, holds_back
+from qlb.dataplane.xdp.bpf_object import BpfMap
 from qlb.dataplane.xdp.exits import (
     Exits,
     Ingress,
@@ -21,24 +22,23 @@ from qlb.dataplane.xdp.exits import (
     find_targets,
 )
 from qlb.dataplane.xdp.layout import EXIT, EXIT_KEY
-from qlb.dataplane.xdp.libbpf import BpfMap
 from qlb.dataplane.xdp.netlink import GENERIC
 from qlb.errors import PlaneUnavailable
 
 _THOROUGH_EVERY: Final = 10
-"""Routes to all backends are asked for in one of so many calls, and whenever interfaces or addresses have changed."""
+"""One of so many calls reads the routes to all backends; so does a call after interfaces or addresses have changed."""
 
 Hosts = Mapping[str, str]
 """Addresses of backends by name."""
 
 
 class Watched(NamedTuple):
-    """What a look at the interfaces has found.
+    """The result of a check of the interfaces.
 
-    losses: a sentence for each interface where the program is not attached. restored: interfaces where it was attached
-    again just now. idle: a sentence for each interface where nothing can come in. is_isolated: that is all of them.
+    losses: a sentence for each interface where the program is not attached. restored: interfaces to which this check
+    attached it again. idle: a sentence for each interface on which no packets can arrive. is_isolated: all are idle.
     refusals: interfaces that accept no packets. unreached: no backend with a route can be reached.
-    changed: interfaces or addresses have changed, or nobody has looked for a while. has_new_exits: so have ways out.
+    changed: interfaces or addresses have changed, or the routes were due. has_new_exits: the exits have changed.
     """
 
     losses: tuple[str, ...]
@@ -55,9 +55,10 @@ class Interfaces:
     """The program's attachments, and the contents of its map `exits`."""
 
     def __init__(self, names: Sequence[str], where: str, *, keep: bool) -> None:
-        """where: auto, native or generic. keep: leave the program attached at the end. Raises PlaneUnavailable.
+        """Find the interfaces. where: auto, native or generic. keep: close() leaves the program attached.
 
-        prefers_generic: put() has chosen for `auto` to attach after the driver, since only so all backends are reached.
+        prefers_generic: for `auto`, put() chose to attach after the driver, because only there it reaches all backends.
+        Raises PlaneUnavailable.
         """
         self._attachments = [Attachment(name, keep=keep) for name in names]
         self._where = where
@@ -72,30 +73,30 @@ class Interfaces:
 
     @property
     def indexes(self) -> tuple[int, ...]:
-        """Indexes of the interfaces, as they were at the last look."""
+        """Indexes of the interfaces at the last check."""
         return tuple(attachment.index for attachment in self._attachments)
 
     def fill(self, exits: BpfMap) -> None:
-        """Let the program use the ways out that there are now. Raises OSError."""
+        """Write the current exits into the program's map. Raises OSError."""
         self._write(exits, System.read())
 
     def put(self, program: int, exits: BpfMap, hosts: Hosts) -> None:
-        """Attach the program, or let it take the place of the one before. Raises PlaneUnavailable, OSError."""
+        """Attach the program, or replace an earlier one. Raises PlaneUnavailable, OSError."""
         if self._where == "auto":
             self.prefers_generic = self._needs_generic(hosts)
         self.fill(exits)
         for attachment in self._attachments:
             attachment.put(program, self._mode)
         self._is_attached = True
-        self.fill(exits)  # for the modes that they have got
+        self.fill(exits)  # for the modes in which the kernel attached it
 
     def replace(self, program: int) -> None:
-        """Let a program take the place of the one before, with the same map. Raises PlaneUnavailable."""
+        """Replace the program by another with the same map of exits. Raises PlaneUnavailable."""
         for attachment in self._attachments:
             attachment.put(program, self._mode)
 
     def watch(self, program: int, exits: BpfMap, hosts: Hosts) -> Watched:
-        """Look at everything, attach again what was detached, and follow what has changed. Raises OSError."""
+        """Check everything, attach the program again if it was detached, and update the exits. Raises OSError."""
         losses: list[str] = []
         restored: list[str] = []
         for attachment in self._attachments if self._is_attached else ():
@@ -135,28 +136,28 @@ class Interfaces:
         return "generic" if self.prefers_generic else self._where
 
     def _restore(self, attachment: Attachment, program: int) -> str | None:
-        """Attach again what was detached. None: nothing was wrong. Empty: it was, and is mended. Else the trouble."""
+        """Attach the program again if necessary. Return None if it was attached, "" if it is again, else the fault."""
         loss = attachment.find_loss(program)
         if loss is None:
             return None
-        if loss is Loss.REPLACED:  # by a process that believes to be this one's successor: no quarrel with it
-            return f"{attachment.interface}: another program has taken the place of this process's"
+        if loss is Loss.REPLACED:  # by a newer process of qlb: do not fight over the interface
+            return f"{attachment.interface}: another program has replaced that of this process"
         try:
             attachment.restore(program, self._mode)
         except PlaneUnavailable as error:
-            return f"{attachment.interface}: the program was detached, and cannot be attached again: {error}"
+            return f"{attachment.interface}: the program was detached and cannot be attached again: {error}"
         return ""
 
     def _find_idle(self, system: System) -> tuple[str, ...]:
         devices = (system.devices.get(index) for index in self.indexes)
         return tuple(
-            f"{device.name}: the interface is down or has no carrier, so no packets come in"
+            f"{device.name}: the interface is down or has no carrier, so no packets arrive"
             for device in devices
             if device is not None and not device.is_up
         )
 
     def _needs_generic(self, hosts: Hosts) -> bool:
-        """Whether only a program after the driver can reach all backends. One that is there already is left alone."""
+        """Return whether only generic mode reaches all backends; False if an earlier process left a program."""
         if any(attachment.is_left() for attachment in self._attachments):
             return False
         system, targets = System.read(), find_targets(hosts)
@@ -164,7 +165,7 @@ class Interfaces:
         return bool(native) and not generic
 
     def _ingresses(self, system: System, *, generic: bool) -> list[Ingress]:
-        """generic: what to expect of an interface without a program, where the configuration leaves it open."""
+        """Return the interfaces. generic: the mode of an interface without a program, if it is configured as auto."""
         found = []
         for index in self.indexes:
             attached = system.devices[index].attached if index in system.devices else 0
@@ -173,20 +174,20 @@ class Interfaces:
         return found
 
     def _write(self, exits: BpfMap, system: System) -> bool:
-        """Bring the map up to date. Returns whether anything in it has changed."""
+        """Update the map of exits. Return whether anything in it has changed."""
         wanted = find_exits(system, self._ingresses(system, generic=self.prefers_generic))
         self._system = system
         for key in self._exits.keys() - wanted.keys():
             exits.delete(EXIT_KEY.pack(**key._asdict()))
-        for key, way_out in wanted.items():
-            if self._exits.get(key) != way_out:
-                exits.set(EXIT_KEY.pack(**key._asdict()), EXIT.pack(**way_out._asdict()))
+        for key, exit_ in wanted.items():
+            if self._exits.get(key) != exit_:
+                exits.set(EXIT_KEY.pack(**key._asdict()), EXIT.pack(**exit_._asdict()))
         has_changed, self._exits = wanted != self._exits, wanted
         return has_changed
 
 
 def find_faults(names: Sequence[str], where: str, hosts: Hosts) -> tuple[str, ...]:
-    """Return what would keep packets from backends on this machine, before anything is attached. Raises OSError.
+    """Return the faults because of which packets would not reach backends. Attach nothing. Raises OSError.
 
     where: auto, native or generic.
     """

@@ -3,8 +3,8 @@
  * Times are in the kernel's ticks (jiffies), because reading them is a single load. clock.py converts them to
  * milliseconds.
  *
- * layout.py defines the same layouts; tests/dataplane/core/test_layout.py compares them. Byte order and alignment are
- * those of the table.
+ * layout.py defines the same layouts, and batch/layout.c compares them. Byte order and alignment are those of the
+ * table. core/constants.h has the numbers.
  */
 #ifndef QLB_XDP_LAYOUT_H
 #define QLB_XDP_LAYOUT_H
@@ -12,17 +12,10 @@
 #include "../core/hooks.h"
 #include "../core/table.h"
 
-/* How a packet reaches its backend. */
-enum {
-    QLB_MODE_L2,   /* without an outer header, to the backend's MAC address */
-    QLB_MODE_IPIP, /* inside another IP header (RFC 2003, RFC 2473, RFC 4213) */
-    QLB_MODE_GUE,  /* inside IP and UDP, without a GUE header (draft-ietf-intarea-gue, variant 1) */
-};
-
 /* Constants that Python sets before it loads the program. The verifier knows their values and removes the code of the
  * other modes. 40 octets. */
 struct qlb_settings {
-    uint32_t mode;
+    uint32_t mode;       /* QLB_MODE_L2, QLB_MODE_IPIP or QLB_MODE_GUE */
     uint32_t gue_port;   /* the outer destination port */
     uint32_t service_slots; /* a power of two */
     uint32_t hop_ticks;     /* for this time, the kernel's answer about a next hop is used again */
@@ -72,8 +65,6 @@ struct qlb_exit_key {
     uint8_t unused[2];
 };
 
-#define QLB_MAX_EXITS 16384u
-
 /* An exit: how packets leave. The program never redirects to an interface without an exit in the map. 8 octets. */
 struct qlb_exit {
     uint32_t interface; /* to redirect to */
@@ -110,7 +101,6 @@ struct qlb_memo {
 /* Memos are grouped in pages, because each element of a per-CPU map costs one more pointer. A page is 16 KiB; the
  * kernel allows at most 32 KiB for an element. */
 #define QLB_MEMO_PAGE 512u
-#define QLB_MEMO_PAGES 16u
 
 struct qlb_memo_page {
     struct qlb_memo memos[QLB_MEMO_PAGE];

@@ -1,6 +1,6 @@
-"""What Python and the BPF program tell each other: the layouts of layout.h, and how backends and services are packed.
+"""The data that Python and the BPF program share: the layouts of layout.h, and the packing of backends and services.
 
-tests/dataplane/core/test_layout.py compares the two.
+`make generate` writes the constants for C, and checks of the layouts.
 """
 
 import ipaddress
@@ -12,13 +12,13 @@ from qlb.dataplane.core.hash_table import Entry, place
 from qlb.dataplane.core.table import HEAD, Layout
 
 MODES: Final = ("l2", "ipip", "gue")
-"""Forwarding modes, by the number that the program knows them by."""
+"""Forwarding modes, by their number in the program."""
 GUE_PORT: Final = 6080
-"""As IANA has assigned it."""
+"""Assigned by IANA."""
 MEMO_PAGES: Final = 16
-"""Of 512 decoded IDs each, for each CPU."""
+"""Pages of 512 decoded IDs for each CPU."""
 HOP_NS: Final = 500_000_000
-"""How long the kernel's answer about a next hop is used again: a route that has changed is followed after that."""
+"""For this time, the program reuses the kernel's answer about a next hop. Then it follows a changed route."""
 
 SETTINGS: Final = Layout(
     "qlb_settings",
@@ -97,7 +97,7 @@ def service_ports(services: Sequence[Endpoint]) -> int:
 
 
 def pack_destination(flags: int, address: str, source: str | None) -> bytes:
-    """Return where a backend is. source: of the outer header; None where the system has no route there."""
+    """Return a backend's destination. source: address of the outer header; None if there is no route to the backend."""
     packed = ipaddress.ip_address(canonical_host(address)).packed
     return DESTINATION.pack(
         flags=flags,
@@ -108,7 +108,7 @@ def pack_destination(flags: int, address: str, source: str | None) -> bytes:
 
 
 NO_DESTINATION: Final = bytes(DESTINATION.size_bytes)
-"""A backend index whose backend has left."""
+"""The destination of a backend index that is not in use any more."""
 
 
 _MIN_SERVERS: Final = 256
@@ -116,7 +116,7 @@ _MIN_BACKENDS: Final = 64
 
 
 class Room(NamedTuple):
-    """How many elements one half of each map has: of server IDs, backends, and slots of the ring."""
+    """The number of elements in one half of each map: server IDs, backends, and slots of the ring."""
 
     servers: int
     backends: int
@@ -124,18 +124,18 @@ class Room(NamedTuple):
 
     @classmethod
     def for_table(cls, head: Mapping[str, int | bytes]) -> Self:
-        """Room for a table, and for one of twice its size."""
+        """Return room for a table and for one of twice its size."""
         servers, backends, ring = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
         return cls(max(2 * servers, _MIN_SERVERS), max(2 * backends, _MIN_BACKENDS), max(ring, 1))
 
     def holds(self, head: Mapping[str, int | bytes]) -> bool:
-        """Whether a table fits."""
+        """Return whether a table fits."""
         wanted = (int(head[name]) for name in ("server_slots", "backend_slots", "ring_slots"))
         return all(there >= want for there, want in zip(self, wanted, strict=True))
 
     @property
     def elements(self) -> dict[str, int]:
-        """Elements of the maps."""
+        """The numbers of elements of the maps, both halves."""
         return {
             "servers": 2 * self.servers,
             "destinations": 2 * self.backends,
@@ -144,7 +144,7 @@ class Room(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What one generation puts into the maps. head: of the table, by field."""
+    """The contents of the maps for one snapshot. head: of the table, by field."""
 
     table: bytes
     head: dict[str, int | bytes]

@@ -1,6 +1,6 @@
-"""The kernel's lists of interfaces, neighbours and routes, read over netlink. Needs no privilege.
+"""Read the kernel's interfaces, neighbours and routes over netlink. This needs no privileges.
 
-Spec: rtnetlink(7), netlink(7); the kernel's Documentation/netlink/specs/netdev.yaml for what drivers do with XDP.
+Spec: rtnetlink(7), netlink(7); the kernel's Documentation/netlink/specs/netdev.yaml for the XDP features of drivers.
 """
 
 import ipaddress
@@ -43,21 +43,21 @@ _ETH_P_8021Q: Final = 0x8100
 
 NATIVE: Final = 1
 GENERIC: Final = 2
-"""Where an XDP program is attached: in the driver, after it."""
+"""The mode of an attached XDP program: in the driver, or after it."""
 ACCEPTS_REDIRECTS: Final = 4
-"""Of an interface's XDP features: it transmits frames that programs redirect to it (NETDEV_XDP_ACT_NDO_XMIT)."""
+"""The XDP feature of interfaces that transmit redirected frames (NETDEV_XDP_ACT_NDO_XMIT)."""
 
 Attributes = dict[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An interface. kind: of a virtual one (``veth``, ``bridge``, ``vlan``), else "". is_up: and has a carrier.
+    """An interface. kind: of a virtual one (``veth``, ``bridge``, ``vlan``), else "". is_up: up, with a carrier.
 
-    lower: the interface that it stands on, 0 for none in this network namespace. vlan: the identifier of an 802.1Q
-    interface, else 0. bridge: the one whose port it is, else 0. forwards: as a port of a bridge, by spanning tree.
-    filters_vlans: a bridge that looks at VLAN tags. bond: the one whose member it is, else 0. attached: where an XDP
-    program is (NATIVE, GENERIC), else 0.
+    lower: the interface below it, 0 if there is none in this network namespace. vlan: the identifier of an 802.1Q
+    interface, else 0. bridge: the bridge of which it is a port, else 0. forwards: spanning tree allows this port of a
+    bridge to forward. filters_vlans: it is a bridge that filters by VLAN tags. bond: the bond of which it is a member,
+    else 0. attached: the mode of its XDP program (NATIVE, GENERIC), else 0.
     """
 
     index: int
@@ -80,17 +80,17 @@ class Netlink:
     """A connection to the kernel. Calls raise OSError."""
 
     def __init__(self, protocol: int = _ROUTE) -> None:
-        """protocol: of netlink."""
+        """Connect. protocol: number of the netlink protocol."""
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._sock.settimeout(_TIMEOUT_S)
         self._sock.bind((0, 0))
 
     def __enter__(self) -> Self:
-        """Return it."""
+        """Return the connection."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close it."""
+        """Close the connection."""
         self._sock.close()
 
     def devices(self) -> dict[int, Device]:
@@ -99,15 +99,15 @@ class Netlink:
         return {device.index: device for device in found}
 
     def addresses(self) -> frozenset[bytes]:
-        """Return all addresses of this machine, as the kernel writes them: something to compare."""
+        """Return all addresses of this machine in the kernel's form, which is only useful to detect changes."""
         return frozenset(
             body[:8] + _attributes(body[8:]).get(1, b"") for body in self.ask(_GET_ADDRESS, bytes(8), dump=True)
         )
 
     def route(self, host: str) -> tuple[int, str]:
-        """Return the interface that packets to a host leave by, and the next hop's address.
+        """Return the interface by which packets to a host leave, and the next hop's address.
 
-        Raises OSError where there is no route.
+        Raises OSError if there is no route.
         """
         packed = ipaddress.ip_address(host).packed
         family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
@@ -119,7 +119,7 @@ class Netlink:
         raise OSError("no route")
 
     def neighbours(self) -> dict[tuple[int, str], bytes]:
-        """Return the MAC addresses that are known, by interface and IP address."""
+        """Return the known MAC addresses by interface and IP address."""
         found = {}
         for body in self.ask(_GET_NEIGHBOUR, bytes(12), dump=True):
             attributes = _attributes(body[12:])
@@ -129,17 +129,17 @@ class Netlink:
         return found
 
     def bridge_ports(self) -> dict[tuple[int, bytes], int]:
-        """Return the port behind which each bridge has seen a MAC address, by bridge and address."""
+        """Return the port on which each bridge has seen a MAC address, by bridge and address."""
         found = {}
         question = struct.pack("=BBHiHBB", _FAMILY_BRIDGE, 0, 0, 0, 0, 0, 0)
         for body in self.ask(_GET_NEIGHBOUR, question, dump=True):
             state, attributes = struct.unpack_from("=H", body, 8)[0], _attributes(body[12:])
-            if 9 in attributes and 2 in attributes and not state & _NUD_PERMANENT:  # these are the bridge's own
+            if 9 in attributes and 2 in attributes and not state & _NUD_PERMANENT:  # else the bridge's own
                 found[_u32(attributes[9]), attributes[2]] = _i32(body, 4)
         return found
 
     def ask(self, kind: int, body: bytes, *, dump: bool = False) -> Iterator[bytes]:
-        """Send a request and return the bodies of the answers. kind: of the message. dump: ask for a whole list."""
+        """Send a request and yield the bodies of the answers. kind: of the message. dump: request a whole list."""
         flags = _REQUEST | (_DUMP if dump else 0)
         self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
         while True:
@@ -158,7 +158,7 @@ class Netlink:
 
 
 def xdp_features() -> dict[int, int] | None:
-    """Return what interfaces do with XDP, as bits by index; None where the kernel does not report it (before 6.3)."""
+    """Return the XDP features of interfaces, as bits by index; None if the kernel does not report them (before 6.3)."""
     try:
         with Netlink(_GENERIC) as netlink:
             question = struct.pack("=BBH", _CONTROL_GET_FAMILY, 1, 0) + _attribute(2, b"netdev\0")
@@ -180,7 +180,7 @@ def _read_device(body: bytes) -> Device:
     data, port = _attributes(link.get(2, b"")), _attributes(link.get(5, b""))
     name = link.get(1, b"").rstrip(b"\0").decode()
     master, master_kind = _u32(attributes.get(10)), link.get(4, b"").rstrip(b"\0")
-    here = 37 not in attributes  # else the index is another network namespace's
+    here = 37 not in attributes  # else the index belongs to another network namespace
     is_8021q = name == "vlan" and int.from_bytes(data.get(5, b""), "big") == _ETH_P_8021Q
     return Device(
         index=index,

@@ -147,7 +147,9 @@ def test_server_ids_of_another_length() -> None:
     assert isinstance(at, int)
     assert isinstance(slots, int)
     taken = [SERVER.unpack(octets, at + slot * SERVER.size_bytes) for slot in range(slots)]
-    assert [server["low"] for server in taken if server["index"] != table.NOBODY] == [int.from_bytes(b"abcd", "little")]
+    assert [server["low"] for server in taken if server["index"] != table.NO_BACKEND] == [
+        int.from_bytes(b"abcd", "little")
+    ]
 
 
 @pytest.mark.parametrize("server_id_length", [1, 3, 4, 15])

@@ -75,9 +75,9 @@ def test_a_program_that_is_detached() -> None:
             assert process.stderr is not None
             subprocess.run(["ip", "link", "del", "in0"], check=True)
             line = process.stderr.readline()
-            assert "in0: the XDP program was detached, and cannot be attached again: there is no network" in line
+            assert "in0: the XDP program was detached and cannot be attached again: there is no network" in line
             subprocess.run("ip link add out0 type veth peer name in0; ip link set in0 up", shell=True, check=True)
-            assert process.stderr.readline() == "in0: the XDP program was detached, and has been attached again\n"
+            assert process.stderr.readline() == "in0: the XDP program was detached; qlb has attached it again\n"
             output = subprocess.run(["ip", "link", "show", "in0"], capture_output=True, text=True, check=True).stdout
             assert "xdpgeneric" in output
             process.send_signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ def test_the_program_is_detached_at_the_end(sign: signal.Signals) -> None:
                 second = _start("lo", "in0", "--for", SERVICES[4])
                 output, complaints = second.communicate(timeout=TIMEOUT_S)
                 assert (second.returncode, output) == (2, "")
-                assert complaints == "no XDP program can be put on in0 (auto): it has another XDP program\n"
+                assert complaints == "no XDP program can be attached to in0 (auto): it has another XDP program\n"
                 process.send_signal(sign)
                 assert process.wait(TIMEOUT_S) == 0
 

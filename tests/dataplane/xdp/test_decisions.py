@@ -7,14 +7,16 @@ from typing import Final
 
 import pytest
 
+from lab.dataplane.settings import DEFAULTS
 from lab.dataplane.worlds import TICK_NS, WORLDS, World
 from lab.memory_plane import MemoryPlane
 from lab.xdp.packets import ethernet, udp
 from lab.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orders, pool, short
 from qlb.addresses import Endpoint, FourTuple, canonical_host
-from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import XDP_PASS
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import XdpSettings
 
 pytestmark = pytest.mark.toolchain
 
@@ -41,7 +43,7 @@ def test_decisions_are_those_of_the_memory_plane(number: int, monkeypatch: pytes
     monkeypatch.setattr("qlb.dataplane.xdp.plane.tick_ns", lambda: TICK_NS)  # the worlds have their own clock
     world = World(number)
     world.clients = [_canonical(client) for client in world.clients]
-    current = Orders(world.snapshot, PlaneSettings())
+    current = Orders(world.snapshot, DEFAULTS)
     services = {Endpoint(service, port) for _, _, service, port in world.clients}
     plane = XdpPlane(XdpSettings(services=tuple(services), interfaces=(), mode="ipip"), current)
     oracle, dice, at = MemoryPlane(current), random.Random(number), 10**6
@@ -53,7 +55,7 @@ def test_decisions_are_those_of_the_memory_plane(number: int, monkeypatch: pytes
                 wanted = oracle.handle(datagram, four_tuple, ticks / 64)
                 assert (found.decision, found.backend) == wanted, (frame.hex(), four_tuple)
             world.change()
-            current = Orders(world.snapshot, PlaneSettings())
+            current = Orders(world.snapshot, DEFAULTS)
             plane.apply(current)
             oracle.apply(current)
     finally:

@@ -63,7 +63,7 @@ def test_another_program_in_its_place(scene: Scene) -> None:
     other.start()
     for _ in range(2):
         (loss,) = plane.watch().losses
-        assert "in0: the program was detached, and cannot be attached again" in loss
+        assert "in0: the program was detached and cannot be attached again" in loss
         assert "it has another XDP program" in loss
     other.stop()
     assert plane.watch().restored == ("in0",)
@@ -76,7 +76,7 @@ def test_the_program_of_a_new_process_is_left_alone(scene: Scene) -> None:
     second = scene.plane("ipip", pool(BACKENDS[4]), keep=True)
     second.start()
     for _ in range(2):
-        assert "another program has taken the place" in first.watch().losses[0]
+        assert "another program has replaced" in first.watch().losses[0]
         assert second.watch().losses == ()
     second.stop()
     last = scene.plane("ipip", pool(BACKENDS[4]))
@@ -120,7 +120,7 @@ def test_an_interface_without_incoming_packets(scene: Scene, command: str) -> No
     assert [(found.idle, found.is_isolated) for found in (one.watch(), both.watch())] == 2 * [((), False)]
     subprocess.run(["ip", "-batch", "-"], input=command, text=True, check=True)
     found = one.watch()
-    assert found.idle == ("in0: the interface is down or has no carrier, so no packets come in",)
+    assert found.idle == ("in0: the interface is down or has no carrier, so no packets arrive",)
     assert found.is_isolated
     assert (both.watch().idle, both.watch().is_isolated) == (found.idle, False)
 

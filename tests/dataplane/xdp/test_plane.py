@@ -238,7 +238,7 @@ def test_missing_prerequisites(scene: Scene) -> None:
         scene.plane("ipip", pool(BACKENDS[4]))
     allow_forwarding("in0", "ipv4", 1)
     scene.plane("ipip", pool(BACKENDS[4])).start()
-    with pytest.raises(PlaneUnavailable, match=r"on in0 \(auto\): it has another XDP program"):
+    with pytest.raises(PlaneUnavailable, match=r"to in0 \(auto\): it has another XDP program"):
         scene.plane("ipip", pool(BACKENDS[4])).start()
 
 

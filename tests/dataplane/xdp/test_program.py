@@ -6,9 +6,10 @@ from typing import Final
 
 import pytest
 
-from qlb.dataplane.xdp import libbpf, plane
+from qlb.dataplane.xdp import libbpf
+from qlb.dataplane.xdp import program as xdp
+from qlb.dataplane.xdp.bpf_object import BpfObject
 from qlb.dataplane.xdp.layout import MODES, SETTINGS
-from qlb.dataplane.xdp.libbpf import BpfObject
 
 pytestmark = pytest.mark.toolchain
 
@@ -34,7 +35,7 @@ HELPERS: Final = {
 @pytest.fixture(scope="module")
 def octets() -> bytes:
     """Return the committed object."""
-    return plane.PROGRAM.read_bytes()
+    return xdp.PROGRAM.read_bytes()
 
 
 @pytest.mark.parametrize("mode", range(len(MODES)), ids=MODES)
@@ -48,7 +49,7 @@ def test_the_verifier(octets: bytes, mode: int) -> None:
         )
         loaded.set_constants(".rodata.settings", constants)
         loaded.load()
-        for name in (plane.FORWARD, plane.EXPLAIN):
+        for name in (xdp.FORWARD, xdp.EXPLAIN):
             log = loaded.verifier_log(name)
             walked = re.search(r"processed (\d+) insns", log)
             stack = re.search(r"stack depth ([\d+]+)", log)

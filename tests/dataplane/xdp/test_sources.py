@@ -20,7 +20,8 @@ from lab.xdp.scene import (
 )
 from qlb.addresses import Endpoint
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_REDIRECT
-from qlb.dataplane.xdp.plane import XdpPlane, XdpSettings
+from qlb.dataplane.xdp.plane import XdpPlane
+from qlb.dataplane.xdp.program import XdpSettings
 from tests.dataplane.xdp.test_refusals import counted
 
 pytestmark = pytest.mark.toolchain

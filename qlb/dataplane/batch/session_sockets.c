@@ -288,6 +288,15 @@ int qlb_session_reopen(struct qlb_forwarder *forwarder, struct qlb_session *sess
     return 1;
 }
 
+void qlb_session_raise_hop_limit(struct qlb_session *session, uint8_t received)
+{
+    session->hop_limit = (uint8_t)(received - 1);
+    if (session->backend.family == 6)
+        set_option(session->fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, session->hop_limit);
+    else
+        set_option(session->fd, IPPROTO_IP, IP_TTL, session->hop_limit);
+}
+
 static uint64_t timeout_of(const struct qlb_forwarder *forwarder, const struct qlb_session *session)
 {
     return session->is_routable && forwarder->routable_timeout_ns > forwarder->session_timeout_ns

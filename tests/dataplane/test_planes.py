@@ -5,7 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from qlb.dataplane import planes as probe
+from lab.dataplane.running import WORKER_PLANES
+from qlb.dataplane import planes
 from qlb.dataplane.xdp import libbpf
 from qlb.errors import PlaneUnavailable
 
@@ -33,48 +34,48 @@ def with_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_extension")
 def test_auto_takes_the_fastest() -> None:
     """With the extension, auto chooses batch and reports no other plane."""
-    assert probe.choose("auto", "proxy") == "batch"
-    assert probe.passed_over("batch", "proxy") == ""
+    assert planes.choose("auto", "proxy") == "batch"
+    assert planes.passed_over("batch", "proxy") == ""
 
 
 @pytest.mark.usefixtures("no_extension")
 def test_without_a_compiler() -> None:
     """Without the extension, auto chooses asyncio and gives the reason; a request for batch is an error."""
-    assert probe.choose("auto", "proxy") == "asyncio"
-    assert "C extension was not built" in probe.passed_over("asyncio", "proxy")
+    assert planes.choose("auto", "proxy") == "asyncio"
+    assert "C extension was not built" in planes.passed_over("asyncio", "proxy")
     with pytest.raises(PlaneUnavailable, match="C extension was not built"):
-        probe.choose("batch", "proxy")
+        planes.choose("batch", "proxy")
 
 
 @pytest.mark.usefixtures("not_linux")
 def test_off_linux() -> None:
     """With the core but without the forwarder, auto chooses asyncio and a request for batch is an error."""
-    assert probe.choose("auto", "proxy") == "asyncio"
+    assert planes.choose("auto", "proxy") == "asyncio"
     with pytest.raises(PlaneUnavailable, match="not Linux"):
-        probe.choose("batch", "proxy")
+        planes.choose("batch", "proxy")
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     """An unknown mode or plane, or a plane that lacks the mode, is rejected with the names that exist."""
-    with pytest.raises(PlaneUnavailable, match="there is: gue, ipip, l2, proxy"):
-        probe.choose("auto", "proxy-protocol")
-    with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, or auto"):
-        probe.choose("dpdk", "proxy")
-    with pytest.raises(PlaneUnavailable, match=r"xdp does not forward in mode proxy .*; batch, asyncio does"):
-        probe.choose("xdp", "proxy")
+    with pytest.raises(PlaneUnavailable, match="available: gue, ipip, l2, proxy"):
+        planes.choose("auto", "proxy-protocol")
+    with pytest.raises(PlaneUnavailable, match="batch, asyncio, xdp, auto"):
+        planes.choose("dpdk", "proxy")
+    with pytest.raises(PlaneUnavailable, match=r"xdp does not support mode proxy.*: batch, asyncio"):
+        planes.choose("xdp", "proxy")
 
 
 @pytest.mark.parametrize("plane", ["auto", "xdp"])
 def test_what_xdp_lacks(monkeypatch: pytest.MonkeyPatch, plane: str) -> None:
     """In the modes of xdp there is no other plane: the error names what is missing."""
     monkeypatch.setattr(libbpf, "what_lacks", lambda: "this process lacks CAP_BPF")
-    with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane forwards in mode gue"):
-        probe.choose(plane, "gue")
-    assert probe.choose("auto", "proxy") in probe.WORKER_PLANES
+    with pytest.raises(PlaneUnavailable, match="lacks CAP_BPF, and no other plane supports mode gue"):
+        planes.choose(plane, "gue")
+    assert planes.choose("auto", "proxy") in WORKER_PLANES
 
 
 def test_asyncio_is_always_there() -> None:
     """The asyncio plane needs nothing and is always available."""
-    assert probe.what_lacks("asyncio") == ""
-    assert probe.choose("asyncio", "proxy") == "asyncio"
-    assert probe.factory("asyncio").__name__ == "AsyncioPlane"  # type: ignore[attr-defined]
+    assert planes.what_lacks("asyncio") == ""
+    assert planes.choose("asyncio", "proxy") == "asyncio"
+    assert planes.factory("asyncio").__name__ == "AsyncioPlane"  # type: ignore[attr-defined]
