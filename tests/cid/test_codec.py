@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import cid_oracle as oracle
-from qlb.cid import CidCodec, CidError, CidParams
+from qlb.cid import CidCodec, CidError, CidParams, config_id_of
 
 KEY = bytes.fromhex("8f95f09245765f80256934e50c66207f")
 CASES = 4
@@ -44,14 +44,13 @@ class TestEveryPairOfLengths:
             assert cid[1:] == oracle.encode_block(params.key, server_id, nonce)
 
     def test_decode_is_the_drafts(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """Any octets decode as the text says, whoever made them: alone, in a batch, with octets behind the block."""
+        """Any octets decode as the draft says, with and without octets after the block."""
         dice = random.Random(f"{server_id_length} {nonce_length}")
         for params, _, _ in _cases(server_id_length, nonce_length, encrypted=encrypted):
             codec, end = CidCodec(params), params.block_end
             cids = [dice.randbytes(end + extra) for extra in (0, 0, 1, 7, 255 - end)]
             expected = [oracle.decode(params.key, server_id_length, nonce_length, cid) for cid in cids]
             assert [codec.decode(cid) for cid in cids] == [found and found[0] for found in expected]
-            assert codec.decode_batch(cids) == [found and found[0] for found in expected]
 
     def test_decode_undoes_encode(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
         """The server ID comes back, and a second server's codec makes the same block of the same nonce."""
@@ -66,37 +65,14 @@ class TestEveryPairOfLengths:
         codec = CidCodec(CidParams(3, server_id_length, nonce_length, KEY if encrypted else None))
         end = 1 + server_id_length + nonce_length
         assert [codec.decode(bytes(size)) for size in range(end)] == [None] * end
-        assert codec.decode_batch([bytes(size) for size in range(end)]) == [None] * end
+
         assert codec.decode(bytes(end)) is not None
 
-    def test_batch_with_short_ones_between(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """A batch is decode() of each, in place, however short, whole and long IDs are mixed."""
-        codec = CidCodec(CidParams(5, server_id_length, nonce_length, KEY if encrypted else None))
-        dice = random.Random(server_id_length + 16 * nonce_length)
-        cids = [dice.randbytes(dice.choice((0, 1, 5, 20, codec.params.block_end, 33))) for _ in range(12)]
-        assert codec.decode_batch(cids) == [codec.decode(cid) for cid in cids]
 
-
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 200])
-@pytest.mark.parametrize("lengths", [(4, 12), (3, 4), (10, 5), (9, 9)], ids=str)
-def test_batches_of_every_size(size: int, lengths: tuple[int, int], encrypted: bool) -> None:
-    """The result has one place for each ID, on both sides of the 64 that go through AES together."""
-    codec = CidCodec(CidParams(0, *lengths, KEY if encrypted else None))
-    dice = random.Random(size)
-    cids = [dice.randbytes(20 if number % 5 else 3) for number in range(size)]
-    assert codec.decode_batch(cids) == [codec.decode(cid) for cid in cids]
-
-
-def test_batch_of_short_ones_only() -> None:
-    """Nothing is left to decode, and nothing is decoded."""
-    assert CidCodec(CidParams(0, 4, 4, KEY)).decode_batch([b"", b"1", b"12345678"]) == [None, None, None]
-
-
-def test_batch_leaves_its_argument_alone() -> None:
-    """A tuple will do, and a list stays as it was."""
-    codec, cids = CidCodec(CidParams(0, 2, 4)), [b"\0abcdef", b""]
-    assert codec.decode_batch(tuple(cids)) == codec.decode_batch(cids) == [b"ab", None]
-    assert cids == [b"\0abcdef", b""]
+@pytest.mark.parametrize("config_id", range(8))
+def test_config_id_of_every_first_octet(config_id: int) -> None:
+    """The config ID is the first three bits, whatever the other five are."""
+    assert {config_id_of(bytes((config_id << 5 | low, 0xFF))) for low in range(32)} == {config_id}
 
 
 @given(st.data())

@@ -39,7 +39,7 @@ def test_ids_decode_to_the_server() -> None:
     """Each ID is routable, of the configured length, and different."""
     generator = CidGenerator(CidParams(1, 3, 9, KEY, length_self_encoded=True, cid_length=18), SERVER_ID)
     cids = [generator.generate() for _ in range(500)]
-    assert CidCodec(generator.params).decode_batch(cids) == [SERVER_ID] * 500
+    assert set(map(CidCodec(generator.params).decode, cids)) == {SERVER_ID}
     assert {len(cid) for cid in cids} == {18}
     assert {cid[0] for cid in cids} == {1 << 5 | 17}
     assert len(set(cids)) == 500
@@ -132,9 +132,9 @@ def test_impossible_tags(tag: WorkerTag) -> None:
 )
 @pytest.mark.parametrize("key", [KEY, None], ids=["encrypted", "plaintext"])
 def test_tags_that_leave_too_few_nonces(nonce_length: int, bits: int, least: int, key: bytes | None) -> None:
-    """A flood of Initials could use them up; the error names the length that does, and that one does."""
+    """A worker tag that leaves fewer than 2^40 nonces is an error, which names the shortest nonce_length that works."""
     tag = WorkerTag(1, bits)
-    with pytest.raises(CidError, match=rf"leave 2\^40 or more by nonce_length {least}, or fewer bits"):
+    with pytest.raises(CidError, match=rf"2\^40 must remain: set nonce_length to {least}, or use fewer bits"):
         CidGenerator(CidParams(2, 3, nonce_length, key), SERVER_ID, worker=tag, nonce_key=KEY)
     fitting = CidGenerator(CidParams(2, 3, least, key), SERVER_ID, worker=tag, nonce_key=KEY)
     assert fitting.left == 2 ** (8 * least - bits) >= 2**40

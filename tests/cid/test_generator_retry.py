@@ -43,7 +43,7 @@ def test_retries_take_nothing_from_connections(params: CidParams) -> None:
     assert (generator.used, generator.left) == (0, 2**32 - SHARE)
     cids = [generator.generate_retry() for _ in range(1000)]
     assert (generator.used, generator.left) == (0, 2**32 - SHARE)
-    assert CidCodec(params).decode_batch(cids) == [SERVER_ID] * 1000
+    assert set(map(CidCodec(params).decode, cids)) == {SERVER_ID}
     others = {generator.generate()[1:] for _ in range(1000)}
     assert len({cid[1:] for cid in cids}) == len(others) == 1000
     assert not {cid[1:] for cid in cids} & others
