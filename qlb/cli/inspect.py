@@ -9,7 +9,8 @@ from urllib.parse import quote
 import click
 
 from qlb.addresses import Endpoint, canonical_host
-from qlb.cid import CidCodec, CidGenerator, CidParams
+from qlb.cid import CidCodec, CidGenerator, CidParams, config_id_of
+from qlb.cid.params import RESERVED_CONFIG_ID
 from qlb.cli.control import ask
 from qlb.cli.run import CONFIG
 from qlb.config import build
@@ -19,7 +20,6 @@ from qlb.config.scalars import endpoint
 from qlb.config.schema import json_schema
 from qlb.config.server_config import server_config_yaml, yang_server_configs
 from qlb.daemon.preflight import find_faults, preflight
-from qlb.dataplane.base import PlaneSettings
 from qlb.errors import CidError, QlbError
 from qlb.local_addresses import local_hosts
 from qlb.routing.explain import explain as explain_decision
@@ -106,8 +106,8 @@ def explain(config: Path, datagram: bytes, client: tuple[str, int], live: bool, 
     """
     loaded = load(config).config
     told_live = _ask_live(loaded, datagram, client) if live else None
-    settings = PlaneSettings()
-    router = Router(build.snapshot(loaded), FlowTables(settings.flow_table_size, settings.flow_timeout_s))
+    flows = FlowTables(loaded.fallback.flow_table_size, loaded.fallback.flow_timeout)
+    router = Router(build.snapshot(loaded), flows)
     service = loaded.listen[0]
     four_tuple = (canonical_host(client[0]), client[1], canonical_host(service.host), service.port)
     told = explain_decision(router, datagram, four_tuple, 0.0)
@@ -159,7 +159,7 @@ def cid() -> None:
 def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
     """Decode a connection ID, HEX, first octet included: its config, server ID and backend."""
     loaded = load(config).config
-    params = _params(loaded, cid[0] >> 5 if cid else 7)
+    params = _params(loaded, config_id_of(cid) if cid else RESERVED_CONFIG_ID)
     server_id = CidCodec(params).decode(cid)
     if server_id is None:
         raise CidError(f"the ID has {len(cid)} octets; config {params.config_id} decodes {params.block_end} or more")
