@@ -44,7 +44,7 @@ from qlb.routing.counters import (
     total_return_send_errors,
     total_unconfigured,
 )
-from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, ROUTES
 from qlb.workers.engine import Engine
 from qlb.workers.slots import Place
 
@@ -277,7 +277,7 @@ def _cid_configs(
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[UnconfiguredReading, ...]:
     rows = []
     for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs):
-        counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIGS else None
+        counts = total_unconfigured(workers, config_id) if config is None and config_id < CONFIG_IDS else None
         if counts is not None and counts.packets:
             last_seen_s = _since(counts.last_seen_ms, now_s)
             rows.append(

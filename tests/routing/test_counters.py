@@ -124,7 +124,7 @@ def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
     workers[0].count_unconfigured(6, 2000)
     workers[1].count_unconfigured(6, 1000)
     workers[1].count_unconfigured(0, 3000)
-    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIGS)]
+    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIG_IDS)]
     assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
     assert total_unconfigured([], 6) == (0, 0)
     assert sum(total_outcomes(workers)) == 0

@@ -18,14 +18,14 @@ def _text(datagram: bytes, r: object = None) -> str:
     [
         (
             short(b"\x40" + bytes(11)),
-            ["RFC 8999, section 5.2", "config bits 010", "four-pass", "unknown_server_id", "step 5"],
+            ["RFC 8999, section 5.2", "config rotation bits 010", "four-pass", "unknown_server_id", "step 5"],
         ),
         (long(UNKNOWN), ["long header, version v1", "which is not configured", "reserved_config", "hashes to b"]),
         (long(b""), ["(none)", "too_short"]),
-        (long(b"\x40\1"), ["config bits 010", "too_short"]),
+        (long(b"\x40\1"), ["config rotation bits 010", "too_short"]),
         (b"\x40", ["too_short", "step 4: no table"]),
-        (b"", ["0 octets: nothing to read", "drop_empty"]),
-        (b"\xc0\0", ["2 octets: a long header that ends", "drop_truncated"]),
+        (b"", ["0 octets: the datagram is empty", "drop_empty"]),
+        (b"\xc0\0", ["2 octets: the long header ends", "drop_truncated"]),
         (long(b"\x40", version=0), ["version negotiation", "drop_version_negotiation"]),
     ],
 )
@@ -39,7 +39,7 @@ def test_steps(datagram: bytes, words: list[str]) -> None:
 def test_routable() -> None:
     """The owner, its address and its state are told."""
     text = _text(long(cid(FOUR_PASS, 1)), router(changed(backends(), 1, healthy=False)))
-    assert "the ID is b1's" in text
+    assert "the ID belongs to b1" in text
     assert "to b1 at 127.0.0.1:5001 (active, unhealthy)" in text
 
 
@@ -56,7 +56,7 @@ def test_known_flows(build: object, table: str) -> None:
 
 def test_nobody_takes_it() -> None:
     """Without a backend, the explanation says so."""
-    assert "nobody" in _text(long(UNKNOWN), router([]))
+    assert "hashes to no backend, because none accepts new connections" in _text(long(UNKNOWN), router([]))
 
 
 def test_a_flow_of_a_backend_that_left() -> None:

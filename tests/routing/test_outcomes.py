@@ -11,7 +11,7 @@ from qlb.routing import outcomes as o
 from qlb.routing.backends import Backend
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import DEFAULT_KEY
-from qlb.routing.outcomes import CONFIGS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
 from qlb.routing.router import Router
 from qlb.routing.snapshot import compile_snapshot
 
@@ -35,10 +35,10 @@ DCIDS = {
 
 def test_table_is_consistent() -> None:
     """Names are unique, routes and reasons are those that have names, and the integers match the table."""
-    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIGS + len(STEPS) * len(REASONS) + 14
+    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIG_IDS + len(STEPS) * len(REASONS) + 14
     for number, outcome in enumerate(OUTCOMES):
         assert outcome.route in (*ROUTES, "drop")
-        assert outcome.config_id == (number if number < CONFIGS else -1)
+        assert outcome.config_id == (number if number < CONFIG_IDS else -1)
         assert ROUTE_OF[number] == (ROUTES.index(outcome.route) if outcome.route != "drop" else -1)
     drops = (o.DROP_EMPTY, o.DROP_TRUNCATED, o.DROP_VERSION_NEGOTIATION, o.DROP_NO_BACKEND)
     assert [OUTCOMES[n].reason for n in drops] == ["empty", "truncated", "version_negotiation", "no_backend"]
@@ -70,12 +70,12 @@ def test_every_step_with_every_reason(reason: str) -> None:
 
 
 def _every_config() -> Router:
-    params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIGS)]
-    pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIGS), (b"ab",)))]
+    params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIG_IDS)]
+    pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIG_IDS), (b"ab",)))]
     return Router(compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
 
 
-@pytest.mark.parametrize("config_id", range(CONFIGS))
+@pytest.mark.parametrize("config_id", range(CONFIG_IDS))
 def test_every_config_id(config_id: int) -> None:
     """Seven configurations at once, each ID routed and counted under its own."""
     r = _every_config()
@@ -89,7 +89,7 @@ def test_every_outcome_of_the_router_is_reached() -> None:
     """Nothing in the table is there in vain: the router reaches all but what planes and the supervisor decide."""
     reached = {name for dcid in DCIDS.values() for name in _reached_by_tables(dcid)}
     seven = _every_config()
-    for config in seven.snapshot.configs[:CONFIGS]:
+    for config in seven.snapshot.configs[:CONFIG_IDS]:
         assert config is not None
         cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
         reached.add(OUTCOMES[seven.decide(short(cid), FLOW, 0.0)[0]].name)
@@ -105,7 +105,7 @@ def test_accidents_have_the_odds_that_are_told() -> None:
     pool = [Backend(f"b{n}", Endpoint("127.0.0.1", n + 1), {3: (bytes([n]),)}) for n in range(200)]
     r = Router(compile_snapshot(1, [params], pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
     dice = random.Random(2026)
-    hits = sum(r.decide(long(dice.randbytes(8)), FLOW, 0.0)[0] < CONFIGS for _ in range(10_000))
+    hits = sum(r.decide(long(dice.randbytes(8)), FLOW, 0.0)[0] < CONFIG_IDS for _ in range(10_000))
     assert hits / 10_000 == pytest.approx(200 / (8 * 256), abs=0.01)
 
 

@@ -278,7 +278,7 @@ def test_accidents_are_as_rare_as_promised() -> None:
     """A random first ID decodes by accident with odds servers x configs / (8 x 256 ** length): 3 octets, none here."""
     dice = random.Random(5)
     r = router()
-    hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIGS for _ in range(3000))
+    hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIG_IDS for _ in range(3000))
     assert hits == 0
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.wire.invariants import EMPTY, LONG, MAX_CID_BYTES, SHORT, TRUNCATED, parse
+from qlb.wire.invariants import EMPTY, LONG, MAX_ANY_CID_BYTES, SHORT, TRUNCATED, parse
 from qlb.wire.versions import V1, V2, is_reserved, version_name
 
 
@@ -40,7 +40,7 @@ def test_short_headers(first: int) -> None:
 
 def test_short_header_is_cut_to_the_longest_id() -> None:
     """No more is copied than an ID can have."""
-    assert parse(b"\x40" + bytes(65_000)) == (SHORT, 0, bytes(MAX_CID_BYTES), b"")
+    assert parse(b"\x40" + bytes(65_000)) == (SHORT, 0, bytes(MAX_ANY_CID_BYTES), b"")
 
 
 def test_coalesced_packets_are_not_split() -> None:
