@@ -16,7 +16,7 @@ from qlb.cli.run import CONFIG
 from qlb.config import build
 from qlb.config.load import load
 from qlb.config.model import Config
-from qlb.config.scalars import endpoint
+from qlb.config.names import endpoint
 from qlb.config.schema import json_schema
 from qlb.config.server_config import server_config_yaml, yang_server_configs
 from qlb.daemon.preflight import find_faults, preflight

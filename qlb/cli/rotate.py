@@ -21,7 +21,7 @@ from qlb.cli.run import CONFIG
 from qlb.config.build import cid_params
 from qlb.config.load import load
 from qlb.config.model import Config
-from qlb.config.scalars import BALANCER
+from qlb.config.names import BALANCER
 from qlb.errors import QlbError
 from qlb.rotation.phases import Balancer, read_balancer
 from qlb.rotation.steps import RotationSteps, Step, StepRefused

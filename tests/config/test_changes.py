@@ -1,4 +1,4 @@
-"""What a reload changes, in words for the log."""
+"""The texts for the log about the changes of a reload."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ backends:
 
 
 def read(*changed: tuple[str, str], more: str = "") -> Config:
-    """Return TEXT with changes, as a configuration."""
+    """Return TEXT with changes, loaded."""
     text = TEXT + more
     for old, new in changed:
         assert old in text
@@ -62,12 +62,12 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
     ],
 )
 def test_each_change_is_told(changed: list[tuple[str, str]], more: str, told: tuple[str, ...]) -> None:
-    """By its name, with what was and what is; of a secret only that it is another one."""
+    """Each change has its name, the old and the new value; a secret has neither value."""
     assert changes(read(), read(*changed, more=more)) == told
 
 
 def test_many_changes_are_counted() -> None:
-    """The line stays short."""
+    """With many changes the text ends with the number of further ones."""
     many = "".join(f'  - {{name: n{number}, address: "127.0.0.1:{6000 + number}"}}\n' for number in range(100))
     found = changes(read(), read(('  - {name: b, address: "127.0.0.1:5002"}\n', many)))
     assert found[0] == "- backend b"

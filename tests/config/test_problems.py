@@ -1,4 +1,4 @@
-"""The collection of problems: order, silence, and what a message may show."""
+"""The collection of problems: order, silence, and the values that a message may show."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from qlb.errors import ConfigError
 
 
 def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
-    """By line, then column; equal ones are one; none raises nothing."""
+    """Problems are sorted by line and column, equal ones are merged, and no problem raises nothing."""
     problems = Problems(Path("a.yaml"))
     problems.raise_if_any()
     for mark, text in [(Mark(10, 2), "c"), (Mark(9, 9), "b"), (Mark(9, 1), "a"), (Mark(9, 9), "b")]:
@@ -23,7 +23,7 @@ def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
 
 
 def test_a_silenced_place_has_no_further_problems() -> None:
-    """What was said before stays."""
+    """Earlier problems at a silenced position remain, later ones are ignored."""
     problems = Problems(Path("a"))
     problems.add(Mark(1, 1), "first")
     problems.silence(Mark(1, 1))
@@ -47,7 +47,7 @@ KEY = "8f95f09245765f80256934e50c66207f"
     ],
 )
 def test_what_looks_like_a_key_is_not_shown(text: str) -> None:
-    """Not even in part, wherever it was written by mistake."""
+    """A text that looks like a key is not shown at all, wherever it is."""
     assert shown(text) == f"<{len(text)} characters that look like a key, not shown>"
 
 
@@ -61,19 +61,19 @@ def test_what_looks_like_a_key_is_not_shown(text: str) -> None:
     ],
 )
 def test_what_is_shown(text: str, written: str) -> None:
-    """Quoted, on one line, cut; server IDs and IPv6 addresses are no keys."""
+    """A value is quoted, on one line and cut; server IDs and IPv6 addresses do not look like keys."""
     assert shown(text) == written
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_anything_shown_is_one_printable_line(text: str) -> None:
-    """No value can break a line or steer a terminal."""
+    """No value can break the line or control a terminal."""
     assert shown(text).isprintable()
 
 
 def test_a_long_list_ends_with_the_number_of_the_others() -> None:
-    """The first hundred in the order of the file, then one line at the position of the first that is left out."""
+    """The first hundred problems are reported, then one line with the number of the others."""
     problems = Problems(Path("a"))
     for line in range(MAX_SHOWN + 5, 0, -1):
         problems.add(Mark(line, 1), "x")
@@ -84,7 +84,7 @@ def test_a_long_list_ends_with_the_number_of_the_others() -> None:
 
 
 def test_a_file_of_nothing_but_problems_is_not_read_to_its_end() -> None:
-    """Beyond MAX_COUNTED the number is a lower bound, and reading stops."""
+    """Beyond MAX_COUNTED, checking stops and the number is a lower bound."""
     problems = Problems(Path("a"), "warnings")
     for line in range(MAX_COUNTED + 2):
         problems.add(Mark(line + 1, 1), "x")
@@ -94,7 +94,7 @@ def test_a_file_of_nothing_but_problems_is_not_read_to_its_end() -> None:
 
 
 def test_similar_words_are_searched_for_a_few_words_only() -> None:
-    """The same word again costs nothing and gets the same answer; a long word is no misspelling."""
+    """A repeated word uses the earlier answer, and a long word gets no suggestion."""
     problems = Problems(Path("a"))
     words = [f"adres{n}" for n in range(MAX_SUGGESTIONS + 2)]
     found = [problems.suggestion(word, ["address"], 0.6) for word in words]

@@ -1,4 +1,4 @@
-"""Any text and any octets: a configuration or a ConfigError, and nothing else."""
+"""Any text and any octets give a configuration or a ConfigError."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from qlb.config import load_text
 from qlb.config.load import decode
-from qlb.config.model import Config, Section, section_of
+from qlb.config.model import Config
+from qlb.config.sections import Section, section_of
 from qlb.errors import ConfigError
 
 PATH = Path("x.yaml")
@@ -22,7 +23,7 @@ def told(text: str) -> tuple[str, ...]:
 
 
 def are_well_formed(lines: tuple[str, ...]) -> bool:
-    """Whether each line is FILE:LINE:COLUMN: message, on one line, in the order of the file."""
+    """Return whether each line is FILE:LINE:COLUMN: message, in the order of the file."""
     marks = []
     for line in lines:
         path, row, column, message = line.split(":", 3)
@@ -36,21 +37,21 @@ def are_well_formed(lines: tuple[str, ...]) -> bool:
 @settings(deadline=None)
 @given(st.text())
 def test_any_text(text: str) -> None:
-    """Text that is mostly no YAML."""
+    """Random text, mostly not YAML, gives well-formed problems."""
     assert are_well_formed(told(text))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab01:-?[]{}&*!|>'\"%@`#, \n\t\\\ud800\x00é\u2028\x85\ufeff")))
 def test_text_made_of_yaml_signs(text: str) -> None:
-    """Text that YAML has much to say about."""
+    """Random YAML syntax gives well-formed problems."""
     assert are_well_formed(told(text))
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_any_octets(content: bytes) -> None:
-    """What a file may hold."""
+    """Random octets give text or a ConfigError."""
     try:
         lines = told(decode(content, PATH))
     except ConfigError as error:
@@ -86,14 +87,14 @@ TREES = st.recursive(
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*Config.model_fields, "lisen", "<<"]), TREES), max_size=6))
 def test_known_keys_with_any_values(entries: list[tuple[str, str]]) -> None:
-    """YAML with the right words in wrong places."""
+    """YAML with known keys in wrong places gives well-formed problems."""
     assert are_well_formed(told("".join(f"{key}: {value}\n" for key, value in entries)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_sound_file_with_something_else_in_its_middle(sound: str, data: st.DataObject) -> None:
-    """What a slip of the hand makes of a file."""
+    """A valid file with a random insertion gives well-formed problems or warnings."""
     start = data.draw(st.integers(0, len(sound)))
     end = data.draw(st.integers(start, min(len(sound), start + 12)))
     filling = data.draw(

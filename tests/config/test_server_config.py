@@ -1,4 +1,4 @@
-"""What a backend must load."""
+"""The configuration that a backend must load."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ backends:
 
 
 def test_server_config(read: Read) -> None:
-    """Every config under which the backend has an ID, in the order of the file, key included."""
+    """It contains each CID config in which the backend has a server ID, in the order of the file, with the key."""
     assert server_config(read(TWO).config, "1e3") == {
         "backend": "1e3",
         "cid_configs": [
@@ -53,7 +53,7 @@ def test_server_config(read: Read) -> None:
 
 
 def test_server_config_yaml_means_the_same_to_every_reader(read: Read) -> None:
-    """Texts are in quotes: 010203 and 1e3 are numbers to one YAML or another."""
+    """Strings are quoted, because some YAML parsers read 010203 and 1e3 as numbers."""
     text = server_config_yaml(read(TWO).config, "1e3")
     assert yaml.safe_load(text) == server_config(read(TWO).config, "1e3")
     assert text.startswith('backend: "1e3"\ncid_configs:\n- config_id: 3\n  algorithm: "single-pass"\n')
@@ -62,7 +62,7 @@ def test_server_config_yaml_means_the_same_to_every_reader(read: Read) -> None:
 
 
 def test_yang(read: Read) -> None:
-    """RFC 7951: the top name with its module; hex strings with colons; one config and one server ID each."""
+    """The YANG form follows RFC 7951: module name on top, hex with colons, one CID config and server ID each."""
     key = "8f:95:f0:92:45:76:5f:80:25:69:34:e5:0c:66:20:7f"
     single = {
         "config-id": 3,
@@ -86,12 +86,12 @@ def test_yang(read: Read) -> None:
     ("name", "says"),
     [
         ("plian", "no backend is called 'plian'; did you mean 'plain'?"),
-        ("zzz", "no backend is called 'zzz'; there is 1e3, plain"),
-        ("plain", "backend 'plain' has no server_ids: there is nothing for it to load"),
+        ("zzz", "no backend is called 'zzz'; the backends are: 1e3, plain"),
+        ("plain", "backend 'plain' has no server_ids: it has nothing to load"),
     ],
 )
 def test_backends_without_a_server_config(read: Read, name: str, says: str) -> None:
-    """The command line is wrong; the names that there are help."""
+    """The error lists the existing names, suggests one, or gives the reason."""
     for make in (server_config, yang_server_configs):
         with pytest.raises(ConfigError) as caught:
             make(read(TWO).config, name)
@@ -99,6 +99,6 @@ def test_backends_without_a_server_config(read: Read, name: str, says: str) -> N
 
 
 def test_a_configuration_without_backends(read: Read) -> None:
-    """There is none to name."""
-    with pytest.raises(ConfigError, match=r"there is none$"):
+    """Without backends, the error says that there are none."""
+    with pytest.raises(ConfigError, match=r"the backends are: none$"):
         server_config(read("listen: ['127.0.0.1:1']\nbackends: []\n").config, "a")

@@ -367,7 +367,7 @@ async def test_with_the_real_probe() -> None:
 
 def test_settings_of_a_test_are_the_settings_of_the_product() -> None:
     """The configuration's own section fits the protocol that the monitor reads."""
-    from qlb.config.model import Health
+    from qlb.config.sections import Health
 
     health = Health()
     settings: Any = replace(Settings(), probe="quic", all_failing="keep")
