@@ -40,7 +40,7 @@ class Backend:
 
     @property
     def accepts_new(self) -> bool:
-        """Whether this backend may receive new connections: it is active and healthy, and its weight is above 0.
+        """True if this backend may receive new connections: it is active and healthy, and its weight is above 0.
 
         Packets with an ID that decodes to this backend are forwarded to it in any case: only it has their keys.
         """

@@ -39,7 +39,7 @@ TIMEOUT_S = 90.0
 
 
 class ShortSource:
-    """An ID source with few nonces, that then raises or goes on with reserved IDs."""
+    """A source with few nonces, which then raises NonceExhausted or issues reserved IDs."""
 
     def __init__(self, count: int, *, params: CidParams = FOUR_PASS, reserved: bool = False) -> None:
         """Begin with this many nonces."""
@@ -59,7 +59,7 @@ class ShortSource:
 
 
 class WatchingClient(QuicConnectionProtocol):
-    """A client that keeps the event that ended its connection."""
+    """A client that stores the event that ended its connection."""
 
     ended: ConnectionTerminated | None = None
 
@@ -78,7 +78,7 @@ def retry_id(datagram: bytes) -> bytes:
 
 
 def retrying_server(source: CidSource, configuration: QuicConfiguration, *, initials: int) -> "FakeTransport":
-    """Give a server with Retry so many first Initials, each from an address of its own; return what it has sent."""
+    """Send first Initials from different addresses to a server with Retry; return its transport."""
     fitting = adapter.routable_configuration(configuration, source)
     server = adapter.RoutableServer(configuration=fitting, generator=source, retry=True)
     transport = FakeTransport()
@@ -93,7 +93,7 @@ def retrying_server(source: CidSource, configuration: QuicConfiguration, *, init
 
 
 class FakeTransport(asyncio.DatagramTransport):
-    """A transport that keeps what is sent."""
+    """A transport that stores the sent datagrams."""
 
     def __init__(self) -> None:
         """Begin with nothing sent."""
@@ -107,7 +107,7 @@ class FakeTransport(asyncio.DatagramTransport):
 
 @pytest.fixture(scope="module")
 def server_configuration() -> QuicConfiguration:
-    """A server configuration as users write it: connection_id_length not mentioned."""
+    """Return a server configuration in the usual form, without connection_id_length."""
     made = make_certificate()
     return QuicConfiguration(
         is_client=False, alpn_protocols=["test"], certificate=made.certificate, private_key=made.private_key
@@ -116,7 +116,7 @@ def server_configuration() -> QuicConfiguration:
 
 @pytest.fixture(autouse=True)
 async def loop_errors() -> AsyncIterator[None]:
-    """Fail any test in which a callback of the event loop raised."""
+    """Fail every test in which a callback of the event loop raises."""
     errors: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
     yield
@@ -124,7 +124,7 @@ async def loop_errors() -> AsyncIterator[None]:
 
 
 def client_configuration() -> QuicConfiguration:
-    """A client that trusts anybody; its guess of the round trip keeps the end of a connection short."""
+    """Return a client configuration without verification; a short round-trip estimate shortens the closing phase."""
     return QuicConfiguration(alpn_protocols=["test"], verify_mode=ssl.CERT_NONE, initial_rtt=0.005)
 
 
@@ -132,7 +132,7 @@ def client_configuration() -> QuicConfiguration:
 async def connected(
     configuration: QuicConfiguration, source: CidSource, *, host: str = "127.0.0.1", retry: bool = False
 ) -> AsyncIterator[tuple[QuicConnectionProtocol, adapter.RoutableServer]]:
-    """An unmodified client, connected and past one round trip, and the server it reached."""
+    """Yield an unmodified client after one round trip, and the server that it reached."""
     server = await adapter.serve(host, 0, configuration=configuration, generator=source, retry=retry)
     try:
         async with (
@@ -146,7 +146,7 @@ async def connected(
 
 
 async def refused(port: int) -> WatchingClient:
-    """Connect to where no connection can be made; return the client after its end."""
+    """Connect to a server that refuses connections; return the client after the end."""
     clients: list[WatchingClient] = []
 
     def create(connection: QuicConnection, **arguments: Any) -> WatchingClient:
@@ -161,28 +161,28 @@ async def refused(port: int) -> WatchingClient:
 
 
 def current_id(client: QuicConnectionProtocol) -> bytes:
-    """The ID that the client writes to."""
+    """Return the ID that the client currently sends to."""
     return client._quic._peer_cid.cid
 
 
 def spare_ids(client: QuicConnectionProtocol) -> list[bytes]:
-    """The IDs that the client got in NEW_CONNECTION_ID frames and has not used yet."""
+    """Return the IDs that the client received in NEW_CONNECTION_ID frames and has not used yet."""
     return [spare.cid for spare in client._quic._peer_cid_available]
 
 
 def server_connection(configuration: QuicConfiguration) -> QuicConnection:
-    """A connection as aioquic's server makes it on a first Initial."""
+    """Return a connection as aioquic's server creates it for a first Initial."""
     return QuicConnection(configuration=configuration, original_destination_connection_id=bytes(8))
 
 
 @pytest.mark.parametrize("name", adapter.RELIES_ON)
 def test_canary_aioquic_still_has(name: str) -> None:
-    """Each private attribute of aioquic that the adapter relies on is there."""
+    """Each private attribute of aioquic that the adapter relies on exists."""
     assert name not in adapter.missing_attributes(), f"this aioquic has no {name}: qlb.adapters.aioquic must be adapted"
 
 
 def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that renamed an attribute would ignore our IDs in silence; it is refused by name instead."""
+    """A release without one of the attributes is rejected by name; it would silently ignore the adapter's IDs."""
     monkeypatch.setattr("qlb.adapters.aioquic.release.RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
     with pytest.raises(QlbError, match=r"has no QuicConnection\._gone;"):
         adapter.routable(QuicConnectionProtocol, ShortSource(1))
@@ -190,7 +190,7 @@ def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("params", SHAPES.values(), ids=SHAPES.keys())
 async def test_every_id_of_a_connection_is_routable(params: CidParams, server_configuration: QuicConfiguration) -> None:
-    """The first SCID and all seven NEW_CONNECTION_IDs decode to the server ID, have its length, and differ."""
+    """The first SCID and all seven NEW_CONNECTION_IDs decode to the server ID and differ."""
     async with connected(server_configuration, CidGenerator(params, SERVER_ID)) as (client, _):
         ids = [current_id(client), *spare_ids(client)]
     assert len(set(ids)) == 8
@@ -209,7 +209,7 @@ async def test_both_address_families(host: str, server_configuration: QuicConfig
 
 
 async def test_changing_the_id_again_and_again(server_configuration: QuicConfiguration) -> None:
-    """A client that uses up its IDs gets new routable ones, and the server knows each."""
+    """A client that uses up its IDs receives new routable ones, which the server knows."""
     seen = []
     async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID)) as (client, _):
         for _ in range(12):
@@ -221,7 +221,7 @@ async def test_changing_the_id_again_and_again(server_configuration: QuicConfigu
 
 
 async def test_the_server_knows_an_id_before_the_client_does(server_configuration: QuicConfiguration) -> None:
-    """The first packet on a new ID is not dropped: the ID is registered by the time it is on the wire."""
+    """The first packet with a new ID is accepted, because the ID is registered before it is sent."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     server = await adapter.serve("127.0.0.1", 0, configuration=server_configuration, generator=source)
     unknown: list[bytes] = []
@@ -242,7 +242,7 @@ async def test_the_server_knows_an_id_before_the_client_does(server_configuratio
 
 
 async def test_retry_is_routable(server_configuration: QuicConfiguration) -> None:
-    """The SCID of a Retry decodes too, and so does the ID of the connection that follows."""
+    """The SCID of a Retry and the ID of the following connection are routable."""
     codec = CidCodec(FOUR_PASS)
     async with connected(server_configuration, CidGenerator(FOUR_PASS, SERVER_ID), retry=True) as (client, _):
         retry_scid = client._quic._retry_source_connection_id
@@ -256,7 +256,7 @@ async def test_retry_is_routable(server_configuration: QuicConfiguration) -> Non
 async def test_a_retry_token_holds_for_one_address(
     second_port: int, accepted: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """The token that one address was given is worth nothing at another."""
+    """A Retry token is invalid for another client address."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
@@ -274,7 +274,7 @@ async def test_a_retry_token_holds_for_one_address(
 
 
 async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
-    """Each Retry has an ID of its own that decodes to the server; the budget of connections stays as it was."""
+    """Each Retry has a routable ID of its own, and connections lose no nonces."""
     source = RotatingGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
     transport = retrying_server(source, server_configuration, initials=300)
     ids = [retry_id(datagram) for datagram, _ in transport.sent]
@@ -284,7 +284,7 @@ async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configurati
 
 
 async def test_retries_of_a_source_without_ids_for_them(server_configuration: QuicConfiguration) -> None:
-    """They are unroutable, and none of the source's own is taken."""
+    """Without IDs for Retry packets, their IDs are unroutable, and no other ID of the source is used."""
     source = ShortSource(3)
     transport = retrying_server(source, server_configuration, initials=5)
     assert {retry_id(datagram)[0] >> 5 for datagram, _ in transport.sent} == {0b111}
@@ -293,7 +293,7 @@ async def test_retries_of_a_source_without_ids_for_them(server_configuration: Qu
 
 
 async def test_a_server_without_retry_sets_nothing_aside(server_configuration: QuicConfiguration) -> None:
-    """Every nonce is there for connections."""
+    """Without Retry, every nonce is available for connections."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     adapter.RoutableServer(configuration=configuration, generator=source)
@@ -302,7 +302,7 @@ async def test_a_server_without_retry_sets_nothing_aside(server_configuration: Q
 
 @pytest.mark.parametrize("datagram", [b"", b"\xc0", b"\x40" * 1200, b"\xc0\x00\x00\x00\x01\xff" + bytes(1200)])
 async def test_retry_ignores_what_is_no_initial(datagram: bytes, server_configuration: QuicConfiguration) -> None:
-    """Garbage gets no Retry, no connection and no exception."""
+    """Garbage causes no Retry, no connection and no exception."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     configuration = adapter.routable_configuration(server_configuration, source)
     server = adapter.RoutableServer(configuration=configuration, generator=source, retry=True)
@@ -313,7 +313,7 @@ async def test_retry_ignores_what_is_no_initial(datagram: bytes, server_configur
 
 
 def test_the_default_length_is_set_on_a_copy(server_configuration: QuicConfiguration) -> None:
-    """A configuration that says nothing about the length is copied, and the user's object stays as it was."""
+    """A configuration without an ID length is copied, and the user's object does not change."""
     fitting = adapter.routable_configuration(server_configuration, ShortSource(0))
     assert fitting.connection_id_length == FOUR_PASS.cid_length
     assert server_configuration.connection_id_length == 8
@@ -321,13 +321,13 @@ def test_the_default_length_is_set_on_a_copy(server_configuration: QuicConfigura
 
 
 def test_a_fitting_configuration_is_used_as_it_is() -> None:
-    """The same object: certificates loaded into it later still take effect."""
+    """A fitting configuration is used itself, so certificates that are loaded later take effect."""
     configuration = QuicConfiguration(is_client=False, connection_id_length=FOUR_PASS.cid_length)
     assert adapter.routable_configuration(configuration, ShortSource(0)) is configuration
 
 
 async def test_another_length_is_refused(server_configuration: QuicConfiguration) -> None:
-    """A length that somebody chose is not overridden: CidError, before a socket is opened."""
+    """Another ID length raises CidError before a socket is opened."""
     chosen = QuicConfiguration(is_client=False, connection_id_length=11)
     with pytest.raises(CidError, match=r"connection_id_length is 11, .* have 12 octets"):
         await adapter.serve("127.0.0.1", 0, configuration=chosen, generator=ShortSource(0))
@@ -338,7 +338,7 @@ async def test_another_length_is_refused(server_configuration: QuicConfiguration
 
 
 async def test_routable_in_aioquics_own_serve(server_configuration: QuicConfiguration) -> None:
-    """Those who call aioquic's serve wrap their create_protocol."""
+    """A wrapped create_protocol works with aioquic's own serve."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     server = await aioquic_serve(
         "127.0.0.1",
@@ -362,7 +362,7 @@ async def test_routable_in_aioquics_own_serve(server_configuration: QuicConfigur
 async def test_without_nonces_new_connections_are_refused(
     retry: bool, server_configuration: QuicConfiguration, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CONNECTION_REFUSED to each client, one line in the log, the user's protocol never called."""
+    """Without nonces, clients receive CONNECTION_REFUSED, the log one line, and the user's protocol no call."""
     created: list[QuicConnection] = []
 
     def create(connection: QuicConnection, **arguments: Any) -> QuicConnectionProtocol:
@@ -393,7 +393,7 @@ async def test_without_nonces_new_connections_are_refused(
 
 @pytest.mark.parametrize("reserved", [False, True], ids=["raises", "falls over to the reserved config"])
 async def test_without_nonces_live_connections_go_on(reserved: bool, server_configuration: QuicConfiguration) -> None:
-    """A connection keeps the IDs that it has, is offered no unroutable ones, and survives using them up."""
+    """A live connection continues with its IDs and receives no unroutable ones."""
     async with connected(server_configuration, ShortSource(3, reserved=reserved)) as (client, _):
         ids = [current_id(client), *spare_ids(client)]
         assert list(map(CidCodec(FOUR_PASS).decode, ids)) == [SERVER_ID] * 3
@@ -405,7 +405,7 @@ async def test_without_nonces_live_connections_go_on(reserved: bool, server_conf
 
 
 async def test_ids_that_could_not_be_issued_leave_no_gap(server_configuration: QuicConfiguration) -> None:
-    """They take no sequence number: RFC 9000 wants the numbers to rise by one."""
+    """An ID that cannot be issued uses no sequence number, because RFC 9000 forbids gaps."""
     source = ShortSource(2)
     async with connected(server_configuration, source) as (client, _):
         source.left = 5
@@ -416,7 +416,7 @@ async def test_ids_that_could_not_be_issued_leave_no_gap(server_configuration: Q
 
 
 async def test_a_first_id_of_the_reserved_config(server_configuration: QuicConfiguration) -> None:
-    """The connection works; it has one ID, of the usual length that the ID itself says, and no more."""
+    """A connection with a reserved first ID works, with this one ID of the usual length."""
     async with connected(server_configuration, ShortSource(0, reserved=True)) as (client, _):
         cid = current_id(client)
         assert cid[0] >> 5 == 7
@@ -428,7 +428,7 @@ async def test_a_first_id_of_the_reserved_config(server_configuration: QuicConfi
 def test_the_reserved_config_asks_clients_to_stay(
     nonces: int, stays: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """disable_active_migration is sent where the ID is unroutable, and only there."""
+    """disable_active_migration is sent only if the ID is unroutable."""
     source = ShortSource(nonces, reserved=True)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source)
@@ -452,7 +452,7 @@ def test_the_reserved_config_asks_clients_to_stay(
 def test_a_preferred_address_has_an_id_of_its_own(
     address: adapter.PreferredAddress, seen: tuple[object, object], server_configuration: QuicConfiguration
 ) -> None:
-    """Its ID decodes, is none of the others, is the second in sequence, and no NEW_CONNECTION_ID repeats it."""
+    """The preferred address has the second ID of the connection, routable and in no NEW_CONNECTION_ID frame."""
     source = CidGenerator(FOUR_PASS, SERVER_ID)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source, preferred_address=address)
@@ -475,7 +475,7 @@ def test_a_preferred_address_has_an_id_of_its_own(
 def test_without_a_routable_id_no_address_is_preferred(
     nonces: int, reserved: bool, server_configuration: QuicConfiguration
 ) -> None:
-    """Where the nonces end, the client stays where it is."""
+    """Without a routable ID no preferred address is sent."""
     source = ShortSource(nonces, reserved=reserved)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
     adapter.install(connection, source, preferred_address=adapter.PreferredAddress(ipv4=("192.0.2.7", 443)))
@@ -492,20 +492,20 @@ def test_without_a_routable_id_no_address_is_preferred(
         (adapter.PreferredAddress(ipv4=("edge.example", 443)), "edge.example"),
         (adapter.PreferredAddress(ipv4=("2001:db8::7", 443)), "2001:db8::7"),
         (adapter.PreferredAddress(ipv6=("192.0.2.7", 443)), "192.0.2.7"),
-        (adapter.PreferredAddress(ipv4=("0.0.0.0", 443)), "nobody can go to"),
-        (adapter.PreferredAddress(ipv4=("224.0.0.1", 443)), "nobody can go to"),
+        (adapter.PreferredAddress(ipv4=("0.0.0.0", 443)), "is not the address of one host"),
+        (adapter.PreferredAddress(ipv4=("224.0.0.1", 443)), "is not the address of one host"),
         (adapter.PreferredAddress(ipv4=("192.0.2.7", 0)), "port 0"),
         (adapter.PreferredAddress(ipv6=("2001:db8::7", 65536)), "port 65536"),
     ],
 )
 def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, problem: str) -> None:
-    """It is refused before the first packet, with what is wrong."""
+    """An unreachable preferred address raises an error before the first packet."""
     with pytest.raises(CidError, match=re.escape(problem)):
         adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)
 
 
 class TwoSockets:
-    """A client's transport with a second socket: what is for a place that does not exist leaves from there."""
+    """A client's transport that sends from a second socket to one placeholder address."""
 
     NOWHERE = ("127.0.0.1", 9)
 
@@ -534,7 +534,7 @@ class TwoSockets:
 
 @pytest.mark.parametrize("length", [0, 8])
 async def test_a_client_tries_another_path_and_takes_it(length: int, server_configuration: QuicConfiguration) -> None:
-    """Whether its own IDs are empty, as browsers' are, or not: probes are answered, and it goes on there."""
+    """A client with or without IDs of its own can probe a new path and migrate to it."""
 
     def create(connection: QuicConnection, **more: Any) -> QuicConnectionProtocol:
         if not length:  # aioquic's client would announce more of its empty IDs, which is an error
@@ -568,7 +568,7 @@ async def test_a_client_tries_another_path_and_takes_it(length: int, server_conf
 
 
 def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfiguration) -> None:
-    """An aioquic server reads one ID length only: where no reserved ID has it, the connection is refused instead."""
+    """If no reserved ID has the server's ID length, the connection is refused."""
     params = CidParams(config_id=0, server_id_length=1, nonce_length=4, key=KEY)
     source = ShortSource(0, params=params, reserved=True)
     connection = server_connection(adapter.routable_configuration(server_configuration, source))
@@ -577,7 +577,7 @@ def test_ids_too_short_for_the_reserved_config(server_configuration: QuicConfigu
 
 
 def can_bind(host: str) -> bool:
-    """Whether this machine has the address."""
+    """Return whether this machine has the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""Server IDs made of addresses: the same everywhere, and each one server's alone."""
+"""Server IDs derived from addresses: equal on every node, and different for each server."""
 
 import ipaddress
 
@@ -12,7 +12,7 @@ from qlb.cid.address_ids import ambiguity, is_within, server_id_of
 
 @given(st.ip_addresses(), st.integers(1, 15))
 def test_the_low_octets(address: ipaddress.IPv4Address | ipaddress.IPv6Address, length: int) -> None:
-    """As long as the configuration says, and the address again where it fits."""
+    """The ID has the configured length, and contains the whole address if it fits."""
     found = server_id_of(str(address), length)
     assert len(found) == length
     assert int.from_bytes(found) == int(address) % (1 << 8 * length)
@@ -20,7 +20,7 @@ def test_the_low_octets(address: ipaddress.IPv4Address | ipaddress.IPv6Address, 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(1, 3))
 def test_what_is_not_ambiguous_is_distinct(one: int, other: int, length: int) -> None:
-    """What the check lets through gives every address an ID of its own; what it refuses does not."""
+    """Addresses have different IDs exactly if ambiguity() accepts their networks."""
     networks = [ipaddress.ip_network(f"10.{one}.7.0/28"), ipaddress.ip_network(f"10.{other}.7.0/28")]
     addresses = [str(address) for network in networks for address in network]
     distinct = len({server_id_of(address, length) for address in addresses}) == len(addresses)
@@ -42,7 +42,7 @@ def test_what_is_not_ambiguous_is_distinct(one: int, other: int, length: int) ->
     ],
 )
 def test_ambiguity(networks: list[str], length: int, reason: str) -> None:
-    """Networks that are too large for their IDs, and those that end alike."""
+    """Networks that are too large for their IDs, or whose addresses end alike, are rejected."""
     found = ambiguity(list(map(ipaddress.ip_network, networks)), length)
     assert reason in found
     assert bool(reason) == bool(found)
@@ -63,14 +63,14 @@ def test_ambiguity(networks: list[str], length: int, reason: str) -> None:
     ],
 )
 def test_within(host: str, within: bool) -> None:
-    """One host of one of the networks; small ones have no broadcast address."""
+    """An address is within a network if it can belong to one host; small networks have no broadcast address."""
     networks = list(map(ipaddress.ip_network, ("10.0.0.0/24", "10.0.9.0/31", "2001:db8::/112")))
     assert is_within(host, networks) is within
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1", "::ffff:10.0.0.1"])
 def test_some_addresses_are_nobodys(host: str) -> None:
-    """However wide the networks are that are allowed."""
+    """Some addresses are never accepted, however wide the allowed networks are."""
     assert not is_within(host, [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")])
 
 
@@ -88,13 +88,13 @@ def test_some_addresses_are_nobodys(host: str) -> None:
     ],
 )
 def test_one_address_has_one_form(text: str, canonical: str) -> None:
-    """An IPv4-mapped address is the IPv4 one in every spelling."""
+    """An IPv4-mapped address becomes the IPv4 address in every spelling."""
     assert str(canonical_address(text)) == canonical
 
 
 @pytest.mark.parametrize("text", ["", "a", "10.0.0", "10.0.0.1.", "::ffff:10.0.0.1/128", "::ffff:g"])
 def test_what_is_no_address(text: str) -> None:
-    """The library's own error, for the caller to word."""
+    """An invalid address raises the ValueError of ipaddress, which the caller rewords."""
     with pytest.raises(ValueError, match="address"):
         canonical_address(text)
 
@@ -111,5 +111,5 @@ def test_what_is_no_address(text: str) -> None:
     ],
 )
 def test_one_network_has_one_form(network: str, canonical: str) -> None:
-    """Addresses are compared as IPv4, so networks of mapped ones must be, too."""
+    """A network of IPv4-mapped addresses becomes IPv4, because addresses are compared as IPv4."""
     assert str(canonical_network(ipaddress.ip_network(network))) == canonical

@@ -1,4 +1,4 @@
-"""CidCodec against the draft's text over every pair of lengths, and the freedoms that servers have."""
+"""CidCodec against the draft's text for every pair of lengths, and the freedoms that the draft gives to servers."""
 
 import pickle
 import random
@@ -18,12 +18,12 @@ CASES = 4
 
 @pytest.fixture(params=["encrypted", "plaintext"])
 def encrypted(request: pytest.FixtureRequest) -> bool:
-    """With and without a key."""
+    """Run the test with and without a key."""
     return bool(request.param == "encrypted")
 
 
 def _cases(server_id_length: int, nonce_length: int, *, encrypted: bool) -> Iterator[tuple[CidParams, bytes, bytes]]:
-    """Yield parameters, server IDs and nonces: the extremes, then random ones."""
+    """Yield parameters, server IDs and nonces: first extreme ones, then random ones."""
     dice = random.Random(f"{server_id_length} {nonce_length} {encrypted}")
     fixed = ((b"\0" * server_id_length, b"\0" * nonce_length), (b"\xff" * server_id_length, b"\xff" * nonce_length))
     drawn = tuple((dice.randbytes(server_id_length), dice.randbytes(nonce_length)) for _ in range(CASES))
@@ -34,10 +34,10 @@ def _cases(server_id_length: int, nonce_length: int, *, encrypted: bool) -> Iter
 
 @pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.LEGAL_PAIRS)
 class TestEveryPairOfLengths:
-    """Each law holds for all 120 pairs, odd and even, single pass, four passes and plaintext."""
+    """Laws that hold for all 120 pairs, odd and even, with single-pass, four-pass and plaintext."""
 
     def test_encode_is_the_drafts(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """What follows the first octet is what the text says, to the bit."""
+        """The octets after the first are exactly those that the draft specifies."""
         for params, server_id, nonce in _cases(server_id_length, nonce_length, encrypted=encrypted):
             cid = CidCodec(params).encode(server_id, nonce)
             assert cid[0] >> 5 == params.config_id
@@ -53,7 +53,7 @@ class TestEveryPairOfLengths:
             assert [codec.decode(cid) for cid in cids] == [found and found[0] for found in expected]
 
     def test_decode_undoes_encode(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """The server ID comes back, and a second server's codec makes the same block of the same nonce."""
+        """decode() returns the server ID, and a second codec encodes the same nonce to the same block."""
         for params, server_id, nonce in _cases(server_id_length, nonce_length, encrypted=encrypted):
             codec = CidCodec(params)
             cid = codec.encode(server_id, nonce)
@@ -61,7 +61,7 @@ class TestEveryPairOfLengths:
             assert CidCodec(params).encode(server_id, nonce)[1:] == cid[1:]
 
     def test_too_short_is_none(self, server_id_length: int, nonce_length: int, encrypted: bool) -> None:
-        """Every length below first octet + server ID + nonce tells nothing; the next one tells."""
+        """Every length below first octet + server ID + nonce decodes to None; that length decodes."""
         codec = CidCodec(CidParams(3, server_id_length, nonce_length, KEY if encrypted else None))
         end = 1 + server_id_length + nonce_length
         assert [codec.decode(bytes(size)) for size in range(end)] == [None] * end
@@ -78,7 +78,7 @@ def test_config_id_of_every_first_octet(config_id: int) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_decode_encode_is_the_identity(data: st.DataObject) -> None:
-    """For any parameters, server ID, nonce, padding and appended octets."""
+    """decode() inverts encode() for any parameters, server ID, nonce, padding and appended octets."""
     server_id_length, nonce_length = data.draw(st.sampled_from(oracle.LEGAL_PAIRS))
     params = CidParams(
         data.draw(st.integers(0, 6)),
@@ -101,14 +101,14 @@ def test_decode_encode_is_the_identity(data: st.DataObject) -> None:
 @given(st.binary(max_size=255), st.sampled_from(oracle.LEGAL_PAIRS), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_any_octets_decode_or_are_too_short(cid: bytes, lengths: tuple[int, int], with_key: bool) -> None:
-    """Nothing raises, and what comes out has the length of a server ID."""
+    """decode() never raises, and its result has the length of a server ID."""
     codec = CidCodec(CidParams(0, *lengths, KEY if with_key else None))
     server_id = codec.decode(cid)
     assert server_id is None if len(cid) < codec.params.block_end else len(server_id or b"") == lengths[0]
 
 
 def test_config_bits_are_the_callers_business() -> None:
-    """The codec decodes the block whatever the first octet says."""
+    """The codec decodes the block whatever the first octet contains."""
     codec = CidCodec(CidParams(2, 3, 4, KEY))
     cid = codec.encode(b"abc", b"wxyz")
     assert {codec.decode(bytes([first]) + cid[1:]) for first in range(256)} == {b"abc"}
@@ -116,7 +116,7 @@ def test_config_bits_are_the_callers_business() -> None:
 
 @pytest.mark.parametrize("cid_length", range(9, 21))
 def test_padding_up_to_cid_length_is_random(cid_length: int) -> None:
-    """The octets beyond the block come from the source of randomness, in front of nothing and never decoded."""
+    """Octets beyond the block come from the random source and are never decoded."""
     asked: list[int] = []
 
     def random_bytes(size: int) -> bytes:
@@ -133,14 +133,14 @@ def test_padding_up_to_cid_length_is_random(cid_length: int) -> None:
 
 @pytest.mark.parametrize("cid_length", [0, 9, 15, 20])
 def test_length_self_encoded_counts_the_padding(cid_length: int) -> None:
-    """The five bits hold the octets that follow the first, padding included."""
+    """The low five bits are the number of octets after the first, padding included."""
     params = CidParams(6, 4, 4, KEY, length_self_encoded=True, cid_length=cid_length)
     cid = CidCodec(params).encode(b"abcd", b"1234")
     assert cid[0] == 6 << 5 | len(cid) - 1
 
 
 def test_free_bits_of_the_first_octet_are_chance() -> None:
-    """Without self-encoding all 32 values occur, so the octet links no two IDs."""
+    """Without self-encoding all 32 values occur, so the octet does not link two IDs."""
     codec = CidCodec(CidParams(4, 1, 4))
     firsts = {codec.encode(b"a", b"1234")[0] for _ in range(1000)}
     assert firsts == set(range(0b100_00000, 0b101_00000))
@@ -157,14 +157,14 @@ def test_free_bits_of_the_first_octet_are_chance() -> None:
     ],
 )
 def test_encode_refuses_wrong_lengths(server_id: bytes, nonce: bytes, text: str, encrypted: bool) -> None:
-    """One octet more or less is an error that says which and how many."""
+    """One octet more or less raises an error that names the argument and both lengths."""
     with pytest.raises(CidError, match=text):
         CidCodec(CidParams(0, 4, 4, KEY if encrypted else None)).encode(server_id, nonce)
 
 
 @pytest.mark.parametrize("params", [CidParams(0, 4, 4), CidParams(1, 4, 12, KEY), CidParams(2, 8, 5, KEY)], ids=repr)
 def test_codec_survives_pickling(params: CidParams) -> None:
-    """Another process gets the same parameters and makes its own AES contexts."""
+    """An unpickled codec has the same parameters and creates its own AES contexts."""
     codec = CidCodec(params)
     twin = pickle.loads(pickle.dumps(codec))
     server_id, nonce = bytes(range(params.server_id_length)), bytes(range(params.nonce_length))

@@ -1,4 +1,4 @@
-"""A source of IDs that changes its configuration while it runs."""
+"""RotatingGenerator: a source of IDs that changes its CID config while it runs."""
 
 from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingGenerator
 
@@ -8,7 +8,7 @@ SERVER_ID = b"\xc0\xff\xee\x01"
 
 
 def test_ids_come_from_the_present_configuration() -> None:
-    """Before and after; the budget is the present generator's too."""
+    """IDs and the numbers of nonces are those of the current generator."""
     source = RotatingGenerator(CidGenerator(OLD, SERVER_ID))
     first = source.generate()
     assert (source.params, source.used) == (OLD, 1)

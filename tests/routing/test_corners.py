@@ -1,4 +1,4 @@
-"""Corners of the forwarding steps that were wrong once."""
+"""Corner cases of the forwarding steps that were wrong once."""
 
 from lab.pool import CONFIGS, FLOW, backends, changed, long, router, short, snapshot
 from qlb.routing.backends import BackendState
@@ -10,7 +10,7 @@ UNKNOWN = b"\xe1" + b"\x55" * 7
 
 
 def test_unhealthy_is_left_only_while_another_could_answer() -> None:
-    """router.py: "an unhealthy backend is not tried again while another could answer". Here no other could."""
+    """A handshake stays with its unhealthy backend if no other backend can answer."""
     r = router(backends(1))
     assert r.decide(long(UNKNOWN), FLOW, 0.0)[1] == 0
     r.snapshot = snapshot(changed(backends(1), 0, healthy=False))
@@ -18,7 +18,7 @@ def test_unhealthy_is_left_only_while_another_could_answer() -> None:
 
 
 def test_draining_gets_no_new_connection_by_an_empty_source_id() -> None:
-    """router.py: a draining backend is not given a new connection just because an old one had its 4-tuple."""
+    """A draining backend receives no new connection because of an old one with its 4-tuple."""
     r = router()
     _, index = r.decide(long(UNKNOWN, b""), FLOW, 0.0)
     r.snapshot = snapshot(changed(backends(), index, state=BackendState.DRAINING))
@@ -26,13 +26,13 @@ def test_draining_gets_no_new_connection_by_an_empty_source_id() -> None:
 
 
 def test_ring_does_not_show_the_fallback_key() -> None:
-    """Secrets never appear in repr: fallback.hash_key may be one."""
+    """The repr of a ring does not show the key: fallback.hash_key can be a secret."""
     key = b"sixteen secrets!"
     assert repr(key) not in repr(build_ring([], key))
 
 
 def test_a_backend_that_left_is_told_as_a_miss() -> None:
-    """A short header whose entry names a removed backend: the text says what the decision does."""
+    """The explanation of an entry for a removed backend agrees with the decision."""
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]

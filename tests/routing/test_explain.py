@@ -1,4 +1,4 @@
-"""Explanations: the steps that matter are named, with the section that they follow, and end in the decision."""
+"""Explanations: they name the relevant steps with their sections, and end with the decision."""
 
 import pytest
 
@@ -30,14 +30,14 @@ def _text(datagram: bytes, r: object = None) -> str:
     ],
 )
 def test_steps(datagram: bytes, words: list[str]) -> None:
-    """Each kind of datagram says what it is and why it goes where it goes."""
+    """The explanation of each kind of datagram names its form and the reasons for the decision."""
     text = _text(datagram)
     for word in words:
         assert word in text
 
 
 def test_routable() -> None:
-    """The owner, its address and its state are told."""
+    """The explanation shows the backend's name, address and state."""
     text = _text(long(cid(FOUR_PASS, 1)), router(changed(backends(), 1, healthy=False)))
     assert "the ID belongs to b1" in text
     assert "to b1 at 127.0.0.1:5001 (active, unhealthy)" in text
@@ -45,7 +45,7 @@ def test_routable() -> None:
 
 @pytest.mark.parametrize(("build", "table"), [(long, "source_id"), (short, "four_tuple")])
 def test_known_flows(build: object, table: str) -> None:
-    """A flow that a table knows is told with the table."""
+    """The explanation of a known flow names the table."""
     r = router()
     datagram = build(UNKNOWN)  # type: ignore[operator]
     told = [_text(datagram, r) for _ in range(2)]
@@ -55,12 +55,12 @@ def test_known_flows(build: object, table: str) -> None:
 
 
 def test_nobody_takes_it() -> None:
-    """Without a backend, the explanation says so."""
+    """Without a backend, the explanation gives the reason."""
     assert "hashes to no backend, because none accepts new connections" in _text(long(UNKNOWN), router([]))
 
 
 def test_a_flow_of_a_backend_that_left() -> None:
-    """The entry is no answer, and the explanation does not fall over it."""
+    """An entry for a removed backend counts as a miss in the explanation too."""
     r = router(backends(2))
     r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot([])

@@ -1,4 +1,4 @@
-"""Flow tables: bounded, timed by their caller, the least recently used leaves first."""
+"""Flow tables: they are bounded, use the caller's time, and remove the least recently used entry first."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ def test_remember_and_forget() -> None:
 
 
 def test_the_least_recently_used_leaves() -> None:
-    """Not the oldest: one that was used again stays."""
+    """A full table removes the least recently used entry, not the oldest."""
     table = FlowTable(2, 100.0)
     for key in ("a", "b", "a", "c"):
         table.remember(key, 1, 0.0)
@@ -26,7 +26,7 @@ def test_the_least_recently_used_leaves() -> None:
 
 
 def test_expired_entries_leave_as_others_come() -> None:
-    """Two for each one that comes, so that a table that was full once becomes small again."""
+    """Each insert removes up to two expired entries, so that a full table shrinks again."""
     table = FlowTable(100, 1.0)
     for number in range(100):
         table.remember(number, 1, 0.0)
@@ -36,14 +36,14 @@ def test_expired_entries_leave_as_others_come() -> None:
 
 
 def test_size_0_remembers_nothing() -> None:
-    """Purely stateless."""
+    """A table of size 0 is stateless."""
     table = FlowTable(0, 5.0)
     table.remember("a", 1, 0.0)
     assert (table.get("a", 0.0), len(table)) == (MISS, 0)
 
 
 def test_long_ids_are_known_by_their_start_and_length() -> None:
-    """As in C and in the kernel, whose keys have one size; every ID of QUIC versions 1 and 2 is kept whole."""
+    """A long ID is known by start and length, as in C and in the kernel; IDs of versions 1 and 2 are complete."""
     start = bytes(range(KEPT_ID_BYTES))
     assert id_key(start) == start
     assert id_key(start + b"12") == id_key(start + b"34") != id_key(start + b"567")
@@ -53,7 +53,7 @@ def test_long_ids_are_known_by_their_start_and_length() -> None:
 
 
 def test_resize() -> None:
-    """A smaller table keeps the most recently used; all three tables follow."""
+    """A smaller table retains the most recently used entries; resizing applies to all three tables."""
     tables = FlowTables(10, 5.0)
     for number in range(10):
         tables.remember_long(("192.0.2.1", number, "198.51.100.1", 1), b"\1" * 8, b"scid", number, 0.0)
@@ -65,7 +65,7 @@ def test_resize() -> None:
 
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0, 9), st.floats(0, 10)), max_size=60))
 def test_never_larger_than_its_size(size: int, uses: list[tuple[int, float]]) -> None:
-    """Whatever comes in whatever order."""
+    """A table never exceeds its size, whatever is inserted in whatever order."""
     table, now = FlowTable(size, 3.0), 0.0
     for key, pause in uses:
         now += pause

@@ -1,4 +1,4 @@
-"""The fallback: the same everywhere, by weight, and calm when the pool changes."""
+"""The fallback: equal on every balancer, proportional to weights, and stable when backends change."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def _owners(ring: Ring) -> list[str]:
 
 
 def test_every_slot_has_an_owner_and_shares_are_even() -> None:
-    """Equal weights differ by a slot at the most."""
+    """With equal weights, shares differ by at most one slot."""
     counts = Counter(build_ring(_members(7), DEFAULT_KEY).slots)
     assert sum(counts.values()) == 65_537
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -45,7 +45,7 @@ def test_every_slot_has_an_owner_and_shares_are_even() -> None:
     ],
 )
 def test_a_weight_moves_little_more_than_it_must(before: list[int], after: list[int]) -> None:
-    """Shares that grow must get slots; of all others about one in two hundred moves besides."""
+    """A new weight moves the slots that it must, and about one in two hundred of the others."""
 
     def owners(weights: list[int]) -> list[str]:
         return _owners(
@@ -58,7 +58,7 @@ def test_a_weight_moves_little_more_than_it_must(before: list[int], after: list[
 
 
 def test_shares_follow_weights() -> None:
-    """Within a percent of the whole."""
+    """Shares follow weights to within one percent of the whole."""
     weights = {"a": 1, "b": 2, "c": 5, "d": 65_535}
     counts = Counter(_owners(build_ring([Member(*item) for item in weights.items()], DEFAULT_KEY)))
     total = sum(weights.values())
@@ -67,17 +67,17 @@ def test_shares_follow_weights() -> None:
 
 
 def test_order_of_the_configuration_does_not_matter() -> None:
-    """Balancers whose files list the backends differently agree."""
+    """Balancers whose files list the backends in another order agree."""
     assert build_ring(_members(5), KEY) == build_ring(_members(5)[::-1], KEY)
 
 
 def test_the_key_decides() -> None:
-    """Another key is another ring."""
+    """Another key gives another ring."""
     assert _owners(build_ring(_members(5), KEY)) != _owners(build_ring(_members(5), DEFAULT_KEY))
 
 
 def test_every_process_fills_the_same_ring() -> None:
-    """Whatever Python's own hash seed is."""
+    """The ring does not depend on Python's hash seed."""
     code = (
         "import hashlib\nfrom qlb.routing.maglev import *\n"
         "ring = build_ring([Member(f'agent-{n}', n + 1) for n in range(9)], DEFAULT_KEY)\n"
@@ -94,7 +94,7 @@ def test_every_process_fills_the_same_ring() -> None:
 
 @pytest.mark.parametrize("count", [3, 10, 100])
 def test_one_that_leaves_moves_its_share(count: int) -> None:
-    """About 1/N of the slots change hands when one of N leaves, and not one percent more."""
+    """Removing one of N backends moves 1/N of the slots, plus less than one percent."""
     before = _owners(build_ring(_members(count), DEFAULT_KEY))
     after = _owners(build_ring(_members(count)[1:], DEFAULT_KEY))
     moved = sum(a != b for a, b in zip(before, after, strict=True)) / len(before)
@@ -103,14 +103,14 @@ def test_one_that_leaves_moves_its_share(count: int) -> None:
 
 
 def test_nobody() -> None:
-    """No members, no slots, no assignment."""
+    """Without members there are no slots and no assignment."""
     ring = build_ring([], KEY)
     assert ring == Ring(KEY, (), array("i"))
     assert not assign(ring, [])
 
 
 def test_large_pools_get_a_large_ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ring grows when it has too few slots for each backend, and is the largest at last."""
+    """A ring has the first size with enough slots for each backend, or the largest size."""
     monkeypatch.setattr(maglev, "RING_SIZES", (53, 521))
     assert len(build_ring(_members(3), KEY).slots) == 53
     assert len(build_ring(_members(4), KEY).slots) == 521
@@ -118,13 +118,13 @@ def test_large_pools_get_a_large_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_take_part() -> None:
-    """Slots become the indexes of their owners."""
+    """Each slot becomes the index of its owner."""
     ring = build_ring(_members(3), KEY)
     assert assign(ring, [10, 20, 30]) == array("i", [(10, 20, 30)[position] for position in ring.slots])
 
 
 def test_one_that_is_away_lends_only_its_own_slots() -> None:
-    """Nobody else's connections move, the lent slots are spread over all others, and everything comes back."""
+    """Only the slots of an absent backend move, to all others alike, and return to it later."""
     ring = build_ring(_members(5), KEY)
     everyone, without = assign(ring, [0, 1, 2, 3, 4]), assign(ring, [0, 1, -1, 3, 4])
     lent = Counter(new for old, new in zip(everyone, without, strict=True) if old == 2)
@@ -135,14 +135,14 @@ def test_one_that_is_away_lends_only_its_own_slots() -> None:
 
 
 def test_the_last_one_takes_all() -> None:
-    """However small its share is: slots whose walk does not meet it are given to it from the list."""
+    """A single remaining backend receives every slot, however small its share is."""
     ring = build_ring([Member("small", 1), Member("large", 1000)], KEY)
     owner = [member.name for member in ring.members].index("small")
     assert set(assign(ring, [7 if n == owner else -1 for n in range(2)])) == {7}
 
 
 def _independent(four_tuple: FourTuple, *addresses: bytes) -> int:
-    """The hash by a CBC encryptor over the whole message, built here from the documented layout."""
+    """Return the hash by a CBC encryptor over the whole message, built from the documented layout."""
     ports = four_tuple[1].to_bytes(2, "big") + four_tuple[3].to_bytes(2, "big")
     if len(addresses[0]) == 4:
         message = b"".join(addresses) + ports + b"\0\0\0\4"
@@ -153,7 +153,7 @@ def _independent(four_tuple: FourTuple, *addresses: bytes) -> int:
 
 
 def test_hash_of_ipv4() -> None:
-    """One block; the value is pinned, since every balancer, plane and release must agree."""
+    """The hash of IPv4 is one block. Its value is pinned, because all balancers, planes and releases must agree."""
     flow = ("192.0.2.1", 50000, "198.51.100.1", 443)
     value = FourTupleHash(KEY).hash(flow)
     assert value == _independent(flow, bytes([192, 0, 2, 1]), bytes([198, 51, 100, 1]))
@@ -161,7 +161,7 @@ def test_hash_of_ipv4() -> None:
 
 
 def test_hash_of_ipv6() -> None:
-    """Three blocks, pinned."""
+    """The hash of IPv6 is three blocks, with a pinned value."""
     flow = ("2001:db8::1", 50000, "2001:db8::2", 443)
     prefix = bytes.fromhex("20010db8") + bytes(11)
     value = FourTupleHash(KEY).hash(flow)
@@ -170,7 +170,7 @@ def test_hash_of_ipv6() -> None:
 
 
 def test_mapped_addresses_are_ipv4() -> None:
-    """A dual-stack socket's spelling changes nothing."""
+    """The IPv4-mapped spelling of a dual-stack socket gives the same hash."""
     hasher = FourTupleHash(KEY)
     assert hasher.hash(("::ffff:192.0.2.1", 5, "::ffff:198.51.100.1", 443)) == hasher.hash(
         ("192.0.2.1", 5, "198.51.100.1", 443)
@@ -190,12 +190,12 @@ def test_mapped_addresses_are_ipv4() -> None:
     ],
 )
 def test_canonical_hosts(host: str, canonical: str) -> None:
-    """Only IPv4-mapped addresses change, in either spelling; what begins alike and is none stays as it is."""
+    """IPv4-mapped addresses change in either spelling; other addresses with the same beginning do not."""
     assert canonical_host(host) == canonical
 
 
 def test_every_part_of_the_4_tuple_counts() -> None:
-    """Change one, and the hash changes."""
+    """A change of any part changes the hash."""
     hasher = FourTupleHash(KEY)
     flows = [("192.0.2.1", 5, "198.51.100.1", 443), ("192.0.2.2", 5, "198.51.100.1", 443)]
     flows += [

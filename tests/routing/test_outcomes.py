@@ -1,4 +1,4 @@
-"""The table of outcomes, and that the router reaches every one that is its own to decide."""
+"""The table of outcomes, and proof that the router reaches each one that it can decide."""
 
 import random
 
@@ -34,7 +34,7 @@ DCIDS = {
 
 
 def test_table_is_consistent() -> None:
-    """Names are unique, routes and reasons are those that have names, and the integers match the table."""
+    """Names are unique, routes and reasons are known ones, and the integers match the table."""
     assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIG_IDS + len(STEPS) * len(REASONS) + 14
     for number, outcome in enumerate(OUTCOMES):
         assert outcome.route in (*ROUTES, "drop")
@@ -47,7 +47,7 @@ def test_table_is_consistent() -> None:
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
 @pytest.mark.parametrize("reason", range(len(REASONS)), ids=REASONS)
 def test_unroutable_names_its_step_and_reason(step: int, reason: int) -> None:
-    """The integer of a step and a reason is the outcome that is named so."""
+    """unroutable() returns the outcome with the name of the step and the reason."""
     outcome = OUTCOMES[o.unroutable(step, reason)]
     assert outcome.name == f"{STEPS[step]}_{REASONS[reason]}"
     assert outcome.reason == REASONS[reason]
@@ -55,7 +55,7 @@ def test_unroutable_names_its_step_and_reason(step: int, reason: int) -> None:
 
 
 def _reached_by_tables(dcid: bytes) -> list[str]:
-    """Names of the outcomes of one ID at steps 5, 2, 4 and 3, in this order."""
+    """Return the names of the outcomes of one ID at steps 5, 2, 4 and 3, in this order."""
     r = router()
     packets = [(long(dcid), FLOW), (long(dcid), FLOW), (long(dcid[:-1] + b"?", b"other"), FLOW)]
     packets += [(long(dcid, b"third"), ELSEWHERE)]
@@ -64,7 +64,7 @@ def _reached_by_tables(dcid: bytes) -> list[str]:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_step_with_every_reason(reason: str) -> None:
-    """Fallback first; then the flow is known by source ID, by 4-tuple, and by destination ID elsewhere."""
+    """The fallback comes first; then the source ID, the 4-tuple and the destination ID find the flow."""
     steps = ("fallback", "source_id", "four_tuple", "destination_id")
     assert _reached_by_tables(DCIDS[reason]) == [f"{step}_{reason}" for step in steps]
 
@@ -77,7 +77,7 @@ def _every_config() -> Router:
 
 @pytest.mark.parametrize("config_id", range(CONFIG_IDS))
 def test_every_config_id(config_id: int) -> None:
-    """Seven configurations at once, each ID routed and counted under its own."""
+    """With seven CID configs at once, each ID is routed and counted under its own."""
     r = _every_config()
     config = r.snapshot.configs[config_id]
     assert config is not None
@@ -86,7 +86,7 @@ def test_every_config_id(config_id: int) -> None:
 
 
 def test_every_outcome_of_the_router_is_reached() -> None:
-    """Nothing in the table is there in vain: the router reaches all but what planes and the supervisor decide."""
+    """The router reaches all outcomes except those that planes and the supervisor decide."""
     reached = {name for dcid in DCIDS.values() for name in _reached_by_tables(dcid)}
     seven = _every_config()
     for config in seven.snapshot.configs[:CONFIG_IDS]:
@@ -100,7 +100,7 @@ def test_every_outcome_of_the_router_is_reached() -> None:
 
 
 def test_accidents_have_the_odds_that_are_told() -> None:
-    """Random first IDs decode by accident with servers x configs / (8 x 256 ** length): 200 on one octet, 10 %."""
+    """Random first IDs decode by accident with odds servers x configs / (8 x 256**length): here 10 %."""
     params = CidParams(3, 1, 6, bytes(16))
     pool = [Backend(f"b{n}", Endpoint("127.0.0.1", n + 1), {3: (bytes([n]),)}) for n in range(200)]
     r = Router(compile_snapshot(1, [params], pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
@@ -110,7 +110,7 @@ def test_accidents_have_the_odds_that_are_told() -> None:
 
 
 def test_flood_of_random_packets_stays_within_bounds() -> None:
-    """However many clients with however odd packets: tables keep their size, and a live ID is still routed."""
+    """Under a flood of random packets, tables do not exceed their size and a live ID is still routed."""
     r, dice = router(flow_table_size=50), random.Random(4)
     for number in range(6000):
         head = dice.choice((b"\x40", b"\xc0\0\0\0\1\x08", b""))

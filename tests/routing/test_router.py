@@ -56,13 +56,13 @@ def _not(index: int) -> int:
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("build", [short, long])
 def test_step_1_routable(params: CidParams, index: int, build: Build) -> None:
-    """An ID that decodes goes to its backend, long header or short, and is counted under its config."""
+    """An ID that decodes goes to its backend, in a long or short header, and counts under its CID config."""
     for _ in range(2):  # decoded, then from the memo
         assert router().decide(build(cid(params, index)), FLOW, 0.0) == (params.config_id, index)
 
 
 def test_step_1_comes_before_every_table() -> None:
-    """A 4-tuple entry never beats a decodable ID."""
+    """A table entry never overrides an ID that decodes."""
     r = router()
     known = _fallback(r)
     r.decide(long(UNKNOWN), FLOW, 0.0)
@@ -73,12 +73,12 @@ def test_step_1_comes_before_every_table() -> None:
 
 @pytest.mark.parametrize("fields", [{"state": BackendState.DRAINING}, {"healthy": False}, {"weight": 0}])
 def test_step_1_whatever_the_backends_state(fields: dict) -> None:
-    """Only the owner has the keys: draining, unhealthy and weightless backends get what is theirs."""
+    """Draining, unhealthy and weightless backends still receive packets with their IDs."""
     assert router(changed(backends(), 1, **fields)).decide(short(cid(FOUR_PASS, 1)), FLOW, 0.0)[1] == 1
 
 
 def test_step_2_before_3_before_4_before_5() -> None:
-    """Each table is asked in its turn, and what one knows the next is not asked."""
+    """The tables are searched in order, and the first hit decides."""
     r = router()
     four, flows = FLOW, r.flows
     assert _name(r.decide(long(UNKNOWN), four, 0.0)) == "fallback_reserved_config"
@@ -94,7 +94,7 @@ def test_step_2_before_3_before_4_before_5() -> None:
 
 
 def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
-    """A repeated first Initial from another address reaches the same backend; then that address is known too."""
+    """A repeated first Initial from another address reaches the same backend, which then knows that address."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.flows.by_destination_id.remember(UNKNOWN, _not(index), 0.0)
@@ -104,7 +104,7 @@ def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
 
 
 def test_short_destination_ids_are_not_remembered() -> None:
-    """IDs of fewer than 8 octets are not unique enough to route by."""
+    """IDs of fewer than 8 octets are not unique enough to be remembered."""
     r = router()
     r.decide(long(b"\xe0" * 7), FLOW, 0.0)
     assert len(r.flows.by_destination_id) == 0
@@ -112,7 +112,7 @@ def test_short_destination_ids_are_not_remembered() -> None:
 
 
 def test_step_5_is_the_4_tuple_alone() -> None:
-    """Neither the ID nor the source ID enters the fallback: after a Retry both may have changed."""
+    """The fallback uses neither the ID nor the source ID, because a Retry may change both."""
     r = router(flow_table_size=0)
     index = _fallback(r)
     for datagram in (long(UNKNOWN), long(OTHER_UNKNOWN, b""), short(UNKNOWN), short(b"")):
@@ -121,7 +121,7 @@ def test_step_5_is_the_4_tuple_alone() -> None:
 
 
 def test_flows_outlive_the_pools_changes() -> None:
-    """A flow that is remembered stays with its backend when the fallback would send it elsewhere by now."""
+    """A known flow stays with its backend even if the fallback would now choose another one."""
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(2), index))
@@ -129,7 +129,7 @@ def test_flows_outlive_the_pools_changes() -> None:
 
 
 def test_flows_expire_and_are_renewed() -> None:
-    """An entry lives for the timeout after its last use."""
+    """An entry is valid for the timeout after its last use."""
     r = router()
     for now in (0.0, 29.0, 58.0):
         decision = r.decide(short(UNKNOWN), FLOW, now)
@@ -139,7 +139,7 @@ def test_flows_expire_and_are_renewed() -> None:
 
 @pytest.mark.parametrize("build", [short, long])
 def test_a_backend_that_left_is_a_miss(build: Build) -> None:
-    """Entries that name a backend which is gone do not count: its index is a hole by then."""
+    """An entry that names a removed backend counts as a miss."""
     r = router(backends(2))
     _, index = r.decide(build(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]
@@ -149,7 +149,7 @@ def test_a_backend_that_left_is_a_miss(build: Build) -> None:
 
 
 def test_long_header_leaves_an_unhealthy_backend() -> None:
-    """A handshake is not sent again to a backend that does not answer; a short header stays with its owner."""
+    """A handshake moves away from a backend that does not answer; a short header stays."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(changed(backends(), index, healthy=False))
@@ -160,7 +160,7 @@ def test_long_header_leaves_an_unhealthy_backend() -> None:
 
 
 def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
-    """The same source ID is a connection that the backend has: it stays. Another one is new: it goes elsewhere."""
+    """A known source ID stays with its draining backend; an unknown one goes elsewhere."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(), index))
@@ -178,7 +178,7 @@ def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
     ],
 )
 def test_new_connections_only_where_they_are_wanted(pool: list, reached: set[int]) -> None:
-    """Backends that take none get none, and all others get some."""
+    """Only backends that accept new connections receive some, and each of them does."""
     r = router(pool, flow_table_size=0)
     decided = {r.decide(long(UNKNOWN), ("192.0.2.1", port, "198.51.100.1", 443), 0.0)[1] for port in range(1, 300)}
     assert decided == reached
@@ -200,7 +200,7 @@ def test_new_connections_only_where_they_are_wanted(pool: list, reached: set[int
     ],
 )
 def test_unroutable_reasons(datagram: bytes, reason: str) -> None:
-    """Each reason at each step that can follow it."""
+    """Each reason occurs at each step at which it is possible."""
     r = router()
     names = [_name(r.decide(datagram, FLOW, 0.0)) for _ in range(2)]
     assert names[0] == f"fallback_{reason}"
@@ -208,7 +208,7 @@ def test_unroutable_reasons(datagram: bytes, reason: str) -> None:
 
 
 def test_appended_octets_are_no_mismatch_unless_asked() -> None:
-    """Envoy appends an octet that its encoded length does not count: only a strict config minds."""
+    """An appended octet, as Envoy's, is a mismatch only with length_self_encoded."""
     assert router().decide(long(cid(FOUR_PASS, 1) + b"!"), FLOW, 0.0)[1] == 1
     assert _name(router().decide(long(cid(STRICT, 1) + b"!"), FLOW, 0.0)) == "fallback_length_mismatch"
 
@@ -222,7 +222,7 @@ def test_appended_octets_are_no_mismatch_unless_asked() -> None:
     ],
 )
 def test_what_is_no_client_packet_is_dropped(datagram: bytes, name: str) -> None:
-    """Dropped, under a name of its own."""
+    """A datagram that no client sends is dropped with an outcome of its own."""
     decision = router().decide(datagram, FLOW, 0.0)
     assert (_name(decision), decision[1]) == (name, -1)
 
@@ -230,7 +230,7 @@ def test_what_is_no_client_packet_is_dropped(datagram: bytes, name: str) -> None
 @pytest.mark.parametrize("build", [short, long])
 @pytest.mark.parametrize("pool", [[], changed(backends(1), 0, healthy=False)], ids=["empty", "unhealthy"])
 def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
-    """Without a taker, what is unroutable is dropped and nothing is remembered."""
+    """If no backend accepts new connections, an unroutable packet is dropped and not remembered."""
     r = router(pool)
     assert r.decide(build(UNKNOWN), FLOW, 0.0) == (o.DROP_NO_BACKEND, -1)
     assert len(r.flows.by_four_tuple) == 0
@@ -238,15 +238,15 @@ def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
 
 @pytest.mark.parametrize("version", [1, 0x6B3343CF, 0xFFFFFFFF, 0x0A0A0A0A])
 def test_every_version_is_forwarded(version: int) -> None:
-    """Unknown versions are the backend's business."""
+    """Packets of unknown versions are forwarded."""
     assert router().decide(long(cid(FOUR_PASS, 2), version=version), FLOW, 0.0)[1] == 2
 
 
 @given(st.lists(st.binary(max_size=80), max_size=40), st.integers(0, 3))
 def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
-    """Nothing raises; each datagram has one outcome and a backend that is there; sums and bounds hold.
+    """Each datagram has one outcome and an existing backend, without exceptions; sums and bounds hold.
 
-    The explanation of each ends in the same decision.
+    The explanation of each ends with the same decision.
     """
     r, counters = router(flow_table_size=size), Counters(bytearray(SIZE_BYTES))
     twin = router(flow_table_size=size)
@@ -266,7 +266,7 @@ def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
 
 @pytest.mark.parametrize("params", CONFIGS, ids=lambda params: params.algorithm)
 def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
-    """Cut anywhere, a packet is dropped as truncated, unroutable, or routed; never an exception."""
+    """A packet that is cut anywhere is dropped as truncated, unroutable, or routed, without exceptions."""
     r = router()
     for packet in (long(cid(params, 1)), short(cid(params, 1))):
         routes = [OUTCOMES[r.decide(packet[:length], FLOW, 0.0)[0]].route for length in range(len(packet) + 1)]
@@ -275,7 +275,7 @@ def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
 
 
 def test_accidents_are_as_rare_as_promised() -> None:
-    """A random first ID decodes by accident with odds servers x configs / (8 x 256 ** length): 3 octets, none here."""
+    """Random first IDs decode with odds servers x configs / (8 x 256**length); with 3 octets, none does here."""
     dice = random.Random(5)
     r = router()
     hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIG_IDS for _ in range(3000))
@@ -296,7 +296,7 @@ def test_accidents_are_as_rare_as_promised() -> None:
     ids=["config 4", "config 6", "reserved", "unknown server", "routed", "long header", "empty"],
 )
 def test_the_config_id_that_nobody_configured(datagram: bytes, config_id: int) -> None:
-    """Only a short header tells it: the first ID of a connection is random, and is no server's."""
+    """Only a short header counts, because a connection's first ID is random and not a server's."""
     r = router()
     for _ in range(2):
         assert unconfigured_id(r.decide(datagram, FLOW, 0.0)[0], datagram) == config_id
