@@ -12,8 +12,10 @@ FourTuple = tuple[str, int, str, int]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+MAPPED_PREFIX_BITS: Final = 96
+"""Bits in front of the IPv4 address in an IPv4-mapped IPv6 address. Spec: RFC 4291, section 2.5.5.2."""
 _MAPPED: Final = "::ffff:"
-_MAPPED_PREFIX: Final = 96
+_MAPPED_OCTETS: Final = bytes(10) + b"\xff\xff"
 
 
 class Endpoint(NamedTuple):
@@ -55,9 +57,14 @@ def canonical_host(host: str) -> str:
 def canonical_network(network: Network) -> Network:
     """Return a network of IPv4-mapped IPv6 addresses as the IPv4 network, and any other network unchanged."""
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+    if mapped is None or network.prefixlen < MAPPED_PREFIX_BITS:
         return network
-    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
+    return ipaddress.IPv4Network((mapped, network.prefixlen - MAPPED_PREFIX_BITS))
+
+
+def ipv6_octets(address: Address) -> bytes:
+    """Return an address as 16 octets: an IPv4 address in the IPv4-mapped form. Spec: RFC 4291, section 2.5.5.2."""
+    return address.packed if address.version == 6 else _MAPPED_OCTETS + address.packed
 
 
 @functools.lru_cache(maxsize=1024)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlb.addresses import canonical_address, canonical_network
 from qlb.cid.address_ids import ambiguity, is_within, server_id_of
 
 
@@ -72,44 +71,3 @@ def test_within(host: str, within: bool) -> None:
 def test_some_addresses_are_nobodys(host: str) -> None:
     """Some addresses are never accepted, however wide the allowed networks are."""
     assert not is_within(host, [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")])
-
-
-@pytest.mark.parametrize(
-    ("text", "canonical"),
-    [
-        ("10.0.0.1", "10.0.0.1"),
-        ("::ffff:10.0.0.1", "10.0.0.1"),
-        ("::FFFF:a00:1", "10.0.0.1"),
-        ("0:0:0:0:0:ffff:a00:1", "10.0.0.1"),
-        ("::ffff:0.0.0.0", "0.0.0.0"),
-        ("::1", "::1"),
-        ("2001:DB8::1", "2001:db8::1"),
-        ("fe80::1%eth0", "fe80::1%eth0"),
-    ],
-)
-def test_one_address_has_one_form(text: str, canonical: str) -> None:
-    """An IPv4-mapped address becomes the IPv4 address in every spelling."""
-    assert str(canonical_address(text)) == canonical
-
-
-@pytest.mark.parametrize("text", ["", "a", "10.0.0", "10.0.0.1.", "::ffff:10.0.0.1/128", "::ffff:g"])
-def test_what_is_no_address(text: str) -> None:
-    """An invalid address raises the ValueError of ipaddress, which the caller rewords."""
-    with pytest.raises(ValueError, match="address"):
-        canonical_address(text)
-
-
-@pytest.mark.parametrize(
-    ("network", "canonical"),
-    [
-        ("10.0.0.0/8", "10.0.0.0/8"),
-        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
-        ("::ffff:10.0.0.1/128", "10.0.0.1/32"),
-        ("::ffff:0:0/96", "0.0.0.0/0"),
-        ("::/64", "::/64"),
-        ("2001:db8::/112", "2001:db8::/112"),
-    ],
-)
-def test_one_network_has_one_form(network: str, canonical: str) -> None:
-    """A network of IPv4-mapped addresses becomes IPv4, because addresses are compared as IPv4."""
-    assert str(canonical_network(ipaddress.ip_network(network))) == canonical

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from qlb.addresses import FourTuple, canonical_host
+from qlb.addresses import FourTuple
 from qlb.routing import maglev
 from qlb.routing.maglev import DEFAULT_KEY, FourTupleHash, Member, Ring, assign, build_ring
 
@@ -175,23 +175,6 @@ def test_mapped_addresses_are_ipv4() -> None:
     assert hasher.hash(("::ffff:192.0.2.1", 5, "::ffff:198.51.100.1", 443)) == hasher.hash(
         ("192.0.2.1", 5, "198.51.100.1", 443)
     )
-
-
-@pytest.mark.parametrize(
-    ("host", "canonical"),
-    [
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("::ffff:c000:201", "192.0.2.1"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("::1", "::1"),
-        ("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.1"),
-        ("::ffff:1", "::ffff:1"),
-        ("fe80::1%eth0", "fe80::1%eth0"),
-    ],
-)
-def test_canonical_hosts(host: str, canonical: str) -> None:
-    """IPv4-mapped addresses change in either spelling; other addresses with the same beginning do not."""
-    assert canonical_host(host) == canonical
 
 
 def test_every_part_of_the_4_tuple_counts() -> None:

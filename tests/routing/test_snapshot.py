@@ -92,14 +92,6 @@ def test_indexes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert indexes.arrange([b]) == (None, b)
 
 
-@pytest.mark.parametrize(
-    ("host", "text"), [("127.0.0.1", "127.0.0.1:5"), ("::1", "[::1]:5"), ("fe80::1%lo", "[fe80::1%lo]:5")]
-)
-def test_endpoints_are_written_as_in_the_configuration(host: str, text: str) -> None:
-    """An IPv6 endpoint is written with brackets."""
-    assert str(Endpoint(host, 5)) == text
-
-
 def test_a_config_tells_its_server_ids() -> None:
     """A CID config returns each server ID with the index of its backend."""
     config = snapshot().configs[2]
