@@ -49,7 +49,7 @@ GROUPS: Final = (
             "QLB_LONG": invariants.LONG,
             "QLB_EMPTY": invariants.EMPTY,
             "QLB_TRUNCATED": invariants.TRUNCATED,
-            "QLB_MAX_CID_BYTES": invariants.MAX_CID_BYTES,
+            "QLB_MAX_CID_BYTES": invariants.MAX_ANY_CID_BYTES,
             "QLB_MAX_PLAINTEXT_BYTES": params.MAX_PLAINTEXT_BYTES,
             "QLB_RESERVED_CONFIG_ID": params.RESERVED_CONFIG_ID,
         },
@@ -66,7 +66,7 @@ GROUPS: Final = (
         "Reasons for an unroutable ID, forwarding steps, and outcomes",
         "qlb/routing/outcomes.py",
         {
-            "QLB_CONFIGS": outcomes.CONFIGS,
+            "QLB_CONFIGS": outcomes.CONFIG_IDS,
             **_numbered("QLB_", outcomes.REASONS),
             "QLB_REASONS": len(outcomes.REASONS),
             **_numbered("QLB_BY_", outcomes.STEPS),

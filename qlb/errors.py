@@ -1,35 +1,35 @@
-"""The exceptions of qlb, split by whose fault it is. The packet path raises none of them."""
+"""The exceptions of qlb, one for each party that can correct the fault. The packet path raises none of them."""
 
 
 class QlbError(Exception):
-    """Anything that qlb reports by raising."""
+    """Base class of every exception that qlb raises on purpose."""
 
 
 class ConfigError(QlbError, ValueError):
-    """The configuration is wrong; the operator mends it.
+    """An invalid configuration, which the operator must correct.
 
-    problems: each one line, ``FILE:LINE:COLUMN: message``, in the order of the file.
+    problems: one line each, ``FILE:LINE:COLUMN: message``, in the order of the file.
     """
 
     def __init__(self, *problems: str) -> None:
-        """Keep every problem; ``str()`` prints them one a line."""
+        """Store the problems; ``str()`` of the error prints one per line."""
         super().__init__("\n".join(problems))
         self.problems = problems
 
 
 class CidError(QlbError, ValueError):
-    """A connection ID, or the parameters of a connection ID scheme, break the draft's rules."""
+    """A connection ID, or a parameter of a CID config, that breaks the draft's rules."""
 
 
 class NonceExhausted(CidError):
-    """Every nonce of a generator has been used: rotate to another config ID with a new key.
+    """A generator has used every nonce: rotate to another config ID with a new key.
 
     Spec: draft-ietf-quic-load-balancers, section "Connection ID Entropy".
     """
 
 
 class PlaneUnavailable(QlbError):
-    """The data plane or mode that was asked for cannot run here; the text names what is missing."""
+    """The requested data plane or mode cannot run here; the message names the missing requirement."""
 
 
 class BackendError(QlbError):

@@ -1,9 +1,9 @@
 """The addresses of this machine: packets that it sends to one of them come back to it.
 
-Linux is asked by netlink for the route to an address. The answer covers addresses of interfaces, all of 127.0.0.0/8,
-and prefixes that are routed to the machine as a whole (`ip route add local 2001:db8:1::/64 dev lo`). Binding a socket
-to the address would miss such IPv6 prefixes, and would take every address for a local one where
-net.ipv4.ip_nonlocal_bind is set, as it often is beside keepalived.
+On Linux, qlb requests the route to an address by netlink. The answer covers addresses of interfaces, all of
+127.0.0.0/8, and prefixes that are local as a whole (`ip route add local 2001:db8:1::/64 dev lo`). A trial bind() would
+miss such IPv6 prefixes. It would also succeed for every address if net.ipv4.ip_nonlocal_bind is set, as it often is on
+hosts with keepalived.
 """
 
 import errno
@@ -18,7 +18,7 @@ from typing import Final
 from qlb.addresses import Endpoint
 
 FindLocal = Callable[[Iterable[str]], frozenset[str]]
-"""Return those of some IP literals that are addresses of this machine."""
+"""A function that returns which of some IP literals are addresses of this machine."""
 
 # Linux: linux/netlink.h and linux/rtnetlink.h.
 _HEADER: Final = struct.Struct("=IHHII")
@@ -41,12 +41,12 @@ _IFA_LOCAL: Final = 2
 _ROUTE_TYPE: Final = _HEADER.size + 7
 _ANSWER_BYTES: Final = 1 << 16
 _ANSWER_S: Final = 1.0
-"""The kernel answers within the call that asks. The limit only keeps a broken sandbox from blocking the caller."""
+"""Seconds to wait for an answer. The kernel answers before send() returns; this limit is for broken sandboxes."""
 _ANY_PORT: Final = 9
 
 
 def local_hosts(hosts: Iterable[str]) -> frozenset[str]:
-    """Return those of some IP literals that are addresses of this machine now. A scope (fe80::1%eth0) counts."""
+    """Return which of some IP literals are addresses of this machine now. A literal may have a scope (fe80::1%eth0)."""
     wanted = tuple(hosts)
     if not wanted:
         return frozenset()
@@ -56,9 +56,9 @@ def local_hosts(hosts: Iterable[str]) -> frozenset[str]:
 
 
 def leads_back(host: str) -> bool:
-    """Whether this machine would send from an address what it sends to it, which shows that the address is its own.
+    """Return whether this machine would use an address as the source of packets to that address: then it is its own.
 
-    For systems without netlink. Sends nothing. Misses prefixes of IPv6 that are routed to the machine as a whole.
+    For systems without netlink. Sends nothing. Does not find IPv6 prefixes that are local as a whole.
     """
     bare, _, _ = host.partition("%")
     if ipaddress.ip_address(bare).is_loopback:
@@ -75,19 +75,19 @@ def leads_back(host: str) -> bool:
 
 
 def _open_netlink() -> socket.socket:
-    """Open a socket for questions about routes. Raises OSError or AttributeError where the system has none."""
+    """Open a netlink socket for requests about routes. Raises OSError or AttributeError if the system has none."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     sock.settimeout(_ANSWER_S)
     return sock
 
 
 def _is_local(netlink: socket.socket, host: str, number: int) -> bool:
-    """Ask for the route to one address. number: of the question, which its answer repeats. Raises OSError."""
+    """Return whether the route to an address is local. number: identifies the request. Raises OSError."""
     try:
-        question = _question(host, number)
+        request = _request(host, number)
     except OSError:
-        return False  # its scope is no interface of this machine
-    netlink.send(question)
+        return False  # no interface of this machine has the name in its scope
+    netlink.send(request)
     while True:
         answer = netlink.recv(_ANSWER_BYTES)
         _, kind, _, answered, _ = _HEADER.unpack_from(answer)
@@ -96,7 +96,7 @@ def _is_local(netlink: socket.socket, host: str, number: int) -> bool:
     return kind == _RTM_NEWROUTE and answer[_ROUTE_TYPE] == _RTN_LOCAL
 
 
-def _question(host: str, number: int) -> bytes:
+def _request(host: str, number: int) -> bytes:
     bare, _, scope = host.partition("%")
     family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     packed = socket.inet_pton(family, bare)
@@ -112,7 +112,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def _interface(host: str) -> int:
-    """Return the number of the interface in a scope, 0 where there is no scope. Raises OSError."""
+    """Return the number of the interface in a scope, 0 without a scope. Raises OSError if it does not exist."""
     _, _, scope = host.partition("%")
     return socket.if_nametoindex(scope) if scope else 0
 
@@ -121,30 +121,30 @@ _WILDCARDS: Final = ("0.0.0.0", "::")
 
 
 def find_loops(
-    places: Iterable[Endpoint], listen: Sequence[Endpoint], find_local: FindLocal | None = None
+    backends: Iterable[Endpoint], listen: Sequence[Endpoint], find_local: FindLocal | None = None
 ) -> Mapping[Endpoint, Endpoint]:
-    """Return those of some places that lead back to one of the service's addresses, each with that address.
+    """Return the backend addresses that lead back to an address of the service, each with that service address.
 
-    A wildcard (0.0.0.0 or ::) takes packets to loopback and to every address of this machine, of its own family
-    alone: listeners are IPv6-only.
-    find_local: finds this machine's addresses; None where the machine that will run the daemon is another one.
+    A wildcard (0.0.0.0 or ::) receives packets to loopback and to every address of this machine, but only of its own
+    address family: IPv6 listeners are IPv6-only.
+    find_local: finds this machine's addresses; None if another machine will run the daemon.
     """
     wildcards = {(":" in one.host, one.port): one for one in listen if one.host in _WILDCARDS}
     named = {one: one for one in listen}
     ports = {one.port for one in listen} - {0}
     found, doubtful = {}, []
-    for place in places:
-        if place.port not in ports:
+    for backend in backends:
+        if backend.port not in ports:
             continue
-        wildcard = wildcards.get((":" in place.host, place.port))
-        if place in named:
-            found[place] = named[place]
-        elif wildcard is not None and ipaddress.ip_address(place.host).is_loopback:
-            found[place] = wildcard
+        wildcard = wildcards.get((":" in backend.host, backend.port))
+        if backend in named:
+            found[backend] = named[backend]
+        elif wildcard is not None and ipaddress.ip_address(backend.host).is_loopback:
+            found[backend] = wildcard
         elif wildcard is not None:
-            doubtful.append((place, wildcard))
-    local = find_local(place.host for place, _ in doubtful) if find_local and doubtful else frozenset()
-    return found | {place: wildcard for place, wildcard in doubtful if place.host in local}
+            doubtful.append((backend, wildcard))
+    local = find_local(backend.host for backend, _ in doubtful) if find_local and doubtful else frozenset()
+    return found | {backend: wildcard for backend, wildcard in doubtful if backend.host in local}
 
 
 _SO_BINDTODEVICE: Final = 25
@@ -152,9 +152,9 @@ _LOOPBACK: Final = b"lo\0"
 
 
 def address_of(endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return an address in the form that socket calls take.
+    """Return an address in the form that socket calls expect.
 
-    A ``%scope`` becomes the number of its interface, because bind() and connect() ignore it inside the host.
+    A ``%scope`` becomes the number of its interface, because bind() and connect() ignore a scope inside the host.
     Raises OSError (ENODEV) if there is no such interface.
     """
     host, _, scope = endpoint.host.partition("%")
@@ -170,12 +170,12 @@ def interface_index(scope: str) -> int:
 
 
 def family_of(endpoint: Endpoint) -> socket.AddressFamily:
-    """Return the address family of a host."""
+    """Return the address family of an endpoint."""
     return socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
 
 
 def interface_name(index: int) -> str:
-    """Return the name of an interface, or its number if it has gone since."""
+    """Return the name of an interface, or its number if the interface no longer exists."""
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -185,7 +185,7 @@ def interface_name(index: int) -> str:
 def is_local(endpoint: Endpoint) -> bool:
     """Return whether packets to an address reach this machine now: an interface has it, or a route makes it local.
 
-    True, too, if that cannot be found out. A tentative IPv6 address (DAD) is not local yet.
+    Also True if the system gives no clear answer. A tentative IPv6 address (DAD) is not local yet.
     """
     try:
         address = address_of(endpoint._replace(port=0))
@@ -197,9 +197,9 @@ def is_local(endpoint: Endpoint) -> bool:
 
 
 def _is_routed_locally(endpoint: Endpoint) -> bool:
-    """Return whether a route of type ``local`` covers an IPv6 address. bind() to it fails all the same, unlike IPv4's.
+    """Return whether a route of type ``local`` covers an IPv6 address; bind() fails for such an address, unlike IPv4.
 
-    A socket that is tied to loopback can reach only what is local, so connect() finds out; it sends nothing.
+    A socket bound to the loopback device can reach local addresses only, so connect() shows it without sending.
     """
     if sys.platform != "linux" or ":" not in endpoint.host:
         return False
@@ -213,7 +213,7 @@ def _is_routed_locally(endpoint: Endpoint) -> bool:
 
 
 def own_hosts() -> frozenset[str]:
-    """Return the addresses of this machine's interfaces; none if the system does not report them."""
+    """Return the addresses of this machine's interfaces; an empty set if the system does not report them."""
     if sys.platform != "linux":
         return frozenset()
     found: set[str] = set()
@@ -243,7 +243,7 @@ def _messages(answer: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _hosts_in(message: bytes) -> set[str]:
-    """Return the local address that one message names. IFA_ADDRESS is the other end's on point-to-point links."""
+    """Return the local address in one message. On point-to-point links, IFA_ADDRESS is the address of the other end."""
     family = message[0]
     found = {}
     at = _INTERFACE_ADDRESS.size

@@ -1,4 +1,4 @@
-"""Tests of the exceptions: their classes show the cause, and callers can catch them by it."""
+"""The exceptions: their hierarchy, by which callers can catch them."""
 
 import pytest
 
@@ -7,19 +7,19 @@ from qlb.errors import BackendError, CidError, ConfigError, NonceExhausted, Plan
 
 @pytest.mark.parametrize("error", [ConfigError, CidError, NonceExhausted, PlaneUnavailable, BackendError])
 def test_everything_is_a_qlb_error(error: type[QlbError]) -> None:
-    """QlbError is a base class of every exception of qlb."""
+    """QlbError is the base class of every exception of qlb."""
     assert issubclass(error, QlbError)
 
 
 def test_wrong_values_are_value_errors() -> None:
-    """ConfigError and CidError, which concern an argument, are also ValueError; the others are not."""
+    """ConfigError and CidError are also ValueError; the others are not."""
     values = [e for e in (ConfigError, CidError, PlaneUnavailable, BackendError) if issubclass(e, ValueError)]
     assert values == [ConfigError, CidError]
     assert issubclass(NonceExhausted, CidError)
 
 
 def test_config_error_keeps_every_problem() -> None:
-    """ConfigError stores all problems in order and prints one per line."""
+    """ConfigError contains all problems in order, and prints one per line."""
     problems = ("qlb.yaml:3:5: unknown key", "qlb.yaml:9:1: duplicate key")
     error = ConfigError(*problems)
     assert error.problems == problems

@@ -1,4 +1,4 @@
-"""Tests of the lookup of this machine's addresses in the kernel. No test sends a packet."""
+"""The addresses of this machine, as the kernel reports them. Nothing is sent."""
 
 import os
 import socket
@@ -14,31 +14,31 @@ FOREIGN = ("192.0.2.1", "198.51.100.7", "2001:db8::1", "fe80::1%nowhere", "224.0
 
 
 def test_loopback_is_local() -> None:
-    """All of 127.0.0.0/8 is local, and an empty question gets an empty answer."""
+    """All of 127.0.0.0/8 is local, and no address gives no request."""
     assert local_hosts((*LOOPBACK, *FOREIGN)) == frozenset(LOOPBACK)
     assert local_hosts(()) == frozenset()
 
 
-def test_many_hosts_over_one_socket() -> None:
-    """Each answer is matched to its own question."""
+def test_many_are_asked_over_one_socket() -> None:
+    """Each answer is matched with its own request."""
     hosts = [f"{first}.0.{number >> 8}.{number & 255}" for number in range(1, 400) for first in (127, 198)]
     assert local_hosts(hosts) == frozenset(host for host in hosts if host.startswith("127."))
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, "::1"])
 def test_without_netlink_loopback_is_local_too(host: str) -> None:
-    """Without netlink, as on other systems, loopback is still local."""
+    """Loopback is local on systems without netlink too."""
     assert leads_back(host)
 
 
 @pytest.mark.parametrize("host", FOREIGN)
 def test_without_netlink_others_are_foreign(host: str) -> None:
-    """Without netlink, an address without a route or with an unknown interface is foreign."""
+    """Without netlink, other addresses are not local, even without a route or an interface."""
     assert not leads_back(host)
 
 
-def test_forbidden_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox may lack netlink; the answer is the same."""
+def test_where_netlink_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is the same in a sandbox that forbids netlink."""
     monkeypatch.delattr(socket, "AF_NETLINK", raising=False)
     assert local_hosts((*LOOPBACK, *FOREIGN)) == frozenset(LOOPBACK)
 
@@ -61,9 +61,9 @@ SETUP = """
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 @pytest.mark.parametrize("nonlocal_bind", [0, 1])
 def test_every_kind_of_local_address(nonlocal_bind: int) -> None:
-    """Local are addresses of interfaces (link-local ones with their interface) and prefixes routed to the machine.
+    """Addresses of interfaces, link-local ones, and prefixes that are local as a whole are found.
 
-    Nonlocal bind has no effect. Without netlink, an IPv6 prefix routed to the machine as a whole is not recognized.
+    Without netlink, an IPv6 prefix that is local as a whole cannot be detected.
     """
     with network_of_its_own():
         allow = f"echo {nonlocal_bind} > /proc/sys/net/ipv4/ip_nonlocal_bind"

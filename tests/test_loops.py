@@ -1,4 +1,4 @@
-"""Tests of backends that are the daemon itself: found by address and port, and only if packets would loop."""
+"""Backends with an address of the daemon itself: they are found by address and port, only if packets would loop."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from qlb.addresses import Endpoint
 from qlb.config.load import load
-from qlb.config.scalars import endpoint
+from qlb.config.names import endpoint
 from qlb.errors import ConfigError
 from qlb.local_addresses import find_loops
 
@@ -16,7 +16,7 @@ OWN = frozenset(("10.0.0.1", "2001:db8::1", "fe80::1%eth0"))
 
 
 def local(hosts: Iterable[str]) -> frozenset[str]:
-    """Return the hosts that belong to a machine with the three addresses OWN."""
+    """Return the addresses of a machine that has three."""
     return OWN & frozenset(hosts)
 
 
@@ -45,13 +45,13 @@ def local(hosts: Iterable[str]) -> frozenset[str]:
     ],
 )
 def test_loops(backend: str, listen: list[str], loops: bool) -> None:
-    """A loop has the listener's port and its address or, at a wildcard, any address of the machine and family."""
-    backend_address = endpoint(service=False).parse(backend)
-    assert bool(find_loops([backend_address], [LISTEN.parse(one) for one in listen], local)) is loops
+    """A loop needs the listener's port and its address, or at a wildcard any local address of its family."""
+    place = endpoint(service=False).parse(backend)
+    assert bool(find_loops([place], [LISTEN.parse(one) for one in listen], local)) is loops
 
 
-def test_each_loop_names_its_listener() -> None:
-    """The result names the listener for the message. The machine is asked once, and only about doubtful hosts."""
+def test_each_place_has_the_listener_that_it_leads_to() -> None:
+    """Each result names its listener, and only doubtful addresses are looked up, once."""
     asked: list[str] = []
 
     def find(hosts: Iterable[str]) -> frozenset[str]:
@@ -75,8 +75,8 @@ backends:
 """
 
 
-def test_a_configuration_that_loops_is_rejected_on_its_machine(tmp_path: Path) -> None:
-    """Each looping backend is reported with its position. Without find_local the configuration is accepted."""
+def test_a_configuration_that_loops_is_refused_where_it_is_to_run(tmp_path: Path) -> None:
+    """A loop is a problem on the machine that runs the configuration, and valid elsewhere."""
     path = tmp_path / "qlb.yaml"
     path.write_text(TEXT)
     load(path)
@@ -84,6 +84,6 @@ def test_a_configuration_that_loops_is_rejected_on_its_machine(tmp_path: Path) -
         load(path, find_local=local)
     text = (
         "address 10.0.0.1:4433 is the balancer itself (listen 0.0.0.0:4433, which is every address of this machine): "
-        "packets would go round in a loop; give the server another port"
+        "packets would loop; give the server another port"
     )
     assert caught.value.problems == (f"{path}:4:24: backends[1].{text}", f"{path}:5:24: backends[2].{text}")

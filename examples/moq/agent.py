@@ -30,7 +30,8 @@ from examples.moq import wire
 from examples.voice_agent.agent import MAX_ANSWERS, MAX_PROMPT_FRAMES, SPEED, main
 from examples.voice_agent.frames import FRAME_S, SAMPLES_BYTES, Frame, FrameReader
 from examples.voice_agent.speech import say_name
-from qlb.adapters.aioquic import IdSource, RoutableServer, serve
+from qlb.adapters.aioquic import RoutableServer, serve
+from qlb.cid import CidSource
 
 TRACK: Final = "voice"
 _SUBSCRIPTION: Final = 0
@@ -212,7 +213,7 @@ async def _drain(reader: asyncio.StreamReader) -> None:
 
 
 async def serve_agent(
-    name: str, host: str, port: int, *, quic: QuicConfiguration, generator: IdSource
+    name: str, host: str, port: int, *, quic: QuicConfiguration, generator: CidSource
 ) -> RoutableServer:
     """Serve one agent until the server is closed. generator: of its connection IDs. Raises OSError."""
     return await serve(

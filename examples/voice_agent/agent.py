@@ -36,7 +36,8 @@ from aioquic.tls import SessionTicket
 
 from examples.voice_agent.frames import FRAME_S, SAMPLES_BYTES, Arrivals, Frame, FrameReader
 from examples.voice_agent.speech import say_name
-from qlb.adapters.aioquic import IdSource, RoutableServer, serve
+from qlb.adapters.aioquic import RoutableServer, serve
+from qlb.cid import CidSource
 from qlb.config.load import load
 from qlb.demo.backends import id_source, issued, served_here
 from qlb.errors import ConfigError, QlbError
@@ -234,7 +235,7 @@ def configuration(folder: Path) -> QuicConfiguration:
 
 
 async def serve_agent(
-    name: str, host: str, port: int, *, quic: QuicConfiguration, generator: IdSource
+    name: str, host: str, port: int, *, quic: QuicConfiguration, generator: CidSource
 ) -> RoutableServer:
     """Serve one agent until the server is closed. generator: of its connection IDs. Raises OSError."""
     tickets = Tickets()

@@ -14,9 +14,9 @@ from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
 from qlb.routing.explain import explain
 from qlb.routing.flows import FlowTables
-from qlb.routing.outcomes import CONFIGS, OUTCOMES
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES
 from qlb.routing.router import Router
-from qlb.wire.invariants import EMPTY, LONG, MAX_CID_BYTES, SHORT, TRUNCATED, parse
+from qlb.wire.invariants import EMPTY, LONG, MAX_ANY_CID_BYTES, SHORT, TRUNCATED, parse
 
 _TABLE_SIZE: Final = 5
 _MAX_PACKETS: Final = 60
@@ -27,7 +27,7 @@ def _textbook_parse(datagram: bytes) -> tuple[int, int, bytes, bytes]:
     if not datagram:
         return EMPTY, 0, b"", b""
     if not datagram[0] & 0x80:
-        return SHORT, 0, datagram[1:][:MAX_CID_BYTES], b""
+        return SHORT, 0, datagram[1:][:MAX_ANY_CID_BYTES], b""
     rest, taken = datagram[5:], []
     for _ in range(2):
         if not rest or len(rest) < 1 + rest[0]:
@@ -90,7 +90,7 @@ class Target:
         assert router.snapshot.backends[index] is not None
         form, _, dcid, _ = parsed
         expected = self._expected(router, form, dcid)
-        assert (index if outcome < CONFIGS else None) == expected, "only an ID that decodes is routed by its server ID"
+        assert (index if outcome < CONFIG_IDS else None) == expected, "an ID that decodes is routed by it, no other is"
 
     def _expected(self, router: Router, form: int, dcid: bytes) -> int | None:
         """Return the owner of an ID by the draft's text, or None if the ID is unroutable."""

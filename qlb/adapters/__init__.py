@@ -1,1 +1,1 @@
-"""Floor 3: what makes other people's QUIC servers issue routable connection IDs; each stack is one module."""
+"""Floor 3: adapters that make existing QUIC servers issue routable connection IDs, one package for each QUIC stack."""

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from qlb.addresses import Endpoint
 from qlb.admin.http import json_response
-from qlb.config.scalars import endpoint
+from qlb.config.names import endpoint
 from qlb.errors import ConfigError, QlbError
 from qlb.observe.figures import REMOVED, Reading
 

@@ -1,26 +1,30 @@
-"""Server IDs that are made of addresses: the last octets of a server's IP address.
+"""Server IDs that are derived from addresses: the last octets of a server's IP address.
 
-A server and its balancers find the same ID without a word between them, where the networks that servers may be in are
-known: within them, no two addresses may end alike.
+A server and its balancers compute the same ID without exchanging it. The networks of the servers must be known:
+within them, no two addresses may have the same last octets (see ambiguity()).
 """
 
 import ipaddress
 from collections.abc import Sequence
 from itertools import combinations
 
-from qlb.addresses import Network
+from qlb.addresses import Network, is_mapped
 
 
 def server_id_of(host: str, length: int) -> bytes:
-    """Return the last octets of an IP address, with zeros in front where the ID is the longer one.
+    """Return the last octets of an IP address, padded with zeros on the left if the ID is longer than the address.
 
     host: an IPv4 or IPv6 literal. length: server_id_length, octets.
+    Raises ValueError if host is not an IP literal.
     """
     return ipaddress.ip_address(host).packed[-length:].rjust(length, b"\0")
 
 
 def ambiguity(networks: Sequence[Network], length: int) -> str:
-    """Return why server_id_of() could be the same for two addresses in these networks; "" where it cannot."""
+    """Return the reason why server_id_of() can be equal for two addresses in these networks; "" if it cannot.
+
+    length: server_id_length, octets.
+    """
     for network in networks:
         free_bits = network.max_prefixlen - network.prefixlen
         if free_bits > 8 * length:
@@ -32,14 +36,15 @@ def ambiguity(networks: Sequence[Network], length: int) -> str:
 
 
 def is_within(host: str, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks, and one host's.
+    """Return whether an address is in one of the networks and can belong to one host.
 
-    No broadcast, multicast or unspecified address, and none of IPv4 in the form of IPv6.
+    Broadcast, multicast and unspecified addresses cannot. An IPv4-mapped IPv6 address is rejected too.
+    host: an IPv4 or IPv6 literal. Raises ValueError if it is not one.
     """
     address = ipaddress.ip_address(host)
     if address.is_multicast or address.is_unspecified or host == "255.255.255.255":
         return False
-    if address.version == 6 and address.ipv4_mapped is not None:
+    if is_mapped(address):
         return False
     return any(address in network and not _is_broadcast(address, network) for network in networks)
 
@@ -50,7 +55,7 @@ def _is_broadcast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networ
 
 
 def _last_octets(network: Network, length: int) -> ipaddress.IPv6Network:
-    """Return the IDs of a network's addresses, as numbers of 128 bits with zeros in front."""
+    """Return the IDs of a network's addresses as a range of 128-bit numbers."""
     free_bits = network.max_prefixlen - network.prefixlen
     first = int.from_bytes(server_id_of(str(network.network_address), length))
     return ipaddress.IPv6Network((first, 128 - free_bits))

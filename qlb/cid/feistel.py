@@ -1,25 +1,24 @@
-"""The four-pass Feistel network over server ID and nonce, in the shape that is fast in Python.
+"""The four-pass Feistel network over server ID and nonce, in the form that is fast in Python.
 
-A half sits left-aligned in a 128-bit lane, just as the draft's expand() lays it out, so that a pass is
-one OR with a constant (zero padding, length, pass), one AES block, one XOR and one mask that keeps the
-half's own bits. Odd lengths split the middle octet: its first nibble belongs to the left half, its last
-to the right. The same four lines serve one block (one lane) and a batch (lanes side by side in one
-large integer).
+Each half is left-aligned in a 128-bit lane, in the layout of the draft's expand(). One pass is therefore four
+operations on whole lanes: OR with a constant (zero padding, length, pass), one AES block, XOR, and a mask that
+keeps only the bits of the half. An odd length splits the middle octet: its high nibble belongs to the left half,
+its low nibble to the right half.
 
-The draft's decryption pseudocode clears the first bits of left_1 in its second block; it must be
-right_1, which the vectors pin (tests/cid/test_feistel.py).
+The draft's pseudocode for decryption clears the first bits of left_1 in its second block. It must be right_1, as
+the draft's test vectors prove (tests/cid/test_feistel.py).
 
 Spec: draft-ietf-quic-load-balancers, section "General Case: Four-Pass Encryption".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 LANE_BYTES: Final = 16
 _LANE_BITS: Final = 128
 
-EncryptBlocks = Callable[[bytes], bytes]
-"""AES-128-ECB encryption of any number of whole 16-octet blocks."""
+EncryptBlock = Callable[[bytes], bytes]
+"""AES-128-ECB encryption of one 16-octet block."""
 
 
 class Feistel:
@@ -28,7 +27,6 @@ class Feistel:
     __slots__ = (
         "_aes",
         "_half_bits",
-        "_half_len",
         "_left_mask",
         "_left_shift",
         "_right_mask",
@@ -37,14 +35,13 @@ class Feistel:
         "plaintext_len",
     )
 
-    def __init__(self, plaintext_len: int, aes: EncryptBlocks) -> None:
-        """Prepare the masks. plaintext_len: octets of server ID and nonce together."""
+    def __init__(self, plaintext_len: int, aes: EncryptBlock) -> None:
+        """Prepare the masks. plaintext_len: octets of server ID and nonce together. aes: encrypts under the key."""
         self._aes = aes
         self.plaintext_len = plaintext_len
-        self._half_len = (plaintext_len + 1) // 2
         self._half_bits = 4 * plaintext_len
         self._left_shift = _LANE_BITS - self._half_bits
-        self._right_shift = _LANE_BITS - 8 * self._half_len
+        self._right_shift = _LANE_BITS - 8 * ((plaintext_len + 1) // 2)
         half = (1 << self._half_bits) - 1
         self._left_mask = half << self._left_shift
         self._right_mask = half << self._right_shift
@@ -56,7 +53,7 @@ class Feistel:
         return number >> self._half_bits << self._left_shift, (number << self._right_shift) & self._right_mask
 
     def join(self, left: int, right: int) -> bytes:
-        """Return the block of plaintext_len octets whose lanes these are."""
+        """Return the block of plaintext_len octets that consists of these two lanes."""
         number = left >> self._left_shift << self._half_bits | right >> self._right_shift
         return number.to_bytes(self.plaintext_len, "big")
 
@@ -70,35 +67,22 @@ class Feistel:
         return self.join(left, right)
 
     def decrypt(self, block: bytes) -> bytes:
-        """Return server ID and nonce of a ciphertext; both plaintext_len octets. Four passes."""
+        """Return server ID and nonce of a ciphertext; both plaintext_len octets. Runs four passes."""
         left, right = self._undo_three(block)
         right ^= self.round(left, 1) & self._right_mask
         return self.join(left, right)
 
     def decrypt_left(self, block: bytes) -> bytes:
-        """Return the lane of left_0, 16 octets: its first half holds the start of the server ID. Three passes."""
+        """Return the lane of left_0, 16 octets: its half contains the start of the server ID. Runs three passes."""
         return self._undo_three(block)[0].to_bytes(LANE_BYTES, "big")
-
-    def decrypt_batch(self, blocks: Sequence[bytes]) -> list[bytes]:
-        """Return server ID and nonce of each ciphertext; one AES call a pass."""
-        left, right = self._undo_three_batch(blocks)
-        ones = _ones(len(blocks))
-        right ^= self._rounds(left, 1, ones) & (self._right_mask * ones)
-        lefts, rights = _lanes(left, len(blocks)), _lanes(right, len(blocks))
-        return [
-            self.join(int.from_bytes(a, "big"), int.from_bytes(b, "big")) for a, b in zip(lefts, rights, strict=True)
-        ]
-
-    def decrypt_left_batch(self, blocks: Sequence[bytes]) -> list[bytes]:
-        """Return the lane of left_0 of each ciphertext, 16 octets; three AES calls in all."""
-        return _lanes(self._undo_three_batch(blocks)[0], len(blocks))
 
     def round(self, lane: int, number: int) -> int:
         """Return AES(expand(plaintext_len, number, half)) as a lane. number: the pass, 1 to 4."""
         return int.from_bytes(self._aes((lane | self._tails[number]).to_bytes(LANE_BYTES, "big")), "big")
 
     def _undo_three(self, block: bytes) -> tuple[int, int]:
-        # Unrolled: 1.7 µs against 2.3 through round(), and this is the price of every new connection ID.
+        """Undo passes 4, 3 and 2; return the lanes of left_0 and right_1."""
+        # Unrolled: 1.7 µs against 2.3 through round(), and every new connection ID pays it.
         aes, tails, left_mask = self._aes, self._tails, self._left_mask
         number = int.from_bytes(block, "big")
         right = (number << self._right_shift) & self._right_mask
@@ -107,28 +91,3 @@ class Feistel:
         right ^= int.from_bytes(aes((left | tails[3]).to_bytes(16, "big")), "big") & self._right_mask
         left ^= int.from_bytes(aes((right | tails[2]).to_bytes(16, "big")), "big") & left_mask
         return left, right
-
-    def _undo_three_batch(self, blocks: Sequence[bytes]) -> tuple[int, int]:
-        half_len, ones = self._half_len, _ones(len(blocks))
-        left_mask, right_mask = self._left_mask * ones, self._right_mask * ones
-        padding = bytes(LANE_BYTES - half_len)
-        left = int.from_bytes(padding.join([block[:half_len] for block in blocks]) + padding, "big") & left_mask
-        right = int.from_bytes(padding.join([block[-half_len:] for block in blocks]) + padding, "big") & right_mask
-        left ^= self._rounds(right, 4, ones) & left_mask
-        right ^= self._rounds(left, 3, ones) & right_mask
-        left ^= self._rounds(right, 2, ones) & left_mask
-        return left, right
-
-    def _rounds(self, lanes: int, number: int, ones: int) -> int:
-        size = (ones.bit_length() + 127) // 8
-        return int.from_bytes(self._aes((lanes | self._tails[number] * ones).to_bytes(size, "big")), "big")
-
-
-def _ones(count: int) -> int:
-    """One lane of value 1 after another: times a constant, the constant in every lane."""
-    return int.from_bytes((bytes(LANE_BYTES - 1) + b"\1") * count, "big")
-
-
-def _lanes(lanes: int, count: int) -> list[bytes]:
-    octets = lanes.to_bytes(LANE_BYTES * count, "big")
-    return [octets[at : at + LANE_BYTES] for at in range(0, len(octets), LANE_BYTES)]

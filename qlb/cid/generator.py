@@ -1,16 +1,15 @@
-"""Make connection IDs on a server: never the same nonce twice under one key.
+"""Generate connection IDs on a server; a nonce is never used twice under one key.
 
-Encrypted configurations count up from a random start; the cipher hides the counter. Plaintext
-configurations must not show one, so the counter goes through a secret permutation of the nonce space
-first: still never the same nonce twice, and no relation to be seen. Both therefore know exactly when
-the space is used up.
+With a key, the nonce is a counter with a random start, and the cipher hides it. Without a key a counter would be
+visible, so it passes through a secret permutation of the nonce space first. The result still never repeats, and an
+observer cannot relate two nonces. In both cases the generator knows exactly when the space is used up.
 
-Several processes that share a server ID each take a WorkerTag: a few bits of the nonce that say which
-process made it. A forked child notices that it is one and starts elsewhere.
+Several processes that share a server ID each have a WorkerTag: a few bits of the nonce that identify the process.
+A forked child detects the fork and starts at another random nonce.
 
-Strangers make a server use nonces: each Initial takes one, and each Retry. So a tagged counter has 2**40 nonces at
-least, which 50,000 Initials a second need 254 days for. IDs of Retry packets can have a space of their own, which
-takes nothing from connections and whose end refuses nobody.
+Any client makes a server use nonces: one for each Initial, one for each Retry. A tagged counter therefore has at least
+2**40 nonces, which last 254 days at 50,000 Initials per second. IDs of Retry packets can have a nonce space of their
+own. They then take nothing from connections, and connections go on when that space is used up.
 
 Spec: draft-ietf-quic-load-balancers, sections "Server Actions" and "Connection ID Entropy"; RFC 9000, section 8.1.2.
 """
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qlb.cid.codec import CidCodec, RandomBytes, first_octet
 from qlb.cid.feistel import Feistel
-from qlb.cid.params import KEY_BYTES, RESERVED_CONFIG_ID, CidParams
+from qlb.cid.params import KEY_BYTES, MAX_CID_BYTES, RESERVED_CONFIG_ID, CidParams
 from qlb.errors import CidError, NonceExhausted
 
 OnExhaustion = Literal["raise", "reserved"]
@@ -33,22 +32,22 @@ OnExhaustion = Literal["raise", "reserved"]
 _Permute = Callable[[bytes], bytes]
 
 _RESERVED_MIN_CID_BYTES: Final = 8
-"""An ID under 0b111 needs 7 octets of entropy. Spec: section "Configuration Failover"."""
+"""An ID under the reserved config ID 0b111 needs 7 octets of entropy. Spec: section "Configuration Failover"."""
 MIN_TAGGED_BITS: Final = 40
-"""A counter beside a worker tag has 2**40 nonces or more."""
+"""Bits of the nonce that a worker tag must leave to the counter."""
 _RETRY_SHARE: Final = 16
-"""One nonce in so many is for Retry packets, once these are set aside."""
+"""reserve_for_retry() reserves one nonce in 16 for Retry packets."""
 _PERMUTATION_ROUNDS: Final = 4
-"""Times the four-pass network runs over a plaintext nonce: 16 rounds, well past any four-round attack."""
+"""Runs of the four-pass network over a plaintext nonce: 16 rounds in all, well beyond any attack on four rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTag:
     """The number of one process among those that share a server ID.
 
-    index: 0 to 2**bits - 1. bits: how much of the nonce it takes, 1 to 16, the same in all of them; 40 bits of the
-    nonce must be left, so a tag of 8 bits needs a nonce_length of 6 octets and one of 16 bits needs 7. A child that a
-    process forks must be given an index of its own and a new generator.
+    index: 0 to 2**bits - 1, different in each process. bits: 1 to 16 bits of the nonce, equal in all processes. At
+    least 40 bits of the nonce must remain: a tag of 8 bits needs a nonce_length of 6 octets, a tag of 16 bits needs 7.
+    A forked child needs an index of its own and a new generator.
     """
 
     index: int
@@ -56,7 +55,7 @@ class WorkerTag:
 
 
 class CidGenerator:
-    """Issue connection IDs for one server under one configuration."""
+    """A source of connection IDs for one server under one CID config."""
 
     __slots__ = (
         "_codec", "_counter", "_issued", "_on_exhaustion", "_permute", "_pid", "_random_bytes", "_retry_counter",
@@ -76,13 +75,13 @@ class CidGenerator:
         """Start at a random nonce.
 
         server_id: params.server_id_length octets (1 to 15).
-        worker: this process's share of the nonce space, where several issue for one server ID. None: all of it, which
-        is 256**params.nonce_length nonces.
-        nonce_key: 16 secret octets that permute plaintext nonces; the default is random. Processes that
-        share a plaintext server ID must be given one key, or their nonces could meet.
-        on_exhaustion: ``raise`` NonceExhausted, or fall over to IDs under the ``reserved`` config 0b111.
-        random_bytes: count -> that many random octets.
-        Raises CidError where an argument is out of its range, or where a worker tag leaves fewer than 2**40 nonces.
+        worker: the part of the nonce space that belongs to this process, if several processes issue for one server ID.
+        None: the whole space, which is 256**params.nonce_length nonces.
+        nonce_key: 16 secret octets that permute plaintext nonces; the default is random. Processes that share a
+        plaintext server ID need the same key, or two of them could use the same nonce.
+        on_exhaustion: ``raise`` NonceExhausted, or issue IDs under the ``reserved`` config ID 0b111.
+        random_bytes: returns a number of random octets.
+        Raises CidError if an argument is out of its range, or if a worker tag leaves fewer than 2**40 nonces.
         Spec: draft-ietf-quic-load-balancers, sections "Server ID Allocation" and "Connection ID Entropy".
         """
         if len(server_id) != params.server_id_length:
@@ -103,19 +102,19 @@ class CidGenerator:
 
     @property
     def used(self) -> int:
-        """Nonces that generate() has used since the generator began, or since the process was forked."""
+        """The number of nonces that generate() has used since the generator was created or the process was forked."""
         return min(self._issued, self._space)
 
     @property
     def left(self) -> int:
-        """Nonces that are left before the space is used up, Retry packets' excluded: export it, and rotate in time."""
+        """The number of unused nonces, without those for Retry packets. Monitor it, and rotate before it reaches 0."""
         return self._space - self.used
 
     def generate(self) -> bytes:
-        """Return a connection ID of params.cid_length octets that was never issued before, first octet included.
+        """Return a new connection ID of params.cid_length octets, first octet included.
 
-        Raises NonceExhausted after the last nonce, unless the generator falls over to the reserved config: then the ID
-        has 8 octets at least.
+        Raises NonceExhausted after the last nonce. With on_exhaustion ``reserved`` it returns an ID under the reserved
+        config ID instead, which has at least 8 octets.
         Spec: draft-ietf-quic-load-balancers, sections "Server Actions" and "Configuration Failover".
         """
         if os.getpid() != self._pid:
@@ -127,10 +126,10 @@ class CidGenerator:
         return self._routable(self._start + issued)
 
     def reserve_for_retry(self) -> None:
-        """Set a sixteenth of the nonces aside for IDs of Retry packets; generate() never uses those.
+        """Reserve a sixteenth of the nonces for IDs of Retry packets; generate() never uses those.
 
-        Call it before other threads use this generator. It is too late when fewer nonces are left: then nothing is set
-        aside. Calling it again changes nothing.
+        Call it before other threads use this generator. If fewer nonces are left, it reserves none. A second call
+        changes nothing.
         """
         share = self._whole_space // _RETRY_SHARE
         if not self._retry_space and self._issued <= self._whole_space - share:
@@ -138,11 +137,11 @@ class CidGenerator:
             self._space = self._whole_space - share
 
     def generate_retry(self) -> bytes:
-        """Return an ID for the Source Connection ID of a Retry packet: of cid_length octets, routable and never twice.
+        """Return a new, routable ID of cid_length octets for the Source Connection ID of a Retry packet.
 
-        Anyone can ask for a Retry, so these IDs come from nonces of their own: see ``reserve_for_retry``. When those
-        are used up, or none were set aside, the ID is an unroutable one under the reserved config, of 8 octets at
-        least: a balancer then leads the client's next Initial by its 4-tuple, as it led the first one. Never raises.
+        Any client can cause a Retry, so these IDs have nonces of their own: see ``reserve_for_retry``. If those are
+        used up, or none were reserved, the ID is unroutable: it is under the reserved config ID and has at least 8
+        octets. A balancer then forwards the client's next Initial by its 4-tuple, as it did the first. Never raises.
         Spec: RFC 9000, section 8.1.2; draft-ietf-quic-load-balancers, section "Configuration Failover".
         """
         if os.getpid() != self._pid:
@@ -153,12 +152,12 @@ class CidGenerator:
         return self._routable(self._start - 1 - issued)
 
     def _routable(self, number: int) -> bytes:
-        """Return the ID of a number of this counter, which goes on at 0 past its last number."""
+        """Return the ID for one number of this counter. After its last number the counter continues at 0."""
         nonce = (self._tag | number % self._whole_space).to_bytes(self.params.nonce_length, "big")
         return self._codec.encode(self.server_id, self._permute(nonce))
 
     def _restart(self) -> None:
-        """Begin at a random place; a forked child must not go on where its parent will."""
+        """Start at a random nonce: a forked child must not use the numbers that its parent will use."""
         self._pid = os.getpid()
         self._start = int.from_bytes(self._random_bytes(self.params.nonce_length), "big")
         self._counter = itertools.count()
@@ -169,7 +168,7 @@ class CidGenerator:
         if self._on_exhaustion == "raise":
             raise NonceExhausted(
                 f"all {self._space} nonces of config ID {self.params.config_id} are used: "
-                "issue a new configuration with a new key"
+                "rotate to another config ID with a new key"
             )
         return self._unroutable()
 
@@ -178,27 +177,28 @@ class CidGenerator:
 
 
 def reserved_cid(cid_length: int, random_bytes: RandomBytes = os.urandom) -> bytes:
-    """Return an ID under the reserved config 0b111: random, unroutable, its length always self-encoded.
+    """Return a random, unroutable ID under the reserved config ID 0b111. Its first octet encodes its length.
 
     cid_length: 8 to 20 octets, first octet included.
-    Raises CidError where it is shorter or longer.
+    Raises CidError if cid_length is out of this range.
     Spec: draft-ietf-quic-load-balancers, section "Configuration Failover".
     """
-    if not _RESERVED_MIN_CID_BYTES <= cid_length <= 20:
-        raise CidError(f"an ID under the reserved config has 8 to 20 octets, not {cid_length}")
+    if not _RESERVED_MIN_CID_BYTES <= cid_length <= MAX_CID_BYTES:
+        raise CidError(f"an ID under the reserved config ID has 8 to 20 octets, not {cid_length}")
     return bytes((first_octet(RESERVED_CONFIG_ID, cid_length, True, random_bytes),)) + random_bytes(cid_length - 1)
 
 
 def _tag_bits(worker: WorkerTag | None, params: CidParams) -> int:
+    """Return the bits of the nonce that identify the process. Raises CidError if they leave too few to the counter."""
     if worker is None:
         return 0
     if not 1 <= worker.bits <= 16 or not 0 <= worker.index < 1 << worker.bits:
         raise CidError(f"a worker tag has 1 to 16 bits and an index that fits in them, not {worker}")
     if 8 * params.nonce_length - worker.bits < MIN_TAGGED_BITS:
         raise CidError(
-            f"a worker tag of {worker.bits} bits leaves 2^{8 * params.nonce_length - worker.bits} of the nonces of "
-            f"nonce_length {params.nonce_length}, which a flood of Initials uses up; leave 2^{MIN_TAGGED_BITS} or more "
-            f"by nonce_length {-(-(MIN_TAGGED_BITS + worker.bits) // 8)}, or fewer bits"
+            f"a worker tag of {worker.bits} bits leaves 2^{8 * params.nonce_length - worker.bits} nonces at "
+            f"nonce_length {params.nonce_length}, which a flood of Initials uses up; 2^{MIN_TAGGED_BITS} must remain: "
+            f"set nonce_length to {-(-(MIN_TAGGED_BITS + worker.bits) // 8)}, or use fewer bits"
         )
     return worker.bits
 
@@ -206,11 +206,12 @@ def _tag_bits(worker: WorkerTag | None, params: CidParams) -> int:
 def _permutation(
     params: CidParams, worker: WorkerTag | None, nonce_key: bytes | None, random_bytes: RandomBytes
 ) -> _Permute:
+    """Return the permutation of nonces: the identity if a cipher hides them, otherwise one under a secret key."""
     if params.key is not None:
         return bytes
     if nonce_key is None:
         if worker is not None:
-            raise CidError("plaintext processes that share a server ID need one nonce_key of 16 octets among them")
+            raise CidError("processes that share a plaintext server ID need the same nonce_key of 16 octets")
         nonce_key = random_bytes(KEY_BYTES)
     if len(nonce_key) != KEY_BYTES:
         raise CidError(f"nonce_key must be {KEY_BYTES} octets")
@@ -223,56 +224,3 @@ def _permutation(
         return nonce
 
     return permute
-
-
-class RotatingGenerator:
-    """What generates IDs now; the next one takes its place between two IDs."""
-
-    __slots__ = ("_for_retry", "_generator")
-
-    def __init__(self, generator: CidGenerator) -> None:
-        """Begin with a generator."""
-        self._generator = generator
-        self._for_retry = False
-
-    @property
-    def params(self) -> CidParams:
-        """What the next ID is made by."""
-        return self._generator.params
-
-    @property
-    def used(self) -> int:
-        """Nonces that the present generator has used."""
-        return self._generator.used
-
-    @property
-    def left(self) -> int:
-        """Nonces that the present generator has left: export it, and rotate in time."""
-        return self._generator.left
-
-    def generate(self) -> bytes:
-        """Return a connection ID of params.cid_length octets, first octet included.
-
-        Raises NonceExhausted where the present generator does.
-        """
-        return self._generator.generate()
-
-    def reserve_for_retry(self) -> None:
-        """Set nonces aside for Retry packets, in the present generator and in each that follows."""
-        self._for_retry = True
-        self._generator.reserve_for_retry()
-
-    def generate_retry(self) -> bytes:
-        """Return an ID for a Retry packet, as the present generator makes it. Never raises."""
-        return self._generator.generate_retry()
-
-    def rotate(self, generator: CidGenerator) -> None:
-        """Issue from another generator from now on.
-
-        It must have another config ID or key, and every balancer must decode it already. Nothing of it is checked, and
-        nothing is raised.
-        Spec: draft-ietf-quic-load-balancers, section "Configuration Rotation".
-        """
-        if self._for_retry:
-            generator.reserve_for_retry()
-        self._generator = generator

@@ -1,4 +1,4 @@
-"""The parameters of one QUIC-LB configuration: an instance that exists is a legal one.
+"""The parameters of one CID config. An invalid instance cannot exist.
 
 Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
 """
@@ -10,9 +10,9 @@ from typing import Final
 from qlb.errors import CidError
 
 MAX_CONFIG_ID: Final = 6
-"""The largest config ID of a configuration; the three bits 0b111 are reserved."""
+"""The largest config ID of a CID config; the value 0b111 is reserved."""
 RESERVED_CONFIG_ID: Final = 7
-"""0b111: the ID is unroutable by design. Spec: section "Configuration Failover"."""
+"""0b111: IDs with these bits are unroutable by design. Spec: section "Configuration Failover"."""
 KEY_BYTES: Final = 16
 MIN_SERVER_ID_BYTES: Final = 1
 MAX_SERVER_ID_BYTES: Final = 15
@@ -31,16 +31,16 @@ FOUR_PASS: Final = "four-pass"
 
 @dataclass(frozen=True, slots=True)
 class CidParams:
-    """One configuration, the same on the balancers and on the servers.
+    """One CID config, equal on the balancers and on the servers.
 
     config_id: 0 to 6, the first three bits of every connection ID.
-    server_id_length: 1 to 15 octets. nonce_length: 4 to 18 octets. The two sum to 19 at most.
-    key: 16 octets, or None: the server ID is then readable in every packet.
-    length_self_encoded: the low five bits of the first octet hold the length of what follows it.
-    cid_length: octets of a whole connection ID, first octet included; the default is 1 + server ID +
-    nonce, the most is 20. What exceeds the default is filled with random octets.
+    server_id_length: 1 to 15 octets. nonce_length: 4 to 18 octets. Their sum is at most 19.
+    key: 16 octets, or None. Without a key, every packet shows its server ID.
+    length_self_encoded: the low five bits of the first octet encode the number of octets that follow it.
+    cid_length: octets of a whole connection ID, first octet included. The default is 1 + server_id_length +
+    nonce_length, the maximum 20. Octets beyond the default are random.
 
-    Raises CidError, naming the parameter, where a value is out of its range.
+    Raises CidError, which names the parameter, if a value is out of its range.
     Spec: draft-ietf-quic-load-balancers, sections "Configuration Agent Actions" and "First CID octet".
     """
 
@@ -52,14 +52,14 @@ class CidParams:
     cid_length: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse whatever the draft refuses."""
+        """Reject values that the draft forbids."""
         _require_range("config_id", self.config_id, 0, MAX_CONFIG_ID)
         _require_range("server_id_length", self.server_id_length, MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES)
         _require_range("nonce_length", self.nonce_length, MIN_NONCE_BYTES, MAX_NONCE_BYTES)
         if self.plaintext_len > MAX_PLAINTEXT_BYTES:
             raise CidError(
                 f"server_id_length + nonce_length is {self.plaintext_len} octets; "
-                f"the two may sum to {MAX_PLAINTEXT_BYTES} at most"
+                f"the sum must be at most {MAX_PLAINTEXT_BYTES}"
             )
         if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_BYTES):
             raise CidError(f"key must be {KEY_BYTES} octets (AES-128)")
@@ -69,26 +69,26 @@ class CidParams:
 
     @property
     def plaintext_len(self) -> int:
-        """Octets of server ID and nonce together: 5 to 19."""
+        """The octets of server ID and nonce together: 5 to 19."""
         return self.server_id_length + self.nonce_length
 
     @property
     def block_end(self) -> int:
-        """Octets that decoding needs, first octet included: 6 to 20."""
+        """The octets that decoding needs, first octet included: 6 to 20."""
         return 1 + self.plaintext_len
 
     @property
     def algorithm(self) -> str:
-        """``plaintext``, ``single-pass`` (16 octets and a key) or ``four-pass`` (any other sum and a key)."""
+        """``plaintext`` without a key; with one ``single-pass`` if plaintext_len is 16, otherwise ``four-pass``."""
         if self.key is None:
             return PLAINTEXT
         return SINGLE_PASS if self.plaintext_len == SINGLE_PASS_BYTES else FOUR_PASS
 
     @property
     def fingerprint(self) -> str:
-        """8 hex digits of a hash of the key and of all else that decoding depends on, the config ID apart.
+        """8 hex digits: a hash of the key and the other parameters that decoding depends on, without the config ID.
 
-        Whoever has the same one decodes alike; it is no secret, and nobody finds a random key by it.
+        Nodes with equal fingerprints decode alike. It is not a secret: a random key cannot be found from it.
         """
         lengths = bytes((self.server_id_length, self.nonce_length, self.length_self_encoded, self.key is not None))
         return hashlib.blake2b(lengths, key=self.key or b"", digest_size=FINGERPRINT_BYTES).hexdigest()

@@ -93,9 +93,10 @@ def _configured_socket(config: Path) -> Path:
     Reads no key file and accepts mistakes elsewhere: the daemon still runs after a reload that refused the file.
     """
     from qlb.config.load import decode, read_octets
+    from qlb.config.names import PATH
     from qlb.config.problems import Problems
     from qlb.config.rules import socket_path
-    from qlb.config.scalars import PATH, ScalarError
+    from qlb.config.scalars import ScalarError
     from qlb.config.tree import MappingNode, ScalarNode, parse
 
     problems = Problems(config)

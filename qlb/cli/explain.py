@@ -29,7 +29,7 @@ def _octets(value: str | bytes) -> bytes:
 
 def _address(value: str | tuple[str, int]) -> tuple[str, int]:
     """Return (host, port) of a client that is written ADDR:PORT, with an IPv6 address in brackets."""
-    from qlb.config.scalars import endpoint
+    from qlb.config.names import endpoint
 
     if isinstance(value, tuple):
         return value

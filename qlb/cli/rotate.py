@@ -45,7 +45,7 @@ class _Rotate(click.Group):
 
 def _balancer_name(value: str) -> str:
     """Return a balancer's name in its usual form: http://ADDRESS:PORT, or the absolute path of a control socket."""
-    from qlb.config.scalars import BALANCER
+    from qlb.config.names import BALANCER
 
     try:
         return BALANCER.parse(value)

@@ -1,6 +1,6 @@
-"""Warnings: a configuration that holds and that its operator would probably want otherwise.
+"""Warnings about valid settings that the operator probably does not want.
 
-Each says what happens and what to do. One that fires on a sound configuration is a bug here.
+Each warning gives the consequence and a remedy. A warning about a good configuration is a bug in this module.
 
 Spec: draft-ietf-quic-load-balancers, sections "Security Considerations", "Server ID Allocation",
 "Connection ID Entropy" and "Distinguishing Attacks".
@@ -20,20 +20,20 @@ from qlb.config.tree import MappingNode, locate
 from qlb.routing.backends import BackendState
 
 DEMO_KEY: Final = bytes.fromhex("716c62207075626c69632064656d6f21")
-"""The key of configs/quickstart.yaml, which everybody knows."""
-MIN_SERVER_ID_BYTES: Final = 3
-"""From here on, clients' random IDs are taken for a server's less often than once in a million."""
-MIN_NONCE_BYTES: Final = 6
-"""From here on, 100 lives of a server of 100,000 IDs each repeat an ID in 1 of 281,475 cases, or less often."""
-_LIVES: Final = 100
-_IDS_A_LIFE: Final = 100_000
+"""The published key of configs/quickstart.yaml."""
+SAFE_SERVER_ID_BYTES: Final = 3
+"""With this length and up to 134 server IDs, a client's random ID matches one with odds below 1 in a million."""
+SAFE_NONCE_BYTES: Final = 6
+"""With this length, 100 starts of a server with 100,000 IDs each repeat an ID with odds of 1 in 281,475."""
+_STARTS: Final = 100
+_IDS_PER_START: Final = 100_000
 
 Advice = Iterator[tuple[tuple[int | str, ...], str]]
-"""Where (keys and indexes) and what."""
+"""The path of a key (keys and indexes) and the text of the warning."""
 
 
 def advise(config: Config, root: MappingNode, warnings: Problems, *, exposed: bool) -> None:
-    """Add the warnings. root: the tree that config was made of. exposed: everybody can read the file."""
+    """Add the warnings. root: the tree of config. exposed: every user of this machine can read the file."""
     for rule in (*_RULES, *((_exposed_key,) if exposed else ())):
         for steps, text in rule(config):
             warnings.add(locate(root, steps)[2], text)
@@ -42,14 +42,14 @@ def advise(config: Config, root: MappingNode, warnings: Problems, *, exposed: bo
 def _short_server_ids(config: Config) -> Advice:
     for index, one in enumerate(config.cid_configs):
         servers = len(_server_ids(config, one.config_id))
-        if one.server_id_length < MIN_SERVER_ID_BYTES and servers:
+        if one.server_id_length < SAFE_SERVER_ID_BYTES and servers:
             odds = 8 * 256**one.server_id_length / servers
             yield (
                 ("cid_configs", index, "server_id_length"),
-                f"server IDs of config {one.config_id} are shorter than {MIN_SERVER_ID_BYTES} octets: a client's "
-                f"random first ID is taken for one with odds of 1 in {odds:,.0f} ({servers} server IDs / "
-                f"(8 x 256^{one.server_id_length})), whatever its backend's weight and state; use "
-                f"{MIN_SERVER_ID_BYTES} octets or more",
+                f"server IDs of config {one.config_id} are shorter than {SAFE_SERVER_ID_BYTES} octets: a client's "
+                f"random first ID matches one with odds of 1 in {odds:,.0f} ({servers} server IDs / "
+                f"(8 x 256^{one.server_id_length})), and goes to its backend whatever its weight and state; use "
+                f"{SAFE_SERVER_ID_BYTES} octets or more",
             )
 
 
@@ -58,46 +58,47 @@ def _plaintext(config: Config) -> Advice:
         if one.key is None:
             yield (
                 ("cid_configs", index, "config_id"),
-                f"config {one.config_id} has no key: everybody on the path reads from each packet which server it goes "
-                "to; add key_file (`qlb keygen` makes a key)",
+                f"config {one.config_id} has no key: every packet shows its server to any observer on the path; add "
+                "key_file (`qlb keygen` creates a key)",
             )
 
 
 def _short_nonces(config: Config) -> Advice:
-    """Warn of nonces that repeat when a server starts again: each start begins at a random one.
+    """Warn about nonces that can repeat after restarts, because each start begins at a random nonce.
 
-    Lives of k IDs meet where their random starts are less than k apart: with odds of lives² · k / 256^length.
-    A plaintext nonce must look random, and a server may draw it: then two of 256^length are equal by the birthday rule.
+    Two starts with k IDs each overlap if their first nonces are less than k apart; the odds are starts² · k /
+    256^length. A plaintext nonce must look random, and a server may choose it at random: then the birthday bound of
+    256^length applies.
     """
     for index, one in enumerate(config.cid_configs):
-        if one.nonce_length >= MIN_NONCE_BYTES:
+        if one.nonce_length >= SAFE_NONCE_BYTES:
             continue
-        odds = 256**one.nonce_length / (_LIVES**2 * _IDS_A_LIFE)
+        odds = 256**one.nonce_length / (_STARTS**2 * _IDS_PER_START)
         text = (
-            f"nonces of config {one.config_id} are shorter than {MIN_NONCE_BYTES} octets: a server begins at a random "
-            f"nonce after a restart, and {_LIVES} starts of {_IDS_A_LIFE:,} connection IDs each repeat one with odds "
-            f"of 1 in {odds:,.0f} ({_LIVES}^2 x {_IDS_A_LIFE:,} / 256^{one.nonce_length})"
+            f"nonces of config {one.config_id} are shorter than {SAFE_NONCE_BYTES} octets: a server begins at a random "
+            f"nonce after a restart, and {_STARTS} starts with {_IDS_PER_START:,} connection IDs each repeat one with "
+            f"odds of 1 in {odds:,.0f} ({_STARTS}^2 x {_IDS_PER_START:,} / 256^{one.nonce_length})"
         )
         if one.key is None:
             repeat = math.sqrt(2 * math.log(2) * 256**one.nonce_length)
-            text += f"; servers that draw them at random have even odds after {repeat:,.0f} connection IDs"
-        yield ("cid_configs", index, "nonce_length"), f"{text}; use {MIN_NONCE_BYTES} octets or more"
+            text += f"; a server with random nonces repeats one with even odds after {repeat:,.0f} connection IDs"
+        yield ("cid_configs", index, "nonce_length"), f"{text}; use {SAFE_NONCE_BYTES} octets or more"
 
 
 def _unused_configs(config: Config) -> Advice:
     if any(source.file is not None or source.server_id_from == "address" for source in config.discovery):
-        return  # theirs may have some
+        return  # their backends may have server IDs
     for index, one in enumerate(config.cid_configs):
         if not _server_ids(config, one.config_id):
             yield (
                 ("cid_configs", index, "config_id"),
-                f"no backend has a server ID under config {one.config_id}: every such ID is unroutable; give the "
-                "backends server_ids, or remove the config",
+                f"no backend has a server ID under config {one.config_id}: all its connection IDs are unroutable; add "
+                "server_ids to the backends, or remove the config",
             )
 
 
 def _backends_without_ids(config: Config) -> Advice:
-    """Warn of backends that are out of reach by ID where others are not."""
+    """Warn about backends without server IDs if other backends have some."""
     without = [index for index, backend in enumerate(config.backends) if not backend.server_ids]
     if not config.cid_configs or not without or len(without) == len(config.backends):
         return
@@ -105,15 +106,15 @@ def _backends_without_ids(config: Config) -> Advice:
     others = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
     yield (
         ("backends", without[0]),
-        f"backend {name!r}{others} has no server_ids: its connections are lost when their addresses change; add "
-        "them if the server speaks QUIC-LB",
+        f"backend {name!r}{others} has no server_ids: a connection is lost when its client's address changes; add "
+        "them if the server supports QUIC-LB",
     )
     for index, one in enumerate(config.cid_configs):
         if one.config_id == 0:
             yield (
                 ("cid_configs", index, "config_id"),
-                f"config 0 beside a backend without server_ids ({name!r}): some servers that do not speak QUIC-LB "
-                "begin their IDs with zeros, which config 0 then decodes; use 1 to 6",
+                f"config 0 beside a backend without server_ids ({name!r}): some servers without QUIC-LB issue IDs that "
+                "begin with zeros, which config 0 then decodes; use 1 to 6",
             )
 
 
@@ -123,8 +124,8 @@ def _shared_keys(config: Config) -> Advice:
         if one.key is not None and first.setdefault(one.key, one.config_id) != one.config_id:
             yield (
                 ("cid_configs", index, "key" if one.key_file is None else "key_file"),
-                f"config {one.config_id} has the key of config {first[one.key]}: a new config ID without a new key "
-                "starts no new nonces and hides nothing; make one with `qlb keygen`",
+                f"config {one.config_id} has the same key as config {first[one.key]}: a new config ID without a new "
+                "key gives no new nonces and no new secret; create a key with `qlb keygen`",
             )
 
 
@@ -134,8 +135,8 @@ def _demo_key(config: Config) -> Advice:
         if one.key == DEMO_KEY and public:
             yield (
                 ("cid_configs", index, "key" if one.key_file is None else "key_file"),
-                f"config {one.config_id} has the published demo key and listens on {public[0]}: everybody knows it; "
-                "make another with `qlb keygen`",
+                f"config {one.config_id} has the published demo key, and qlb listens on {public[0]}: anyone can decode "
+                "its connection IDs; create a key with `qlb keygen`",
             )
 
 
@@ -147,13 +148,13 @@ def _mixed_encryption(config: Config) -> Advice:
                 yield (
                     ("cid_configs", index, "config_id"),
                     f"configs {other.config_id} and {one.config_id} share server IDs (such as {min(shared).hex()}), "
-                    "and only one of the two encrypts them: knowing the clear ones helps to attack the encrypted "
-                    "ones; give each config its own server IDs",
+                    "and only one of the two encrypts them: known plaintext helps to attack the encrypted ones; use "
+                    "different server IDs in each config",
                 )
 
 
 def _cid_lengths(config: Config) -> Advice:
-    """Warn where one server issues, or accepts, connection IDs of several lengths."""
+    """Warn if one server issues, or accepts, connection IDs of several lengths."""
     lengths = {params.config_id: params.cid_length for params in cid_params(config)}
     for index, one in enumerate(config.cid_configs):
         for other in config.cid_configs[:index]:
@@ -163,8 +164,8 @@ def _cid_lengths(config: Config) -> Advice:
                     ("cid_configs", index, "cid_length"),
                     f"connection IDs of config {one.config_id} have {lengths[one.config_id]} octets, those of config "
                     f"{other.config_id} {lengths[other.config_id]}, and backend {pool[0].name!r} has both: servers "
-                    "that read short headers with one fixed length (aioquic) lose one of them; set cid_length: "
-                    f"{max(lengths[one.config_id], lengths[other.config_id])} in both",
+                    "that parse short headers with one fixed length (aioquic) cannot parse one of them; set "
+                    f"cid_length: {max(lengths[one.config_id], lengths[other.config_id])} in both",
                 )
                 break
 
@@ -185,8 +186,8 @@ def _same_addresses(config: Config) -> Advice:
         if other is not backend:
             yield (
                 ("backends", index, "address"),
-                f"backends {other.name!r} and {backend.name!r} have the same address {backend.address}: list all "
-                "server_ids under one of them, unless they stand for several processes behind it",
+                f"backends {other.name!r} and {backend.name!r} have the same address {backend.address}: write all "
+                "server_ids under one of them, unless several processes share this address",
             )
 
 
@@ -196,12 +197,12 @@ def _slow_probes(config: Config) -> Advice:
         yield (
             ("health", "timeout"),
             f"health.timeout ({duration_text(health.timeout)}) is longer than health.interval "
-            f"({duration_text(health.interval)}): a silent backend is probed less often than interval says",
+            f"({duration_text(health.interval)}): a backend that does not answer is probed less often than interval",
         )
 
 
 def _exposed_key(config: Config) -> Advice:
-    """Warn of a secret in a file that everybody can read; a key file of that mode would be refused."""
+    """Warn about a secret in a file that every user can read; a key file with that mode would be rejected."""
     for index, one in enumerate(config.cid_configs):
         if one.key not in (None, DEMO_KEY) and one.key_file is None:
             yield ("cid_configs", index, "key"), _EXPOSED
@@ -215,7 +216,7 @@ def _server_ids(config: Config, config_id: int) -> set[bytes]:
 
 
 _EXPOSED: Final = (
-    "this file holds a key and everybody on this machine can read it: chmod o-rwx it, or move the key to a key file"
+    "this file contains a key, and every user of this machine can read it: chmod o-rwx it, or use a key file"
 )
 _RULES: Final[tuple[Callable[[Config], Advice], ...]] = (
     _short_server_ids,

@@ -1,4 +1,4 @@
-"""From the configuration to what the floors below take: CID parameters, backends, a snapshot."""
+"""Convert the configuration for the floors below: CID parameters, backends, a snapshot."""
 
 from qlb.cid.params import CidParams
 from qlb.config.model import BackendConfig, CidConfig, Config
@@ -8,7 +8,7 @@ from qlb.routing.snapshot import Snapshot, compile_snapshot
 
 
 def cid_params(config: Config) -> tuple[CidParams, ...]:
-    """Return the parameters of every entry of cid_configs, in their order."""
+    """Return the parameters of every entry of cid_configs, in the order of the file."""
     return tuple(_cid_params(one) for one in config.cid_configs)
 
 
@@ -24,23 +24,23 @@ def _cid_params(one: CidConfig) -> CidParams:
 
 
 def backends(config: Config) -> tuple[Backend, ...]:
-    """Return every backend, in the order of the file; all healthy until a probe says otherwise."""
+    """Return every backend, in the order of the file. All are healthy until a probe fails."""
     return tuple(map(backend, config.backends))
 
 
 def backend(one: BackendConfig) -> Backend:
-    """Return one backend."""
-    # A plain dict: snapshots are pickled on their way to the workers.
+    """Convert one backend."""
+    # A plain dict, because snapshots are pickled for the workers and a read-only view cannot be.
     return Backend(one.name, one.address, dict(one.server_ids), one.weight, one.state)
 
 
 def fallback_key(config: Config) -> bytes:
-    """Return the 16 octets that the fallback hashes 4-tuples under."""
+    """Return the key of the fallback's 4-tuple hash, 16 octets."""
     return config.fallback.hash_key or DEFAULT_KEY
 
 
 def snapshot(config: Config, generation: int = 1) -> Snapshot:
-    """Compile a snapshot for a command that runs once; the supervisor compiles its own, with health."""
+    """Compile a snapshot for a command that runs once. The supervisor compiles its own, with health."""
     return compile_snapshot(
         generation,
         cid_params(config),

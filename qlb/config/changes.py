@@ -1,18 +1,19 @@
-"""What differs between two configurations, for the log: a few words for each change, and never a secret."""
+"""The differences between two configurations, for the log: a short text for each, and never a secret."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from qlb.config.model import BackendConfig, CidConfig, Config, Section
+from qlb.config.model import BackendConfig, CidConfig, Config
 from qlb.config.scalars import duration_text
+from qlb.config.sections import Section
 
 _SECRETS: Final = frozenset({"key", "hash_key"})
 _MAX_CHANGES: Final = 20
-"""That are told in words; of those beyond it only the number is."""
+"""Changes that are described; a last text gives the number of further ones."""
 
 
 def changes(before: Config, after: Config) -> tuple[str, ...]:
-    """Return what is otherwise: ``backend agent-a: weight 1 -> 2``, ``+ cid_config 2``, ``- backend agent-b``."""
+    """Return the changes: ``backend agent-a: weight 1 -> 2``, ``+ cid_config 2``, ``- backend agent-b``."""
     found = [
         *_named("cid_config", _configs_by_id(before), _configs_by_id(after)),
         *_named("backend", _backends_by_name(before), _backends_by_name(after)),

@@ -1,13 +1,13 @@
-"""Key files: one key each, 32 hex digits, that strangers can neither read nor change.
+"""Key files: one key each, 32 hex digits, that other users can neither read nor change.
 
-A file is opened once, and its owner and mode are read from what was opened. A message names the file and never shows
-its content.
+A file is opened once, and its owner and mode are those of the open file. A message names the file and never shows its
+content. The rules:
 
-- Its owner is root, the user that runs qlb, or the owner of the configuration (who could name another key anyway).
-- Neither its group nor others may write to it. Its group may read it.
-- Others may not read it, with two exceptions. A file without any write permission may lie in a folder that others
-  cannot enter. And a read-only file system in memory is how Docker and Kubernetes pass secrets to a container (modes
-  0444 and 0644); the only users there are the container's own.
+- The owner is root, the user that runs qlb, or the owner of the configuration, who could name another key anyway.
+- Neither the group nor other users can write to it. The group can read it.
+- Other users cannot read it, with two exceptions. A file without any write permission may be in a folder that other
+  users cannot enter. And a file may be on a read-only file system in memory: Docker and Kubernetes pass secrets to a
+  container in this way (modes 0444 and 0644), and only the users of the container can see it.
 """
 
 import hashlib
@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Final
 
 from qlb.config.model import Config
+from qlb.config.names import HEX_KEY
 from qlb.config.partial import Draft
 from qlb.config.problems import Problems, shown
-from qlb.config.scalars import HEX_KEY, ScalarError
+from qlb.config.scalars import ScalarError
 from qlb.config.tree import MappingNode, locate
 
-MAX_FILE_BYTES: Final = 4096
-"""A file that is larger is not a key."""
+MAX_KEY_FILE_BYTES: Final = 4096
+"""Octets of the largest key file."""
 _OTHERS: Final = stat.S_IRWXO
 _WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _MEMORY: Final = ("tmpfs", "ramfs")
-_HINT: Final = "names are relative to the configuration; make a key with `(umask 077; qlb keygen > FILE)`"
+_HINT: Final = "names are relative to the configuration; create a key with `(umask 077; qlb keygen > FILE)`"
 
 
 def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, bytes]:
-    """Read every key file that is named. folder: where relative names start.
+    """Read every key file that the configuration names. folder: of the configuration, for relative names.
 
-    Returns name as in the configuration → key. What cannot be read is added to problems.
+    Return the name in the configuration → key. Add a problem for each file that is invalid.
     """
     keys: dict[Path, bytes] = {}
     trusted = _trusted(problems.path)
@@ -44,21 +45,21 @@ def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, byte
         try:
             keys[key.file.value] = read_key_file(folder / key.file.value, trusted)
         except ScalarError as error:
-            # shown(): the key itself may have been written where its file belongs.
+            # shown(), because an operator may have written the key itself in place of the file name.
             problems.add(key.file.mark, f"{key.path}.{key.name}_file {shown(str(key.file.value))} {error}")
     return keys
 
 
 def stand_in_keys(draft: Draft) -> dict[Path, bytes]:
-    """Return what read_keys() returns, with a made-up key for each name; no file is opened."""
+    """Return a placeholder key for each key file, in the form of read_keys(), without opening a file."""
     files = [key.file.value for key in draft.keys if key.file is not None]
     return {file: hashlib.sha256(bytes(file)).digest()[:16] for file in files}
 
 
 def check_kubeconfigs(config: Config, root: MappingNode, problems: Problems) -> None:
-    """Add a problem for each kubeconfig that strangers can change: it names programs that qlb runs, and credentials.
+    """Add a problem for each kubeconfig that other users can change: it names programs that qlb runs, and credentials.
 
-    A file that is absent is left to discovery, which tries again. root: the tree that config was made of.
+    A missing file is not a problem, because discovery tries again. root: the tree of config.
     """
     trusted = _trusted(problems.path)
     for index, source in enumerate(config.discovery):
@@ -74,62 +75,62 @@ def check_kubeconfigs(config: Config, root: MappingNode, problems: Problems) -> 
 
 
 def read_key_file(path: Path, trusted: frozenset[int]) -> bytes:
-    """Return the 16 octets of a key file; whitespace around the digits is fine. trusted: user IDs that may own it.
+    """Return the 16 octets of the key in a file; whitespace around the digits is ignored.
 
-    Raises ScalarError with what is wrong, to be read after the file's name.
+    trusted: user IDs that may own the file. Raises ScalarError; the message continues after the file's name.
     """
     text = _read(path, trusted).strip()
     if not text:
         raise ScalarError(f"is empty: write a key into it, `qlb keygen > {path}`")
-    # Latin-1 takes any octet, so that the one complaint is that of the key's form.
+    # Latin-1 decodes any octet, so that the only possible error is about the form of the key.
     return HEX_KEY.parse(text.decode("latin-1"))
 
 
 def _trusted(configuration: Path) -> frozenset[int]:
-    """Return the user IDs that may own secrets."""
+    """Return the IDs of the users that may own secrets."""
     trusted = {0, os.geteuid()}
-    with suppress(OSError, ValueError):  # a text that was never a file
+    with suppress(OSError, ValueError):  # the configuration may be a text without a file
         trusted.add(configuration.stat().st_uid)
     return frozenset(trusted)
 
 
 def _read(path: Path, trusted: frozenset[int]) -> bytes:
     try:
-        # Look before opening: opening a device can have effects (a watchdog starts, a tape is rewound).
+        # Check before opening, because opening a device can have effects (a watchdog starts, a tape is rewound).
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ScalarError("is not a regular file: a key file holds 32 hex digits")
-        # O_NONBLOCK: opening a named pipe that nobody writes to would wait for ever.
+            raise ScalarError("is not a regular file: a key file contains 32 hex digits")
+        # O_NONBLOCK, because opening a named pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ScalarError(f"cannot be read: {error.strerror} ({_HINT})") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ScalarError("is not a regular file: a key file holds 32 hex digits")
+            raise ScalarError("is not a regular file: a key file contains 32 hex digits")
         if status.st_mode & _OTHERS and not _is_out_of_reach(descriptor, status, path, trusted):
-            raise ScalarError(f"is open to everybody on this machine: chmod o-rwx {path}")
+            raise ScalarError(f"is accessible to every user of this machine: chmod o-rwx {path}")
         _check_owner(status, path, trusted)
-        content = os.read(descriptor, MAX_FILE_BYTES + 1)
+        content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
     finally:
         os.close(descriptor)
-    if len(content) > MAX_FILE_BYTES:
-        raise ScalarError(f"has more than {MAX_FILE_BYTES} octets: a key file holds 32 hex digits")
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise ScalarError(f"has more than {MAX_KEY_FILE_BYTES} octets: a key file contains 32 hex digits")
     return content
 
 
 def _check_owner(status: os.stat_result, path: Path, trusted: frozenset[int]) -> None:
-    """Raise ScalarError where a stranger can change a file."""
+    """Raise ScalarError if users that are not trusted can change a file."""
     if status.st_uid not in trusted:
         raise ScalarError(
             f"is owned by user ID {status.st_uid}, who could change it: chown it to root, to the user that runs qlb "
             f"({os.geteuid()}), or to the owner of the configuration"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ScalarError(f"may be changed by others than its owner: chmod go-w {path}")
+        raise ScalarError(f"can be changed by other users than its owner: chmod go-w {path}")
 
 
 def _is_out_of_reach(descriptor: int, status: os.stat_result, path: Path, trusted: frozenset[int]) -> bool:
-    """Whether others cannot reach a file although its mode lets them read it."""
+    """Return whether other users cannot reach a file although its mode allows them to read it."""
     if status.st_mode & (_OTHERS & ~stat.S_IROTH):
         return False
     if not status.st_mode & _WRITE and _is_in_closed_folder(path, trusted):
@@ -138,7 +139,7 @@ def _is_out_of_reach(descriptor: int, status: os.stat_result, path: Path, truste
 
 
 def _is_in_closed_folder(path: Path, trusted: frozenset[int]) -> bool:
-    """Whether others cannot enter some folder on the way to a file, and only trusted users could open that folder."""
+    """Return whether a folder above a file belongs to a trusted user, and other users cannot enter it."""
     try:
         folders = [folder.stat() for folder in Path(os.path.realpath(path)).parents]
     except OSError:
@@ -147,7 +148,7 @@ def _is_in_closed_folder(path: Path, trusted: frozenset[int]) -> bool:
 
 
 def _file_system(device: int) -> str:
-    """Return the kind of file system that a device number stands for; empty where the system does not tell."""
+    """Return the type of the file system with a device number; "" if the system does not report it."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace")

@@ -1,8 +1,7 @@
-"""Load a configuration: every problem at once, or the whole of it with its warnings.
+"""Load a configuration: return it with its warnings, or raise one error with all problems.
 
-The way: octets → text → tree (qlb.config.tree) → known keys (vocabulary) → each field (validate) → the rules
-between fields (checks, references) → key files → Config → advice. Up to the last step problems are collected,
-not raised; only what is not YAML stops earlier.
+The package's docstring lists the steps. Problems are collected up to the key files and raised together. Only a file
+that cannot be read, or is not YAML, ends the checks earlier.
 """
 
 import codecs
@@ -19,7 +18,7 @@ from qlb.config.model import Config, DiscoverySource
 from qlb.config.partial import named_files, read_draft
 from qlb.config.problems import START, Problems
 from qlb.config.rules import check, check_references, check_sources, socket_path
-from qlb.config.tree import MappingNode, locate, parse, place
+from qlb.config.tree import MappingNode, locate, parse, position
 from qlb.config.validate import known_keys, validate
 from qlb.local_addresses import FindLocal
 
@@ -38,15 +37,16 @@ NEEDS_RESTART: Final = (
     ("admin", "listen"),
     ("admin", "socket"),
 )
-"""The keys, each as the way to it."""
+"""The keys that only a restart can change, each as a path."""
 
 
 def check_restart(config: Config, running: Config, root: MappingNode, problems: Problems) -> None:
-    """Add a problem for each key that differs from the running configuration's and only a restart can change."""
+    """Add a problem for each key that differs from the running configuration and that only a restart can change."""
     for steps in NEEDS_RESTART:
         if _value(config, steps) != _value(running, steps):
             _, _, mark = locate(root, steps)
-            problems.add(mark, f"{'.'.join(steps)} cannot change while qlb runs: restart it, or write what it was")
+            text = "cannot change while qlb runs: restart qlb, or restore the old value"
+            problems.add(mark, f"{'.'.join(steps)} {text}")
 
 
 def _value(config: Config, steps: tuple[str, ...]) -> object:
@@ -57,13 +57,13 @@ def _value(config: Config, steps: tuple[str, ...]) -> object:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> tuple[bytes, int]:
-    """Return the content of a regular file and its mode.
+    """Return the content of a regular file and its mode. max_bytes: the largest size to accept, octets.
 
-    Raises OSError where it cannot be opened, ValueError where it is no regular file or has more than max_bytes octets.
+    Raises OSError if the file cannot be opened; ValueError if it is not a regular file or is larger than max_bytes.
     """
-    # Look before opening: opening a device can have effects (a watchdog starts, a tape is rewound).
+    # Check before opening, because opening a device can have effects (a watchdog starts, a tape is rewound).
     _require_regular(path.stat().st_mode)
-    # O_NONBLOCK: a pipe that took the file's place since then would block until a writer comes.
+    # O_NONBLOCK, because the file may have been replaced by a pipe since, and opening that would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -76,9 +76,9 @@ def read_regular_file(path: Path, max_bytes: int) -> tuple[bytes, int]:
 
 def _require_regular(mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise ValueError("Is a directory, not a file")
+        raise ValueError("it is a directory, not a file")
     if not stat.S_ISREG(mode):
-        raise ValueError("this is not a regular file (a pipe, a socket or a device); write the text to a file first")
+        raise ValueError("it is not a regular file but a pipe, a socket or a device; write the text to a file first")
 
 
 def _size(octets: int) -> str:
@@ -86,12 +86,12 @@ def _size(octets: int) -> str:
 
 
 MAX_FILE_BYTES: Final = 64 << 20
-"""65,536 backends with everything said about each are a quarter of it; /dev/zero is more."""
+"""Octets of the largest configuration. 65,536 backends with every key need a quarter of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that holds, and what is doubtful about it.
+    """A valid configuration with its warnings.
 
     warnings: each ``FILE:LINE:COLUMN: message``, in the order of the file.
     """
@@ -108,13 +108,14 @@ def load(
     before_reading: Callable[[Path], None] | None = None,
     find_local: FindLocal | None = None,
 ) -> Loaded:
-    """Read and check a configuration file. Key files that it names are read too.
+    """Read and check a configuration file and the key files that it names.
 
-    running: the configuration of a daemon that is to take this one over; what only a restart can change is
-    then a problem too. with_keys: false leaves key files and kubeconfigs unread, and made-up keys stand in for theirs:
-    the result can be checked and must not forward. before_reading: called for each file that the configuration is made
-    of or names, before it is read and also where the configuration is wrong. find_local: given if this machine is to
-    run the configuration; a backend whose packets would come back to the daemon is then a problem too.
+    running: the configuration of a running daemon that will apply this one; changes that need a restart are then
+    problems too. with_keys: if false, key files and kubeconfigs are not read, and placeholders replace the keys; the
+    result can be checked but must not forward packets. before_reading: called for each file that the configuration
+    consists of or names, before it is read and even if the configuration is invalid. find_local: finds the addresses
+    of this machine, if this machine will run the configuration; a backend whose packets would come back to the daemon
+    is then a problem too.
     Raises ConfigError with all problems.
     """
     problems = Problems(path)
@@ -134,7 +135,7 @@ def load(
 
 
 def load_text(text: str, path: Path) -> Loaded:
-    """Check the text of a configuration. path: its name in messages; relative paths start in its folder.
+    """Check the text of a configuration. path: its name in messages; relative paths are relative to its folder.
 
     Raises ConfigError with all problems.
     """
@@ -142,9 +143,9 @@ def load_text(text: str, path: Path) -> Loaded:
 
 
 def load_interfaces(path: Path) -> tuple[str, ...]:
-    """Return the interfaces that a configuration names. Key files are not read: they may go when the daemon does.
+    """Return the interfaces that a configuration names, without key files: those may be removed with the daemon.
 
-    Raises ConfigError with all problems of the rest.
+    Raises ConfigError with the problems of all fields. Rules between fields are not checked.
     """
     problems = Problems(path)
     root = known_keys(parse(decode(read_octets(path, problems)[0], path), problems), problems)
@@ -157,7 +158,7 @@ def load_interfaces(path: Path) -> tuple[str, ...]:
 def decode(content: bytes, path: Path) -> str:
     """Return the text of a file: UTF-8, with or without a byte order mark.
 
-    Raises ConfigError at the first octet that is none.
+    Raises ConfigError with the position of the first invalid octet.
     """
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
@@ -166,13 +167,13 @@ def decode(content: bytes, path: Path) -> str:
         start = error.start
     before = content[:start].decode()
     text = f"not UTF-8 text (octet 0x{content[start]:02x}): save the file as UTF-8"
-    raise Problems(path).failure(place(before, len(before)), text)
+    raise Problems(path).failure(position(before, len(before)), text)
 
 
 def read_octets(path: Path, problems: Problems) -> tuple[bytes, int]:
-    """Return the content of the file and its mode. Raises ConfigError where it cannot be read.
+    """Return the content of the file and its mode. Raises ConfigError if it cannot be read.
 
-    Never waits: a pipe, a device or a folder in the place of the file is refused unopened or unread.
+    Never blocks: a pipe, a device or a folder is rejected before it is opened or read.
     """
     try:
         return read_regular_file(path, MAX_FILE_BYTES)
@@ -193,7 +194,7 @@ def _load(
     find_local: FindLocal | None = None,
     before_reading: Callable[[Path], None] | None = None,
 ) -> Loaded:
-    """Go all the way. exposed: everybody on this machine can read the file."""
+    """Run all steps from the text on. exposed: every user of this machine can read the file."""
     folder = problems.path.parent
     root = known_keys(parse(text, problems), problems)
     config = validate(root, problems)
@@ -221,7 +222,7 @@ def _load(
 
 
 def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
-    """Put the keys of key files in their places, and make paths independent of the working directory."""
+    """Insert the keys of key files, and make paths independent of the working directory."""
     cid_configs = tuple(
         one if one.key_file is None else one.model_copy(update=_key("key", folder, one.key_file, keys))
         for one in config.cid_configs

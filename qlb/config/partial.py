@@ -1,7 +1,7 @@
-"""What can be read of a configuration, whole or not, each value with its place.
+"""The valid values of a configuration with their positions, even if other values are invalid.
 
-The rules between fields are checked on this and not on the model: the model exists only when every field is
-right, and one run must tell all problems. What cannot be read is None here; pydantic has said so already.
+The rules between fields are checked on this and not on the model: a model exists only if every field is valid, and one
+run must report all problems. An invalid value is None here; pydantic has already reported it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ from qlb.config.model import (
     CID_LENGTH,
     CONFIG_ID,
     DNS_RECORD,
-    LISTEN_ADDRESS,
-    MODE,
     NONCE_LENGTH,
     SERVER_ID_FROM,
     SERVER_ID_LENGTH,
 )
+from qlb.config.names import NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME
 from qlb.config.problems import Mark
-from qlb.config.scalars import NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME, Scalar
+from qlb.config.scalars import Scalar
+from qlb.config.sections import LISTEN_ADDRESS, MODE
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class At(Generic[T]):
-    """A value and its place."""
+    """A value and its position."""
 
     value: T
     mark: Mark
@@ -38,7 +38,7 @@ class At(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class KeyDraft:
-    """The two ways to give a secret. inline: its place alone. path: the mapping that they stand in."""
+    """A secret: in the file or in a key file. inline: its position only. path: the mapping that contains it."""
 
     path: str
     name: str
@@ -48,7 +48,7 @@ class KeyDraft:
 
 @dataclass(frozen=True, slots=True)
 class CidDraft:
-    """One of cid_configs. path: as messages name it."""
+    """One entry of cid_configs. path: its name in messages."""
 
     path: str
     config_id: At[int] | None
@@ -60,7 +60,7 @@ class CidDraft:
 
 @dataclass(frozen=True, slots=True)
 class BackendDraft:
-    """One of backends. server_ids: config ID and server IDs, in the order of the file."""
+    """One entry of backends. server_ids: config ID and server IDs, in the order of the file."""
 
     path: str
     name: At[str] | None
@@ -69,13 +69,13 @@ class BackendDraft:
 
     @property
     def label(self) -> str:
-        """What a message calls it."""
+        """The backend's name in messages."""
         return f"backend {self.name.value!r}" if self.name else self.path
 
 
 @dataclass(frozen=True, slots=True)
 class SourceDraft:
-    """One of discovery. keys: those that are there, by name."""
+    """One entry of discovery. keys: the positions of the keys that are present, by name."""
 
     path: str
     mark: Mark
@@ -89,7 +89,7 @@ class SourceDraft:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The fields that rules relate to one another. config_ids_known: every entry of cid_configs has told its ID."""
+    """The fields that rules relate to each other. config_ids_known: every entry of cid_configs has a valid ID."""
 
     listen: tuple[At[Endpoint], ...]
     cid_configs: tuple[CidDraft, ...]
@@ -103,12 +103,12 @@ class Draft:
 
     @property
     def keys(self) -> tuple[KeyDraft, ...]:
-        """Every place where a secret may be given."""
+        """All secrets that the configuration can contain."""
         return (*(config.key for config in self.cid_configs), self.hash_key)
 
 
 def read_draft(root: MappingNode) -> Draft:
-    """Read what can be read. root: with known keys only."""
+    """Read all valid values that rules need. root: with known keys only."""
     entries = root.get("cid_configs")
     configs = tuple(_cid_config(path, node) for path, node in _mappings(root, "cid_configs"))
     count = 0 if entries is None else len(entries.items) if isinstance(entries, SequenceNode) else -1
@@ -130,7 +130,7 @@ def read_draft(root: MappingNode) -> Draft:
 
 
 def named_files(draft: Draft, folder: Path) -> Iterator[Path]:
-    """Yield every file that a configuration names: of keys and of discovery. folder: where relative names start."""
+    """Yield every file that a configuration names: key files and files of discovery. folder: of relative names."""
     for key in draft.keys:
         if key.file is not None:
             yield (folder / key.file.value).absolute()
@@ -184,7 +184,7 @@ def _key(path: str, node: Node | None, name: str) -> KeyDraft:
 
 
 def _mappings(root: MappingNode, name: str) -> Iterator[tuple[str, MappingNode]]:
-    """Yield path and node of each mapping in a list of them."""
+    """Yield path and node of each mapping in a list of mappings."""
     entries = root.get(name)
     for index, node in enumerate(entries.items if isinstance(entries, SequenceNode) else ()):
         if isinstance(node, MappingNode):
@@ -197,7 +197,7 @@ def _field(node: Node | None, name: str, kind: Scalar[T]) -> At[T] | None:
 
 
 def _scalars(node: Node | None, kind: Scalar[T]) -> Iterator[At[T]]:
-    """Yield the scalar, or each scalar of a list, that the kind can read."""
+    """Yield the value of a scalar, or of each scalar in a list, if it is valid."""
     for item in node.items if isinstance(node, SequenceNode) else (node,):
         value = kind.read(item.text) if isinstance(item, ScalarNode) and not item.is_null else None
         if isinstance(item, ScalarNode) and value is not None:

@@ -1,7 +1,7 @@
-"""Problems of a configuration, each with its place, kept until all are found and then told in one go.
+"""Problems of a configuration with their positions, collected so that one run reports them all.
 
-A problem that only follows from another one is worse than none: a value whose key was guessed, or that
-YAML itself made unreadable, is silenced, so that the operator reads of each mistake once.
+A problem that only follows from another one would mislead. So problems are silenced at the position of a value whose
+key was guessed, or that YAML made unreadable. The operator reads of each mistake once.
 """
 
 import re
@@ -14,44 +14,44 @@ from typing import Final, NamedTuple
 from qlb.errors import ConfigError
 
 SHOWN_CHARACTERS: Final = 60
-"""A longer value is cut in a message."""
+"""Characters of a value that a message shows; a longer value is cut."""
 MAX_SHOWN: Final = 100
 """Problems that are reported one by one; a last line gives the number of the others."""
 MAX_COUNTED: Final = 10_000
-"""A file with more problems than this is not checked to its end: it would take minutes, and no operator reads them."""
+"""Checking stops after this many problems: it would take minutes, and no operator reads them all."""
 MAX_SUGGESTIONS: Final = 20
-"""Different words for which a similar known word is searched: one search takes up to 0.2 ms."""
+"""Unknown words for which a similar known word is searched; one search takes up to 0.2 ms."""
 _MAX_SUGGESTED_CHARACTERS: Final = 40
-"""A longer word is no misspelt key."""
+"""A longer word is not treated as a misspelt key."""
 _KEY_LIKE: Final = re.compile(r"[0-9A-Fa-f]{24,}|(?:[0-9A-Fa-f]{2}[:\- ]){11,}[0-9A-Fa-f]{1,2}")
-"""Hex of twelve octets or more in one run, or in pairs. A key's, even where it stands in the wrong place."""
+"""Twelve or more octets in hex, without or with separators: possibly a key, even in the wrong place."""
 
 
 class Mark(NamedTuple):
-    """A place in the file: line and column, both from 1."""
+    """A position in the file: line and column, both from 1."""
 
     line: int
     column: int
 
 
 START: Final = Mark(1, 1)
-"""The place of a problem of the whole file."""
+"""The position of a problem of the whole file."""
 
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong with one file, in the order in which it was found."""
+    """The problems of one file, in the order in which they were found."""
 
     path: Path
     kind: str = "problems"
-    """Noun in the last line of a long list."""
+    """The noun for the last line of a long list."""
     _found: dict[tuple[Mark, str], None] = field(default_factory=dict)
     _silenced: set[Mark] = field(default_factory=set)
     _dropped: int = 0
     _suggestions: dict[str, str] = field(default_factory=dict)
 
     def add(self, mark: Mark, text: str) -> None:
-        """Keep one problem. text: one line; names the key, shows the value (never a secret's), says what to do."""
+        """Add one problem. text: one line that names the key, shows the value (never a secret) and gives a remedy."""
         if mark in self._silenced:
             return
         if len(self._found) < MAX_COUNTED:
@@ -60,11 +60,11 @@ class Problems:
             self._dropped += 1
 
     def silence(self, mark: Mark) -> None:
-        """Drop what is said of this place from now on: it would only follow from what was said before."""
+        """Ignore further problems at this position, because they would only follow from an earlier one."""
         self._silenced.add(mark)
 
     def merge(self, other: "Problems") -> None:
-        """Add everything that was found on another reading of the same text."""
+        """Add all problems that another scan of the same text has found."""
         for mark, text in other._found:
             self.add(mark, text)
         self._silenced |= other._silenced
@@ -98,9 +98,9 @@ class Problems:
         return f"{self.path}:{mark.line}:{mark.column}: {text}"
 
     def failure(self, mark: Mark, text: str) -> ConfigError:
-        """Add a problem after which nothing can be read, and return the error with all, to be raised.
+        """Add a problem that ends the checks; return the error with all problems for the caller to raise.
 
-        Not while another exception is handled: that one would go along, and may hold the text, keys included.
+        Do not call it while another exception is handled: Python would attach that one, and it may contain keys.
         """
         self._found[mark, text] = None
         return ConfigError(*self.lines())
@@ -111,21 +111,21 @@ class Problems:
             raise ConfigError(*self.lines())
 
     def raise_if_too_many(self) -> None:
-        """Raise ConfigError when more than MAX_COUNTED were found: reading on would only cost time.
+        """Raise ConfigError if more than MAX_COUNTED problems were found.
 
-        Not while another exception is handled, as with failure().
+        Do not call it while another exception is handled, as with failure().
         """
         if self._dropped:
             raise ConfigError(*self.lines())
 
 
 def masked(text: str) -> str:
-    """Blot out what looks like a key in a message that is not ours."""
+    """Return a message of another library with every text replaced that looks like a key."""
     return _KEY_LIKE.sub("<not shown>", text)
 
 
 def shown(text: str) -> str:
-    """Write a value the way a message shows it: quoted, on one line, cut, and never what looks like a key."""
+    """Return a value for a message: quoted, on one line, cut if it is long, and not at all if it looks like a key."""
     if _KEY_LIKE.search(text):
         return f"<{len(text)} characters that look like a key, not shown>"
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")

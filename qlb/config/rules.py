@@ -1,4 +1,4 @@
-"""The rules between fields of one section, and between addresses. Each looks at what could be read.
+"""The rules between fields. They are checked on all values that could be read, even if other values are invalid.
 
 Spec: draft-ietf-quic-load-balancers, section "Configuration Agent Actions".
 """
@@ -13,19 +13,20 @@ from typing import Final
 from qlb.addresses import Endpoint
 from qlb.cid.address_ids import ambiguity
 from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
-from qlb.config.model import DIRECT_RETURN
 from qlb.config.partial import At, BackendDraft, CidDraft, Draft, SourceDraft
 from qlb.config.problems import Problems, shown
+from qlb.config.sections import DIRECT_RETURN
 from qlb.local_addresses import FindLocal, find_loops
 
 MAX_SOCKET_PATH_BYTES: Final = 107
-"""What fits into sockaddr_un on Linux, with the final zero."""
+"""Octets of a path in sockaddr_un on Linux, without the final zero."""
 
 
 def check(draft: Draft, folder: Path, problems: Problems, find_local: FindLocal | None = None) -> None:
-    """Add a problem for each rule that is broken. folder: of the configuration, for relative paths.
+    """Add a problem for each broken rule within a section or between addresses.
 
-    find_local: finds the addresses of this machine, where it is the one that is to run the configuration.
+    folder: of the configuration, for relative paths. find_local: finds the addresses of this machine, if this machine
+    will run the configuration.
     """
     for config in draft.cid_configs:
         _check_lengths(config, problems)
@@ -38,7 +39,7 @@ def check(draft: Draft, folder: Path, problems: Problems, find_local: FindLocal 
 
 
 def socket_path(folder: Path, socket: Path) -> Path:
-    """Return where the control socket is. Relative to the configuration's folder, with .. as the kernel takes it."""
+    """Return the complete path of the control socket, with ``..`` and links resolved as the kernel resolves them."""
     return Path(os.path.realpath(folder / socket))
 
 
@@ -49,9 +50,8 @@ def _check_lengths(config: CidDraft, problems: Problems) -> None:
     if plaintext_len > MAX_PLAINTEXT_BYTES:
         problems.add(
             config.nonce_length.mark,
-            f"{config.path}.nonce_length: server_id_length {config.server_id_length.value} and nonce_length "
-            f"{config.nonce_length.value} sum to {plaintext_len} octets, and {MAX_PLAINTEXT_BYTES} is the most; "
-            "shorten one",
+            f"{config.path}.nonce_length: the sum of server_id_length {config.server_id_length.value} and nonce_length "
+            f"{config.nonce_length.value} is {plaintext_len} octets; it must be at most {MAX_PLAINTEXT_BYTES}",
         )
     elif config.cid_length is not None and config.cid_length.value < 1 + plaintext_len:
         problems.add(
@@ -71,9 +71,9 @@ def _check_keys(draft: Draft, problems: Problems) -> None:
 def _check_listen(draft: Draft, problems: Problems) -> None:
     lines: dict[Endpoint, int] = {}
     for address in draft.listen:
-        # Port 0 twice is two different ports.
+        # Two ports 0 are two different ports.
         if address.value.port and address.value in lines:
-            text = f"listen has {address.value} already in line {lines[address.value]}; remove one"
+            text = f"listen contains {address.value} already in line {lines[address.value]}; remove one"
             problems.add(address.mark, text)
         lines.setdefault(address.value, address.mark.line)
 
@@ -88,31 +88,29 @@ def _check_loops(draft: Draft, find_local: FindLocal | None, problems: Problems)
         problems.add(
             backend.address.mark,
             f"{backend.path}.address {backend.address.value} is the balancer itself (listen {service}"
-            f"{_every_address(service)}): packets would go round in a loop; give the server another port",
+            f"{_every_address(service)}): packets would loop; give the server another port",
         )
 
 
 def _every_address(service: Endpoint) -> str:
-    """Explain a wildcard, which does not look like the backend's address."""
+    """Return an explanation if the address is a wildcard, because it does not look like the backend's address."""
     is_wildcard = ipaddress.ip_address(service.host).is_unspecified
     return ", which is every address of this machine" if is_wildcard else ""
 
 
 def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> None:
     if not draft.has_interfaces:
-        text = "lacks the key interfaces: name those that clients' packets come in at, for example `interfaces: [eth0]`"
+        text = "lacks the key interfaces: name those that receive clients' packets, for example `interfaces: [eth0]`"
         problems.add(mode.mark, f"forwarding.mode {mode.value}: forwarding {text}")
     for address in draft.listen:
         host = ipaddress.ip_address(address.value.host)
         if host.is_unspecified or not address.value.port or host.is_link_local:
-            text = (
-                f"packets are recognised by the service's address: name one, with its port, in place of {address.value}"
-            )
-            problems.add(address.mark, f"listen: in mode {mode.value} {text}")
+            text = "packets are recognised by the service's address: write one address with its port, not"
+            problems.add(address.mark, f"listen: in mode {mode.value} {text} {address.value}")
     for backend in draft.backends:
         if backend.address is not None and ipaddress.ip_address(backend.address.value.host).is_link_local:
-            text = f"{backend.address.value} is of one link alone, and mode {mode.value} goes by routes"
-            problems.add(backend.address.mark, f"{backend.path}.address {text}: give it another address")
+            text = f"{backend.address.value} is link-local, and mode {mode.value} forwards by routes"
+            problems.add(backend.address.mark, f"{backend.path}.address {text}: write another address")
 
 
 def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
@@ -123,13 +121,13 @@ def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
     if length > MAX_SOCKET_PATH_BYTES:
         problems.add(
             draft.socket.mark,
-            f"admin.socket has {length} octets when complete ({path}), and a Unix socket's name "
-            f"{MAX_SOCKET_PATH_BYTES} at most; put it into a shorter folder",
+            f"admin.socket has {length} octets when complete ({path}), and the path of a Unix socket at most "
+            f"{MAX_SOCKET_PATH_BYTES}; choose a shorter path",
         )
 
 
 def check_references(draft: Draft, problems: Problems) -> None:
-    """Add a problem for each rule that is broken."""
+    """Add a problem for each broken rule between cid_configs and backends: names and IDs that must match or differ."""
     _check_config_ids(draft, problems)
     _check_names(draft, problems)
     _check_known_configs(draft, problems)
@@ -147,7 +145,7 @@ def _check_config_ids(draft: Draft, problems: Problems) -> None:
             problems.add(
                 config.config_id.mark,
                 f"{config.path}.config_id {config.config_id.value} is already used by {other.path}; "
-                "give each configuration its own",
+                "give each CID config its own",
             )
 
 
@@ -159,8 +157,8 @@ def _check_names(draft: Draft, problems: Problems) -> None:
         if backend.name.value in lines:
             problems.add(
                 backend.name.mark,
-                f"{backend.path}.name {shown(backend.name.value)} is already the backend's in line "
-                f"{lines[backend.name.value]}; give each its own",
+                f"{backend.path}.name {shown(backend.name.value)} is already the name of the backend in line "
+                f"{lines[backend.name.value]}; give each backend its own",
             )
         lines.setdefault(backend.name.value, backend.name.mark.line)
 
@@ -172,10 +170,10 @@ def _check_known_configs(draft: Draft, problems: Problems) -> None:
         for config_id, _ in backend.server_ids:
             where = f"{backend.path}.server_ids: config {config_id.value}"
             if config_id.value in seen:
-                problems.add(config_id.mark, f"{where} is there twice; write its server IDs as one list")
+                problems.add(config_id.mark, f"{where} occurs twice; write its server IDs as one list")
             elif draft.config_ids_known and config_id.value not in known:
-                have = f"has only {', '.join(map(str, known))}" if known else "has none"
-                problems.add(config_id.mark, f"{where} is unknown, cid_configs {have}; add it there or remove it here")
+                have = f"has only {', '.join(map(str, known))}" if known else "is empty"
+                problems.add(config_id.mark, f"{where} is unknown: cid_configs {have}; add it there or remove it here")
             seen.add(config_id.value)
 
 
@@ -187,7 +185,7 @@ def _check_server_id_lengths(draft: Draft, problems: Problems) -> None:
             problems.add(
                 server_id.mark,
                 f"{backend.path}.server_ids.{config_id} must have {length.value} octets (server_id_length in line "
-                f"{length.mark.line}), not {len(server_id.value)} as {shown(server_id.value.hex())} has",
+                f"{length.mark.line}), but {shown(server_id.value.hex())} has {len(server_id.value)}",
             )
 
 
@@ -198,13 +196,13 @@ def _check_server_ids_unique(draft: Draft, problems: Problems) -> None:
         if first is not server_id:
             problems.add(
                 server_id.mark,
-                f"{backend.path}.server_ids.{config_id} {shown(server_id.value.hex())} is already that of "
-                f"{owner.label} in line {first.mark.line}; a server ID belongs to one backend, once",
+                f"{backend.path}.server_ids.{config_id} {shown(server_id.value.hex())} already belongs to "
+                f"{owner.label} in line {first.mark.line}; write each server ID once",
             )
 
 
 def _lengths(draft: Draft) -> dict[int, At[int]]:
-    """Return server_id_length by config ID, of the configs whose ID is theirs alone."""
+    """Return server_id_length by config ID, for config IDs that only one entry has."""
     ids = Counter(config.config_id.value for config in draft.cid_configs if config.config_id)
     return {
         config.config_id.value: config.server_id_length
@@ -233,16 +231,16 @@ _KEYS: Final = {
     "min_interval": ("dns", "kubernetes"),
     "max_interval": ("dns",),
 }
-"""Keys that not every kind of source has: those that do."""
+"""Key → the kinds of source that have it, for keys that not every kind has."""
 
 
 def check_sources(draft: Draft, problems: Problems) -> None:
-    """Add a problem for each rule that is broken."""
+    """Add a problem for each broken rule of the discovery sources."""
     lines: dict[str, int] = {}
     for source in draft.sources:
         if source.name is not None and source.name.value in lines:
-            text = f"{source.path}.name {shown(source.name.value)} is already the source's in line "
-            problems.add(source.name.mark, f"{text}{lines[source.name.value]}; give each its own")
+            text = f"{source.path}.name {shown(source.name.value)} is already the name of the source in line "
+            problems.add(source.name.mark, f"{text}{lines[source.name.value]}; give each source its own")
         elif source.name is not None:
             lines[source.name.value] = source.name.mark.line
         _check_kind(source, problems)
@@ -255,7 +253,7 @@ def _check_kind(source: SourceDraft, problems: Problems) -> None:
     if not kinds:
         problems.add(source.mark, f"{source.path} has neither dns nor kubernetes nor file: add one of them")
     elif len(kinds) > 1:
-        problems.add(source.mark, f"{source.path} has {' and '.join(kinds)}: they are {len(kinds)} sources")
+        problems.add(source.mark, f"{source.path} has {' and '.join(kinds)}: write them as {len(kinds)} sources")
     else:
         _check_source_keys(source, kinds[0], problems)
 
@@ -263,11 +261,11 @@ def _check_kind(source: SourceDraft, problems: Problems) -> None:
 def _check_source_keys(source: SourceDraft, kind: str, problems: Problems) -> None:
     for key, owners in _KEYS.items():
         if key in source.keys and kind not in owners:
-            text = f"is of {' and '.join(owners)}, and {source.path} has {kind}: remove it"
+            text = f"is a key of {' and '.join(owners)}, but {source.path} has {kind}: remove it"
             problems.add(source.keys[key], f"{source.path}.{key} {text}")
     if kind != "file" and "networks" not in source.keys:
-        text = "lacks the key networks: whoever answers could send packets anywhere; name those that servers are in"
-        problems.add(source.mark, f"{source.path} {text}, for example `networks: [10.0.0.0/16]`")
+        text = "lacks the key networks, without which a false answer could direct packets anywhere: add the servers'"
+        problems.add(source.mark, f"{source.path} {text} networks, for example `networks: [10.0.0.0/16]`")
     if kind == "dns":
         _check_dns(source, problems)
     elif "port" in source.keys and "port_name" in source.keys:
@@ -277,16 +275,16 @@ def _check_source_keys(source: SourceDraft, kind: str, problems: Problems) -> No
 def _check_dns(source: SourceDraft, problems: Problems) -> None:
     keys = source.keys
     if source.record == "srv" and "port" in keys:
-        problems.add(keys["port"], f"{source.path}.port: srv records bring their own ports: remove it")
+        problems.add(keys["port"], f"{source.path}.port: srv records contain their own ports: remove it")
     if source.record != "srv" and "port" not in keys:
         problems.add(source.mark, f"{source.path} lacks the key port: add it, for example `port: 4433`")
 
 
 def _check_server_ids(source: SourceDraft, draft: Draft, problems: Problems) -> None:
-    """Where IDs are made of addresses, no two addresses may make the same one: of this source, and of all such."""
-    assert source.from_address is not None, "it was asked"
+    """Check that no two addresses can have the same server ID, within this source and the earlier ones."""
+    assert source.from_address is not None, "the caller has checked it"
     if not draft.cid_configs and draft.config_ids_known:
-        text = "server_id_from: address needs an entry in cid_configs, which says how long server IDs are"
+        text = "server_id_from: address needs an entry in cid_configs, which sets the length of server IDs"
         problems.add(source.from_address.mark, f"{source.path}.{text}")
     before = draft.sources[: draft.sources.index(source)]
     others = [at.value for one in before if one.from_address is not None for at in one.networks]
@@ -296,4 +294,4 @@ def _check_server_ids(source: SourceDraft, draft: Draft, problems: Problems) -> 
         reason = ambiguity(networks, length.value) if length else ""
         if reason:
             text = f"server_id_from: address under {config.path}: {reason}"
-            problems.add(source.from_address.mark, f"{source.path}.{text}; make networks smaller or server IDs longer")
+            problems.add(source.from_address.mark, f"{source.path}.{text}; use smaller networks or longer server IDs")

@@ -1,7 +1,7 @@
 """JSON Schema (2020-12) of the YAML as users write it, for editors and for `qlb schema`.
 
-pydantic writes the schema of the models; here it gets what an editor needs and loses what only Python needs:
-defaults as the YAML has them, null wherever a key may be left empty, one rule that stands between fields.
+pydantic generates the schema of the models. This module adapts it for editors: defaults in the form of the YAML, null
+wherever a key may be empty, and the one rule between fields that JSON Schema can express.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,15 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from qlb.addresses import Endpoint
-from qlb.config.model import Config, Section, section_of
+from qlb.config.model import Config
 from qlb.config.scalars import Size, duration_text
+from qlb.config.sections import Section, section_of
 
 _EXCLUSIVE: tuple[tuple[str, str], ...] = (("key", "key_file"), ("hash_key", "hash_key_file"))
 
 
 def json_schema() -> dict[str, object]:
-    """Return the schema. It knows fields, not the rules between them: `qlb check` knows both."""
+    """Return the schema. It describes fields, but few rules between them: only `qlb check` checks all rules."""
     top = Config.model_json_schema()
     definitions = top.pop("$defs")
     models = {model.__name__: model for model in _sections(Config)}
@@ -42,13 +43,13 @@ def _section(schema: JsonSchemaValue, model: type[Section]) -> dict[str, object]
     result["additionalProperties"] = False
     for pair in _EXCLUSIVE:
         if model.model_fields.keys() >= set(pair):
-            # A key that is there without a value is not there, so "present" means "present and not null".
+            # A key without a value counts as absent, so "present" means "present and not null".
             result["not"] = {"required": list(pair), "properties": {one: {"not": {"type": "null"}} for one in pair}}
     return result
 
 
 def _property(field: FieldInfo, schema: Mapping[str, object]) -> dict[str, object]:
-    """Return the schema of one key: what may stand there, its text, its default."""
+    """Return the schema of one key: its values, its description, its default."""
     outer: dict[str, object] = {"description": _text(field.description)}
     if field.examples:
         outer["examples"] = field.examples
@@ -62,7 +63,7 @@ def _property(field: FieldInfo, schema: Mapping[str, object]) -> dict[str, objec
 
 
 def _as_written(default: object) -> object:
-    """Return a default as the YAML would have it; None for none, and for those of whole mappings and lists."""
+    """Return a default in the form of the YAML; None if there is none, and for mappings and lists."""
     match default:
         case Endpoint():
             return str(default)
@@ -77,5 +78,5 @@ def _as_written(default: object) -> object:
 
 
 def _text(text: str | None) -> str:
-    """Return a docstring as running text: its paragraphs, each on one line."""
+    """Return a docstring with each paragraph on one line."""
     return "\n\n".join(" ".join(part.split()) for part in (text or "").split("\n\n"))

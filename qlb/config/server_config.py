@@ -1,6 +1,6 @@
-"""What one backend must load so that its connection IDs lead to it: `qlb server-config`.
+"""The configuration that one backend must load to issue routable connection IDs: `qlb server-config`.
 
-This is the one place where keys are written out, on purpose: the server needs them.
+Only this module writes keys out, because the server needs them.
 
 Spec: draft-ietf-quic-load-balancers, appendix "QUIC-LB YANG Model", module ietf-quic-lb-server; RFC 7951 (YANG
 as JSON); RFC 6991 (yang:hex-string).
@@ -23,13 +23,13 @@ YANG_TOP: Final = "ietf-quic-lb-server:quic-lb"
 
 
 class _Text(str):
-    """A string that YAML gets in quotes, unlike the keys."""
+    """A string that is written to YAML in quotes. The keys of mappings are not."""
 
     __slots__ = ()
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper of our own, so that the library's is left as it is."""
+    """A dumper with a representer of its own, so that yaml.SafeDumper remains unchanged."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: _Text) -> yaml.ScalarNode:
@@ -40,13 +40,13 @@ _Dumper.add_representer(_Text, _represent_text)
 
 
 def server_config(config: Config, backend_name: str) -> dict[str, object]:
-    """Return what a backend must load: every active config under which it has a server ID, in the order of the file.
+    """Return the CID configs that a backend must load: the active ones in which it has a server ID, in file order.
 
-    What is staged waits until all balancers decode it, and what retires is not to be issued from any more.
+    Staged ones are left out until all balancers decode them, and servers must no longer issue from retiring ones.
 
     Keys: backend, cid_configs[]: config_id, algorithm, server_ids, server_id_length, nonce_length, cid_length
     (octets, first one included), length_self_encoded, key (32 hex digits; absent for plaintext).
-    Raises ConfigError where there is no such backend, or it has no server IDs.
+    Raises ConfigError if there is no such backend, or it has no server ID in an active CID config.
     """
     backend = _backend(config, backend_name)
     return {
@@ -56,15 +56,15 @@ def server_config(config: Config, backend_name: str) -> dict[str, object]:
 
 
 def server_config_yaml(config: Config, backend_name: str) -> str:
-    """Return server_config() as YAML. Texts are quoted, since `010203` and `1e3` are numbers to many readers."""
+    """Return server_config() as YAML. Strings are quoted, because many parsers read `010203` and `1e3` as numbers."""
     return yaml.dump(server_config(config, backend_name), Dumper=_Dumper, sort_keys=False)
 
 
 def yang_server_configs(config: Config, backend_name: str) -> tuple[dict[str, object], ...]:
-    """Return the draft's YANG model of the server as JSON data, ready for json.dumps.
+    """Return the draft's YANG model of the server as JSON data for json.dumps.
 
-    The model holds one config and one server ID, so there is one document for each that the backend has.
-    It has no word for cid_length: a server that appends octets must be told so by other means.
+    The model describes one CID config and one server ID, so there is one document for each pair that the backend has.
+    It has no leaf for cid_length: configure a server that appends octets by other means.
     Raises ConfigError like server_config().
     """
     return tuple(
@@ -80,18 +80,18 @@ def _backend(config: Config, name: str) -> BackendConfig:
         return found
     if name not in names:
         close = get_close_matches(name, names, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names) or 'none'}"
+        hint = f"did you mean {close[0]!r}?" if close else f"the backends are: {', '.join(names) or 'none'}"
         raise ConfigError(f"no backend is called {name!r}; {hint}")
     backend = names[name]
     if not backend.server_ids:
-        raise ConfigError(f"backend {name!r} has no server_ids: there is nothing for it to load")
+        raise ConfigError(f"backend {name!r} has no server_ids: it has nothing to load")
     if not any(one.config_id in backend.server_ids for one in config.cid_configs if one.state == "active"):
-        raise ConfigError(f"backend {name!r} has no server ID under an active config: there is nothing for it to load")
+        raise ConfigError(f"backend {name!r} has no server ID in an active CID config: it has nothing to load")
     return backend
 
 
 def _by_address(config: Config, name: str) -> BackendConfig | None:
-    """Return the server with an address whose source makes server IDs of addresses; None where it is nobody's."""
+    """Return the server with an address if a source derives server IDs from addresses there; otherwise None."""
     try:
         host = str(canonical_address(name))
     except ValueError:

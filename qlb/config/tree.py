@@ -1,14 +1,15 @@
-"""YAML text to a tree of nodes that know their place. Nothing has a type yet: every scalar is its text.
+"""Parse YAML text into a tree of nodes with their positions. Values have no types yet: every scalar is its text.
 
-So ``010203``, ``01``, ``1e3`` and ``12:30`` mean what they look like; only a plain ``null``, ``~`` or nothing
-at all is special. The tree is built from PyYAML's events on a stack of our own and not by its composer, which
-recurses: nesting is bounded, duplicate keys are found, and no text raises anything but ConfigError.
+So ``010203``, ``01``, ``1e3`` and ``12:30`` mean what they look like. Only a plain ``null``, ``~`` or an absent value
+is special. The tree is built from PyYAML's events with an explicit stack, because PyYAML's composer recurses. Nesting
+is bounded, duplicate keys are detected, and every invalid text raises ConfigError and nothing else.
 
-Refused, each with its place: anchors and aliases (in this schema nothing can rightly be the same twice, and
-a value that stands elsewhere has two places), tags, merge keys, a second document, keys that are not scalars.
-PyYAML's Python scanner reads small texts even where its C scanner is present: its messages and columns are the same on
-every machine. It takes 0.2 ms per backend, so the C scanner (0.01 ms) reads texts of more than MIN_FAST characters.
-What the C scanner rejects is read again by the Python one, which decides, up to MAX_READ_AGAIN characters.
+These are rejected with their position: anchors and aliases, tags, merge keys, a second document, and keys that are not
+scalars. No two values of a configuration need to be the same object, and an aliased value would have two positions.
+
+PyYAML's Python scanner reads small texts, so that messages and columns are equal on every machine. It takes 0.2 ms per
+backend. PyYAML's C scanner, if it is installed, takes 0.01 ms and reads texts of MIN_FAST characters or more. If it
+rejects a text of up to MAX_READ_AGAIN characters, the Python scanner reads it again, and its result counts.
 """
 
 import re
@@ -22,19 +23,19 @@ from qlb.config.problems import START, Mark, Problems, masked, shown
 from qlb.errors import ConfigError
 
 MAX_DEPTH: Final = 16
-"""Collections inside one another; the schema needs five."""
+"""Levels of nested collections; the schema needs five."""
 
 MAX_NODES: Final = 3_000_000
-"""Keys, values and collections; 65,536 backends with every key and seven CID configs are two million."""
+"""Keys, values and collections. A file with 65,536 backends, every key and seven CID configs has two million."""
 MIN_FAST: Final = 1 << 16
-"""Characters from which the C scanner is worth its only difference: the column of a value that is empty."""
+"""Characters from which the C scanner is used. It reports another column for an empty value; nothing else differs."""
 MAX_READ_AGAIN: Final = 1 << 20
-"""Characters of a text that the Python scanner reads within a few seconds."""
+"""Characters that the Python scanner can read within a few seconds."""
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _WORD: Final = re.compile(r"[A-Za-z0-9_]{1,20}")
 _HINTS: Final = (
-    ("mapping values are not allowed", "indent keys of one mapping alike, and quote a value that holds ': '"),
+    ("mapping values are not allowed", "indent all keys of a mapping alike, and quote a value that contains ': '"),
     ("'\\t'", "indent with spaces, not with tabs"),
     ("could not find expected ':'", "write `key: value`, with a space after the colon"),
     ("but found ':'", 'quote the whole value: "[::1]:4433"'),
@@ -44,7 +45,7 @@ _HINTS: Final = (
 
 
 class _YamlMark(Protocol):
-    """PyYAML's marks, from 0; its Python and its C scanner have different ones."""
+    """A mark of PyYAML, counted from 0. Its Python scanner and its C scanner have different classes for it."""
 
     line: int
     column: int
@@ -52,7 +53,7 @@ class _YamlMark(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScalarNode:
-    """A single value. text: what was written, without quotes; maybe a secret. is_null: nothing, ~ or null."""
+    """A single value. text: as written, without quotes; possibly a secret. is_null: absent, ~ or null."""
 
     mark: Mark
     text: str = field(repr=False)
@@ -69,22 +70,22 @@ class SequenceNode:
 
 @dataclass(frozen=True, slots=True)
 class MappingNode:
-    """Keys and values in the order of the file, each key once."""
+    """A mapping: keys and values in the order of the file, each key once."""
 
     mark: Mark
     entries: "tuple[tuple[ScalarNode, Node], ...]"
     _by_text: "dict[str, tuple[ScalarNode, Node]]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Index the keys: a hostile file has 200,000 of them in one mapping."""
+        """Index the keys, because a hostile file can have 200,000 of them in one mapping."""
         object.__setattr__(self, "_by_text", {entry[0].text: entry for entry in self.entries})
 
     def entry(self, key: str) -> "tuple[ScalarNode, Node] | None":
-        """Return the node of a key and its value, or None where the key is absent."""
+        """Return the node of a key and its value, or None if the key is absent."""
         return self._by_text.get(key)
 
     def get(self, key: str) -> "Node | None":
-        """Return the value of a key, or None where it is absent or null."""
+        """Return the value of a key, or None if it is absent or null."""
         value = self._by_text.get(key, (None, None))[1]
         return None if isinstance(value, ScalarNode) and value.is_null else value
 
@@ -93,10 +94,10 @@ Node = ScalarNode | SequenceNode | MappingNode
 
 
 def parse(text: str, problems: Problems) -> MappingNode:
-    """Read one YAML document whose top is a mapping.
+    """Parse one YAML document, which must be a mapping.
 
-    What YAML allows and we refuse is added to problems and the rest is read on.
-    Raises ConfigError where reading cannot go on: not YAML, nested too deeply, empty, not a mapping.
+    Valid YAML that qlb rejects is added to problems, and parsing continues.
+    Raises ConfigError if parsing cannot continue: the text is invalid YAML, nested too deeply, empty or not a mapping.
     """
     root = _read(text, problems)
     if root is None or (isinstance(root, ScalarNode) and root.is_null):
@@ -107,7 +108,7 @@ def parse(text: str, problems: Problems) -> MappingNode:
 
 
 def to_data(node: Node) -> object:
-    """Return the tree as dicts, lists, strings and None, as pydantic takes it."""
+    """Return the tree as dicts, lists, strings and None, for pydantic."""
     if isinstance(node, ScalarNode):
         return None if node.is_null else node.text
     if isinstance(node, SequenceNode):
@@ -116,9 +117,9 @@ def to_data(node: Node) -> object:
 
 
 def locate(root: Node, steps: tuple[int | str, ...]) -> tuple[str, Node, Mark]:
-    """Follow keys and indexes; return the path as a message writes it, the last node reached, and its place.
+    """Follow keys and indexes; return the path for a message, the last node that exists, and its position.
 
-    A last step "[key]" stands for the key itself. Steps that lead nowhere end the way where they are.
+    A last step "[key]" selects the key instead of its value. Steps that do not exist are ignored.
     """
     node, path, mark = root, "", root.mark
     for at, step in enumerate(steps):
@@ -133,12 +134,12 @@ def locate(root: Node, steps: tuple[int | str, ...]) -> tuple[str, Node, Mark]:
 
 
 def _word(key: str) -> str:
-    """Return a key as a path has it. In server_ids anything may have been written as a key, even a secret."""
+    """Return a key for a path. A key in server_ids can be any text by mistake, even a secret."""
     return key if _WORD.fullmatch(key) else shown(key)
 
 
 def _read(text: str, problems: Problems) -> Node | None:
-    """Return the top node of the text, None for an empty one. Raises ConfigError where reading cannot go on."""
+    """Return the top node of the text, None for an empty text. Raises ConfigError if parsing cannot continue."""
     scanner = getattr(yaml, "CSafeLoader", None)
     if scanner is not None and len(text) >= MIN_FAST:
         first = Problems(problems.path)
@@ -158,15 +159,16 @@ def _build(events: "Iterator[yaml.Event]", problems: Problems) -> Node | None:
     for count, event in enumerate(events):
         builder.take(event)
         if count > MAX_NODES:
-            raise problems.failure(_mark(event.start_mark), f"more than {MAX_NODES:,} values: this is no configuration")
+            text = f"more than {MAX_NODES:,} values: this is not a configuration of qlb"
+            raise problems.failure(_mark(event.start_mark), text)
     return builder.root
 
 
 def _events(scanner: Callable[[str], Any], text: str, problems: Problems) -> Iterator[yaml.Event]:
-    """Yield PyYAML's events; turn whatever it raises into a problem with a place."""
+    """Yield PyYAML's events; convert each exception of PyYAML into a problem with a position."""
     loader = None
     try:
-        yaml.reader.Reader(text)  # finds characters that YAML forbids, and names them
+        yaml.reader.Reader(text)  # raises ReaderError, which names the first character that YAML forbids
         loader = scanner(text)
         while loader.check_event():
             yield loader.get_event()
@@ -175,18 +177,18 @@ def _events(scanner: Callable[[str], Any], text: str, problems: Problems) -> Ite
         mark = _mark(error.problem_mark or error.context_mark)
         reason = masked(error.problem or "unreadable")
     except yaml.reader.ReaderError as error:
-        mark = place(text, error.position)
+        mark = position(text, error.position)
         reason = f"character U+{error.character:04X}: {error.reason}"
     except (ValueError, OverflowError):
-        # PyYAML lets its own int() and chr() fail: a directive of 5,000 digits, an escape above U+10FFFF.
+        # PyYAML does not catch errors of int() and chr(): a directive of 5,000 digits, an escape above U+10FFFF.
         mark = _mark(loader.get_mark() if loader else None)
         reason = "a number here is too large"
     except RecursionError:
-        mark, reason = START, "nested too deep"
+        mark, reason = START, "nested too deeply"
     raise problems.failure(mark, _syntax(reason))
 
 
-def place(text: str, index: int) -> Mark:
+def position(text: str, index: int) -> Mark:
     """Return line and column of the character at an index."""
     before = text[:index]
     return Mark(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
@@ -203,7 +205,7 @@ def _syntax(text: str) -> str:
 
 @dataclass(slots=True)
 class _Open:
-    """A collection that has not ended yet. In a mapping, keys and values alternate."""
+    """A collection whose end was not read yet. In a mapping, keys and values alternate in children."""
 
     mark: Mark
     is_mapping: bool
@@ -211,7 +213,7 @@ class _Open:
 
 
 class _Builder:
-    """Events in, one node out."""
+    """A builder of the tree: take() receives the events, root is the result."""
 
     def __init__(self, problems: Problems) -> None:
         self.root: Node | None = None
@@ -220,12 +222,12 @@ class _Builder:
         self._documents = 0
 
     def take(self, event: yaml.Event) -> None:
-        """Handle one event."""
+        """Process one event."""
         mark = _mark(event.start_mark)
         match event:
             case yaml.ScalarEvent():
                 self._refuse_extras(event, mark)
-                # The C scanner gives a plain scalar the style "", the Python one None.
+                # The style of a plain scalar is "" in the C scanner, None in the Python scanner.
                 self._add(ScalarNode(mark, event.value, not event.style and event.value in _NULLS))
             case yaml.CollectionStartEvent():
                 self._refuse_extras(event, mark)
@@ -235,7 +237,7 @@ class _Builder:
             case yaml.DocumentStartEvent():
                 self._start_document(mark)
             case yaml.AliasEvent():
-                self._problems.add(mark, "aliases (*name) are not supported: write the value out")
+                self._problems.add(mark, "aliases (*name) are not supported: write the value here")
                 self._problems.raise_if_too_many()
                 self._problems.silence(mark)
                 self._add(ScalarNode(mark, ""))
@@ -247,7 +249,7 @@ class _Builder:
 
     def _start_collection(self, mark: Mark, *, is_mapping: bool) -> None:
         if len(self._open) >= MAX_DEPTH:
-            raise self._problems.failure(mark, f"nested more than {MAX_DEPTH} deep: no key of qlb needs that")
+            raise self._problems.failure(mark, f"nested more than {MAX_DEPTH} levels deep: no key of qlb needs that")
         self._open.append(_Open(mark, is_mapping))
 
     def _end_collection(self) -> Node:
@@ -261,7 +263,7 @@ class _Builder:
                 self._problems.add(key.mark, "a key must be a single word, not a list or a mapping")
             elif key.text in entries:
                 line = entries[key.text][0].mark.line
-                self._problems.add(key.mark, f"duplicate key {shown(key.text)}: already in line {line}; keep one")
+                self._problems.add(key.mark, f"duplicate key {shown(key.text)}: also in line {line}; remove one")
             else:
                 entries[key.text] = (key, value)
         return MappingNode(ended.mark, tuple(entries.values()))
@@ -276,5 +278,5 @@ class _Builder:
         if event.anchor is not None:
             self._problems.add(mark, "anchors (&name) are not supported: write the value where it is used")
         if event.tag is not None:
-            self._problems.add(mark, "tags (!name) are not supported: every value is typed by its key")
+            self._problems.add(mark, "tags (!name) are not supported: the key determines the type of its value")
         self._problems.raise_if_too_many()

@@ -1,4 +1,4 @@
-"""From the tree to the model: pydantic checks each field on its own; its findings get our words and places."""
+"""From the tree to the model: check keys, then each field. pydantic's errors become problems with positions."""
 
 import json
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from qlb.config.model import Config, Section, section_of
+from qlb.config.model import Config
 from qlb.config.problems import Problems, shown
+from qlb.config.sections import Section, section_of
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode, locate, to_data
 
 Steps = tuple[int | str, ...]
@@ -18,14 +19,15 @@ _LIST_WANTED: Final = frozenset({"tuple_type", "list_type"})
 
 
 def validate(root: MappingNode, problems: Problems, model: type[T] = Config) -> T | None:  # type: ignore[assignment]
-    """Return the configuration, or None after adding every field's problem.
+    """Return the configuration, or None after adding a problem for each invalid field.
 
-    root: with known keys only. model: of the whole file. Rules between fields are not looked at here.
+    root: with known keys only. model: of the whole file. Rules between fields are checked in qlb.config.rules.
+    Raises ConfigError if there are more than MAX_COUNTED problems.
     """
     try:
         return model.model_validate(to_data(root))
     except ValidationError as error:
-        # include_input: an input may be a key.
+        # Without the input, which may be a key.
         found = error.errors(include_url=False, include_input=False)
     for one in found:
         _add(root, one["loc"], one["type"], one.get("ctx", {}), problems)
@@ -42,7 +44,7 @@ def _add(root: Node, steps: Steps, kind: str, details: dict[str, object], proble
     elif kind in _LIST_WANTED:
         problems.add(mark, f"{path} must be a list (`- item`, or [item, item]), not {_shape(node)}")
     elif kind == "too_short":
-        problems.add(mark, f"{path} is an empty list: it needs at least one item")
+        problems.add(mark, f"{path} is an empty list: add at least one item")
     elif kind == "too_long":
         problems.add(mark, f"{path} has too many items: {details['max_length']} at most")
     else:
@@ -50,7 +52,7 @@ def _add(root: Node, steps: Steps, kind: str, details: dict[str, object], proble
 
 
 def _add_missing(root: Node, steps: Steps, problems: Problems) -> None:
-    """Say what is missing: at its value, if the key is there without one, else where its mapping begins."""
+    """Report a missing key: at its empty value if the key is present, otherwise at the beginning of its mapping."""
     inside = locate(root, steps[:-1])[0] or "the file"
     name = str(steps[-1])
     problems.add(
@@ -59,7 +61,7 @@ def _add_missing(root: Node, steps: Steps, problems: Problems) -> None:
 
 
 def _example(steps: Steps) -> str:
-    """Return what the model gives as an example of a required field. JSON is YAML's flow style."""
+    """Return the model's example of a required field, as JSON, which is valid YAML in flow style."""
     model: type[Section] = Config
     for step in steps[:-1]:
         model = model if isinstance(step, int) else section_of(model, step) or model
@@ -73,13 +75,13 @@ def _shape(node: Node) -> str:
 
 
 ALIKE: Final = 0.6
-"""difflib's ratio from which an unknown key is taken for a known one."""
+"""The ratio of difflib from which an unknown key counts as a misspelt known one."""
 
 
 def known_keys(root: MappingNode, problems: Problems, model: type[Section] = Config) -> MappingNode:
-    """Return the tree with known keys only: misspelt ones renamed, others reported and left out.
+    """Return the tree with known keys only: misspelt keys are reported and renamed, other unknown keys are removed.
 
-    model: of the whole file.
+    model: of the whole file. Raises ConfigError if there are more than MAX_COUNTED problems.
     """
     return _Vocabulary(problems).known(root, model, "")
 
@@ -91,7 +93,7 @@ class _Vocabulary:
         self._sections: dict[type[Section], dict[str, type[Section] | None]] = {}
 
     def known(self, node: MappingNode, model: type[Section], path: str) -> MappingNode:
-        """Return one mapping, and those below it, with the keys of its model."""
+        """Return one mapping, and all mappings below it, with known keys only."""
         fields = model.model_fields
         sections = self._sections_of(model)
         present = {key.text for key, _ in node.entries}
@@ -112,7 +114,7 @@ class _Vocabulary:
         return MappingNode(node.mark, tuple(entries))
 
     def _sections_of(self, model: type[Section]) -> dict[str, type[Section] | None]:
-        """Return what section_of() says of every field; asked once per model, there may be 65,536 backends."""
+        """Return section_of() of every field. Cached by model, because there may be 65,536 backends."""
         if model not in self._sections:
             self._sections[model] = {name: section_of(model, name) for name in model.model_fields}
         return self._sections[model]
@@ -128,15 +130,15 @@ class _Vocabulary:
                 return value
 
     def _report(self, key: ScalarNode, model: type[Section], path: str) -> str:
-        """Say that a key is unknown; return the one that it resembles, or "".
+        """Report an unknown key; return the known key that it resembles, or "".
 
-        Its value is not shown, and neither is a key that looks like a secret: to YAML, `{key:00ff…}` without
-        the space is one word.
+        The message shows no value, and no key that looks like a secret: in YAML, `{key:00ff…}` without the space is one
+        word.
         """
         home = self._homes.get(key.text)
         close = "" if home else self._problems.suggestion(key.text.lower(), model.model_fields, ALIKE)
         if key.text == "<<":
-            advice = ": merge keys are not supported, write the keys out"
+            advice = ": merge keys are not supported; write the keys here"
         elif home:
             advice = f": it belongs {home}"
         elif close:
@@ -150,7 +152,7 @@ class _Vocabulary:
 
 
 def _homes() -> Iterator[tuple[str, str]]:
-    """Yield every key of a section and of the file, and where it belongs; the last pair of a key counts."""
+    """Yield each key of a section and of the file with its proper location. The last pair of a key counts."""
     for name in reversed(Config.model_fields):
         section = section_of(Config, name)
         if section is not None:

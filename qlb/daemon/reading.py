@@ -21,7 +21,7 @@ from qlb.rotation.phases import Seen, read_rotation
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import Counters
-from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTES
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, ROUTES
 from qlb.workers.engine import Engine
 from qlb.workers.slots import Slot
 
@@ -253,7 +253,7 @@ def _cid_configs(
 
 
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[figures.UnconfiguredReading, ...]:
-    configs = daemon.desired.current.orders.snapshot.configs[:CONFIGS]
+    configs = daemon.desired.current.orders.snapshot.configs[:CONFIG_IDS]
     absent = [config_id for config_id, config in enumerate(configs) if config is None]
     counts = {config_id: layout.total_unconfigured(workers, config_id) for config_id in absent}
     return tuple(

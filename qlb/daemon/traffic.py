@@ -18,7 +18,7 @@ from qlb.routing.counters import (
     config_last_seen_ms,
     total_unconfigured,
 )
-from qlb.routing.outcomes import CONFIGS
+from qlb.routing.outcomes import CONFIG_IDS
 
 INTERVAL_S: Final = 1.0
 """The time between two notes."""
@@ -62,13 +62,13 @@ class Traffic:
         self._read = read
         self._backend_rows = rows or BackendRows()
         self._now = now
-        self._unconfigured = tuple(Streak() for _ in range(CONFIGS))
+        self._unconfigured = tuple(Streak() for _ in range(CONFIG_IDS))
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
     def note(self, names: Sequence[str]) -> None:
         """Note the sums. names: of the backends, by index; "" for an index without a name."""
         workers, now_s = self._read(), self._now()
-        unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIGS)]
+        unconfigured = [total_unconfigured(workers, config_id) for config_id in range(CONFIG_IDS)]
         for streak, counts in zip(self._unconfigured, unconfigured, strict=True):
             streak.note(counts.packets, now_s)
         self._notes.append(
@@ -76,8 +76,8 @@ class Traffic:
                 at_s=now_s,
                 indexes={name: index for index, name in enumerate(names) if name},
                 rows=self._backend_rows.read(workers, names).by_index,
-                configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIGS)],
-                configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIGS)],
+                configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIG_IDS)],
+                configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIG_IDS)],
                 unconfigured=unconfigured,
             )
         )

@@ -32,7 +32,8 @@ from qlb.cid import CidGenerator, CidParams
 from qlb.config.build import backends as configured_backends
 from qlb.config.build import cid_params
 from qlb.config.load import load
-from qlb.config.model import DIRECT_RETURN, Config
+from qlb.config.model import Config
+from qlb.config.sections import DIRECT_RETURN
 from qlb.demo.http3 import Certificate, answering_as, backend_configuration, make_certificate
 from qlb.errors import BackendError, ConfigError
 from qlb.observe.streams import open_missing_streams

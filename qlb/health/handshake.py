@@ -23,6 +23,7 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, PingAc
 from aioquic.quic.packet import QuicErrorCode
 
 from qlb.addresses import Endpoint
+from qlb.cid import config_id_of
 from qlb.health.probe import ProbeResult, Target
 from qlb.health.version_negotiation import connected, failure
 from qlb.wire.invariants import LONG, parse
@@ -158,7 +159,7 @@ def _result(target: Target, end: _End, ids: tuple[bytes, ...]) -> ProbeResult:
         finding = next((text for cid in ids if (text := target.mismatch(cid))), "")
         if finding:
             return ProbeResult(ok=False, detail=finding, reached=True, finding=finding)
-        configs = ", ".join(sorted({str(cid[0] >> 5) for cid in ids}))
+        configs = ", ".join(sorted({str(config_id_of(cid)) for cid in ids}))
         end = end._replace(detail=f"{end.detail}; all of its {len(ids)} connection IDs are its own (config {configs})")
     if end.failed is not None:
         return end.failed._replace(doubtful=not end.reached)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qlb.addresses import Endpoint
-from qlb.cid import CidCodec
+from qlb.cid import CidCodec, config_id_of
 from qlb.cid.params import RESERVED_CONFIG_ID
 
 
@@ -43,7 +43,7 @@ class Target:
         shown, expected = cid.hex() or "(empty)", self._expected()
         if not cid:
             return f"it uses no connection ID; expected one with server ID {expected}"
-        config_id = cid[0] >> 5
+        config_id = config_id_of(cid)
         codec = self.pool.codecs.get(config_id)
         if config_id == RESERVED_CONFIG_ID:
             return f"its connection ID {shown} is of the reserved config 7: the server has no CID config"

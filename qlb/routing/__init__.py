@@ -1,1 +1,1 @@
-"""Floor 2: the decision. Datagram and 4-tuple in, (outcome, backend index) out; no socket, no clock."""
+"""Floor 2: the decision. A datagram and its 4-tuple become (outcome, backend index), without a socket or a clock."""

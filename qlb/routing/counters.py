@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from qlb.routing.backends import MAX_BACKENDS
-from qlb.routing.outcomes import CONFIGS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
+from qlb.routing.outcomes import CONFIG_IDS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
 
 PACKETS_RECEIVED: Final = 0
 BYTES_RECEIVED: Final = 1
@@ -271,13 +271,13 @@ def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:
 
 def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
     """Return when an ID of a CID config was last routed: milliseconds of the monotonic clock, 0 = never."""
-    assert 0 <= config_id < CONFIGS
+    assert 0 <= config_id < CONFIG_IDS
     return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)
 
 
 def total_unconfigured(workers: Sequence[Counters], config_id: int) -> UnconfiguredCounts:
     """Return the packets with a config ID while it was not configured."""
-    assert 0 <= config_id < CONFIGS
+    assert 0 <= config_id < CONFIG_IDS
     at = UNCONFIGURED_LAST_SEEN_MS + config_id
     last_seen_ms = max((counters.slots[at] for counters in workers), default=0)
     return UnconfiguredCounts(total(workers, UNCONFIGURED + config_id), last_seen_ms)

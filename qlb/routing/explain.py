@@ -1,11 +1,12 @@
-"""Tell, step by step, what the router decides for one datagram and why. For people; never on the packet path.
+"""Explain each step of the router's decision for one datagram. For operators; never on the packet path.
 
-It walks through the very functions that decide, and ends with the router's own decision.
+It calls the functions that decide, and ends with the router's own decision.
 """
 
 from typing import NamedTuple
 
 from qlb.addresses import FourTuple
+from qlb.cid import config_id_of
 from qlb.routing.outcomes import OUTCOMES, REASONS, STEPS
 from qlb.routing.router import Decision, Router, backend_of, find, look_up_long
 from qlb.routing.snapshot import Snapshot
@@ -16,14 +17,14 @@ _DRAFT = "draft-ietf-quic-load-balancers"
 
 
 class Step(NamedTuple):
-    """One line of an explanation. section: the document and section that it follows."""
+    """One line of an explanation. section: the document and section that the step follows."""
 
     section: str
     text: str
 
 
 class Explanation(NamedTuple):
-    """All steps, and the decision that they lead to."""
+    """The steps of a decision, and the decision."""
 
     steps: tuple[Step, ...]
     decision: Decision
@@ -35,7 +36,10 @@ class Explanation(NamedTuple):
 
 
 def explain(router: Router, datagram: bytes, four_tuple: FourTuple, now_s: float) -> Explanation:
-    """Explain one datagram as the router would decide it now. Changes the flow tables just as deciding does."""
+    """Explain the router's decision for one datagram. Changes the flow tables as the decision does.
+
+    datagram: 0 to 65,527 octets. now_s: seconds, monotonic.
+    """
     snapshot = router.snapshot
     form, version, dcid, scid = parse(datagram)
     steps = [_parsed(datagram, form, version, dcid, scid)]
@@ -56,23 +60,20 @@ def _parsed(datagram: bytes, form: int, version: int, dcid: bytes, scid: bytes) 
         )
         return Step("RFC 8999, section 5.1", text)
     if form == SHORT:
-        return Step("RFC 8999, section 5.2", f"short header; the destination ID begins {_hex(dcid[:20])}")
-    text = f"{len(datagram)} octets: " + (
-        "a long header that ends before its IDs do" if datagram else "nothing to read"
-    )
-    return Step("RFC 8999, section 5", text)
+        return Step("RFC 8999, section 5.2", f"short header; the destination ID begins with {_hex(dcid[:20])}")
+    reason = "the long header ends before its connection IDs do" if datagram else "the datagram is empty"
+    return Step("RFC 8999, section 5", f"{len(datagram)} octets: {reason}")
 
 
 def _identified(snapshot: Snapshot, form: int, dcid: bytes) -> list[Step]:
     steps = []
-    config = snapshot.configs[dcid[0] >> 5] if dcid else None
+    config = None
     if dcid:
+        config_id = config_id_of(dcid)
+        config = snapshot.configs[config_id]
         known = "which is configured" if config else "which is not configured"
         steps.append(
-            Step(
-                f"{_DRAFT}, First CID octet",
-                f"config bits {dcid[0] >> 5:03b}: config {dcid[0] >> 5}, {known}",
-            )
+            Step(f"{_DRAFT}, First CID octet", f"config rotation bits {config_id:03b}: config {config_id}, {known}")
         )
     if config:
         params, server_id = config.codec.params, config.codec.decode(dcid)
@@ -81,7 +82,7 @@ def _identified(snapshot: Snapshot, form: int, dcid: bytes) -> list[Step]:
             steps.append(Step(f"{_DRAFT}, Load Balancer Actions", f"{text}: server ID {server_id.hex()}"))
     index = find(snapshot, form, dcid)
     if index >= 0:
-        verdict = f"step 1: routable, the ID is {_name(snapshot, index)}'s"
+        verdict = f"step 1: routable, the ID belongs to {_name(snapshot, index)}"
     else:
         verdict = f"step 1: unroutable, {REASONS[~index]}"
     return [*steps, Step(f"{_DRAFT}, Load Balancer Forwarding", verdict)]
@@ -106,7 +107,7 @@ def _looked_up(router: Router, form: int, four_tuple: FourTuple, dcid: bytes, sc
         missed = "step 4: no table knows the 4-tuple"
     index = snapshot.fallback_backend(four_tuple)
     client = f"{four_tuple[0]} port {four_tuple[1]} to {four_tuple[2]} port {four_tuple[3]}"
-    chosen = _name(snapshot, index) if index >= 0 else "nobody: no backend takes new connections"
+    chosen = _name(snapshot, index) if index >= 0 else "no backend, because none accepts new connections"
     return [
         Step(section, missed),
         Step(f"{_DRAFT}, Baseline Fallback Algorithm", f"step 5: {client} hashes to {chosen}"),

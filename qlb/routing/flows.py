@@ -1,7 +1,7 @@
-"""Bounded tables of decisions for packets whose IDs are unroutable. Losing one loses no routable connection.
+"""Bounded tables of decisions for packets with unroutable IDs. A lost entry breaks no routable connection.
 
-A packet is here only after its connection ID told nothing. An entry that is used stays; one that is idle
-for the timeout goes, and so does the least recently used one when a table is full.
+The router looks a packet up here only if its connection ID is unroutable. An entry expires when it was not used for
+the timeout; a full table removes the least recently used one.
 
 Spec: draft-ietf-quic-load-balancers, sections "Load Balancer Forwarding" (steps 2 to 4) and "Baseline
 Fallback Algorithm".
@@ -16,28 +16,28 @@ from qlb.addresses import FourTuple
 MISS: Final = -1
 
 _EXPIRED_PER_INSERT: Final = 2
-"""Entries dropped on each insert: more than are added, so idle entries drain without a sweep of everything."""
+"""Expired entries removed on each insert: more than one, so they disappear without a scan of the whole table."""
 
 MIN_DESTINATION_ID_BYTES: Final = 8
-"""Shorter destination IDs are not remembered: they are not unique enough. Clients begin with 8 or more octets
-(RFC 9000, section 7.2)."""
+"""Shorter destination IDs are not remembered because they are not unique enough. A client's first destination ID has at
+least 8 octets (RFC 9000, section 7.2)."""
 
 KEPT_ID_BYTES: Final = 24
-"""Octets of a connection ID that a key keeps, so that keys in C and in the kernel have one size. QUIC versions 1
-and 2 have 20 at most; who invents longer ones that begin alike has made one flow of them."""
+"""Octets of a connection ID that a key contains, so that keys in C and in the kernel have a fixed size. QUIC versions 1
+and 2 allow 20. Longer IDs of equal length that begin with the same octets count as one flow."""
 
 
 def id_key(cid: bytes) -> Hashable:
-    """Return what an ID is known by in a table. cid: 0 to 255 octets; beyond KEPT_ID_BYTES start and length count."""
+    """Return the key of an ID in a table: the ID, or start and length if it is long. cid: 0 to 255 octets."""
     return cid if len(cid) <= KEPT_ID_BYTES else (cid[:KEPT_ID_BYTES], len(cid))
 
 
 class FlowTable:
-    """Key → backend index, at most ``size`` entries, each for ``timeout_s`` after its last use.
+    """A table key → backend index of at most ``size`` entries, each valid for ``timeout_s`` after its last use.
 
-    Entries are kept in the order of last use, so the oldest is always the first. size 0: remembers nothing.
-    An OrderedDict, since a plain dict finds its first entry by walking over all that were deleted before it:
-    27 µs in a full table of 65,536, against 0.8.
+    Entries are in the order of last use, so the first one is the oldest. A table of size 0 remembers nothing.
+    An OrderedDict, because a plain dict finds its first entry by walking over all deleted ones before it: 27 µs in a
+    full table of 65,536 entries, against 0.8 µs.
     """
 
     __slots__ = ("_entries", "size", "timeout_s")
@@ -49,16 +49,16 @@ class FlowTable:
         self._entries: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Entries that are held, expired ones that nobody has asked for included."""
+        """Return the number of entries, including expired ones that were not removed yet."""
         return len(self._entries)
 
     def get(self, key: Hashable, now_s: float) -> int:
-        """Return the backend index, or MISS. Does not count as a use: remember() does."""
+        """Return the backend index, or MISS. Only remember() counts as a use. now_s: seconds, monotonic."""
         entry = self._entries.get(key)
         return MISS if entry is None or entry[1] <= now_s else entry[0]
 
     def remember(self, key: Hashable, index: int, now_s: float) -> None:
-        """Set or renew an entry; makes room where there is none."""
+        """Set or renew an entry; in a full table, replace the oldest one. now_s: seconds, monotonic."""
         entries = self._entries
         if key in entries:
             entries.move_to_end(key)
@@ -68,7 +68,7 @@ class FlowTable:
             entries[key] = (index, now_s + self.timeout_s)
 
     def resize(self, size: int, timeout_s: float) -> None:
-        """Apply new bounds to what is there: the least recently used entries go first."""
+        """Apply new bounds. Entries beyond the size are removed, the least recently used ones first."""
         self.size, self.timeout_s = size, timeout_s
         while len(self._entries) > size:
             self._entries.popitem(last=False)
@@ -94,13 +94,13 @@ class FlowTables:
         self.by_four_tuple = FlowTable(size, timeout_s)
 
     def remember_long(self, four_tuple: FourTuple, dcid: bytes, scid: bytes, index: int, now_s: float) -> None:
-        """Remember a long header's flow under all that the flow can be known by later."""
+        """Remember the flow of a long header in all three tables; a short destination ID is left out."""
         self.by_source_id.remember((four_tuple, id_key(scid)), index, now_s)
         if len(dcid) >= MIN_DESTINATION_ID_BYTES:
             self.by_destination_id.remember(id_key(dcid), index, now_s)
         self.by_four_tuple.remember(four_tuple, index, now_s)
 
     def resize(self, size: int, timeout_s: float) -> None:
-        """Apply new bounds to all three."""
+        """Apply new bounds to all three tables. size: entries. timeout_s: seconds."""
         for table in (self.by_source_id, self.by_destination_id, self.by_four_tuple):
             table.resize(size, timeout_s)

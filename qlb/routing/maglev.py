@@ -1,10 +1,12 @@
 """The fallback: a pure function of the 4-tuple, equal on every balancer and in every process.
 
-A packet is here when its ID is unroutable and no table knows its flow. The 4-tuple is hashed under a key
-(AES as a CBC-MAC, since the packet path has AES anyway) onto a Maglev ring, which spreads new connections
-by weight and moves about 1/N of them when one of N backends comes or goes. The ring is made of names and
-weights alone; a backend that takes no new connections for now keeps its place, and only its own slots are
-lent to others meanwhile, so that nobody else's connections move and all come back.
+It decides for packets with an unroutable ID and an unknown flow. The 4-tuple is hashed under a key onto a Maglev ring.
+The hash is AES as a CBC-MAC, since the packet path uses AES anyway. The ring distributes new connections by weight.
+When one of N backends is added or removed, about 1/N of these connections move.
+
+Only names and weights determine the ring. A backend that receives no new connections for now stays on it, and other
+backends receive the connections of its slots. So the connections of other backends do not move, and its own return to
+it later.
 
 Spec: draft-ietf-quic-load-balancers, section "Baseline Fallback Algorithm"; the ring is that of "Maglev:
 A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
@@ -24,18 +26,18 @@ from qlb.addresses import FourTuple, packed_host
 from qlb.routing.backends import Backend
 
 DEFAULT_KEY: Final = bytes.fromhex("716c62206d61676c65762066616c6c62")
-"""Used where the configuration names no key: public, so balancers agree without being told anything."""
+"""The key if the configuration has none. It is public, so that balancers agree without further configuration."""
 
 RING_SIZES: Final = (65_537, 1_048_583)
-"""Slots of a ring, all prime; the first that has SLOTS_PER_BACKEND for each backend is taken."""
+"""Sizes of a ring in slots, all prime. A ring has the first size with SLOTS_PER_BACKEND slots for each backend."""
 SLOTS_PER_BACKEND: Final = 16
 
 _RELOCATIONS: Final = 16
-"""Other slots that are tried for a slot whose owner takes nobody, before one is picked from a list."""
+"""Other slots to try if the owner of a slot receives no new connections, before one is chosen from a list."""
 
 
 class Member(NamedTuple):
-    """A place on the ring. weight: 1 to 65535."""
+    """One backend on the ring. weight: 1 to 65535."""
 
     name: str
     weight: int
@@ -43,7 +45,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Maglev's table. slots: for each slot the position in members of its owner."""
+    """A filled Maglev table. key: 16 octets. slots: for each slot, the index in members of its owner."""
 
     key: bytes = field(repr=False)
     members: tuple[Member, ...]
@@ -51,18 +53,18 @@ class Ring:
 
 
 def ring_members(backends: Iterable[Backend | None]) -> tuple[Member, ...]:
-    """Return the members of a ring of these backends, in its order: those that may ever get new connections."""
+    """Return the members of a ring of these backends, sorted by name: every backend with a weight above 0."""
     present = (backend for backend in backends if backend is not None and backend.weight > 0)
     return tuple(sorted(Member(backend.name, backend.weight) for backend in present))
 
 
 def ring_size(members: int) -> int:
-    """Return the slots of a ring of so many members, one or more."""
+    """Return the number of slots of a ring. members: the number of members, one or more."""
     return next((size for size in RING_SIZES if size >= SLOTS_PER_BACKEND * members), RING_SIZES[-1])
 
 
 def build_ring(members: Sequence[Member], key: bytes) -> Ring:
-    """Fill a ring. members: of weight 1 or more, in any order. Without members it has no slots."""
+    """Fill a ring. members: in any order; without members the ring has no slots. key: 16 octets."""
     ordered = tuple(sorted(members))
     if not ordered:
         return Ring(key, (), array("i"))
@@ -95,10 +97,10 @@ def build_ring(members: Sequence[Member], key: bytes) -> Ring:
 
 
 def assign(ring: Ring, indexes: Sequence[int]) -> array[int]:
-    """Return the backend index of each slot.
+    """Return the backend index for each slot; an empty array if no member receives new connections.
 
-    indexes: for each member of the ring its backend index, or -1 where it takes no new connections: its
-    slots are lent to the owners of other slots, chosen by the slot alone. Empty where nobody takes any.
+    indexes: for each member of the ring its backend index, or -1 if it receives no new connections. The slots of such
+    a member are lent to the owners of other slots; only the slot number determines which.
     """
     takers = [index for index in indexes if index >= 0]
     if not takers:
@@ -116,7 +118,7 @@ def assign(ring: Ring, indexes: Sequence[int]) -> array[int]:
 def _relocate(slot: int, slots: array[int], indexes: Sequence[int], takers: list[int]) -> int:
     seed = slot
     for _ in range(_RELOCATIONS):
-        seed = (seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF  # a full-period walk: nearby slots part at once
+        seed = (seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF  # a full-period sequence that separates nearby slots
         index = indexes[slots[(seed >> 8) % len(slots)]]
         if index >= 0:
             return index
@@ -131,21 +133,22 @@ def _permutation(name: str, key: bytes, size: int) -> tuple[int, int]:
 
 
 class FourTupleHash:
-    """A keyed hash of 4-tuples; 32 bits."""
+    """A keyed hash of 4-tuples, 32 bits long."""
 
     __slots__ = ("_encrypt",)
 
     def __init__(self, key: bytes) -> None:
-        """Keep the AES context. key: 16 octets."""
-        # ECB one block at a time with the chaining done here: a CBC-MAC with a context that can be kept.
+        """Create the AES context. key: 16 octets."""
+        # A CBC-MAC from single ECB blocks, chained in hash(), so that one AES context serves every hash.
         self._encrypt = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
 
     def hash(self, four_tuple: FourTuple) -> int:
-        """Return 32 bits, big-endian from the first octets of the MAC.
+        """Return the first four octets of the MAC as a big-endian number.
 
-        IPv4: one block of client address, service address, client port, service port and 00000004. IPv6: a
-        block of client port, service port, eight zero octets and 00000006, then the addresses, a block each.
-        An IPv4-mapped IPv6 address counts as IPv4. The marker makes no message a prefix of another.
+        IPv4: one block of client address, service address, client port, service port and 00000004. IPv6: one block of
+        client port, service port, eight zero octets and 00000006, then one block for each address. An IPv4-mapped IPv6
+        address counts as IPv4. Because of the marker, no message is a prefix of another.
+        Raises ValueError if a host is not an IP literal.
         """
         client_host, client_port, service_host, service_port = four_tuple
         client, service = packed_host(client_host), packed_host(service_host)

@@ -1,14 +1,16 @@
-"""The draft's five forwarding steps, in order: a datagram and its 4-tuple become an outcome and a backend.
+"""The draft's five forwarding steps, in order. A datagram and its 4-tuple become an outcome and a backend.
 
-1. An ID that decodes to a backend goes there, whatever the backend's state: only it has the keys.
-2. A long header whose 4-tuple and source ID are known. 3. One whose destination ID is known.
-4. A known 4-tuple. 5. The fallback on the 4-tuple, which is then remembered under all of these.
+1. The ID decodes to a backend: forward there, whatever the backend's state. Only that backend has the keys.
+2. A long header with a known 4-tuple and source ID: forward as before.
+3. A long header with a known destination ID: forward as before.
+4. A known 4-tuple: forward as before.
+5. Otherwise the fallback hashes the 4-tuple. Steps 2 to 4 find the next packets of the flow by this decision.
 
-A backend that takes no new connections keeps those that the tables know, with two exceptions, both for
-long headers, which may begin a connection: an unhealthy backend is not tried again while another could
-answer, and a draining one is not given a new connection just because an old one had its 4-tuple.
+A backend that accepts no new connections still receives the flows that the tables know. There are two exceptions, for
+long headers only, since those may begin a connection. An unhealthy backend receives none while another backend can
+answer. A draining backend receives no new connection because of an old one with the same 4-tuple.
 
-The packet path raises nothing and logs nothing; time is an argument.
+The packet path never raises and never logs; time is an argument.
 
 Spec: draft-ietf-quic-load-balancers, section "Load Balancer Forwarding".
 """
@@ -47,19 +49,20 @@ _RESERVED: Final = 7
 
 
 class Router:
-    """Decide for one data plane. Holds the current snapshot and the flow tables, both its own."""
+    """The decision maker of one data plane, with the current snapshot and its own flow tables."""
 
     __slots__ = ("flows", "snapshot")
 
     def __init__(self, snapshot: Snapshot, flows: FlowTables) -> None:
-        """Start with a snapshot. Assign ``snapshot`` to swap it: decisions in progress keep the old one."""
+        """Start with a snapshot. Assign ``snapshot`` to replace it; a decision in progress ends with the old one."""
         self.snapshot = snapshot
         self.flows = flows
 
     def decide(self, datagram: bytes, four_tuple: FourTuple, now_s: float) -> Decision:
         """Return (outcome, backend index) of one datagram.
 
-        datagram: 0 to 65,527 octets, any. now_s: seconds of a clock that never goes back.
+        datagram: 0 to 65,527 octets, any content. now_s: seconds, monotonic. Never raises.
+        Spec: draft-ietf-quic-load-balancers, section "Load Balancer Forwarding".
         """
         form, version, dcid, scid = parse(datagram)
         if form == LONG:
@@ -99,9 +102,9 @@ class Router:
 
 
 def find(snapshot: Snapshot, form: int, dcid: bytes) -> int:
-    """Step 1: return the backend index that a destination ID decodes to, or ~reason where it is unroutable.
+    """Step 1: return the backend index that a destination ID decodes to, or ~reason if it is unroutable.
 
-    dcid: first octet included; of a short header, everything that follows the header's first octet.
+    dcid: first octet included; of a short header, all octets after the first octet of the header.
     """
     if not dcid:
         return ~TOO_SHORT
@@ -109,17 +112,17 @@ def find(snapshot: Snapshot, form: int, dcid: bytes) -> int:
     config = snapshot.configs[first >> 5]
     if config is None:
         return ~RESERVED_CONFIG if first >> 5 == _RESERVED else ~NO_CONFIG
-    # Only a long header states the length that the first octet must agree with, and only servers that
-    # encode it strictly can be checked: Envoy counts its block without the octet that it appends.
+    # Only a long header states a length to compare with the first octet. The check is optional because some servers
+    # encode another length: Envoy does not count the octet that it appends.
     if form == LONG and config.codec.params.length_self_encoded and (first & _LENGTH_MASK) + 1 != len(dcid):
         return ~LENGTH_MISMATCH
     return config.find(dcid)
 
 
 def unconfigured_id(outcome: int, datagram: bytes) -> int:
-    """Return the config ID that a short header's ID carries while no configuration has it; MISS for all else.
+    """Return the config ID of a short header's ID if no CID config has it; MISS for any other datagram.
 
-    outcome: the datagram's. Such IDs are of servers that have what this balancer has not, or has no more.
+    outcome: of this datagram. A server issues such IDs from a CID config that this balancer does not have (any more).
     """
     if outcome not in _SHORT_WITHOUT_CONFIG or datagram[0] & _LONG_HEADER_BIT:
         return MISS
@@ -129,9 +132,9 @@ def unconfigured_id(outcome: int, datagram: bytes) -> int:
 def look_up_long(
     snapshot: Snapshot, flows: FlowTables, four_tuple: FourTuple, dcid: bytes, scid: bytes, now_s: float
 ) -> Decision:
-    """Steps 2 to 4 for a long header: return (step, backend index), or the last step and MISS."""
+    """Steps 2 to 4 for a long header: return (step, backend index), or step 4 and MISS."""
     index = flows.by_source_id.get((four_tuple, id_key(scid)), now_s)
-    # An empty source ID tells no connections apart: then the entry says no more than the 4-tuple's.
+    # An empty source ID does not distinguish connections, so this entry is worth no more than one of the 4-tuple.
     if _may_continue(snapshot, index) if scid else _may_begin(snapshot, index):
         return BY_SOURCE_ID, index
     index = flows.by_destination_id.get(id_key(dcid), now_s)
@@ -142,17 +145,17 @@ def look_up_long(
 
 
 def _may_continue(snapshot: Snapshot, index: int) -> bool:
-    """Whether a handshake that is under way stays: with a healthy backend, or with any where no other takes it."""
+    """Return whether a handshake in progress stays here: the backend is healthy, or no backend accepts new ones."""
     backend = backend_of(snapshot, index)
     return backend is not None and (backend.healthy or not snapshot.fallback)
 
 
 def _may_begin(snapshot: Snapshot, index: int) -> bool:
-    """Whether what may be a new connection goes where its 4-tuple went before."""
+    """Return whether a possibly new connection may follow its 4-tuple to this backend."""
     backend = backend_of(snapshot, index)
     return backend is not None and backend.accepts_new
 
 
 def backend_of(snapshot: Snapshot, index: int) -> Backend | None:
-    """Return the backend that a table entry names; None for a miss, and where the backend has left since."""
+    """Return the backend of a table entry; None for a miss, or if the backend was removed since."""
     return snapshot.backends[index] if 0 <= index < len(snapshot.backends) else None

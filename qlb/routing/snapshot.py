@@ -1,7 +1,7 @@
-"""The snapshot: configuration and health compiled into what the packet path reads. Immutable; swapped whole.
+"""The snapshot: configuration and health, compiled for the packet path. It is immutable and replaced as a whole.
 
-One place compiles it (here); the supervisor sends it to the workers, and every plane reads the same one.
-Each config owns a bounded memo of IDs that it has decoded: a cache, not state, and gone with the snapshot.
+Only this module compiles snapshots. The supervisor sends them to the workers, and every plane uses the same one. Each
+CID config has a bounded memo of decoded IDs: a cache, not state, which is discarded with the snapshot.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from qlb.routing.maglev import FourTupleHash, Ring, assign, build_ring, ring_mem
 from qlb.routing.outcomes import TOO_SHORT, UNKNOWN_SERVER_ID
 
 MEMO_ENTRIES: Final = 65_536
-"""IDs that a config remembers; when it is full it starts again. About 10 MB a config at the most."""
+"""IDs that the memo of one CID config holds, about 10 MB at most. A full memo is emptied."""
 
 
 class RoutableConfig:
-    """One QUIC-LB configuration on the balancer: connection ID → backend index."""
+    """One CID config on the balancer: connection ID → backend index."""
 
     __slots__ = ("_block_end", "_decode", "_memo", "_server_ids", "codec")
 
     def __init__(self, codec: CidCodec, server_ids: Mapping[bytes | None, int]) -> None:
-        """Keep the codec's decode at hand. server_ids: server ID → backend index."""
+        """Start with an empty memo. server_ids: server ID → backend index."""
         self.codec = codec
         self._decode = codec.decode
         self._block_end = codec.params.block_end
@@ -40,9 +40,9 @@ class RoutableConfig:
         return RoutableConfig, (self.codec, self._server_ids)
 
     def find(self, cid: bytes) -> int:
-        """Return the backend index that the ID decodes to, or the complement (~) of an unroutable reason.
+        """Return the backend index that the ID decodes to, or the complement (~) of the reason that it is unroutable.
 
-        cid: first octet included; what follows the block is ignored.
+        cid: first octet included; octets after the block are ignored.
         """
         end = self._block_end
         if len(cid) < end:
@@ -51,7 +51,7 @@ class RoutableConfig:
         index = self._memo.get(block)
         if index is None:
             index = self._server_ids.get(self._decode(cid), ~UNKNOWN_SERVER_ID)
-            # Only what routes is kept, so that noise cannot push out the IDs of live connections.
+            # Only routable IDs enter the memo, so that random IDs cannot displace those of live connections.
             if index >= 0:
                 if len(self._memo) >= MEMO_ENTRIES:
                     self.forget()
@@ -60,26 +60,26 @@ class RoutableConfig:
 
     @property
     def remembered(self) -> int:
-        """IDs that the memo holds."""
+        """The number of IDs in the memo."""
         return len(self._memo)
 
     @property
     def server_ids(self) -> Mapping[bytes | None, int]:
-        """Server ID → backend index; the key None never occurs, it lets a failed decode be looked up."""
+        """Server ID → backend index. The key type includes None so that a failed decode can be looked up."""
         return self._server_ids
 
     def forget(self) -> None:
-        """Empty the memo: every ID is new again."""
+        """Empty the memo, so that the next find() decodes every ID again."""
         self._memo.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one generation of the configuration says.
+    """Configuration and health at one moment, compiled.
 
-    configs: by the three config bits, 0 to 7; None where no such config is (7 never is).
-    backends: by index; None where a name has left. ring: Maglev's table over names and weights.
-    fallback: slot of the ring → index of a backend that takes new connections; empty where none does.
+    configs: indexed by the three config rotation bits, 0 to 7; None if no CID config has them (7 is always None).
+    backends: by index; None if the index has no backend. ring: the Maglev table of names and weights.
+    fallback: slot of the ring → index of a backend that accepts new connections; empty if none does.
     """
 
     generation: int
@@ -90,12 +90,12 @@ class Snapshot:
     _hash: FourTupleHash = field(repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle for a worker: all but the AES context of the hash and the ring's slots, which only compiling reads."""
+        """Pickle for a worker, without the hash's AES context and the ring's slots, which only compiling uses."""
         key_alone = Ring(self.ring.key, (), array("i"))
         return _restore, (self.generation, self.configs, self.backends, key_alone, self.fallback)
 
     def fallback_backend(self, four_tuple: FourTuple) -> int:
-        """Return the backend index for a new connection, or -1 where no backend takes any."""
+        """Return the backend index for a new connection, or -1 if no backend accepts any."""
         slots = self.fallback
         return slots[self._hash.hash(four_tuple) % len(slots)] if slots else -1
 
@@ -110,9 +110,9 @@ def compile_snapshot(
 ) -> Snapshot:
     """Compile a snapshot.
 
-    cid_params: of different config IDs. backends: by index, as BackendIndexes.arrange() returns them.
-    fallback_key: 16 octets. ring: taken over where names, weights and key are the same, since filling one takes
-    from tens of milliseconds to seconds.
+    cid_params: with different config IDs. backends: by index, as BackendIndexes.arrange() returns them.
+    fallback_key: 16 octets. ring: of an earlier snapshot; it is reused if names, weights and key are unchanged,
+    because filling a ring takes tens of milliseconds to seconds.
     """
     by_name = {backend.name: index for index, backend in enumerate(backends) if backend is not None}
     present = [backend for backend in backends if backend is not None]
@@ -141,7 +141,7 @@ def _routable_config(
 
 
 def fallback_shares(snapshot: Snapshot) -> tuple[float, ...]:
-    """Return by backend index the share of the fallback's slots that are its own or lent to it, 0 to 1."""
+    """Return for each backend index its share of the fallback's slots, own and lent ones, 0 to 1."""
     owned = Counter(snapshot.fallback)
     return tuple(owned[index] / len(snapshot.fallback) if owned else 0.0 for index in range(len(snapshot.backends)))
 

@@ -1,1 +1,1 @@
-"""Floor 0: what a datagram says of itself, without keys and without state (RFC 8999)."""
+"""Floor 0: the parts of a datagram that can be read without keys and without state (RFC 8999)."""

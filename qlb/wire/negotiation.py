@@ -1,7 +1,7 @@
 """Version Negotiation from the client's side: a packet of an unknown version, and a server's answer to it.
 
-A server answers such a packet from the invariants alone: it makes no connection, keeps no state and uses no
-keys. That makes it the cheapest proof that a QUIC server is alive. Reading never raises, whatever the bytes.
+A server answers such a packet without creating a connection or state, and without keys. So this exchange is the
+cheapest proof that a QUIC server is alive. Parsing an answer never raises.
 
 Spec: RFC 8999, section 6; RFC 9000, sections 6 and 17.2.1.
 """
@@ -15,38 +15,41 @@ PROBE_VERSION: Final = 0x1A2A3A4A
 """A reserved version, which no server supports. Spec: RFC 9000, section 15."""
 
 PROBE_BYTES: Final = 1200
-"""Servers ignore shorter packets of unknown versions, so as not to amplify. Spec: RFC 9000, section 5.2.2."""
+"""Octets of a probe. Servers ignore shorter packets of unknown versions, to avoid amplification.
+
+Spec: RFC 9000, section 5.2.2."""
 
 _FIRST_OCTET: Final = 0xC0
-"""Long header and fixed bit; where the type of a version 1 packet would be, it says Initial. With the zeros
-that follow the IDs (no token, no payload) the packet is whole also to a server that parses it as version 1
-before it looks at the version, as aioquic does."""
+"""Long header, fixed bit, and the type bits of a version 1 Initial. Some servers (aioquic) parse a packet as version 1
+before they check its version. With the zeros after the IDs (no token, no payload) it is complete for them too."""
 _VERSION_BYTES: Final = 4
 
 Negotiation = tuple[bytes, bytes, tuple[int, ...]]
-"""dcid, scid and the versions that the server supports, in its order."""
+"""dcid, scid, and the versions that the server supports, in the order of the packet."""
 
 
 def build_probe(dcid: bytes, scid: bytes, *, version: int = PROBE_VERSION, size: int = PROBE_BYTES) -> bytes:
-    """Return a packet that any QUIC server answers with Version Negotiation.
+    """Return a packet that a QUIC server answers with Version Negotiation.
 
-    dcid, scid: 0 to 20 octets each, first octet included; the dcid 8 or more, as a first packet's must be.
-    version: 32 bits, one that the server does not support. size: octets of the packet; longer if the IDs need it.
+    dcid: 8 to 20 octets, as RFC 9000 requires of a client's first packet. scid: 0 to 20 octets.
+    version: 32 bits; the server must not support it. size: octets of the packet, more if the IDs do not fit.
+    Spec: RFC 9000, sections 5.2.2 and 6.1.
     """
     header = bytes((_FIRST_OCTET,)) + version.to_bytes(_VERSION_BYTES, "big")
     return (header + _prefixed(dcid) + _prefixed(scid)).ljust(size, b"\0")
 
 
 def parse_version_negotiation(datagram: bytes) -> Negotiation | None:
-    """Return what a Version Negotiation packet says; None where the datagram is no whole one.
+    """Return the IDs and versions of a Version Negotiation packet; None if the datagram is not a complete one.
 
-    datagram: any octets. An answer to a probe has the probe's scid as its dcid and the other way round. One
-    without versions, or with a part of one, is to be ignored (RFC 8999, section 6), hence None.
+    datagram: any octets. An answer to a probe has the probe's scid as its dcid, and the probe's dcid as its scid.
+    A packet without a version, or with a part of one, must be ignored (RFC 8999, section 6), so the result is None.
+    Never raises.
     """
     form, version, dcid, scid = invariants.parse(datagram)
     if form != invariants.LONG or version != VERSION_NEGOTIATION:
         return None
-    # First octet, version, the two IDs and the octet before each that holds its length.
+    # First octet, version, and the two IDs with their length octets.
     listed = datagram[1 + _VERSION_BYTES + 1 + len(dcid) + 1 + len(scid) :]
     if not listed or len(listed) % _VERSION_BYTES:
         return None

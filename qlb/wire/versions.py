@@ -1,4 +1,4 @@
-"""QUIC version numbers, 32 bits each. qlb routes every version; these are the ones that it can name."""
+"""QUIC version numbers, 32 bits each. qlb routes packets of every version; it has names for these."""
 
 VERSION_NEGOTIATION = 0x00000000
 """The version field of a Version Negotiation packet. Spec: RFC 8999, section 6."""
@@ -14,7 +14,7 @@ _RESERVED_MASK = 0x0F0F0F0F
 
 
 def is_reserved(version: int) -> bool:
-    """Say whether a version follows 0x?a?a?a?a, which exists to exercise negotiation.
+    """Return whether a version matches the pattern 0x?a?a?a?a, which is reserved for exercising negotiation.
 
     Spec: RFC 9000, section 15.
     """
@@ -22,7 +22,7 @@ def is_reserved(version: int) -> bool:
 
 
 def version_name(version: int) -> str:
-    """Name a version for people: ``v1``, ``v2``, ``negotiation``, ``reserved`` or plain hexadecimal."""
+    """Return a readable name: ``v1``, ``v2``, ``negotiation``, ``reserved 0x...`` or plain hexadecimal."""
     known = {VERSION_NEGOTIATION: "negotiation", V1: "v1", V2: "v2"}
     if version in known:
         return known[version]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qlb.addresses import Endpoint
-from qlb.config.model import Config, Forwarding
+from qlb.config.model import Config
+from qlb.config.sections import Forwarding
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import (
     Buffers,

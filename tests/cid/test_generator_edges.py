@@ -1,4 +1,4 @@
-"""Tests of the generator at the edges of its space: wrap-around, adjacent shares, threads and forks."""
+"""The generator at the edges of its space: past zero, beside another worker's share, with threads and forks."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ TAGGED_PLAINTEXT = CidParams(2, 3, 6)
 
 
 def _starting_at(start: int) -> Callable[[int], bytes]:
-    """Return a source of randomness that starts a counter of four or six octets at a given number."""
+    """Return a random source with which a counter of four or six octets starts at a given number."""
     return lambda size: start.to_bytes(size, "big") if size in (4, 6) else os.urandom(size)
 
 
@@ -29,7 +29,7 @@ def _nonce(cid: bytes) -> int:
 
 
 def _near_the_end(generator: CidGenerator, left: int) -> CidGenerator:
-    """Skip all but the last ``left`` nonces."""
+    """Use all nonces but a few."""
     generator._counter = itertools.count(generator._space - left)
     generator._issued = generator._space - left
     return generator
@@ -37,7 +37,7 @@ def _near_the_end(generator: CidGenerator, left: int) -> CidGenerator:
 
 @pytest.mark.parametrize("index", [0, 5, 15])
 def test_wrap_around_stays_in_the_workers_share(index: int) -> None:
-    """After the last nonce of its share a worker continues at its own zero, not in the next worker's share."""
+    """After the last nonce of its share a worker continues at the first one of its share."""
     last = 2**44 - 1
     generator = CidGenerator(TAGGED, b"srv", worker=WorkerTag(index, 4), random_bytes=_starting_at(last - 1))
     nonces = [_nonce(generator.generate()) for _ in range(4)]
@@ -46,7 +46,7 @@ def test_wrap_around_stays_in_the_workers_share(index: int) -> None:
 
 @pytest.mark.parametrize("params", [ENCRYPTED, PLAINTEXT], ids=["encrypted", "plaintext"])
 def test_the_last_nonce_of_a_whole_space(params: CidParams) -> None:
-    """Without a tag all 2 ** 32 nonces are used: used and left count to the last, and the next call raises."""
+    """Without a tag there are 2**32 nonces; used and left count exactly to the last."""
     generator = _near_the_end(CidGenerator(params, b"srv"), 2)
     assert (generator.used, generator.left) == (2**32 - 2, 2)
     assert len({generator.generate()[1:], generator.generate()[1:]}) == 2
@@ -57,7 +57,7 @@ def test_the_last_nonce_of_a_whole_space(params: CidParams) -> None:
 
 @pytest.mark.parametrize(("cid_length", "issued"), [(0, 8), (9, 9), (20, 20)])
 def test_reserved_ids_are_at_least_8_and_at_most_as_long_as_configured(cid_length: int, issued: int) -> None:
-    """Under 0b111 the five bits always contain the length, also if the CID config does not self-encode it."""
+    """An ID under 0b111 encodes its length whatever the CID config requires."""
     generator = CidGenerator(CidParams(2, 1, 4, KEY, cid_length=cid_length), b"s", on_exhaustion="reserved")
     cids = [_near_the_end(generator, 0).generate() for _ in range(20)]
     assert {(len(cid), cid[0]) for cid in cids} == {(issued, 0b111_00000 | issued - 1)}
@@ -65,7 +65,7 @@ def test_reserved_ids_are_at_least_8_and_at_most_as_long_as_configured(cid_lengt
 
 
 def test_tags_keep_apart_from_the_same_start() -> None:
-    """Workers that draw the same random start and share a key for plaintext nonces issue no common ID."""
+    """Workers with the same random start and the same nonce_key issue different IDs."""
     for params in (TAGGED, TAGGED_PLAINTEXT):
         issued = [
             CidGenerator(params, b"srv", worker=WorkerTag(n, 3), nonce_key=KEY, random_bytes=_starting_at(7))
@@ -76,7 +76,7 @@ def test_tags_keep_apart_from_the_same_start() -> None:
 
 
 def test_plaintext_nonces_do_not_come_in_order() -> None:
-    """Plaintext nonces neither rise nor fall, and no difference of consecutive ones occurs twice."""
+    """Nonces neither rise nor fall, and no difference between successive ones repeats."""
     generator = CidGenerator(PLAINTEXT, b"srv", random_bytes=_starting_at(0))
     nonces = [int.from_bytes(generator.generate()[4:8], "big") for _ in range(500)]
     steps = [(b - a) % 2**32 for a, b in itertools.pairwise(nonces)]
@@ -86,7 +86,7 @@ def test_plaintext_nonces_do_not_come_in_order() -> None:
 
 @pytest.mark.parametrize("params", [ENCRYPTED, PLAINTEXT], ids=["encrypted", "plaintext"])
 def test_children_and_grandchildren_start_elsewhere(params: CidParams) -> None:
-    """A fork of a fork is detected too: three processes that share one generator issue no common ID."""
+    """Three processes that continue with one generator after two forks share no ID."""
     generator = CidGenerator(CidParams(2, 3, 12, params.key), b"srv")
     generator.generate()
     reader, writer = os.pipe()

@@ -1,4 +1,4 @@
-"""Tests of Retry IDs: they have their own nonces, so an attacker who uses them up does not harm connections."""
+"""IDs of Retry packets have nonces of their own, so that clients cannot use up those of connections."""
 
 import itertools
 import os
@@ -30,27 +30,27 @@ def _nonce(cid: bytes) -> int:
 
 
 def _skip_to(generator: CidGenerator, issued: int) -> None:
-    """Continue as if ``issued`` connection IDs had been issued."""
+    """Continue as if this number of connection IDs had been issued."""
     generator._counter = itertools.count(issued)
     generator._issued = issued
 
 
 @BOTH
-def test_retries_use_no_nonces_of_connections(params: CidParams) -> None:
-    """The budget of connections shrinks by a sixteenth at the reservation, and no Retry changes it."""
+def test_retries_take_nothing_from_connections(params: CidParams) -> None:
+    """The reserve takes a sixteenth from connections at once, and a Retry packet takes nothing more."""
     generator = CidGenerator(params, SERVER_ID)
     generator.reserve_for_retry()
     assert (generator.used, generator.left) == (0, 2**32 - SHARE)
     cids = [generator.generate_retry() for _ in range(1000)]
     assert (generator.used, generator.left) == (0, 2**32 - SHARE)
-    assert CidCodec(params).decode_batch(cids) == [SERVER_ID] * 1000
+    assert set(map(CidCodec(params).decode, cids)) == {SERVER_ID}
     others = {generator.generate()[1:] for _ in range(1000)}
     assert len({cid[1:] for cid in cids}) == len(others) == 1000
     assert not {cid[1:] for cid in cids} & others
 
 
 def test_the_spaces_meet_and_do_not_overlap() -> None:
-    """Connections count up from the start, Retry packets down from it; their last nonces are adjacent."""
+    """Connections count up from the start, Retry packets count down from it; their last nonces are adjacent."""
     generator = CidGenerator(ENCRYPTED, SERVER_ID, random_bytes=_starting_at(1))
     generator.reserve_for_retry()
     assert [_nonce(generator.generate_retry()) for _ in range(3)] == [0, 2**32 - 1, 2**32 - 2]
@@ -65,7 +65,7 @@ def test_the_spaces_meet_and_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("index", [0, 5, 15])
 def test_retries_stay_in_the_workers_share(index: int) -> None:
-    """Below its own zero a worker continues at the last number of its share."""
+    """Below the first nonce of its share a worker continues at the last one of its share."""
     params = CidParams(2, 3, 6, KEY)
     start = lambda size: bytes(size) if size == 6 else os.urandom(size)  # noqa: E731
     generator = CidGenerator(params, SERVER_ID, worker=WorkerTag(index, 4), random_bytes=start)
@@ -75,8 +75,8 @@ def test_retries_stay_in_the_workers_share(index: int) -> None:
 
 @BOTH
 @pytest.mark.parametrize("on_exhaustion", ["raise", "reserved"])
-def test_exhausted_retry_ids(params: CidParams, on_exhaustion: str) -> None:
-    """After the last Retry nonce, Retry packets get unroutable IDs, never an error, and connections continue."""
+def test_when_they_are_used_up(params: CidParams, on_exhaustion: str) -> None:
+    """Retry packets then have unroutable IDs without an error, and connections are not affected."""
     generator = CidGenerator(params, SERVER_ID, on_exhaustion=on_exhaustion)  # type: ignore[arg-type]
     generator.reserve_for_retry()
     generator._retry_counter = itertools.count(SHARE - 1)
@@ -87,8 +87,8 @@ def test_exhausted_retry_ids(params: CidParams, on_exhaustion: str) -> None:
     assert CidCodec(params).decode(generator.generate()) == SERVER_ID
 
 
-def test_exhausted_connections_do_not_affect_retries() -> None:
-    """After the last nonce of connections, Retry IDs are still routable."""
+def test_connections_that_are_used_up_leave_retries_alone() -> None:
+    """Retry packets are not affected when the nonces of connections are used up."""
     generator = CidGenerator(ENCRYPTED, SERVER_ID)
     generator.reserve_for_retry()
     _skip_to(generator, 2**32 - SHARE)
@@ -98,16 +98,16 @@ def test_exhausted_connections_do_not_affect_retries() -> None:
     assert CidCodec(ENCRYPTED).decode(generator.generate_retry()) == SERVER_ID
 
 
-def test_without_a_reservation_retries_are_unroutable() -> None:
-    """Without reserve_for_retry(), Retry IDs use no nonces and are unroutable."""
+def test_without_a_reserve_retries_are_unroutable() -> None:
+    """Without a reserve, Retry packets have unroutable IDs and use no nonces."""
     generator = CidGenerator(ENCRYPTED, SERVER_ID)
     assert generator.generate_retry()[0] >> 5 == 7
     assert generator.left == 2**32
 
 
 @pytest.mark.parametrize(("issued", "left"), [(2**32 - SHARE, 0), (2**32 - SHARE + 1, SHARE - 1), (2**32, 0)])
-def test_a_late_reservation(issued: int, left: int) -> None:
-    """Nonces that connections have already used are not reserved."""
+def test_a_reserve_that_comes_late(issued: int, left: int) -> None:
+    """Nothing is reserved when connections have used too many nonces already."""
     generator = CidGenerator(ENCRYPTED, SERVER_ID)
     _skip_to(generator, issued)
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_a_late_reservation(issued: int, left: int) -> None:
 
 
 def test_threads_draw_no_nonce_twice() -> None:
-    """Retry packets and connections, four threads each, never use a nonce twice."""
+    """Four threads for Retry packets and four for connections never draw the same nonce."""
     generator = CidGenerator(ENCRYPTED, SERVER_ID)
     generator.reserve_for_retry()
     with ThreadPoolExecutor(8) as pool:
@@ -131,7 +131,7 @@ def _both(generator: CidGenerator) -> list[Callable[[], bytes]]:
 
 
 def test_a_forked_child_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry IDs also start elsewhere in a forked child, which has its own reservation."""
+    """A forked child starts its Retry IDs at another nonce and has its own reserve."""
     generator = CidGenerator(CidParams(2, 3, 12, KEY), SERVER_ID)
     generator.reserve_for_retry()
     before = [_nonce(generator.generate_retry()) for _ in range(2)]
@@ -141,8 +141,8 @@ def test_a_forked_child_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Non
     assert generator.left == 15 * 256**12 // 16
 
 
-def test_a_rotation_preserves_the_reservation() -> None:
-    """The next generator reserves nonces as well; without Retry no generator does."""
+def test_a_rotation_keeps_the_reserve() -> None:
+    """The next generator reserves nonces too, but only if the server uses Retry."""
     old, new = (CidGenerator(CidParams(n, 3, 12, bytes([n] * 16)), SERVER_ID) for n in (1, 2))
     source = RotatingGenerator(old)
     source.reserve_for_retry()

@@ -1,4 +1,4 @@
-"""Tests of CidParams: every instance is legal, and the key is never shown."""
+"""CidParams: every instance is valid, and the key is never shown."""
 
 import pickle
 import re
@@ -42,7 +42,7 @@ LEGAL: dict[str, Any] = {"config_id": 1, "server_id_length": 4, "nonce_length": 
     ],
 )
 def test_each_parameter_has_its_range(field: str, value: object) -> None:
-    """The error is a CidError and a ValueError, and names the parameter."""
+    """A value out of range raises a CidError, also a ValueError, that names the parameter."""
     with pytest.raises(CidError, match=field) as caught:
         CidParams(**{**LEGAL, field: value})
     assert isinstance(caught.value, ValueError)
@@ -51,14 +51,14 @@ def test_each_parameter_has_its_range(field: str, value: object) -> None:
 
 @pytest.mark.parametrize(("server_id_length", "nonce_length"), [(15, 5), (2, 18), (10, 10), (15, 18)])
 def test_lengths_sum_to_19_at_most(server_id_length: int, nonce_length: int) -> None:
-    """A connection ID of QUIC version 1 has at most 20 octets: the error names the sum and both parameters."""
+    """The error shows the sum and both names: an ID of QUIC version 1 has at most 20 octets."""
     with pytest.raises(CidError, match=r"server_id_length \+ nonce_length is \d+ octets"):
         CidParams(0, server_id_length, nonce_length)
 
 
 @pytest.mark.parametrize(("server_id_length", "nonce_length"), oracle.LEGAL_PAIRS)
 def test_every_legal_pair_exists(server_id_length: int, nonce_length: int) -> None:
-    """Lengths follow from the pair, and the algorithm follows from the sum and the key."""
+    """The pair determines the lengths; the sum and the key determine the algorithm."""
     sealed = CidParams(0, server_id_length, nonce_length, KEY)
     total = server_id_length + nonce_length
     assert (sealed.plaintext_len, sealed.block_end, sealed.cid_length) == (total, total + 1, total + 1)
@@ -68,18 +68,18 @@ def test_every_legal_pair_exists(server_id_length: int, nonce_length: int) -> No
 
 @pytest.mark.parametrize("config_id", range(7))
 def test_config_ids_0_to_6(config_id: int) -> None:
-    """Every config ID but the reserved 0b111 is legal."""
+    """All config IDs except the reserved 0b111 are accepted."""
     assert CidParams(config_id, 1, 4).config_id == config_id
 
 
 @pytest.mark.parametrize("cid_length", range(9, 21))
 def test_cid_length_from_the_block_to_20(cid_length: int) -> None:
-    """Every length that fits the block and that QUIC versions 1 and 2 allow is legal."""
+    """Every length from the block to the maximum of QUIC versions 1 and 2 is accepted."""
     assert CidParams(1, 4, 4, cid_length=cid_length).cid_length == cid_length
 
 
 def test_params_are_frozen_values() -> None:
-    """Parameters are equal if their fields are equal, hashable, and immutable."""
+    """Parameters are immutable and hashable, and equal if their fields are equal."""
     params = CidParams(**LEGAL)
     assert params == CidParams(**LEGAL)
     assert hash(params) == hash(CidParams(**LEGAL))
@@ -89,7 +89,7 @@ def test_params_are_frozen_values() -> None:
 
 
 def test_params_survive_pickling() -> None:
-    """Pickling preserves the parameters: snapshots transport them to the workers."""
+    """Parameters can be pickled, because snapshots contain them."""
     params = CidParams(**LEGAL, length_self_encoded=True, cid_length=17)
     assert pickle.loads(pickle.dumps(params)) == params
 
@@ -103,7 +103,7 @@ def _secrets(key: bytes) -> tuple[str, ...]:
 
 
 def test_key_is_never_shown() -> None:
-    """Neither the parameters nor the codec nor the generator shows the key, in any notation."""
+    """Neither parameters nor codec nor generator show the key in any notation."""
     params = CidParams(**LEGAL)
     for thing in (params, CidCodec(params), CidGenerator(params, b"abcd"), {"params": params}):
         assert not any(secret in _shown(thing) for secret in _secrets(KEY))
@@ -111,15 +111,15 @@ def test_key_is_never_shown() -> None:
 
 @pytest.mark.parametrize("bad", [{"config_id": 9}, {"cid_length": 99}, {"key": KEY + b"!"}, {"nonce_length": 0}])
 def test_key_is_never_in_an_error(bad: dict[str, Any]) -> None:
-    """The key appears in no error text or traceback, whichever parameter is rejected."""
+    """No error message or traceback contains the key, whichever parameter is rejected."""
     with pytest.raises(CidError) as caught:
         CidParams(**{**LEGAL, **bad})
     text = "".join(traceback.format_exception(caught.value)).lower()
     assert not any(secret in text for secret in (*_secrets(KEY), *_secrets(KEY + b"!")))
 
 
-def test_a_fingerprint_covers_the_input_of_decoding() -> None:
-    """The 8 hex digits ignore the config ID and the octets after the block; every other field changes them."""
+def test_a_fingerprint_is_of_what_decoding_depends_on() -> None:
+    """Only parameters that decoding depends on change the fingerprint, not the config ID or the padding."""
     params = CidParams(**LEGAL)
     assert re.fullmatch("[0-9a-f]{8}", params.fingerprint)
     assert params.fingerprint == CidParams(**LEGAL | {"config_id": 2, "cid_length": 20}).fingerprint

@@ -1,4 +1,4 @@
-"""Tests of a source of IDs whose CID config changes at run time."""
+"""RotatingGenerator: a source of IDs that changes its CID config while it runs."""
 
 from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingGenerator
 
@@ -7,8 +7,8 @@ NEW = CidParams(2, 4, 8, bytes(range(16)), cid_length=17)
 SERVER_ID = b"\xc0\xff\xee\x01"
 
 
-def test_ids_come_from_the_current_generator() -> None:
-    """Before and after a rotation, IDs and budget are those of the current generator."""
+def test_ids_come_from_the_present_configuration() -> None:
+    """IDs and the numbers of nonces are those of the current generator."""
     source = RotatingGenerator(CidGenerator(OLD, SERVER_ID))
     first = source.generate()
     assert (source.params, source.used) == (OLD, 1)

@@ -1,4 +1,4 @@
-"""Fixtures with a valid configuration to modify, and functions that load text."""
+"""A valid configuration for tests to break, and fixtures that load text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,19 +30,19 @@ Lines = Callable[[str], tuple[str, ...]]
 
 @pytest.fixture
 def sound() -> str:
-    """A configuration without problems or warnings."""
+    """Return a configuration without problems and warnings."""
     return SOUND
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Return a function that loads a text as if it were qlb.yaml in an empty folder."""
+    """Return a function that loads a text as qlb.yaml in an empty folder."""
     return lambda text: load_text(text, tmp_path / "qlb.yaml")
 
 
 @pytest.fixture
 def problems(read: Read, tmp_path: Path) -> Lines:
-    """Return a function that loads an invalid text and returns its problems as LINE:COLUMN: message."""
+    """Return a function that loads a broken text and returns its problems as LINE:COLUMN: message."""
 
     def find(text: str) -> tuple[str, ...]:
         with pytest.raises(ConfigError) as caught:
@@ -56,7 +56,7 @@ def problems(read: Read, tmp_path: Path) -> Lines:
 
 @pytest.fixture
 def warnings(read: Read, tmp_path: Path) -> Lines:
-    """Return a function that loads a text and returns its warnings without the file's name."""
+    """Return a function that loads a text and returns its warnings as LINE:COLUMN: message."""
     return lambda text: _bare(read(text).warnings, tmp_path)
 
 

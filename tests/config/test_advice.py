@@ -1,4 +1,4 @@
-"""Tests of warnings: each appears when it should, at the right position; a sound configuration has none."""
+"""Warnings: each occurs when it should, at the right position, and a good configuration has none."""
 
 import re
 from collections.abc import Callable
@@ -15,17 +15,15 @@ INLINE = 'key: "00112233445566778899aabbccddeeff"'
 
 
 def test_a_sound_configuration_has_none(sound: str, warnings: Lines) -> None:
-    """A sound configuration gives no warnings."""
+    """A good configuration has no warning."""
     assert warnings(sound) == ()
 
 
 def test_short_server_ids(sound: str, warnings: Lines) -> None:
-    """The odds are servers / (8 x 256^length): two in 2,048, or in 524,288."""
+    """The warning gives the odds: server IDs / (8 x 256^length)."""
     one = sound.replace("server_id_length: 4", "server_id_length: 1").replace("c0ffee", "")
     (line,) = warnings(one)
-    assert line.startswith(
-        "4:23: server IDs of config 1 are shorter than 3 octets: a client's random first ID is taken"
-    )
+    assert line.startswith("4:23: server IDs of config 1 are shorter than 3 octets: a client's random first ID matches")
     assert "with odds of 1 in 1,024 (2 server IDs / (8 x 256^1))" in line
     two = sound.replace("server_id_length: 4", "server_id_length: 2").replace("c0ffee", "c0")
     assert "with odds of 1 in 262,144 (2 server IDs / (8 x 256^2))" in warnings(two)[0]
@@ -33,14 +31,14 @@ def test_short_server_ids(sound: str, warnings: Lines) -> None:
 
 
 def test_plaintext(sound: str, warnings: Lines) -> None:
-    """A CID config without a key gives a warning: observers on the path can follow connections."""
+    """A CID config without a key causes a warning, because an observer can follow connections."""
     (line,) = warnings(sound.replace(f"    {INLINE}\n", ""))
-    assert line.startswith("3:16: config 1 has no key: everybody on the path reads from each packet which server")
+    assert line.startswith("3:16: config 1 has no key: every packet shows its server to any observer on the path")
 
 
 @pytest.mark.parametrize(("length", "odds"), [(4, "1 in 4 "), (5, "1 in 1,100 "), (6, None), (8, None)])
 def test_short_nonces(sound: str, warnings: Lines, length: int, odds: str | None) -> None:
-    """Below six octets, restarts of a server repeat its IDs, more often if nonces are drawn at random."""
+    """A nonce below six octets causes a warning, with other odds if nonces are random."""
     text = sound.replace("nonce_length: 8", f"nonce_length: {length}")
     plain = warnings(text.replace(f"    {INLINE}\n", ""))[1:]
     if odds is None:
@@ -50,14 +48,14 @@ def test_short_nonces(sound: str, warnings: Lines, length: int, odds: str | None
     assert line.startswith("5:19: nonces of config 1 are shorter than 6 octets: a server begins at a random nonce")
     assert f"odds of {odds}(100^2 x 100,000 / 256^{length})" in line
     assert line.endswith("; use 6 octets or more")
-    assert "at random have even odds" not in line
+    assert "with random nonces" not in line
     (line,) = plain
-    assert "; servers that draw them at random have even odds after " in line
+    assert "; a server with random nonces repeats one with even odds after " in line
     assert length != 4 or "after 77,163 connection IDs" in line
 
 
-def test_no_shipped_configuration_has_short_nonces() -> None:
-    """Users copy the shipped configurations, so their nonces have six octets or more."""
+def test_no_configuration_of_ours_has_short_nonces() -> None:
+    """No sample configuration has short nonces, because users copy samples."""
     root = Path(__file__).parents[2]
     samples = [*root.glob("configs/*.yaml"), *root.glob("deploy/**/qlb.yaml"), *root.glob("examples/**/*.yaml")]
     assert len(samples) > 2
@@ -67,12 +65,12 @@ def test_no_shipped_configuration_has_short_nonces() -> None:
 
 
 def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:
-    """A CID config without server IDs gives a warning, because it routes nothing, but none about short server IDs."""
+    """A CID config without server IDs causes one warning, and none about short server IDs."""
     second = (
         "  - {config_id: 2, server_id_length: 1, nonce_length: 11, key: 8f95f09245765f80256934e50c66207f}\nbackends:"
     )
     (line,) = warnings(sound.replace("backends:", second))
-    assert line.startswith("7:17: no backend has a server ID under config 2: every such ID is unroutable")
+    assert line.startswith("7:17: no backend has a server ID under config 2: all its connection IDs are unroutable")
     (line,) = warnings(
         sound.replace('    server_ids: {1: "c0ffee01"}\n', "").replace('    server_ids: {1: "c0ffee02"}\n', "")
     )
@@ -80,14 +78,18 @@ def test_a_config_without_server_ids(sound: str, warnings: Lines) -> None:
 
 
 def test_backends_without_server_ids(sound: str, warnings: Lines) -> None:
-    """All backends without server IDs share one warning; config 0 gives another, since it may match their IDs."""
+    """All backends without server IDs cause one warning, and config 0 beside them another."""
     text = sound + "  - {name: c, address: 127.0.0.1:5003}\n"
     (line,) = warnings(text)
-    assert line.startswith("14:5: backend 'c' has no server_ids: its connections are lost when their addresses change")
+    assert line.startswith(
+        "14:5: backend 'c' has no server_ids: a connection is lost when its client's address changes"
+    )
     (line,) = warnings(text + "  - {name: d, address: 127.0.0.1:5004}\n")
     assert line.startswith("14:5: backend 'c' (and 1 more) has no server_ids")
     zero, _ = warnings(text.replace("config_id: 1", "config_id: 0").replace("{1:", "{0:"))
-    assert zero.startswith("3:16: config 0 beside a backend without server_ids ('c'): some servers that do not speak")
+    assert zero.startswith(
+        "3:16: config 0 beside a backend without server_ids ('c'): some servers without QUIC-LB issue"
+    )
     assert warnings(sound.replace("config_id: 1", "config_id: 0").replace("{1:", "{0:")) == ()
 
 
@@ -100,7 +102,7 @@ backends:"""
 
 
 def two_configs(sound: str) -> str:
-    """Return a sound configuration with two CID configs that share server IDs."""
+    """Return a valid configuration with two CID configs that share server IDs."""
     return (
         sound.replace("backends:", SECOND)
         .replace('{1: "c0ffee01"}', "{1: c0ffee01, 2: c0ffee01}")
@@ -109,12 +111,12 @@ def two_configs(sound: str) -> str:
 
 
 def test_two_encrypted_configs_may_share_server_ids(sound: str, warnings: Lines) -> None:
-    """Two encrypted CID configs that share server IDs are a rotation and give no warning."""
+    """Two encrypted CID configs may share server IDs, as in a rotation."""
     assert warnings(two_configs(sound)) == ()
 
 
 def test_a_plaintext_and_an_encrypted_config_that_share_server_ids(sound: str, warnings: Lines) -> None:
-    """The draft requires (MUST) different server IDs for plaintext and encrypted CID configs."""
+    """A plaintext and an encrypted CID config must not share server IDs, as the draft requires."""
     text = two_configs(sound).replace(f"    {INLINE}\n", "")
     plain, mixed = warnings(text)
     assert plain.startswith("3:16: config 1 has no key")
@@ -125,16 +127,16 @@ def test_a_plaintext_and_an_encrypted_config_that_share_server_ids(sound: str, w
 
 
 def test_one_key_for_two_configs(sound: str, warnings: Lines) -> None:
-    """A rotation to the same key gives a warning, which does not show the key."""
+    """Two CID configs with one key cause a warning, which does not show the key."""
     (line,) = warnings(
         two_configs(sound).replace("8f95f09245765f80256934e50c66207f", "00112233445566778899AABBCCDDEEFF")
     )
-    assert line.startswith("10:10: config 2 has the key of config 1: a new config ID without a new key")
+    assert line.startswith("10:10: config 2 has the same key as config 1: a new config ID without a new key")
     assert "0011" not in line
 
 
 def test_connection_ids_of_two_lengths_on_one_server(sound: str, warnings: Lines) -> None:
-    """The warning points at cid_length if it is set, else at the CID config. Servers with one of the two get none."""
+    """The warning is at cid_length or else at the config, and only if one server has both lengths."""
     text = two_configs(sound)
     longer = text.replace(
         "config_id: 2\n    server_id_length: 4\n    nonce_length: 8",
@@ -158,16 +160,16 @@ def test_connection_ids_of_two_lengths_on_one_server(sound: str, warnings: Lines
 
 
 def test_the_demo_key_in_public(sound: str, warnings: Lines) -> None:
-    """The demo key is fine on loopback addresses and gives a warning on all others."""
+    """The demo key causes a warning except on the loopback."""
     demo = sound.replace("00112233445566778899aabbccddeeff", DEMO_KEY.hex())
     assert warnings(demo) == ()
     (line,) = warnings(demo.replace('["127.0.0.1:4433"]', '["[::1]:1", "[::]:443"]'))
-    assert line.startswith("6:10: config 1 has the published demo key and listens on [::]:443: everybody knows it")
+    assert line.startswith("6:10: config 1 has the published demo key, and qlb listens on [::]:443: anyone can decode")
     assert DEMO_KEY.hex() not in line
 
 
-def test_no_backend_accepts_new_connections(warnings: Lines, sound: str) -> None:
-    """A pool that is empty, or in which every backend is draining or has weight 0, gives a warning."""
+def test_nobody_takes_new_connections(warnings: Lines, sound: str) -> None:
+    """A warning occurs if no backend accepts new connections: none, or all draining or without weight."""
     assert warnings("listen: ['127.0.0.1:1']\nbackends: []\n") == ("2:11: backends is empty: every packet is dropped",)
     text = sound.replace("5001\n", "5001\n    state: draining\n").replace("5002\n", "5002\n    weight: 0\n")
     assert warnings(text) == ("8:3: no backend is active with a weight above 0: new connections are dropped",)
@@ -175,13 +177,13 @@ def test_no_backend_accepts_new_connections(warnings: Lines, sound: str) -> None
 
 
 def test_two_backends_with_one_address(sound: str, warnings: Lines) -> None:
-    """Two backends may share one address, for processes behind one socket, but it is usually a mistake."""
+    """Two backends with one address cause a warning, because it is usually a mistake."""
     (line,) = warnings(sound.replace("5002", "5001"))
     assert line.startswith("12:14: backends 'agent-a' and 'agent-b' have the same address 127.0.0.1:5001")
 
 
 def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None:
-    """The warning points at the timeout, or at the section if that is missing; without probes there is none."""
+    """The warning is at the timeout, or at its section, and absent if nothing is probed."""
     (line,) = warnings(sound + "health: {interval: 200ms, timeout: 2s}\n")
     assert line.startswith("14:36: health.timeout (2s) is longer than health.interval (200ms)")
     (line,) = warnings(sound + "health: {interval: 200ms}\n")
@@ -191,7 +193,7 @@ def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None
 
 @pytest.mark.parametrize(("mode", "count"), [(0o644, 1), (0o604, 1), (0o640, 0), (0o600, 0)])
 def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mode: int, count: int) -> None:
-    """A readable file with secrets gives one warning, at the first secret; as a key file it would be rejected."""
+    """A key in a file that other users can read causes one warning, at the first secret."""
     path = tmp_path / "qlb.yaml"
     for text, at in (
         (sound + 'fallback: {hash_key: "00112233445566778899aabbccddeeff"}\n', "6:10"),
@@ -199,13 +201,13 @@ def test_a_key_in_a_file_that_everybody_can_read(tmp_path: Path, sound: str, mod
     ):
         path.write_text(text)
         path.chmod(mode)
-        found = [line for line in load(path).warnings if "everybody on this machine can read it" in line]
-        assert len(found) == count
-        assert all(line.startswith(f"{path}:{at}: this file holds a key") for line in found)
+        told = [line for line in load(path).warnings if "every user of this machine can read it" in line]
+        assert len(told) == count
+        assert all(line.startswith(f"{path}:{at}: this file contains a key") for line in told)
 
 
-def test_a_file_without_secrets_may_be_world_readable(tmp_path: Path, sound: str) -> None:
-    """Neither the demo key nor the name of a key file makes a configuration secret."""
+def test_a_file_without_secrets_may_be_read_by_everybody(tmp_path: Path, sound: str) -> None:
+    """The demo key and the name of a key file are not secrets."""
     path = tmp_path / "qlb.yaml"
     (tmp_path / "k").write_text("8f95f09245765f80256934e50c66207f")
     (tmp_path / "k").chmod(0o600)

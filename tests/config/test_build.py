@@ -1,4 +1,4 @@
-"""Tests of the conversion of the configuration to the types of routing and CID code."""
+"""Conversion of the configuration for the floors below."""
 
 import pickle
 from collections.abc import Callable
@@ -18,7 +18,7 @@ KEY = bytes.fromhex("00112233445566778899aabbccddeeff")
 
 
 def test_cid_params(sound: str, read: Read) -> None:
-    """Each CID config gives one CidParams, in the order of the file; an absent cid_length is the shortest."""
+    """Each CID config gives one CidParams, in the order of the file; cid_length defaults to the shortest."""
     second = (
         "  - {config_id: 0, server_id_length: 3, nonce_length: 6, cid_length: 20, length_self_encoded: yes}\nbackends:"
     )
@@ -28,8 +28,8 @@ def test_cid_params(sound: str, read: Read) -> None:
     )
 
 
-def test_every_accepted_pair_of_lengths_makes_params(sound: str, read: Read) -> None:
-    """CidParams accepts every pair that the configuration accepts; the configuration rejects all others."""
+def test_every_pair_of_lengths_that_is_accepted_makes_params(sound: str, read: Read) -> None:
+    """The configuration accepts exactly the pairs of lengths that CidParams accepts."""
     for server_id_length in range(1, 16):
         for nonce_length in range(4, 19):
             text = sound.replace("server_id_length: 4", f"server_id_length: {server_id_length}")
@@ -38,12 +38,12 @@ def test_every_accepted_pair_of_lengths_makes_params(sound: str, read: Read) -> 
             if server_id_length + nonce_length <= 19:
                 assert cid_params(read(text).config)[0].block_end == 1 + server_id_length + nonce_length
             else:
-                with pytest.raises(ValueError, match="and 19 is the most"):
+                with pytest.raises(ValueError, match="it must be at most 19"):
                     read(text)
 
 
 def test_backends(sound: str, read: Read) -> None:
-    """Backends have all fields that the router uses, and can be pickled, since snapshots go to the workers."""
+    """A backend has all fields that the router needs, and can be pickled with a snapshot."""
     made = backends(read(sound + "    weight: 7\n    state: draining\n").config)
     assert made == (
         Backend("agent-a", Endpoint("127.0.0.1", 5001), {1: (b"\xc0\xff\xee\x01",)}),
@@ -53,13 +53,13 @@ def test_backends(sound: str, read: Read) -> None:
 
 
 def test_fallback_key(sound: str, read: Read) -> None:
-    """The fallback key is the published one unless the configuration sets another."""
+    """The fallback key is the published one unless the configuration has another."""
     assert fallback_key(read(sound).config) == DEFAULT_KEY
     assert fallback_key(read(f"{sound}fallback: {{hash_key: {KEY.hex()}}}\n").config) == KEY
 
 
 def test_snapshot(sound: str, read: Read) -> None:
-    """The snapshot routes an ID that a server issued."""
+    """A compiled snapshot routes the IDs that a server issues."""
     config = read(sound).config
     made = snapshot(config, generation=5)
     assert made.generation == 5

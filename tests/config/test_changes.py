@@ -1,4 +1,4 @@
-"""Tests of the log text that describes the changes of a reload."""
+"""The texts for the log about the changes of a reload."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ backends:
 
 
 def read(*changed: tuple[str, str], more: str = "") -> Config:
-    """Return TEXT with replacements as a configuration."""
+    """Return TEXT with changes, loaded."""
     text = TEXT + more
     for old, new in changed:
         assert old in text
@@ -28,7 +28,7 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
 
 
 @pytest.mark.parametrize(
-    ("changed", "more", "reported"),
+    ("changed", "more", "told"),
     [
         ([], "", ()),
         ([("  - {name: b", "  - {name: c")], "", ("- backend b", "+ backend c")),
@@ -61,13 +61,13 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
         ),
     ],
 )
-def test_each_change_is_reported(changed: list[tuple[str, str]], more: str, reported: tuple[str, ...]) -> None:
-    """Each change names its key, the old and the new value; a changed secret is only named."""
-    assert changes(read(), read(*changed, more=more)) == reported
+def test_each_change_is_told(changed: list[tuple[str, str]], more: str, told: tuple[str, ...]) -> None:
+    """Each change has its name, the old and the new value; a secret has neither value."""
+    assert changes(read(), read(*changed, more=more)) == told
 
 
 def test_many_changes_are_counted() -> None:
-    """The list has at most 20 changes and the number of the others."""
+    """With many changes the text ends with the number of further ones."""
     many = "".join(f'  - {{name: n{number}, address: "127.0.0.1:{6000 + number}"}}\n' for number in range(100))
     found = changes(read(), read(('  - {name: b, address: "127.0.0.1:5002"}\n', many)))
     assert found[0] == "- backend b"

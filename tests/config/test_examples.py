@@ -1,4 +1,4 @@
-"""Tests of the files in configs/, and of the schema with which an editor checks them."""
+"""The files in configs/, and the schema with which editors check them."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from qlb.config import json_schema, load
 from qlb.config.advice import DEMO_KEY
 from qlb.config.build import cid_params
-from qlb.config.model import Config, Section, section_of
+from qlb.config.model import Config
+from qlb.config.sections import Section, section_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -20,21 +21,21 @@ WARNED = {"plaintext.yaml": 1}
 
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
-    """A validator for the schema, which itself is a valid JSON Schema."""
+    """Return a validator for the schema, which must be valid itself."""
     schema = json_schema()
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def as_editor(node: object) -> object:
-    """Return YAML data as an editor's JSON Schema validator sees it: typed, with strings as keys."""
+    """Return YAML as an editor's JSON Schema validator sees it: typed values, keys as strings."""
     if isinstance(node, dict):
         return {str(key): as_editor(value) for key, value in node.items()}
     return [as_editor(item) for item in node] if isinstance(node, list) else node
 
 
-def copied(name: str, folder: Path) -> Path:
-    """Copy an example to a folder, together with the key files that it names."""
+def placed(name: str, folder: Path) -> Path:
+    """Copy an example and the key files that it names into a folder."""
     text = (CONFIGS / name).read_text()
     path = folder / name
     path.write_text(text)
@@ -46,7 +47,7 @@ def copied(name: str, folder: Path) -> Path:
 
 
 def test_the_examples_are_there() -> None:
-    """configs/ contains the example of `make run` and those that the documentation names."""
+    """The examples that `make run` and the documentation use exist."""
     assert set(EXAMPLES) == {
         "anycast.yaml",
         "direct-return.yaml",
@@ -62,20 +63,20 @@ def test_the_examples_are_there() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_loads(name: str, tmp_path: Path) -> None:
-    """An example has no problem, and no warnings except the intended ones."""
-    assert len(load(copied(name, tmp_path)).warnings) == WARNED.get(name, 0)
+    """Each example loads without problems, and with no warning except an intended one."""
+    assert len(load(placed(name, tmp_path)).warnings) == WARNED.get(name, 0)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_follows_the_schema(name: str, validator: Draft202012Validator) -> None:
-    """An example matches the schema, both with YAML's own types and with plain strings."""
+    """Each example follows the schema, with YAML's own types and as text."""
     text = (CONFIGS / name).read_text()
     validator.validate(as_editor(yaml.safe_load(text)))
     validator.validate(as_editor(yaml.load(text, yaml.BaseLoader)))
 
 
 def test_the_quickstart() -> None:
-    """The quickstart has the addresses, backends and key that `make run` promises."""
+    """The quickstart contains exactly what `make run` promises."""
     loaded = load(CONFIGS / "quickstart.yaml")
     config = loaded.config
     assert loaded.warnings == ()
@@ -92,7 +93,7 @@ def test_the_quickstart() -> None:
 
 
 def test_production_names_every_key() -> None:
-    """production.yaml explains every key of the model, either set or commented out."""
+    """production.yaml names every key of the model, at least in a comment."""
     text = (CONFIGS / "production.yaml").read_text()
     sections = [section_of(Config, name) for name in Config.model_fields]
     models: list[type[Section]] = [Config, *(section for section in sections if section is not None)]
@@ -101,7 +102,7 @@ def test_production_names_every_key() -> None:
 
 
 def comments(text: str) -> dict[str, str]:
-    """Return key → the comment beside it and in the lines below it, as one text."""
+    """Return key → the comment beside it and below it, on one line."""
     found: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
@@ -113,7 +114,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def test_production_states_every_default() -> None:
-    """Every default in the comments is the model's default."""
+    """The defaults in the comments equal those of the model."""
     beside = comments((CONFIGS / "production.yaml").read_text())
     defaults = [(name, schema["default"]) for name, schema in _properties(json_schema()) if "default" in schema]
     for name, default in defaults:
@@ -122,7 +123,7 @@ def test_production_states_every_default() -> None:
 
 
 def written(default: object) -> str:
-    """Return a default as it is written in text."""
+    """Return a default in the form of the texts."""
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -133,7 +134,7 @@ def _properties(schema: dict[str, object]) -> list[tuple[str, dict[str, object]]
 
 
 def test_every_key_is_described() -> None:
-    """A description contains meaning, range and default, without line breaks."""
+    """Each description has one line and contains the default."""
     for name, schema in _properties(json_schema()):
         description = schema["description"]
         assert isinstance(description, str)
@@ -162,7 +163,7 @@ MINIMAL: dict[str, object] = {"listen": ["127.0.0.1:1"], "backends": [{"name": "
     ],
 )
 def test_the_schema_accepts(validator: Draft202012Validator, more: dict[str, object]) -> None:
-    """The schema accepts what qlb accepts, in each type that an editor may see."""
+    """The schema accepts valid values, in each type that an editor may see."""
     validator.validate(MINIMAL | more)
 
 
@@ -190,6 +191,6 @@ def test_the_schema_accepts(validator: Draft202012Validator, more: dict[str, obj
         {"fallback": {"hash_key": "0" * 31}},
     ],
 )
-def test_the_schema_rejects(validator: Draft202012Validator, more: dict[str, object]) -> None:
-    """The schema rejects what qlb rejects, if one section alone shows the mistake."""
+def test_the_schema_refuses(validator: Draft202012Validator, more: dict[str, object]) -> None:
+    """The schema rejects invalid values, if one field alone shows it."""
     assert not validator.is_valid(MINIMAL | more)

@@ -1,4 +1,4 @@
-"""Tests of whole configurations: the values of a valid one, and every problem of an invalid one in one run."""
+"""Whole configurations: the values of a valid one, and all problems of an invalid one with their positions."""
 
 import json
 import os
@@ -51,7 +51,7 @@ shutdown_delay: 1h
 
 
 def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
-    """Values have the meaning that their text suggests, in the types that the code uses."""
+    """Each value has the meaning that its text suggests, in the type that the code uses."""
     config = read(EVERY_KEY).config
     assert config.listen == (Endpoint("127.0.0.1", 4433), Endpoint("::1", 4433))
     (cid,) = config.cid_configs
@@ -76,8 +76,8 @@ def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
     assert (config.logging.level, config.logging.format, config.shutdown_delay) == ("debug", "json", 3600.0)
 
 
-def test_defaults_are_the_documented_ones(read: Read) -> None:
-    """Absent keys get their defaults; an empty section, a null and an absent key are equivalent."""
+def test_defaults_are_those_of_the_contract(read: Read) -> None:
+    """An empty section, a null and an absent key give the default."""
     config = read("listen: ['127.0.0.1:0']\nbackends: []\nhealth:\nadmin: ~\nforwarding: {workers: null}\n").config
     assert config.cid_configs == ()
     assert config.forwarding.model_dump() == {
@@ -115,7 +115,7 @@ def test_defaults_are_the_documented_ones(read: Read) -> None:
 
 
 def test_a_configuration_cannot_be_changed(read: Read) -> None:
-    """Models are frozen, lists are tuples, and the mapping is a read-only view."""
+    """Models are frozen, lists are tuples, and mappings are read-only views."""
     config = read(EVERY_KEY).config
     with pytest.raises(ValidationError):
         setattr(config, "shutdown_delay", 1.0)  # noqa: B010 - mypy would reject the plain form
@@ -127,16 +127,16 @@ def test_a_configuration_cannot_be_changed(read: Read) -> None:
 
 @pytest.mark.parametrize("row", json.loads(MISTAKES.read_text()), ids=lambda row: repr(row["with"]))
 def test_one_mistake_is_one_problem(sound: str, problems: Lines, row: dict[str, Any]) -> None:
-    """A problem names the key, shows the value, gives advice and points at the mistake; it causes no other problem.
+    """One mistake gives one problem, which names the key, shows the value, and gives position and remedy.
 
-    Each row of mistakes.json replaces one text of the sound configuration. Problems have the form LINE:COLUMN: message.
+    A row of mistakes.json replaces a text of the valid configuration once; the problems are LINE:COLUMN: message.
     """
     assert row["replace"] in sound
     assert list(problems(sound.replace(row["replace"], row["with"], 1))) == row["problems"]
 
 
-def test_all_kinds_of_problems_are_reported_together(sound: str, problems: Lines) -> None:
-    """Duplicate key, typo, range, reference, rule between fields and missing file are reported, ordered by line."""
+def test_all_kinds_of_problems_are_told_in_one_go(sound: str, problems: Lines) -> None:
+    """One run reports problems of all kinds, in the order of the lines."""
     text = sound
     for old, new in [
         ("nonce_length: 8", "nonce_lenght: 8"),
@@ -173,47 +173,47 @@ def test_all_kinds_of_problems_are_reported_together(sound: str, problems: Lines
     ],
 )
 def test_no_problem_follows_from_another(sound: str, problems: Lines, old: str, new: str) -> None:
-    """An unreadable key or value does not make anything else missing, unknown or too short."""
+    """An unreadable key or value causes no further problems."""
     found = problems(sound.replace(old, new, 1))
     assert len(found) == (2 if "xyzzy" in new else 1)
 
 
-def test_the_content_of_a_misspelt_section_is_checked(sound: str, problems: Lines) -> None:
-    """A mistake inside a misspelt section is reported in the same run."""
+def test_what_is_below_a_misspelt_key_is_checked(sound: str, problems: Lines) -> None:
+    """One run reports two mistakes if one contains the other."""
     found = problems(sound + "helth:\n  rise: 0\n")
     assert [line.split(":")[0] for line in found] == ["14", "15"]
 
 
-def test_a_misspelt_key_beside_the_right_one_is_ignored(sound: str, problems: Lines) -> None:
-    """The value of the misspelt key does not replace that of the right key."""
+def test_a_misspelt_key_beside_the_right_one_is_left_out(sound: str, problems: Lines) -> None:
+    """The value of a misspelt key does not replace that of the correct one."""
     assert len(problems(sound.replace("nonce_length: 8", "nonce_length: 8\n    nonce_lengt: 99"))) == 1
 
 
 def test_config_ids_are_unique(sound: str, problems: Lines) -> None:
-    """The second use of a config ID is reported, and server IDs are checked against neither CID config."""
+    """The second use of a config ID is a problem, and server IDs are compared with neither entry."""
     again = "  - {config_id: 1, server_id_length: 6, nonce_length: 8}\nbackends:"
     assert problems(sound.replace("backends:", again)) == (
-        "7:17: cid_configs[1].config_id 1 is already used by cid_configs[0]; give each configuration its own",
+        "7:17: cid_configs[1].config_id 1 is already used by cid_configs[0]; give each CID config its own",
     )
 
 
-def test_server_ids_without_cid_configs(problems: Lines) -> None:
+def test_without_cid_configs_no_config_is_known(problems: Lines) -> None:
     """A server ID needs a CID config."""
     text = "listen: ['127.0.0.1:1']\nbackends:\n- {name: a, address: '127.0.0.1:2', server_ids: {1: aa}}\n"
     assert problems(text) == (
-        "3:50: backends[0].server_ids: config 1 is unknown, cid_configs has none; add it there or remove it here",
+        "3:50: backends[0].server_ids: config 1 is unknown: cid_configs is empty; add it there or remove it here",
     )
 
 
 def test_port_0_may_be_listened_on_twice(sound: str, read: Read) -> None:
-    """Port 0 twice gives two ports. A backend with the port of the wildcard but another address is no loop."""
+    """Two ports 0 are two ports, and a backend on another machine with a wildcard's port is valid."""
     text = sound.replace('["127.0.0.1:4433"]', '["127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:443"]')
     assert read(text.replace("127.0.0.1:5001", "10.0.0.1:443")).warnings == ()
 
 
 @pytest.mark.slow
 def test_too_many_backends() -> None:
-    """The counters limit the number of backends. The tree is built here, because parsing its text takes seconds."""
+    """Too many backends are a problem. The test builds the tree, because parsing would take seconds."""
     at = Mark(1, 1)
     name, address = ScalarNode(at, "a"), ScalarNode(at, "127.0.0.1:2")
     backend = MappingNode(at, ((ScalarNode(at, "name"), name), (ScalarNode(at, "address"), address)))
@@ -226,18 +226,18 @@ def test_too_many_backends() -> None:
 
 
 def test_a_socket_path_must_fit(sound: str, problems: Lines, read: Read, tmp_path: Path) -> None:
-    """The system call accepts 107 octets; `..` is resolved as the kernel does."""
+    """The socket path has at most 107 octets, and `..` is resolved as in the kernel."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "sub")
     config = read(f"{sound}admin: {{socket: link/../q.sock}}\n").config
     assert config.admin.socket == tmp_path.resolve() / "q.sock"
     (line,) = problems(f"{sound}admin: {{socket: {'x' * 108}}}\n")
     assert line.startswith("14:17: admin.socket has ")
-    assert line.endswith("a Unix socket's name 107 at most; put it into a shorter folder")
+    assert line.endswith("the path of a Unix socket at most 107; choose a shorter path")
 
 
 def test_load_reads_a_file(tmp_path: Path, sound: str) -> None:
-    """A file may start with a byte order mark; messages show the path as given."""
+    """A byte order mark is ignored, and messages contain the path that the caller used."""
     path = tmp_path / "qlb.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + sound.encode())
     path.chmod(0o600)
@@ -253,8 +253,8 @@ def test_load_reads_a_file(tmp_path: Path, sound: str) -> None:
         (b"\xef\xbb\xbfa\xe9", "1:2: not UTF-8 text (octet 0xe9): save the file as UTF-8"),
     ],
 )
-def test_files_that_are_not_utf8_text(tmp_path: Path, content: bytes, line: str) -> None:
-    """The problem names the first wrong octet, with a column counted in characters."""
+def test_files_that_are_no_text(tmp_path: Path, content: bytes, line: str) -> None:
+    """The problem is at the first invalid octet; its column counts characters."""
     path = tmp_path / "qlb.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -262,23 +262,23 @@ def test_files_that_are_not_utf8_text(tmp_path: Path, content: bytes, line: str)
     assert caught.value.problems == (f"{path}:{line}",)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("absent", "No such file"), (".", "Is a directory"), ("a\0b", "null")])
+@pytest.mark.parametrize(("name", "reason"), [("absent", "No such file"), (".", "it is a directory"), ("a\0b", "null")])
 def test_files_that_cannot_be_opened(tmp_path: Path, name: str, reason: str) -> None:
-    """A file that cannot be opened is a ConfigError with the reason."""
+    """A file that cannot be opened raises ConfigError."""
     with pytest.raises(ConfigError, match=f":1:1: cannot be read: .*{reason}"):
         load(tmp_path / name)
 
 
-def test_an_endless_file_is_rejected() -> None:
-    """A device that never ends is rejected as not regular."""
+def test_a_file_without_end_is_refused() -> None:
+    """A device is rejected instead of being read without end."""
     if not os.path.exists("/dev/zero"):  # noqa: PTH110
         pytest.skip("this system has no /dev/zero")
-    with pytest.raises(ConfigError, match=":1:1: cannot be read: this is not a regular file"):
+    with pytest.raises(ConfigError, match=":1:1: cannot be read: it is not a regular file"):
         load(Path("/dev/zero"))
 
 
-def test_interfaces_are_read_without_keys(tmp_path: Path) -> None:
-    """Interfaces can be read although the key files are missing; other mistakes are still errors."""
+def test_interfaces_are_told_without_keys(tmp_path: Path) -> None:
+    """Interfaces are read without key files; other mistakes still raise ConfigError."""
     path = tmp_path / "qlb.yaml"
     text = """
         listen: ["192.0.2.1:443"]

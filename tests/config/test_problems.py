@@ -1,4 +1,4 @@
-"""Tests of the collection of problems: their order, silenced positions, and what a message may show."""
+"""The collection of problems: order, silence, and the values that a message may show."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from qlb.config.problems import MAX_COUNTED, MAX_SHOWN, MAX_SUGGESTIONS, Mark, P
 from qlb.errors import ConfigError
 
 
-def test_problems_are_sorted_and_unique() -> None:
-    """Problems are sorted by line and column, equal ones are merged, and an empty collection raises nothing."""
+def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
+    """Problems are sorted by line and column, equal ones are merged, and no problem raises nothing."""
     problems = Problems(Path("a.yaml"))
     problems.raise_if_any()
     for mark, text in [(Mark(10, 2), "c"), (Mark(9, 9), "b"), (Mark(9, 1), "a"), (Mark(9, 9), "b")]:
@@ -22,8 +22,8 @@ def test_problems_are_sorted_and_unique() -> None:
     assert str(caught.value) == "a.yaml:9:1: a\na.yaml:9:9: b\na.yaml:10:2: c"
 
 
-def test_a_silenced_position_has_no_further_problems() -> None:
-    """Problems that were added before the silencing remain."""
+def test_a_silenced_place_has_no_further_problems() -> None:
+    """Earlier problems at a silenced position remain, later ones are ignored."""
     problems = Problems(Path("a"))
     problems.add(Mark(1, 1), "first")
     problems.silence(Mark(1, 1))
@@ -46,8 +46,8 @@ KEY = "8f95f09245765f80256934e50c66207f"
         f"key:{KEY}",
     ],
 )
-def test_a_text_like_a_key_is_not_shown(text: str) -> None:
-    """A text that looks like a key is not shown, not even in part."""
+def test_what_looks_like_a_key_is_not_shown(text: str) -> None:
+    """A text that looks like a key is not shown at all, wherever it is."""
     assert shown(text) == f"<{len(text)} characters that look like a key, not shown>"
 
 
@@ -60,20 +60,20 @@ def test_a_text_like_a_key_is_not_shown(text: str) -> None:
         ("x" * 61, f"'{'x' * 60}…'"),
     ],
 )
-def test_shown_values(text: str, written: str) -> None:
-    """Values are quoted, on one line, and shortened; server IDs and IPv6 addresses do not count as keys."""
+def test_what_is_shown(text: str, written: str) -> None:
+    """A value is quoted, on one line and cut; server IDs and IPv6 addresses do not look like keys."""
     assert shown(text) == written
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_anything_shown_is_one_printable_line(text: str) -> None:
-    """No value can break a line or control a terminal."""
+    """No value can break the line or control a terminal."""
     assert shown(text).isprintable()
 
 
 def test_a_long_list_ends_with_the_number_of_the_others() -> None:
-    """The first hundred problems are listed; one more line, at the next position, counts the others."""
+    """The first hundred problems are reported, then one line with the number of the others."""
     problems = Problems(Path("a"))
     for line in range(MAX_SHOWN + 5, 0, -1):
         problems.add(Mark(line, 1), "x")
@@ -83,8 +83,8 @@ def test_a_long_list_ends_with_the_number_of_the_others() -> None:
     problems.raise_if_too_many()
 
 
-def test_a_file_with_too_many_problems_is_not_read_to_its_end() -> None:
-    """Above MAX_COUNTED the number of problems is a lower bound, and reading stops."""
+def test_a_file_of_nothing_but_problems_is_not_read_to_its_end() -> None:
+    """Beyond MAX_COUNTED, checking stops and the number is a lower bound."""
     problems = Problems(Path("a"), "warnings")
     for line in range(MAX_COUNTED + 2):
         problems.add(Mark(line + 1, 1), "x")
@@ -93,8 +93,8 @@ def test_a_file_with_too_many_problems_is_not_read_to_its_end() -> None:
         problems.raise_if_too_many()
 
 
-def test_suggestions_are_limited() -> None:
-    """Only a few words get a suggestion; a repeated word gets the same one, and a long word gets none."""
+def test_similar_words_are_searched_for_a_few_words_only() -> None:
+    """A repeated word uses the earlier answer, and a long word gets no suggestion."""
     problems = Problems(Path("a"))
     words = [f"adres{n}" for n in range(MAX_SUGGESTIONS + 2)]
     found = [problems.suggestion(word, ["address"], 0.6) for word in words]

@@ -1,4 +1,4 @@
-"""Property tests: any text and any octets give a configuration or a ConfigError, and nothing else."""
+"""Any text and any octets give a configuration or a ConfigError."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from qlb.config import load_text
 from qlb.config.load import decode
-from qlb.config.model import Config, Section, section_of
+from qlb.config.model import Config
+from qlb.config.sections import Section, section_of
 from qlb.errors import ConfigError
 
 PATH = Path("x.yaml")
 
 
-def messages(text: str) -> tuple[str, ...]:
+def told(text: str) -> tuple[str, ...]:
     """Load a text; return its problems or warnings."""
     try:
         return load_text(text, PATH).warnings
@@ -22,7 +23,7 @@ def messages(text: str) -> tuple[str, ...]:
 
 
 def are_well_formed(lines: tuple[str, ...]) -> bool:
-    """Check the form of each line, FILE:LINE:COLUMN: message; return whether the lines are sorted by position."""
+    """Return whether each line is FILE:LINE:COLUMN: message, in the order of the file."""
     marks = []
     for line in lines:
         path, row, column, message = line.split(":", 3)
@@ -36,30 +37,30 @@ def are_well_formed(lines: tuple[str, ...]) -> bool:
 @settings(deadline=None)
 @given(st.text())
 def test_any_text(text: str) -> None:
-    """Any text is handled; most of it is no YAML."""
-    assert are_well_formed(messages(text))
+    """Random text, mostly not YAML, gives well-formed problems."""
+    assert are_well_formed(told(text))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab01:-?[]{}&*!|>'\"%@`#, \n\t\\\ud800\x00é\u2028\x85\ufeff")))
 def test_text_made_of_yaml_signs(text: str) -> None:
-    """Text made of YAML's special characters is handled."""
-    assert are_well_formed(messages(text))
+    """Random YAML syntax gives well-formed problems."""
+    assert are_well_formed(told(text))
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_any_octets(content: bytes) -> None:
-    """Any content of a file is handled."""
+    """Random octets give text or a ConfigError."""
     try:
-        lines = messages(decode(content, PATH))
+        lines = told(decode(content, PATH))
     except ConfigError as error:
         lines = error.problems
     assert are_well_formed(lines)
 
 
 def keys(model: type[Section]) -> list[str]:
-    """Return every key of a model and of its sections."""
+    """Return every key of the configuration."""
     sections = [section_of(model, name) for name in model.model_fields]
     return [*model.model_fields, *(key for section in sections if section for key in keys(section))]
 
@@ -86,17 +87,17 @@ TREES = st.recursive(
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*Config.model_fields, "lisen", "<<"]), TREES), max_size=6))
 def test_known_keys_with_any_values(entries: list[tuple[str, str]]) -> None:
-    """Known keys with arbitrary values are handled."""
-    assert are_well_formed(messages("".join(f"{key}: {value}\n" for key, value in entries)))
+    """YAML with known keys in wrong places gives well-formed problems."""
+    assert are_well_formed(told("".join(f"{key}: {value}\n" for key, value in entries)))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_sound_file_with_a_random_edit(sound: str, data: st.DataObject) -> None:
-    """A sound file in which some characters were replaced is handled."""
+def test_a_sound_file_with_something_else_in_its_middle(sound: str, data: st.DataObject) -> None:
+    """A valid file with a random insertion gives well-formed problems or warnings."""
     start = data.draw(st.integers(0, len(sound)))
     end = data.draw(st.integers(start, min(len(sound), start + 12)))
     filling = data.draw(
         st.one_of(st.text(max_size=6), st.sampled_from(["\n", "  ", "- ", "{", "}", "'", ": ", "*a ", "!b "]))
     )
-    assert are_well_formed(messages(sound[:start] + filling + sound[end:]))
+    assert are_well_formed(told(sound[:start] + filling + sound[end:]))

@@ -1,4 +1,4 @@
-"""Tests of reading files that an operator names: anything but a regular file is rejected at once."""
+"""Files that an operator names must be regular files; anything else is rejected at once."""
 
 import os
 import re
@@ -39,11 +39,11 @@ def _huge(path: Path) -> None:
 
 
 no_file = pytest.mark.parametrize("make", [_pipe, _socket, _device, _folder, _huge])
-REFUSED = "not a regular file|Is a directory|more than 64 MiB"
+REFUSED = "not a regular file|is a directory|more than 64 MiB"
 
 
 def test_the_content_and_the_mode(tmp_path: Path) -> None:
-    """The function returns content and mode up to the size limit, and follows links."""
+    """The content is returned up to the limit, also through links."""
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     path.chmod(0o640)
@@ -56,7 +56,7 @@ def test_the_content_and_the_mode(tmp_path: Path) -> None:
 
 @no_file
 def test_a_configuration_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Loading neither waits for a writer nor reads without end."""
+    """A pipe, a device or a huge file in place of the configuration does not block loading."""
     make(tmp_path / "qlb.yaml")
     with pytest.raises(ConfigError, match=REFUSED):
         load(tmp_path / "qlb.yaml")
@@ -64,7 +64,7 @@ def test_a_configuration_that_is_no_file(tmp_path: Path, make: Callable[[Path], 
 
 @no_file
 def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Reading a file of backends neither waits for a writer nor reads without end."""
+    """The same applies to a file that discovery watches."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND)
     config: Config = load(path).config
@@ -75,16 +75,16 @@ def test_a_file_of_backends_that_is_no_file(tmp_path: Path, make: Callable[[Path
 
 @no_file
 def test_a_key_file_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Reading a key file neither waits for a writer nor reads without end."""
+    """The same applies to key files."""
     path = tmp_path / "qlb.yaml"
     path.write_text(SOUND + "fallback: {hash_key_file: key}\n")
     make(tmp_path / "key")
-    with pytest.raises(ConfigError, match=r"not a regular file|open to everybody|more than 4096 octets"):
+    with pytest.raises(ConfigError, match=r"not a regular file|accessible to every user|more than 4096 octets"):
         load(path)
 
 
-def test_every_named_file_is_announced_before_it_is_read(tmp_path: Path) -> None:
-    """Every file is announced, even if the configuration is invalid, so that a watcher can watch it."""
+def test_every_named_file_is_told_before_it_is_read(tmp_path: Path) -> None:
+    """Every named file is reported before it is read, even if the configuration is invalid."""
     path = tmp_path / "qlb.yaml"
     path.write_text(
         SOUND + "fallback: {hash_key_file: ../h.hex}\nhealth: {rise: none}\n"

@@ -1,4 +1,4 @@
-"""Tests of each kind of scalar: its values, and its messages for everything else."""
+"""The kinds of scalars: the texts that they accept, the values, and the messages about other texts."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlb.addresses import Endpoint
-from qlb.config.model import ADMIN_ADDRESS, BACKEND_ADDRESS, CONFIG_ID, LISTEN_ADDRESS, WORKERS
+from qlb.config.model import BACKEND_ADDRESS, CONFIG_ID
+from qlb.config.names import HEX_KEY, NAME, PATH, SERVER_ID
 from qlb.config.scalars import (
     BOOLEAN,
-    HEX_KEY,
-    NAME,
-    PATH,
-    SERVER_ID,
     Scalar,
     ScalarError,
     Size,
@@ -24,6 +21,7 @@ from qlb.config.scalars import (
     size,
     whole_number,
 )
+from qlb.config.sections import ADMIN_ADDRESS, LISTEN_ADDRESS, WORKERS
 from qlb.routing.backends import BackendState
 
 KINDS: tuple[Scalar[Any], ...] = (
@@ -45,15 +43,15 @@ KINDS: tuple[Scalar[Any], ...] = (
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("6", 6), ("01", 1), ("000", 0)])
 def test_whole_numbers(text: str, value: int) -> None:
-    """Whole numbers are decimal digits, leading zeros included: 01 is one."""
+    """Whole numbers are decimal digits; leading zeros are allowed."""
     assert CONFIG_ID.parse(text) == value
 
 
 @pytest.mark.parametrize(
     "text", ["", "7", "-1", "+1", "1.0", "1e0", "0x1", "1_0", " 1", "²", "\u0661", "one", "9" * 5000, "true"]
 )
-def test_invalid_whole_numbers(text: str) -> None:
-    """Nothing is rounded, cut or clamped, and digits of other scripts are rejected."""
+def test_what_is_no_whole_number(text: str) -> None:
+    """Numbers are never rounded, cut or clamped, and digits of other scripts are rejected."""
     with pytest.raises(ScalarError, match=r"^must be a whole number from 0 to 6, not "):
         CONFIG_ID.parse(text)
 
@@ -63,12 +61,12 @@ def test_invalid_whole_numbers(text: str) -> None:
     [("0s", 0.0), ("500ms", 0.5), ("300ms", 0.3), ("30s", 30.0), ("1.5s", 1.5), ("5m", 300.0), ("1h", 3600.0)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    """Durations are seconds as a float, exactly."""
+    """A duration is a float in seconds, without rounding errors."""
     assert duration("0s", "1h").parse(text) == seconds
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "says"),
     [
         ("30", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30': add the unit, for example 30s"),
         ("", "must be a number and a unit (500ms, 30s, 5m, 1h), not ''"),
@@ -80,17 +78,17 @@ def test_durations(text: str, seconds: float) -> None:
         ("61m", "must be a duration from 1ms to 1h, not '61m'"),
     ],
 )
-def test_invalid_durations(text: str, message: str) -> None:
-    """For a number without a unit the message suggests one; other messages name both bounds or the form."""
+def test_what_is_no_duration(text: str, says: str) -> None:
+    """A message suggests a missing unit, and names both bounds."""
     with pytest.raises(ScalarError) as caught:
         duration("1ms", "1h").parse(text)
-    assert str(caught.value) == message
+    assert str(caught.value) == says
 
 
 @settings(deadline=None)
 @given(st.one_of(st.integers(0, 10**6).map(lambda n: n / 1000), st.integers(0, 10**5).map(float)))
 def test_duration_text_reads_back(seconds: float) -> None:
-    """The text of a duration in whole milliseconds parses to the same duration."""
+    """duration_text() inverts the parsing of whole milliseconds."""
     assert duration("0s", "999999h").parse(duration_text(seconds)) == seconds
 
 
@@ -108,14 +106,14 @@ def test_duration_text_reads_back(seconds: float) -> None:
     ],
 )
 def test_endpoints(text: str, endpoint: Endpoint) -> None:
-    """IP literals are normalized, so that two spellings of one address are equal."""
+    """IP literals become canonical, so that two spellings of one address are equal."""
     assert BACKEND_ADDRESS.parse(text) == endpoint
     assert LISTEN_ADDRESS.parse(text) == endpoint
     assert BACKEND_ADDRESS.parse(str(endpoint)) == endpoint
 
 
 def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
-    """A socket can be bound to a wildcard or port 0, but no packet can be sent there."""
+    """A wildcard and port 0 can be bound, but nothing can be sent to them."""
     for text in ("0.0.0.0:4433", "[::]:4433", "[::ffff:0.0.0.0]:4433", "127.0.0.1:0", "[::ffff:224.0.0.1]:4433"):
         LISTEN_ADDRESS.parse(text)
         with pytest.raises(ScalarError):
@@ -127,10 +125,10 @@ def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
     [
         (
             "web-1.example.net:443",
-            "names are not looked up here; write the IP address, or let `discovery` ask for the name",
+            "names are not resolved here; write the IP address, or use `discovery` to resolve the name",
         ),
-        ("localhost:443", "names are not looked up here; write the IP address, or let `discovery` ask for the name"),
-        ("localhost", "names are not looked up here; write the IP address, or let `discovery` ask for the name"),
+        ("localhost:443", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
+        ("localhost", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
         ("10.0.0.1", "add the port"),
         ("2001:db8::1", "add [] and the port"),
         ("[2001:db8::1]", "add [] and the port"),
@@ -142,20 +140,20 @@ def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
         ("10.0.0.1:", "not '10.0.0.1:'"),
         (":4433", "not ':4433'"),
         ("", "not ''"),
-        ("[fe80::1]:443", "must have an interface if it is link-local"),
-        ("[2001:db8::1%eth0]:443", "must have an interface if it is link-local"),
+        ("[fe80::1]:443", "must have an interface if and only if it is link-local"),
+        ("[2001:db8::1%eth0]:443", "must have an interface if and only if it is link-local"),
         ("[fe80::1%e th]:443", "not '[fe80::1%e th]:443'"),
     ],
 )
-def test_invalid_endpoints(text: str, hint: str) -> None:
-    """The message suggests the probable intention."""
+def test_what_is_no_endpoint(text: str, hint: str) -> None:
+    """A message suggests the correction."""
     with pytest.raises(ScalarError, match=r"^must (be|have) ") as caught:
         BACKEND_ADDRESS.parse(text)
     assert str(caught.value).endswith(hint) or hint in str(caught.value)
 
 
 def test_words_beside_values() -> None:
-    """`workers: auto` and `listen: none` are accepted; a message about another value names both forms."""
+    """`workers: auto` and `listen: none` are words; a message about another text names both forms."""
     assert WORKERS.parse("auto") == "auto"
     assert WORKERS.parse("4") == 4
     assert ADMIN_ADDRESS.parse("none") is None
@@ -176,8 +174,8 @@ def test_false(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["on", "off", "1", "0", "y", "n", "tRUE", ""])
-def test_invalid_booleans(text: str) -> None:
-    """YAML 1.1's other spellings are rejected."""
+def test_what_is_no_boolean(text: str) -> None:
+    """The other spellings of YAML 1.1 are rejected."""
     with pytest.raises(ScalarError, match="must be true or false"):
         BOOLEAN.parse(text)
 
@@ -194,7 +192,7 @@ def test_invalid_booleans(text: str) -> None:
     ],
 )
 def test_sizes(text: str, octets: int) -> None:
-    """Sizes are octets, exactly, with a unit or without; their text parses to the same size."""
+    """A size is an exact number of octets, and its text parses to the same number."""
     kind = size("4KiB", "1GiB")
     assert kind.parse(text) == octets
     assert kind.parse(str(kind.parse(text))) == octets
@@ -204,28 +202,30 @@ def test_sizes(text: str, octets: int) -> None:
     ("octets", "text"), [(0, "0"), (1, "1"), (1000, "1000"), (4096, "4KiB"), (3 << 20, "3MiB"), (1 << 40, "1024GiB")]
 )
 def test_size_text(octets: int, text: str) -> None:
-    """The text has the largest unit that gives a whole number."""
+    """The text of a size uses the largest unit that divides it."""
     assert str(Size(octets)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "4M", "4MB", "4mib", "4 MiB", "-1", "1.5MiB", "1e6", "0x1000", "9" * 13, "\u0664"]
 )
-def test_invalid_sizes(text: str) -> None:
+def test_what_is_no_size(text: str) -> None:
     """Decimal units are rejected, and nothing is rounded."""
-    with pytest.raises(ScalarError, match=r"^must be a number of octets, or one with a unit \(512KiB, 4MiB\), not "):
+    with pytest.raises(
+        ScalarError, match=r"^must be a number of octets, or a number with a unit \(512KiB, 4MiB\), not "
+    ):
         size("4KiB", "1GiB").parse(text)
 
 
 @pytest.mark.parametrize("text", ["0", "4095", "3KiB", "1025MiB", "2GiB", "999999999999GiB"])
 def test_sizes_are_not_clamped(text: str) -> None:
-    """The message names both bounds."""
+    """A message names both bounds."""
     with pytest.raises(ScalarError, match=r"^must be a size from 4KiB to 1GiB, not "):
         size("4KiB", "1GiB").parse(text)
 
 
 def test_choices() -> None:
-    """Words must match exactly; the message for a similar word suggests the right one."""
+    """Words must be spelt exactly; a message suggests a similar one."""
     planes = choice(("auto", "batch"))
     assert planes.parse("batch") == "batch"
     assert choice(BackendState).parse("draining") is BackendState.DRAINING
@@ -242,18 +242,18 @@ def test_server_ids(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "1e3", "0x01", "zz", "00 11", "00:11", "00" * 16, "é0"])
-def test_invalid_server_ids(text: str) -> None:
-    """An odd number of digits, other characters and more than fifteen octets are rejected."""
-    with pytest.raises(ScalarError, match="must be hex digits, two for each octet"):
+def test_what_is_no_server_id(text: str) -> None:
+    """An odd number of digits, other characters and too many octets are rejected."""
+    with pytest.raises(ScalarError, match="must be 1 to 15 octets in hex, two digits for each"):
         SERVER_ID.parse(text)
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("0" * 31, "31 characters"), ("0" * 31 + "g", "one that is no hex digit"), ("", "0 characters")],
+    [("0" * 31, "31 characters"), ("0" * 31 + "g", "a character that is not a hex digit"), ("", "0 characters")],
 )
-def test_invalid_keys_are_not_shown(text: str, found: str) -> None:
-    """The message gives the length, or mentions a wrong character, and shows nothing of the value."""
+def test_what_is_no_key_is_said_without_it(text: str, found: str) -> None:
+    """A message about an invalid key gives its length or fault, but not its value."""
     with pytest.raises(ScalarError) as caught:
         HEX_KEY.parse(text)
     assert found in str(caught.value)
@@ -261,7 +261,7 @@ def test_invalid_keys_are_not_shown(text: str, found: str) -> None:
 
 
 def test_names_and_paths() -> None:
-    """Names are safe in a label, a URL and a command; paths are safe in a system call."""
+    """Names are safe in labels, URLs and commands; paths are safe in system calls."""
     for name in ("a", "agent-a", "10.0.0.1:4433", "A" * 64):
         assert NAME.parse(name) == name
     for name in ("", "-a", "a b", "a/b", "é", "A" * 65, "a\n"):
@@ -275,8 +275,8 @@ def test_names_and_paths() -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.text())
-def test_any_text_is_read_or_rejected(kind: Scalar[Any], text: str) -> None:
-    """parse() raises only ScalarError with one printable line; read() returns None instead of raising."""
+def test_any_text_is_read_or_refused(kind: Scalar[Any], text: str) -> None:
+    """Any text gives a value or a ScalarError with one printable line; read() agrees with parse()."""
     value = kind.read(text)
     try:
         assert kind.parse(text) == value
@@ -291,6 +291,6 @@ def test_any_text_is_read_or_rejected(kind: Scalar[Any], text: str) -> None:
 @settings(deadline=None)
 @given(st.integers(), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_number_is_never_clamped(value: int, low: int, high: int) -> None:
-    """A number in range is returned unchanged; any other is rejected."""
+    """A number is accepted unchanged or rejected."""
     kind = whole_number(low, high)
     assert kind.read(str(value)) == (value if low <= value <= high and value >= 0 else None)

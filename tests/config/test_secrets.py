@@ -1,4 +1,4 @@
-"""Tests that a key appears in no repr, dump or message, wherever it was written."""
+"""A key is in no repr, dump or message, wherever it was written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ Read = Callable[[str], Loaded]
 
 
 def test_a_loaded_configuration_does_not_show_its_keys(sound: str, read: Read) -> None:
-    """Keys, inline and of the fallback, are not shown by repr, str or dump."""
+    """repr, str and dump show neither inline keys nor those of key files."""
     text = sound.replace("00112233445566778899aabbccddeeff", KEY) + f'fallback: {{hash_key: "{KEY}"}}\n'
     loaded = read(text)
     config = loaded.config
@@ -56,7 +56,7 @@ def test_a_loaded_configuration_does_not_show_its_keys(sound: str, read: Read) -
     ],
 )
 def test_no_message_shows_a_key(sound: str, tmp_path: Path, old: str, new: str) -> None:
-    """A key that is misplaced, cut or after a misspelt name is not shown, and the error has no context."""
+    """No message shows a misplaced or cut key, and the error has no other exception attached."""
     assert old in sound
     with pytest.raises(ConfigError) as caught:
         load_text(sound.replace(old, new, 1), tmp_path / "qlb.yaml")

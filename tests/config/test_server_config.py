@@ -1,4 +1,4 @@
-"""Tests of the CID configuration that a backend must load."""
+"""The configuration that a backend must load."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ backends:
 
 
 def test_server_config(read: Read) -> None:
-    """The result has every CID config under which the backend has an ID, in file order, key included."""
+    """It contains each CID config in which the backend has a server ID, in the order of the file, with the key."""
     assert server_config(read(TWO).config, "1e3") == {
         "backend": "1e3",
         "cid_configs": [
@@ -53,16 +53,16 @@ def test_server_config(read: Read) -> None:
 
 
 def test_server_config_yaml_means_the_same_to_every_reader(read: Read) -> None:
-    """Texts are quoted, because YAML versions disagree whether 010203 and 1e3 are numbers."""
+    """Strings are quoted, because some YAML parsers read 010203 and 1e3 as numbers."""
     text = server_config_yaml(read(TWO).config, "1e3")
     assert yaml.safe_load(text) == server_config(read(TWO).config, "1e3")
     assert text.startswith('backend: "1e3"\ncid_configs:\n- config_id: 3\n  algorithm: "single-pass"\n')
     assert '- "010203"\n' in text
-    assert yaml.safe_dump("x") == "x\n...\n", "the library's own dumper is unchanged"
+    assert yaml.safe_dump("x") == "x\n...\n", "the library's own dumper is left alone"
 
 
 def test_yang(read: Read) -> None:
-    """RFC 7951: the top name has its module, and hex has colons. A document has one CID config and one server ID."""
+    """The YANG form follows RFC 7951: module name on top, hex with colons, one CID config and server ID each."""
     key = "8f:95:f0:92:45:76:5f:80:25:69:34:e5:0c:66:20:7f"
     single = {
         "config-id": 3,
@@ -83,22 +83,22 @@ def test_yang(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "says"),
     [
         ("plian", "no backend is called 'plian'; did you mean 'plain'?"),
-        ("zzz", "no backend is called 'zzz'; there is 1e3, plain"),
-        ("plain", "backend 'plain' has no server_ids: there is nothing for it to load"),
+        ("zzz", "no backend is called 'zzz'; the backends are: 1e3, plain"),
+        ("plain", "backend 'plain' has no server_ids: it has nothing to load"),
     ],
 )
-def test_backends_without_a_server_config(read: Read, name: str, message: str) -> None:
-    """The error names the backends that exist, or the missing server IDs."""
+def test_backends_without_a_server_config(read: Read, name: str, says: str) -> None:
+    """The error lists the existing names, suggests one, or gives the reason."""
     for make in (server_config, yang_server_configs):
         with pytest.raises(ConfigError) as caught:
             make(read(TWO).config, name)
-        assert caught.value.problems == (message,)
+        assert caught.value.problems == (says,)
 
 
 def test_a_configuration_without_backends(read: Read) -> None:
-    """Without backends, the error states that there is none."""
-    with pytest.raises(ConfigError, match=r"there is none$"):
+    """Without backends, the error says that there are none."""
+    with pytest.raises(ConfigError, match=r"the backends are: none$"):
         server_config(read("listen: ['127.0.0.1:1']\nbackends: []\n").config, "a")

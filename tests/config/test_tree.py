@@ -1,4 +1,4 @@
-"""Tests of the YAML parser: YAML features that are rejected, and the positions of problems."""
+"""YAML to a tree: valid YAML that qlb rejects, and the position of each problem."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def tree(text: str) -> tuple[MappingNode, tuple[str, ...]]:
     ],
 )
 def test_scalars_are_their_text(written: str, read: str | None) -> None:
-    """Text that YAML 1.1 reads as a number, time or date stays text."""
+    """A scalar remains text, even if YAML 1.1 reads it as a number, a time or a date."""
     if read is None:
         with pytest.raises(ConfigError):
             tree(f"a: {written}")
@@ -48,7 +48,7 @@ def test_scalars_are_their_text(written: str, read: str | None) -> None:
 
 @pytest.mark.parametrize("written", ["", "~", "null", "Null", "NULL"])
 def test_plain_null_is_nothing(written: str) -> None:
-    """YAML's five unquoted spellings of null are None; get() treats them as absent."""
+    """The five unquoted spellings of null are None, and get() treats them as absent."""
     root, _ = tree(f"a: {written}\nb: [{written or '~'}]")
     assert to_data(root) == {"a": None, "b": [None]}
     assert root.get("a") is None
@@ -75,13 +75,13 @@ def test_plain_null_is_nothing(written: str) -> None:
         ("a: 1\nb: \x07", "x:2:4: not valid YAML: character U+0007: special characters are not allowed"),
         ('a: "\\UFFFFFFFF"', "x:1:"),
         ("%YAML 1." + "9" * 5000 + "\n---\na: 1", "x:1:"),
-        ("a: " + "[" * 100_000, f"x:1:{4 + MAX_DEPTH - 1}: nested more than {MAX_DEPTH} deep"),
+        ("a: " + "[" * 100_000, f"x:1:{4 + MAX_DEPTH - 1}: nested more than {MAX_DEPTH} levels deep"),
         ("? " * 5_000, "x:1:"),
         ("a: " + "{b: " * 50, "x:1:"),
     ],
 )
-def test_unreadable_text_is_one_problem_with_a_position(text: str, line: str) -> None:
-    """If parsing cannot continue, the error gives the position and advice."""
+def test_what_cannot_be_read_is_one_problem_with_a_place(text: str, line: str) -> None:
+    """If parsing cannot continue, the error gives the position and a hint."""
     with pytest.raises(ConfigError) as caught:
         tree(text)
     assert len(caught.value.problems) == 1
@@ -91,37 +91,37 @@ def test_unreadable_text_is_one_problem_with_a_position(text: str, line: str) ->
 @pytest.mark.parametrize(
     ("text", "line", "data"),
     [
-        ("a: 1\nb: 2\na: 3", "x:3:1: duplicate key 'a': already in line 1; keep one", {"a": "1", "b": "2"}),
-        ("b: {c: 1, 'c': 2}", "x:1:11: duplicate key 'c': already in line 1; keep one", {"b": {"c": "1"}}),
+        ("a: 1\nb: 2\na: 3", "x:3:1: duplicate key 'a': also in line 1; remove one", {"a": "1", "b": "2"}),
+        ("b: {c: 1, 'c': 2}", "x:1:11: duplicate key 'c': also in line 1; remove one", {"b": {"c": "1"}}),
         ("[a]: b\nc: d", "x:1:1: a key must be a single word, not a list or a mapping", {"c": "d"}),
         ("a: &name b", "x:1:4: anchors (&name) are not supported: write the value where it is used", {"a": "b"}),
-        ("a: *name", "x:1:4: aliases (*name) are not supported: write the value out", {"a": ""}),
-        ("a: !!int 1", "x:1:4: tags (!name) are not supported: every value is typed by its key", {"a": "1"}),
-        ("a: ! [b]", "x:1:4: tags (!name) are not supported: every value is typed by its key", {"a": ["b"]}),
+        ("a: *name", "x:1:4: aliases (*name) are not supported: write the value here", {"a": ""}),
+        ("a: !!int 1", "x:1:4: tags (!name) are not supported: the key determines the type of its value", {"a": "1"}),
+        ("a: ! [b]", "x:1:4: tags (!name) are not supported: the key determines the type of its value", {"a": ["b"]}),
     ],
 )
-def test_a_rejected_feature_does_not_stop_the_parser(text: str, line: str, data: object) -> None:
-    """Duplicates, anchors, aliases, tags and non-scalar keys are reported, and parsing continues."""
+def test_what_is_refused_does_not_stop_the_reading(text: str, line: str, data: object) -> None:
+    """Duplicate keys, anchors, aliases, tags and keys that are not scalars do not stop parsing."""
     root, lines = tree(text)
     assert lines == (line,)
     assert to_data(root) == data
 
 
-def test_an_alias_bomb_is_only_rejected() -> None:
-    """Nine levels of nine references each remain nine lists: aliases are never expanded."""
+def test_an_alias_bomb_is_only_refused() -> None:
+    """An alias is never expanded: nine levels of nine references remain nine lists."""
     text = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
     root, lines = tree(text)
     assert len(lines) == 10 + 81
     assert len(root.entries) == 10
 
 
-def test_an_anchor_inside_itself_is_only_rejected() -> None:
-    """A node never contains itself."""
+def test_an_anchor_inside_itself_is_only_refused() -> None:
+    """A node cannot contain itself."""
     assert to_data(tree("a: &a [*a]")[0]) == {"a": [""]}
 
 
 def test_marks_count_characters_from_one() -> None:
-    """Columns count characters, not octets, and ignore a byte order mark."""
+    """Columns count characters, not octets, without a byte order mark."""
     root, _ = tree("é: {ü: x}")
     (_, inner) = root.entries[0]
     assert isinstance(inner, MappingNode)
@@ -129,7 +129,7 @@ def test_marks_count_characters_from_one() -> None:
 
 
 def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
-    """locate() returns path, node and position of a value, of a key, or of the last node that it reached."""
+    """locate() returns path, node and position of a value, a key, or the last existing node."""
     root, _ = tree("a:\n  - b: {1: c}\n")
     path, node, mark = locate(root, ("a", 0, "b", "1"))
     assert (path, mark) == ("a[0].b.1", Mark(2, 12))
@@ -139,8 +139,8 @@ def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
     assert isinstance(locate(root, ("a", "x"))[1], SequenceNode)
 
 
-def test_a_repr_of_a_node_does_not_show_its_text() -> None:
-    """Any scalar may be a key, so the repr of a node hides it."""
+def test_a_node_keeps_its_text_out_of_its_repr() -> None:
+    """The repr of a scalar does not show its text, which may be a secret."""
     assert "00ff" not in repr(ScalarNode(Mark(1, 1), "00ff"))
 
 
@@ -156,15 +156,15 @@ STOPPING = ["a: [1, 2\n", "a: b: c", "a: 1\nb: \x07", "a: [::1]:1", "a: 1\n---\n
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML was built without its C scanner")
 @pytest.mark.parametrize("text", [*SOUND, *BROKEN])
 def test_both_scanners_read_the_same(text: str) -> None:
-    """A text that is large enough for the C scanner gives the same tree, positions and problems as a small one."""
+    """The C scanner gives the same tree, positions and problems as the Python scanner."""
     padding = "# padding\n" * (MIN_FAST // 10 + 1)
     (small, lines), (large, large_lines) = tree(text), tree(text + padding)
     assert (large, large_lines) == (small, lines)
 
 
 @pytest.mark.parametrize("text", STOPPING)
-def test_both_scanners_reject_the_same(text: str) -> None:
-    """Text that the C scanner rejects gets the message and position of the Python scanner."""
+def test_both_scanners_refuse_the_same(text: str) -> None:
+    """A text that the C scanner rejects gets the message and the position of the Python scanner."""
     padding = "# padding\n" * (MIN_FAST // 10 + 1)
     with pytest.raises(ConfigError) as small:
         tree(padding + text)
@@ -176,27 +176,26 @@ def test_both_scanners_reject_the_same(text: str) -> None:
 
 
 def test_a_huge_broken_text_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the Python scanner would need minutes, the message of the C scanner is reported."""
+    """A huge invalid text is not parsed again by the slow scanner."""
     monkeypatch.setattr("qlb.config.tree.MAX_READ_AGAIN", MIN_FAST)
     monkeypatch.setattr(yaml, "SafeLoader", None)
     with pytest.raises(ConfigError, match="not valid YAML"):
         tree("# padding\n" * MIN_FAST + "a: [")
 
 
-def test_a_text_with_too_many_values_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit counts values of the tree, not octets."""
+def test_a_text_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of nodes is limited."""
     monkeypatch.setattr("qlb.config.tree.MAX_NODES", 10)
     with pytest.raises(ConfigError, match="x:1:23: more than 10 values"):
         tree("a: [" + "b, " * 20 + "]")
 
 
-FLOODS = ["a: 1\n" * 2_000, "a: [" + "!x y, " * 2_000 + "]", "a: &x [" + "*x, " * 2_000 + "]"]
+FLOODS = ["a: 1\n" * 20_000, "a: [" + "!x y, " * 20_000 + "]", "a: &x [" + "*x, " * 20_000 + "]"]
 
 
 @pytest.mark.parametrize("text", FLOODS)
-def test_a_flood_of_problems_ends_the_reading(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_problems_ends_the_reading(text: str) -> None:
     """A hundred problems are reported, and the number of the others is a lower bound."""
-    monkeypatch.setattr("qlb.config.problems.MAX_COUNTED", 1_000)
     with pytest.raises(ConfigError, match="and at least") as caught:
-        tree(text + "\n# padding" * (MIN_FAST // 10))
+        tree(text)
     assert len(caught.value.problems) == MAX_SHOWN + 1

@@ -209,7 +209,7 @@ async def test_a_key_file_whose_mode_is_corrected(path: Path) -> None:
     key.chmod(0o644)
     async with _following(path) as (daemon, found):
         path.write_text(TEXT + "fallback: {hash_key_file: h.hex}\n")
-        await _until(lambda: "open to everybody" in "".join(found.problems))
+        await _until(lambda: "accessible to every user" in "".join(found.problems))
         key.chmod(0o600)
         await _until(lambda: daemon.applied == 1)
 

@@ -115,7 +115,7 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().sessions_max == 4000, "sessions_max is not the sum of both workers"
+        assert supervisor.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"

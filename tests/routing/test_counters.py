@@ -1,4 +1,4 @@
-"""Tests of the counters: layout, sums over workers, and correct sums after a worker was killed."""
+"""Counters: one layout, sums over workers, and correct totals after a worker was killed."""
 
 from qlb.routing import counters as c
 from qlb.routing.counters import (
@@ -26,7 +26,7 @@ from qlb.routing.outcomes import (
 
 
 def test_outcomes_have_names_of_their_own() -> None:
-    """Outcomes have unique names, and their routes and reasons are those of the metrics."""
+    """Outcome names are unique, and their routes and reasons are the labels of the metrics."""
     assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES)
     assert {outcome.route for outcome in OUTCOMES} == {"cid", "flow", "fallback", "drop"}
     assert all(bool(outcome.reason) == (outcome.route != "cid") for outcome in OUTCOMES)
@@ -34,7 +34,7 @@ def test_outcomes_have_names_of_their_own() -> None:
 
 
 def test_a_packet_is_counted_by_outcome_backend_and_config() -> None:
-    """Each route has its own counter, the time of the last packet is set, and a drop changes no backend."""
+    """Each route has its own counter and updates the last-seen times; a drop counts for no backend."""
     counters = Counters(bytearray(SIZE_BYTES))
     counters.count(3, 7, 1000)
     counters.count(unroutable(BY_FOUR_TUPLE, NO_CONFIG), 7, 2000)
@@ -48,7 +48,7 @@ def test_a_packet_is_counted_by_outcome_backend_and_config() -> None:
 
 
 def test_sums_over_workers() -> None:
-    """Counts are added, and times are the latest."""
+    """Counts are summed over workers, and times are the latest."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(3)]
     for number, counters in enumerate(workers):
         counters.count_received(1, 100)
@@ -61,7 +61,7 @@ def test_sums_over_workers() -> None:
 
 
 def test_send_errors_are_no_packets() -> None:
-    """Each error has a counter by backend and one for clients, summed over workers; outcomes do not change."""
+    """Each cause has its own counters, for backends and for clients; no outcome changes."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     for counters in workers:
         for kind in range(len(c.SEND_ERROR_KINDS)):
@@ -79,14 +79,14 @@ def test_send_errors_are_no_packets() -> None:
 
 
 def test_the_last_backend_fits() -> None:
-    """The layout has space for every index."""
+    """The layout has slots for every backend index."""
     counters = Counters(bytearray(SIZE_BYTES))
     counters.count(0, c.MAX_BACKENDS - 1, 1)
     assert total_backend([counters], c.MAX_BACKENDS - 1).forwarded == (1, 0, 0)
 
 
-def test_settle_accounts_for_the_packets_of_a_killed_worker() -> None:
-    """Received but undecided packets count as dropped, sessions are cleared, and a second call changes nothing."""
+def test_settle_accounts_for_what_a_killed_worker_held() -> None:
+    """Packets of a killed worker without an outcome count as dropped, once, and its sessions are gone."""
     counters = Counters(bytearray(SIZE_BYTES))
     counters.count_received(3, 30)
     counters.count(3, 7, 1)
@@ -97,16 +97,16 @@ def test_settle_accounts_for_the_packets_of_a_killed_worker() -> None:
     assert counters.settle() == 0
 
 
-def test_a_new_worker_continues_the_counts() -> None:
-    """Counters on used memory continue from its values."""
+def test_counting_goes_on_in_the_same_memory() -> None:
+    """A new worker adds to the counts in the memory of an old one."""
     memory = bytearray(SIZE_BYTES)
     Counters(memory).count_received(2, 20)
     Counters(memoryview(memory)).count_received(1, 10)
     assert Counters(memory).slots[c.PACKETS_RECEIVED] == 3
 
 
-def test_the_last_sample_of_each_outcome_is_stored() -> None:
-    """A sample is the first 64 octets and the length; the latest one replaces an earlier one completely."""
+def test_the_last_sample_of_each_outcome_is_kept() -> None:
+    """A sample has the first 64 octets and the length of the last datagram, without rests of earlier ones."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     assert last_sample(workers, DROP_EMPTY) == last_sample([], DROP_EMPTY) == (b"", 0, 0)
     workers[0].record_sample(DROP_WORKER_DIED, bytes(range(100)), 5)
@@ -118,13 +118,13 @@ def test_the_last_sample_of_each_outcome_is_stored() -> None:
     assert last_sample(workers, DROP_EMPTY).seen_ms == 0
 
 
-def test_unconfigured_config_ids_are_counted_separately() -> None:
-    """Each config ID has its packets and its last time, summed over workers; outcomes do not change."""
+def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
+    """Config IDs without a CID config have packets and last-seen times, and change no outcome."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     workers[0].count_unconfigured(6, 2000)
     workers[1].count_unconfigured(6, 1000)
     workers[1].count_unconfigured(0, 3000)
-    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIGS)]
+    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIG_IDS)]
     assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
     assert total_unconfigured([], 6) == (0, 0)
     assert sum(total_outcomes(workers)) == 0

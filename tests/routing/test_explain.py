@@ -1,4 +1,4 @@
-"""Tests of explanations: they contain the relevant steps with their sections, and end in the decision."""
+"""Explanations: they name the relevant steps with their sections, and end with the decision."""
 
 import pytest
 
@@ -18,34 +18,34 @@ def _text(datagram: bytes, r: object = None) -> str:
     [
         (
             short(b"\x40" + bytes(11)),
-            ["RFC 8999, section 5.2", "config bits 010", "four-pass", "unknown_server_id", "step 5"],
+            ["RFC 8999, section 5.2", "config rotation bits 010", "four-pass", "unknown_server_id", "step 5"],
         ),
         (long(UNKNOWN), ["long header, version v1", "which is not configured", "reserved_config", "hashes to b"]),
         (long(b""), ["(none)", "too_short"]),
-        (long(b"\x40\1"), ["config bits 010", "too_short"]),
+        (long(b"\x40\1"), ["config rotation bits 010", "too_short"]),
         (b"\x40", ["too_short", "step 4: no table"]),
-        (b"", ["0 octets: nothing to read", "drop_empty"]),
-        (b"\xc0\0", ["2 octets: a long header that ends", "drop_truncated"]),
+        (b"", ["0 octets: the datagram is empty", "drop_empty"]),
+        (b"\xc0\0", ["2 octets: the long header ends", "drop_truncated"]),
         (long(b"\x40", version=0), ["version negotiation", "drop_version_negotiation"]),
     ],
 )
 def test_steps(datagram: bytes, words: list[str]) -> None:
-    """The explanation of each kind of datagram contains its form and the reason of its route."""
+    """The explanation of each kind of datagram names its form and the reasons for the decision."""
     text = _text(datagram)
     for word in words:
         assert word in text
 
 
 def test_routable() -> None:
-    """The explanation names the owner, its address and its state."""
+    """The explanation shows the backend's name, address and state."""
     text = _text(long(cid(FOUR_PASS, 1)), router(changed(backends(), 1, healthy=False)))
-    assert "the ID is b1's" in text
+    assert "the ID belongs to b1" in text
     assert "to b1 at 127.0.0.1:5001 (active, unhealthy)" in text
 
 
 @pytest.mark.parametrize(("build", "table"), [(long, "source_id"), (short, "four_tuple")])
 def test_known_flows(build: object, table: str) -> None:
-    """The explanation names the table that knows the flow."""
+    """The explanation of a known flow names the table."""
     r = router()
     datagram = build(UNKNOWN)  # type: ignore[operator]
     texts = [_text(datagram, r) for _ in range(2)]
@@ -54,13 +54,13 @@ def test_known_flows(build: object, table: str) -> None:
     assert explain(r, datagram, FLOW, 1.0).outcome == f"{table}_reserved_config"
 
 
-def test_without_backends() -> None:
-    """Without a backend, the explanation mentions it."""
-    assert "nobody" in _text(long(UNKNOWN), router([]))
+def test_nobody_takes_it() -> None:
+    """Without a backend, the explanation gives the reason."""
+    assert "hashes to no backend, because none accepts new connections" in _text(long(UNKNOWN), router([]))
 
 
-def test_a_flow_of_a_removed_backend() -> None:
-    """An entry of a removed backend is ignored by the explanation."""
+def test_a_flow_of_a_backend_that_left() -> None:
+    """An entry for a removed backend counts as a miss in the explanation too."""
     r = router(backends(2))
     r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot([])

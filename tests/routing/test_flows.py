@@ -1,4 +1,4 @@
-"""Tests of flow tables: bounded size, the caller's clock, and removal of the least recently used entry."""
+"""Flow tables: they are bounded, use the caller's time, and remove the least recently used entry first."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ def test_remember_and_forget() -> None:
     assert table.get("a", 7.0) == 2
 
 
-def test_the_least_recently_used_entry_is_removed() -> None:
+def test_the_least_recently_used_leaves() -> None:
     """A full table removes the least recently used entry, not the oldest."""
     table = FlowTable(2, 100.0)
     for key in ("a", "b", "a", "c"):
@@ -25,8 +25,8 @@ def test_the_least_recently_used_entry_is_removed() -> None:
     assert [table.get(key, 1.0) for key in "abc"] == [1, MISS, 1]
 
 
-def test_new_entries_remove_expired_ones() -> None:
-    """Each new entry removes up to two expired ones, so that a full table shrinks again."""
+def test_expired_entries_leave_as_others_come() -> None:
+    """Each insert removes up to two expired entries, so that a full table shrinks again."""
     table = FlowTable(100, 1.0)
     for number in range(100):
         table.remember(number, 1, 0.0)
@@ -42,8 +42,8 @@ def test_size_0_remembers_nothing() -> None:
     assert (table.get("a", 0.0), len(table)) == (MISS, 0)
 
 
-def test_long_ids_are_identified_by_their_start_and_length() -> None:
-    """Long IDs are cut as in C and the kernel, which need keys of one size; IDs of QUIC versions 1 and 2 are not."""
+def test_long_ids_are_known_by_their_start_and_length() -> None:
+    """A long ID is known by start and length, as in C and in the kernel; IDs of versions 1 and 2 are complete."""
     start = bytes(range(KEPT_ID_BYTES))
     assert id_key(start) == start
     assert id_key(start + b"12") == id_key(start + b"34") != id_key(start + b"567")
@@ -53,7 +53,7 @@ def test_long_ids_are_identified_by_their_start_and_length() -> None:
 
 
 def test_resize() -> None:
-    """A smaller table retains the most recently used entries; resize() applies to all three tables."""
+    """A smaller table retains the most recently used entries; resizing applies to all three tables."""
     tables = FlowTables(10, 5.0)
     for number in range(10):
         tables.remember_long(("192.0.2.1", number, "198.51.100.1", 1), b"\1" * 8, b"scid", number, 0.0)
@@ -65,7 +65,7 @@ def test_resize() -> None:
 
 @given(st.integers(0, 5), st.lists(st.tuples(st.integers(0, 9), st.floats(0, 10)), max_size=60))
 def test_never_larger_than_its_size(size: int, uses: list[tuple[int, float]]) -> None:
-    """A table is never larger than its size, for any sequence of uses."""
+    """A table never exceeds its size, whatever is inserted in whatever order."""
     table, now = FlowTable(size, 3.0), 0.0
     for key, pause in uses:
         now += pause

@@ -1,4 +1,4 @@
-"""Tests of the fallback: equal on every balancer, by weight, and stable when the pool changes."""
+"""The fallback: equal on every balancer, proportional to weights, and stable when backends change."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from qlb.addresses import FourTuple, canonical_host
+from qlb.addresses import FourTuple
 from qlb.routing import maglev
 from qlb.routing.maglev import DEFAULT_KEY, FourTupleHash, Member, Ring, assign, build_ring
 
@@ -31,7 +31,7 @@ def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_slot_has_an_owner_and_shares_are_even() -> None:
-    """Shares of equal weights differ by at most one slot."""
+    """With equal weights, shares differ by at most one slot."""
     counts = Counter(build_ring(_members(7), DEFAULT_KEY).slots)
     assert sum(counts.values()) == 65_537
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -50,8 +50,8 @@ def test_every_slot_has_an_owner_and_shares_are_even() -> None:
         pytest.param([7, 3, 5] * 4, [7, 3, 5] * 3 + [7, 3, 9], marks=pytest.mark.slow),
     ],
 )
-def test_a_change_of_weight_moves_few_slots(before: list[int], after: list[int]) -> None:
-    """Growing shares get slots; beyond that about one slot in two hundred moves."""
+def test_a_weight_moves_little_more_than_it_must(before: list[int], after: list[int]) -> None:
+    """A new weight moves the slots that it must, and about one in two hundred of the others."""
 
     def owners(weights: list[int]) -> list[str]:
         return _owners(
@@ -64,7 +64,7 @@ def test_a_change_of_weight_moves_few_slots(before: list[int], after: list[int])
 
 
 def test_shares_follow_weights() -> None:
-    """Shares differ from the weights by less than one percent of the ring."""
+    """Shares follow weights to within one percent of the whole."""
     weights = {"a": 1, "b": 2, "c": 5, "d": 65_535}
     counts = Counter(_owners(build_ring([Member(*item) for item in weights.items()], DEFAULT_KEY)))
     total = sum(weights.values())
@@ -74,7 +74,7 @@ def test_shares_follow_weights() -> None:
 
 @pytest.mark.usefixtures("small_ring")
 def test_order_of_the_configuration_does_not_matter() -> None:
-    """Balancers that list the backends in different orders have the same ring."""
+    """Balancers whose files list the backends in another order agree."""
     assert build_ring(_members(5), KEY) == build_ring(_members(5)[::-1], KEY)
 
 
@@ -100,9 +100,9 @@ def test_every_process_fills_the_same_ring() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.slow), 100])
-def test_a_removed_backend_moves_only_its_share(count: int) -> None:
-    """If one of N backends is removed, about 1/N of the slots move, and less than one percent more."""
+@pytest.mark.parametrize("count", [3, 10, 100])
+def test_one_that_leaves_moves_its_share(count: int) -> None:
+    """Removing one of N backends moves 1/N of the slots, plus less than one percent."""
     before = _owners(build_ring(_members(count), DEFAULT_KEY))
     after = _owners(build_ring(_members(count)[1:], DEFAULT_KEY))
     moved = sum(a != b for a, b in zip(before, after, strict=True)) / len(before)
@@ -110,7 +110,7 @@ def test_a_removed_backend_moves_only_its_share(count: int) -> None:
     assert moved < 1 / count + 0.01
 
 
-def test_an_empty_ring() -> None:
+def test_nobody() -> None:
     """Without members there are no slots and no assignment."""
     ring = build_ring([], KEY)
     assert ring == Ring(KEY, (), array("i"))
@@ -118,7 +118,7 @@ def test_an_empty_ring() -> None:
 
 
 def test_large_pools_get_a_large_ring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ring grows if it has too few slots per backend, up to the largest size."""
+    """A ring has the first size with enough slots for each backend, or the largest size."""
     monkeypatch.setattr(maglev, "RING_SIZES", (53, 521))
     assert len(build_ring(_members(3), KEY).slots) == 53
     assert len(build_ring(_members(4), KEY).slots) == 521
@@ -127,14 +127,13 @@ def test_large_pools_get_a_large_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_ring")
 def test_all_take_part() -> None:
-    """Each slot is assigned the index of its owner."""
+    """Each slot becomes the index of its owner."""
     ring = build_ring(_members(3), KEY)
     assert assign(ring, [10, 20, 30]) == array("i", [(10, 20, 30)[position] for position in ring.slots])
 
 
-@pytest.mark.usefixtures("small_ring")
-def test_an_absent_backend_lends_only_its_own_slots() -> None:
-    """Only the slots of an absent backend move, evenly to all others, and they return with it."""
+def test_one_that_is_away_lends_only_its_own_slots() -> None:
+    """Only the slots of an absent backend move, to all others alike, and return to it later."""
     ring = build_ring(_members(5), KEY)
     whole, without = assign(ring, [0, 1, 2, 3, 4]), assign(ring, [0, 1, -1, 3, 4])
     lent = Counter(new for old, new in zip(whole, without, strict=True) if old == 2)
@@ -144,9 +143,8 @@ def test_an_absent_backend_lends_only_its_own_slots() -> None:
     assert assign(ring, [0, 1, 2, 3, 4]) == whole
 
 
-@pytest.mark.usefixtures("small_ring")
-def test_the_last_backend_gets_all_slots() -> None:
-    """A single remaining backend gets all slots, however small its share is."""
+def test_the_last_one_takes_all() -> None:
+    """A single remaining backend receives every slot, however small its share is."""
     ring = build_ring([Member("small", 1), Member("large", 1000)], KEY)
     owner = [member.name for member in ring.members].index("small")
     assert set(assign(ring, [7 if n == owner else -1 for n in range(2)])) == {7}
@@ -164,7 +162,7 @@ def _independent(four_tuple: FourTuple, *addresses: bytes) -> int:
 
 
 def test_hash_of_ipv4() -> None:
-    """The hash of IPv4 uses one block; its value is fixed, because every balancer, plane and release must agree."""
+    """The hash of IPv4 is one block. Its value is pinned, because all balancers, planes and releases must agree."""
     flow = ("192.0.2.1", 50000, "198.51.100.1", 443)
     value = FourTupleHash(KEY).hash(flow)
     assert value == _independent(flow, bytes([192, 0, 2, 1]), bytes([198, 51, 100, 1]))
@@ -172,7 +170,7 @@ def test_hash_of_ipv4() -> None:
 
 
 def test_hash_of_ipv6() -> None:
-    """The hash of IPv6 uses three blocks; its value is fixed."""
+    """The hash of IPv6 is three blocks, with a pinned value."""
     flow = ("2001:db8::1", 50000, "2001:db8::2", 443)
     prefix = bytes.fromhex("20010db8") + bytes(11)
     value = FourTupleHash(KEY).hash(flow)
@@ -181,32 +179,15 @@ def test_hash_of_ipv6() -> None:
 
 
 def test_mapped_addresses_are_ipv4() -> None:
-    """The hash of IPv4-mapped addresses of a dual-stack socket is that of the IPv4 addresses."""
+    """The IPv4-mapped spelling of a dual-stack socket gives the same hash."""
     hasher = FourTupleHash(KEY)
     assert hasher.hash(("::ffff:192.0.2.1", 5, "::ffff:198.51.100.1", 443)) == hasher.hash(
         ("192.0.2.1", 5, "198.51.100.1", 443)
     )
 
 
-@pytest.mark.parametrize(
-    ("host", "canonical"),
-    [
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("::ffff:c000:201", "192.0.2.1"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("::1", "::1"),
-        ("::ffff:0:192.0.2.1", "::ffff:0:192.0.2.1"),
-        ("::ffff:1", "::ffff:1"),
-        ("fe80::1%eth0", "fe80::1%eth0"),
-    ],
-)
-def test_canonical_hosts(host: str, canonical: str) -> None:
-    """Only IPv4-mapped addresses change, in both spellings; similar addresses do not."""
-    assert canonical_host(host) == canonical
-
-
 def test_every_part_of_the_4_tuple_counts() -> None:
-    """Flows that differ in one part of the 4-tuple have different hashes."""
+    """A change of any part changes the hash."""
     hasher = FourTupleHash(KEY)
     flows = [("192.0.2.1", 5, "198.51.100.1", 443), ("192.0.2.2", 5, "198.51.100.1", 443)]
     flows += [

@@ -1,6 +1,5 @@
-"""Tests of the table of outcomes; the router reaches every outcome that it can decide."""
+"""The table of outcomes, and proof that the router reaches each one that it can decide."""
 
-import functools
 import random
 
 import pytest
@@ -12,9 +11,9 @@ from qlb.routing import outcomes as o
 from qlb.routing.backends import Backend
 from qlb.routing.flows import FlowTables
 from qlb.routing.maglev import DEFAULT_KEY
-from qlb.routing.outcomes import CONFIGS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, REASONS, ROUTE_OF, ROUTES, STEPS
 from qlb.routing.router import Router
-from qlb.routing.snapshot import Snapshot, compile_snapshot
+from qlb.routing.snapshot import compile_snapshot
 
 ELSEWHERE: FourTuple = ("203.0.113.9", 1234, "198.51.100.1", 443)
 NOT_THE_ROUTERS = {
@@ -35,11 +34,11 @@ DCIDS = {
 
 
 def test_table_is_consistent() -> None:
-    """Names are unique, routes and reasons are known, and the integers match the table."""
-    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIGS + len(STEPS) * len(REASONS) + 14
+    """Names are unique, routes and reasons are known ones, and the integers match the table."""
+    assert len({outcome.name for outcome in OUTCOMES}) == len(OUTCOMES) == CONFIG_IDS + len(STEPS) * len(REASONS) + 14
     for number, outcome in enumerate(OUTCOMES):
         assert outcome.route in (*ROUTES, "drop")
-        assert outcome.config_id == (number if number < CONFIGS else -1)
+        assert outcome.config_id == (number if number < CONFIG_IDS else -1)
         assert ROUTE_OF[number] == (ROUTES.index(outcome.route) if outcome.route != "drop" else -1)
     drops = (o.DROP_EMPTY, o.DROP_TRUNCATED, o.DROP_VERSION_NEGOTIATION, o.DROP_NO_BACKEND)
     assert [OUTCOMES[n].reason for n in drops] == ["empty", "truncated", "version_negotiation", "no_backend"]
@@ -65,22 +64,21 @@ def _reached_by_tables(dcid: bytes) -> list[str]:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_step_with_every_reason(reason: str) -> None:
-    """The fallback comes first; then the flow is found by source ID, by 4-tuple, and by destination ID elsewhere."""
+    """The fallback comes first; then the source ID, the 4-tuple and the destination ID find the flow."""
     steps = ("fallback", "source_id", "four_tuple", "destination_id")
     assert _reached_by_tables(DCIDS[reason]) == [f"{step}_{reason}" for step in steps]
 
 
-@functools.cache
-def _seven_configs() -> Snapshot:
-    params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIGS)]
-    pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIGS), (b"ab",)))]
-    return compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY)
+def _every_config() -> Router:
+    params = [CidParams(n, 2, 4 + n, bytes([n]) * 16 if n % 2 else None) for n in range(CONFIG_IDS)]
+    pool = [Backend("b0", Endpoint("127.0.0.1", 1), dict.fromkeys(range(CONFIG_IDS), (b"ab",)))]
+    return Router(compile_snapshot(1, params, pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
 
 
-@pytest.mark.parametrize("config_id", range(CONFIGS))
+@pytest.mark.parametrize("config_id", range(CONFIG_IDS))
 def test_every_config_id(config_id: int) -> None:
-    """With seven CID configs, each ID is routed and counted under its own."""
-    r = Router(_seven_configs(), FlowTables(0, 1.0))
+    """With seven CID configs at once, each ID is routed and counted under its own."""
+    r = _every_config()
     config = r.snapshot.configs[config_id]
     assert config is not None
     cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
@@ -88,10 +86,10 @@ def test_every_config_id(config_id: int) -> None:
 
 
 def test_every_outcome_of_the_router_is_reached() -> None:
-    """The router reaches all outcomes except those of planes and the supervisor."""
+    """The router reaches all outcomes except those that planes and the supervisor decide."""
     reached = {name for dcid in DCIDS.values() for name in _reached_by_tables(dcid)}
-    seven = Router(_seven_configs(), FlowTables(0, 1.0))
-    for config in seven.snapshot.configs[:CONFIGS]:
+    seven = _every_config()
+    for config in seven.snapshot.configs[:CONFIG_IDS]:
         assert config is not None
         cid = config.codec.encode(b"ab", bytes(config.codec.params.nonce_length))
         reached.add(OUTCOMES[seven.decide(short(cid), FLOW, 0.0)[0]].name)
@@ -101,18 +99,18 @@ def test_every_outcome_of_the_router_is_reached() -> None:
     assert reached == {outcome.name for outcome in OUTCOMES} - NOT_THE_ROUTERS
 
 
-def test_accidental_decodes_have_the_documented_odds() -> None:
-    """Random IDs decode with odds servers x configs / (8 x 256 ** length): 200 servers, one octet, about 10 %."""
+def test_accidents_have_the_odds_that_are_told() -> None:
+    """Random first IDs decode by accident with odds servers x configs / (8 x 256**length): here 10 %."""
     params = CidParams(3, 1, 6, bytes(16))
     pool = [Backend(f"b{n}", Endpoint("127.0.0.1", n + 1), {3: (bytes([n]),)}) for n in range(200)]
     r = Router(compile_snapshot(1, [params], pool, fallback_key=DEFAULT_KEY), FlowTables(0, 1.0))
     dice = random.Random(2026)
-    hits = sum(r.decide(long(dice.randbytes(8)), FLOW, 0.0)[0] < CONFIGS for _ in range(10_000))
+    hits = sum(r.decide(long(dice.randbytes(8)), FLOW, 0.0)[0] < CONFIG_IDS for _ in range(10_000))
     assert hits / 10_000 == pytest.approx(200 / (8 * 256), abs=0.01)
 
 
 def test_flood_of_random_packets_stays_within_bounds() -> None:
-    """With many clients and odd packets, tables stay within their size, and a routable ID is still routed."""
+    """Under a flood of random packets, tables do not exceed their size and a live ID is still routed."""
     r, dice = router(flow_table_size=50), random.Random(4)
     for number in range(6000):
         head = dice.choice((b"\x40", b"\xc0\0\0\0\1\x08", b""))

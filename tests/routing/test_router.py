@@ -55,13 +55,13 @@ def _not(index: int) -> int:
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("build", [short, long])
 def test_step_1_routable(params: CidParams, index: int, build: Build) -> None:
-    """An ID that decodes goes to its backend, in long and short headers, and is counted under its CID config."""
-    for _ in range(2):  # first decoded, then from the memo
+    """An ID that decodes goes to its backend, in a long or short header, and counts under its CID config."""
+    for _ in range(2):  # decoded, then from the memo
         assert router().decide(build(cid(params, index)), FLOW, 0.0) == (params.config_id, index)
 
 
 def test_step_1_comes_before_every_table() -> None:
-    """A 4-tuple entry does not override an ID that decodes."""
+    """A table entry never overrides an ID that decodes."""
     r = router()
     known = _fallback(r)
     r.decide(long(UNKNOWN), FLOW, 0.0)
@@ -71,13 +71,13 @@ def test_step_1_comes_before_every_table() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"state": BackendState.DRAINING}, {"healthy": False}, {"weight": 0}])
-def test_step_1_ignores_the_backends_state(fields: dict) -> None:
-    """Draining, unhealthy and weightless backends get their own packets, since only they have the keys."""
+def test_step_1_whatever_the_backends_state(fields: dict) -> None:
+    """Draining, unhealthy and weightless backends still receive packets with their IDs."""
     assert router(changed(backends(), 1, **fields)).decide(short(cid(FOUR_PASS, 1)), FLOW, 0.0)[1] == 1
 
 
 def test_step_2_before_3_before_4_before_5() -> None:
-    """Tables are searched in order, and the first match decides."""
+    """The tables are searched in order, and the first hit decides."""
     r = router()
     four, flows = FLOW, r.flows
     assert _name(r.decide(long(UNKNOWN), four, 0.0)) == "fallback_reserved_config"
@@ -93,7 +93,7 @@ def test_step_2_before_3_before_4_before_5() -> None:
 
 
 def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
-    """A repeated first Initial from another address reaches the same backend, and then that address is stored too."""
+    """A repeated first Initial from another address reaches the same backend, which then knows that address."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.flows.by_destination_id.remember(UNKNOWN, _not(index), 0.0)
@@ -102,16 +102,16 @@ def test_step_3_survives_a_new_address_in_mid_handshake() -> None:
     assert r.decide(short(UNKNOWN), ELSEWHERE, 0.0)[1] == _not(index)
 
 
-def test_short_destination_ids_are_not_stored() -> None:
-    """IDs of fewer than 8 octets are not unique enough for routing."""
+def test_short_destination_ids_are_not_remembered() -> None:
+    """IDs of fewer than 8 octets are not unique enough to be remembered."""
     r = router()
     r.decide(long(b"\xe0" * 7), FLOW, 0.0)
     assert len(r.flows.by_destination_id) == 0
     assert len(r.flows.by_four_tuple) == 1
 
 
-def test_step_5_uses_the_4_tuple_alone() -> None:
-    """The fallback ignores both IDs, because a Retry may have changed them."""
+def test_step_5_is_the_4_tuple_alone() -> None:
+    """The fallback uses neither the ID nor the source ID, because a Retry may change both."""
     r = router(flow_table_size=0)
     index = _fallback(r)
     for datagram in (long(UNKNOWN), long(OTHER_UNKNOWN, b""), short(UNKNOWN), short(b"")):
@@ -119,8 +119,8 @@ def test_step_5_uses_the_4_tuple_alone() -> None:
         assert (OUTCOMES[decision[0]].route, decision[1]) == ("fallback", index)
 
 
-def test_flows_outlive_changes_of_the_pool() -> None:
-    """A stored flow stays with its backend even if the fallback would now choose another."""
+def test_flows_outlive_the_pools_changes() -> None:
+    """A known flow stays with its backend even if the fallback would now choose another one."""
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(2), index))
@@ -128,7 +128,7 @@ def test_flows_outlive_changes_of_the_pool() -> None:
 
 
 def test_flows_expire_and_are_renewed() -> None:
-    """An entry is found until the timeout after its last use."""
+    """An entry is valid for the timeout after its last use."""
     r = router()
     for now in (0.0, 29.0, 58.0):
         decision = r.decide(short(UNKNOWN), FLOW, now)
@@ -137,8 +137,8 @@ def test_flows_expire_and_are_renewed() -> None:
 
 
 @pytest.mark.parametrize("build", [short, long])
-def test_a_removed_backend_is_a_miss(build: Build) -> None:
-    """Entries of a removed backend do not count; its index is empty in the snapshot."""
+def test_a_backend_that_left_is_a_miss(build: Build) -> None:
+    """An entry that names a removed backend counts as a miss."""
     r = router(backends(2))
     _, index = r.decide(build(UNKNOWN), FLOW, 0.0)
     holed = [None if n == index else b for n, b in enumerate(backends(2))]
@@ -148,7 +148,7 @@ def test_a_removed_backend_is_a_miss(build: Build) -> None:
 
 
 def test_long_header_leaves_an_unhealthy_backend() -> None:
-    """A handshake is not sent to an unhealthy backend again; a short header stays with its owner."""
+    """A handshake moves away from a backend that does not answer; a short header stays."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(changed(backends(), index, healthy=False))
@@ -159,7 +159,7 @@ def test_long_header_leaves_an_unhealthy_backend() -> None:
 
 
 def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
-    """A known source ID stays with its draining backend; a new one is a new connection and goes elsewhere."""
+    """A known source ID stays with its draining backend; an unknown one goes elsewhere."""
     r = router()
     _, index = r.decide(long(UNKNOWN), FLOW, 0.0)
     r.snapshot = snapshot(draining(backends(), index))
@@ -176,8 +176,8 @@ def test_long_header_of_a_new_connection_leaves_a_draining_backend() -> None:
         (draining(draining(backends(), 0), 1), {2}),
     ],
 )
-def test_new_connections_reach_only_available_backends(pool: list, reached: set[int]) -> None:
-    """Backends that accept no new connections get none, and all others get some."""
+def test_new_connections_only_where_they_are_wanted(pool: list, reached: set[int]) -> None:
+    """Only backends that accept new connections receive some, and each of them does."""
     r = router(pool, flow_table_size=0)
     decided = {r.decide(long(UNKNOWN), ("192.0.2.1", port, "198.51.100.1", 443), 0.0)[1] for port in range(1, 300)}
     assert decided == reached
@@ -199,15 +199,15 @@ def test_new_connections_reach_only_available_backends(pool: list, reached: set[
     ],
 )
 def test_unroutable_reasons(datagram: bytes, reason: str) -> None:
-    """Each reason occurs at each step that can follow it."""
+    """Each reason occurs at each step at which it is possible."""
     r = router()
     names = [_name(r.decide(datagram, FLOW, 0.0)) for _ in range(2)]
     assert names[0] == f"fallback_{reason}"
     assert names[1] in (f"source_id_{reason}", f"four_tuple_{reason}")
 
 
-def test_appended_octets_are_a_mismatch_only_in_strict_configs() -> None:
-    """Envoy appends an octet that its encoded length does not count; only a strict CID config rejects it."""
+def test_appended_octets_are_no_mismatch_unless_asked() -> None:
+    """An appended octet, as Envoy's, is a mismatch only with length_self_encoded."""
     assert router().decide(long(cid(FOUR_PASS, 1) + b"!"), FLOW, 0.0)[1] == 1
     assert _name(router().decide(long(cid(STRICT, 1) + b"!"), FLOW, 0.0)) == "fallback_length_mismatch"
 
@@ -220,16 +220,16 @@ def test_appended_octets_are_a_mismatch_only_in_strict_configs() -> None:
         (long(bytes(9), version=0), "drop_version_negotiation"),
     ],
 )
-def test_packets_that_no_client_sends_are_dropped(datagram: bytes, name: str) -> None:
-    """Such packets are dropped, each kind under its own name."""
+def test_what_is_no_client_packet_is_dropped(datagram: bytes, name: str) -> None:
+    """A datagram that no client sends is dropped with an outcome of its own."""
     decision = router().decide(datagram, FLOW, 0.0)
     assert (_name(decision), decision[1]) == (name, -1)
 
 
 @pytest.mark.parametrize("build", [short, long])
 @pytest.mark.parametrize("pool", [[], changed(backends(1), 0, healthy=False)], ids=["empty", "unhealthy"])
-def test_without_an_available_backend(build: Build, pool: list) -> None:
-    """Unroutable packets without an available backend are dropped, and no flow is stored."""
+def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
+    """If no backend accepts new connections, an unroutable packet is dropped and not remembered."""
     r = router(pool)
     assert r.decide(build(UNKNOWN), FLOW, 0.0) == (o.DROP_NO_BACKEND, -1)
     assert len(r.flows.by_four_tuple) == 0
@@ -237,15 +237,15 @@ def test_without_an_available_backend(build: Build, pool: list) -> None:
 
 @pytest.mark.parametrize("version", [1, 0x6B3343CF, 0xFFFFFFFF, 0x0A0A0A0A])
 def test_every_version_is_forwarded(version: int) -> None:
-    """Unknown versions are forwarded; the backend handles them."""
+    """Packets of unknown versions are forwarded."""
     assert router().decide(long(cid(FOUR_PASS, 2), version=version), FLOW, 0.0)[1] == 2
 
 
 @given(st.lists(st.binary(max_size=80), max_size=40), st.integers(0, 3))
 def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
-    """Nothing raises; each datagram has one outcome and an existing backend; sums and limits are correct.
+    """Each datagram has one outcome and an existing backend, without exceptions; sums and bounds hold.
 
-    The explanation of each datagram ends in the same decision.
+    The explanation of each ends with the same decision.
     """
     r, counters = router(flow_table_size=size), Counters(bytearray(SIZE_BYTES))
     twin = router(flow_table_size=size)
@@ -265,7 +265,7 @@ def test_any_octets_have_one_outcome(datagrams: list[bytes], size: int) -> None:
 
 @pytest.mark.parametrize("params", CONFIGS, ids=lambda params: params.algorithm)
 def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
-    """A packet cut at any length is dropped as truncated, unroutable, or routed, and never raises."""
+    """A packet that is cut anywhere is dropped as truncated, unroutable, or routed, without exceptions."""
     r = router()
     for packet in (long(cid(params, 1)), short(cid(params, 1))):
         routes = [OUTCOMES[r.decide(packet[:length], FLOW, 0.0)[0]].route for length in range(len(packet) + 1)]
@@ -273,11 +273,11 @@ def test_every_prefix_of_a_packet_has_an_outcome(params: CidParams) -> None:
         assert routes[-1] == "cid"
 
 
-def test_accidental_decodes_are_rare() -> None:
-    """Random IDs decode with odds servers x configs / (8 x 256 ** length): none of 3000 with 3 octets."""
+def test_accidents_are_as_rare_as_promised() -> None:
+    """Random first IDs decode with odds servers x configs / (8 x 256**length); with 3 octets, none does here."""
     dice = random.Random(5)
     r = router()
-    hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIGS for _ in range(3000))
+    hits = sum(r.decide(long(dice.randbytes(16)), FLOW, 0.0)[0] < o.CONFIG_IDS for _ in range(3000))
     assert hits == 0
 
 
@@ -294,8 +294,8 @@ def test_accidental_decodes_are_rare() -> None:
     ],
     ids=["config 4", "config 6", "reserved", "unknown server", "routed", "long header", "empty"],
 )
-def test_the_unconfigured_config_id(datagram: bytes, config_id: int) -> None:
-    """Only a short header shows an unconfigured config ID: the first ID of a connection is random."""
+def test_the_config_id_that_nobody_configured(datagram: bytes, config_id: int) -> None:
+    """Only a short header counts, because a connection's first ID is random and not a server's."""
     r = router()
     for _ in range(2):
         assert unconfigured_id(r.decide(datagram, FLOW, 0.0)[0], datagram) == config_id

@@ -1,4 +1,4 @@
-"""Tests of snapshots: compiled once, pickled, equal decisions in other processes; of indexes and bounded memos."""
+"""Snapshots: compiled once, equal decisions in other processes, stable indexes, bounded memos."""
 
 import pickle
 
@@ -16,7 +16,7 @@ from qlb.routing.snapshot import fallback_shares
 
 
 def test_pickle() -> None:
-    """A snapshot that was pickled for a worker makes the same decisions."""
+    """A snapshot makes the same decisions after it was sent to a worker."""
     here = router()
     there = Router(pickle.loads(pickle.dumps(here.snapshot)), FlowTables(10, 30.0))
     for datagram in (short(cid(FOUR_PASS, 1)), long(b"\xff" * 8), long(cid(FOUR_PASS, 2))):
@@ -30,8 +30,8 @@ def test_no_key_is_shown() -> None:
     assert repr(KEY)[2:-1] not in repr(snapshot())
 
 
-def test_the_ring_is_reused_if_it_fits() -> None:
-    """Changes of health and drains reuse the ring; another weight or name fills a new one."""
+def test_the_ring_is_taken_over_where_it_fits() -> None:
+    """Health and drain do not change the ring; another weight or name fills a new one."""
     first = snapshot()
     assert snapshot(draining(backends(), 1), first).ring is first.ring
     assert snapshot(changed(backends(), 1, healthy=False), first).ring is first.ring
@@ -39,8 +39,8 @@ def test_the_ring_is_reused_if_it_fits() -> None:
     assert snapshot(backends(2), first).ring is not first.ring
 
 
-def test_a_drain_moves_only_its_own_share() -> None:
-    """Only the drained backend's share of the fallback changes."""
+def test_a_drain_moves_nobody_else() -> None:
+    """Only the drained backend's share of the fallback moves."""
     before, after = snapshot(), snapshot(draining(backends(), 1))
     pairs = list(zip(before.fallback, after.fallback, strict=True))
     assert all(new == old for old, new in pairs if old != 1)
@@ -48,7 +48,7 @@ def test_a_drain_moves_only_its_own_share() -> None:
 
 
 def test_a_backend_may_have_several_server_ids() -> None:
-    """Each of several server IDs leads to the backend."""
+    """Each server ID of a backend decodes to it."""
     ids = (b"\1\1\1", b"\2\2\2")
     r = router([Backend("b", Endpoint("::1", 1), {FOUR_PASS.config_id: ids})])
     for server_id in ids:
@@ -56,8 +56,8 @@ def test_a_backend_may_have_several_server_ids() -> None:
         assert r.decide(packet, FLOW, 0.0) == (2, 0)
 
 
-def test_the_memo_is_bounded_and_stores_only_routable_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unroutable IDs are not stored; a full memo is cleared; the result never changes."""
+def test_the_memo_is_bounded_and_holds_only_what_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unroutable IDs do not enter the memo, and a full memo is emptied; routing never changes."""
     monkeypatch.setattr(snapshot_module, "MEMO_ENTRIES", 10)
     config = snapshot().configs[2]
     assert config is not None
@@ -72,7 +72,7 @@ def test_the_memo_is_bounded_and_stores_only_routable_ids(monkeypatch: pytest.Mo
 
 
 def test_indexes_stay_and_leave_holes() -> None:
-    """A name has one index for the lifetime of the daemon."""
+    """A name has the same index for as long as it is not forgotten."""
     indexes = BackendIndexes()
     a, b, c = backends()
     assert indexes.arrange([a, b]) == (a, b)
@@ -82,7 +82,7 @@ def test_indexes_stay_and_leave_holes() -> None:
 
 
 def test_indexes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many names raise an error instead of sharing an index; known names still work."""
+    """Too many names raise an error; known names still work."""
     monkeypatch.setattr(backends_module, "MAX_BACKENDS", 2)
     indexes = BackendIndexes()
     a, b, c = backends()
@@ -92,23 +92,15 @@ def test_indexes_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert indexes.arrange([b]) == (None, b)
 
 
-@pytest.mark.parametrize(
-    ("host", "text"), [("127.0.0.1", "127.0.0.1:5"), ("::1", "[::1]:5"), ("fe80::1%lo", "[fe80::1%lo]:5")]
-)
-def test_endpoints_are_written_as_in_the_configuration(host: str, text: str) -> None:
-    """IPv6 addresses are written in brackets."""
-    assert str(Endpoint(host, 5)) == text
-
-
-def test_a_config_lists_its_server_ids() -> None:
-    """Other compilers of a snapshot read each server ID with the index of its backend."""
+def test_a_config_tells_its_server_ids() -> None:
+    """A CID config returns each server ID with the index of its backend."""
     config = snapshot().configs[2]
     assert config is not None
     assert config.server_ids == {b"\xa0" * 3: 0, b"\xa1" * 3: 1, b"\xa2" * 3: 2}
 
 
-def test_shares_of_the_fallback_follow_weights() -> None:
-    """Shares sum to 1; draining or absent backends have none; without backends there are none."""
+def test_shares_of_the_fallback_go_by_weight() -> None:
+    """Shares sum to 1; draining and removed backends have none; without backends there are none."""
     shares = fallback_shares(snapshot(changed(backends(), 2, weight=2)))
     assert shares == pytest.approx((0.25, 0.25, 0.5), abs=0.01)
     assert sum(shares) == pytest.approx(1)
@@ -118,8 +110,8 @@ def test_shares_of_the_fallback_follow_weights() -> None:
     assert fallback_shares(snapshot(draining(backends(1), 0))) == (0,)
 
 
-def test_an_index_is_reused_only_after_its_release() -> None:
-    """A forgotten name leaves a hole; new names get other indexes until the hole is released."""
+def test_an_index_is_used_again_only_when_it_was_released() -> None:
+    """A forgotten name's index is not used again until it is released."""
     indexes = BackendIndexes()
     a, b, c = backends()
     indexes.arrange([a, b])
@@ -133,7 +125,7 @@ def test_an_index_is_reused_only_after_its_release() -> None:
 
 
 def test_an_index_is_found_by_name() -> None:
-    """The index of a removed backend is still found; an unknown name gives None."""
+    """The index of a removed backend is found too; an unknown name gives None."""
     indexes = BackendIndexes()
     indexes.arrange(backends())
     indexes.arrange(backends()[1:])
@@ -142,7 +134,7 @@ def test_an_index_is_found_by_name() -> None:
 
 
 def test_a_pickle_forwards_and_has_no_ring() -> None:
-    """A pickled snapshot forwards; it lacks the ring's slots, which only the next compilation needs."""
+    """A pickled snapshot has the slot table and the key, but not the ring's slots."""
     whole = snapshot(draining(backends(), 0))
     sent = pickle.loads(pickle.dumps(whole))
     assert (sent.fallback, sent.ring.key, len(sent.ring.slots)) == (whole.fallback, whole.ring.key, 0)

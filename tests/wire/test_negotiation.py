@@ -1,4 +1,4 @@
-"""Tests of Version Negotiation packets: the probe that requests one, and the answer."""
+"""Version Negotiation packets: the probe that causes one, and the parsing of the answer."""
 
 import pytest
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
@@ -17,8 +17,8 @@ CIDS = st.binary(max_size=255)
 VERSIONS = st.integers(0, 2**32 - 1)
 
 
-def test_probe_by_the_invariants() -> None:
-    """The probe is a long header of a reserved version, with the size that servers require."""
+def test_probe_as_the_invariants_see_it() -> None:
+    """The probe is a long header of a reserved version, of the size that servers require."""
     probe = build_probe(DCID, SCID)
     assert len(probe) == PROBE_BYTES == 1200
     assert probe[0] & 0xC0 == 0xC0
@@ -26,39 +26,39 @@ def test_probe_by_the_invariants() -> None:
     assert is_reserved(PROBE_VERSION)
 
 
-def test_probe_by_an_independent_stack() -> None:
-    """A server that parses version 1 before it checks the version finds a complete Initial."""
+def test_probe_as_an_independent_stack_sees_it() -> None:
+    """A server that parses version 1 before it checks the version finds a complete packet."""
     header = pull_quic_header(Buffer(data=build_probe(DCID, SCID)), host_cid_length=8)
     assert header.packet_type is QuicPacketType.INITIAL
     assert (header.version, header.destination_cid, header.source_cid) == (PROBE_VERSION, DCID, SCID)
 
 
 def test_probe_size_and_version_can_be_chosen() -> None:
-    """The probe has the requested size, but IDs are never cut."""
+    """The probe has the requested size, but a small size never cuts an ID."""
     assert build_probe(b"", b"", version=0xFACEB00C, size=9) == bytes.fromhex("c0faceb00c00000000")
     assert build_probe(DCID, SCID, size=0) == bytes.fromhex("c01a2a3a4a 08 0102030405060708 05 a1a2a3a4a5")
 
 
 def test_answer_of_the_specification() -> None:
-    """Destination, source and every version are returned, in order."""
+    """Parsing returns the destination ID, the source ID and every version in order."""
     assert parse_version_negotiation(ANSWER) == (SCID, DCID, (V1, V2))
 
 
 def test_answer_of_an_independent_stack() -> None:
-    """An answer that aioquic encodes is parsed."""
+    """A packet that aioquic encodes is parsed correctly."""
     answer = encode_quic_version_negotiation(source_cid=DCID, destination_cid=SCID, supported_versions=[V2, V1])
     assert parse_version_negotiation(answer) == (SCID, DCID, (V2, V1))
 
 
 @pytest.mark.parametrize("first_octet", range(256))
 def test_only_the_first_bit_counts(first_octet: int) -> None:
-    """RFC 8999 does not define the other seven bits of the first octet."""
+    """The other seven bits of the first octet are ignored, because RFC 8999 does not use them."""
     expected = (SCID, DCID, (V1, V2)) if first_octet & 0x80 else None
     assert parse_version_negotiation(bytes((first_octet,)) + ANSWER[1:]) == expected
 
 
 def test_every_prefix_has_a_result() -> None:
-    """Only a packet with at least one version and no partial one is valid."""
+    """Only a packet with one or more complete versions is a Version Negotiation packet."""
     whole = {len(ANSWER) - 4: (V1,), len(ANSWER): (V1, V2)}
     for size in range(len(ANSWER) + 1):
         expected = (SCID, DCID, whole[size]) if size in whole else None
@@ -66,13 +66,13 @@ def test_every_prefix_has_a_result() -> None:
 
 
 def test_other_versions_are_no_negotiation() -> None:
-    """A probe is not parsed as an answer."""
+    """A probe is not mistaken for an answer."""
     assert parse_version_negotiation(build_probe(DCID, SCID)) is None
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\x80\0\0\0\0", ANSWER[:20]]))
 def test_any_bytes_give_a_result(tail: bytes, head: bytes) -> None:
-    """Random octets never raise; IDs in a result are part of the datagram."""
+    """Random octets never raise, and every result consists of octets of the datagram."""
     found = parse_version_negotiation(head + tail)
     if found is not None:
         dcid, scid, versions = found
@@ -83,7 +83,7 @@ def test_any_bytes_give_a_result(tail: bytes, head: bytes) -> None:
 
 @given(CIDS, CIDS, st.lists(VERSIONS, min_size=1, max_size=5))
 def test_written_and_read_back(dcid: bytes, scid: bytes, versions: list[int]) -> None:
-    """Any lengths of IDs that the invariants allow, and any versions, are parsed."""
+    """Encoding and parsing are inverse for all lengths of IDs that the invariants allow, and all versions."""
     header = build_probe(dcid, scid, version=0, size=0)
     listed = b"".join(version.to_bytes(4, "big") for version in versions)
     assert parse_version_negotiation(header + listed) == (dcid, scid, tuple(versions))

@@ -1,13 +1,13 @@
-"""One server connection of aioquic issues the generator's IDs, in its first packets and in NEW_CONNECTION_ID frames.
+"""Make one aioquic server connection issue the generator's IDs, in its first packets and in NEW_CONNECTION_ID frames.
 
-Everything is replaced on the one object, fresh from its constructor; nothing is patched or forked.
+The functions change one connection object that its constructor has just returned. They patch no class and fork nothing.
 
 Spec: RFC 9000, sections 5.1 (issuing IDs), 9.6 and 18.2 (preferred_address).
 """
 
 import ipaddress
 import os
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import QuicConfiguration
@@ -15,13 +15,13 @@ from aioquic.quic.connection import NetworkAddress, QuicConnection, QuicConnecti
 from aioquic.quic.events import ConnectionIdIssued
 from aioquic.quic.packet import QuicPreferredAddress, push_quic_preferred_address
 
-from qlb.cid import reserved_cid
-from qlb.cid.params import RESERVED_CONFIG_ID, CidParams
+from qlb.cid import CidSource, config_id_of, reserved_cid
+from qlb.cid.params import RESERVED_CONFIG_ID
 from qlb.errors import CidError, NonceExhausted
 
 
 def answer_on_every_path(connection: QuicConnection) -> None:
-    """Make one server connection answer probes of a client whose IDs are empty; other clients notice nothing."""
+    """Make one server connection answer path probes of a client with empty IDs. For other clients nothing changes."""
     send, retire = connection.datagrams_to_send, connection._retire_peer_cid
 
     def send_everywhere(now: float) -> list[tuple[bytes, NetworkAddress]]:
@@ -46,69 +46,45 @@ _RESET_TOKEN_BYTES: Final = 16
 
 
 class PreferredAddress(NamedTuple):
-    """Where clients are to go once the handshake is over, as (host, port); None = stay, in that address family.
+    """The addresses that clients should use after the handshake, as (host, port); None = none in that address family.
 
-    It is an address of a balancer that decodes this server's IDs, as clients see it: of the node that an anycast
-    handshake has come through, for one. Clients may follow or stay; a client follows within its own family only.
+    Each is an address of a balancer that decodes this server's IDs, as clients see it: for example the unicast address
+    of the node that forwarded an anycast handshake. A client may ignore it, and uses only one of its own address
+    family. Spec: RFC 9000, section 9.6.
     """
 
     ipv4: tuple[str, int] | None = None
     ipv6: tuple[str, int] | None = None
 
     def check(self) -> None:
-        """Raise CidError where a client could not go there."""
+        """Raise CidError if there is no address, or if one cannot be reached."""
         if self.ipv4 is None and self.ipv6 is None:
-            raise CidError("preferred_address has neither ipv4 nor ipv6: give one of them, or leave it out")
+            raise CidError("preferred_address has neither ipv4 nor ipv6: set one of them, or omit preferred_address")
         for family, address in ((ipaddress.IPv4Address, self.ipv4), (ipaddress.IPv6Address, self.ipv6)):
             if address is not None:
                 _require_reachable(family, *address)
 
 
-class IdSource(Protocol):
-    """Whatever issues a server's IDs: a CidGenerator, or something that swaps one for the next on rotation.
-
-    The length of the IDs, ``params.cid_length``, must stay the same for the life of the server.
-    """
-
-    @property
-    def params(self) -> CidParams:
-        """The configuration that the next ID is made under."""
-
-    def generate(self) -> bytes:
-        """Return a new ID, first octet included. Raises NonceExhausted."""
-
-
-@runtime_checkable
-class RetryIdSource(IdSource, Protocol):
-    """A source that has IDs for Retry packets beside those of connections, as CidGenerator and RotatingGenerator have.
-
-    With retry, a server takes the IDs of its Retry packets from there. From a plain IdSource it takes none: its Retry
-    packets have unroutable IDs, and balancers lead the client's next Initial by its 4-tuple.
-    """
-
-    def reserve_for_retry(self) -> None:
-        """Set IDs aside for Retry packets; called once, before the first packet."""
-
-    def generate_retry(self) -> bytes:
-        """Return an ID for the Source Connection ID of a Retry packet, first octet included. Never raises."""
-
-
 def install(
-    connection: QuicConnection, generator: IdSource, *, preferred_address: PreferredAddress | None = None
+    connection: QuicConnection, generator: CidSource, *, preferred_address: PreferredAddress | None = None
 ) -> None:
-    """Make one server connection, fresh from its constructor, issue the generator's IDs.
+    """Make one server connection issue the generator's IDs. The connection must be new and have sent nothing.
 
-    preferred_address: advertised with an ID of its own from the same generator, so that it is routable there too.
-    Where the first ID is one of the reserved config, the balancer can only route it by its 4-tuple: the client
-    is told not to migrate and gets no second ID, nor another address. Plaintext configurations do send
-    NEW_CONNECTION_ID, which the draft advises against: without a second ID a client that follows RFC 9000 cannot
-    change its address at all.
-    Raises NonceExhausted, with the connection as it was; CidError where the lengths differ.
+    preferred_address: advertised with another ID of the same generator, so that packets to it are routable too.
+    If the first ID is under the reserved config ID, balancers can forward the connection by its 4-tuple only. The
+    client is then asked not to migrate, and receives neither a second ID nor a preferred address.
+    With a plaintext CID config the connection still sends NEW_CONNECTION_ID, although the draft advises against it:
+    without a second ID, a client that follows RFC 9000 cannot change its address at all.
+    Raises NonceExhausted, and leaves the connection unchanged; CidError if the ID lengths differ.
+    Spec: RFC 9000, sections 5.1, 9.6 and 18.2.
     """
     require_length(connection.configuration, generator)
     first = generator.generate()
     if len(first) != generator.params.cid_length:
-        raise NonceExhausted(f"no reserved ID has {generator.params.cid_length} octets: cid_length must be 8 or more")
+        length = generator.params.cid_length
+        raise NonceExhausted(
+            f"an ID under the reserved config ID cannot have {length} octets: set cid_length to 8 or more"
+        )
     set_first_id(connection, first)
     answer_on_every_path(connection)
     if _is_reserved(first):
@@ -120,14 +96,14 @@ def install(
 
 
 def set_first_id(connection: QuicConnection, cid: bytes) -> None:
-    """Put an ID in the place of the one that the constructor made."""
+    """Replace the ID that the constructor created. cid: first octet included."""
     connection._host_cids[0].cid = cid
     connection.host_cid = cid
     connection._local_initial_source_connection_id = cid
 
 
-def _refill_from(connection: QuicConnection, generator: IdSource) -> None:
-    """Put the generator's IDs into what aioquic is about to offer; how many and when stays aioquic's choice."""
+def _refill_from(connection: QuicConnection, generator: CidSource) -> None:
+    """Replace the IDs of aioquic's refill with the generator's. aioquic still decides how many it offers, and when."""
     replenish = connection._replenish_connection_ids
 
     def refill() -> None:
@@ -140,8 +116,8 @@ def _refill_from(connection: QuicConnection, generator: IdSource) -> None:
                 del connection._host_cids[kept:]
                 return
             connection._host_cids[kept].cid = cid
-            # aioquic announces an ID to its server when the next datagram arrives. If that is the first one
-            # to bear the new ID, the server does not know it yet and drops it: so announce it now.
+            # aioquic registers an ID with its server when the next datagram arrives. If that datagram is the first
+            # one with the new ID, the server does not know the ID yet and drops it. So register it now.
             connection._events.append(ConnectionIdIssued(connection_id=cid))
             kept += 1
 
@@ -149,13 +125,13 @@ def _refill_from(connection: QuicConnection, generator: IdSource) -> None:
 
 
 def _pin_to_path(connection: QuicConnection) -> None:
-    """Send no NEW_CONNECTION_ID, and ask the client to stay at its address."""
+    """Send no NEW_CONNECTION_ID frames, and ask the client not to migrate."""
     connection._replenish_connection_ids = lambda: None  # type: ignore[method-assign]
     _add_transport_parameter(connection, _DISABLE_ACTIVE_MIGRATION)
 
 
-def _advertise(connection: QuicConnection, generator: IdSource, address: PreferredAddress) -> None:
-    """Send preferred_address; its ID is the second of the connection, and no frame announces it."""
+def _advertise(connection: QuicConnection, generator: CidSource, address: PreferredAddress) -> None:
+    """Send preferred_address. It contains the connection's second ID, which needs no frame."""
     cid = _spare_id(generator)
     if cid is None:
         return
@@ -174,8 +150,8 @@ def _add_transport_parameter(connection: QuicConnection, parameter: bytes) -> No
     connection._serialize_transport_parameters = lambda: serialize() + parameter  # type: ignore[method-assign]
 
 
-def _spare_id(generator: IdSource) -> bytes | None:
-    """Return an ID for NEW_CONNECTION_ID; None where only unroutable ones are left, which must not be offered."""
+def _spare_id(generator: CidSource) -> bytes | None:
+    """Return an ID for NEW_CONNECTION_ID, or None if only unroutable IDs are left: those must not be offered."""
     try:
         cid = generator.generate()
     except NonceExhausted:
@@ -183,17 +159,17 @@ def _spare_id(generator: IdSource) -> bytes | None:
     return None if _is_reserved(cid) else cid
 
 
-def refusal_id(generator: IdSource) -> bytes:
-    """Return an ID that routes nowhere, for a packet that ends the exchange."""
+def refusal_id(generator: CidSource) -> bytes:
+    """Return an unroutable ID, for a packet that ends the exchange."""
     return reserved_cid(max(generator.params.cid_length, 8))
 
 
 def _is_reserved(cid: bytes) -> bool:
-    return cid[0] >> 5 == RESERVED_CONFIG_ID
+    return config_id_of(cid) == RESERVED_CONFIG_ID
 
 
-def require_length(configuration: QuicConfiguration, generator: IdSource) -> None:
-    """Raise CidError where the server would not read the generator's IDs."""
+def require_length(configuration: QuicConfiguration, generator: CidSource) -> None:
+    """Raise CidError if the server would parse short headers with another ID length than the generator's."""
     length = generator.params.cid_length
     if configuration.connection_id_length != length:
         raise CidError(
@@ -208,4 +184,4 @@ def _require_reachable(family: type[ipaddress.IPv4Address | ipaddress.IPv6Addres
     except ValueError as error:
         raise CidError(f"preferred_address: {error}") from error
     if address.is_unspecified or address.is_multicast or not 0 < port < 1 << 16:
-        raise CidError(f"preferred_address: nobody can go to {host} port {port}")
+        raise CidError(f"preferred_address: {host} port {port} is not the address of one host")

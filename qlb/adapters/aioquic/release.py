@@ -1,7 +1,4 @@
-"""Which aioquic this adapter fits: each private attribute that it touches has a name here.
-
-A release that lacks one is refused before the first packet.
-"""
+"""The private attributes of aioquic that this adapter uses. It rejects a release without them before any packet."""
 
 import inspect
 from typing import Final
@@ -35,14 +32,11 @@ RELIES_ON: Final = (
     "QuicServer._retry",
     "QuicServer._transport",
 )
-"""Attributes and parameters of aioquic that its documentation does not promise; a test names the one that went."""
+"""Attributes and parameters of aioquic that its documentation does not promise. A test reports the missing ones."""
 
 
 def check_aioquic() -> None:
-    """Refuse a release of aioquic that this adapter does not fit, naming the attribute that it misses.
-
-    Raises QlbError.
-    """
+    """Raise QlbError if the installed release of aioquic lacks an attribute that this adapter uses."""
     missing = missing_attributes()
     if missing:
         raise QlbError(
@@ -51,11 +45,11 @@ def check_aioquic() -> None:
 
 
 def missing_attributes() -> tuple[str, ...]:
-    """Return each of RELIES_ON that this release of aioquic lacks."""
+    """Return the entries of RELIES_ON that this release of aioquic lacks."""
     there = {
         "QuicConnection": dir(QuicConnection(configuration=QuicConfiguration(is_client=True))),
         "QuicRetryTokenHandler.create_token": inspect.signature(QuicRetryTokenHandler.create_token).parameters,
-        # A server needs a running loop; the names that its constructor's code uses need none.
+        # A QuicServer object needs a running event loop. The names in its constructor's code can be read without one.
         "QuicServer": QuicServer.__init__.__code__.co_names,
     }
     split = (name.rpartition(".") for name in RELIES_ON)

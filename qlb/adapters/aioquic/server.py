@@ -1,4 +1,4 @@
-"""aioquic's server and its create_protocol, with routable connection IDs."""
+"""aioquic's ``serve``, ``QuicServer`` and ``create_protocol`` with routable connection IDs."""
 
 import asyncio
 import copy
@@ -23,21 +23,20 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
 from qlb.adapters.aioquic.connection import (
-    IdSource,
     PreferredAddress,
-    RetryIdSource,
     install,
     refusal_id,
     require_length,
     set_first_id,
 )
 from qlb.adapters.aioquic.release import check_aioquic
+from qlb.cid import CidSource, RetryCidSource
 from qlb.errors import NonceExhausted
 
 _LOG: Final = logging.getLogger("qlb.adapters.aioquic")
 
 CreateProtocol = Callable[..., QuicConnectionProtocol]
-"""What aioquic calls for each new connection: (connection, *, stream_handler) -> protocol."""
+"""The function that aioquic calls for each new connection: (connection, *, stream_handler) -> protocol."""
 
 
 async def serve(
@@ -45,7 +44,7 @@ async def serve(
     port: int,
     *,
     configuration: QuicConfiguration,
-    generator: IdSource,
+    generator: CidSource,
     create_protocol: CreateProtocol = QuicConnectionProtocol,
     session_ticket_fetcher: SessionTicketFetcher | None = None,
     session_ticket_handler: SessionTicketHandler | None = None,
@@ -53,17 +52,18 @@ async def serve(
     stream_handler: QuicStreamHandler | None = None,
     preferred_address: PreferredAddress | None = None,
 ) -> "RoutableServer":
-    """Start a server as ``aioquic.asyncio.serve`` does, whose every connection ID is routable.
+    """Start a server as ``aioquic.asyncio.serve`` does, with routable connection IDs only.
 
-    port: 0 to 65535; 0 takes a free one. generator: the source of the IDs. configuration: used as it is if its
-    connection_id_length (octets) is the generator's already; a copy of it if that is aioquic's default.
-    retry: validate addresses first (RFC 9000, section 8.1.2). A token holds for the address that this server sees,
-    which behind a balancer in proxy mode is the balancer's. Anyone can ask for a Retry, so the IDs of these packets
-    have nonces of their own, a sixteenth of the generator's; when those are used up, Retry packets have unroutable IDs
-    and still work while the client's address stays.
-    preferred_address: where clients are to go after the handshake.
-    Raises CidError where configuration asks for another length or nobody can go to preferred_address; QlbError where
-    aioquic is unknown; OSError.
+    port: 0 to 65535; 0 selects a free port. generator: the source of the IDs.
+    configuration: used unchanged if its connection_id_length (octets) equals the generator's cid_length. If it is
+    aioquic's default, a copy with the generator's length is used.
+    retry: validate addresses with Retry packets (RFC 9000, section 8.1.2). A token is valid for the address that this
+    server sees: behind a balancer in proxy mode, the balancer's. Any client can cause a Retry, so the IDs of these
+    packets have nonces of their own, a sixteenth of the generator's. When those are used up, Retry packets have
+    unroutable IDs, and still work if the client's address does not change.
+    preferred_address: the addresses that clients should use after the handshake.
+    Raises CidError if configuration has another ID length or preferred_address cannot be reached; QlbError if this
+    release of aioquic does not fit; OSError if the address cannot be bound.
     """
     check_aioquic()
     fitting = routable_configuration(configuration, generator)
@@ -84,11 +84,11 @@ async def serve(
     return server
 
 
-def routable_configuration(configuration: QuicConfiguration, generator: IdSource) -> QuicConfiguration:
-    """Return a configuration whose connection_id_length is the generator's: the same object where it is so already.
+def routable_configuration(configuration: QuicConfiguration, generator: CidSource) -> QuicConfiguration:
+    """Return a configuration with the generator's ID length (octets): the same object if it has that length already.
 
-    aioquic's default length counts as "not said" and is replaced in a copy. Any other length was somebody's wish.
-    Raises CidError where that wish is not the generator's length.
+    aioquic's default length counts as not set, and is replaced in a copy. Any other length was set on purpose.
+    Raises CidError if a length was set that is not the generator's.
     """
     length = generator.params.cid_length
     if configuration.connection_id_length == length:
@@ -101,26 +101,26 @@ def routable_configuration(configuration: QuicConfiguration, generator: IdSource
 
 
 def routable(
-    create_protocol: CreateProtocol, generator: IdSource, *, preferred_address: PreferredAddress | None = None
+    create_protocol: CreateProtocol, generator: CidSource, *, preferred_address: PreferredAddress | None = None
 ) -> CreateProtocol:
-    """Wrap a create_protocol for aioquic's own ``serve``: all IDs but those in Retry packets are routable.
+    """Wrap a create_protocol for aioquic's own ``serve``: all IDs except those in Retry packets become routable.
 
-    The configuration's connection_id_length must be the generator's: see ``routable_configuration``. Once the
-    nonces are used up, new connections are refused; create_protocol is not called for them.
-    Raises QlbError where aioquic is unknown.
+    The configuration's connection_id_length must be the generator's: see ``routable_configuration``. When the nonces
+    are used up, new connections are refused, and create_protocol is not called for them.
+    Raises QlbError if this release of aioquic does not fit; CidError if preferred_address cannot be reached.
     """
     check_aioquic()
     return _Routable(create_protocol, generator, preferred_address)
 
 
 class RoutableServer(QuicServer):
-    """aioquic's server, with routable IDs in its Retry packets too."""
+    """aioquic's server with routable IDs, in its Retry packets too."""
 
     def __init__(
         self,
         *,
         configuration: QuicConfiguration,
-        generator: IdSource,
+        generator: CidSource,
         create_protocol: CreateProtocol = QuicConnectionProtocol,
         session_ticket_fetcher: SessionTicketFetcher | None = None,
         session_ticket_handler: SessionTicketHandler | None = None,
@@ -128,9 +128,9 @@ class RoutableServer(QuicServer):
         stream_handler: QuicStreamHandler | None = None,
         preferred_address: PreferredAddress | None = None,
     ) -> None:
-        """Take what ``serve`` takes; with retry, set nonces of the generator aside for Retry packets.
+        """Create the server with the arguments of ``serve``; with retry, reserve nonces for Retry packets.
 
-        Raises CidError where the configuration's ID length (octets) is not the generator's.
+        Raises CidError if the configuration's ID length (octets) is not the generator's.
         """
         require_length(configuration, generator)
         super().__init__(
@@ -142,7 +142,7 @@ class RoutableServer(QuicServer):
             stream_handler=stream_handler,
         )
         self._generator = generator
-        self._retry_ids = generator if retry and isinstance(generator, RetryIdSource) else None
+        self._retry_ids = generator if retry and isinstance(generator, RetryCidSource) else None
         if self._retry_ids is not None:
             self._retry_ids.reserve_for_retry()
 
@@ -154,7 +154,7 @@ class RoutableServer(QuicServer):
         return host, port
 
     def datagram_received(self, data: bytes | str, addr: NetworkAddress) -> None:
-        """Answer a first Initial with our own Retry where one is due; all else is aioquic's."""
+        """Answer a first Initial with a Retry of our own if one is due; pass any other datagram to aioquic."""
         header = self._retry_due(data) if self._retry is not None else None
         if header is None:
             super().datagram_received(data, addr)
@@ -196,15 +196,15 @@ class RoutableServer(QuicServer):
         self._transport.sendto(packet, addr)
 
     def _retry_id(self) -> bytes:
-        """Return an ID for a Retry: never one of a nonce that a connection could have."""
+        """Return an ID for a Retry packet. Its nonce is never one of a connection's."""
         return refusal_id(self._generator) if self._retry_ids is None else self._retry_ids.generate_retry()
 
 
 class _Routable:
-    """A create_protocol that installs the generator first, and refuses connections once it is used up."""
+    """A create_protocol that installs the generator first, and refuses connections when the nonces are used up."""
 
     def __init__(
-        self, create_protocol: CreateProtocol, generator: IdSource, preferred_address: PreferredAddress | None
+        self, create_protocol: CreateProtocol, generator: CidSource, preferred_address: PreferredAddress | None
     ) -> None:
         if preferred_address is not None:
             preferred_address.check()
@@ -224,17 +224,17 @@ class _Routable:
         return self._create_protocol(connection, stream_handler=stream_handler)
 
     def _refuse(self, connection: QuicConnection) -> QuicConnectionProtocol:
-        """Let aioquic answer the first datagram with a close; the user's protocol never hears of it."""
+        """Let aioquic close the connection in answer to the first datagram, without the user's protocol."""
         set_first_id(connection, refusal_id(self._generator))
         connection.close(
             error_code=QuicErrorCode.CONNECTION_REFUSED,
-            frame_type=QuicFrameType.PADDING,  # without a type, aioquic sends an application close, without our code
+            frame_type=QuicFrameType.PADDING,  # without a type, aioquic sends an application close without our code
             reason_phrase="no connection IDs left",
         )
         return QuicConnectionProtocol(connection)
 
     def _warn(self, error: NonceExhausted) -> None:
-        """Say once that connections are being refused: a flood of them must not become a flood of lines."""
+        """Log the first refused connection only: a flood of connections must not become a flood of log lines."""
         if not self._warned:
             self._warned = True
             _LOG.warning("refusing new connections from now on: %s", error)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Final
 
-from qlb.addresses import Endpoint, canonical_host
+from qlb.addresses import Endpoint, canonical_host, ipv6_octets
 from qlb.dataplane import _core
 from qlb.dataplane.base import Orders
 from qlb.dataplane.core.table import Layout, compile_table
@@ -24,7 +24,6 @@ from qlb.routing.snapshot import Snapshot
 ENDPOINT: Final = Layout("qlb_endpoint", {"host": "16s", "port": "2s", "family": "B", "unused": "B", "scope_id": "I"})
 """The layout of struct qlb_endpoint in addresses.h."""
 _NO_ENDPOINT: Final = bytes(ENDPOINT.size_bytes)
-_MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
 _NS: Final = 1_000_000_000
 _NO_LIMIT: Final = 2**32 - 1
 _AS_RECEIVED: Final = -1
@@ -99,9 +98,8 @@ def _pack_endpoint(backend: Backend | None) -> bytes:
 def _pack(endpoint: Endpoint) -> bytes:
     address = ipaddress.ip_address(canonical_host(endpoint.host))
     port = endpoint.port.to_bytes(2, "big")
-    if address.version == 4:
-        return ENDPOINT.pack(host=_MAPPED_IPV4 + address.packed, port=port, family=4, scope_id=0)
-    return ENDPOINT.pack(host=address.packed, port=port, family=6, scope_id=_scope(address.scope_id))
+    scope_id = 0 if address.version == 4 else _scope(address.scope_id)
+    return ENDPOINT.pack(host=ipv6_octets(address), port=port, family=address.version, scope_id=scope_id)
 
 
 def _scope(scope_id: str | None) -> int:

@@ -28,7 +28,7 @@ from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
-from qlb.routing.outcomes import CONFIGS, DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_OVERLOAD
+from qlb.routing.outcomes import CONFIG_IDS, DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_OVERLOAD
 from qlb.routing.router import Router, unconfigured_id
 
 _SWEEPS_PER_TIMEOUT: Final = 4
@@ -169,7 +169,7 @@ class AsyncioPlane:
             assert backend is not None, "the router returns existing backends"
             session = listener.describe_session(key, backend, hop_limit, now_s)
             failure = self._open(session, now_s)
-        if outcome < CONFIGS:
+        if outcome < CONFIG_IDS:
             session.is_routable = True
         failure = failure or self._sockets.send(session, datagram, ancillary.read_traffic_class(control), now_s)
         if failure:

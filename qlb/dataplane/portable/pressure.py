@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import Final
 
-from qlb.routing.outcomes import CONFIGS
+from qlb.routing.outcomes import CONFIG_IDS
 
 _SIOCOUTQ: Final = 0x5411
 _ASK_BYTES: Final = 65_536
@@ -83,7 +83,7 @@ class Admission:
 
     def admits(self, outcome: int) -> bool:
         """Return whether a packet may open a session, and subtract the open."""
-        kind = outcome < CONFIGS
+        kind = outcome < CONFIG_IDS
         if self._opens[kind] < 1:
             return False
         self._opens[kind] -= 1

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from qlb.addresses import canonical_host
 from qlb.local_addresses import own_hosts
 
-_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:0:0"})
+_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})
 _LOOK_UP_S: Final = 1.0
 
 
@@ -32,12 +32,12 @@ class Sources:
 
     def is_bad(self, host: str, port: int, service: str, now_s: float) -> bool:
         """Return whether no client can have this address. service: the host to which the packet was sent."""
+        host = canonical_host(host)
         return (
             not port or host in _UNSPECIFIED or (port in self._ports and self._is_service(host, port, service, now_s))
         )
 
     def _is_service(self, host: str, port: int, service: str, now_s: float) -> bool:
-        host = canonical_host(host)
         if (host, port) in self._services:
             return True
         if not {("0.0.0.0", port), ("::", port)} & self._services:

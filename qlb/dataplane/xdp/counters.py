@@ -13,7 +13,7 @@ from qlb.dataplane.xdp.layout import BACKEND
 from qlb.dataplane.xdp.libbpf import possible_cpus
 from qlb.routing import counters as slots
 from qlb.routing.counters import SIZE_BYTES, Counters
-from qlb.routing.outcomes import CONFIGS, OUTCOMES, ROUTE_OF
+from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, ROUTE_OF
 
 _MONOTONIC_COARSE: Final = 6
 """CLOCK_MONOTONIC_COARSE: its resolution is the length of a tick."""
@@ -47,7 +47,7 @@ _LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
 _TIMES: Final = frozenset(
     first + config_id
     for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
-    for config_id in range(CONFIGS)
+    for config_id in range(CONFIG_IDS)
 )
 
 

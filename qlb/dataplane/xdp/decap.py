@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
 
+from qlb.addresses import MAPPED_PREFIX_BITS, ipv6_octets
 from qlb.dataplane.xdp.attach import attach
 from qlb.dataplane.xdp.bpf_object import BpfObject
 from qlb.dataplane.xdp.layout import GUE_PORT
@@ -25,7 +26,6 @@ COUNTERS: Final = ("decapsulated", "not_for_us", "wrong_source", "bad_ecn", "mal
 """Results of a packet, in the order of decap.c."""
 
 _PRESENT: Final = struct.pack("=I", 1)
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _EVERYWHERE: Final = (IPv6Network("::/0"),)
 
 
@@ -130,10 +130,10 @@ def _fill(loaded: BpfObject, name: str, keys: set[bytes]) -> None:
 
 def _address_key(address: IPv4Address | IPv6Address) -> bytes:
     """Return struct qlb_address."""
-    return address.packed if address.version == 6 else _MAPPED.network_address.packed[:12] + address.packed
+    return ipv6_octets(address)
 
 
 def _network_key(network: IPv4Network | IPv6Network) -> bytes:
     """Return struct qlb_network."""
-    first = 0 if network.version == 6 else _MAPPED.prefixlen
+    first = 0 if network.version == 6 else MAPPED_PREFIX_BITS
     return struct.pack("=I", first + network.prefixlen) + _address_key(network.network_address)

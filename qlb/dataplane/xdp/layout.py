@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
-from qlb.addresses import Endpoint, canonical_host
+from qlb.addresses import Endpoint, canonical_host, ipv6_octets
 from qlb.dataplane.core.hash_table import Entry, place
 from qlb.dataplane.core.table import HEAD, Layout
 
@@ -70,7 +70,6 @@ QUESTION: Final = Layout(
 )
 
 _ADDRESS_BYTES: Final = 16
-_MAPPED_IPV4: Final = bytes(10) + b"\xff\xff"
 
 
 def pack_services(services: Sequence[Endpoint]) -> tuple[bytes, int]:
@@ -82,8 +81,7 @@ def pack_services(services: Sequence[Endpoint]) -> tuple[bytes, int]:
 
 
 def _service_key(service: Endpoint) -> tuple[int, int, int]:
-    packed = ipaddress.ip_address(service.host).packed
-    address = packed if len(packed) == _ADDRESS_BYTES else _MAPPED_IPV4 + packed
+    address = ipv6_octets(ipaddress.ip_address(service.host))
     port = int.from_bytes(service.port.to_bytes(2, "big"), "little")
     return int.from_bytes(address[:8], "little"), int.from_bytes(address[8:], "little"), port
 

@@ -1,0 +1,221 @@
+"""Kinds of scalars that name something: addresses, networks, hosts, files, backends, server IDs and keys."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Final
+
+from qlb.addresses import Address, Endpoint, Network, canonical_address, canonical_network
+from qlb.cid.params import KEY_BYTES, MAX_SERVER_ID_BYTES
+from qlb.config.problems import shown
+from qlb.config.scalars import Scalar, ScalarError
+
+MAX_PORT: Final = 65535
+DNS_PORT: Final = 53
+MAX_NAME_CHARACTERS: Final = 64
+MAX_SOURCE_CHARACTERS: Final = 16
+"""A source's name begins its backends' names; the rest of those is for the longest IPv6 address and its port."""
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([A-Za-z0-9._-]{1,15}))?\]|([^\[\]:]+)):([0-9]{1,5})")
+_HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+_ALPN: Final = re.compile(r"[!-~]{1,255}")
+_SERVER_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_SERVICE: Final = re.compile(rf"{_LABEL.pattern}/{_LABEL.pattern}")
+_ADMIN_URL: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
+
+
+def endpoint(*, service: bool) -> Scalar[Endpoint]:
+    """Return the kind of IP literals with a port: ``127.0.0.1:4433``, ``[::1]:4433``, ``[fe80::1%eth0]:4433``.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 address. service: true for an address to bind, which may be 0.0.0.0 or
+    ::, with port 0 for any free port; false for an address to send to, which may not.
+    """
+
+    def parse(text: str) -> Endpoint:
+        found, address = _endpoint(text)
+        if not service and found.port == 0:
+            raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
+        if not service and (address.is_unspecified or address.is_multicast):
+            raise ScalarError(f"must be the address of one host, not {shown(text)}")
+        return found
+
+    return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$"})
+
+
+def _endpoint(text: str) -> tuple[Endpoint, Address]:
+    match = _ADDRESS.fullmatch(text)
+    host = "" if match is None else match[1] or match[3]
+    address = _ip_address(host)
+    if match is None or address is None:
+        raise ScalarError(_endpoint_hint(text))
+    if int(match[4]) > MAX_PORT:
+        raise ScalarError(f"must have a port from 0 to {MAX_PORT}, not {shown(text)}")
+    scope = match[2] or ""
+    if bool(scope) != (address.version == 6 and address.is_link_local):
+        raise ScalarError(
+            f"must have an interface if and only if it is link-local ([fe80::1%eth0]:4433), not {shown(text)}"
+        )
+    return Endpoint(f"{address}%{scope}" if scope else str(address), int(match[4])), address
+
+
+def _endpoint_hint(text: str) -> str:
+    """Return the message for a text that is not an address with a port, with the most likely correction."""
+    wanted = f"must be an IP address and a port (127.0.0.1:4433 or [::1]:4433), not {shown(text)}"
+    host, _, port = text.rpartition(":")
+    if (bare := _ip_address(text.strip("[]"))) is not None:
+        return f"{wanted}: add the port" if bare.version == 4 else f"{wanted}: add [] and the port"
+    if _ip_address(host) is not None and ":" in host:
+        return f"{wanted}: write [{host}]:{port}"
+    if re.fullmatch(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_.-]*", host or text):
+        return f"{wanted}: names are not resolved here; write the IP address, or use `discovery` to resolve the name"
+    return wanted
+
+
+def _ip_address(text: str) -> Address | None:
+    """Return the address in a text, or None if it is not one. An IPv4-mapped IPv6 address becomes the IPv4 address.
+
+    All addresses of the configuration are read here, so every plane, probe and check uses the same form.
+    """
+    try:
+        return canonical_address(text)
+    except ValueError:
+        return None
+
+
+def _hex_key(text: str) -> bytes:
+    """Read a key. The message of an error never shows it."""
+    if len(text) == 2 * KEY_BYTES and _HEX_OCTETS.fullmatch(text):
+        return bytes.fromhex(text)
+    found = f"{len(text)} characters" if len(text) != 2 * KEY_BYTES else "a character that is not a hex digit"
+    raise ScalarError(
+        f"must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} octets), as `qlb keygen` prints them; "
+        f"it has {found} (value not shown)"
+    )
+
+
+def _server_id(text: str) -> bytes:
+    if _HEX_OCTETS.fullmatch(text) and len(text) <= 2 * MAX_SERVER_ID_BYTES:
+        return bytes.fromhex(text)
+    hint = "; remove the 0x" if text.lower().startswith("0x") else ""
+    raise ScalarError(
+        f"must be 1 to {MAX_SERVER_ID_BYTES} octets in hex, two digits for each (c0ffee01), not {shown(text)}{hint}"
+    )
+
+
+def _interface(text: str) -> str:
+    if _INTERFACE.fullmatch(text):
+        return text
+    raise ScalarError(f"must be the name of a network interface, 1 to 15 characters (eth0), not {shown(text)}")
+
+
+def _name(text: str) -> str:
+    if _NAME.fullmatch(text):
+        return text
+    raise ScalarError(
+        f"must be 1 to {MAX_NAME_CHARACTERS} letters, digits or . _ : - and begin with a letter or a digit, "
+        f"not {shown(text)}"
+    )
+
+
+def _source_name(text: str) -> str:
+    """Read the name of a discovery source; the names of its backends begin with it."""
+    if _NAME.fullmatch(text) and len(text) <= MAX_SOURCE_CHARACTERS:
+        return text
+    raise ScalarError(
+        f"must be 1 to {MAX_SOURCE_CHARACTERS} letters, digits or . _ : - and begin with a letter or a digit, "
+        f"not {shown(text)}"
+    )
+
+
+def _network(text: str) -> Network:
+    try:
+        return canonical_network(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ScalarError(
+            f"must be an IP network (10.0.0.0/16 or 2001:db8::/48), not {shown(text)} ({error})"
+        ) from None
+
+
+def _resolver(text: str) -> Endpoint:
+    """Read the address of a DNS server. The default port is 53."""
+    address = _ip_address(text.strip("[]"))
+    found = _endpoint(text)[0] if address is None else Endpoint(str(address), DNS_PORT)
+    if found.port == 0:
+        raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
+    return found
+
+
+def _path(text: str) -> Path:
+    # A quoted YAML string may contain control characters or half of a surrogate pair; a file name may not.
+    if text and text.isprintable():
+        return Path(text)
+    raise ScalarError(f"must be the name of a file, not {shown(text)}")
+
+
+def _alpn(text: str) -> str:
+    """Read the name of an application protocol; only visible ASCII is allowed. Spec: RFC 7301, section 3.2."""
+    if not _ALPN.fullmatch(text):
+        raise ScalarError(f"must be the name of a protocol, 1 to 255 visible characters (h3), not {shown(text)}")
+    return text
+
+
+def _server_name(text: str) -> str:
+    """Read a DNS host name as TLS sends it. Spec: RFC 6066, section 3."""
+    if not _SERVER_NAME.fullmatch(text):
+        hint = "; remove the final dot, which TLS does not allow" if text.endswith(".") else ""
+        raise ScalarError(f"must be a host name such as agents.example.com, not {shown(text)}{hint}")
+    return text
+
+
+def _dns_name(text: str) -> str:
+    """Read a name for DNS queries. A final dot, which marks a complete name, is removed."""
+    if not _SERVER_NAME.fullmatch(text.removesuffix(".")):
+        raise ScalarError(f"must be a DNS name such as agents.example.com, not {shown(text)}")
+    return text.removesuffix(".")
+
+
+def _service(text: str) -> str:
+    """Read a Kubernetes Service with its namespace."""
+    if not _SERVICE.fullmatch(text):
+        raise ScalarError(f"must be NAMESPACE/SERVICE such as voice/agents, not {shown(text)}")
+    return text
+
+
+def _port_name(text: str) -> str:
+    """Read the name of a port of a Kubernetes Service."""
+    if not _LABEL.fullmatch(text):
+        raise ScalarError(f"must be the name of a port such as quic, not {shown(text)}")
+    return text
+
+
+def _balancer(text: str) -> str:
+    """Read the URL of an admin server, or the absolute path of a control socket."""
+    if not _ADMIN_URL.fullmatch(text) and not (text.startswith("/") and "\0" not in text):
+        raise ScalarError(f"must be http://ADDRESS:PORT or the absolute path of a control socket, not {shown(text)}")
+    return text.removesuffix("/") if "://" in text else text
+
+
+HEX_KEY: Final = Scalar(
+    _hex_key, {"type": ["string", "number"], "pattern": f"^[0-9A-Fa-f]{{{2 * KEY_BYTES}}}$", "writeOnly": True}
+)
+SERVER_ID: Final = Scalar(
+    _server_id,
+    {"type": ["string", "number"], "pattern": f"^([0-9A-Fa-f]{{2}}){{1,{MAX_SERVER_ID_BYTES}}}$"},
+)
+NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
+INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
+ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
+SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
+DNS_NAME: Final = Scalar(_dns_name, {"type": ["string", "number"], "pattern": rf"^{_SERVER_NAME.pattern}\.?$"})
+SERVICE: Final = Scalar(_service, {"type": "string", "pattern": f"^{_SERVICE.pattern}$"})
+PORT_NAME: Final = Scalar(_port_name, {"type": ["string", "number"], "pattern": f"^{_LABEL.pattern}$"})
+BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
+SOURCE_NAME: Final = Scalar(
+    _source_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$", "maxLength": MAX_SOURCE_CHARACTERS}
+)
+NETWORK: Final = Scalar(_network, {"type": "string", "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"})
+RESOLVER: Final = Scalar(_resolver, {"type": "string", "minLength": 2})
+PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})
