@@ -81,9 +81,8 @@ async def _start_demo_backends(config: Path) -> asyncio.subprocess.Process:
 
 
 def _say_what_to_try(supervisor: "Supervisor") -> None:
-    service = supervisor.listen[0]
-    admin = supervisor.admin.address
-    control = supervisor.desired.config.admin.socket
+    parts = supervisor.parts
+    service, admin, control = parts.listen[0], parts.admin.address, parts.desired.config.admin.socket
     lines = [f"qlb forwards QUIC on {service}; three servers behind it answer with their own names. Try:", ""]
     lines.append(f"  qlb get https://{service}/                # which server am I on?")
     lines.append(f"  qlb get https://{service}/ --rebind 3     # the same connection from three more addresses")
@@ -93,7 +92,7 @@ def _say_what_to_try(supervisor: "Supervisor") -> None:
         )
     if control is not None:
         lines.append(f"  qlb status --socket {control}")
-        lines.append(f"  qlb drain {supervisor.desired.config.backends[0].name} --socket {control}")
+        lines.append(f"  qlb drain {parts.desired.config.backends[0].name} --socket {control}")
     lines += ["", "qlb itself is in .venv/bin after `make run`. Ctrl-C ends it."]
     click.echo("\n".join(lines))
 

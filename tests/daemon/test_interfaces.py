@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from qlb.addresses import Endpoint
-from qlb.daemon import preflight as interfaces
-from qlb.daemon.preflight import Interfaces
+from qlb.daemon import periodic as interfaces
+from qlb.daemon.periodic import Interfaces
 
 GLOBAL = Endpoint("2001:db8::1", 443)
 LINK_LOCAL = Endpoint("fe80::1%eth7", 443)
