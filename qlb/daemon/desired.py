@@ -2,7 +2,7 @@
 
 A state that is in force is not changed in place. `prepare` (reload.py) changes a copy and compiles it, and `commit`
 puts the copy in its place. So a change that is refused leaves nothing behind, and every reader sees what the workers
-received. Only forget() and release() change the state in force: they concern backends that are already gone.
+received. After the start, only forget() and release() change the state in force: they concern backends that have left.
 """
 
 import copy
@@ -217,7 +217,7 @@ class Desired:
         try:
             self.members.recall(remembered.discovered)
         except ValueError as error:
-            log.warning("what the daemon before this one has discovered cannot be read: %s", error)
+            log.warning("the discovered backends of the earlier process cannot be read: %s", error)
         self.former = {int(n): one for n, one in remembered.former.items() if n.isdecimal()} | dict(self.former)
         self._follow(self.config)
         states = {name: state for name, state in remembered.states.items() if state in set(BackendState)}

@@ -117,7 +117,7 @@ class Members:
     def sweep(self, silence_s: Callable[[str], float | None], quiet_period_s: float) -> bool:
         """Remove the backends that quiet() returns. Returns whether there were any."""
         quiet = self.quiet(silence_s, quiet_period_s)
-        self._remembered = None if quiet else self._remembered
+        self._remembered = None
         for source, name in quiet:
             del self._leaving[source][name]
             log.info("backend has left", extra={"backend": name, "source": source})
@@ -171,8 +171,7 @@ class Members:
         return endpoint not in others and any(other.host == endpoint.host for other in others)
 
     def _log_without_id(self, without_id: set[str]) -> None:
-        new = sorted(without_id - self._without_id)
-        if new:
+        if new := sorted(without_id - self._without_id):
             log.warning(
                 "backends without a server ID: another port of their address has it; they get new connections, "
                 "and must not issue connection IDs with it",

@@ -162,7 +162,9 @@ class Parts:
         self.metering.start()
         self.reloads.start()
         self.address_checks.start()
-        self._watchdog = asyncio.create_task(self.service.watch(lambda: bool(self.engine and self.engine.forwards)))
+        self._watchdog = asyncio.create_task(
+            self.service.watch(lambda: self.engine is not None and self.engine.forwards)
+        )
 
     async def stop(self) -> None:
         """Stop everything that has started: first the sources of changes, then the engine and the admin server."""

@@ -203,7 +203,7 @@ class Interfaces:
             if scope not in self._reported and _number(scope) != number:
                 self._reported.add(scope)
                 log.warning(
-                    "listen: the interface %s was removed or made anew; restart qlb to receive on it",
+                    "listen: the interface %s was removed or created again; restart qlb to receive on it",
                     scope,
                 )
 

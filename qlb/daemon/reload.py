@@ -1,6 +1,6 @@
-"""Bring changes of the wanted state into force, in two steps: prepare and commit.
+"""Put changes of the wanted state in force, in two steps: prepare and commit.
 
-Every change takes the same way, one after the other:
+All changes take the same way, one after the other:
 
     SIGHUP, qlb reload, POST /reload, a changed file
       -> reload_requests.py: read the files, look for objections ---.
@@ -8,7 +8,7 @@ Every change takes the same way, one after the other:
     health verdicts, discovery updates, changed addresses           |
       -> Changes.note(): wait for the next change, at most 1 s ----'
 
-`prepare` changes and compiles a copy of the wanted state, off the event loop. If it raises, nothing has changed.
+`prepare` changes a copy of the wanted state and compiles it off the event loop. If it raises, nothing has changed.
 `commit` puts the copy in force. None of its steps can fail, and none needs the result of another.
 """
 
@@ -50,7 +50,7 @@ class History(Protocol):
     """The record of accepted configurations."""
 
     def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
-        """Note an accepted configuration. everywhere: whether every worker has applied it."""
+        """Note an accepted configuration. everywhere: True if every worker has applied it."""
 
 
 class Daemon(Protocol):

@@ -14,8 +14,8 @@ are its states and the events that change them:
                         v
                      STOPPED
 
-Packets are forwarded until the end of STOPPING. A daemon that drains is unready, so that routers can choose another
-one. If end() is called while the daemon starts, it completes its start and then stops.
+Packets are forwarded from the end of STARTING until STOPPING has stopped the engine. A daemon that drains is unready,
+so that routers can choose another one. If end() is called during STARTING, the daemon completes its start, then stops.
 """
 
 import asyncio
@@ -153,7 +153,7 @@ class Supervisor:
         """Return the plane's decision on a datagram. Raises QlbError if the plane cannot be asked."""
         engine = self.parts.engine
         if engine is None or not engine.forwards:
-            raise QlbError("nothing is forwarded yet")
+            raise QlbError("the daemon does not forward yet")
         return await engine.explain(datagram, client)
 
     async def upgrade(self) -> UpgradeOutcome:

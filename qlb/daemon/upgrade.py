@@ -84,7 +84,7 @@ class Upgrade:
         if refusal := self._refusal():
             log.error("upgrade refused: %s", refusal)
             return UpgradeOutcome(False, os.getpid(), (refusal,))
-        self._daemon.changes.no_reload = "an upgrade is under way; the next process reads the configuration by itself"
+        self._daemon.changes.no_reload = "an upgrade is under way; the new process reads the configuration itself"
         self._life.handover_begins()
         self._work = asyncio.create_task(self._run())
         return await asyncio.shield(self._work)  # a caller that disconnects does not end the handover
@@ -106,7 +106,7 @@ class Upgrade:
         if not daemon.origin.command:
             return "the demo servers end with this process: restart it"
         if PLANES[daemon.plane].in_kernel and not daemon.desired.config.forwarding.keep_attached:
-            return f"plane {daemon.plane} forwards on without a process only with forwarding.keep_attached: true"
+            return f"plane {daemon.plane} forwards without a process only with forwarding.keep_attached: true"
         return ""
 
     async def _run(self) -> UpgradeOutcome:
@@ -114,7 +114,7 @@ class Upgrade:
         try:
             outcome = await self._hand_over()
         except (OSError, QlbError) as error:
-            log.error("upgrade failed; this process goes on: %s", error)
+            log.error("upgrade failed; this process continues: %s", error)
             return UpgradeOutcome(False, os.getpid(), (str(error),))
         finally:
             if outcome is None:
@@ -136,7 +136,7 @@ class Upgrade:
                 await daemon.changes.make_locked()
             daemon.remember()
             self.all_taken = await hand_over(successor, daemon.engine, daemon.admin)
-            daemon.changes.no_command = "another process has taken over: ask it again"
+            daemon.changes.no_command = "another process has taken over: repeat the command"
         daemon.origin.memory.close()
         daemon.admin.give_away()
         daemon.service.hand_over(successor.pid)

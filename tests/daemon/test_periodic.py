@@ -51,5 +51,5 @@ def test_a_lost_listener_is_reported_once(numbers: dict[str, int], caplog: pytes
         numbers["eth7"] = number
         watched.report_lost_listeners()
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "listen: the interface eth7 was removed or made anew"
+        "listen: the interface eth7 was removed or created again"
     ]
