@@ -101,7 +101,7 @@ class Candidate:
 async def prepare(running: Desired, steps: Sequence[Step], configuration: Configuration | None = None) -> Candidate:
     """Apply steps and a configuration to a copy of the running state, and compile it. Nothing else changes.
 
-    Raises QlbError if the machine has no room for the configuration, and whatever a step raises.
+    Raises QlbError if the configuration has too many backends, and whatever a step raises.
     """
     wanted = running.copy()
     for step in steps:
@@ -214,7 +214,7 @@ class Changes:
     async def put_in_force(self, configuration: Configuration) -> Sequence[str]:
         """Put a configuration in force. Return what does not forward by it after a while.
 
-        Raises QlbError, changing nothing, if there is no room for its backends, or during a handover.
+        Raises QlbError, changing nothing, if it has too many backends, or during a handover.
         """
         daemon = self._daemon
         async with self.lock:

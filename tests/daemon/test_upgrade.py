@@ -264,6 +264,18 @@ async def test_one_at_a_time(config: Path) -> None:
             await first
 
 
+async def test_a_caller_that_disconnects(config: Path) -> None:
+    """If the caller disconnects, the upgrade continues, and a second one is still refused."""
+    async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._hear())")) as supervisor:
+        first = asyncio.create_task(supervisor.upgrade())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert supervisor.parts.upgrade.is_under_way
+        assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
+        assert "an upgrade is under way" in (await supervisor.reload()).problems[0]
+
+
 @pytest.mark.parametrize(
     ("pid", "command", "why"),
     [(1, ("true",), "process 1 of a container"), (2, (), "the demo servers end with this process")],
