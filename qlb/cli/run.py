@@ -92,10 +92,9 @@ async def _start_demo_backends(config: Path) -> "Process":
 
 def _print_suggestions(supervisor: "Supervisor") -> None:
     """Print commands to try while the demo runs."""
-    service = supervisor.listen[0]
-    admin = supervisor.admin.address
-    control = supervisor.desired.config.admin.socket
-    names = [backend.name for backend in supervisor.desired.config.backends]
+    parts = supervisor.parts
+    service, admin, control = parts.listen[0], parts.admin.address, parts.desired.config.admin.socket
+    names = [backend.name for backend in parts.desired.config.backends]
     lines = [f"{DEMO_READY} on {service} to {len(names)} demo servers, which answer with their names. Try:", ""]
     lines.append(f"  qlb demo get https://{service}/              # which server answers me?")
     lines.append(f"  qlb demo get https://{service}/ --rebind 3   # the same connection from three more addresses")

@@ -1,8 +1,7 @@
-"""What a reload may not do while packets are under way: take from them the server or the key that they need.
+"""Objections against a reload: it must not remove a server or a key that live packets need.
 
-A configuration can be right in itself and wrong for the connections that live now. The objections here are to
-such ones; an operator who knows better forces the reload. Packets are what is judged by, not connections: a balancer
-without state sees no others.
+A configuration can be valid and still break live connections. Then the reload is refused, unless the operator forces
+it. The objections refer to packets, not to connections, because a stateless balancer sees no connections.
 
 Spec: draft-ietf-quic-load-balancers, section "Security Considerations" and "Configuration Rotation".
 """
@@ -17,10 +16,10 @@ _FORCE = "or reload with --force"
 
 
 class Objection(NamedTuple):
-    """A reason against a reload. text: for operators, with the seconds of silence.
+    """A reason against a reload. text: for operators, with the seconds since the last packet.
 
-    wait_s: the reason is gone when no packet comes for so long. backend: the one that must get no new clients for
-    that, None where that would not help. about: identifies the reason, whatever the seconds.
+    wait_s: the reason disappears if no packet arrives for this time. backend: the one that must get no new clients
+    before that; None if that would not help. about: identifies the reason, without the seconds.
     """
 
     text: str
@@ -30,22 +29,22 @@ class Objection(NamedTuple):
 
 
 class Live(Protocol):
-    """What is known of the packets of the last while: seconds since the last one, None where there was none."""
+    """The times of the last packets, as seconds that have passed since; None if there was no packet."""
 
     def backend_silence_s(self, name: str) -> float | None:
-        """Since a packet went to a backend."""
+        """Return the seconds since the last packet to a backend."""
 
     def config_silence_s(self, config_id: int) -> float | None:
-        """Since an ID under a configured config ID was routed."""
+        """Return the seconds since a packet was last routed by an ID of a CID config."""
 
     def unconfigured_silence_s(self, config_id: int) -> float | None:
-        """Since a short header carried a config ID while it was not configured."""
+        """Return the seconds since a short header last carried a config ID while it was not configured."""
 
 
 def objections(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> tuple[Objection, ...]:
-    """Return what speaks against going from one configuration to the next; nothing where it is safe.
+    """Return the objections against replacing one configuration by another; empty if that is safe.
 
-    former: fingerprints of configurations that this daemon has had and has no more, by config ID.
+    former: config ID → fingerprint of the CID config that this daemon had before.
     """
     return (
         *_removed_backends(running, wanted, live),
@@ -68,7 +67,7 @@ def _removed_backends(running: Config, wanted: Config, live: Live) -> Iterator[O
 
 
 def _lost_server_ids(running: Config, wanted: Config, live: Live) -> Iterator[Objection]:
-    """Yield server IDs that backends which stay would lose, to another one or to nobody."""
+    """Yield server IDs that remaining backends would lose, to another backend or without replacement."""
     stay = {backend.name for backend in wanted.backends}
     owners = _owners(wanted)
     kept = {one.config_id for one in wanted.cid_configs}
@@ -83,30 +82,30 @@ def _lost_server_ids(running: Config, wanted: Config, live: Live) -> Iterator[Ob
         )
         if min(waits_s) > 0:
             text = (
-                f"backend {name!r} would lose its server ID {server_id.hex()} of config {config_id} to "
-                f"{repr(owner) if owner else 'nobody'} while it gets packets (the last one {silence_s:.1f} s ago): "
+                f"backend {name!r} would lose its server ID {server_id.hex()} of config {config_id}"
+                f"{f' to {owner!r}' if owner else ''} while it gets packets (the last one {silence_s:.1f} s ago): "
                 f"drain it first, {_FORCE}"
             )
             yield Objection(text, min(waits_s), f"server ID {config_id} {server_id.hex()} of {name}", name)
 
 
 def _configs(running: Config, wanted: Config, live: Live) -> Iterator[Objection]:
-    """Yield configs that would go, or would decode otherwise, while packets carry their IDs."""
+    """Yield CID configs that would be removed, or would decode differently, while packets carry their IDs."""
     next_ones = _fingerprints(wanted)
     for config_id, fingerprint in _fingerprints(running).items():
         silence_s, quiet_s = live.config_silence_s(config_id), running.rotation.quiet_period
         if next_ones.get(config_id) == fingerprint or silence_s is None or silence_s >= quiet_s:
             continue
-        heard = f"packets still carry config ID {config_id} (the last one {silence_s:.1f} s ago)"
+        carried = f"packets still carry config ID {config_id} (the last one {silence_s:.1f} s ago)"
         if config_id in next_ones:
-            text = f"{heard}: its key and lengths cannot change; add another config (`qlb rotate`), {_FORCE}"
+            text = f"{carried}: its key and lengths cannot change; add another CID config (`qlb rotate`), {_FORCE}"
         else:
-            text = f"{heard}: it may go after {quiet_s:g} s of silence (rotation.quiet_period), {_FORCE}"
+            text = f"{carried}: it can be removed after {quiet_s:g} s of silence (rotation.quiet_period), {_FORCE}"
         yield Objection(text, quiet_s - silence_s, f"config {config_id}")
 
 
 def _reused_config_ids(running: Config, wanted: Config, former: Mapping[int, str], live: Live) -> Iterator[Objection]:
-    """Yield config IDs that stood for something else a while ago and are still carried."""
+    """Yield config IDs that had another CID config a while ago and are still carried."""
     now = _fingerprints(running)
     for config_id, fingerprint in _fingerprints(wanted).items():
         if config_id in now or former.get(config_id, fingerprint) == fingerprint:
@@ -116,13 +115,13 @@ def _reused_config_ids(running: Config, wanted: Config, former: Mapping[int, str
         if silence_s is not None and silence_s < quiet_s:
             text = (
                 f"packets still carry config ID {config_id} as it was before (the last one {silence_s:.1f} s ago): "
-                f"give the new config another ID, {_FORCE}"
+                f"give the new CID config another ID, {_FORCE}"
             )
             yield Objection(text, quiet_s - silence_s, f"config {config_id} before")
 
 
 def _gone(running: Config, wanted: Config) -> Iterator[BackendConfig]:
-    """Yield backends that are no more. One that was renamed, with its address and its server IDs, is still there."""
+    """Yield removed backends. A backend that was renamed and has the same address and server IDs is not removed."""
     names = {backend.name for backend in wanted.backends}
     addresses = {backend.name: backend.address for backend in wanted.backends}
     owners = _owners(wanted)
@@ -149,5 +148,5 @@ def _fingerprints(config: Config) -> dict[int, str]:
 
 
 def _wait_s(silence_s: float | None, quiet_period_s: float) -> float:
-    """Return what is missing to a quiet period; 0 where there was no packet."""
+    """Return the rest of a quiet period; 0 if there was no packet."""
     return 0.0 if silence_s is None else max(quiet_period_s - silence_s, 0.0)

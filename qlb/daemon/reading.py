@@ -9,7 +9,7 @@ import qlb
 from qlb.addresses import Endpoint
 from qlb.daemon.desired import Desired
 from qlb.daemon.meter import IdUse
-from qlb.daemon.reload import Reloads
+from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows, Row
 from qlb.daemon.traffic import Traffic
 from qlb.discovery.watch import Discovery

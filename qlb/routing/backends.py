@@ -67,6 +67,12 @@ class BackendIndexes:
         self._names: list[str] = []
         self._free: list[int] = []
 
+    def copy(self) -> "BackendIndexes":
+        """Return an independent copy."""
+        other = BackendIndexes()
+        other._by_name, other._names, other._free = dict(self._by_name), list(self._names), list(self._free)
+        return other
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names by index; the empty string if an index has no name."""

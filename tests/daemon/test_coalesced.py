@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from qlb.daemon.reload import Coalesced
+from qlb.daemon.reload_requests import Coalesced
 
 LIMIT_S = 240.0
 

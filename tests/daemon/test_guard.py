@@ -95,7 +95,7 @@ def test_a_renamed_backend_is_the_same_server() -> None:
 def test_a_server_id_stays_with_its_backend() -> None:
     """A server ID cannot be removed from a backend or given to another one while packets carry it."""
     moved = (B, B.replace("0b0b0b", "0b0b0c"))
-    assert "backend 'b' would lose its server ID 0b0b0b of config 1 to nobody" in objections_to(moved)
+    assert "backend 'b' would lose its server ID 0b0b0b of config 1 while it gets packets" in objections_to(moved)
     swapped = (("0b0b0b", "0c0c0c"), ('1: "0a0a0a"', '1: "0b0b0b"'))
     assert "0b0b0b of config 1 to 'a'" in objections_to(*swapped)
     assert objections_to(moved, live=Silences({"b": 61.0}, {1: 1.0})) == ""

@@ -8,8 +8,10 @@ import pytest
 
 from qlb.addresses import Endpoint
 from qlb.config.load import load
+from qlb.daemon.compiling import compile_plan
 from qlb.daemon.desired import Desired
-from qlb.daemon.preflight import Loops
+from qlb.daemon.members import Loops
+from qlb.daemon.reload import probe_targets
 from qlb.routing.backends import Backend, BackendState
 
 WILDCARD = (Endpoint("0.0.0.0", 4433),)
@@ -43,21 +45,32 @@ def events(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.message, record.backend) for record in caplog.records]  # type: ignore[attr-defined]
 
 
+async def _check(checked: Loops | Desired) -> bool:
+    """Check the machine's addresses and apply the result. Return whether a backend's address was added or removed."""
+    if isinstance(checked, Loops):
+        changed = await checked.check()
+        checked.note(changed)
+    else:
+        changed = await checked.loops.check()
+        checked.note_local(changed)
+    return bool(changed)
+
+
 async def test_an_address_that_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
     """A backend is excluded while its address is this machine's. Each change is logged once."""
     machine = Machine()
     loops = Loops(WILDCARD, machine)
     with caplog.at_level(logging.INFO, logger="qlb"):
         assert loops.exclude([A, B]) == frozenset()
-        assert not await loops.look()
+        assert not await _check(loops)
         machine.own.add("10.0.0.2")
-        assert await loops.look()
+        assert await _check(loops)
         for _ in range(2):
             assert loops.exclude([A, B]) == {"b"}
         assert "10.0.0.2:4433 is an address of this machine on which it listens (0.0.0.0:4433)" in loops.excluded["b"]
         machine.own.clear()
-        assert await loops.look()
-        assert not await loops.look()
+        assert await _check(loops)
+        assert not await _check(loops)
         assert loops.exclude([A, B]) == frozenset()
     assert events(caplog) == [("backend excluded: it is this balancer", "b"), ("backend no longer excluded", "b")]
 
@@ -73,7 +86,7 @@ async def test_only_doubtful_hosts_are_looked_up() -> None:
     assert machine.asked[1:] == [("10.0.0.2", "10.0.0.3")]
     loops.exclude([B, C])
     assert len(machine.asked) == 2
-    await loops.look()
+    await _check(loops)
     assert machine.asked[2:] == [("10.0.0.2", "10.0.0.3")]
 
 
@@ -116,26 +129,26 @@ async def test_an_excluded_backend_gets_no_packets_at_all(desired: Desired) -> N
     assert forwarded_to(desired) == ["a", "b"]
     before = desired.names
     machine_of(desired).own.add("10.0.0.1")
-    assert await desired.look_for_loops()
+    assert await _check(desired)
     assert forwarded_to(desired) == ["b"]
     assert [one and one.name for one in desired.present] == ["a", "b"]
-    assert (list(desired.targets), desired.names) == (["b"], before)
-    config = desired.orders.snapshot.configs[1]
+    assert (list(probe_targets(desired)), desired.names) == (["b"], before)
+    config = compile_plan(desired.plan(), 1).orders.snapshot.configs[1]
     assert config is not None
     assert config._server_ids == {b"\x0b\x0b\x0b": 1}
     machine_of(desired).own.clear()
-    assert await desired.look_for_loops()
+    assert await _check(desired)
     assert forwarded_to(desired) == ["a", "b"]
 
 
 async def test_commands_for_an_excluded_backend(desired: Desired, tmp_path: Path) -> None:
     """An excluded backend can be drained, and a reload retains its state."""
     machine_of(desired).own.add("10.0.0.1")
-    await desired.look_for_loops()
+    await _check(desired)
     desired.set_state("a", BackendState.DRAINING)
-    desired.take(load(tmp_path / "qlb.yaml"))
+    desired.configure(load(tmp_path / "qlb.yaml"))
     machine_of(desired).own.clear()
-    await desired.look_for_loops()
+    await _check(desired)
     assert {one.name: str(one.state) for one in desired.backends if one} == {"a": "draining", "b": "active"}
 
 

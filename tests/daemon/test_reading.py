@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
+from qlb.daemon import periodic
 from qlb.daemon import rows as departures
-from qlb.daemon import supervisor as supervisor_module
 from qlb.daemon.supervisor import Supervisor
 from qlb.discovery import file as file_source
 from qlb.observe.figures import REMOVED_ROW, Reading
@@ -85,10 +85,10 @@ async def names_are(supervisor: Supervisor, *names: str) -> None:
     """Wait until these are the backends and every worker has applied the orders."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            present = {one.name for one in supervisor.desired.backends if one is not None}
-            engine = supervisor.engine
+            present = {one.name for one in supervisor.parts.desired.backends if one is not None}
+            engine = supervisor.parts.engine
             assert engine is not None
-            if present == set(names) and engine.applied >= supervisor.desired.revision:
+            if present == set(names) and engine.applied >= supervisor.parts.desired.revision:
                 return
             await asyncio.sleep(0.01)
 
@@ -99,7 +99,7 @@ async def send(supervisor: Supervisor, pool: Pool, number: int, packets: int) ->
     datagram = b"\x40" + bytes([1 << 5]) + number.to_bytes(4, "big") + bytes(40)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
-        client.connect(tuple(supervisor.listen[0]))
+        client.connect(tuple(supervisor.parts.listen[0]))
         async with asyncio.timeout(PATIENCE_S):
             for _ in range(packets):
                 await loop.sock_sendall(client, datagram)
@@ -121,21 +121,21 @@ async def test_rows_are_folded_and_indexes_used_again(
     """In every reading sums agree, no row decreases, and a new name starts at zero. Many names need few indexes."""
     monkeypatch.setattr(departures, "MAX_DEPARTED", 0)
     monkeypatch.setattr(departures, "_MARGIN_S", 0.0)
-    monkeypatch.setattr(supervisor_module, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(periodic, "INTERVAL_S", 0.05)
     monkeypatch.setattr(file_source, "_POLL_S", 0.05)
     sent, removed = 0, 0
     async with running(tmp_path, pool) as supervisor:
         for number in range(1, 5):
             pool.put(number)
             await names_are(supervisor, f"pod-{number}")
-            reading = supervisor.read()
+            reading = supervisor.parts.read()
             rows = {row.name: row for row in reading.backends}
             assert sum(rows[f"pod-{number}"].forwarded.values()) == 0
             assert rows[f"pod-{number}"].last_seen_s is None
             assert reading.totals.keys() == {one.name for one in TOTALS}
             await send(supervisor, pool, number, 10 * number)
             sent += 10 * number
-            reading = supervisor.read()
+            reading = supervisor.parts.read()
             rows = {row.name: row for row in reading.backends}
             assert sums(reading) == (sent, sent, sent)
             assert (rows[f"pod-{number}"].forwarded["cid"], rows[f"pod-{number}"].returned) == (
@@ -145,13 +145,15 @@ async def test_rows_are_folded_and_indexes_used_again(
             pool.put()
             await names_are(supervisor)
             async with asyncio.timeout(PATIENCE_S):
-                while not supervisor.desired._indexes._free:  # until its row is folded and its index has been released
-                    reading = supervisor.read()
+                while (
+                    not supervisor.parts.desired._indexes._free
+                ):  # until its row is folded and its index has been released
+                    reading = supervisor.parts.read()
                     assert sums(reading) == (sent, sent, sent)
                     folded = sum(sum(row.forwarded.values()) for row in reading.backends if row.name == REMOVED_ROW)
                     assert folded >= removed
                     removed = folded
                     await asyncio.sleep(0.01)
-        assert len(supervisor.desired.names) == 1
-        assert [row.name for row in supervisor.read().backends] == [REMOVED_ROW]
-        assert sum(supervisor.read().backends[0].forwarded.values()) == sent
+        assert len(supervisor.parts.desired.names) == 1
+        assert [row.name for row in supervisor.parts.read().backends] == [REMOVED_ROW]
+        assert sum(supervisor.parts.read().backends[0].forwarded.values()) == sent

@@ -1,32 +1,85 @@
-"""The wanted state: a configuration, operators' commands and health verdicts, compiled into one snapshot."""
+"""Changes of the wanted state: prepared on a copy, committed as a whole, one at a time, and none is lost."""
 
-import sys
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from qlb.addresses import Endpoint
-from qlb.config.load import NEEDS_RESTART, load
-from qlb.daemon.compiling import compile_plan
+from qlb.config.changes import changes
+from qlb.config.load import load
+from qlb.daemon import reload as module
+from qlb.daemon.compiling import Compiled, Plan, compile_aside
 from qlb.daemon.desired import Desired
-from qlb.daemon.prepare import prepare
-from qlb.errors import ConfigError, QlbError
-from qlb.health.monitor import HealthConfig
-from qlb.routing import backends as backends_module
+from qlb.daemon.reload import Changes, Configuration, Daemon, commit, prepare
+from qlb.dataplane.base import Orders
+from qlb.errors import QlbError
+from qlb.health.probe import Target
 from qlb.routing.backends import Backend, BackendState
+from qlb.routing.maglev import Ring
 
+LIMIT_S = 60.0
 TEXT = """
 listen: ["127.0.0.1:4433"]
-cid_configs:
-  - {config_id: 1, server_id_length: 3, nonce_length: 13, key: 000102030405060708090a0b0c0d0e0f}
 backends:
-  - {name: a, address: "127.0.0.1:5001", server_ids: {1: "0a0a0a"}}
-  - {name: b, address: "127.0.0.1:5002", server_ids: {1: "0b0b0b"}}
-admin: {listen: "127.0.0.1:9464"}
+  - {name: a, address: "127.0.0.1:5001"}
+  - {name: b, address: "127.0.0.1:5002"}
+discovery:
+  - {name: pool, dns: agents.example, port: 4433, networks: [192.0.2.0/24]}
 """
+WITHOUT_B = TEXT.replace('  - {name: b, address: "127.0.0.1:5002"}\n', "")
 
-Write = Callable[[str], None]
+
+class Engine:
+    """An engine that records its orders. A test sets what is behind."""
+
+    def __init__(self) -> None:
+        """Start without orders."""
+        self.applied: list[Orders] = []
+        self.behind: Sequence[str] = ()
+        self.slots: Sequence[object] = ()
+        self.counters: Sequence[object] = ()
+
+    async def apply(self, orders: Orders, frame: bytes | None = None) -> Sequence[str]:
+        """Record the orders."""
+        assert frame is not None
+        self.applied.append(orders)
+        return self.behind
+
+
+class Parts:
+    """The parts of a daemon that changes concern. They record their calls in order."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the configuration at a path and let it be in force."""
+        self.desired = Desired(load(path))
+        self.calls: list[str] = []
+        self.targets: Mapping[str, Target] = {}
+        self.engine = Engine()
+        self.health = SimpleNamespace(apply=self._probe)
+        self.discovery = SimpleNamespace(apply=lambda _: self.calls.append("discovery"))
+        self.rows = SimpleNamespace(follow=lambda *_: self.calls.append("rows"))
+        self.service = SimpleNamespace(
+            reloading=lambda: self.calls.append("reloading"), ready=lambda: self.calls.append("ready")
+        )
+        self.shortfalls = SimpleNamespace()
+        self.history = SimpleNamespace(reloaded=lambda *_, **__: self.calls.append("reloaded"))
+
+    def remember(self) -> None:
+        """Record the call."""
+        self.calls.append("remember")
+
+    def _probe(self, _: object, targets: Mapping[str, Target]) -> None:
+        self.calls.append("health")
+        self.targets = targets
+
+    @property
+    def found(self) -> dict[str, tuple[str, bool]]:
+        """Backend name → state and verdict, as the workers received them last."""
+        return {one.name: (one.state, one.healthy) for one in self.engine.applied[-1].snapshot.backends if one}
 
 
 @pytest.fixture
@@ -38,264 +91,126 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def desired(path: Path) -> Desired:
-    """Return the wanted state right after the start."""
-    return Desired(load(path))
+def parts(path: Path) -> Parts:
+    """Return the parts of a daemon that has started."""
+    found = Parts(path)
+    assert found.desired.current
+    return found
 
 
-def _reload(desired: Desired, path: Path) -> None:
-    """Apply the current file. Raises ConfigError if it is invalid."""
-    prepared = prepare(path, desired.config)
-    if prepared.loaded is None:
-        raise ConfigError(*prepared.problems)
-    desired.take(prepared.loaded)
+def daemon_of(parts: Parts) -> Daemon:
+    """Return fake parts as the type that the product expects."""
+    return cast(Daemon, parts)
 
 
-def _states(desired: Desired) -> dict[str, tuple[str, bool]]:
-    return {b.name: (b.state, b.healthy) for b in desired.backends if b is not None}
+@pytest.fixture
+async def made(parts: Parts) -> AsyncIterator[Changes]:
+    """Yield the changes of a daemon, which are applied without a request, too."""
+    found = Changes(daemon_of(parts))
+    found.start()
+    async with asyncio.timeout(LIMIT_S):
+        yield found
+    await found.stop()
 
 
-def test_every_change_is_a_new_snapshot(desired: Desired) -> None:
-    """Each command and each health verdict compiles a new snapshot. The generation of the configuration stays."""
-    numbers = [desired.orders.snapshot.generation]
-    desired.set_state("a", BackendState.DRAINING)
-    numbers.append(desired.orders.snapshot.generation)
-    desired.set_health("b", False)
-    numbers.append(desired.orders.snapshot.generation)
-    assert numbers == [1, 2, 3]
-    assert desired.generation == 1
-    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+def configuration(parts: Parts, path: Path) -> Configuration:
+    """Return the configuration at a path, ready to be put in force."""
+    loaded = load(path)
+    return Configuration(loaded, changes(parts.desired.config, loaded.config), ())
 
 
-def test_commands_and_verdicts_survive_a_reload(desired: Desired, path: Path) -> None:
-    """A drain by command and a health verdict survive a reload."""
-    desired.set_state("a", BackendState.DRAINING)
-    desired.set_health("b", False)
-    _reload(desired, path)
-    assert desired.generation == 2
-    assert _states(desired) == {"a": ("draining", True), "b": ("active", False)}
+async def _until_applied(parts: Parts, count: int) -> None:
+    while len(parts.engine.applied) < count:
+        await asyncio.sleep(0)
 
 
-def test_undrain_beats_the_file(desired: Desired, path: Path) -> None:
-    """An operator's command overrides the state in the file."""
-    path.write_text(TEXT.replace("name: a,", "name: a, state: draining,"))
-    _reload(desired, path)
-    assert _states(desired)["a"][0] == "draining"
-    desired.set_state("a", BackendState.ACTIVE)
-    _reload(desired, path)
-    assert _states(desired)["a"][0] == "active"
+async def test_prepare_changes_nothing(parts: Parts, path: Path) -> None:
+    """A prepared candidate changes no part of the daemon. commit() changes each part once, the engine last."""
+    before, current = parts.desired, parts.desired.current
+    path.write_text(WITHOUT_B)
+    wanted = configuration(parts, path)
+    candidate = await prepare(parts.desired, [lambda one: one.set_state("a", BackendState.DRAINING)], wanted)
+    assert (parts.calls, parts.engine.applied) == ([], [])
+    assert (parts.desired, before.current, before.generation) == (before, current, 1)
+    assert {one.name: one.state for one in before.backends if one} == {"a": "active", "b": "active"}
+    assert await commit(daemon_of(parts), candidate) == ()
+    assert parts.calls == ["health", "discovery", "remember", "rows"]
+    assert (parts.desired, parts.desired.generation) == (candidate.desired, 2)
+    assert parts.found == {"a": ("draining", True)}
+    assert list(parts.targets) == ["a"]
 
 
-def test_indexes_are_stable(desired: Desired, path: Path) -> None:
-    """A removed backend's index stays free, a new backend gets a new index, and one that returns gets its old one."""
-    without_a = "\n".join(line for line in TEXT.splitlines() if "name: a" not in line)
-    path.write_text(without_a.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
-    _reload(desired, path)
-    assert [b and b.name for b in desired.backends] == [None, "b", "c"]
-    path.write_text(TEXT)
-    _reload(desired, path)
-    assert [b and b.name for b in desired.backends] == ["a", "b", None]
-
-
-def test_a_backend_that_left_is_forgotten(desired: Desired, path: Path) -> None:
-    """A drained, unhealthy backend that is removed and added again is active, and healthy until it is probed."""
-    desired.set_state("a", BackendState.DRAINING)
-    desired.set_health("a", False)
-    path.write_text("\n".join(line for line in TEXT.splitlines() if "name: a" not in line))
-    _reload(desired, path)
-    path.write_text(TEXT)
-    _reload(desired, path)
-    assert _states(desired)["a"] == ("active", True)
-
-
-def test_a_bad_file_changes_nothing(desired: Desired, path: Path) -> None:
-    """An invalid file raises ConfigError, and the orders stay the same object."""
-    before = desired.orders
-    path.write_text(TEXT.replace("nonce_length: 13", "nonce_length: 3"))
-    with pytest.raises(ConfigError, match="nonce_length"):
-        _reload(desired, path)
-    assert desired.orders is before
-    assert desired.generation == 1
-
-
-def test_a_missing_library_changes_nothing(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe whose library is missing is refused before anything changes."""
-    monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
-    path.write_text(TEXT.replace("admin:", "health: {probe: handshake}\nadmin:"))
-    with pytest.raises(ConfigError, match="handshake"):
-        _reload(desired, path)
-    assert desired.generation == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "old", "new"),
-    [
-        ("listen", "127.0.0.1:4433", "127.0.0.1:4434"),
-        ("admin.listen", "127.0.0.1:9464", "127.0.0.1:9465"),
-        ("admin.socket", "admin: {", "admin: {socket: x.sock, "),
-        ("forwarding.plane", "admin:", "forwarding: {plane: asyncio}\nadmin:"),
-        ("forwarding.mode", "admin:", "forwarding: {mode: l2}\nadmin:"),
-        ("forwarding.workers", "admin:", "forwarding: {workers: 2}\nadmin:"),
-        ("forwarding.pin_workers", "admin:", "forwarding: {pin_workers: true}\nadmin:"),
-        ("forwarding.receive_buffer", "admin:", "forwarding: {receive_buffer: 1MiB}\nadmin:"),
-        ("forwarding.freebind", "admin:", "forwarding: {freebind: false}\nadmin:"),
-    ],
-)
-def test_a_change_that_needs_a_restart_is_refused(desired: Desired, path: Path, key: str, old: str, new: str) -> None:
-    """A change that needs a restart is refused, with the key and its position."""
-    assert tuple(key.split(".")) in NEEDS_RESTART
-    path.write_text(TEXT.replace(old, new))
-    with pytest.raises(ConfigError, match=rf"{path}:\d+:\d+: {key} "):
-        _reload(desired, path)
-
-
-def test_unknown_names_are_refused(desired: Desired) -> None:
-    """Draining an unknown backend raises KeyError."""
-    with pytest.raises(KeyError):
-        desired.set_state("nobody", BackendState.DRAINING)
-
-
-def test_the_ring_is_reused(desired: Desired) -> None:
-    """A health verdict does not fill the ring anew."""
-    ring = desired.orders.snapshot.ring
-    desired.set_health("a", False)
-    assert desired.orders.snapshot.ring is ring
-
-
-def test_removed_config_ids_are_known_after_a_restart(desired: Desired, path: Path) -> None:
-    """The new process knows the removed config IDs, so that it recognises their packets for a while."""
-    fingerprint = desired.orders.snapshot.configs[1].codec.params.fingerprint  # type: ignore[union-attr]
-    remembered = desired.remembered(())
-    assert remembered.former == {"1": fingerprint}
-    path.write_text(TEXT.replace("config_id: 1,", "config_id: 2,").replace("{1: ", "{2: "))
-    later = Desired(load(path))
-    assert later.former == {}
-    later.recall(remembered)
-    assert later.former == {1: fingerprint}
-    assert later.remembered(()).former.keys() == {"1", "2"}
-
-
-def test_a_released_index_gets_another_name(desired: Desired, path: Path) -> None:
-    """The health verdict of a forgotten name is forgotten too, and a new name may get its index."""
-    desired.set_health("a", False)
-    path.write_text(TEXT.replace("name: a,", "name: c,"))
-    _reload(desired, path)
-    assert desired.names == ("a", "b", "c")
-    desired.set_health("a", False)  # a verdict that arrives late
-    assert desired.forget("a") == 0
-    desired.release(0)
-    path.write_text(TEXT.replace("name: a,", "name: d,"))
-    _reload(desired, path)
-    assert [one.name if one else None for one in desired.backends] == ["d", "b", None]
-    assert "a" not in desired._healthy
-
-
-def test_discovered_backends_beyond_the_room_are_left_out(
-    desired: Desired, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_refused_change_changes_nothing(
+    parts: Parts, made: Changes, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Discovered backends beyond the maximum are ignored until indexes are free. Configured ones come first."""
-    monkeypatch.setattr(backends_module, "MAX_BACKENDS", 3)
-    found = [Backend(name, Endpoint("192.0.2.1", 443)) for name in ("x", "y")]
-    desired.found("pool", found)
-    assert [one.name for one in desired.backends if one] == ["a", "b", "x"]
-    assert "discovered backends are left out" in caplog.text
-    desired.found("pool", found[1:])
-    desired.sweep(lambda _: None)
-    assert [one.name for one in desired.backends if one] == ["a", "b"]
-    desired.release(desired.forget("x"))
-    desired.set_health("a", True)
-    assert [one.name for one in desired.backends if one] == ["a", "b", "y"]
-
-
-def test_leaving_backends_drain_while_another_is_healthy(desired: Desired) -> None:
-    """Backends that leave drain only while another backend is healthy. Otherwise new connections would be dropped."""
-    desired.drain_for(["a"])
-    assert desired.drains_leaving
-    assert _states(desired)["a"] == ("draining", True)
-    desired.set_health("b", False)
-    assert not desired.drains_leaving
-    assert _states(desired)["a"] == ("active", True)
-    desired.set_health("b", True)
-    assert _states(desired)["a"] == ("draining", True)
-    desired.drain_for(())
-    assert _states(desired) == {"a": ("active", True), "b": ("active", True)}
-
-
-def test_an_operator_drains_a_leaving_backend(desired: Desired) -> None:
-    """A drain by an operator persists after the drain for a reload ends."""
-    desired.drain_for(["a"])
-    desired.set_state("a", BackendState.DRAINING)
-    desired.drain_for(())
-    assert _states(desired)["a"] == ("draining", True)
-
-
-def test_a_reload_ends_the_drain_for_it(desired: Desired, path: Path) -> None:
-    """A reload ends the drain of leaving backends."""
-    desired.drain_for(["a"])
-    _reload(desired, path)
-    assert (desired.leaving, _states(desired)["a"]) == (frozenset(), ("active", True))
-
-
-def test_a_plan_is_the_wanted_state_at_one_moment(desired: Desired) -> None:
-    """A change during a compilation is compiled in the next snapshot."""
-    plan = desired.plan()
-    desired.set_health("a", False)
-    desired.take_compiled(compile_plan(plan, desired.next_number))
-    assert not desired.is_compiled
-    assert all(one is None or one.healthy for one in desired.current.orders.snapshot.backends)
-    assert [one.healthy for one in desired.orders.snapshot.backends if one is not None] == [False, True]
-    assert desired.is_compiled
-
-
-def test_the_same_state_can_be_compiled_again(desired: Desired) -> None:
-    """touch() compiles the same state again, because a link-local address may have another interface now."""
-    number = desired.orders.snapshot.generation
-    desired.touch()
-    assert desired.orders.snapshot.generation == number + 1
-
-
-def test_the_same_configuration_changes_no_backend(desired: Desired, path: Path) -> None:
-    """A reload of the same configuration changes only the generation, and ends the drain for a reload."""
-    desired.drain_for(["a"])
-    before = desired.orders
-    desired.take_same(load(path))
-    assert (desired.generation, _states(desired)["a"]) == (2, ("active", True))
-    desired.take_same(load(path))
-    assert desired.orders is not before
-    orders = desired.orders
-    desired.take_same(load(path))
-    assert desired.orders is orders
-
-
-def test_more_names_than_there_are_indexes(desired: Desired, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reload with more names than indexes changes nothing, and the next reload can work."""
+    """A configuration without room and a command for an unknown backend change nothing. A verdict is retained."""
     monkeypatch.setattr("qlb.routing.backends.MAX_BACKENDS", 2)
+    before = parts.desired
     path.write_text(TEXT.replace("name: b", "name: c"))
     with pytest.raises(QlbError, match="backend names at once"):
-        _reload(desired, path)
-    assert (desired.generation, set(_states(desired))) == (1, {"a", "b"})
-    path.write_text(TEXT)
-    _reload(desired, path)
+        await made.put_in_force(configuration(parts, path))
+    with pytest.raises(KeyError):
+        await made.set_state("nowhere", BackendState.DRAINING)
+    assert parts.desired is before
+    assert parts.calls == ["reloading", "ready"]
+    made.note_verdict("a", False, "gone")
+    with pytest.raises(KeyError):
+        await made.set_state("nowhere", BackendState.DRAINING)
+    await _until_applied(parts, 1)
+    assert parts.found == {"a": ("active", False), "b": ("active", True)}
 
 
-def test_shares_of_backends_that_no_worker_knows_yet(desired: Desired, path: Path) -> None:
-    """A backend that no worker knows yet has a share of 0 until the next snapshot."""
-    assert sum(desired.fallback_shares) == pytest.approx(1)
-    path.write_text(TEXT.replace("admin:", '  - {name: c, address: "127.0.0.1:5003"}\nadmin:'))
-    _reload(desired, path)
-    assert len(desired.fallback_shares) == len(desired.names) == 3
-    assert desired.fallback_shares[2] == 0
+async def test_what_arrives_during_a_compilation_is_not_lost(
+    parts: Parts, made: Changes, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts and updates that arrive while a reload is compiled are in the next snapshot, and in one together."""
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def slow(plan: Plan, number: int, ring: Ring) -> Compiled:
+        started.set()
+        await gate.wait()
+        return await compile_aside(plan, number, ring)
+
+    monkeypatch.setattr(module, "compile_aside", slow)
+    path.write_text(TEXT.replace("name: b", "name: c"))
+    reloading = asyncio.create_task(made.put_in_force(configuration(parts, path)))
+    await started.wait()
+    for healthy in (True, False):
+        made.note_verdict("a", healthy, "")
+    made.note_verdict("c", False, "gone")
+    made.note_update("pool", (Backend("x", Endpoint("192.0.2.1", 4433)),))
+    made.note_update("another", (Backend("y", Endpoint("192.0.2.2", 4433)),))
+    assert parts.engine.applied == []
+    gate.set()
+    assert await reloading == ()
+    assert parts.found == {"a": ("active", True), "c": ("active", True)}
+    await _until_applied(parts, 2)
+    assert parts.found == {"a": ("active", False), "c": ("active", False), "x": ("active", True)}
+    assert list(parts.targets) == ["a", "c", "x"]
+    assert not made.pending
 
 
-def test_the_rules_of_health_follow_the_configuration(desired: Desired, path: Path) -> None:
-    """After a reload, health_config has the values of the section health."""
-    path.write_text(
-        TEXT.replace(
-            "admin:",
-            "health: {probe: none, interval: 7s, timeout: 3s, rise: 4, fall: 5, all_failing: obey}\nadmin:",
-        )
-    )
-    _reload(desired, path)
-    assert desired.health_config == HealthConfig(
-        probe="none", interval_s=7.0, timeout_s=3.0, rise=4, fall=5, all_failing="obey"
-    )
+async def test_a_verdict_changes_no_probe(parts: Parts, made: Changes) -> None:
+    """A health verdict sends one snapshot to the workers and leaves probes and sources as they are."""
+    made.note_verdict("a", False, "gone")
+    await _until_applied(parts, 1)
+    assert parts.calls == ["remember", "remember", "rows"]
+
+
+async def test_the_same_configuration_sends_nothing(parts: Parts, made: Changes, path: Path) -> None:
+    """A configuration without a difference sends the workers nothing, unless one of them is behind."""
+    assert await made.put_in_force(configuration(parts, path)) == ()
+    assert (parts.desired.generation, parts.engine.applied) == (2, [])
+    parts.engine.behind = ("worker 0 is behind",)
+    assert await made.put_in_force(configuration(parts, path)) == ("worker 0 is behind",)
+    assert parts.engine.applied == [parts.desired.current.orders]
+
+
+async def test_nothing_changes_during_a_handover(parts: Parts, made: Changes, path: Path) -> None:
+    """During a handover no configuration is put in force, and after it no backend is drained."""
+    made.no_reload, made.no_command = "an upgrade is under way", "another process has taken over"
+    with pytest.raises(QlbError, match="an upgrade is under way"):
+        await made.put_in_force(configuration(parts, path))
+    with pytest.raises(QlbError, match="another process has taken over"):
+        await made.set_state("a", BackendState.DRAINING)
+    assert parts.calls == []

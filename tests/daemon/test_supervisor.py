@@ -16,9 +16,9 @@ from lab.stopped import standing_still
 from qlb.admin import Incomplete
 from qlb.config.load import load
 from qlb.config.model import Config
-from qlb.daemon import reload as reloads
-from qlb.daemon.prepare import Prepared
-from qlb.daemon.supervisor import Supervisor
+from qlb.daemon import reload_requests
+from qlb.daemon.files import FilesRead
+from qlb.daemon.supervisor import State, Supervisor
 from qlb.dataplane.limits import Limits
 
 CONFIG = {
@@ -53,14 +53,14 @@ async def _running(supervisor: Supervisor) -> AsyncIterator[None]:
 async def test_ready_while_it_runs(tmp_path: Path) -> None:
     """The daemon is ready only while it runs, workers forward, and a backend has been judged."""
     supervisor = _supervisor(tmp_path)
-    assert not supervisor.is_ready()
+    assert not supervisor.parts.is_ready()
     async with _running(supervisor):
         async with asyncio.timeout(90):
-            while not supervisor.is_ready():
+            while not supervisor.parts.is_ready():
                 await asyncio.sleep(0)
-        assert [endpoint.host for endpoint in supervisor.listen] == ["127.0.0.1", "::1"]
-        assert all(endpoint.port for endpoint in supervisor.listen)
-    assert not supervisor.is_ready()
+        assert [endpoint.host for endpoint in supervisor.parts.listen] == ["127.0.0.1", "::1"]
+        assert all(endpoint.port for endpoint in supervisor.parts.listen)
+    assert not supervisor.parts.is_ready()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the drops of a socket")
@@ -68,26 +68,26 @@ async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     """A listener's drops are the sum over all workers' sockets, and count for their own service address only."""
     supervisor = _supervisor(tmp_path, forwarding={"workers": 2, "plane": "asyncio"})
     async with _running(supervisor):
-        assert supervisor.engine is not None
-        slots = supervisor.engine.slots
+        assert supervisor.parts.engine is not None
+        slots = supervisor.parts.engine.slots
         with standing_still(*(slot.process.pid for slot in slots if slot.process)):
             for slot in slots:
                 slot.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             for _ in range(100):  # each client is another flow, so that both sockets get packets
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                     for _ in range(10):
-                        client.sendto(bytes(100), supervisor.listen[0])
+                        client.sendto(bytes(100), supervisor.parts.listen[0])
             dropped = [slot.drops[0].read() or 0 for slot in slots]
             assert min(dropped) > 0
-            assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
-    assert [row.kernel_dropped for row in supervisor.read().listeners] == [sum(dropped), 0]
+            assert [row.kernel_dropped for row in supervisor.parts.read().listeners] == [sum(dropped), 0]
+    assert [row.kernel_dropped for row in supervisor.parts.read().listeners] == [sum(dropped), 0]
 
 
 async def test_receive_buffers_have_the_configured_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The reading contains the size that the system grants. If that is enough, no warning is logged."""
     supervisor = _supervisor(tmp_path, forwarding={"receive_buffer": "64KiB"})
     async with _running(supervisor):
-        assert [row.receive_buffer_bytes for row in supervisor.read().listeners] == [64 << 10] * 2
+        assert [row.receive_buffer_bytes for row in supervisor.parts.read().listeners] == [64 << 10] * 2
     assert "receive_buffer" not in caplog.text
 
 
@@ -115,14 +115,14 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
-        assert supervisor.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
+        assert supervisor.parts.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
         assert (await supervisor.reload()).ok
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
         assert warned("is 2,000", "is 900") == [2, 1]
-        assert supervisor.read().totals["sessions_max"] == 1800
+        assert supervisor.parts.read().totals["sessions_max"] == 1800
 
 
 async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(
@@ -154,8 +154,8 @@ async def test_changes_during_the_start_wait_for_it(tmp_path: Path) -> None:
     async with asyncio.timeout(90):
         outcome, _ = await asyncio.gather(supervisor.reload(), supervisor.drain("a"))
         assert outcome.ok
-        assert outcome.generation == supervisor.read().generation == 2
-        assert supervisor.read().backends[0].state == "draining"
+        assert outcome.generation == supervisor.parts.read().generation == 2
+        assert supervisor.parts.read().backends[0].state == "draining"
         await ready.wait()
         supervisor.end()
         assert await running == 0
@@ -166,8 +166,8 @@ async def test_shutdown_delay_is_unready_and_cut_short_by_a_second_signal(tmp_pa
     supervisor = _supervisor(tmp_path, shutdown_delay="1h")
     async with _running(supervisor):
         supervisor.end()
-        assert not supervisor.is_ready()
-        assert supervisor.read().workers[0].alive
+        assert not supervisor.parts.is_ready()
+        assert supervisor.parts.read().workers[0].alive
 
 
 @pytest.mark.parametrize("changes", [{"listen": ["192.0.2.1:4433"]}, {"admin": {"listen": "192.0.2.1:1"}}])
@@ -209,23 +209,23 @@ async def test_a_refused_reload_is_reported(tmp_path: Path) -> None:
         outcome = await supervisor.reload()
         assert not outcome.ok
         assert any("nowhere" in problem for problem in outcome.problems)
-        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (False, 1)
+        assert (supervisor.parts.read().last_reload_ok, supervisor.parts.read().generation) == (False, 1)
         path.write_text(good)
         assert (await supervisor.reload()).ok
-        assert (supervisor.read().last_reload_ok, supervisor.read().generation) == (True, 2)
+        assert (supervisor.parts.read().last_reload_ok, supervisor.parts.read().generation) == (True, 2)
 
 
 async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that a worker has not applied is reported as incomplete, by answer and reading, until it is applied."""
     monkeypatch.setattr("qlb.workers.heartbeat.INTERVAL_S", 3600)
     monkeypatch.setattr("qlb.workers.pool._APPLY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("qlb.daemon.supervisor.INTERVAL_S", 0.05)
+    monkeypatch.setattr("qlb.daemon.periodic.INTERVAL_S", 0.05)
     supervisor = _supervisor(tmp_path, forwarding={"plane": "asyncio"})
     async with _running(supervisor), asyncio.timeout(60):
-        assert supervisor.engine is not None
-        while supervisor.engine.behind:
+        assert supervisor.parts.engine is not None
+        while supervisor.parts.engine.behind:
             await asyncio.sleep(0.01)
-        (slot,) = supervisor.engine.slots
+        (slot,) = supervisor.parts.engine.slots
         assert slot.process is not None
         with standing_still(slot.process.pid):
             path = tmp_path / "qlb.yaml"
@@ -235,11 +235,11 @@ async def test_a_change_that_a_worker_has_not_applied(tmp_path: Path, monkeypatc
             assert "worker 0" in outcome.problems[0]
             with pytest.raises(Incomplete, match="backend a is draining, but not everywhere: worker 0"):
                 await supervisor.drain("a")
-            reading = supervisor.read()
+            reading = supervisor.parts.read()
             assert (reading.last_reload_ok, reading.generation, reading.workers[0].up_to_date) == (False, 1, False)
-        while not supervisor.read().last_reload_ok:
+        while not supervisor.parts.read().last_reload_ok:
             await asyncio.sleep(0.01)
-        reading = supervisor.read()
+        reading = supervisor.parts.read()
         assert (reading.generation, reading.workers[0].up_to_date, reading.backends[0].state) == (2, True, "draining")
 
 
@@ -247,11 +247,11 @@ async def test_a_worker_without_a_stamp_makes_it_unready(tmp_path: Path, monkeyp
     """A worker without a recent stamp makes the daemon unready, although its process is alive."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor), asyncio.timeout(60):
-        while not supervisor.is_ready():
+        while not supervisor.parts.is_ready():
             await asyncio.sleep(0.01)
         monkeypatch.setattr("qlb.workers.slots._FRESH_MS", 0)
-        assert not supervisor.is_ready()
-        assert supervisor.read().workers[0].alive
+        assert not supervisor.parts.is_ready()
+        assert supervisor.parts.read().workers[0].alive
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
@@ -263,8 +263,8 @@ async def test_a_second_daemon_is_refused(
     monkeypatch.setattr("qlb.handover.processes._PATIENCE_S", 0.0)
     first = _supervisor(tmp_path)
     async with _running(first), asyncio.timeout(60):
-        assert first.admin.address is not None
-        address = first.listen[0] if used == "listen" else first.admin.address
+        assert first.parts.admin.address is not None
+        address = first.parts.listen[0] if used == "listen" else first.parts.admin.address
         (tmp_path / "second").mkdir()
         changes = {"listen": [str(address)]} if used == "listen" else {"admin": {"listen": str(address)}}
         assert await _supervisor(tmp_path / "second", **changes).run() == 1
@@ -279,21 +279,21 @@ async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: 
     first = _supervisor(tmp_path)
     async with _running(first):
         (tmp_path / "second").mkdir()
-        changes = {"listen": [str(first.listen[0])], "forwarding": {"shared_listen": True}}
+        changes = {"listen": [str(first.parts.listen[0])], "forwarding": {"shared_listen": True}}
         async with _running(_supervisor(tmp_path / "second", **changes)):
             assert f"is shared with process {os.getpid()} (" in caplog.text
 
 
 async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """During a slow reload a drain is executed. Neither the drain nor a health verdict is lost."""
-    gate, prepare = asyncio.Event(), reloads.prepare_aside
+    gate, read_aside = asyncio.Event(), reload_requests.read_aside
 
-    async def slow(path: Path, running: Config) -> Prepared:
-        prepared = await prepare(path, running)
+    async def slow(path: Path, running: Config) -> FilesRead:
+        result = await read_aside(path, running)
         await gate.wait()
-        return prepared
+        return result
 
-    monkeypatch.setattr(reloads, "prepare_aside", slow)
+    monkeypatch.setattr(reload_requests, "read_aside", slow)
     backends = [{"name": name, "address": f"127.0.0.1:{port}"} for port, name in enumerate("abc", 9)]
     supervisor = _supervisor(tmp_path, backends=backends)
     async with _running(supervisor):
@@ -301,26 +301,26 @@ async def test_drains_and_verdicts_during_a_reload(tmp_path: Path, monkeypatch: 
         path.write_text(path.read_text().replace('"c"', '"d"'))
         reloading = asyncio.create_task(supervisor.reload())
         await supervisor.drain("a")
-        supervisor._on_health("b", False, "no answer")
+        supervisor.parts.changes.note_verdict("b", False, "no answer")
         assert not reloading.done()
-        assert supervisor.desired.current.orders.snapshot.backends[0].state == "draining"  # type: ignore[union-attr]
+        assert supervisor.parts.desired.current.orders.snapshot.backends[0].state == "draining"  # type: ignore[union-attr]
         gate.set()
         assert (await reloading).changes == ("- backend c", "+ backend d")
-        found = {one.name: (one.state, one.healthy) for one in supervisor.desired.backends if one}
+        found = {one.name: (one.state, one.healthy) for one in supervisor.parts.desired.backends if one}
         assert found == {"a": ("draining", True), "b": ("active", False), "d": ("active", True)}
         await supervisor.undrain("a")
-        assert supervisor.desired.is_compiled
-        assert supervisor.desired.current.orders.snapshot.backends == tuple(supervisor.desired.backends)
+        assert supervisor.parts.desired.is_compiled
+        assert supervisor.parts.desired.current.orders.snapshot.backends == tuple(supervisor.parts.desired.backends)
 
 
 async def test_a_reload_without_changes_compiles_nothing(tmp_path: Path) -> None:
     """A reload without changes retains the workers' snapshot, and the generation increases."""
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor):
-        before = supervisor.desired.current
+        before = supervisor.parts.desired.current
         outcome = await supervisor.reload()
         assert (outcome.ok, outcome.unchanged, outcome.generation) == (True, True, 2)
-        assert supervisor.desired.current is before
+        assert supervisor.parts.desired.current is before
 
 
 async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
@@ -332,3 +332,32 @@ async def test_a_pipe_in_the_place_of_the_configuration(tmp_path: Path) -> None:
         os.mkfifo(path)
         outcome = await supervisor.reload()
         assert "not a regular file" in outcome.problems[0]
+
+
+def test_transitions_are_enforced(tmp_path: Path) -> None:
+    """A daemon changes its state only as the supervisor's docstring shows. A drain cannot be taken back."""
+    supervisor = _supervisor(tmp_path, shutdown_delay="1h")
+    supervisor._enter(State.SERVING)
+    assert (supervisor.is_serving, supervisor.is_ending) == (True, False)
+    supervisor.handover_begins()
+    assert (supervisor.is_serving, supervisor.is_ending) == (False, False)
+    supervisor.handover_ends(is_replaced=False)
+    assert supervisor.is_serving
+    supervisor._enter(State.DRAINING)
+    assert supervisor.is_ending
+    for state in (State.STARTING, State.SERVING, State.HANDING_OVER, State.STOPPED):
+        with pytest.raises(RuntimeError, match=f"cannot go from DRAINING to {state.name}"):
+            supervisor._enter(state)
+    supervisor.handover_ends(is_replaced=True)
+    assert supervisor.state is State.STOPPING
+
+
+async def test_the_states_of_a_life(tmp_path: Path) -> None:
+    """A daemon starts, serves, drains for its delay, and stops."""
+    supervisor = _supervisor(tmp_path, shutdown_delay="1h")
+    assert supervisor.state is State.STARTING
+    async with _running(supervisor):
+        assert supervisor.state is State.SERVING
+        supervisor.end()
+        assert supervisor.state is State.DRAINING
+    assert supervisor.state is State.STOPPED

@@ -15,6 +15,7 @@ from lab.service_manager import Manager, managing
 from lab.stopped import standing_still
 from qlb.config.load import load
 from qlb.daemon import upgrade as module
+from qlb.daemon.reload import probe_targets
 from qlb.daemon.supervisor import Supervisor
 from qlb.handover.memory import Memory
 from qlb.handover.protocol import Origin
@@ -92,7 +93,7 @@ async def _until_sent(manager: Manager, field: str, text: str) -> None:
 
 async def _forwards(supervisor: Supervisor, backend: socket.socket, flows: int = 8) -> None:
     """Send from several new addresses, so that every worker's socket gets some packets. All must arrive."""
-    _send(supervisor.listen[0], flows)
+    _send(supervisor.parts.listen[0], flows)
     await _received(backend, flows)
 
 
@@ -120,8 +121,8 @@ async def test_the_manager_is_notified(tmp_path: Path, config: Path) -> None:
             reloading = next(message for message in manager.receive() if "RELOADING" in message)
             assert int(reloading["MONOTONIC_USEC"]) > 0
             await _until_sent(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 2")
-            port = supervisor.listen[0].port
-            admin = supervisor.admin.address
+            port = supervisor.parts.listen[0].port
+            admin = supervisor.parts.admin.address
             assert admin is not None
         assert manager.values("STOPPING") == ["1"]
         assert int(manager.values("EXTEND_TIMEOUT_USEC")[0]) > 0
@@ -139,12 +140,12 @@ async def test_packets_wait_during_a_restart(tmp_path: Path, config: Path, backe
         async with _running(config, _managed(manager)) as first:
             await _forwards(first, backend)
             await first.drain("b")
-            where = first.listen, first.admin.address
+            where = first.parts.listen, first.parts.admin.address
         _send(where[0][0], 8)
         async with _running(config, _managed(manager)) as second:
-            assert (second.listen, second.admin.address) == where
+            assert (second.parts.listen, second.parts.admin.address) == where
             await _received(backend, 8)
-            states = {one.name: one.state for one in second.desired.backends if one}
+            states = {one.name: one.state for one in second.parts.desired.backends if one}
             assert states == {"a": BackendState.ACTIVE, "b": BackendState.DRAINING}
             await _forwards(second, backend)
         assert all(len(stored) == 1 for stored in manager.store.values())
@@ -158,20 +159,20 @@ async def test_a_health_verdict_survives_a_restart(tmp_path: Path, backend: sock
     with managing(tmp_path) as manager:
         async with _running(path, _managed(manager)) as first:
             async with asyncio.timeout(90):
-                while first.health.is_up("b"):  # no server listens at its port
+                while first.parts.health.is_up("b"):  # no server listens at its port
                     await asyncio.sleep(0.01)
-            first._remember()
+            first.parts.remember()
         origin = _managed(manager)
         remembered = origin.memory.read()
         assert remembered.healthy == {"b": False}
         supervisor = Supervisor(path, load(path), origin=origin)
-        supervisor.desired.recall(remembered)
-        supervisor.health.apply(supervisor.desired.config.health, supervisor.desired.targets)
-        supervisor.health.recall(remembered.healthy)
-        assert {one.name: one.healthy for one in supervisor.desired.backends if one} == {"a": True, "b": False}
-        assert (supervisor.health.has_judged("b"), supervisor.health.is_up("b")) == (True, False)
-        assert not supervisor.health.has_judged("a")
-        await supervisor._stop()
+        supervisor.parts.desired.recall(remembered)
+        supervisor.parts.health.apply(supervisor.parts.desired.config.health, probe_targets(supervisor.parts.desired))
+        supervisor.parts.health.recall(remembered.healthy)
+        assert {one.name: one.healthy for one in supervisor.parts.desired.backends if one} == {"a": True, "b": False}
+        assert (supervisor.parts.health.has_judged("b"), supervisor.parts.health.is_up("b")) == (True, False)
+        assert not supervisor.parts.health.has_judged("a")
+        await supervisor.parts.stop()
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3)])
@@ -200,7 +201,7 @@ async def test_another_listen_address(tmp_path: Path, config: Path, backend: soc
             await _forwards(second, backend)
             manager.receive()
             found = {name.rpartition(".")[0] for name in manager.store if "udp" in name}
-            assert found == {f"qlb.udp.127.0.0.2.{second.listen[0].port}"}
+            assert found == {f"qlb.udp.127.0.0.2.{second.parts.listen[0].port}"}
 
 
 def _followed_by(*command: str) -> Origin:
@@ -230,7 +231,7 @@ async def test_a_new_process_that_fails(
         outcome = await supervisor.upgrade()
         assert (outcome.ok, outcome.pid) == (False, os.getpid())
         assert why in outcome.problems[0]
-        assert supervisor.is_ready()
+        assert supervisor.parts.is_ready()
         await _forwards(supervisor, backend)
         async with asyncio.timeout(90):
             reader, writer = await asyncio.open_unix_connection(config.with_name("qlb.sock"))
@@ -263,6 +264,18 @@ async def test_one_at_a_time(config: Path) -> None:
             await first
 
 
+async def test_a_caller_that_disconnects(config: Path) -> None:
+    """If the caller disconnects, the upgrade continues, and a second one is still refused."""
+    async with _running(config, _followed_by(sys.executable, "-c", STUB + "asyncio.run(one._receive())")) as supervisor:
+        first = asyncio.create_task(supervisor.upgrade())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert supervisor.parts.upgrade.is_under_way
+        assert (await supervisor.upgrade()).problems == ("another upgrade is under way",)
+        assert "an upgrade is under way" in (await supervisor.reload()).problems[0]
+
+
 @pytest.mark.parametrize(
     ("pid", "command", "why"),
     [(1, ("true",), "process 1 of a container"), (2, (), "the demo servers end with this process")],
@@ -293,8 +306,8 @@ async def test_a_worker_that_hangs_does_not_delay_an_upgrade(config: Path) -> No
     """A worker that hangs cannot confirm its pause. Since it does not read, the upgrade continues after a second."""
     program = STUB + "asyncio.run(one.wait_for_go()); one._send('forwards all'); asyncio.run(one._receive())"
     async with _running(config, _followed_by(sys.executable, "-c", program)) as supervisor:
-        assert supervisor.engine is not None
-        process = supervisor.engine.slots[0].process
+        assert supervisor.parts.engine is not None
+        process = supervisor.parts.engine.slots[0].process
         assert process is not None
         with standing_still(process.pid):
             async with asyncio.timeout(60):

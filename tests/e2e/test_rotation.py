@@ -140,7 +140,7 @@ async def test_a_config_in_use_is_protected(tmp_path: Path) -> None:
         refused = (await reload(changed), await reload(keyless))
         assert [code for code, _ in refused] == [1, 1]
         assert "its key and lengths cannot change" in refused[0][1]
-        assert "it may go after 600 s of silence" in refused[1][1]
+        assert "it can be removed after 600 s of silence" in refused[1][1]
         assert (await on.daemon.status())["config"]["generation"] == 1
 
         assert (await reload(keyless, "--force"))[0] == 0

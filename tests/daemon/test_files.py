@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
-from qlb.daemon.file_watch import FileWatch, files_of, look_at
+from qlb.daemon.files import FileWatch, files_of, look_at
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def old_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _read_now(watch: FileWatch, *paths: Path) -> None:
-    watch.read({path: look_at(path) for path in paths})
+    watch.note_read({path: look_at(path) for path in paths})
 
 
 def _has_settled_change(watch: FileWatch) -> bool:
@@ -145,7 +145,7 @@ def test_the_files_of_the_last_reading_are_watched(tmp_path: Path) -> None:
     """The files that the last reading named are watched, and no others."""
     old, new = tmp_path / "old", tmp_path / "new"
     watch = FileWatch.now([old])
-    watch.read({new: look_at(new)})
+    watch.note_read({new: look_at(new)})
     old.write_text("x")
     assert not _has_settled_change(watch)
     new.write_text("x")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from qlb.config.changes import changes
 from qlb.config.load import Loaded, load
-from qlb.daemon import file_watch
-from qlb.daemon import reload as reloads
+from qlb.daemon import files
+from qlb.daemon import reload_requests as reloads
 from qlb.daemon.desired import Desired
 from qlb.daemon.guard import Objection
-from qlb.daemon.reload import Reloads
+from qlb.daemon.reload import Configuration
+from qlb.daemon.reload_requests import Reloads
 from qlb.errors import QlbError
 from qlb.routing.backends import BackendState
 
@@ -39,17 +39,13 @@ class Daemon:
         """Load the configuration at a path and let it be in force."""
         self.desired = Desired(load(path))
         self.against: Sequence[Objection] = ()
-        self.why = ""
+        self.no_reload = ""
         self.notified = 0
         self.attempts = 0
         self.applied = 0
         self.error: QlbError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-
-    def why_no_reload(self) -> str:
-        """Return the reason, as a supervisor does."""
-        return self.why
 
     async def objections(self, loaded: Loaded) -> Sequence[Objection]:
         """Return the objections that the test has set, if their backends are not in the new configuration."""
@@ -58,22 +54,18 @@ class Daemon:
         names = {backend.name for backend in loaded.config.backends}
         return [one for one in self.against if one.backend not in names]
 
-    async def take_over(self, loaded: Loaded) -> reloads.TakenOver:
-        """Apply the configuration, as a supervisor does, or raise the error that the test has set."""
+    async def put_in_force(self, configuration: Configuration) -> Sequence[str]:
+        """Apply the configuration, or raise the error that the test has set."""
         if self.error is not None:
             raise self.error
-        found = changes(self.desired.config, loaded.config)
-        if found:
-            self.desired.take(loaded)
-        else:
-            self.desired.take_same(loaded)
+        self.desired.configure(configuration.loaded, is_same=not configuration.changes)
         self.applied += 1
-        return reloads.TakenOver(found)
-
-    async def tell_engine(self) -> Sequence[str]:
-        """Count the calls."""
-        self.notified += 1
         return ()
+
+    async def drain_for_reload(self, names: frozenset[str]) -> None:
+        """Drain the backends, and count the calls."""
+        self.desired.drain_for(names)
+        self.notified += 1
 
     @property
     def states(self) -> dict[str, BackendState]:
@@ -84,7 +76,7 @@ class Daemon:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the files without a pause, and make every file older than a tick of the clock."""
-    monkeypatch.setattr(file_watch, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(files, "INTERVAL_S", 0.001)
     monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
     monkeypatch.setattr(reloads, "MIN_RETRY_S", 0.0)
     monkeypatch.setattr(reloads, "DUTY", 0)
@@ -101,14 +93,12 @@ def path(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def _following(path: Path) -> AsyncIterator[tuple[Daemon, Reloads]]:
     daemon = Daemon(path)
-    found = Reloads(path, daemon)
+    found = Reloads(path, daemon, daemon.objections)
     async with asyncio.timeout(LIMIT_S):
-        following = asyncio.create_task(found.follow())
+        found.start()
         try:
             yield daemon, found
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
             await found.stop()
 
 
@@ -313,7 +303,7 @@ async def test_a_change_that_a_request_has_read_is_read_once(path: Path) -> None
 async def test_nothing_is_reloaded_during_an_upgrade(path: Path) -> None:
     """During an upgrade a request is refused with the reason, and a changed file is ignored."""
     async with _following(path) as (daemon, found):
-        daemon.why = "an upgrade is under way"
+        daemon.no_reload = "an upgrade is under way"
         outcome = await found.request(force=False)
         assert outcome.problems == ("an upgrade is under way",)
         assert found.problems == ()

@@ -1,4 +1,4 @@
-"""Preparing a reload: a thread and another process give the same result, and nothing raises."""
+"""Reading a configuration aside: a thread and another process give the same result, and nothing raises."""
 
 import asyncio
 import sys
@@ -9,9 +9,9 @@ import pytest
 
 from qlb.config.load import load
 from qlb.config.model import Config
-from qlb.daemon import prepare as module
+from qlb.daemon import files as module
 from qlb.daemon.compiling import JobFailed
-from qlb.daemon.prepare import prepare, prepare_aside
+from qlb.daemon.files import read, read_aside
 
 LIMIT_S = 240.0
 TEXT = """
@@ -47,13 +47,13 @@ async def test_a_valid_configuration(path: Path, running: Config, limit: int, mo
     """A valid configuration arrives complete, and its mappings are still read-only."""
     monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
     async with asyncio.timeout(LIMIT_S):
-        prepared = await prepare_aside(path, running)
-    assert prepared.problems == ()
-    assert prepared.loaded == load(path)
-    assert list(prepared.looks) == [path, path.with_name("1.hex")]
-    assert None not in prepared.looks.values()
+        result = await read_aside(path, running)
+    assert result.problems == ()
+    assert result.loaded == load(path)
+    assert list(result.looks) == [path, path.with_name("1.hex")]
+    assert None not in result.looks.values()
     with pytest.raises(TypeError):
-        prepared.loaded.config.backends[0].server_ids[2] = ()  # type: ignore[index, union-attr]
+        result.loaded.config.backends[0].server_ids[2] = ()  # type: ignore[index, union-attr]
 
 
 @aside
@@ -77,13 +77,13 @@ async def test_an_invalid_configuration(
     monkeypatch.setattr(module, "IN_THREAD_BYTES", limit)
     path.write_text(change(TEXT))
     async with asyncio.timeout(LIMIT_S):
-        prepared = await prepare_aside(path, running)
-    assert prepared.loaded is None
-    assert not prepared.may_pass
-    assert problem in prepared.problems[0]
-    assert path in prepared.looks
+        result = await read_aside(path, running)
+    assert result.loaded is None
+    assert not result.may_pass
+    assert problem in result.problems[0]
+    assert path in result.looks
     if "2.hex" in problem:
-        assert prepared.looks[path.with_name("2.hex")] is None
+        assert result.looks[path.with_name("2.hex")] is None
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda _: None], ids=["folder", "absent"])
@@ -91,17 +91,17 @@ async def test_a_missing_configuration(path: Path, running: Config, make: Callab
     """A missing configuration, or a folder in its place, is reported as a problem."""
     path.unlink()
     make(path)
-    prepared = await prepare_aside(path, running)
-    assert "cannot be read" in prepared.problems[0]
+    result = await read_aside(path, running)
+    assert "cannot be read" in result.problems[0]
 
 
 def test_a_problem_of_this_machine_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """A problem of this machine may pass without a change of a file, for example when a library is installed."""
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     path.write_text(TEXT + "health: {probe: handshake}\n")
-    prepared = prepare(path, running)
-    assert (prepared.loaded, prepared.may_pass) == (None, True)
-    assert "handshake" in prepared.problems[0]
+    result = read(path, running)
+    assert (result.loaded, result.may_pass) == (None, True)
+    assert "handshake" in result.problems[0]
 
 
 async def test_a_process_that_fails_may_pass(path: Path, running: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ async def test_a_process_that_fails_may_pass(path: Path, running: Config, monkey
 
     monkeypatch.setattr(module, "IN_THREAD_BYTES", 0)
     monkeypatch.setattr(module, "run_job", fail)
-    prepared = await prepare_aside(path, running)
-    assert (prepared.loaded, prepared.may_pass) == (None, True)
-    assert prepared.problems == (f"{path} could not be read: it was killed",)
-    assert list(prepared.looks) == [path]
+    result = await read_aside(path, running)
+    assert (result.loaded, result.may_pass) == (None, True)
+    assert result.problems == (f"{path} could not be read: it was killed",)
+    assert list(result.looks) == [path]

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from qlb.addresses import Endpoint
-from qlb.daemon import preflight as interfaces
-from qlb.daemon.preflight import Interfaces
+from qlb.daemon import periodic as interfaces
+from qlb.daemon.periodic import Interfaces
 
 GLOBAL = Endpoint("2001:db8::1", 443)
 LINK_LOCAL = Endpoint("fe80::1%eth7", 443)
@@ -51,5 +51,5 @@ def test_a_lost_listener_is_reported_once(numbers: dict[str, int], caplog: pytes
         numbers["eth7"] = number
         watched.report_lost_listeners()
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "listen: the interface eth7 was removed or made anew"
+        "listen: the interface eth7 was removed or created again"
     ]
