@@ -224,7 +224,7 @@ def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
     assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
 
 
-@pytest.mark.parametrize("module", ["qlb.cid", "qlb.routing.router", "qlb.routing.counters", "qlb.wire.negotiation"])
+@pytest.mark.parametrize("module", ["qlb.cid", "qlb.routing.router", "qlb.routing.counters", "qlb.wire.versions"])
 def test_embedding_brings_nothing_heavy(module: str) -> None:
     """In a fresh interpreter, floors 0 to 2 load no loop, no parser, no metrics and no command line."""
     program = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"

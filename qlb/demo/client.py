@@ -32,9 +32,9 @@ from qlb.demo.exchange import Answer, Exchange, Waits
 from qlb.errors import BackendError
 
 DEFAULT_TIMEOUT_S: Final = 10.0
-_ID_WAITS: Final = 8
+_ID_WAITS: Final = 11
 _FIRST_ID_WAIT_S: Final = 0.005
-"""Each wait is twice as long as the last one: 1.3 s in all for a spare connection ID to arrive."""
+"""Each wait is twice as long as the last one: 10 s in all for a spare connection ID to arrive."""
 _KEEP_ALIVE_PING: Final = 0
 _ANY_ADDRESS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 

@@ -15,8 +15,7 @@ from typing import Final
 from qlb.addresses import Endpoint
 from qlb.health.probe import ProbeResult, Target
 from qlb.health.verdict import NOT_PERMITTED, own_error
-from qlb.wire.negotiation import PROBE_VERSION, build_probe, parse_version_negotiation
-from qlb.wire.versions import version_name
+from qlb.wire.versions import PROBE_VERSION, build_probe, parse_version_negotiation, version_name
 
 _CID_BYTES: Final = 8
 """The shortest first destination connection ID (RFC 9000, section 7.2). An attacker off the path cannot guess it."""

@@ -182,8 +182,10 @@ def test_canary_aioquic_still_has(name: str) -> None:
 
 
 def test_an_aioquic_without_one_of_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release without one of the attributes is rejected by name; it would silently ignore the adapter's IDs."""
-    monkeypatch.setattr("qlb.adapters.aioquic.release.RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone"))
+    """A release without one of them is rejected by name; it would silently ignore the adapter's IDs."""
+    monkeypatch.setattr(
+        "qlb.adapters.aioquic.connection.RELIES_ON", ("QuicConnection._host_cids", "QuicConnection._gone")
+    )
     with pytest.raises(QlbError, match=r"has no QuicConnection\._gone;"):
         adapter.routable(QuicConnectionProtocol, ShortSource(1))
 

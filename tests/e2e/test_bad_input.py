@@ -54,7 +54,7 @@ async def test_garbage_is_only_counted(tmp_path: Path) -> None:
         config["backends"][-1]["weight"] = "0"  # the garbage goes to the sinks
         async with running(tmp_path / "daemon", config) as daemon:
             before = await daemon.status()
-            lines = len(daemon.log.splitlines())
+            lines = count_lines(daemon)
             garbage = list(chain.from_iterable(kind(chance) for kind in FLOODS))
             with ExitStack() as stack:
                 clients = [stack.enter_context(open_socket(("127.0.0.1", 0))) for _ in range(CLIENTS)]
@@ -71,7 +71,7 @@ async def test_garbage_is_only_counted(tmp_path: Path) -> None:
             after = await daemon.status()
             pids = [[worker["pid"] for worker in status["workers"]] for status in (before, after)]
             assert pids[0] == pids[1], "a worker has died"
-            assert len(daemon.log.splitlines()) == lines, "the garbage was logged"
+            assert count_lines(daemon) == lines, "the garbage was logged"
 
             for backend in config["backends"]:
                 backend["weight"] = "1" if backend is config["backends"][-1] else "0"
@@ -92,6 +92,11 @@ async def flood(garbage: Iterable[bytes], clients: Sequence[socket.socket], serv
             await daemon.until(partial(has_received, sent))
             in_transit = size_bytes = 0
     await daemon.until(partial(has_received, sent))
+
+
+def count_lines(daemon: Daemon) -> int:
+    """Return the number of log lines, without those about workers that wait for a processor on a busy machine."""
+    return sum("worker is late" not in line for line in daemon.log.splitlines())
 
 
 def has_received(packets: int, found: Metrics) -> bool:

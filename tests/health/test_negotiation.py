@@ -21,8 +21,7 @@ from qlb.health import version_negotiation
 from qlb.health.probe import ProbeResult, Target
 from qlb.health.version_negotiation import explain_error, failure
 from qlb.wire import invariants
-from qlb.wire.negotiation import PROBE_BYTES, PROBE_VERSION
-from qlb.wire.versions import V1, V2
+from qlb.wire.versions import PROBE_BYTES, PROBE_VERSION, V1, V2
 
 PATIENCE_S = 90.0
 SHORT_S = 0.05

@@ -140,3 +140,14 @@ def test_a_pickle_forwards_and_has_no_ring() -> None:
     assert (sent.fallback, sent.ring.key, len(sent.ring.slots)) == (whole.fallback, whole.ring.key, 0)
     four_tuples = [("192.0.2.1", port, "192.0.2.2", 443) for port in range(64)]
     assert [sent.fallback_backend(one) for one in four_tuples] == [whole.fallback_backend(one) for one in four_tuples]
+
+
+def test_a_copy_of_indexes_is_independent() -> None:
+    """Names that the copy adds, forgets or releases do not change the original, so a change can be refused."""
+    indexes = BackendIndexes()
+    indexes.arrange(Backend(name, Endpoint("127.0.0.1", 5000)) for name in "ab")
+    other = indexes.copy()
+    other.release(other.forget("a"))
+    other.arrange([Backend("c", Endpoint("127.0.0.1", 5001))])
+    assert (indexes.names, other.names) == (("a", "b"), ("c", "b"))
+    assert indexes.find("c") is None

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlb.wire import invariants
-from qlb.wire.negotiation import PROBE_BYTES, PROBE_VERSION, build_probe, parse_version_negotiation
-from qlb.wire.versions import V1, V2, is_reserved
+from qlb.wire.versions import PROBE_BYTES, PROBE_VERSION, V1, V2, build_probe, is_reserved, parse_version_negotiation
 
 DCID = bytes.fromhex("0102030405060708")
 SCID = bytes.fromhex("a1a2a3a4a5")

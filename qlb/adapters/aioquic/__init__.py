@@ -19,8 +19,7 @@ Spec: draft-ietf-quic-load-balancers, sections "Server Actions" and "Configurati
 sections 5.1 (issuing IDs), 8.1.2 (Retry), 5.2.2 (refusing) and 9.6 (preferred addresses).
 """
 
-from qlb.adapters.aioquic.connection import PreferredAddress, install
-from qlb.adapters.aioquic.release import RELIES_ON, check_aioquic, missing_attributes
+from qlb.adapters.aioquic.connection import RELIES_ON, PreferredAddress, check_aioquic, install, missing_attributes
 from qlb.adapters.aioquic.server import CreateProtocol, RoutableServer, routable, routable_configuration, serve
 
 __all__ = [

@@ -24,12 +24,12 @@ from aioquic.tls import SessionTicketFetcher, SessionTicketHandler
 
 from qlb.adapters.aioquic.connection import (
     PreferredAddress,
+    check_aioquic,
     install,
     refusal_id,
     require_length,
     set_first_id,
 )
-from qlb.adapters.aioquic.release import check_aioquic
 from qlb.cid import CidSource, RetryCidSource
 from qlb.errors import NonceExhausted
 

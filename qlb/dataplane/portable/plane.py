@@ -18,11 +18,10 @@ from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
 from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
-from qlb.dataplane.portable.pressure import Admission, SendGate
+from qlb.dataplane.portable.admission import Admission, SendGate, Service, Sources
 from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
 from qlb.dataplane.portable.session_sockets import SessionSockets
 from qlb.dataplane.portable.sessions import Address, Session, SessionKey
-from qlb.dataplane.portable.sources import Service, Sources
 from qlb.dataplane.sockets import bound_endpoint, take_single_datagrams
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend

@@ -17,7 +17,7 @@ from typing import Final
 
 from qlb.addresses import Endpoint
 from qlb.dataplane.ancillary import ControlMessage
-from qlb.dataplane.portable.pressure import SendGate
+from qlb.dataplane.portable.admission import SendGate
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """A client's address in the form of the socket calls."""

@@ -1,6 +1,6 @@
 """The number of sessions that full batches may open."""
 
-from qlb.dataplane.portable.pressure import MAX_OPENS, OPENS_PER_S, Admission
+from qlb.dataplane.portable.admission import MAX_OPENS, OPENS_PER_S, Admission
 from qlb.routing.outcomes import BY_FALLBACK, NO_CONFIG, unroutable
 
 ROUTABLE = 1

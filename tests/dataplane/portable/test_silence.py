@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from qlb.addresses import Endpoint
-from qlb.dataplane.portable.pressure import SendGate
+from qlb.dataplane.portable.admission import SendGate
 from qlb.dataplane.portable.sessions import Session, is_silent, note_answer, note_new_socket
 
 

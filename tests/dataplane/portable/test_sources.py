@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from qlb.dataplane.portable.sources import Service, Sources
+from qlb.dataplane.portable.admission import Service, Sources
 from qlb.local_addresses import own_hosts
 
 
