@@ -116,7 +116,8 @@ async def test_if_no_server_answers_routing_stays(tmp_path: Path) -> None:
                 assert daemon.logged("all probes fail") == 1
                 await daemon.until_applied(lambda found: all(row["fallback_share"] for row in found["backends"]))
                 asking = asyncio.gather(*map(ask, addresses))
-                await daemon.until(lambda found: set(found.by("qlb_packets_forwarded_total", "backend")) == set(NAMES))
+                await daemon.until(lambda found: found.total("qlb_packets_forwarded_total") >= CALLS)
+            # Not all of them: the first backends to fail are unhealthy for the moment until the last one fails, too.
             assert set(await asking) <= set(NAMES)
             await daemon.until(lambda found: found.total("qlb_backend_up") == len(NAMES))
             await daemon.until(lambda found: found.total("qlb_health_all_failing") == 0)
