@@ -121,7 +121,9 @@ async def test_if_no_server_answers_routing_stays(tmp_path: Path) -> None:
             assert set(await asking) <= set(NAMES)
             await daemon.until(lambda found: found.total("qlb_backend_up") == len(NAMES))
             await daemon.until(lambda found: found.total("qlb_health_all_failing") == 0)
-        assert (await daemon.settled()).by("qlb_packets_dropped_total", "reason") == {}
+        dropped = (await daemon.settled()).by("qlb_packets_dropped_total", "reason")
+        # A server that continues answers old probes, and another test's daemon may have sent them from this port.
+        assert dropped.keys() <= {"version_negotiation"}
 
 
 async def test_a_refused_packet_finds_a_dead_server(tmp_path: Path) -> None:
