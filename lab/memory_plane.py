@@ -1,4 +1,4 @@
-"""The plane without sockets: bytes in, decisions out. Tests, replays and ``qlb explain`` run on it.
+"""The plane without sockets: bytes in, decisions out. Tests compare the other planes with it.
 
 It is the oracle of the others: for the same datagrams at the same times they must decide the same.
 """

@@ -18,6 +18,9 @@ _NO_METRICS: Final = frozenset({"qlb_limit"})
 """The table of deploy/nftables."""
 _OTHER_NAMES: Final = frozenset({"architecture.md", "CHANGELOG.md"})
 """Pages with names of C functions, or of metrics of former versions."""
+_FILE: Final = re.compile(r"[\w./-]*\w\.(?:py|c|h)\b")
+"""The path or name of a source file."""
+_FOLDER: Final = re.compile(r"`((?:qlb|lab|tests)/(?:\w+/)*)`")
 _ALERT: Final = re.compile(r"\bQlb[A-Z]\w+")
 _KEY: Final = re.compile(r"`(forwarding|fallback|drain|rotation|health|admin|logging)\.([a-z_]+)\b(?!\.)")
 _CODE: Final = re.compile(r"`([^`]+)`")
@@ -100,3 +103,30 @@ def test_every_notice_exists() -> None:
     sources = "\n".join(path.read_text() for path in sorted((ROOT / "qlb/observe").rglob("*.py")))
     found = set(re.findall(r"(?:Notice|_some)\(\s*(?:level|ERROR|WARNING|INFO),\s*\"(\w+)\"", sources))
     assert listed == found
+
+
+def _unknown_files(text: str) -> set[str]:
+    """Return the names of files in a section that exist in none of the folders that the section names.
+
+    A path may begin in qlb/, as the page states. `qlb/wire/` and `wire/versions.py` name the folder of later names.
+    """
+    files = set(_FILE.findall(text))
+    folders = {ROOT, ROOT / "qlb", *(ROOT / folder for folder in _FOLDER.findall(text))}
+    folders |= {ROOT / start / Path(file).parent for file in files for start in ("", "qlb")}
+    return {file for file in files if not any((folder / file).is_file() for folder in folders)}
+
+
+def test_every_file_of_the_architecture_exists() -> None:
+    """The page about the architecture names no file that does not exist."""
+    sections = re.split(r"^##+ ", (DOCS / "architecture.md").read_text(), flags=re.MULTILINE)
+    assert sum(len(_FILE.findall(text)) for text in sections) > 200
+    assert set().union(*map(_unknown_files, sections)) == set()
+    assert _unknown_files("`wire/versions.py`, invariants.py, `lost.py`, core/route.h") == {"lost.py", "core/route.h"}
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    """The table of floors has each package and each module of qlb/, and no other room."""
+    rooms = re.findall(r"^\| \S+ \| `(\S+)` \|", section("architecture.md", "## Floors"), flags=re.MULTILINE)
+    found = [path for path in (ROOT / "qlb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in found} - {"__init__.py", "__main__.py"}
+    assert sorted(rooms) == sorted(names)

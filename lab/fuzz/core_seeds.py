@@ -1,4 +1,4 @@
-"""Write the input of tests/fuzz/fuzz_core.c: ``python -m lab.fuzz.core_seeds FOLDER``.
+"""Write the input of lab/fuzz/fuzz_core.c: ``python -m lab.fuzz.core_seeds FOLDER``.
 
 FOLDER/table is a compiled table with a small ring, since the fuzzer copies it for every input. FOLDER/corpus contains
 inputs with routable packets, which random octets would not contain.

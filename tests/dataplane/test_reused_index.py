@@ -1,4 +1,4 @@
-"""A backend index that is reused, as control/departures.py allows: old sessions and flows do not reach the new one."""
+"""A backend index that is reused, as daemon/rows.py allows: old sessions and flows do not reach the new one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
