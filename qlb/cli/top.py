@@ -2,11 +2,13 @@
 
 import contextlib
 import select
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -57,10 +59,15 @@ def top(path: Path, interval: float, once: bool) -> None:
         from rich.live import Live
     except ImportError as error:
         raise QlbError("qlb top needs the top extra: pip install 'qlb[top]' (--once does not need it)") from error
-    with contextlib.suppress(KeyboardInterrupt), _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _interrupts() as interrupted,
+        _keys() as pressed,
+        Live(screen=True, auto_refresh=False) as live,
+    ):
         before: Status | None = None
         since: float | None = None
-        while True:
+        while not interrupted.is_set():
             try:
                 status = _busiest_first(ask(path, "GET", "/status")[1])
             except QlbError as error:
@@ -107,6 +114,22 @@ def _rich(table: Table) -> "RenderableType":
     for row in table.rows:
         drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "red" if cell.startswith("drop_") else "")) for cell in row))
     return drawn
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets: Python ignores a KeyboardInterrupt that is raised in a finalizer."""
+    event = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
