@@ -243,17 +243,17 @@ class Config(Section):
     )
     """The servers, up to 65536. Required. With an empty list qlb starts and drops every packet."""
     forwarding: Forwarding = Forwarding()
-    """How packets are forwarded."""
+    """Forwarding of packets."""
     fallback: Fallback = Fallback()
     """How packets with unroutable IDs are forwarded."""
     drain: Drain = Drain()
-    """When a draining backend counts as drained."""
+    """The rule by which a draining backend counts as drained."""
     rotation: Rotation = Rotation()
     """How one QUIC-LB configuration replaces another."""
     discovery: tuple[DiscoverySource, ...] = ()
     """Sources of more backends. Default: none."""
     health: Health = Health()
-    """How backends are probed."""
+    """Health probes of backends."""
     admin: Admin = Admin()
     """HTTP for monitoring, a Unix socket for control."""
     logging: Logging = Logging()

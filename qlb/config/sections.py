@@ -55,7 +55,7 @@ def section_of(model: type[Section], name: str) -> type[Section] | None:
 
 
 class Forwarding(Section):
-    """How packets are forwarded. Every value is valid on every machine; the plane checks at the start whether this
+    """Forwarding of packets. Every value is valid on every machine; the plane checks at the start whether this
     machine supports it.
     """
 
@@ -144,7 +144,7 @@ class Fallback(Section):
 
 
 class Drain(Section):
-    """When a draining backend counts as drained."""
+    """The rule by which a draining backend counts as drained."""
 
     quiet_period: Annotated[float, duration("1ms", "168h")] = 60.0
     """A draining backend counts as drained when no packet was forwarded to it for this long. Until then, qlb rejects a
@@ -153,7 +153,7 @@ class Drain(Section):
 
 
 class Rotation(Section):
-    """How `qlb rotate` moves from one CID config to the next."""
+    """The rules by which `qlb rotate` moves from one CID config to the next."""
 
     quiet_period: Annotated[float, duration("1ms", "168h")] = 600.0
     """A CID config may be removed, or its config ID used for another one, when no packet has carried its IDs for this
@@ -168,7 +168,7 @@ class Rotation(Section):
 
 
 class Health(Section):
-    """How backends are probed. An unhealthy backend receives no new connections, but still the packets with its ID."""
+    """Health probes of backends. An unhealthy backend receives no new connections, only packets with its ID."""
 
     probe: Annotated[Probe, choice(get_args(Probe))] = "quic"
     """quic: one packet of an unknown version, which most QUIC servers answer with Version Negotiation, without state. A

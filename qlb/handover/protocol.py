@@ -262,7 +262,7 @@ def own_command() -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What this process inherited. All fields are empty after an ordinary start.
+    """The inheritance of this process. All fields are empty after an ordinary start.
 
     old_process: the process that hands over to this one. command: starts a new process; empty: no handover is possible.
     """

@@ -16,7 +16,7 @@ from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Wait
 
 _STOP_TIMEOUT_S: Final = 5.0
 _END_TIMEOUT_S: Final = 1.0
-"""How long a process may take to end after it has closed its channel."""
+"""The time limit for the end of a process that has closed its channel."""
 _KILL_TIMEOUT_S: Final = 0.5
 """The longest wait for a killed process. A process in uninterruptible sleep does not end before the sleep does."""
 _STOPPED: Final = "tTXZ"
