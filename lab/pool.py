@@ -28,7 +28,7 @@ def server_id(params: CidParams, index: int) -> bytes:
 
 
 def backends(count: int = 3) -> list[Backend]:
-    """Return the backends b0, b1, …"""
+    """Return backends named b0, b1 and so on."""
     return [
         Backend(
             f"b{index}",

@@ -55,9 +55,7 @@ def section_of(model: type[Section], name: str) -> type[Section] | None:
 
 
 class Forwarding(Section):
-    """Forwarding of packets. Every value is valid on every machine; the plane checks at the start whether this
-    machine supports it.
-    """
+    """Forwarding of packets. Every value is valid everywhere; the plane checks if this machine supports it."""
 
     plane: Annotated[Plane, choice(get_args(Plane))] = "auto"
     """The program that forwards packets: batch (Linux, compiled), asyncio (any system), xdp (Linux, in the kernel,
