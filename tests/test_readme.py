@@ -76,7 +76,9 @@ def test_every_make_target_exists() -> None:
 
 def test_make_help_lists_every_target() -> None:
     """`make help` prints one line for each target, with its purpose."""
-    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     lines = [line.split(maxsplit=1) for line in printed.splitlines()]
     assert [name for name, _ in lines] == list(targets())
     assert all(purpose for _, purpose in lines)
