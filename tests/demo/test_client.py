@@ -85,8 +85,9 @@ async def test_a_rebinding_during_a_transfer(backends: list[DemoBackend]) -> Non
         assert (await transfer.answer()).length == 300_000
 
 
-async def test_no_spare_id(backends: list[DemoBackend]) -> None:
+async def test_no_spare_id(backends: list[DemoBackend], monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration without a spare ID is an error, and does not become a silent change."""
+    monkeypatch.setattr("qlb.demo.client._FIRST_ID_WAIT_S", 0.0001)
     async with connect("127.0.0.1", backends[0].endpoint.port, timeout_s=TIMEOUT_S) as client:
         await client.get("/")
         client._quic._peer_cid_available.clear()

@@ -214,7 +214,7 @@ async def test_mapped_addresses_are_ipv4(server: DnsServer) -> None:
     assert await endpoints(source(server)) == ["10.0.0.1:4433", "10.0.0.2:4433", "10.0.0.7:4433"]
 
 
-@pytest.mark.parametrize("mood", ["silent", "broken"])
+@pytest.mark.parametrize("mood", [pytest.param("silent", marks=pytest.mark.slow), "broken"])
 @pytest.mark.parametrize(
     ("failing", "left"),
     [("AAAA", ["10.0.0.1:4433", "10.0.0.2:4433"]), ("A", ["[2001:db8::1]:4433"])],
@@ -441,6 +441,7 @@ async def test_resolv_conf_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked_at[-2:] == ["three", "other"]
 
 
+@pytest.mark.slow
 async def test_a_round_is_bounded(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of one round is bounded: questions that are not answered by then have failed."""
     monkeypatch.setattr(lookup, "_ROUND_S", GENEROUS_S)

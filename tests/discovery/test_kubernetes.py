@@ -197,6 +197,7 @@ async def test_no_backends_are_a_warning(server: ApiServer, tmp_path: Path) -> N
     assert tuple(remark) == ("empty", "no backends: Service voice/agents has no ready endpoints")
 
 
+@pytest.mark.slow
 async def test_changes_are_watched(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next answer comes with a change and contains all changes of that time. Nothing is read again."""
     monkeypatch.setattr(kubernetes, "_SETTLE_S", GENEROUS_S)  # all changes must arrive, also on a busy machine
@@ -213,6 +214,7 @@ async def test_changes_are_watched(server: ApiServer, tmp_path: Path, monkeypatc
     assert server.asked == ["list", "watch", "watch"]
 
 
+@pytest.mark.slow
 async def test_nothing_changes(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a change, the answer is the same one. It shows that the server still answers."""
     monkeypatch.setattr(kubernetes, "_FOLLOW_S", GENEROUS_S)  # the request must arrive, also on a busy machine

@@ -176,6 +176,7 @@ def test_silence_ends_with_the_timeout(loop: Loop) -> None:
     assert result == ProbeResult(ok=False, detail=detail, doubtful=True, silent=True)
 
 
+@pytest.mark.slow
 async def test_ignored_datagrams_are_counted() -> None:
     """The detail gives the number of ignored datagrams: a server of another protocol may listen there."""
     async with false_server(lambda _dcid, _scid: [b"x", b"y"]) as server:

@@ -309,6 +309,7 @@ async def test_the_replacement_of_a_paused_worker_is_paused(network: Network) ->
         await receive(sockets[0])
 
 
+@pytest.mark.slow
 @every_plane
 async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, caplog: pytest.LogCaptureFixture) -> None:
     """A stopped worker is killed, and its replacement forwards the packets that waited in the socket."""
@@ -340,6 +341,7 @@ async def test_a_stopped_spare_is_not_used(network: Network) -> None:
         await _until(lambda: len(workers.spares) == 1)
 
 
+@pytest.mark.slow
 async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
