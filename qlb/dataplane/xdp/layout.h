@@ -1,6 +1,6 @@
 /* Layouts that the XDP program and Python share beside the table (core/table.h): constants and map values.
  *
- * Times are in the kernel's ticks (jiffies), because reading them is a single load. clock.py converts them to
+ * Times are in the kernel's ticks (jiffies), because reading them is a single load. counters.py converts them to
  * milliseconds.
  *
  * layout.py defines the same layouts, and batch/layout.c compares them. Byte order and alignment are those of the
