@@ -11,7 +11,7 @@ from qlb.routing.router import Decision, Router, unconfigured_id
 
 
 class MemoryPlane:
-    """Handle datagrams that are handed over one by one, at times that are told."""
+    """A plane without sockets: the caller passes each datagram and its time."""
 
     def __init__(self, orders: Orders) -> None:
         """Begin with empty tables and counters at zero."""

@@ -25,7 +25,7 @@ HEADERS: Final = {
 """The headers of every answer."""
 
 _LINGER_S: Final = 0.2
-"""How long the rest of an unwanted body is read. An immediate close could destroy our answer on its way."""
+"""The time for which the rest of an unwanted body is read. An immediate close could destroy our answer on its way."""
 
 _PIECE_BYTES: Final = 1 << 16
 _READING: Final = ("GET", "HEAD")
