@@ -20,8 +20,8 @@ from lab.dataplane.network import (
 )
 from lab.memory_plane import MemoryPlane
 from qlb.addresses import Endpoint
-from qlb.dataplane import planes as probe
-from qlb.dataplane.base import Orders, Plane
+from qlb.dataplane import planes
+from qlb.dataplane.planes import Orders, Plane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import BackendState
 from qlb.routing.counters import (
@@ -69,7 +69,7 @@ def _pools(backends: list) -> dict[str, list]:
 @pytest.fixture
 def make_plane(plane_name: str) -> Callable[..., Plane]:
     """Return the factory of a plane that this machine can run."""
-    return probe.factory(plane_name)
+    return planes.factory(plane_name)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lab.dataplane.network import (
 from lab.dataplane.running import Run, runs
 from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
-from qlb.dataplane import planes as probe
+from qlb.dataplane import planes
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
@@ -342,7 +342,7 @@ async def test_paused_from_the_start(running: Run, network: Network) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux combines datagrams (UDP_GRO)")
 async def test_a_paused_plane_does_not_change_how_another_one_reads(network: Network) -> None:
     """The batch plane enables UDP_GRO only while it reads: the asyncio plane cannot handle combined datagrams."""
-    if lack := probe.what_lacks("batch"):
+    if lack := planes.what_lacks("batch"):
         pytest.skip(lack)
     _, backends = network.pool()
     wanted = orders(backends)

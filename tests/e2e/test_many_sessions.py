@@ -23,7 +23,7 @@ from lab.server import Server
 from lab.stage import PARAMS
 from lab.udp_servers import open_socket
 from qlb.cid import CidCodec
-from qlb.dataplane import planes as probe
+from qlb.dataplane import planes
 from qlb.dataplane.limits import SPARE_DESCRIPTORS
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ async def open_and_idle_out(daemon: Daemon, pool: Pool, workers: int) -> tuple[t
 
 def test_a_hundred_thousand(tmp_path: Path) -> None:
     """All sessions open and expire twice. Then descriptors are as before, and memory is as after the first round."""
-    if lack := probe.what_lacks("batch"):
+    if lack := planes.what_lacks("batch"):
         pytest.skip(lack)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = (hard if hard != resource.RLIM_INFINITY else 2 * SESSIONS) - SPARE_DESCRIPTORS
