@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: help run demo voice-demo moq-demo test check check-style check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -36,10 +36,12 @@ test: $(VENV)/test.stamp ## Run every test that this machine can run
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 
 check: $(VENV)/test.stamp ## Check format, lint and types, and run the fast tests, in about a minute
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync check-style check-below check-above
+
+check-style: $(VENV)/test.stamp ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-below check-above
 
 # Floors 0 to 2, every line of which their own tests go through. Tests this small only wait for workers.
 check-below: $(VENV)/test.stamp ## Run the fast tests of floors 0 to 2, with full coverage

@@ -91,6 +91,7 @@ async def test_receive_buffers_have_the_configured_size(tmp_path: Path, caplog: 
     assert "receive_buffer" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_smaller_receive_buffer_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ async def test_a_smaller_receive_buffer_is_logged_once(
     assert " to 4194304" in caplog.text, "the warning lacks the plain number for sysctl"
 
 
+@pytest.mark.slow
 async def test_limits_are_logged_once_and_again_when_they_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +182,7 @@ async def test_an_address_of_another_machine(tmp_path: Path, changes: dict, capf
     assert "192.0.2.1" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds addresses in advance")
 @pytest.mark.parametrize(
     ("key", "changes"),
@@ -273,6 +276,7 @@ async def test_a_second_daemon_is_refused(
         assert f"process {os.getpid()} (" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
 async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With shared_listen, the second daemon starts, and a warning names the first one."""
