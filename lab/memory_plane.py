@@ -4,7 +4,7 @@ It is the oracle of the others: for the same datagrams at the same times they mu
 """
 
 from qlb.addresses import FourTuple
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.router import Decision, Router, unconfigured_id

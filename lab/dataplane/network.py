@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.planes import Orders, PlaneSettings
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot

@@ -20,7 +20,7 @@ from typing import Final, ParamSpec, TypeVar
 from qlb.cid.params import CidParams
 from qlb.config import build
 from qlb.config.model import Config
-from qlb.dataplane.planes import Orders, PlaneSettings
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.errors import QlbError
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import RING_SIZES, Member, Ring, build_ring, ring_members, ring_size

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from qlb.addresses import Endpoint
 from qlb.config.model import Config
 from qlb.config.sections import Forwarding
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import (
     Buffers,
     DropCounter,

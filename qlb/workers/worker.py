@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from qlb.dataplane import planes
-from qlb.dataplane.planes import Orders, Plane
+from qlb.dataplane.base import Orders, Plane
 from qlb.errors import QlbError
 from qlb.routing.counters import SIZE_BYTES
 from qlb.workers import channel

@@ -21,7 +21,7 @@ from lab.dataplane.network import (
 from lab.memory_plane import MemoryPlane
 from qlb.addresses import Endpoint
 from qlb.dataplane import planes
-from qlb.dataplane.planes import Orders, Plane
+from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import BackendState
 from qlb.routing.counters import (

@@ -14,7 +14,7 @@ from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, r
 from lab.dataplane.running import WORKER_PLANES
 from lab.stopped import standing_still
 from qlb.addresses import Endpoint
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
 from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES

@@ -16,8 +16,8 @@ from typing import Final
 from qlb.addresses import canonical_host
 from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
-from qlb.dataplane.planes import Orders, PlaneSettings
 from qlb.dataplane.portable.admission import Admission, SendGate, Service, Sources
 from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
 from qlb.dataplane.portable.session_sockets import SessionSockets
