@@ -31,7 +31,7 @@ _STOP_TIMEOUT_S: Final = 1.0
 class AdminServer:
     """The HTTP server of one daemon.
 
-    States: new → open() → bound → serve() → serving → hold() → bound, or stop() → new.
+    States: new → open() → bound → serve() → serving → pause() → bound, or stop() → new.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AdminServer:
         self._commands = Commands(control, read)
         self._limits = limits or Limits()
         self._listeners: list[tuple[asyncio.AbstractServer, HttpServer]] = []
-        self._held: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        self._paused: list[tuple[asyncio.AbstractServer, HttpServer]] = []
         """Listeners that are closed, but may have unfinished answers."""
         self._tcp: socket.socket | None = None
         self._control_socket: ControlSocket | None = None
@@ -103,12 +103,12 @@ class AdminServer:
                 (await loop.create_unix_server(http, sock=self._control_socket.sock.dup(), backlog=_BACKLOG), http)
             )
 
-    async def hold(self) -> None:
+    async def pause(self) -> None:
         """Accept no more connections, so that another process, or serve(), can. Unfinished answers go on."""
         for listener, http in self._listeners:
             listener.close()
             http.pre_shutdown()
-        self._held, self._listeners = [*self._held, *self._listeners], []
+        self._paused, self._listeners = [*self._paused, *self._listeners], []
 
     def give_away(self) -> None:
         """Leave the file of the control socket to the process that serves it now."""
@@ -118,8 +118,8 @@ class AdminServer:
     async def stop(self) -> None:
         """Stop listening, finish the answers for a short time, and close every connection."""
         self.address = None
-        await self.hold()
-        listeners, self._held = self._held, []
+        await self.pause()
+        listeners, self._paused = self._paused, []
         await asyncio.gather(*(http.shutdown(_STOP_TIMEOUT_S) for _, http in listeners))
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):

@@ -500,7 +500,7 @@ def test_without_a_routable_id_no_address_is_preferred(
         (adapter.PreferredAddress(ipv6=("2001:db8::7", 65536)), "port 65536"),
     ],
 )
-def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, problem: str) -> None:
+def test_an_address_that_no_client_can_reach(address: adapter.PreferredAddress, problem: str) -> None:
     """An unreachable preferred address raises an error before the first packet."""
     with pytest.raises(CidError, match=re.escape(problem)):
         adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)

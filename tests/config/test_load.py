@@ -135,7 +135,7 @@ def test_one_mistake_is_one_problem(sound: str, problems: Lines, row: dict[str, 
     assert list(problems(sound.replace(row["replace"], row["with"], 1))) == row["problems"]
 
 
-def test_all_kinds_of_problems_are_told_in_one_go(sound: str, problems: Lines) -> None:
+def test_all_kinds_of_problems_are_reported_together(sound: str, problems: Lines) -> None:
     """One run reports problems of all kinds, in the order of the lines."""
     text = sound
     for old, new in [
@@ -277,7 +277,7 @@ def test_a_file_without_end_is_refused() -> None:
         load(Path("/dev/zero"))
 
 
-def test_interfaces_are_told_without_keys(tmp_path: Path) -> None:
+def test_interfaces_are_found_without_keys(tmp_path: Path) -> None:
     """Interfaces are read without key files; other mistakes still raise ConfigError."""
     path = tmp_path / "qlb.yaml"
     text = """

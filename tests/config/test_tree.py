@@ -80,7 +80,7 @@ def test_plain_null_is_nothing(written: str) -> None:
         ("a: " + "{b: " * 50, "x:1:"),
     ],
 )
-def test_what_cannot_be_read_is_one_problem_with_a_place(text: str, line: str) -> None:
+def test_unreadable_text_is_one_problem_with_a_position(text: str, line: str) -> None:
     """If parsing cannot continue, the error gives the position and a hint."""
     with pytest.raises(ConfigError) as caught:
         tree(text)
@@ -139,7 +139,7 @@ def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
     assert isinstance(locate(root, ("a", "x"))[1], SequenceNode)
 
 
-def test_a_node_keeps_its_text_out_of_its_repr() -> None:
+def test_the_repr_of_a_node_omits_its_text() -> None:
     """The repr of a scalar does not show its text, which may be a secret."""
     assert "00ff" not in repr(ScalarNode(Mark(1, 1), "00ff"))
 

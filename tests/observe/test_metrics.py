@@ -204,7 +204,7 @@ def test_values(reading: Reading) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_sums_hold(reading: Reading) -> None:
+def test_received_is_forwarded_plus_dropped(reading: Reading) -> None:
     """Received = forwarded + dropped, and forwarded = by ID + unroutable, including backends that have left."""
     found = scrape(reading)
     forwarded = total(found, "qlb_packets_forwarded_total")

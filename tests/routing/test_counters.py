@@ -85,7 +85,7 @@ def test_the_last_backend_fits() -> None:
     assert total_backend([counters], c.MAX_BACKENDS - 1).forwarded == (1, 0, 0)
 
 
-def test_settle_accounts_for_what_a_killed_worker_held() -> None:
+def test_settle_accounts_for_the_packets_of_a_killed_worker() -> None:
     """Packets of a killed worker without an outcome count as dropped, once, and its sessions are gone."""
     counters = Counters(bytearray(SIZE_BYTES))
     counters.count_received(3, 30)
@@ -118,7 +118,7 @@ def test_the_last_sample_of_each_outcome_is_kept() -> None:
     assert last_sample(workers, DROP_EMPTY).seen_ms == 0
 
 
-def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
+def test_unconfigured_config_ids_are_counted_apart() -> None:
     """Config IDs without a CID config have packets and last-seen times, and change no outcome."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     workers[0].count_unconfigured(6, 2000)
