@@ -13,7 +13,7 @@ import io
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -55,7 +55,7 @@ async def read_aside(path: Path, running: Config) -> FilesRead:
 
     running: the configuration in force. Only the keys that a reload cannot change are compared with it.
     """
-    frame = running.model_copy(update={"backends": (), "discovery": (), "cid_configs": ()})
+    frame = replace(running, backends=(), discovery=(), cid_configs=())
     try:
         size = (await asyncio.to_thread(path.stat)).st_size
     except (OSError, ValueError):

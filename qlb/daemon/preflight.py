@@ -11,6 +11,7 @@ from qlb.addresses import Endpoint
 from qlb.config import build
 from qlb.config.backends_file import read_backends
 from qlb.config.model import Config, DiscoverySource
+from qlb.config.sections import Forwarding
 from qlb.dataplane import planes
 from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
 from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
@@ -151,7 +152,7 @@ class Shortfalls:
         uses = len(config.backends) if self._plane.shares_ports else 1
         ports = port_shortfall(forwarding.max_sessions, workers, max(uses, 1), limits)
         # The default of max_sessions is above the number of ports of every Linux, so it is no reason for a warning.
-        port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
+        port_level = logging.INFO if forwarding.max_sessions == Forwarding().max_sessions else logging.WARNING
         before, self._logged = self._logged, {descriptors, ports}
         for level, text in ((logging.WARNING, descriptors), (port_level, ports)):
             if text is not None and text not in before:

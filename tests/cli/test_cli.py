@@ -22,7 +22,6 @@ HEAVY: Final = (
     "cryptography",
     "multiprocessing",
     "prometheus_client",
-    "pydantic",
     "qlb.config",
     "qlb.daemon",
     "qlb.dataplane",
