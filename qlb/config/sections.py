@@ -26,6 +26,7 @@ LogFormat = Literal["text", "json"]
 LISTEN_ADDRESS: Final = endpoint(service=True)
 ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
 MODE: Final = choice(get_args(Mode))
+MAX_SESSIONS: Final = or_word("auto", "auto", whole_number(1, 1_000_000))
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
 DSCP: Final = or_word("keep", "keep", whole_number(0, 63))
 
@@ -52,9 +53,10 @@ class Forwarding(Section):
     """proxy mode: the same for sessions that routable packets have used. During this time a server can send first
     after a silence. Under pressure (max_sessions, descriptors, ports) the sessions that are idle longest are evicted
     earlier. If session_timeout is longer, it applies. 1ms to 168h. Default: 1800s."""
-    max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
+    max_sessions: Annotated[int | Literal["auto"], MAX_SESSIONS] = "auto"
     """proxy mode: the sessions (one socket each) that a worker can have open. Beyond this number it closes the session
-    that is idle longest. 1 to 1000000. Default: 65536."""
+    that is idle longest. 1 to 1000000, or auto: as many as the system grants (open files, local ports), up to 65536.
+    `qlb check` prints the number. Default: auto."""
     pin_workers: Annotated[bool, BOOLEAN] = False
     """true: worker n runs only on the n-th core that the daemon may use (Linux). With more workers than cores, the
     count starts again at the first core. false: the system chooses the cores. Default: false. A change needs a

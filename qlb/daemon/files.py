@@ -23,6 +23,7 @@ from qlb.config.model import Config, read_only
 from qlb.daemon.compiling import JobFailed, run_job
 from qlb.daemon.preflight import preflight
 from qlb.errors import ConfigError, QlbError
+from qlb.health.probes import find_probe
 from qlb.local_addresses import local_hosts
 
 IN_THREAD_BYTES: Final = 1 << 16
@@ -83,6 +84,7 @@ def read(path: Path, running: Config) -> FilesRead:
         return FilesRead(None, error.problems, looks)
     try:
         preflight(loaded.config)
+        find_probe(loaded.config.health.probe)  # imports its library here and not in the event loop
     except QlbError as error:
         return FilesRead(None, getattr(error, "problems", (str(error),)), looks, may_pass=True)
     return FilesRead(loaded, (), looks)

@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "workers": 1,
         "session_timeout": 120.0,
         "routable_session_timeout": 1800.0,
-        "max_sessions": 65536,
+        "max_sessions": "auto",
         "pin_workers": False,
         "receive_buffer": 4 << 20,
         "send_buffer": 4 << 20,
