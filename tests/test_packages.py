@@ -113,7 +113,7 @@ def test_the_release_workflow_trusts_no_tag_and_has_no_secret() -> None:
 
 @pytest.mark.slow
 def test_the_wheels_that_cibuildwheel_would_build() -> None:
-    """Its section is valid, and selects its section, selects one abi3 wheel for each libc and architecture.
+    """The section of cibuildwheel is valid and selects one abi3 wheel for each libc and architecture.
 
     The builds need containers, which this test does not start.
     """
