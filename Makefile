@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: help run demo voice-demo moq-demo test check check-style check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -102,6 +102,12 @@ asan: $(VENV)/test.stamp ## Run the tests of the planes under ASan and UBSan
 		ASAN_OPTIONS=detect_leaks=0 ../../$(BIN)/python -m pytest -q -s -p no:cacheprovider \
 		tests/dataplane tests/e2e/test_soak.py -m "not toolchain and (e2e or not slow)"
 
+# Wheel, source distribution and bill of materials of this commit, checked as a package index would. Linux wheels for
+# every libc and architecture come from cibuildwheel in containers: see .github/workflows/release.yml.
+dist: $(VENV)/run.stamp ## Build the packages in dist/, check them, and list what they install
+	@$(BIN)/pip install --quiet --editable ".[dist]"
+	$(BIN)/python -m lab.dist
+
 format: $(VENV)/test.stamp ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -121,6 +127,6 @@ $(VENV)/run.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
 
 # The last one is Helm, for the tests of its chart: it asks for a newer Python than it needs, and is not for every system.
 $(VENV)/test.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[bench,dev,e2e]"
+	$(BIN)/pip install --quiet --editable ".[bench,dev,dist,e2e]"
 	-$(BIN)/pip install --quiet --ignore-requires-python --no-deps helm-sdkpy
 	@touch $@ $(VENV)/run.stamp

@@ -47,7 +47,6 @@ IMPURE: Final = frozenset(
         "multiprocessing",
         "pathlib",
         "prometheus_client",
-        "pydantic",
         "random",
         "secrets",
         "select",
@@ -66,7 +65,7 @@ IMPURE: Final = frozenset(
 )
 """Modules that floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and their users."""
 
-HEAVY: Final = ("asyncio", "yaml", "uvloop", "pydantic", "prometheus_client", "aiohttp", "click")
+HEAVY: Final = ("asyncio", "yaml", "uvloop", "prometheus_client", "aiohttp", "click")
 """Modules that must not be loaded in a server that embeds qlb.cid."""
 
 MUTABLE_CALLS: Final = frozenset({"dict", "list", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter"})

@@ -8,7 +8,7 @@ import codecs
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -224,25 +224,21 @@ def _load(
 def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
     """Insert the keys of key files, and make paths independent of the working directory."""
     cid_configs = tuple(
-        one if one.key_file is None else one.model_copy(update=_key("key", folder, one.key_file, keys))
+        one if one.key_file is None else replace(one, key=keys[one.key_file], key_file=_absolute(folder, one.key_file))
         for one in config.cid_configs
     )
     fallback, admin = config.fallback, config.admin
-    if fallback.hash_key_file is not None:
-        fallback = fallback.model_copy(update=_key("hash_key", folder, fallback.hash_key_file, keys))
+    if (file := fallback.hash_key_file) is not None:
+        fallback = replace(fallback, hash_key=keys[file], hash_key_file=_absolute(folder, file))
     if admin.socket is not None:
-        admin = admin.model_copy(update={"socket": socket_path(folder, admin.socket)})
+        admin = replace(admin, socket=socket_path(folder, admin.socket))
     sources = tuple(_source(folder, one) for one in config.discovery)
-    return config.model_copy(
-        update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin, "discovery": sources}
-    )
+    return replace(config, cid_configs=cid_configs, fallback=fallback, admin=admin, discovery=sources)
 
 
-def _source(folder: Path, source: DiscoverySource) -> DiscoverySource:
-    paths = {"file": source.file, "kubeconfig": source.kubeconfig}
-    update = {name: (folder / path).absolute() for name, path in paths.items() if path is not None}
-    return source.model_copy(update=update) if update else source
+def _source(folder: Path, one: DiscoverySource) -> DiscoverySource:
+    return replace(one, file=_absolute(folder, one.file), kubeconfig=_absolute(folder, one.kubeconfig))
 
 
-def _key(name: str, folder: Path, file: Path, keys: dict[Path, bytes]) -> dict[str, object]:
-    return {name: keys[file], f"{name}_file": (folder / file).absolute()}
+def _absolute(folder: Path, path: Path | None) -> Path | None:
+    return None if path is None else (folder / path).absolute()

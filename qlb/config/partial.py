@@ -1,7 +1,7 @@
 """The valid values of a configuration with their positions, even if other values are invalid.
 
 The rules between fields are checked on this and not on the model: a model exists only if every field is valid, and one
-run must report all problems. An invalid value is None here; pydantic has already reported it.
+run must report all problems. An invalid value is None here; qlb.config.validate has already reported it.
 """
 
 from collections.abc import Iterator, Mapping

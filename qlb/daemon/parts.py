@@ -31,6 +31,7 @@ from qlb.handover.processes import AddressWatch, check_addresses
 from qlb.handover.protocol import Origin
 from qlb.handover.systemd import Service
 from qlb.health.monitor import HealthMonitor
+from qlb.health.probes import find_probe
 from qlb.observe.figures import Reading
 from qlb.workers.engine import Engine
 from qlb.workers.pool import Workers
@@ -108,6 +109,7 @@ class Parts:
         inherited, old_process = self.origin.inherited, self.origin.old_process
         remembered = self.origin.memory.read()
         self.desired.recall(remembered)
+        await asyncio.to_thread(find_probe, config.health.probe)  # imports its library, which can take 0.2 s
         freebind = config.forwarding.freebind
         await self.admin.open(config.admin.listen, config.admin.socket, inherited, freebind=freebind)
         self.shortfalls.check_address("admin.listen", self.admin.address)

@@ -9,6 +9,7 @@ import qlb
 from qlb.addresses import Endpoint
 from qlb.daemon.desired import Desired
 from qlb.daemon.meter import IdUse
+from qlb.daemon.preflight import Shortfalls
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows, Row
 from qlb.daemon.traffic import Traffic
@@ -72,6 +73,7 @@ class Daemon(Protocol):
     plane: str
     listen: tuple[Endpoint, ...]
     addresses: AddressWatch
+    shortfalls: Shortfalls
 
     def is_ready(self) -> bool:
         """Return whether this node should get traffic."""
@@ -121,8 +123,10 @@ def take_reading(daemon: Daemon) -> Reading:
 
 def _totals(daemon: Daemon, workers: Sequence[Counters], slots: Sequence[Slot]) -> dict[str, int]:
     """Return the value of every row of TOTALS: sums of the workers' counters, and the supervisor's own numbers."""
+    desired, count = daemon.desired, len(slots)
+    backends = sum(backend is not None for backend in desired.backends)
     return {
-        "sessions_max": daemon.desired.config.forwarding.max_sessions * len(slots),
+        "sessions_max": daemon.shortfalls.granted_sessions(desired.config, count, backends) * count if count else 0,
         "worker_restarts": sum(slot.restarts for slot in slots),
         "worker_hangs": sum(slot.hangs for slot in slots),
         **{one.name: layout.total(workers, one.slot) for one in layout.TOTALS if one.slot != layout.NO_SLOT},

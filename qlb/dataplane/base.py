@@ -13,7 +13,8 @@ class PlaneSettings:
 
     session_timeout_s: the plane closes an idle session after it, if no routable packet has used the session.
     routable_session_timeout_s: the same for the other sessions; at least session_timeout_s applies.
-    max_sessions: of one worker. workers: processes that share the machine's local ports.
+    max_sessions: of one worker; the plane opens fewer if the system grants fewer.
+    workers: processes that share the machine's local ports.
     flow_table_size: entries of each flow table, 0 = none. flow_timeout_s: life of an entry.
     dscp: of all sent packets, 0 to 63; None = as received.
     gso_to_backends: allow one call to send several datagrams to a backend (UDP GSO).

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lab.command_line import Run
+from lab.command_line import TEXT, Run
 from qlb.cli import cli
 
 HEAVY: Final = (
@@ -22,7 +22,6 @@ HEAVY: Final = (
     "cryptography",
     "multiprocessing",
     "prometheus_client",
-    "pydantic",
     "qlb.config",
     "qlb.daemon",
     "qlb.dataplane",
@@ -74,6 +73,43 @@ def loaded(*arguments: str) -> set[str]:
 def test_a_command_loads_only_what_it_needs(arguments: tuple[str, ...]) -> None:
     """A command without a configuration loads no event loop, YAML parser, validator, metrics or cryptography."""
     assert sorted(loaded(*arguments) & set(HEAVY)) == []
+
+
+CONFIGURED: Final = ("qlb.config", "cryptography", "yaml")
+"""What every command with a configuration needs of HEAVY. (Parameters of CID configs import cryptography.)"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("status", "--config"), CONFIGURED),
+        (("drain", "a", "--config"), CONFIGURED),
+        (("check",), (*CONFIGURED, "qlb.daemon", "qlb.dataplane")),
+        (("server-config",), CONFIGURED),
+        (("explain",), CONFIGURED),
+        (("cid", "decode", "--config"), CONFIGURED),
+        (("schema",), CONFIGURED),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_command_with_a_configuration_loads_little(
+    tmp_path: Path, arguments: tuple[str, ...], needed: tuple[str, ...]
+) -> None:
+    """It loads the YAML parser and cryptography, and no event loop, metrics or library of discovery and probes."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT + f"admin: {{socket: {tmp_path}/none}}\nhealth: {{probe: handshake}}\n")
+    last = {"server-config": ("a",), "explain": ("40c0ffee",), "cid": ("20" + 16 * "00",)}.get(arguments[0], ())
+    found = loaded(*arguments, *(() if arguments == ("schema",) else (str(path),)), *last)
+    assert "qlb.config" in found
+    assert sorted(found & {*HEAVY, "dns", "lightkube", "httpx", "jsonschema", "pydantic"} - set(needed)) == []
+
+
+def test_check_does_not_load_what_discovery_needs(tmp_path: Path) -> None:
+    """`qlb check` finds out whether dnspython is installed without loading it."""
+    pytest.importorskip("dns.asyncresolver", reason="dnspython is not installed")
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT + "discovery: [{name: s, dns: a.example, port: 1, networks: [10.0.0.0/8]}]\n")
+    assert not loaded("check", str(path)) & {"dns", "dns.resolver", "lightkube"}
 
 
 def test_keygen_does_not_load_other_commands(tmp_path: Path) -> None:

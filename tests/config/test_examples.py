@@ -10,8 +10,8 @@ from jsonschema import Draft202012Validator
 from qlb.config import json_schema, load
 from qlb.config.advice import DEMO_KEY
 from qlb.config.build import cid_params
+from qlb.config.fields import Section, fields_of
 from qlb.config.model import Config
-from qlb.config.sections import Section, section_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -95,9 +95,9 @@ def test_the_quickstart() -> None:
 def test_production_names_every_key() -> None:
     """production.yaml names every key of the model, at least in a comment."""
     text = (CONFIGS / "production.yaml").read_text()
-    sections = [section_of(Config, name) for name in Config.model_fields]
+    sections = [field.section for field in fields_of(Config).values()]
     models: list[type[Section]] = [Config, *(section for section in sections if section is not None)]
-    missing = [name for model in models for name in model.model_fields if not re.search(rf"^[ #-]*{name}:", text, re.M)]
+    missing = [name for model in models for name in fields_of(model) if not re.search(rf"^[ #-]*{name}:", text, re.M)]
     assert missing == []
 
 

@@ -3,11 +3,11 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from qlb.addresses import Endpoint
 from qlb.config import Config, Loaded, load, load_text
@@ -80,13 +80,13 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
     """An empty section, a null and an absent key give the default."""
     config = read("listen: ['127.0.0.1:0']\nbackends: []\nhealth:\nadmin: ~\nforwarding: {workers: null}\n").config
     assert config.cid_configs == ()
-    assert config.forwarding.model_dump() == {
+    assert asdict(config.forwarding) == {
         "plane": "auto",
         "mode": "proxy",
         "workers": 1,
         "session_timeout": 120.0,
         "routable_session_timeout": 1800.0,
-        "max_sessions": 65536,
+        "max_sessions": "auto",
         "pin_workers": False,
         "receive_buffer": 4 << 20,
         "send_buffer": 4 << 20,
@@ -98,8 +98,13 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "shared_listen": False,
         "keep_attached": False,
     }
-    assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}
-    assert config.health.model_dump() == {
+    assert asdict(config.fallback) == {
+        "flow_table_size": 65536,
+        "flow_timeout": 30.0,
+        "hash_key": None,
+        "hash_key_file": None,
+    }
+    assert asdict(config.health) == {
         "probe": "quic",
         "interval": 2.0,
         "timeout": 1.0,
@@ -110,19 +115,19 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "server_name": None,
     }
     assert (config.admin.listen, config.admin.socket) == (Endpoint("127.0.0.1", 9464), None)
-    assert config.logging.model_dump() == {"level": "info", "format": "text"}
+    assert asdict(config.logging) == {"level": "info", "format": "text"}
     assert config.shutdown_delay == 0.0
 
 
 def test_a_configuration_cannot_be_changed(read: Read) -> None:
-    """Models are frozen, lists are tuples, and mappings are read-only views."""
+    """Sections are frozen, lists are tuples, and mappings are read-only views."""
     config = read(EVERY_KEY).config
-    with pytest.raises(ValidationError):
+    with pytest.raises(FrozenInstanceError):
         setattr(config, "shutdown_delay", 1.0)  # noqa: B010 - mypy would reject the plain form
     with pytest.raises(TypeError):
         config.backends[0].server_ids[1] = ()  # type: ignore[index]
-    with pytest.raises(ValidationError):
-        Config.model_validate({"listen": ["127.0.0.1:1"], "backends": [], "workers": "1"})
+    with pytest.raises(TypeError, match="workers"):
+        Config(listen=(), backends=(), workers="1")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("row", json.loads(MISTAKES.read_text()), ids=lambda row: repr(row["with"]))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from qlb.config.problems import MAX_SHOWN, Mark, Problems
-from qlb.config.tree import MAX_DEPTH, MIN_FAST, MappingNode, ScalarNode, SequenceNode, locate, parse, to_data
+from qlb.config.tree import MAX_DEPTH, MIN_FAST, MappingNode, Node, ScalarNode, SequenceNode, locate, parse
 from qlb.errors import ConfigError
 
 Lines = Callable[[str], tuple[str, ...]]
@@ -17,6 +17,15 @@ def tree(text: str) -> tuple[MappingNode, tuple[str, ...]]:
     """Parse a text; return the tree and the problems."""
     problems = Problems(Path("x"))
     return parse(text, problems), problems.lines()
+
+
+def to_data(node: Node) -> object:
+    """Return a tree as dicts, lists, strings and None."""
+    if isinstance(node, ScalarNode):
+        return None if node.is_null else node.text
+    if isinstance(node, SequenceNode):
+        return [to_data(item) for item in node.items]
+    return {key.text: to_data(value) for key, value in node.entries}
 
 
 @pytest.mark.parametrize(

@@ -117,25 +117,34 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
-        assert supervisor.parts.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
+        assert supervisor.parts.read().totals["sessions_max"] == 2 * 675, "not what the ports of both workers allow"
         assert (await supervisor.reload()).ok
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
         assert warned("is 2,000", "is 900") == [2, 1]
-        assert supervisor.parts.read().totals["sessions_max"] == 1800
+        assert supervisor.parts.read().totals["sessions_max"] == 2 * 675
 
 
-async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limits", "sessions"),
+    [(Limits(1_048_576, 28_232), 25_408), (Limits(20_000, 28_232), 19_936), (Limits(None, None), 65_536)],
+)
+async def test_auto_sessions_are_what_the_system_grants(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
+    sessions: int,
 ) -> None:
-    """If max_sessions has its default, a lack of local ports is logged as information, not as a warning."""
-    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(None, 28_232))
+    """By default the system's limits decide, and the log has no line about them."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: limits)
     caplog.set_level(logging.INFO)
-    async with _running(_supervisor(tmp_path)):
-        pass
-    assert [record.levelname for record in caplog.records if "local ports" in record.getMessage()] == ["INFO"]
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        assert supervisor.parts.read().totals["sessions_max"] == sessions
+    assert not [line for record in caplog.records if "max_sessions" in (line := record.getMessage())]
 
 
 async def test_a_signal_before_the_start(tmp_path: Path) -> None:
