@@ -1,4 +1,4 @@
-"""The commands of the control socket: reload, drain, undrain, explain, upgrade. Answers are JSON.
+"""The commands of the control socket: reload, drain, undrain, explain, config, upgrade. Answers are JSON.
 
 200: done. 404: there is no backend of that name; the answer lists the names. 409: live connections would break;
 ``problems`` names the reasons, and /reload/force reloads anyway. 422: the configuration is wrong, or the new process
@@ -70,6 +70,9 @@ class Control(Protocol):
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Return the plane's decision about a datagram. Raises QlbError if the plane cannot be asked."""
 
+    async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
+        """Return the configuration in force without secrets, and its generation. with_defaults: every key."""
+
     async def upgrade(self) -> UpgradeOutcome:
         """Hand over to a new process that runs the program and configuration on disk, and end this one."""
 
@@ -89,6 +92,10 @@ class Commands:
                 return self._reload
             case ["reload", "force"]:
                 return lambda: self._reload(force=True)
+            case ["config"]:
+                return lambda: self._configuration(with_defaults=False)
+            case ["config", "effective"]:
+                return lambda: self._configuration(with_defaults=True)
             case ["upgrade"]:
                 return self._upgrade
             case ["drain", name]:
@@ -107,6 +114,9 @@ class Commands:
         except (OSError, QlbError, ValueError) as error:
             return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
         return json_response(HTTPStatus.OK, {"ok": True, **decision})
+
+    async def _configuration(self, *, with_defaults: bool) -> web.Response:
+        return json_response(HTTPStatus.OK, await self._control.configuration(with_defaults=with_defaults))
 
     async def _reload(self, *, force: bool = False) -> web.Response:
         try:

@@ -25,7 +25,10 @@ class _Section(NamedTuple):
 
 _SECTIONS: Final = (
     _Section("Run", (("run", "run"), ("decap", "xdp"), ("demo", "demo"))),
-    _Section("Inspect", (("check", "check"), ("explain", "explain"), ("status", "operate"), ("top", "top"))),
+    _Section(
+        "Inspect",
+        (("check", "check"), ("config", "config"), ("explain", "explain"), ("status", "operate"), ("top", "top")),
+    ),
     _Section(
         "Operate",
         (
@@ -37,7 +40,16 @@ _SECTIONS: Final = (
             ("detach", "xdp"),
         ),
     ),
-    _Section("Tools", (("cid", "explain"), ("keygen", "check"), ("schema", "check"), ("server-config", "check"))),
+    _Section(
+        "Tools",
+        (
+            ("cid", "explain"),
+            ("completion", "completion"),
+            ("keygen", "check"),
+            ("schema", "check"),
+            ("server-config", "check"),
+        ),
+    ),
 )
 
 
