@@ -71,7 +71,7 @@ class Control(Protocol):
         """Return the plane's decision about a datagram. Raises QlbError if the plane cannot be asked."""
 
     async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
-        """Return the configuration in force without secrets, and its generation. with_defaults: every key."""
+        """Return the configuration in force without secrets, and its generation. with_defaults: with every key."""
 
     async def upgrade(self) -> UpgradeOutcome:
         """Hand over to a new process that runs the program and configuration on disk, and end this one."""

@@ -53,6 +53,11 @@ _SECTIONS: Final = (
 )
 
 
+def sections() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return each heading of ``qlb --help`` with the names of its commands."""
+    return tuple((section.title, tuple(name for name, _ in section.commands)) for section in _SECTIONS)
+
+
 class _Commands(click.Group):
     """The commands of qlb. Each is the object in its module that has its name, with ``_`` for ``-``."""
 

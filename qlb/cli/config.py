@@ -13,14 +13,14 @@ from qlb.errors import QlbError
 
 @click.command("config", cls=ConfigCommand, short_help="Print a configuration without secrets.")
 @click.argument("config", type=CONFIG, required=False)
-@click.option("--effective", is_flag=True, help="Also print the keys that are not set, with their defaults.")
+@click.option("--effective", is_flag=True, help="Also print the keys that have their default values.")
 @click.option("--live", is_flag=True, help="Print the configuration of the running daemon of CONFIG, not the file.")
 @click.option("--no-keys", is_flag=True, help="Do not read key files. The fingerprints are then left out.")
 @config_option
 @socket_option
 @json_option
 def config(config: Path | None, effective: bool, live: bool, no_keys: bool, socket: Path | None, as_json: bool) -> None:
-    """Print CONFIG as YAML in its normal form, without secrets.
+    """Print CONFIG as YAML in its normal form, without secrets and without keys that have their default values.
 
     Without CONFIG, or with --live or --socket, the running daemon is asked for the configuration that is in force: the
     last one that it accepted, which may differ from the file. States that `qlb drain` has set, and backends from

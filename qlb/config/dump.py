@@ -12,10 +12,10 @@ import yaml
 
 from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
+from qlb.config.fields import Section, fields_of
 from qlb.config.model import CidConfig, Config, DiscoverySource
 from qlb.config.rules import SOURCE_KEYS, SOURCE_KINDS
 from qlb.config.scalars import Size, duration_text
-from qlb.config.sections import Section
 
 NOT_SHOWN: Final = "(not shown)"
 """The text in place of a secret."""
@@ -28,7 +28,7 @@ _CONFIG_ID: Final = re.compile(r"^ *- config_id: ([0-6])$", re.MULTILINE)
 def as_data(config: Config, *, with_defaults: bool, with_keys: bool = True) -> dict[str, object]:
     """Return a loaded configuration as data for JSON, in the form of the YAML.
 
-    with_defaults: include the keys that the file does not set. with_keys: the key files were read, so every CID config
+    with_defaults: include the keys that have their defaults. with_keys: the key files were read, so every CID config
     has one more entry, `fingerprint`.
     """
     found = _section(config, with_defaults)
@@ -53,16 +53,18 @@ def as_yaml(data: Mapping[str, object]) -> str:
 
 def _section(section: Section, with_defaults: bool) -> dict[str, object]:
     found: dict[str, object] = {}
-    for name, field in type(section).model_fields.items():
+    for name, field in fields_of(type(section)).items():
         value = _in_force(section, name) if with_defaults else getattr(section, name)
         if name in _SECRETS and value is not None:
             if getattr(section, f"{name}_file") is None:
                 found[name] = NOT_SHOWN
-        elif value is None and field.default is not None and not field.is_required():
+        elif with_defaults and not _is_possible(section, name):
+            continue
+        elif value is None and field.default is not None and not field.required:
             found[name] = "none"  # the word that turns a default off
-        elif (with_defaults and _is_possible(section, name)) or name in section.model_fields_set:
+        elif with_defaults or field.required or value != field.default:
             written = _as_written(value, with_defaults)
-            if with_defaults or field.is_required() or written not in (None, {}, []):
+            if with_defaults or field.required or written != {}:
                 found[name] = written
     return found
 

@@ -158,7 +158,7 @@ class Supervisor:
         return await engine.explain(datagram, client)
 
     async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
-        """Return the configuration in force without secrets, and its generation. with_defaults: every key."""
+        """Return the configuration in force without secrets, and its generation. with_defaults: with every key."""
         desired = self.parts.desired
         generation, config = desired.generation, desired.config
         data = await asyncio.to_thread(as_data, config, with_defaults=with_defaults)  # 65,536 backends take long

@@ -64,7 +64,7 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
 
 
 async def test_it_returns_its_configuration(tmp_path: Path) -> None:
-    """The configuration is the one in force, not the file's content, and has the keys of the file or all keys."""
+    """The configuration is the one in force, not the file's content, with or without the defaults."""
     supervisor = _supervisor(tmp_path)
     (tmp_path / "qlb.yaml").write_text("not in force")
     answer = await supervisor.configuration(with_defaults=False)
