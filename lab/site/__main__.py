@@ -6,20 +6,27 @@ import sys
 from typing import Final
 
 from lab.site.pages import ROOT, stage
+from lab.site.requests import foreign_requests
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TRACEBACK: Final = re.compile(r"^Traceback .*", re.MULTILINE | re.DOTALL)
 
 
 def build() -> int:
-    """Build the site, and return the exit code of its generator. Its report is printed without colours."""
+    """Build the site. Return the exit code: not 0 if there is a warning, or if a page would load from another host."""
     stage(ROOT / "build" / "docs")
     command = (sys.executable, "-m", "zensical", "build", "--strict", "--clean")
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(_TRACEBACK.sub("", _COLOUR.sub("", done.stdout)), end="")  # noqa: T201
-    if done.returncode == 0:
-        print(f"the site is in {ROOT / 'build' / 'site'}: open index.html")  # noqa: T201
-    return done.returncode
+    if done.returncode:
+        return done.returncode
+    site = ROOT / "build" / "site"
+    found = list(foreign_requests(site))
+    for one in found:
+        print(f"loaded from another host: {one}")  # noqa: T201
+    if not found:
+        print(f"the site is in {site}: open index.html")  # noqa: T201
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
