@@ -25,7 +25,7 @@ def build() -> int:
     for one in found:
         print(f"loaded from another host: {one}")  # noqa: T201
     if not found:
-        print(f"the site is in {site}: open index.html")  # noqa: T201
+        print(f"the site is in {site}; to read it: python3 -m http.server -d {site.relative_to(ROOT)}")  # noqa: T201
     return 1 if found else 0
 
 

@@ -72,7 +72,7 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[Comman
 
 
 def _spelling(option: click.Option) -> str:
-    names = ", ".join(option.opts)
+    names = ", ".join(sorted(option.opts, key=len))
     if option.is_flag:
         return names
     kind = option.type

@@ -14,7 +14,7 @@ NEXT_START: Final = "at the next start"
 RESTART: Final = "needs a restart or `qlb upgrade`; a reload refuses it"
 
 _MAPPING: Final = "mapping"
-_DEFAULT: Final = re.compile(r"Default: ([^,;:.]+)[,;:.]")
+_DEFAULT: Final = re.compile(r"Default: (.+?)[,;:.](?:\s|$)")
 _NEXT_START_WORDS: Final = "A change takes effect at the next start."
 _RESTART_WORDS: Final = "A change needs a restart."
 

@@ -23,9 +23,10 @@ _OTHER_PAGES: Final = {
     "examples/voice_agent/README.md": "examples/voice-agent.md",
 }
 """File in the repository → page, for pages outside docs/."""
+_RUNBOOKS: Final = "runbooks/index.md"
 _FOLDERS: Final = {
     "deploy": "deploy.md",
-    "docs/runbooks": "runbooks/index.md",
+    "docs/runbooks": _RUNBOOKS,
     "examples/moq": "examples/moq.md",
     "examples/voice_agent": "examples/voice-agent.md",
 }
@@ -46,23 +47,26 @@ def stage(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     placed = _placed()
     for source, page in placed.items():
+        if not (ROOT / source).exists():
+            continue  # a generated page
         path = target / page
         path.parent.mkdir(parents=True, exist_ok=True)
         if source.endswith(".md"):
             path.write_text(_relinked((ROOT / source).read_text(), source, page, placed, target))
         else:
             shutil.copyfile(ROOT / source, path)
-    (target / "runbooks" / "index.md").write_text("".join(_runbooks()))
+    (target / _RUNBOOKS).write_text("".join(_runbooks()))
     (target / "reference").mkdir()
     for name, text in reference.pages().items():
         (target / "reference" / name).write_text(text)
 
 
 def _placed() -> dict[str, str]:
-    """Return file in the repository → its place on the site, for all pages and the pictures beside them."""
+    """Return file in the repository → its place on the site: pages, the pictures beside them, and generated pages."""
     docs = ROOT / "docs"
     found = {f"docs/{name}": name for path in sorted(docs.rglob("*.*")) if (name := str(path.relative_to(docs)))}
-    return found | _OTHER_PAGES
+    generated = {f"docs/{name}": name for name in (_RUNBOOKS, *(f"reference/{name}" for name in reference.PAGES))}
+    return found | _OTHER_PAGES | generated
 
 
 def _runbooks() -> Iterator[str]:

@@ -12,6 +12,8 @@ from lab.site import commands, keys
 from qlb.observe.figures import XdpReading
 from qlb.observe.metrics import Metrics
 
+PAGES: Final = ("configuration.md", "commands.md", "metrics.md", "api.md")
+"""The names of the generated pages."""
 API: Final = ("qlb.cid", "qlb.adapters.aioquic", "qlb.errors")
 """The modules that programs import, in the order of the page. The names in ``__all__`` are described."""
 
@@ -27,12 +29,8 @@ class Metric(NamedTuple):
 
 def pages() -> dict[str, str]:
     """Return the name of each generated page → its text."""
-    return {
-        "configuration.md": "\n".join(_configuration()),
-        "commands.md": "\n".join(_commands()),
-        "metrics.md": "\n".join(_metrics()),
-        "api.md": "\n".join(_api()),
-    }
+    texts = (_configuration(), _commands(), _metrics(), _api())
+    return {name: "\n".join(lines) for name, lines in zip(PAGES, texts, strict=True)}
 
 
 _CONFIGURATION: Final = """\
