@@ -1,8 +1,10 @@
 """The site and the manual pages: what is generated is fresh, complete and consistent. `make docs` builds the site."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -207,3 +209,31 @@ def test_the_spelling_of_options() -> None:
     assert found["qlb demo run"]["--rebinds N"].endswith("[0 to 100; default: 4]")
     assert "--attach auto|native|generic" in found["qlb decap"]
     assert "--effective" in found["qlb config"]
+
+
+def test_the_first_page_has_the_commands_that_init_prints(tmp_path: Path) -> None:
+    """The first page needs at most ten commands, and those after `qlb init` are commands that it prints."""
+    text = (ROOT / "docs" / "index.md").read_text()
+    wanted = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert len(wanted) <= 10
+    folder = Path(sys.executable).parent
+    if not (folder / "qlb").exists():
+        pytest.skip(f"no {folder / 'qlb'}: qlb is not installed")
+    begin = wanted.index("qlb init edge")
+    environ = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [folder / "qlb", *wanted[begin].split()[1:]],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    printed = [_without_ports(line.strip()) for line in done.stdout.splitlines()]
+    assert [line for line in wanted[begin + 1 :] if _without_ports(line) not in printed] == []
+
+
+def _without_ports(command: str) -> str:
+    """Return a command without its ports, which depend on those that are free, and with one name of Python."""
+    return re.sub(r"\b\d{4,5}\b", "PORT", re.sub(r"^\S*python3?\b", "python", command))
