@@ -198,7 +198,7 @@ def test_a_broken_link_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_requests_to_other_hosts(tmp_path: Path, name: str, text: str, found: list[str]) -> None:
-    """What a browser would load from another host is found; a link that a reader may follow is no request."""
+    """The check finds each address that a browser loads by itself; a link that a reader may follow is no request."""
     (tmp_path / name).write_text(text)
     assert list(foreign_requests(tmp_path)) == found
 

@@ -1,4 +1,4 @@
-"""The requests of a built page to other hosts: there must be none, so that the site works anywhere and tells nobody."""
+"""The requests of a built page to other hosts: there must be none."""
 
 import re
 from collections.abc import Iterator
