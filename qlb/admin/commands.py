@@ -6,6 +6,7 @@ cannot take over; nothing has changed, and ``problems`` has the reasons. 503: th
 has not applied it yet; ``problems`` names the workers.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from qlb.addresses import Endpoint
-from qlb.admin.http import json_response
+from qlb.admin.http import json_body, json_response, page_response
 from qlb.config.names import endpoint
 from qlb.errors import ConfigError, QlbError
 from qlb.observe.figures import REMOVED, Reading
@@ -116,7 +117,9 @@ class Commands:
         return json_response(HTTPStatus.OK, {"ok": True, **decision})
 
     async def _configuration(self, *, with_defaults: bool) -> web.Response:
-        return json_response(HTTPStatus.OK, await self._control.configuration(with_defaults=with_defaults))
+        answer = await self._control.configuration(with_defaults=with_defaults)
+        # Beside the event loop: with 65,536 backends it takes a third of a second.
+        return page_response(await asyncio.to_thread(json_body, answer), "application/json")
 
     async def _reload(self, *, force: bool = False) -> web.Response:
         try:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from qlb.config import json_schema, load, load_text
 from qlb.config.dump import NOT_SHOWN, as_data, as_yaml
@@ -31,17 +32,17 @@ cid_configs:
   - config_id: 1  # fingerprint 316a5784
     server_id_length: 4
     nonce_length: 12
-    key: {NOT_SHOWN}
+    key: "{NOT_SHOWN}"
   - config_id: 2  # fingerprint 042a881b
     server_id_length: 4
     nonce_length: 4
 backends:
   - name: "1e3"
     address: 127.0.0.1:1
-    server_ids: {{1: ["00000001", c0ffee01], 2: "12345678"}}
+    server_ids: {{1: ["00000001", "c0ffee01"], 2: "12345678"}}
 fallback:
   flow_timeout: 45s
-  hash_key: {NOT_SHOWN}
+  hash_key: "{NOT_SHOWN}"
 health:
   interval: 1500ms
 """
@@ -132,3 +133,40 @@ def test_without_keys_there_are_no_fingerprints(config: Config) -> None:
     data = as_data(config, with_defaults=True, with_keys=False)
     assert "fingerprint" not in as_yaml(data)
     assert "fingerprint" not in json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("yes", "No", "null", "1e3", "010203", "0x1f", "1.5", "1:20", "a: b", "a:", ":a", "a #b", "#a", "- a", "[a]"),
+        *(
+            "{a}",
+            "a, b",
+            "'a'",
+            '"a"',
+            "a\\b",
+            "*a",
+            "&a",
+            "!a",
+            "|",
+            ">",
+            "%a",
+            "@a",
+            "`a`",
+            " a",
+            "a ",
+            "~",
+            "é ü",
+            "=",
+            ".",
+        ),
+    ],
+)
+def test_every_text_is_read_back(name: str) -> None:
+    """A text that YAML could read as something else is quoted, also in the eyes of another parser."""
+    path = Path("/etc/qlb/qlb.yaml")
+    text = f"listen: ['127.0.0.1:1']\nbackends: []\nadmin: {{socket: {json.dumps(name)}}}\n"
+    before = load_text(text, path).config
+    written = as_yaml({"listen": ["127.0.0.1:1"], "backends": [], "admin": {"socket": name}})
+    assert load_text(written, path).config == before
+    assert yaml.safe_load(written)["admin"]["socket"] == name
