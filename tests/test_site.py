@@ -160,7 +160,7 @@ def test_the_pages_of_the_site(tmp_path: Path) -> None:
     staged = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.md")}
     text = (ROOT / "mkdocs.yml").read_text()
     navigation = re.findall(r"^ +- (\S+\.md)$", text[text.index("\nnav:") :], re.MULTILINE)
-    assert sorted(navigation) == sorted(staged)
+    assert sorted(navigation) == sorted(staged), "add each page to a shelf in mkdocs.yml"
 
 
 def test_a_broken_link_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Final
 
-from lab.site.pages import ROOT, stage
+from lab.site.pages import ROOT, BrokenLink, stage
 from lab.site.requests import foreign_requests
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -14,7 +14,11 @@ _TRACEBACK: Final = re.compile(r"^Traceback .*", re.MULTILINE | re.DOTALL)
 
 def build() -> int:
     """Build the site. Return the exit code: not 0 if there is a warning, or if a page would load from another host."""
-    stage(ROOT / "build" / "docs")
+    try:
+        stage(ROOT / "build" / "docs")
+    except BrokenLink as error:
+        print(f"broken link: {error}")  # noqa: T201
+        return 1
     command = (sys.executable, "-m", "zensical", "build", "--strict", "--clean")
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(_TRACEBACK.sub("", _COLOUR.sub("", done.stdout)), end="")  # noqa: T201
