@@ -63,6 +63,8 @@ _METRICS: Final = """\
 
 After reading this page you know every metric on `/metrics`. The page is generated from qlb's own
 answer. [Watching qlb](../watching.md#prometheus) describes which of them to look at first.
+
+## Metrics of qlb
 """
 _PROCESS: Final = """\
 ## The supervisor's process
@@ -137,15 +139,16 @@ def metrics() -> Iterator[Metric]:
 
 def _metrics() -> Iterator[str]:
     yield _METRICS
-    ours = [one for one in metrics() if one.name.startswith("qlb_")]
-    others = [one for one in metrics() if not one.name.startswith("qlb_")]
-    yield from _table(("metric", "kind", "labels", "meaning"), map(_row, ours))
+    everything = tuple(metrics())
+    yield from (line for one in everything if one.name.startswith("qlb_") for line in _metric(one))
     yield _PROCESS
-    yield from _table(("metric", "kind", "labels", "meaning"), map(_row, others))
+    yield from (line for one in everything if not one.name.startswith("qlb_") for line in _metric(one))
 
 
-def _row(metric: Metric) -> tuple[str, str, str, str]:
-    return f"`{metric.name}`", metric.kind, ", ".join(f"`{label}`" for label in metric.labels), metric.text
+def _metric(metric: Metric) -> Iterator[str]:
+    yield f"### {metric.name}\n"
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    yield f"{metric.kind.capitalize()}{f', by {labels}' if labels else ''}. {_escaped(metric.text)}\n"
 
 
 def _api() -> Iterator[str]:
