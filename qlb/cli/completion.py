@@ -47,16 +47,12 @@ def completion(shell: str) -> None:
 
     The names of backends come from the running daemon. If none answers at once, the shell completes nothing.
     """
-    click.echo(_script(shell), nl=False)
-
-
-def _script(shell: str) -> str:
     if shell == "bash":
-        return _BASH
+        click.echo(_BASH, nl=False)
+        return
     from click.shell_completion import get_completion_class
-
-    from qlb.cli import cli
 
     found = get_completion_class(shell)
     assert found is not None, f"click knows {shell}"
-    return found(cli, {}, _PROGRAM, _VARIABLE).source()
+    program = click.get_current_context().find_root().command
+    click.echo(found(program, {}, _PROGRAM, _VARIABLE).source(), nl=False)
