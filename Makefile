@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice docs generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -61,8 +61,13 @@ bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat
 voice: $(VENV)/test.stamp ## Measure voice calls through qlb and two other designs
 	$(BIN)/python -m benchmarks.voice $(VOICE)
 
-generate: $(VENV)/test.stamp ## Write the C files that are generated from Python, which are committed
+# Strictly: a broken link is an error. See lab/site/.
+docs: $(VENV)/docs.stamp ## Build the site with the references into build/site
+	@$(BIN)/python -m lab.site
+
+generate: $(VENV)/test.stamp ## Write the C files and manual pages that are generated from Python, which are committed
 	$(BIN)/python -m lab.constants
+	$(BIN)/python -m lab.site.manual
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp ## Build the BPF objects, which are committed
@@ -116,13 +121,17 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 clean: ## Remove .venv and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
+	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable ".[aioquic]"
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable ".[aioquic,docs]"
 	@touch $@
 
 # The last one is Helm, for the tests of its chart: it asks for a newer Python than it needs, and is not for every system.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qlb.cli.client import CONFIG
+from qlb.cli.client import CONFIG, complete_configured_backend
 from qlb.errors import QlbError
 
 
@@ -66,7 +66,7 @@ def keygen(file: Path | None) -> None:
 
 @click.command("server-config", short_help="Print the parameters of a server.")
 @click.argument("config", type=CONFIG)
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete_configured_backend)
 @click.option("--yang", is_flag=True, help="Print the draft's YANG model as JSON.")
 def server_config(config: Path, backend: str, yang: bool) -> None:
     """Print the parameters that the server BACKEND must load to issue routable IDs. They contain its secret keys.

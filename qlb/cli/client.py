@@ -14,6 +14,8 @@ CONFIG: Final = click.Path(path_type=Path)
 """The parameter type of a configuration's path."""
 _TIMEOUT_S: Final = 30.0
 _BALANCER_TIMEOUT_S: Final = 5.0
+_COMPLETION_TIMEOUT_S: Final = 0.5
+"""A shell waits for the candidates, so a daemon that is slow to answer has none."""
 _DEFAULT_SOCKET: Final = "/run/qlb/qlb.sock"
 _ENVIRONMENT: Final = "QLB_SOCKET"
 
@@ -158,3 +160,33 @@ def ask_balancer(name: str) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise QlbError(f"balancer {name} returns no status")
     return answer
+
+
+def complete_backend(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the daemon's backends that begin with a text. For `undrain`, those that are draining.
+
+    Returns nothing if no daemon answers: a shell that completes must show no errors.
+    """
+    options = context.params
+    try:
+        path = find_socket(options.get("config"), options.get("socket"))
+        _, answer = ask(path, "GET", "/status", timeout_s=_COMPLETION_TIMEOUT_S)
+        rows = [(str(row["name"]), row["state"] == "draining") for row in answer["backends"]]
+    except (ConfigError, QlbError, KeyError, TypeError, OSError):
+        return []
+    wanted = context.info_name == "undrain"
+    return [name for name, is_draining in rows if is_draining == wanted and name.startswith(incomplete)]
+
+
+def complete_configured_backend(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the backends in the file CONFIG that begin with a text. Reads no key files."""
+    from qlb.config.load import load
+
+    config = context.params.get("config")
+    if config is None:
+        return []
+    try:
+        found = load(Path(config), with_keys=False).config.backends
+    except (ConfigError, OSError):
+        return []
+    return [backend.name for backend in found if backend.name.startswith(incomplete)]

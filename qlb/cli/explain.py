@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG, ConfigCommand, ask, config_option, json_option, socket_option
+from qlb.cli.client import (
+    CONFIG,
+    ConfigCommand,
+    ask,
+    complete_configured_backend,
+    config_option,
+    json_option,
+    socket_option,
+)
 from qlb.errors import CidError, QlbError
 
 if TYPE_CHECKING:
@@ -153,7 +161,7 @@ def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
 @click.option("--config", required=True, type=CONFIG, metavar="FILE", help="Configuration with the keys.")
 @click.option("--config-id", type=int, default=None, help="Config ID to use.  [default: the first that fits]")
 @click.option("--nonce", type=_octets, metavar="HEX", default=None, help="Nonce to use.  [default: a random one]")
-@click.argument("server", metavar="BACKEND|HEX")
+@click.argument("server", metavar="BACKEND|HEX", shell_complete=complete_configured_backend)
 def cid_encode(config: Path, config_id: int | None, nonce: bytes | None, server: str) -> None:
     """Print a connection ID of a server, given by its backend's name or by its server ID in HEX. For experiments."""
     from qlb.cid import CidCodec, CidGenerator

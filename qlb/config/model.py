@@ -77,6 +77,7 @@ SERVER_IDS: Final = Table(
     read_only,
     {
         "type": "object",
+        "$comment": "mapping: config ID to server ID, or to a list of server IDs",
         "propertyNames": {"pattern": f"^0*[0-{MAX_CONFIG_ID}]$"},
         "additionalProperties": {
             "anyOf": [dict(SERVER_ID.schema), {"type": "array", "items": dict(SERVER_ID.schema), "minItems": 1}]
@@ -108,14 +109,14 @@ class CidConfig(Section):
     """The AES-128 key, 32 hex digits (`qlb keygen`). A secret: prefer key_file. Default: none; then every packet shows
     its server ID to any observer on the path. Not together with key_file. In a loaded configuration this attribute
     contains the key from either source."""
-    key_file: Annotated[Path | None, PATH] = None
+    key_file: Annotated[Path | None, PATH] = field(default=None, examples=["keys/1.hex"])
     """A file that contains the key as 32 hex digits. Relative to this file. Its owner must be root, the user that runs
     qlb, or the owner of this file; its group may read it; others must have no access to it (chmod o-rwx, go-w), unless
     it is a secret that Docker or Kubernetes mounts. Each reload reads it again. Default: none."""
-    cid_length: Annotated[int | None, CID_LENGTH] = None
-    """Octets of the connection IDs that servers issue, first octet included: from 1 + server_id_length + nonce_length,
-    the default, to 20. Octets beyond the default are random. The balancer also decodes longer IDs. Stacks that parse
-    short headers with one fixed length (aioquic) need the same value in all cid_configs."""
+    cid_length: Annotated[int | None, CID_LENGTH] = field(default=None, examples=[17])
+    """Octets of the connection IDs that servers issue, first octet included: from 1 + server_id_length + nonce_length
+    to 20. Default: 1 + server_id_length + nonce_length. Octets beyond that are random. The balancer also decodes longer
+    IDs. Stacks that parse short headers with one fixed length (aioquic) need the same value in all cid_configs."""
     length_self_encoded: Annotated[bool, BOOLEAN] = False
     """true: the low five bits of the first octet encode the ID's length, and an ID in a long header with another length
     is unroutable. Use it only if all servers encode exactly this length: IDs to which a server appends octets do not
@@ -159,25 +160,25 @@ class DiscoverySource(Section):
     name: Annotated[str, SOURCE_NAME] = field(examples=["agents"])
     """The name in metrics and the log; the names of its backends begin with it (agents-10.0.0.5:4433). 1 to 16 letters,
     digits and . _ : -, each once. Required."""
-    dns: Annotated[str | None, DNS_NAME] = None
+    dns: Annotated[str | None, DNS_NAME] = field(default=None, examples=["agents.example.com"])
     """The DNS name whose addresses are backends. qlb queries it again when the TTL expires. A final dot makes no
     difference. Default: none. Each source has exactly one of dns, kubernetes and file. Needs the discovery extra
     (dnspython)."""
     kubernetes: Annotated[str | None, SERVICE] = field(default=None, examples=["voice/agents"])
     """NAMESPACE/SERVICE whose ready endpoints are backends. qlb watches its EndpointSlices. Default: none. Needs the
     kubernetes extra (lightkube)."""
-    file: Annotated[Path | None, PATH] = None
+    file: Annotated[Path | None, PATH] = field(default=None, examples=["backends.yaml"])
     """A file with a list of backends in the form of `backends`. qlb reads it again when it changes; an invalid file
     changes nothing. Relative to this file. Default: none."""
     record: Annotated[DnsRecord, DNS_RECORD] = "address"
     """dns: the records to query: address (A and AAAA), a, aaaa, or srv. srv records contain ports and weights.
     Default: address."""
-    port: Annotated[int | None, whole_number(1, 65535)] = None
+    port: Annotated[int | None, whole_number(1, 65535)] = field(default=None, examples=[4433])
     """dns, kubernetes: the port of every backend, 1 to 65535. Required for dns unless record is srv. Default: none: the
     port in the srv records or EndpointSlices."""
     port_name: Annotated[str | None, PORT_NAME] = field(default=None, examples=["quic"])
     """kubernetes: the name of the Service's UDP port, if it has more than one. Default: none."""
-    kubeconfig: Annotated[Path | None, PATH] = None
+    kubeconfig: Annotated[Path | None, PATH] = field(default=None, examples=["kubeconfig"])
     """kubernetes: a kubeconfig file, relative to this file. Default: none: the service account of the pod; outside a
     cluster, $KUBECONFIG or ~/.kube/config."""
     resolvers: tuple[Annotated[Endpoint, RESOLVER], ...] = field(default=(), examples=[["10.0.0.53"]])

@@ -4,7 +4,8 @@ A kind converts the text in the file to a typed value, and describes that text i
 never rounds, clamps or guesses. The model puts a kind on a field with Annotated.
 
 qlb treats every scalar as text, but an editor that checks the file with the schema sees YAML's own types: 4, true, or
-1e3 as a number. So the schema of a kind allows each type that its texts can be mistaken for.
+1e3 as a number. So the schema of a kind allows each type that its texts can be mistaken for. Its $comment names the
+kind for people, for example in the reference of the configuration.
 """
 
 import functools
@@ -84,7 +85,8 @@ def duration(low: str, high: str) -> Scalar[float]:
             raise ScalarError(f"must be a duration from {low} to {high}, not {shown(text)}")
         return seconds
 
-    return Scalar(parse, {"type": "string", "pattern": rf"^{_DURATION.pattern}$"})
+    pattern = rf"^{_DURATION.pattern}$"
+    return Scalar(parse, {"type": "string", "pattern": pattern, "$comment": f"duration, {low} to {high}"})
 
 
 def _seconds(text: str) -> float:
@@ -112,7 +114,8 @@ def size(low: str, high: str) -> Scalar[Size]:
             raise ScalarError(f"must be a size from {low} to {high}, not {shown(text)}")
         return octets
 
-    return Scalar(parse, {"type": ["integer", "string"], "minimum": _octets(low), "pattern": f"^{_SIZE.pattern}$"})
+    limits = {"minimum": _octets(low), "pattern": f"^{_SIZE.pattern}$"}
+    return Scalar(parse, {"type": ["integer", "string"], **limits, "$comment": f"size, {low} to {high}"})
 
 
 def _octets(text: str) -> Size:

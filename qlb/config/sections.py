@@ -115,7 +115,7 @@ class Fallback(Section):
     """The key of the 4-tuple hash, 32 hex digits, equal on all balancers of a service. With a secret key an attacker
     cannot direct connections to one backend. Default: a published key. Not together with hash_key_file. A change moves
     the connections with unroutable IDs that are in no table."""
-    hash_key_file: Annotated[Path | None, PATH] = None
+    hash_key_file: Annotated[Path | None, PATH] = field(default=None, examples=["keys/hash.hex"])
     """A file that contains hash_key as 32 hex digits. The rules of key_file apply. Default: none."""
 
 
@@ -169,7 +169,7 @@ class Health(Section):
     alpn: tuple[Annotated[str, ALPN], ...] = field(default=("h3",), examples=[["h3", "moq-00"]])
     """probe handshake: the application protocols to offer. Default: h3. A server that supports none of them ends the
     handshake, and still counts as alive: it has shown its connection ID."""
-    server_name: Annotated[str | None, SERVER_NAME] = None
+    server_name: Annotated[str | None, SERVER_NAME] = field(default=None, examples=["agents.example.com"])
     """probe handshake: the host name to request (TLS SNI). Default: none."""
 
 
@@ -180,7 +180,7 @@ class Admin(Section):
     """TCP address of the read-only HTTP server (/metrics, /healthz, /readyz, /status). Port 0 selects a free port; none
     turns the server off. Default: 127.0.0.1:9464. It has no authentication: do not bind a public address. A change
     needs a restart."""
-    socket: Annotated[Path | None, PATH] = None
+    socket: Annotated[Path | None, PATH] = field(default=None, examples=["/run/qlb/qlb.sock"])
     """Unix socket for reload, drain and undrain, mode 0600. Relative to this file; the complete path has at most 107
     octets. qlb creates its folder at the start. Default: none; SIGHUP still reloads. A change needs a restart."""
 

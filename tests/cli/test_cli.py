@@ -31,7 +31,7 @@ HEAVY: Final = (
     "yaml",
 )
 """Modules that only some commands need; each costs 10 ms or more."""
-WITH_DAEMON: Final = ("status", "top", "reload", "drain", "undrain", "upgrade", "explain")
+WITH_DAEMON: Final = ("status", "top", "reload", "drain", "undrain", "upgrade", "explain", "config")
 
 
 def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

@@ -63,6 +63,17 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
     assert not supervisor.parts.is_ready()
 
 
+async def test_it_returns_its_configuration(tmp_path: Path) -> None:
+    """The configuration is the one in force, not the file's content, with or without the defaults."""
+    supervisor = _supervisor(tmp_path)
+    (tmp_path / "qlb.yaml").write_text("not in force")
+    answer = await supervisor.configuration(with_defaults=False)
+    assert answer == {"generation": 1, "config": CONFIG}
+    every = (await supervisor.configuration(with_defaults=True))["config"]
+    assert isinstance(every, dict)
+    assert every["forwarding"]["workers"] == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the drops of a socket")
 async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     """A listener's drops are the sum over all workers' sockets, and count for their own service address only."""
