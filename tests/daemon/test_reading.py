@@ -15,7 +15,7 @@ from qlb.daemon import rows as departures
 from qlb.daemon.supervisor import Supervisor
 from qlb.discovery import file as file_source
 from qlb.observe.figures import REMOVED_ROW, Reading
-from qlb.routing.counters import TOTALS
+from qlb.routing.totals import TOTALS
 
 PATIENCE_S = 240.0
 CONFIG = {

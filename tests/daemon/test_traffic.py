@@ -116,7 +116,7 @@ def test_exchanges(traffic: Traffic, workers: list[Counters], clock: Clock) -> N
     assert traffic.exchanged("a") == Exchange(0, 0)
     for worker in workers:
         _count(worker, clock, unroutable(BY_FALLBACK, NO_CONFIG), 1, 3)
-        worker.count_returned(1)
+        worker.count_returned(1, 100)
     assert traffic.exchanged("b") == Exchange(0, 0)
     traffic.note(NAMES)
     assert traffic.exchanged("a") == traffic.exchanged("nobody") == Exchange(0, 0, clock.now_s)
