@@ -193,7 +193,8 @@ def _definitions(group: Group) -> Iterator[str]:
     yield f"/* {group.title} ({group.source}). */"
     for name, value in group.values.items():
         if isinstance(value, tuple):
-            yield f"#define {name} {{{', '.join(f'{one}{group.suffix}' for one in value)}}}"
+            yield f"#define {name} \\"
+            yield f"    {{{', '.join(map(str, value))}}}"
         else:
             yield f"#define {name} {value if value <= _LAST_DECIMAL else hex(value)}{group.suffix}"
 

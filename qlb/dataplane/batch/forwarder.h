@@ -176,9 +176,10 @@ void qlb_forwarder_close(struct qlb_forwarder *forwarder);
 int qlb_inbox_open(struct qlb_inbox *inbox);
 int qlb_inbox_receive(struct qlb_inbox *inbox, int fd, uint32_t first, uint32_t most, int named);
 
-/* latency.c: receive as qlb_inbox_receive() does, and measure the first datagram of some batches; count the sample when
- * the datagrams of a direction have been sent, or forget it if there were none. session: the one with this socket, or a
- * null pointer for a listener. */
+/* latency.c: ask the kernel to stamp the datagrams that arrive at a socket; receive as qlb_inbox_receive() does, and
+ * measure the first datagram of some batches; count the sample when the datagrams of a direction have been sent, or
+ * forget it if there were none. session: the one with this socket, or a null pointer for a listener. */
+void qlb_latency_ask(int fd);
 int qlb_latency_receive(struct qlb_forwarder *forwarder, int fd, const struct qlb_session *session, uint32_t first,
                         uint32_t most);
 void qlb_latency_end(struct qlb_forwarder *forwarder, uint32_t direction, uint32_t sent);

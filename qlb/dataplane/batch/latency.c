@@ -26,12 +26,14 @@ static uint64_t wall_ns(void)
     return nanoseconds(&now);
 }
 
-/* Return the stamp of the datagram that was received last; 0 if there is none. Ask for stamps. */
+/* Return the stamp of the datagram that was received last; 0 if there is none. The call also asks for stamps. */
 static uint64_t stamp_ns(int fd)
 {
     struct timespec stamp;
     return ioctl(fd, SIOCGSTAMPNS, &stamp) == 0 ? nanoseconds(&stamp) : 0;
 }
+
+void qlb_latency_ask(int fd) { (void)stamp_ns(fd); }
 
 /* Hot: run `python -m benchmarks.forward --quick --axis base` before you change it. */
 int qlb_latency_receive(struct qlb_forwarder *forwarder, int fd, const struct qlb_session *session, uint32_t first,
@@ -42,7 +44,7 @@ int qlb_latency_receive(struct qlb_forwarder *forwarder, int fd, const struct ql
     const int named = !session;
     if (latency->batches++ % QLB_LATENCY_EVERY)
         return qlb_inbox_receive(inbox, fd, first, most, named);
-    (void)stamp_ns(fd);
+    qlb_latency_ask(fd);
     const int received = qlb_inbox_receive(inbox, fd, first, 1, named);
     if (received <= 0)
         return received;

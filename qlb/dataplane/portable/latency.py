@@ -43,7 +43,7 @@ class LatencyMeter:
         self._batches += 1
         if self._batches % LATENCY_EVERY != 1:
             return False
-        _stamp_ns(sock)
+        ask_for_stamps(sock)
         return True
 
     def begin(self, sock: socket.socket) -> None:
@@ -58,6 +58,11 @@ class LatencyMeter:
     def cancel(self) -> None:
         """Forget the sample, if it has not ended."""
         self.began_ns = 0
+
+
+def ask_for_stamps(sock: socket.socket) -> None:
+    """Ask the system to stamp the datagrams that arrive at a socket, if it can."""
+    _stamp_ns(sock)
 
 
 def _stamp_ns(sock: socket.socket) -> int:

@@ -19,7 +19,7 @@ from qlb.dataplane.ancillary import ControlMessage
 from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
 from qlb.dataplane.planes import Orders, PlaneSettings
 from qlb.dataplane.portable.admission import Admission, SendGate, Service, Sources
-from qlb.dataplane.portable.latency import LatencyMeter
+from qlb.dataplane.portable.latency import LatencyMeter, ask_for_stamps
 from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
 from qlb.dataplane.portable.session_sockets import SessionSockets
 from qlb.dataplane.portable.sessions import Address, Session, SessionKey
@@ -84,6 +84,7 @@ class AsyncioPlane:
         self._paused = False
         for listener in self._listeners if self._started else ():
             take_single_datagrams(listener.sock)
+            ask_for_stamps(listener.sock)  # now, because the system does not stamp a datagram later
             self._loop.add_reader(listener.sock, listener.on_readable)
 
     def apply(self, orders: Orders) -> None:
