@@ -141,7 +141,13 @@ def sample_reading() -> Reading:
         ),
         workers=(
             WorkerReading(
-                index=0, pid=123, alive=True, heartbeat_age_s=0.25, cpu_s=61.23456, resident_bytes=47_185_920
+                index=0,
+                pid=123,
+                alive=True,
+                heartbeat_age_s=0.25,
+                cpu_s=61.23456,
+                busy_share=0.87654,
+                resident_bytes=47_185_920,
             ),
             WorkerReading(index=1, pid=124, alive=False, heartbeat_age_s=7.0, up_to_date=False),
         ),

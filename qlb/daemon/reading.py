@@ -83,7 +83,7 @@ def take_reading(daemon: Daemon) -> Reading:
         unroutable=_by_reason(packets, dropped=False),
         return_send_errors=layout.total_return_send_errors(workers),
         latency=_latency(workers) if slots else (),
-        workers=_workers(slots),
+        workers=_workers(daemon, slots),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -112,7 +112,7 @@ def _totals(
     }
 
 
-def _workers(slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
+def _workers(daemon: Daemon, slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
     return tuple(
         figures.WorkerReading(
             index=slot.number,
@@ -120,6 +120,7 @@ def _workers(slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
             alive=slot.process.alive,
             heartbeat_age_s=slot.silent_ms / 1000,
             up_to_date=not slot.is_behind,
+            busy_share=daemon.traffic.busy_share(slot.number),
             cpu_s=slot.counters.slots[layout.CPU_NS] / _NS,
             resident_bytes=slot.counters.slots[layout.RESIDENT_BYTES] or None,
         )

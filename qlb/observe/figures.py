@@ -120,7 +120,7 @@ class WorkerReading:
 
     heartbeat_age_s: the time since its plane began a round of its loop, or since the process got the slot.
     up_to_date: it has applied the current configuration. cpu_s: processor time of all processes that had the slot, as
-    long as they had it. resident_bytes: memory of the process; None if the system does not report it.
+    long as they had it. busy_share: of one core, now. resident_bytes: memory of the process; None if it is not known.
     """
 
     index: int
@@ -129,6 +129,7 @@ class WorkerReading:
     heartbeat_age_s: float = 0.0
     up_to_date: bool = True
     cpu_s: float = 0.0
+    busy_share: float = 0.0
     resident_bytes: int | None = None
 
 

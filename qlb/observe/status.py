@@ -146,6 +146,7 @@ def _worker(row: WorkerReading) -> dict[str, object]:
         "heartbeat_age_s": round(row.heartbeat_age_s, _DECIMALS),
         "up_to_date": row.up_to_date,
         "cpu_seconds": round(row.cpu_s, _DECIMALS),
+        "busy_share": round(row.busy_share, _DECIMALS),
         "resident_bytes": row.resident_bytes,
     }
 

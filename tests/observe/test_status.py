@@ -69,6 +69,7 @@ def test_the_contract(reading: Reading) -> None:
             "heartbeat_age_s": 0.25,
             "up_to_date": True,
             "cpu_seconds": 61.235,
+            "busy_share": 0.877,
             "resident_bytes": 47_185_920,
         },
         {
@@ -79,6 +80,7 @@ def test_the_contract(reading: Reading) -> None:
             "heartbeat_age_s": 7.0,
             "up_to_date": False,
             "cpu_seconds": 0.0,
+            "busy_share": 0.0,
             "resident_bytes": None,
         },
     ]
