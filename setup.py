@@ -22,7 +22,7 @@ LIMITED_API = "0x030b0000"
 FOLDER = Path("qlb/dataplane")
 EVERYWHERE = ("decider.c", "layout.c", "module.c", "router.c")
 LINUX = (
-    *("forward.c", "gate.c", "inbox.c", "loop.c", "outbox.c", "plane.c"),
+    *("forward.c", "gate.c", "inbox.c", "latency.c", "loop.c", "outbox.c", "plane.c"),
     *("ports.c", "reply.c", "session_sockets.c", "sessions.c", "sources.c"),
 )
 SOURCES = EVERYWHERE + (LINUX if sys.platform == "linux" else ())

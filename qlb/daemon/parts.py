@@ -14,10 +14,11 @@ from qlb.admin import AdminServer, Control
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.daemon.desired import Desired
+from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse
 from qlb.daemon.periodic import AddressChecks, Metering
 from qlb.daemon.preflight import Shortfalls, preflight, sources
-from qlb.daemon.reading import History, take_reading
+from qlb.daemon.reading import take_reading
 from qlb.daemon.reload import Changes, health_config, probe_targets
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows

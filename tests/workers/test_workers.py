@@ -16,7 +16,7 @@ from lab.stopped import standing_still
 from qlb.addresses import Endpoint
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
-from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
+from qlb.routing.counters import CPU_NS, OUTCOME, PACKETS_RECEIVED, RESIDENT_BYTES
 from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES
 from qlb.workers.pool import Workers
 from qlb.workers.process import WorkerProcess
@@ -105,6 +105,21 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
         counts = slot.counters.slots
         await _until(lambda: counts[PACKETS_RECEIVED] == 3)
         await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
+
+
+@every_plane
+async def test_the_usage_of_a_slot(network: Network, plane: str) -> None:
+    """The processor time of a slot continues when its worker is replaced. The memory is that of the present worker."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends)), plane=plane) as (workers, _):
+        (slot,) = workers.slots
+        counts = slot.counters.slots
+        await _until(lambda: counts[CPU_NS] > 0 < counts[RESIDENT_BYTES])
+        before_ns = counts[CPU_NS]
+        assert slot.process is not None
+        os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: slot.restarts == 1)
+        await _until(lambda: counts[CPU_NS] > before_ns and counts[RESIDENT_BYTES] > 0)
 
 
 @every_plane
