@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.readings import sample_reading
 from lab.site import commands, keys
+from qlb.observe.exposition import Metrics
 from qlb.observe.figures import XdpReading
-from qlb.observe.metrics import Metrics
 
 PAGES: Final = ("configuration.md", "commands.md", "metrics.md", "api.md")
 """The names of the generated pages."""
@@ -129,7 +129,7 @@ def metrics() -> Iterator[Metric]:
     found: dict[str, Metric] = {}
     for mode, xdp in (("proxy", None), ("ipip", XdpReading())):
         reading = dataclasses.replace(sample_reading(), mode=mode, xdp=xdp)
-        page = Metrics(lambda reading=reading: reading).render()[0].decode()  # type: ignore[misc]
+        page = Metrics(lambda reading=reading: reading).render()[0].decode()
         for family in text_string_to_metric_families(page):
             labels = sorted({label for sample in family.samples for label in sample.labels} - {"le", "quantile"})
             name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -5,6 +5,7 @@ those that have left. Rows of known labels (backends × routes, reasons, config 
 a rate exists from the first packet on.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -13,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from qlb.observe.figures import (
     REMOVED,
@@ -154,7 +154,7 @@ def _text(name: str) -> str:
 
 
 def _buckets(row: LatencyReading) -> tuple[list[tuple[str, int]], float]:
-    return [(floatToGoString(bound), samples) for bound, samples in row.buckets], row.sum_s
+    return [("+Inf" if math.isinf(bound) else str(bound), samples) for bound, samples in row.buckets], row.sum_s
 
 
 def _last_packet_to(reading: Reading) -> Rows:
