@@ -116,6 +116,11 @@ class RotatingCidGenerator:
         return self._generator.params
 
     @property
+    def server_id(self) -> bytes:
+        """The server ID in the next ID."""
+        return self._generator.server_id
+
+    @property
     def used(self) -> int:
         """The number of nonces that the current generator has used."""
         return self._generator.used

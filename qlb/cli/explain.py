@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG, ConfigCommand, ask, config_option, json_option, socket_option
+from qlb.cli.client import CONFIG, ConfigCommand, ask, config_option, json_option, socket_of, socket_option
 from qlb.errors import CidError, QlbError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def explain(
     from qlb.routing.router import Router
 
     loaded = load(config).config
-    live_answer = _ask_live(socket or loaded.admin.socket, datagram, client) if live else None
+    live_answer = _ask_live(socket or socket_of(config, loaded.admin.socket), datagram, client) if live else None
     router = Router(build.snapshot(loaded), FlowTables(loaded.fallback.flow_table_size, loaded.fallback.flow_timeout))
     service = loaded.listen[0]
     four_tuple = (canonical_host(client[0]), client[1], canonical_host(service.host), service.port)

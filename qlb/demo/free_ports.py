@@ -1,0 +1,54 @@
+"""A copy of a configuration on free ports of the loopback interface, so that a demo can run beside another daemon."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from qlb.addresses import Endpoint
+from qlb.config.load import decode, load
+
+_FILES: Final = ("key_file", "hash_key_file", "file", "kubeconfig")
+"""Keys whose values are relative to the configuration."""
+
+
+def move_to_free_ports(path: Path, folder: Path) -> Path:
+    """Write a copy of a configuration into a folder and return its path.
+
+    Its service and its backends have free ports of the loopback interface, and its admin server and control socket are
+    off. Everything else is equal. Raises ConfigError if the configuration is wrong.
+    """
+    config = load(path).config
+    document: Any = yaml.load(decode(path.read_bytes(), path), yaml.BaseLoader)  # noqa: S506 (it creates only text)
+    with ExitStack() as stack:  # all sockets stay open until the last port is chosen, so no port is chosen twice
+        document["listen"] = [str(_free(stack, address)) for address in config.listen]
+        for entry, backend in zip(document["backends"], config.backends, strict=True):
+            entry["address"] = str(_free(stack, backend.address))
+    document["admin"] = {"listen": "none", "socket": "none"}
+    for mapping in _mappings(document):
+        for key in _FILES:
+            if mapping.get(key):
+                mapping[key] = str((path.parent / mapping[key]).absolute())
+    copy = folder / path.name
+    copy.touch(mode=0o600)  # it can contain keys
+    copy.write_text(yaml.safe_dump(document))
+    return copy
+
+
+def _free(stack: ExitStack, address: Endpoint) -> Endpoint:
+    """Return a free UDP port of the loopback interface, in the address family of an address."""
+    is_v6 = ":" in address.host
+    sock = stack.enter_context(socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM))
+    sock.bind(("::1" if is_v6 else "127.0.0.1", 0))
+    host, port = sock.getsockname()[:2]
+    return Endpoint(host, port)
+
+
+def _mappings(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the mappings of a configuration that can name files."""
+    for section in ("cid_configs", "discovery"):
+        yield from document.get(section) or ()
+    yield document.get("fallback") or {}
