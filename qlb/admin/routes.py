@@ -63,7 +63,8 @@ class Routes:
             return text_response(HTTPStatus.MISDIRECTED_REQUEST, "use an IP address or localhost in the URL")
         wanted = unquote(request.headers.get(CONFIGURATION_HEADER, ""), errors="surrogateescape")
         if self._configuration is not None and wanted not in ("", self._configuration):
-            return text_response(HTTPStatus.MISDIRECTED_REQUEST, f"the daemon here runs {self._configuration}")
+            name = os.fsencode(self._configuration).decode(errors="replace")
+            return text_response(HTTPStatus.MISDIRECTED_REQUEST, f"the daemon here runs {name}")
         length = request.content_length
         if request.body_exists and (length is None or length > _MAX_BODY_BYTES):
             response = text_response(
