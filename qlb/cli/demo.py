@@ -22,7 +22,8 @@ _SHORT_HEADER: Final = "40"
 """The first octet of a packet after the handshake, in hexadecimal. Spec: RFC 8999, section 5.2."""
 _PAYLOAD: Final = "00" * 24
 _TRIES: Final = 3
-"""Attempts of `qlb demo get` to connect, 10 s each: a daemon that was started just before may need some seconds."""
+"""Attempts of `qlb demo get` to connect: a daemon that was started just before may need some seconds."""
+_TIMEOUT_S: Final = 10.0
 
 
 class _Demo(click.Group):
@@ -137,11 +138,11 @@ def get(url: str, rebind: int) -> None:
     asyncio.run(_get(host, port, parts.path or "/", rebind))
 
 
-async def _get(host: str, port: int, path: str, rebinds: int) -> None:
+async def _get(host: str, port: int, path: str, rebinds: int, timeout_s: float = _TIMEOUT_S) -> None:
     from contextlib import AsyncExitStack
 
     async with AsyncExitStack() as stack:
-        client = await _connect(stack, host, port)
+        client = await _connect(stack, host, port, timeout_s)
         for number in range(rebinds + 1):
             try:
                 if number:
@@ -153,17 +154,17 @@ async def _get(host: str, port: int, path: str, rebinds: int) -> None:
             click.echo(f"{answer.status} from {server}, to port {client.local_port}")
 
 
-async def _connect(stack: "AsyncExitStack", host: str, port: int) -> "DemoClient":
+async def _connect(stack: "AsyncExitStack", host: str, port: int, timeout_s: float) -> "DemoClient":
     """Return a connected client, closed at the end of the stack. Raises BackendError after the last attempt."""
     from qlb.demo.client import connect
 
     for attempt in range(2, _TRIES + 1):
         try:
-            return await stack.enter_async_context(connect(host, port))
+            return await stack.enter_async_context(connect(host, port, timeout_s=timeout_s))
         except BackendError as error:
             click.echo(f"qlb: {error}; trying again ({attempt} of {_TRIES})", err=True)
     try:
-        return await stack.enter_async_context(connect(host, port))
+        return await stack.enter_async_context(connect(host, port, timeout_s=timeout_s))
     except BackendError as error:
         raise BackendError(
             f"{error} at {host} port {port}: check that qlb listens there and that a backend is up: "

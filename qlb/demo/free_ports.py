@@ -22,7 +22,8 @@ def move_to_free_ports(path: Path, folder: Path) -> Path:
     off. Everything else is equal. Raises ConfigError if the configuration is wrong.
     """
     config = load(path).config
-    document: Any = yaml.load(decode(path.read_bytes(), path), yaml.BaseLoader)  # noqa: S506 (it creates only text)
+    text = decode(path.read_bytes(), path)
+    document: Any = _without_empty(yaml.load(text, yaml.BaseLoader))  # noqa: S506 (it creates only text)
     with ExitStack() as stack:  # all sockets stay open until the last port is chosen, so no port is chosen twice
         document["listen"] = [str(_free(stack, address)) for address in config.listen]
         for entry, backend in zip(document["backends"], config.backends, strict=True):
@@ -36,6 +37,13 @@ def move_to_free_ports(path: Path, folder: Path) -> Path:
     copy.touch(mode=0o600)  # it can contain keys
     copy.write_text(yaml.safe_dump(document))
     return copy
+
+
+def _without_empty(node: object) -> object:
+    """Remove keys without a value: the loader reads them as empty text, which would be written in quotes."""
+    if isinstance(node, dict):
+        return {key: _without_empty(value) for key, value in node.items() if value != ""}
+    return [_without_empty(item) for item in node] if isinstance(node, list) else node
 
 
 def _free(stack: ExitStack, address: Endpoint) -> Endpoint:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,8 @@ def test_a_disk_that_becomes_full(tmp_path: Path, qlb: Run, monkeypatch: pytest.
 def test_ports_that_are_taken(tmp_path: Path, qlb: Run) -> None:
     """A taken port is replaced by the next free one, in the file and in the commands."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
+        with suppress(OSError):  # if another program has it, that is as good
             sock.bind(("127.0.0.1", 5001))
-        except OSError:  # another program has it, which is as good
-            pass
         result = qlb("init", tmp_path)
     first, second = (backend.address.port for backend in load(tmp_path / "edge.yaml").config.backends)
     assert 5001 < first < second
