@@ -1,6 +1,6 @@
-"""A complete HTTP/3 server behind qlb. Its arguments are its parameters and its port: agent-a.yaml 5001.
+"""A complete HTTP/3 server behind qlb. Its arguments are a file and a port: agent-a.yaml 5001.
 
-agent-a.yaml is the output of `qlb server-config edge.yaml agent-a`. The server follows changes of this file.
+The file is the output of `qlb server-config edge.yaml agent-a`. The server follows its changes.
 """
 
 import asyncio
@@ -33,18 +33,20 @@ class Hello(QuicConnectionProtocol):
         if isinstance(event, ProtocolNegotiated):
             self.http = H3Connection(self._quic)
         if self.http is not None:
-            for received in self.http.handle_event(event):
-                if isinstance(received, HeadersReceived):
-                    self.http.send_headers(received.stream_id, [(b":status", b"200"), (b"x-backend", NAME)])
-                    self.http.send_data(received.stream_id, NAME + b"\n", end_stream=True)
+            for request in self.http.handle_event(event):
+                if isinstance(request, HeadersReceived):
+                    headers = [(b":status", b"200"), (b"x-backend", NAME)]
+                    self.http.send_headers(request.stream_id, headers)
+                    self.http.send_data(request.stream_id, NAME + b"\n", end_stream=True)
 
 
 async def main() -> None:
     """Serve until Ctrl-C."""
     quic = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
-    quic.certificate, quic.private_key = make_certificate()  # yours: quic.load_cert_chain("cert.pem", "key.pem")
-    generator = RotatingCidGenerator.from_file(FILE)
-    await serve("127.0.0.1", PORT, configuration=quic, generator=generator, create_protocol=Hello)
+    # In your service: quic.load_cert_chain("certificate.pem", "key.pem")
+    quic.certificate, quic.private_key = make_certificate()
+    ids = RotatingCidGenerator.from_file(FILE)
+    await serve("127.0.0.1", PORT, configuration=quic, generator=ids, create_protocol=Hello)
     await asyncio.Event().wait()
 
 

@@ -28,14 +28,14 @@ def candidates(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def choose(environ: Mapping[str, str]) -> Path | None:
-    """Return the path for a daemon's control socket: the first one that this process can create; None if none."""
+    """Return the path for a daemon's control socket: the first that this process can create, or None."""
     return next((path for path in candidates(environ) if _is_usable(path.parent)), None)
 
 
 def find(environ: Mapping[str, str]) -> Path:
     """Return the control socket that a command uses: the first one that this user can write to.
 
-    If there is none, return the path at which a daemon of this user would listen.
+    Without such a socket, return the path at which a daemon of this user would listen.
     """
     found = next((path for path in candidates(environ) if os.access(path, os.W_OK)), None)
     return found or choose(environ) or SYSTEM_FOLDER / NAME

@@ -21,7 +21,7 @@ FLOORS: Final = (
     ("qlb", "qlb.errors", "qlb.addresses", "qlb.wire"),
     ("qlb.cid",),
     ("qlb.routing",),
-    ("qlb.local_addresses",),
+    ("qlb.local_addresses", "qlb.default_socket"),
     ("qlb.config", "qlb.dataplane", "qlb.discovery", "qlb.health", "qlb.observe", "qlb.adapters"),
     ("qlb.handover", "qlb.rotation", "qlb.demo"),
     ("qlb.workers",),

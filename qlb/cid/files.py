@@ -29,7 +29,7 @@ LOOK_S: Final = 1.0
 """The time between two looks at a file. A change counts when it is the same in two looks, or on SIGHUP at once."""
 
 _State = tuple[int, int, int, int, int] | None
-"""What changes when a file is written or replaced; None if there is no file."""
+"""Properties of a file that differ after each write and each replacement; None if the file does not exist."""
 
 
 def load(
@@ -37,7 +37,7 @@ def load(
 ) -> tuple[CidParams, bytes]:
     """Read a file and return the parameters and the server ID to issue from, as ServerConfig.choose() does.
 
-    is_followed: reject a pipe and a device, whose changes nobody can see.
+    is_followed: reject a pipe and a device, whose changes are invisible.
     Raises CidError, which names the file, if it cannot be read or is wrong.
     """
     try:

@@ -150,7 +150,7 @@ def _server_ids(entry: Mapping[str, object], params: CidParams) -> tuple[bytes, 
 
 
 def _key(entry: Mapping[str, object]) -> str | None:
-    """Return the text of the key; None if there is none."""
+    """Return the text of the key; None without one."""
     value = entry.get("key")
     if "key" in entry and not isinstance(value, str):
         raise CidError("key must be text in quotes, 32 hexadecimal digits (value not shown)")

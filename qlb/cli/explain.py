@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG, ConfigCommand, ask, config_option, json_option, socket_of, socket_option
+from qlb.cli.client import (
+    CONFIG,
+    CONFIG_VARIABLE,
+    ConfigCommand,
+    ask,
+    config_option,
+    json_option,
+    socket_of,
+    socket_option,
+)
 from qlb.errors import CidError, QlbError
 
 if TYPE_CHECKING:
@@ -116,13 +125,25 @@ def _live_line(answer: dict[str, object]) -> str:
     return text
 
 
+cid_config_option = click.option(
+    "--config",
+    "-c",
+    required=True,
+    type=CONFIG,
+    metavar="FILE",
+    envvar=CONFIG_VARIABLE,
+    show_envvar=True,
+    help="Configuration with the keys.",
+)
+
+
 @click.group("cid", short_help="Encode and decode connection IDs.")
 def cid() -> None:
     """Encode and decode connection IDs."""
 
 
 @cid.command("decode", short_help="Decode a connection ID.")
-@click.option("--config", required=True, type=CONFIG, metavar="FILE", help="Configuration with the keys.")
+@cid_config_option
 @click.argument("cid", metavar="HEX", type=_octets)
 @json_option
 def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
@@ -150,7 +171,7 @@ def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
 
 
 @cid.command("encode", short_help="Print a connection ID of a backend.")
-@click.option("--config", required=True, type=CONFIG, metavar="FILE", help="Configuration with the keys.")
+@cid_config_option
 @click.option("--config-id", type=int, default=None, help="Config ID to use.  [default: the first that fits]")
 @click.option("--nonce", type=_octets, metavar="HEX", default=None, help="Nonce to use.  [default: a random one]")
 @click.argument("server", metavar="BACKEND|HEX")

@@ -16,7 +16,8 @@ from qlb.errors import QlbError
 _CONFIG: Final = "edge.yaml"
 _KEY: Final = "keys/1.hex"
 _SERVER: Final = "server.py"
-_NAMES: Final = ("agent-a", "agent-b")
+_SERVER_IDS: Final = {"agent-a": "c0ffee01", "agent-b": "c0ffee02"}
+"""Name of each backend → its server ID."""
 _LISTEN_PORT: Final = 4433
 _BACKEND_PORT: Final = 5001
 _ADMIN_PORT: Final = 9464
@@ -27,7 +28,7 @@ _MAX_SOCKET_PATH_BYTES: Final = 107
 _TEMPLATE: Final = """\
 # Two servers on this machine behind one address. `qlb schema` describes every key.
 
-listen: ["{host}:{listen}"]           # clients connect here; for all addresses: ["0.0.0.0:443", "[::]:443"]
+listen: ["{host}:{listen}"]              # clients connect here; ["0.0.0.0:443"] is every address
 
 cid_configs:
   - config_id: 1
@@ -38,15 +39,32 @@ cid_configs:
 backends:
   - name: agent-a
     address: {host}:{first}
-    server_ids: {{1: "c0ffee01"}}         # `qlb server-config edge.yaml agent-a` prints what this server loads
+    server_ids: {{1: "{agent_a}"}}         # for `qlb server-config edge.yaml agent-a`
   - name: agent-b
     address: {host}:{second}
-    server_ids: {{1: "c0ffee02"}}
+    server_ids: {{1: "{agent_b}"}}
 
 admin:
-  listen: {host}:{admin}              # status page and metrics
+  listen: {host}:{admin}                # status page and metrics
 {socket}"""
 _SOCKET_LINE: Final = f"  socket: {_SOCKET}                      # for qlb status, reload and drain\n"
+
+
+_SERVER_TEMPLATE: Final = """\
+backend: "{name}"
+cid_configs:
+- config_id: 1
+  algorithm: "single-pass"
+  server_ids:
+  - "{server_id}"
+  server_id_length: 4
+  nonce_length: 12
+  cid_length: 17
+  length_self_encoded: false
+  key: "{key}"
+"""
+"""Equal to the output of `qlb server-config`, whose modules take half a second to import. A test compares them."""
+_SERVER_SOURCE: Final = Path(__file__).parents[1] / "demo" / "minimal_server.py"
 
 
 @click.command("init", short_help="Create a first configuration.")
@@ -76,30 +94,28 @@ def init(folder: Path) -> None:
 
 
 def _server_files() -> tuple[str, ...]:
-    return tuple(f"{name}.yaml" for name in _NAMES)
+    return tuple(f"{name}.yaml" for name in _SERVER_IDS)
 
 
 def _write_all(folder: Path, ports: Mapping[str, int], created: list[Path]) -> None:
     """Write every file. created: gets each new file and folder, in their order. Raises OSError."""
-    from importlib.resources import files
-
-    from qlb.config.load import load
-    from qlb.config.server_config import server_config_yaml
     from qlb.rotation.keys import new_key, write_key
 
     for parent in (*reversed(folder.parents), folder, (folder / _KEY).parent):
         if not parent.exists():
             parent.mkdir(mode=0o700 if parent.name == "keys" else 0o777)
             created.append(parent)
-    write_key(folder / _KEY, new_key())
+    key = new_key()
+    write_key(folder / _KEY, key)
     created.append(folder / _KEY)
     is_short = len(os.fsencode(os.path.realpath(folder / _SOCKET))) <= _MAX_SOCKET_PATH_BYTES
-    text = _TEMPLATE.format(host=_HOST, socket=_SOCKET_LINE if is_short else "", **ports)
+    server_ids = {name.replace("-", "_"): server_id for name, server_id in _SERVER_IDS.items()}
+    text = _TEMPLATE.format(host=_HOST, socket=_SOCKET_LINE if is_short else "", **server_ids, **ports)
     _write(folder / _CONFIG, text, 0o666, created)
-    config = load(folder / _CONFIG).config
-    for name, file in zip(_NAMES, _server_files(), strict=True):
-        _write(folder / file, server_config_yaml(config, name), 0o600, created)
-    _write(folder / _SERVER, (files("qlb.demo") / "minimal_server.py").read_text(), 0o666, created)
+    for (name, server_id), file in zip(_SERVER_IDS.items(), _server_files(), strict=True):
+        text = _SERVER_TEMPLATE.format(name=name, server_id=server_id, key=key.hex())
+        _write(folder / file, text, 0o600, created)
+    _write(folder / _SERVER, _SERVER_SOURCE.read_text(), 0o666, created)
 
 
 def _write(path: Path, text: str, mode: int, created: list[Path]) -> None:
