@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG, CONFIG_VARIABLE
+from qlb.cli.client import CONFIG, CONFIG_VARIABLE, ConfigCommand, config_option
 from qlb.cli.invocation import own_command, require_aioquic
 from qlb.cli.run import DEMO_READY
 from qlb.errors import BackendError
@@ -43,8 +43,9 @@ def demo() -> None:
     """
 
 
-@demo.command("run", short_help="Count connections lost by address changes.")
+@demo.command("run", cls=ConfigCommand, short_help="Count connections lost by address changes.")
 @click.argument("config", type=CONFIG)
+@config_option
 @click.option(
     "--connections",
     type=click.IntRange(1, 1000),

@@ -19,9 +19,6 @@ from qlb.adapters.aioquic import serve
 from qlb.cid import RotatingCidGenerator
 from qlb.demo.http3 import make_certificate
 
-FILE, PORT = Path(sys.argv[1]), int(sys.argv[2])
-NAME = FILE.stem.encode()
-
 
 class Hello(QuicConnectionProtocol):
     """One connection: answers each request with the name of this server."""
@@ -50,7 +47,10 @@ async def main() -> None:
     await asyncio.Event().wait()
 
 
-logging.basicConfig()
-logging.getLogger("qlb").setLevel(logging.INFO)  # reports each rotation
-with contextlib.suppress(KeyboardInterrupt):
-    asyncio.run(main())
+if __name__ == "__main__":
+    FILE, PORT = Path(sys.argv[1]), int(sys.argv[2])
+    NAME = FILE.stem.encode()
+    logging.basicConfig()
+    logging.getLogger("qlb").setLevel(logging.INFO)  # reports each rotation
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())
