@@ -1,8 +1,9 @@
 """A copy of a configuration on free ports of the loopback interface, so that a demo can run beside another daemon."""
 
+import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,11 @@ import yaml
 
 from qlb.addresses import Endpoint
 from qlb.config.load import decode, load
+from qlb.errors import BackendError
 
+_FIRST_PORT: Final = 20_000
+_PORTS: Final = 12_000
+"""Below the ports that Linux gives to clients (from 32768): one of those may be taken before the demo binds it."""
 _FILES: Final = ("key_file", "hash_key_file", "file", "kubeconfig")
 """Keys whose values are relative to the configuration."""
 
@@ -24,10 +29,10 @@ def move_to_free_ports(path: Path, folder: Path) -> Path:
     config = load(path).config
     text = decode(path.read_bytes(), path)
     document: Any = _without_empty(yaml.load(text, yaml.BaseLoader))  # noqa: S506 (it creates only text)
-    with ExitStack() as stack:  # all sockets stay open until the last port is chosen, so no port is chosen twice
-        document["listen"] = [str(_free(stack, address)) for address in config.listen]
-        for entry, backend in zip(document["backends"], config.backends, strict=True):
-            entry["address"] = str(_free(stack, backend.address))
+    ports = _candidates()
+    document["listen"] = [str(_free(ports, address)) for address in config.listen]
+    for entry, backend in zip(document["backends"], config.backends, strict=True):
+        entry["address"] = str(_free(ports, backend.address))
     document["admin"] = {"listen": "none", "socket": "none"}
     for mapping in _mappings(document):
         for key in _FILES:
@@ -46,13 +51,20 @@ def _without_empty(node: object) -> object:
     return [_without_empty(item) for item in node] if isinstance(node, list) else node
 
 
-def _free(stack: ExitStack, address: Endpoint) -> Endpoint:
-    """Return a free UDP port of the loopback interface, in the address family of an address."""
-    is_v6 = ":" in address.host
-    sock = stack.enter_context(socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM))
-    sock.bind(("::1" if is_v6 else "127.0.0.1", 0))
-    host, port = sock.getsockname()[:2]
-    return Endpoint(host, port)
+def _candidates() -> Iterator[int]:
+    """Yield ports, each once. Two demos at the same time begin at different ones."""
+    first = os.getpid() % _PORTS
+    yield from (_FIRST_PORT + (first + number) % _PORTS for number in range(_PORTS))
+
+
+def _free(ports: Iterator[int], address: Endpoint) -> Endpoint:
+    """Return the next free UDP port of the loopback interface, in the address family of an address."""
+    family, host = (socket.AF_INET6, "::1") if ":" in address.host else (socket.AF_INET, "127.0.0.1")
+    for port in ports:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock, suppress(OSError):
+            sock.bind((host, port))
+            return Endpoint(host, port)
+    raise BackendError(f"no UDP port of {host} from {_FIRST_PORT} to {_FIRST_PORT + _PORTS - 1} is free")
 
 
 def _mappings(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
+from qlb.demo import free_ports
 from qlb.demo.free_ports import move_to_free_ports
-from qlb.errors import ConfigError
+from qlb.errors import BackendError, ConfigError
 
 TEXT = """\
 listen: ["203.0.113.1:443", "[::]:443", "0.0.0.0:443"]
@@ -42,7 +43,8 @@ def test_only_addresses_differ(original: Path, tmp_path: Path) -> None:
     before, after = load(original).config, load(copy).config
     addresses = [*after.listen, *(backend.address for backend in after.backends)]
     assert [address.host for address in addresses] == ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.1", "::1"]
-    assert len({address.port for address in addresses}) >= 3
+    assert len({address.port for address in addresses}) == 5
+    assert all(20_000 <= address.port < 32_000 for address in addresses)
     assert (after.admin.listen, after.admin.socket) == (None, "none")
     assert after.cid_configs == before.cid_configs
     assert [one.model_dump(exclude={"address"}) for one in after.backends] == [
@@ -50,6 +52,13 @@ def test_only_addresses_differ(original: Path, tmp_path: Path) -> None:
     ]
     assert after.discovery == before.discovery
     assert after.fallback.hash_key == before.fallback.hash_key
+
+
+def test_no_free_port(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no port is free, the error names the ports that were tried."""
+    monkeypatch.setattr(free_ports, "_PORTS", 4)
+    with pytest.raises(BackendError, match=r"no UDP port of .* from 20000 to 20003 is free"):
+        move_to_free_ports(original, tmp_path)
 
 
 def test_the_smallest_configuration(tmp_path: Path) -> None:
