@@ -20,6 +20,7 @@ SOAK_S ?= 600
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
 
+# On free ports, so that it works beside make run.
 demo: $(VENV)/run.stamp ## Drive 30 QUIC connections through it while their addresses change
 	@$(BIN)/qlb demo configs/quickstart.yaml
 
@@ -124,10 +125,12 @@ clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating $(VENV)."
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[aioquic]"
+	@echo "Installing qlb and its libraries into $(VENV): about a minute, once."
+	@$(BIN)/pip install --quiet --editable ".[aioquic]"
 	@touch $@
 
 $(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
@@ -136,6 +139,7 @@ $(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
 
 # The last one is Helm, for the tests of its chart: it asks for a newer Python than it needs, and is not for every system.
 $(VENV)/test.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[bench,dev,dist,e2e]"
+	@echo "Installing qlb and what its tests need into $(VENV): some minutes, once."
+	@$(BIN)/pip install --quiet --editable ".[bench,dev,dist,e2e]"
 	-$(BIN)/pip install --quiet --ignore-requires-python --no-deps helm-sdkpy
 	@touch $@ $(VENV)/run.stamp

@@ -129,7 +129,7 @@ def metrics() -> Iterator[Metric]:
     found: dict[str, Metric] = {}
     for mode, xdp in (("proxy", None), ("ipip", XdpReading())):
         reading = dataclasses.replace(sample_reading(), mode=mode, xdp=xdp)
-        page = Metrics(lambda reading=reading: reading).render()[0].decode()
+        page = Metrics(lambda reading=reading: reading).render()[0].decode()  # type: ignore[misc]
         for family in text_string_to_metric_families(page):
             labels = sorted({label for sample in family.samples for label in sample.labels} - {"le", "quantile"})
             name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -24,7 +24,7 @@ class _Section(NamedTuple):
 
 
 _SECTIONS: Final = (
-    _Section("Run", (("run", "run"), ("decap", "xdp"), ("demo", "demo"))),
+    _Section("Run", (("init", "init"), ("run", "run"), ("decap", "xdp"), ("demo", "demo"))),
     _Section(
         "Inspect",
         (("check", "check"), ("config", "config"), ("explain", "explain"), ("status", "operate"), ("top", "top")),

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
-from qlb.cli.client import CONFIG, complete_configured_backend
+from qlb.cli.client import CONFIG, ConfigCommand, complete_configured_backend, config_option
 from qlb.errors import QlbError
 
 
-@click.command("check", short_help="Validate a configuration.")
+@click.command("check", cls=ConfigCommand, short_help="Validate a configuration.")
 @click.argument("config", type=CONFIG)
 @click.option("--no-keys", is_flag=True, help="Do not read key files, for a CI system that must not have them.")
+@config_option
 def check(config: Path, no_keys: bool) -> None:
     """Validate CONFIG and report every problem.
 
@@ -64,10 +65,11 @@ def keygen(file: Path | None) -> None:
         raise QlbError(f"{file} exists already, and was not changed: choose another name") from None
 
 
-@click.command("server-config", short_help="Print the parameters of a server.")
+@click.command("server-config", cls=ConfigCommand, short_help="Print the parameters of a server.")
 @click.argument("config", type=CONFIG)
 @click.argument("backend", shell_complete=complete_configured_backend)
 @click.option("--yang", is_flag=True, help="Print the draft's YANG model as JSON.")
+@config_option
 def server_config(config: Path, backend: str, yang: bool) -> None:
     """Print the parameters that the server BACKEND must load to issue routable IDs. They contain its secret keys.
 

@@ -114,7 +114,7 @@ def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> Non
 
 
 def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
-    if draft.socket is None:
+    if draft.socket is None or not isinstance(draft.socket.value, Path):
         return
     path = socket_path(folder, draft.socket.value)
     length = len(bytes(path))

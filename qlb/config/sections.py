@@ -12,6 +12,7 @@ from qlb.addresses import Endpoint
 from qlb.config.fields import Section, field
 from qlb.config.names import ALPN, BALANCER, HEX_KEY, INTERFACE, PATH, SERVER_NAME, endpoint
 from qlb.config.scalars import BOOLEAN, Size, choice, duration, or_word, size, whole_number
+from qlb.default_socket import OFF
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
 Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
@@ -27,6 +28,7 @@ LISTEN_ADDRESS: Final = endpoint(service=True)
 ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
 MODE: Final = choice(get_args(Mode))
 MAX_SESSIONS: Final = or_word("auto", "auto", whole_number(1, 1_000_000))
+SOCKET: Final = or_word(OFF, OFF, PATH)
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
 DSCP: Final = or_word("keep", "keep", whole_number(0, 63))
 
@@ -180,9 +182,11 @@ class Admin(Section):
     """TCP address of the read-only HTTP server (/metrics, /healthz, /readyz, /status). Port 0 selects a free port; none
     turns the server off. Default: 127.0.0.1:9464. It has no authentication: do not bind a public address. A change
     needs a restart."""
-    socket: Annotated[Path | None, PATH] = field(default=None, examples=["/run/qlb/qlb.sock"])
-    """Unix socket for reload, drain and undrain, mode 0600. Relative to this file; the complete path has at most 107
-    octets. qlb creates its folder at the start. Default: none; SIGHUP still reloads. A change needs a restart."""
+    socket: Annotated[Path | Literal["none"] | None, SOCKET] = field(default=None, examples=["/run/qlb/qlb.sock"])
+    """Control socket for reload, drain and undrain: a Unix socket with mode 0600. Relative to this file; the complete
+    path has at most 107 octets. qlb creates its folder, but not the folders above. none turns it off; SIGHUP still
+    reloads. Default: /run/qlb/qlb.sock if qlb can write there, otherwise $XDG_RUNTIME_DIR/qlb.sock; if another daemon
+    has it, or neither can be written, qlb logs that and runs without. A change needs a restart."""
 
 
 class Logging(Section):

@@ -5,10 +5,12 @@ Other modules of this room state what they need of it as a protocol named `Daemo
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from qlb import default_socket
 from qlb.addresses import Endpoint
 from qlb.admin import AdminServer, Control
 from qlb.config.load import Loaded
@@ -73,7 +75,7 @@ class Parts:
         self.metering = Metering(self)
         self.address_checks = AddressChecks(self)
         self.reloads = Reloads(path, self.changes, self.metering.objections)
-        self.admin = AdminServer(self.read, self.is_ready, owner)
+        self.admin = AdminServer(self.read, self.is_ready, owner, configuration=path)
         self.upgrade = Upgrade(self, owner)
         self._remembered: tuple[int, frozenset[str], dict[str, bool]] = (0, frozenset(), {})
         self._watchdog: asyncio.Task[None] | None = None
@@ -111,8 +113,7 @@ class Parts:
         remembered = self.origin.memory.read()
         self.desired.recall(remembered)
         await asyncio.to_thread(find_probe, config.health.probe)  # imports its library, which can take 0.2 s
-        freebind = config.forwarding.freebind
-        await self.admin.open(config.admin.listen, config.admin.socket, inherited, freebind=freebind)
+        await self._open_admin(config)
         self.shortfalls.check_address("admin.listen", self.admin.address)
         if old_process is None:
             await self.admin.serve()
@@ -137,6 +138,20 @@ class Parts:
             belongings.store(self.service)  # from now on the manager accepts messages of this process
         if config.forwarding.plane == "auto" and (reason := planes.passed_over(self.plane, config.forwarding.mode)):
             log.warning(reason)
+
+    async def _open_admin(self, config: Config) -> None:
+        """Open the admin server. A default control socket that cannot be opened is no reason to fail."""
+        wanted = config.admin.socket
+        path = wanted if isinstance(wanted, Path) else default_socket.choose(os.environ) if wanted is None else None
+        if path is None and wanted is None:
+            log.info("no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket")
+        await self.admin.open(
+            config.admin.listen,
+            path,
+            self.origin.inherited,
+            freebind=config.forwarding.freebind,
+            needs_socket=wanted is not None,
+        )
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or create the kernel's engine. Raises OSError."""

@@ -20,7 +20,7 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header, pull_quic_transport_parameters
 
 from qlb.adapters import aioquic as adapter
-from qlb.cid import CidCodec, CidGenerator, CidParams, CidSource, RotatingGenerator, reserved_cid
+from qlb.cid import CidCodec, CidGenerator, CidParams, CidSource, RotatingCidGenerator, reserved_cid
 from qlb.demo.http3 import make_certificate
 from qlb.errors import CidError, NonceExhausted, QlbError
 
@@ -277,7 +277,7 @@ async def test_a_retry_token_is_valid_for_one_address(
 
 async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
     """Each Retry has a routable ID of its own, and connections lose no nonces."""
-    source = RotatingGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
+    source = RotatingCidGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
     transport = retrying_server(source, server_configuration, initials=300)
     ids = [retry_id(datagram) for datagram, _ in transport.sent]
     assert len(set(ids)) == 300

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from lab.command_line import TEXT, Run
 from qlb.cli import cli
+from qlb.cli.client import ConfigCommand
 
 HEAVY: Final = (
     "aiohttp",
@@ -151,6 +152,31 @@ def test_commands_that_talk_to_a_daemon_find_its_socket() -> None:
         if name.split()[1] in WITH_DAEMON or (name.startswith("qlb rotate ")):
             options = {word for option in command.params for word in option.opts}
             assert {"--config", "--socket"} <= options, name
+
+
+def test_every_configuration_can_be_an_option() -> None:
+    """Each command with the argument CONFIG accepts --config FILE, -c FILE and QLB_CONFIG in its place."""
+    found = [
+        command
+        for _, command in commands(cli, "qlb")
+        if any(isinstance(one, click.Argument) and one.name == "config" for one in command.params)
+    ]
+    assert len(found) > 8
+    for command in found:
+        assert isinstance(command, ConfigCommand), command.name
+        assert {"--config", "-c"} <= {word for option in command.params for word in option.opts}, command.name
+
+
+@pytest.mark.parametrize(
+    "words", [("check",), ("server-config", "a"), ("cid", "encode", "a"), ("explain", "c0"), ("detach",)], ids=" ".join
+)
+def test_a_configuration_from_the_environment(
+    words: tuple[str, ...], config: Path, qlb: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With QLB_CONFIG, the configuration need not be written."""
+    monkeypatch.setenv("QLB_CONFIG", str(config))
+    result = qlb(*words)
+    assert result.code == 0, result.err
 
 
 def test_usage_errors(qlb: Run) -> None:

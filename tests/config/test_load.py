@@ -241,6 +241,33 @@ def test_a_socket_path_must_fit(sound: str, problems: Lines, read: Read, tmp_pat
     assert line.endswith("the path of a Unix socket at most 107; choose a shorter path")
 
 
+def test_a_control_socket_that_is_off(sound: str, read: Read, problems: Lines) -> None:
+    """The word none turns the control socket off; without the key, the daemon chooses the path at its start."""
+    assert read(f"{sound}admin: {{socket: none}}\n").config.admin.socket == "none"
+    assert read(sound).config.admin.socket is None
+    (line,) = problems(f'{sound}admin: {{socket: ""}}\n')
+    assert line == "14:17: admin.socket must be the name of a file, not '' (or the word none)"
+
+
+@pytest.mark.parametrize("socket", ["none", "new/qlb.sock", "qlb.sock", "missing/new/qlb.sock"])
+def test_the_folder_of_the_control_socket(tmp_path: Path, sound: str, socket: str) -> None:
+    """The daemon creates only the last folder: on the machine that will run it, a deeper path is a problem."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(f"{sound}admin: {{socket: {socket}}}\n")
+    path.chmod(0o600)
+    running = load(path).config
+    if not socket.startswith("missing"):
+        assert load(path, find_local=lambda _: frozenset()).warnings == ()
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(path, find_local=lambda _: frozenset())
+    assert caught.value.problems == (
+        f"{path}:14:17: admin.socket 'missing/new/qlb.sock' is in a folder that does not exist: "
+        f"{tmp_path.resolve()}/missing/new; create {tmp_path.resolve()}/missing, or correct the path",
+    )
+    load(path, find_local=lambda _: frozenset(), running=running)
+
+
 def test_load_reads_a_file(tmp_path: Path, sound: str) -> None:
     """A byte order mark is ignored, and messages contain the path that the caller used."""
     path = tmp_path / "qlb.yaml"

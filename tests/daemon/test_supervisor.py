@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.stopped import standing_still
+from qlb import default_socket
 from qlb.admin import Incomplete
 from qlb.config.load import load
 from qlb.config.model import Config
@@ -385,3 +386,37 @@ async def test_the_states_of_a_life(tmp_path: Path) -> None:
         supervisor.end()
         assert supervisor.state is State.DRAINING
     assert supervisor.state is State.STOPPED
+
+
+async def test_two_daemons_without_a_control_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first one has the default control socket. The second one says so and runs; `none` turns the socket off."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (_supervisor(folder) for folder in folders[:2])
+    third = _supervisor(folders[2], admin={"listen": "127.0.0.1:0", "socket": "none"})
+    async with _running(first), _running(second), _running(third):
+        assert first.parts.admin.control_path == tmp_path / "qlb.sock"
+        assert second.parts.admin.control_path is None
+        assert third.parts.admin.control_path is None
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "qlb.sock")
+        writer.write(b"POST /reload HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+    assert not (tmp_path / "qlb.sock").exists()
+    assert "no control socket: a daemon already answers at" in capfd.readouterr().err
+
+
+async def test_a_daemon_that_can_write_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon that can create no default control socket runs without, and the log names the key."""
+    monkeypatch.setattr(default_socket, "choose", lambda _: None)
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        assert supervisor.parts.admin.control_path is None
+    text = "no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket"
+    assert text in capfd.readouterr().err
