@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice generate vectors bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -61,6 +61,9 @@ voice: $(VENV)/test.stamp ## Measure voice calls through qlb and two other desig
 
 generate: $(VENV)/test.stamp ## Write the C files that are generated from Python, which are committed
 	$(BIN)/python -m lab.constants
+
+vectors: $(VENV)/test.stamp ## Write the published test vectors, which are committed
+	@$(BIN)/python -m lab.cid_vectors
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp ## Build the BPF objects, which are committed
