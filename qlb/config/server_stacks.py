@@ -33,7 +33,7 @@ _ENVOY_SECRET: Final = "quic_lb"
 
 
 class Issued(NamedTuple):
-    """What one server issues: a backend's name, a CID config and a server ID."""
+    """The source of one server's IDs: a backend's name, a CID config and a server ID."""
 
     backend: str
     params: CidParams
@@ -61,7 +61,7 @@ def envoy_generator(params: CidParams, server_id: bytes) -> tuple[dict[str, obje
 
     Raises ConfigError if Envoy's generator cannot issue these IDs.
     """
-    _require("Envoy", _envoy_objections(params))
+    _require("Envoy cannot issue", _envoy_objections(params))
     key = params.key or bytes(16)
     secrets = {"encryption_key": _inline(key), "configuration_version": _inline(bytes([params.config_id]))}
     typed_config: dict[str, object] = {
@@ -139,7 +139,7 @@ def _aioquic(issued: Issued) -> str:
 def _moq_relay(issued: Issued) -> str:
     params = issued.params
     _require(
-        "moq-relay",
+        "moq-relay cannot issue",
         _true(
             (params.key is not None, "the CID config has a key, and moq-relay issues plaintext IDs only"),
             (params.config_id != 0, f"config_id is {params.config_id}, and moq-relay issues under 0 only"),
@@ -151,15 +151,15 @@ def _moq_relay(issued: Issued) -> str:
     )
     options = f"-quic-lb-id={issued.server_id.hex()} {{}}-quic-lb-nonce={params.nonce_length}\n"
     return "".join(
-        f"# Options of moq-relay, {releases}:\n{prefix}{options.format(prefix)}"
-        for releases, prefix in (("0.10 to 0.14", "--server"), ("later releases", "--listen"))
+        f"# Options of {releases}:\n{prefix}{options.format(prefix)}"
+        for releases, prefix in (("moq-relay 0.14", "--server"), ("later releases", "--listen"))
     )
 
 
 def _nlb(issued: Issued) -> str:
     params = issued.params
     _require(
-        "an AWS Network Load Balancer",
+        "an AWS Network Load Balancer cannot route",
         _true(
             (params.key is not None, "the CID config has a key, and the balancer reads plaintext IDs only"),
             (params.config_id != 0, f"config_id is {params.config_id}, and only 0 is known to work"),
@@ -186,7 +186,7 @@ def _picoquic(issued: Issued) -> str:
     params = issued.params
     longest = PICOQUIC_MAX_SERVER_ID_BYTES
     _require(
-        "picoquic",
+        "picoquic cannot issue",
         _true(
             (
                 params.algorithm == "four-pass",
@@ -217,10 +217,10 @@ def _true(*objections: tuple[bool, str]) -> tuple[str, ...]:
     return tuple(text for applies, text in objections if applies)
 
 
-def _require(stack: str, objections: tuple[str, ...]) -> None:
-    """Raise ConfigError if there are objections."""
+def _require(refusal: str, objections: tuple[str, ...]) -> None:
+    """Raise ConfigError if there are objections. refusal: what the stack cannot do with the IDs."""
     if objections:
-        raise ConfigError(*(f"{stack} cannot issue these IDs: {text}" for text in objections))
+        raise ConfigError(*(f"{refusal} these IDs: {text}" for text in objections))
 
 
 _FORMS: Final[dict[str, Form]] = {

@@ -53,7 +53,7 @@ StreamEvent = StreamDataReceived | StreamReset | StopSendingReceived
 
 @dataclass
 class Service:
-    """What all connections of one server share. progress: set whenever a request may be complete."""
+    """The common part of all connections of one server. progress: set whenever a request may be complete."""
 
     app: AppWrapper
     config: Config
