@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aioquic.h3.connection import H3Connection
+from aioquic.h3.connection import ErrorCode, H3Connection
 from aioquic.quic.packet import QuicErrorCode
 from hypercorn.config import Config
 from starlette.applications import Starlette
@@ -109,6 +109,12 @@ async def until_refused(server: Hypercorn) -> None:
     while True:
         async with connect(*server.quic, timeout_s=TIMEOUT_S):
             pass
+
+
+async def until_ended(client: DemoClient) -> None:
+    """Send pings until the server ends the connection. Raises BackendError with the reason."""
+    while True:
+        await client.ping()
 
 
 @pytest.mark.parametrize("required", adapter.RELIES_ON)
@@ -274,6 +280,25 @@ async def test_a_hostile_request_ends_alone(tmp_path: Path) -> None:
         assert (await client.get("/name")).body == b"agent-a"
 
 
+async def test_a_violation_of_http_ends_one_connection(tmp_path: Path) -> None:
+    """A body before the headers closes that connection with HTTP/3's code. Other connections continue."""
+    async with connected(tmp_path) as (client, server), connect(*server.quic, timeout_s=TIMEOUT_S) as other:
+        client._quic.send_stream_data(0, b"\x00\x01a", end_stream=True)
+        client.transmit()
+        with pytest.raises(BackendError, match=f"code {int(ErrorCode.H3_FRAME_UNEXPECTED)}"):
+            await client.get("/name")
+        assert (await other.get("/name")).body == b"agent-a"
+
+
+async def test_an_endless_frame(tmp_path: Path) -> None:
+    """A frame that does not end closes its connection before it uses much memory."""
+    async with connected(tmp_path) as (client, _):
+        client._quic.send_stream_data(0, b"\x01\x80\x0f\xff\xff" + bytes(200_000))
+        client.transmit()
+        with pytest.raises(BackendError, match=f"code {int(ErrorCode.H3_EXCESSIVE_LOAD)}"):
+            await until_ended(client)
+
+
 @pytest.mark.slow
 async def test_an_application_that_does_not_read(tmp_path: Path) -> None:
     """A slow reader stops its own client only, at a bounded amount, and receives the whole body in the end."""
@@ -342,7 +367,8 @@ async def test_a_client_that_acknowledges_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_a_client_that_cancels_every_request(tmp_path: Path) -> None:
     """Applications that ignore http.disconnect are bounded in number, for a client that cancels each request."""
-    wanted, begun, ending = adapter.MAX_REQUESTS + 50, [], asyncio.Event()
+    wanted, ending = adapter.MAX_REQUESTS + 50, asyncio.Event()
+    begun: list[None] = []
     most, all_begun = asyncio.Event(), asyncio.Event()
 
     async def stubborn(_: Request) -> Response:

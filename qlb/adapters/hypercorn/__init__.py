@@ -17,13 +17,21 @@ Spec: ASGI 3.0; RFC 9114 (HTTP/3); RFC 9000, section 5.1 (issuing IDs).
 """
 
 from qlb.adapters.hypercorn.connection import MAX_REQUESTS, MAX_UNREAD_BYTES, MAX_UNSENT_BYTES
-from qlb.adapters.hypercorn.server import RELIES_ON, check_hypercorn, missing_names, quic_configuration, serve
+from qlb.adapters.hypercorn.server import (
+    RELIES_ON,
+    Application,
+    check_hypercorn,
+    missing_names,
+    quic_configuration,
+    serve,
+)
 
 __all__ = [
     "MAX_REQUESTS",
     "MAX_UNREAD_BYTES",
     "MAX_UNSENT_BYTES",
     "RELIES_ON",
+    "Application",
     "check_hypercorn",
     "missing_names",
     "quic_configuration",

@@ -117,7 +117,8 @@ class HttpConnection(QuicConnectionProtocol):
 
     def transmit(self) -> None:
         """Send pending datagrams, and wake the coroutines that wait for progress."""
-        super().transmit()
+        if self._transport is not None and not self._transport.is_closing():
+            super().transmit()
         self._wake()
 
     async def send(self) -> None:
@@ -169,7 +170,7 @@ class HttpConnection(QuicConnectionProtocol):
                 self._reset(event.stream_id)
             finally:
                 self._unread_bytes -= _size(event)
-                self._wake()
+            self.transmit()  # HTTP/3 may have closed the connection, or written to its own streams
 
     async def _handle(self, http: "_Http", event: StreamEvent) -> None:
         if not isinstance(event, StreamDataReceived):
@@ -183,7 +184,6 @@ class HttpConnection(QuicConnectionProtocol):
     def _reset(self, stream_id: int) -> None:
         if stream_id in self._quic._streams and not stream_is_unidirectional(stream_id):
             self._quic.reset_stream(stream_id, ErrorCode.H3_MESSAGE_ERROR)
-            self.transmit()
 
     def _is_unread(self) -> bool:
         return self._unread_bytes > MAX_UNREAD_BYTES

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import CodeType, FunctionType
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
 from aioquic.h3.connection import H3_ALPN
@@ -24,9 +24,12 @@ from qlb.adapters.hypercorn.connection import HttpConnection, Service
 from qlb.cid import CidSource
 from qlb.errors import QlbError
 
+Application = Framework | Callable[..., Awaitable[None]]
+"""An ASGI or WSGI application. The second form is for frameworks with types of their own for ASGI, as Starlette."""
+
 
 async def serve(
-    app: Framework,
+    app: Application,
     config: Config,
     *,
     generator: CidSource,
@@ -56,7 +59,7 @@ async def serve(
         retry=retry,
         preferred_address=preferred_address,
     )
-    wrapped = wrap_app(app, config.wsgi_max_body_size, mode)
+    wrapped = wrap_app(cast(Framework, app), config.wsgi_max_body_size, mode)
     await _with_udp_server(udp_server)(wrapped, config, sockets=sockets, shutdown_trigger=shutdown_trigger)
 
 
