@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from lab.nat import Address
 from lab.server import Server, server_id_of
@@ -87,24 +88,40 @@ def story_application(name: str, gates: Gates) -> Starlette:
     """Return an application that answers as the other backends of the end-to-end tests: stories and receipts."""
 
     async def story(request: Request) -> StreamingResponse:
-        receipt = Receipt(name) if request.method == "POST" else None
+        lines = gates.story(name, request.path_params["gate"])
+        return StreamingResponse((line.encode() async for line in lines), headers={"x-backend": name})
 
-        async def body() -> AsyncIterator[bytes]:
-            receiving = asyncio.create_task(_receive(request, receipt)) if receipt is not None else None
-            async for line in gates.story(name, request.path_params["gate"]):
-                yield line.encode()
-            if receipt is not None and receiving is not None:
-                await receiving
-                yield receipt.encode()
-
-        return StreamingResponse(body(), headers={"x-backend": name})
-
-    return Starlette(routes=[Route("/story/{gate}", story, methods=["GET", "POST"])])
+    upload = _StoryDuringUpload(name, gates)
+    return Starlette(
+        routes=[Route("/story/{gate}", story), Route("/story/{gate}", upload, methods=["POST"])],
+    )
 
 
-async def _receive(request: Request, receipt: Receipt) -> None:
-    async for piece in request.stream():
-        receipt.add(piece)
+class _StoryDuringUpload:
+    """The answer to an upload: a story while it arrives, then a receipt. Starlette's responses would read the body."""
+
+    def __init__(self, name: str, gates: Gates) -> None:
+        """name: of the backend."""
+        self._name = name
+        self._gates = gates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        receipt = Receipt(self._name)
+        receiving = asyncio.create_task(self._receive(receive, receipt))
+        headers = [(b"x-backend", self._name.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for line in self._gates.story(self._name, scope["path_params"]["gate"]):
+            await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+        await receiving
+        await send({"type": "http.response.body", "body": receipt.encode()})
+
+    async def _receive(self, receive: Receive, receipt: Receipt) -> None:
+        more = True
+        while more:
+            message = await receive()
+            receipt.add(message.get("body", b""))
+            more = message.get("more_body", False)
 
 
 @asynccontextmanager

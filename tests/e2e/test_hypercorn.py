@@ -50,7 +50,7 @@ async def test_no_request_is_lost(params: CidParams, retry: bool, tmp_path: Path
         found = await daemon.settled()
         by_id = found.total("qlb_cid_config_packets_total", config_id=str(params.config_id))
         assert by_id > 5 * len(journeys)
-        assert found.total("qlb_unroutable_packets_total", reason="unknown_server_id") == 0
+        assert found.total("qlb_backend_cid_mismatch") == 0
 
 
 @ngtcp2.needed
