@@ -50,7 +50,7 @@ class WorkerTag:
     A forked child needs an index of its own and a new generator.
 
     The tag makes nonces unique, and no more: a balancer forwards to an address and a port, and if several processes
-    receive from one port, the kernel selects one by the client's address. After a change of address that is another
+    receive from one port, the kernel selects one by the sender's address. After a change of address that is another
     process, and the connection is lost. So either the server passes such packets to the process that has the
     connection, or each process is a backend with a port and a server ID of its own (docs/servers.md, "Several
     workers").
