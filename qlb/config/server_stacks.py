@@ -79,7 +79,7 @@ def envoy_generator(params: CidParams, server_id: bytes) -> tuple[dict[str, obje
 
 def _envoy_objections(params: CidParams) -> tuple[str, ...]:
     block_end, longest = params.block_end, ENVOY_MAX_PLAINTEXT_BYTES
-    return _true(
+    return _applicable(
         (
             params.plaintext_len > longest,
             f"server_id_length + nonce_length is {params.plaintext_len} octets, and Envoy allows {longest}",
@@ -140,7 +140,7 @@ def _moq_relay(issued: Issued) -> str:
     params = issued.params
     _require(
         "moq-relay cannot issue",
-        _true(
+        _applicable(
             (params.key is not None, "the CID config has a key, and moq-relay issues plaintext IDs only"),
             (params.config_id != 0, f"config_id is {params.config_id}, and moq-relay issues under 0 only"),
             (
@@ -160,7 +160,7 @@ def _nlb(issued: Issued) -> str:
     params = issued.params
     _require(
         "an AWS Network Load Balancer cannot route",
-        _true(
+        _applicable(
             (params.key is not None, "the CID config has a key, and the balancer reads plaintext IDs only"),
             (params.config_id != 0, f"config_id is {params.config_id}, and only 0 is known to work"),
             (
@@ -187,7 +187,7 @@ def _picoquic(issued: Issued) -> str:
     longest = PICOQUIC_MAX_SERVER_ID_BYTES
     _require(
         "picoquic cannot issue",
-        _true(
+        _applicable(
             (
                 params.algorithm == "four-pass",
                 f"server_id_length + nonce_length is {params.plaintext_len}; with a key, picoquic needs 16",
@@ -213,7 +213,7 @@ def _inline(octets: bytes) -> dict[str, str]:
     return {"inline_bytes": base64.b64encode(octets).decode()}
 
 
-def _true(*objections: tuple[bool, str]) -> tuple[str, ...]:
+def _applicable(*objections: tuple[bool, str]) -> tuple[str, ...]:
     return tuple(text for applies, text in objections if applies)
 
 

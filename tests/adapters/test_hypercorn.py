@@ -165,7 +165,7 @@ async def test_a_preferred_address_is_offered(tmp_path: Path) -> None:
 
 
 async def test_without_nonces_connections_are_refused(tmp_path: Path) -> None:
-    """When the nonces are used up, a new connection is refused, and the server goes on."""
+    """A new connection is refused if the nonces are used up, and the server continues."""
 
     class Empty:
         params = FOUR_PASS

@@ -6,9 +6,10 @@ from typing import Final
 
 import pytest
 
+from lab import ngtcp2
 from lab.asgi_servers import asgi_servers
 from lab.daemon import configuration, running
-from lab.journeys import aioquic_journey, ngtcp2, ngtcp2_journey, rebound_twice
+from lab.journeys import aioquic_journey, ngtcp2_journey, rebound_twice
 from lab.nat import Nat
 from lab.ports import free_port
 from lab.stage import KEY, LIMIT_S, NAMES
