@@ -15,11 +15,12 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: help run demo voice-demo moq-demo test check check-below check-above bench voice generate vectors bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice docs generate vectors bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
 
+# On free ports, so that it works beside make run.
 demo: $(VENV)/run.stamp ## Drive 30 QUIC connections through it while their addresses change
 	@$(BIN)/qlb demo configs/quickstart.yaml
 
@@ -36,10 +37,12 @@ test: $(VENV)/test.stamp ## Run every test that this machine can run
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 
 check: $(VENV)/test.stamp ## Check format, lint and types, and run the fast tests, in about a minute
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync check-style check-below check-above
+
+check-style: $(VENV)/test.stamp ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-below check-above
 
 # Floors 0 to 2, every line of which their own tests go through. Tests this small only wait for workers.
 check-below: $(VENV)/test.stamp ## Run the fast tests of floors 0 to 2, with full coverage
@@ -59,8 +62,13 @@ bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat
 voice: $(VENV)/test.stamp ## Measure voice calls through qlb and two other designs
 	$(BIN)/python -m benchmarks.voice $(VOICE)
 
-generate: $(VENV)/test.stamp ## Write the C files that are generated from Python, which are committed
+# Strictly: a broken link is an error. See lab/site/.
+docs: $(VENV)/docs.stamp ## Build the site with the references into build/site
+	@$(BIN)/python -m lab.site
+
+generate: $(VENV)/test.stamp ## Write the C files and manual pages that are generated from Python, which are committed
 	$(BIN)/python -m lab.constants
+	$(BIN)/python -m lab.site.manual
 
 vectors: $(VENV)/test.stamp ## Write the published test vectors, which are committed
 	@$(BIN)/python -m lab.cid_vectors
@@ -103,6 +111,12 @@ asan: $(VENV)/test.stamp ## Run the tests of the planes under ASan and UBSan
 		ASAN_OPTIONS=detect_leaks=0 ../../$(BIN)/python -m pytest -q -s -p no:cacheprovider \
 		tests/dataplane tests/e2e/test_soak.py -m "not toolchain and (e2e or not slow)"
 
+# Wheel, source distribution and bill of materials of this commit, checked as a package index would. Linux wheels for
+# every libc and architecture come from cibuildwheel in containers: see .github/workflows/release.yml.
+dist: $(VENV)/run.stamp ## Build the packages in dist/, check them, and list what they install
+	@$(BIN)/pip install --quiet --editable ".[dist]"
+	$(BIN)/python -m lab.dist
+
 format: $(VENV)/test.stamp ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -111,17 +125,24 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 clean: ## Remove .venv and everything that was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
+	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info qlb/dataplane/*.so
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating $(VENV)."
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[aioquic]"
+	@echo "Installing qlb and its libraries into $(VENV): about a minute, once."
+	@$(BIN)/pip install --quiet --editable ".[aioquic]"
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable ".[aioquic,docs]"
 	@touch $@
 
 # The last one is Helm, for the tests of its chart: it asks for a newer Python than it needs, and is not for every system.
 $(VENV)/test.stamp: pyproject.toml $(CORE) | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable ".[bench,dev,e2e]"
+	@echo "Installing qlb and what its tests need into $(VENV): some minutes, once."
+	@$(BIN)/pip install --quiet --editable ".[bench,dev,dist,e2e]"
 	-$(BIN)/pip install --quiet --ignore-requires-python --no-deps helm-sdkpy
 	@touch $@ $(VENV)/run.stamp

@@ -36,7 +36,7 @@ from benchmarks.xdp_frames import (
 from benchmarks.xdp_network import accounted, accounting, network, received
 from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp import libbpf
 from qlb.dataplane.xdp.bpf_object import BpfObject
 from qlb.dataplane.xdp.libbpf import Link

@@ -22,11 +22,14 @@ _GENERATED: Final = "/* Generated from Python by `make generate` (lab/constants.
 
 
 class Group(NamedTuple):
-    """Constants of one kind. source: the Python module that explains them. suffix: of each number in C."""
+    """Constants of one kind. source: the Python module that explains them. suffix: of each number in C.
+
+    A tuple becomes the initialiser of an array.
+    """
 
     title: str
     source: str
-    values: Mapping[str, int]
+    values: Mapping[str, int | tuple[int, ...]]
     suffix: str = ""
 
 
@@ -110,6 +113,9 @@ GROUPS: Final = (
             "QLB_BACKEND_RETURNED": counters.RETURNED,
             "QLB_BACKEND_LAST_SEEN_MS": counters.LAST_SEEN_MS,
             "QLB_BACKEND_TOO_LARGE_BYTES": counters.TOO_LARGE_BYTES,
+            "QLB_BACKEND_FORWARDED_BYTES": counters.FORWARDED_BYTES,
+            "QLB_BACKEND_RETURNED_BYTES": counters.RETURNED_BYTES,
+            "QLB_BACKEND_NEW_FLOWS": counters.NEW_FLOWS,
             "QLB_BACKEND_SEND_ERRORS": counters.BACKEND_SEND_ERRORS,
             "QLB_SAMPLE_SLOTS": counters.SAMPLE_SLOTS,
             "QLB_SAMPLE_BYTES": counters.SAMPLE_BYTES,
@@ -123,6 +129,13 @@ GROUPS: Final = (
         {
             "QLB_SLOT_SAMPLE": counters.SAMPLE,
             "QLB_SLOT_RETURN_SEND_ERRORS": counters.RETURN_SEND_ERRORS,
+            "QLB_SLOT_LATENCY": counters.LATENCY,
+            "QLB_LATENCY_BUCKETS": counters.LATENCY_BUCKETS,
+            "QLB_LATENCY_SLOTS": counters.LATENCY_SLOTS,
+            "QLB_LATENCY_EVERY": counters.LATENCY_EVERY,
+            "QLB_MAX_LATENCY_NS": counters.MAX_LATENCY_NS,
+            **_numbered("QLB_LATENCY_TO_", counters.DIRECTIONS),
+            "QLB_LATENCY_BOUNDS_US": counters.LATENCY_BOUNDS_US,
             "QLB_COUNTER_SLOTS": counters.SLOTS,
         },
         "u",
@@ -179,7 +192,11 @@ def _definitions(group: Group) -> Iterator[str]:
     yield ""
     yield f"/* {group.title} ({group.source}). */"
     for name, value in group.values.items():
-        yield f"#define {name} {value if value <= _LAST_DECIMAL else hex(value)}{group.suffix}"
+        if isinstance(value, tuple):
+            yield f"#define {name} \\"
+            yield f"    {{{', '.join(map(str, value))}}}"
+        else:
+            yield f"#define {name} {value if value <= _LAST_DECIMAL else hex(value)}{group.suffix}"
 
 
 def layout_checks() -> str:

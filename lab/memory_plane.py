@@ -4,10 +4,10 @@ It is the oracle of the others: for the same datagrams at the same times they mu
 """
 
 from qlb.addresses import FourTuple
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.flows import FlowTables
-from qlb.routing.router import Decision, Router, unconfigured_id
+from qlb.routing.router import Decision, Router, begins_flow, unconfigured_id
 
 
 class MemoryPlane:
@@ -26,7 +26,9 @@ class MemoryPlane:
         now_ms = int(now_s * 1000)
         if (config_id := unconfigured_id(outcome, datagram)) >= 0:
             self.counters.count_unconfigured(config_id, now_ms)
-        self.counters.count(outcome, index, now_ms)
+        self.counters.count(outcome, index, now_ms, len(datagram))
+        if begins_flow(outcome, datagram):
+            self.counters.count_new_flow(index)
         if index < 0:
             self.counters.record_sample(outcome, datagram, now_ms)
         return outcome, index

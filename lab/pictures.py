@@ -7,7 +7,7 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lab.browser import DESKTOP, PHONE, Browser, browser
 from lab.clients import in_progress
@@ -25,7 +25,7 @@ WRONG: Final = CidParams(config_id=1, server_id_length=4, nonce_length=12, key=K
 
 async def take(folder: Path, scratch: Path) -> None:
     """Write status-page.png and status-page-phone.png into a folder."""
-    sections = {"health": HEALTH, "drain": {"quiet_period": "1m"}}
+    sections: dict[str, Any] = {"health": HEALTH, "drain": {"quiet_period": "1m"}}
     async with stage(scratch, limit_s=LONG_S, **sections) as scene, browser(scratch / "profile") as window:
         await window.emulate(DESKTOP)
         await window.open("http://{}:{}/".format(*scene.daemon.admin))

@@ -25,7 +25,7 @@ from lab.nat import Address
 from lab.server import Server, server_id_of
 from lab.stories import STORY_PATH, Gates, Receipt
 from qlb.adapters.aioquic import PreferredAddress, serve
-from qlb.cid import CidGenerator, CidParams, RotatingGenerator
+from qlb.cid import CidGenerator, CidParams, RotatingCidGenerator
 from qlb.demo.http3 import Certificate, make_certificate
 
 IDLE_TIMEOUT_S: Final = 240.0
@@ -36,7 +36,7 @@ class QuicServerBehind(Server):
     """An aioquic server. accepted: completed handshakes. rotation: None without QUIC-LB."""
 
     gates: Gates
-    rotation: RotatingGenerator | None = None
+    rotation: RotatingCidGenerator | None = None
     accepted: int = 0
     protocols: list["StoryProtocol"] = field(default_factory=list)
 
@@ -125,7 +125,7 @@ async def quic_servers(
         for name in names:
             server = QuicServerBehind(name, server_id_of(name, params), (host, port), gates)
             if params is not None and server.server_id is not None:
-                server.rotation = RotatingGenerator(CidGenerator(params, server.server_id))
+                server.rotation = RotatingCidGenerator(CidGenerator(params, server.server_id))
             listening = await _serve(server, certificate, retry, preferred_address)
             stack.callback(_close, server, listening)
             server.address = _address(listening)

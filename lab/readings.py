@@ -1,8 +1,11 @@
 """A reading with a value in every field."""
 
+import math
+
 from qlb.observe.figures import (
     BackendReading,
     CidConfigReading,
+    LatencyReading,
     ListenerReading,
     Reading,
     RotationReading,
@@ -10,7 +13,7 @@ from qlb.observe.figures import (
     UnconfiguredReading,
     WorkerReading,
 )
-from qlb.routing.counters import TOTALS
+from qlb.routing.totals import TOTALS
 
 
 def sample_reading() -> Reading:
@@ -53,6 +56,9 @@ def sample_reading() -> Reading:
                 fallback_share=0.75,
                 send_errors={"too_large": 31},
                 too_large_bytes=1452,
+                forwarded_bytes=15_600,
+                returned_bytes=9_900,
+                new_flows=3,
             ),
             BackendReading(
                 name="b:2",
@@ -77,6 +83,8 @@ def sample_reading() -> Reading:
                 weight=0,
                 forwarded={"cid": 4, "flow": 0, "fallback": 0},
                 returned=3,
+                forwarded_bytes=4_800,
+                returned_bytes=300,
                 last_seen_s=60.0,
             ),
         ),
@@ -108,6 +116,9 @@ def sample_reading() -> Reading:
             **dict.fromkeys((one.name for one in TOTALS), 1),
             "received_packets": 22,
             "received_bytes": 22_000,
+            "bytes_forwarded": 20_400,
+            "bytes_returned": 10_200,
+            "new_flows": 3,
             "return_dropped_packets": 7,
             "return_overflowed_packets": 11,
             "icmp_forwarded": 19,
@@ -124,8 +135,20 @@ def sample_reading() -> Reading:
         dropped={"empty": 5},
         unroutable={"no_config": 2, "too_short": 1},
         return_send_errors={"would_block": 13, "other": 0},
+        latency=(
+            LatencyReading(direction="backend", buckets=((0.00001, 5), (0.1, 8), (math.inf, 9)), sum_s=1.5),
+            LatencyReading(direction="client", buckets=((0.00001, 0), (0.1, 2), (math.inf, 2)), sum_s=0.25),
+        ),
         workers=(
-            WorkerReading(index=0, pid=123, alive=True, heartbeat_age_s=0.25),
+            WorkerReading(
+                index=0,
+                pid=123,
+                alive=True,
+                heartbeat_age_s=0.25,
+                cpu_s=61.23456,
+                busy_share=0.87654,
+                resident_bytes=47_185_920,
+            ),
             WorkerReading(index=1, pid=124, alive=False, heartbeat_age_s=7.0, up_to_date=False),
         ),
     )

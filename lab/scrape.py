@@ -62,6 +62,10 @@ class Metrics(NamedTuple):
         assert by_route.get("cid", 0) == self.total("qlb_cid_config_packets_total")
         unroutable = self.total("qlb_unroutable_packets_total")
         assert by_route.get("flow", 0) + by_route.get("fallback", 0) == unroutable
+        assert self.total("qlb_new_flows_total") <= unroutable
+        received_bytes = self.total("qlb_bytes_received_total")
+        forwarded_bytes = self.total("qlb_bytes_forwarded_total")
+        assert forwarded_bytes == received_bytes if not self.dropped else forwarded_bytes <= received_bytes
 
 
 async def get(address: Address, path: str) -> tuple[int, str]:

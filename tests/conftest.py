@@ -21,6 +21,16 @@ def network() -> Iterator[Network]:
         yield Network(stack)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give daemons without admin.socket a folder of this test run for their control socket, in place of /run/qlb."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNTIME_DIRECTORY", str(tmp_path_factory.mktemp("run")))
+        for name in ("QLB_SOCKET", "QLB_CONFIG", "XDG_RUNTIME_DIR"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def restored_logger() -> Iterator[None]:
     """Restore the logger after each test: a supervisor configures it for a whole process."""

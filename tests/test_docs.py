@@ -1,17 +1,26 @@
-"""The facts in docs/ that a program can check: metrics, alerts, configuration keys, outcomes, log lines, notices."""
+"""The facts in docs/ that a program can check: links, commands, metrics, alerts, keys, outcomes, log lines, notices."""
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import click
+import pytest
+
 from lab.deploy.metric_names import exposed, rules
+from lab.site.reference import PAGES as REFERENCE
+from qlb.cli import cli
 from qlb.config import json_schema
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+GENERATED: Final = frozenset(f"reference/{name}" for name in REFERENCE)
+ALL_PAGES: Final = sorted([*PAGES, *(ROOT / "deploy").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 _METRIC: Final = re.compile(r"\bqlb_[a-z_]+[a-z]\b")
 _NO_METRICS: Final = frozenset({"qlb_limit"})
@@ -26,6 +35,15 @@ _KEY: Final = re.compile(r"`(forwarding|fallback|drain|rotation|health|admin|log
 _CODE: Final = re.compile(r"`([^`]+)`")
 _JOINED: Final = re.compile(r'"\s*\n\s*f?"')
 """The place where a string literal of the code continues on the next line."""
+
+
+_FENCE: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK: Final = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: +(\S+)", re.MULTILINE)
+_ANCHOR: Final = re.compile(r'<a (?:id|name)="([^"]+)">')
+_PAGE_IN_CODE: Final = re.compile(r"\b((?:docs|deploy)/[\w./-]+\.md)(?:#([\w-]+))?")
+_FOREIGN: Final = re.compile(r"[a-z][a-z0-9+.-]*:")
+_BEFORE_QLB: Final = re.compile(r"^(?:\$ |sudo |[A-Z_]+=\S+ |(?:\S*/)?(?=qlb ))+")
+"""What may precede a command in an example: a prompt, a variable, a folder."""
 
 
 def section(page: str, heading: str) -> str:
@@ -130,3 +148,137 @@ def test_every_room_is_in_the_architecture() -> None:
     found = [path for path in (ROOT / "qlb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     names = {f"{path.name}/" if path.is_dir() else path.name for path in found} - {"__init__.py", "__main__.py"}
     assert sorted(rooms) == sorted(names)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page: its headings in GitHub's form, and explicit ones."""
+    text = _FENCE.sub("", page.read_text())
+    seen: Counter[str] = Counter()
+    found = set(_ANCHOR.findall(text))
+    for heading in re.findall(r"^#{1,6} (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def _broken(page: Path) -> Iterator[str]:
+    """Yield each link of a page that leads to no file, no folder or no anchor of the repository.
+
+    index.md is for the site and may lead to its generated pages. `make docs` checks these links.
+    """
+    for match in _LINK.finditer(_FENCE.sub("", page.read_text())):
+        link = match[1] or match[2]
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        if _FOREIGN.match(link) or (page == DOCS / "index.md" and name in GENERATED):
+            continue
+        if not target.exists() or (anchor and (target.suffix != ".md" or anchor not in _anchors(target))):
+            yield link
+
+
+def test_no_link_is_broken() -> None:
+    """Each link between the pages leads to a file, and to a heading if it names one."""
+    assert {str(page.relative_to(ROOT)): lost for page in ALL_PAGES if (lost := list(_broken(page)))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("# A `b`: c\n[x](#a-b-c) [x](p.md#a) [x](p.md) ![x](p.md) [x](https://a.example/q)", []),
+        ("# A\n# A\n[x](#a-1) [x](#a-2)", ["#a-2"]),
+        ("[x](q.md) [x](p.md#b)\n[y]: r.md", ["q.md", "p.md#b", "r.md"]),
+        ('<a id="here"></a> [x](#here)', []),
+        ("```\n# B\n[x](q.md)\n```\n[x](#b)", ["#b"]),
+    ],
+)
+def test_the_finder_of_broken_links(text: str, broken: list[str], tmp_path: Path) -> None:
+    """The check finds missing files and headings, and ignores code."""
+    (tmp_path / "p.md").write_text("## a\n")
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert list(_broken(page)) == broken
+
+
+def test_every_page_that_the_program_names_exists() -> None:
+    """Help texts, messages, alerts and samples name only pages and headings that exist."""
+    folders = ("qlb", "deploy", "configs", "examples")
+    files = [
+        path for name in folders for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yml", ".yaml", "")
+    ]
+    lost = []
+    for path in files:
+        for page, anchor in _PAGE_IN_CODE.findall(path.read_text()) if path.is_file() else ():
+            if not (ROOT / page).exists() or (anchor and anchor not in _anchors(ROOT / page)):
+                lost.append(f"{path.relative_to(ROOT)}: {page}#{anchor}")
+    assert lost == []
+
+
+def _examples(page: Path) -> Iterator[str]:
+    """Yield the commands of qlb that a page names: in code spans, and in lines of code blocks."""
+    text = page.read_text()
+    blocks = _FENCE.findall(text)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()[1:]]
+    spans = _CODE.findall(_FENCE.sub("", text))
+    for one in (*lines, *spans):
+        for part in re.split(r"&&|\|\||[;|]\s|\s[<>]", re.sub(r"\s#\s.*", "", " ".join(one.split()))):
+            command = _BEFORE_QLB.sub("", part.strip())
+            if command.startswith("qlb "):
+                yield command
+
+
+def _mistake(example: str) -> str:
+    """Return what is wrong with a command line: an unknown command or option. Empty if nothing is."""
+    try:
+        words = shlex.split(example)[1:]
+    except ValueError:
+        words = example.split()[1:]
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(click.Context(command), words[0].split("|")[0])
+        if found is None:
+            return "" if command.name == "demo" or words[0].isupper() else f"{example}: no command {words[0]!r}"
+        command, words = found, words[1:]
+    known = {word for option in command.params for word in option.opts} | {"--help", "-h", "--version"}
+    lost = [word for word in words if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]
+    return f"{example}: no option {lost[0]}" if lost else ""
+
+
+def test_every_command_in_the_pages_exists() -> None:
+    """The pages name no command and no option that qlb lacks."""
+    pages = [page for page in ALL_PAGES if page.name != "CHANGELOG.md"]
+    examples = [(page.name, example) for page in pages for example in _examples(page)]
+    assert len(examples) > 100
+    assert [(name, mistake) for name, example in examples if (mistake := _mistake(example))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        ("`qlb drain NAME --wait` `qlb rotate status|next CONFIG` `qlb demo quick.yaml` `qlb COMMAND`", 0),
+        ("`qlb drian NAME`", 1),
+        ("`qlb drain NAME --wiat`", 1),
+        ("```sh\n$ QLB_SOCKET=x .venv/bin/qlb status --jsn | jq  # qlb nothing\nqlb lost && qlb check a\n```", 2),
+        ("```sh\nqlb cid decode \\\n  --confg x 00\n```", 1),
+        ("```text\nqlb: qlb nothing\n```", 0),
+    ],
+)
+def test_the_finder_of_mistakes_in_commands(text: str, mistakes: int, tmp_path: Path) -> None:
+    """The check finds commands in code, behind prompts and variables, and their mistakes."""
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert len([one for one in _examples(page) if _mistake(one)]) == mistakes
+
+
+def test_every_command_is_in_a_page() -> None:
+    """Each command of `qlb --help` is in a page that a person has written, not only in the generated reference."""
+    named = {example.split()[1] for page in PAGES if page.name != "CHANGELOG.md" for example in _examples(page)}
+    assert set(cli.list_commands(click.Context(cli))) - named == set()
+
+
+def test_every_metric_is_in_a_page() -> None:
+    """Each metric of qlb is in a page that a person has written, not only in the generated reference."""
+    named = {name for page in PAGES if page.name != "CHANGELOG.md" for name in _METRIC.findall(page.read_text())}
+    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed() if name.startswith("qlb_")}
+    assert ours - named == set()

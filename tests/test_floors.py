@@ -21,7 +21,7 @@ FLOORS: Final = (
     ("qlb", "qlb.errors", "qlb.addresses", "qlb.wire"),
     ("qlb.cid",),
     ("qlb.routing",),
-    ("qlb.local_addresses",),
+    ("qlb.local_addresses", "qlb.default_socket"),
     ("qlb.config", "qlb.dataplane", "qlb.discovery", "qlb.health", "qlb.observe", "qlb.adapters"),
     ("qlb.handover", "qlb.rotation", "qlb.demo"),
     ("qlb.workers",),
@@ -32,6 +32,8 @@ FLOORS: Final = (
 """Rooms from the lowest floor to the highest; docs/architecture.md calls the last ones 3, 4a, 4b, 4c and 5."""
 PURE: Final = 2
 """The highest floor without sockets, clocks and files."""
+IMPURE_MODULE: Final = "qlb.cid.files"
+"""The exception: it reads and follows the file of ``from_file`` in a server. See docs/architecture.md."""
 TOP: Final = len(FLOORS) - 1
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -47,7 +49,6 @@ IMPURE: Final = frozenset(
         "multiprocessing",
         "pathlib",
         "prometheus_client",
-        "pydantic",
         "random",
         "secrets",
         "select",
@@ -66,7 +67,7 @@ IMPURE: Final = frozenset(
 )
 """Modules that floors 0 to 2 never import: sockets, loops, clocks, files, logs, metrics, threads, and their users."""
 
-HEAVY: Final = ("asyncio", "yaml", "uvloop", "pydantic", "prometheus_client", "aiohttp", "click")
+HEAVY: Final = ("asyncio", "yaml", "uvloop", "prometheus_client", "aiohttp", "click")
 """Modules that must not be loaded in a server that embeds qlb.cid."""
 
 MUTABLE_CALLS: Final = frozenset({"dict", "list", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter"})
@@ -139,6 +140,10 @@ def _below(top: int) -> list[Path]:
     return [path for path in SOURCES if FLOOR[_room(_module(path))] <= top]
 
 
+def _pure() -> list[Path]:
+    return [path for path in _below(PURE) if _module(path) != IMPURE_MODULE]
+
+
 def _by_name(path: Path) -> str:
     return _module(path)
 
@@ -204,7 +209,7 @@ def test_the_finder_of_cycles(graph: dict[str, set[str]], cycle: list[str]) -> N
     assert _find_cycle(graph) == cycle
 
 
-@pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
+@pytest.mark.parametrize("path", _pure(), ids=_by_name)
 def test_floors_0_to_2_are_pure(path: Path) -> None:
     """These floors import no socket, loop, clock, file, log or metric, and only cryptography of foreign packages."""
     tops = {name.split(".")[0] for name in imports(path)} - {"qlb"}
@@ -213,7 +218,7 @@ def test_floors_0_to_2_are_pure(path: Path) -> None:
     assert foreign <= ({"cryptography"} if FLOOR[_room(_module(path))] else set())
 
 
-@pytest.mark.parametrize("path", _below(PURE), ids=_by_name)
+@pytest.mark.parametrize("path", _pure(), ids=_by_name)
 def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
     """These floors do not call the builtins that need no import either."""
     called = {
@@ -224,10 +229,25 @@ def test_floors_0_to_2_open_no_file_and_print_nothing(path: Path) -> None:
     assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
 
 
+def test_only_two_methods_import_the_impure_module() -> None:
+    """Floors 0 to 2 import the module that reads files inside functions named from_file, and nowhere else."""
+    importers = [path for path in _below(PURE) if IMPURE_MODULE in imports(path) and _module(path) != IMPURE_MODULE]
+    assert [_module(path) for path in importers] == ["qlb.cid.generator", "qlb.cid.source"]
+    for path in importers:
+        tree = _nodes(path.read_text())
+        allowed = [node for node in tree if isinstance(node, ast.FunctionDef) and node.name == "from_file"]
+        allowed += [node for node in tree if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+        inside = {id(child) for node in allowed for child in ast.walk(node)}
+        found = [node for node in tree if isinstance(node, ast.ImportFrom) and node.module == IMPURE_MODULE]
+        assert found
+        assert all(id(node) in inside for node in found), _module(path)
+
+
 @pytest.mark.parametrize("module", ["qlb.cid", "qlb.routing.router", "qlb.routing.counters", "qlb.wire.versions"])
 def test_embedding_brings_nothing_heavy(module: str) -> None:
     """In a fresh interpreter, floors 0 to 2 load no loop, no parser, no metrics and no command line."""
-    program = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    unwanted = {*HEAVY, IMPURE_MODULE, "logging", "threading"}
+    program = f"import sys, {module}; print(*sorted(set(sys.modules) & {unwanted!r}))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )

@@ -50,7 +50,7 @@ def test_loops(backend: str, listen: list[str], loops: bool) -> None:
     assert bool(find_loops([place], [LISTEN.parse(one) for one in listen], local)) is loops
 
 
-def test_each_place_has_the_listener_that_it_leads_to() -> None:
+def test_each_backend_address_leads_to_a_listener() -> None:
     """Each result names its listener, and only doubtful addresses are looked up, once."""
     asked: list[str] = []
 

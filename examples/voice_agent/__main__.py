@@ -60,7 +60,7 @@ def _what_to_try(demo: Demo, config: Path) -> str:
         "",
         f"  {demo.admin_url}  # the balancer's status page",
     ]
-    if loaded.admin.socket is not None:
+    if isinstance(loaded.admin.socket, Path):
         drain = f".venv/bin/qlb drain {loaded.backends[0].name} --socket {loaded.admin.socket}"
         lines.append(f"  {drain}  # active calls continue, new calls go to other agents")
     return "\n".join([*lines, "", "Press Ctrl-C to end the demo."])

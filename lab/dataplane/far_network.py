@@ -20,6 +20,7 @@ from typing import Final
 from lab.dataplane.network import Network
 from lab.dataplane.running import Running
 from lab.namespace import inside, network_of_its_own, open_network
+from lab.xdp.packets import checksum
 
 NEAR: Final = {4: "10.9.0.1", 6: "fd09::1"}
 FAR: Final = {4: "10.9.0.2", 6: "fd09::2"}
@@ -155,14 +156,8 @@ def send_icmp(kind: int, code: int, local: tuple[str, int], remote: tuple[str, i
             raw.sendto(message, (local[0], 0))
     else:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
-            raw.sendto(message[:2] + _checksum(message) + message[4:], (local[0], 0))
+            raw.sendto(message[:2] + checksum(message).to_bytes(2, "big") + message[4:], (local[0], 0))
 
 
 def _packed(address: tuple[str, int]) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, address[0])
-
-
-def _checksum(message: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ((total + (total >> 16) & 0xFFFF) ^ 0xFFFF).to_bytes(2, "big")

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.planes import Orders, PlaneSettings
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.routing.backends import Backend, BackendIndexes
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot
+
+Socket = socket.socket
+"""The name inside Network, whose method socket() hides the module."""
 
 FOUR_PASS = CidParams(1, 4, 10, bytes(range(16)))
 PLAINTEXT = CidParams(2, 3, 5, length_self_encoded=True)
@@ -54,7 +57,7 @@ class Network:
 
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def socket(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    def socket(self, host: str = "127.0.0.1", port: int = 0) -> Socket:
         """Bind a non-blocking UDP socket. port: 0 for any free one."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self.stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
@@ -63,9 +66,7 @@ class Network:
         sock.bind((host, port))
         return sock
 
-    def pool(
-        self, host: str = "127.0.0.1", ports: Iterable[int] = (0, 0, 0)
-    ) -> tuple[list[socket.socket], list[Backend]]:
+    def pool(self, host: str = "127.0.0.1", ports: Iterable[int] = (0, 0, 0)) -> tuple[list[Socket], list[Backend]]:
         """Open the backends' sockets. Return the sockets and the backends."""
         sockets = [self.socket(host, port) for port in ports]
         return sockets, [backend(n, Endpoint(*sock.getsockname()[:2])) for n, sock in enumerate(sockets)]

@@ -10,7 +10,7 @@ from typing import Final
 
 from qlb.addresses import Endpoint
 from qlb.dataplane import planes
-from qlb.dataplane.planes import Orders, Plane
+from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import DEFAULT_BUFFERS, Buffers, bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from qlb.dataplane.planes import PlaneSettings
+from qlb.dataplane.base import PlaneSettings
 
 DEFAULTS: Final = PlaneSettings(
     session_timeout_s=120.0,

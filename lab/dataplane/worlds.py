@@ -73,7 +73,8 @@ class World:
 
     def _compile(self, backends: Sequence[Backend | None]) -> Snapshot:
         previous = ring_of(tuple((b.name, b.weight) if b else None for b in backends))
-        return compile_snapshot(1, self.params, backends, fallback_key=HASH_KEY, ring=previous and previous.ring)
+        ring = previous.ring if previous else None
+        return compile_snapshot(1, self.params, backends, fallback_key=HASH_KEY, ring=ring)
 
     def change(self) -> None:
         """Let some backends drain or fail, and remove one or bring it back."""

@@ -49,11 +49,11 @@ async def bird(host: Host, folder: Path, text: str) -> AsyncIterator[Bird]:
                 tool("bird", "bird2"),
                 "-f",
                 "-c",
-                folder / "bird.conf",
+                str(folder / "bird.conf"),
                 "-s",
-                control,
+                str(control),
                 "-P",
-                folder / "pid",
+                str(folder / "pid"),
             ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
@@ -76,7 +76,7 @@ async def announcing(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run deploy/bird/qlb-announce on a node until the end of the block."""
     process = await asyncio.create_subprocess_exec(
-        *(*node.host.prefix, program, pattern, *arguments), env={"PATH": "/usr/bin:/bin", "BIRDC": node.command}
+        *(*node.host.prefix, str(program), pattern, *arguments), env={"PATH": "/usr/bin:/bin", "BIRDC": node.command}
     )
     try:
         yield process

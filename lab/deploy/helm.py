@@ -8,8 +8,9 @@ library takes most of the time of a command.
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -39,11 +40,14 @@ async def install(kubeconfig: str, chart: str, values: str) -> tuple[int, str]:
     return 0, ""
 
 
+COMMANDS: Final[dict[str, Callable[..., Coroutine[None, None, tuple[int, str]]]]] = {"lint": lint, "install": install}
+
+
 def serve() -> None:
     """Answer the commands on stdin until its end."""
     for line in sys.stdin:
         command, *arguments = json.loads(line)
-        answer = asyncio.run({"lint": lint, "install": install}[command](*arguments))
+        answer = asyncio.run(COMMANDS[command](*arguments))
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lab.deploy.tools import DEPLOY
 from lab.readings import sample_reading
+from qlb.observe.exposition import Metrics
 from qlb.observe.figures import XdpReading
-from qlb.observe.metrics import Metrics
 
 RULES: Final = ("qlb.records.yml", "qlb.alerts.yml")
 _OF_PROMETHEUS: Final = frozenset({"up"})

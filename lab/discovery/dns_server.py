@@ -127,9 +127,9 @@ async def _listen(server: DnsServer) -> tuple[asyncio.Server, asyncio.DatagramTr
     loop = asyncio.get_running_loop()
     while True:
         tcp = await asyncio.start_server(server.over_tcp, "127.0.0.1", 0)
-        server.address = Endpoint("127.0.0.1", tcp.sockets[0].getsockname()[1])
+        host, port = server.address = Endpoint("127.0.0.1", tcp.sockets[0].getsockname()[1])
         try:
-            udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(server), tuple(server.address))
+            udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(server), (host, port))
         except OSError:
             tcp.close()
             await tcp.wait_closed()

@@ -17,7 +17,7 @@ _TYPES: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 def checksum(octets: bytes) -> int:
     """Return the Internet checksum (RFC 1071)."""
     padded = octets + b"\0" * (len(octets) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

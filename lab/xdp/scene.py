@@ -18,7 +18,7 @@ from typing import Any, Final
 from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import TestedPacket, run_packet
 from qlb.dataplane.xdp.plane import XdpPlane
 from qlb.dataplane.xdp.program import FORWARD, XdpSettings

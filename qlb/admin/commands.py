@@ -1,4 +1,4 @@
-"""The commands of the control socket: reload, drain, undrain, explain, upgrade. Answers are JSON.
+"""The commands of the control socket: reload, drain, undrain, explain, config, upgrade. Answers are JSON.
 
 200: done. 404: there is no backend of that name; the answer lists the names. 409: live connections would break;
 ``problems`` names the reasons, and /reload/force reloads anyway. 422: the configuration is wrong, or the new process
@@ -6,6 +6,7 @@ cannot take over; nothing has changed, and ``problems`` has the reasons. 503: th
 has not applied it yet; ``problems`` names the workers.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from qlb.addresses import Endpoint
-from qlb.admin.http import json_response
+from qlb.admin.http import json_body, json_response, page_response
 from qlb.config.names import endpoint
 from qlb.errors import ConfigError, QlbError
 from qlb.observe.figures import REMOVED, Reading
@@ -70,6 +71,9 @@ class Control(Protocol):
     async def explain(self, datagram: bytes, client: Endpoint) -> dict[str, object]:
         """Return the plane's decision about a datagram. Raises QlbError if the plane cannot be asked."""
 
+    async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
+        """Return the configuration in force without secrets, and its generation. with_defaults: with every key."""
+
     async def upgrade(self) -> UpgradeOutcome:
         """Hand over to a new process that runs the program and configuration on disk, and end this one."""
 
@@ -89,6 +93,10 @@ class Commands:
                 return self._reload
             case ["reload", "force"]:
                 return lambda: self._reload(force=True)
+            case ["config"]:
+                return lambda: self._configuration(with_defaults=False)
+            case ["config", "effective"]:
+                return lambda: self._configuration(with_defaults=True)
             case ["upgrade"]:
                 return self._upgrade
             case ["drain", name]:
@@ -107,6 +115,11 @@ class Commands:
         except (OSError, QlbError, ValueError) as error:
             return json_response(HTTPStatus.UNPROCESSABLE_ENTITY, {"ok": False, "error": str(error)})
         return json_response(HTTPStatus.OK, {"ok": True, **decision})
+
+    async def _configuration(self, *, with_defaults: bool) -> web.Response:
+        answer = await self._control.configuration(with_defaults=with_defaults)
+        # Beside the event loop: with 65,536 backends it takes a third of a second.
+        return page_response(await asyncio.to_thread(json_body, answer), "application/json")
 
     async def _reload(self, *, force: bool = False) -> web.Response:
         try:

@@ -53,15 +53,20 @@ class ControlSocket(NamedTuple):
 async def open_control_socket(path: Path) -> ControlSocket:
     """Listen on a Unix socket with mode 0600. If its folder does not exist, create it with mode 0700.
 
+    The folders above must exist: a mistyped path would otherwise create a tree of folders somewhere.
+
     Raises QlbError if a daemon answers there, if the path is no socket, or if the system refuses.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         async with _locked(path.with_name(f"{path.name}{_LOCK_SUFFIX}")):
             _remove_stale(path)
             return _bind(path)
     except OSError as error:
-        raise QlbError(f"cannot open the control socket {path} (admin.socket): {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError):
+            reason = f"the folder {path.parent.parent} does not exist; create it, or set another path"
+        raise QlbError(f"cannot open the control socket {path} (admin.socket): {reason}") from error
 
 
 @asynccontextmanager

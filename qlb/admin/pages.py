@@ -12,8 +12,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from aiohttp import web
 
 from qlb.admin.http import HEADERS, json_body, page_response, text_response
+from qlb.observe.exposition import Metrics, choose_format
 from qlb.observe.figures import REMOVED, Reading
-from qlb.observe.metrics import Metrics, choose_format
 from qlb.observe.status import build_status
 
 _SHARE: Final = 0.05

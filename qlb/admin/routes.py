@@ -5,8 +5,10 @@ A request is a method and a path. Queries and small bodies are ignored; large bo
 
 import ipaddress
 import logging
+import os
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -18,6 +20,8 @@ from qlb.admin.pages import Pages
 
 log = logging.getLogger("qlb.admin")
 
+CONFIGURATION_HEADER: Final = "Qlb-Configuration"
+"""A request on the control socket with this header is only for the daemon of one file: its real path, URL-encoded."""
 _MAX_BODY_BYTES: Final = 4096
 """No request needs a body; some clients send a small one with every POST."""
 _READING: Final = ("GET", "HEAD")
@@ -26,8 +30,15 @@ _READING: Final = ("GET", "HEAD")
 class Routes:
     """The routes of one listener."""
 
-    def __init__(self, pages: Pages, commands: Commands | None = None, *, local_names_only: bool = False) -> None:
-        """commands: None = read-only.
+    def __init__(
+        self,
+        pages: Pages,
+        commands: Commands | None = None,
+        *,
+        local_names_only: bool = False,
+        configuration: Path | None = None,
+    ) -> None:
+        """commands: None = read-only. configuration: reject requests for the daemon of another file.
 
         local_names_only: reject requests whose Host header has a name other than localhost. For listeners on loopback:
         there, another name comes from a web page whose author made the name point to this machine (DNS rebinding).
@@ -36,6 +47,7 @@ class Routes:
         self._pages = pages
         self._commands = commands
         self._local_names_only = local_names_only
+        self._configuration = None if configuration is None else os.path.realpath(configuration)
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer a request. Never raises: an error in the daemon is logged and answered with 500."""
@@ -49,6 +61,10 @@ class Routes:
         names = request.headers.getall("Host", ()) if self._local_names_only else ()
         if not all(map(is_local_name, names)):
             return text_response(HTTPStatus.MISDIRECTED_REQUEST, "use an IP address or localhost in the URL")
+        wanted = unquote(request.headers.get(CONFIGURATION_HEADER, ""), errors="surrogateescape")
+        if self._configuration is not None and wanted not in ("", self._configuration):
+            name = os.fsencode(self._configuration).decode(errors="replace")
+            return text_response(HTTPStatus.MISDIRECTED_REQUEST, f"the daemon here runs {name}")
         length = request.content_length
         if request.body_exists and (length is None or length > _MAX_BODY_BYTES):
             response = text_response(

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from qlb.handover.sockets import Inherited
 from qlb.local_addresses import address_of
 from qlb.observe.figures import Reading
 
+log = logging.getLogger("qlb.admin")
+
 _BACKLOG: Final = 1024
 """Connections that wait to be accepted. All are accepted at once, so only a flood makes a long queue."""
 _STOP_TIMEOUT_S: Final = 1.0
@@ -31,7 +34,7 @@ _STOP_TIMEOUT_S: Final = 1.0
 class AdminServer:
     """The HTTP server of one daemon.
 
-    States: new → open() → bound → serve() → serving → hold() → bound, or stop() → new.
+    States: new → open() → bound → serve() → serving → pause() → bound, or stop() → new.
     """
 
     def __init__(
@@ -41,13 +44,18 @@ class AdminServer:
         control: Control,
         *,
         limits: Limits | None = None,
+        configuration: Path | None = None,
     ) -> None:
-        """read: takes a reading. ready: whether this node should get traffic. limits: of each listener."""
+        """read: takes a reading. ready: whether this node should get traffic. limits: of each listener.
+
+        configuration: the daemon's file, for commands that are meant for the daemon of one file.
+        """
+        self._configuration = configuration
         self._pages = Pages(read, ready)
         self._commands = Commands(control, read)
         self._limits = limits or Limits()
         self._listeners: list[tuple[asyncio.AbstractServer, HttpServer]] = []
-        self._held: list[tuple[asyncio.AbstractServer, HttpServer]] = []
+        self._paused: list[tuple[asyncio.AbstractServer, HttpServer]] = []
         """Listeners that are closed, but may have unfinished answers."""
         self._tcp: socket.socket | None = None
         self._control_socket: ControlSocket | None = None
@@ -59,6 +67,11 @@ class AdminServer:
         """The listening sockets."""
         control = self._control_socket
         return [sock for sock in (self._tcp, control.sock if control else None) if sock is not None]
+
+    @property
+    def control_path(self) -> Path | None:
+        """The path of the open control socket; None if there is none."""
+        return None if self._control_socket is None else self._control_socket.path
 
     async def start(self, tcp: tuple[str, int] | None, unix_socket: Path | None) -> None:
         """Open and serve. Raises the errors of open()."""
@@ -72,11 +85,13 @@ class AdminServer:
         inherited: Inherited | None = None,
         *,
         freebind: bool = False,
+        needs_socket: bool = True,
     ) -> None:
         """Inherit or bind the sockets. Clients that connect wait until serve().
 
         tcp: an IP literal and a port, 0 = any. unix_socket: path of the control socket. inherited: the sockets that
-        this process has inherited. freebind: on Linux, also bind an address that no interface has yet.
+        this process has inherited. freebind: on Linux, also bind an address that no interface has yet. needs_socket:
+        if false, a control socket that cannot be opened is only logged.
         Raises QlbError if a socket cannot be opened. Then none is open.
         """
         inherited = inherited or Inherited()
@@ -85,7 +100,7 @@ class AdminServer:
                 self._tcp = inherited.take_tcp(Endpoint(*tcp)) or _open_tcp(Endpoint(*tcp), freebind)
                 self.address = bound_endpoint(self._tcp)
             if unix_socket is not None:
-                self._control_socket = await _take_or_open(unix_socket, inherited)
+                self._control_socket = await _take_or_open(unix_socket, inherited, needs_socket)
         except BaseException:
             await self.stop()
             raise
@@ -98,17 +113,19 @@ class AdminServer:
             http = HttpServer(Routes(self._pages, local_names_only=local).answer, self._limits)
             self._listeners.append((await loop.create_server(http, sock=self._tcp.dup(), backlog=_BACKLOG), http))
         if self._control_socket is not None:
-            http = HttpServer(Routes(self._pages, self._commands).answer, self._limits)
+            http = HttpServer(
+                Routes(self._pages, self._commands, configuration=self._configuration).answer, self._limits
+            )
             self._listeners.append(
                 (await loop.create_unix_server(http, sock=self._control_socket.sock.dup(), backlog=_BACKLOG), http)
             )
 
-    async def hold(self) -> None:
+    async def pause(self) -> None:
         """Accept no more connections, so that another process, or serve(), can. Unfinished answers go on."""
         for listener, http in self._listeners:
             listener.close()
             http.pre_shutdown()
-        self._held, self._listeners = [*self._held, *self._listeners], []
+        self._paused, self._listeners = [*self._paused, *self._listeners], []
 
     def give_away(self) -> None:
         """Leave the file of the control socket to the process that serves it now."""
@@ -118,8 +135,8 @@ class AdminServer:
     async def stop(self) -> None:
         """Stop listening, finish the answers for a short time, and close every connection."""
         self.address = None
-        await self.hold()
-        listeners, self._held = self._held, []
+        await self.pause()
+        listeners, self._paused = self._paused, []
         await asyncio.gather(*(http.shutdown(_STOP_TIMEOUT_S) for _, http in listeners))
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):
@@ -153,8 +170,14 @@ def _open_tcp(endpoint: Endpoint, freebind: bool) -> socket.socket:
     return sock
 
 
-async def _take_or_open(path: Path, inherited: Inherited) -> ControlSocket:
+async def _take_or_open(path: Path, inherited: Inherited, is_needed: bool) -> ControlSocket | None:
     sock = inherited.take_unix(path)
     if sock is None:
-        return await open_control_socket(path)
+        try:
+            return await open_control_socket(path)
+        except QlbError as error:
+            if is_needed:
+                raise
+            log.warning("no control socket: %s", error)
+            return None
     return ControlSocket.adopt(sock, path, borrowed=inherited.is_borrowed(sock))

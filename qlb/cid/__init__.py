@@ -8,7 +8,7 @@ Spec: draft-ietf-quic-load-balancers, sections "First CID octet" and "Server ID 
 from qlb.cid.codec import CidCodec, config_id_of
 from qlb.cid.generator import CidGenerator, WorkerTag, reserved_cid
 from qlb.cid.params import CidParams
-from qlb.cid.source import CidSource, RetryCidSource, RotatingGenerator
+from qlb.cid.source import CidSource, RetryCidSource, RotatingCidGenerator, RotatingGenerator
 from qlb.errors import CidError, NonceExhausted
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "CidSource",
     "NonceExhausted",
     "RetryCidSource",
+    "RotatingCidGenerator",
     "RotatingGenerator",
     "WorkerTag",
     "config_id_of",

@@ -14,6 +14,7 @@ from typing import Final
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qlb.cid.feistel import Feistel
+from qlb.cid.octets import octets
 from qlb.cid.params import FOUR_PASS, PLAINTEXT, SINGLE_PASS, CidParams
 from qlb.errors import CidError
 
@@ -44,15 +45,17 @@ class CidCodec:
         """Pickle the parameters only: an AES context cannot be pickled."""
         return CidCodec, (self.params,)
 
-    def encode(self, server_id: bytes, nonce: bytes) -> bytes:
+    def encode(self, server_id: bytes | str, nonce: bytes) -> bytes:
         """Return a connection ID of params.cid_length octets (6 to 20), first octet included.
 
-        server_id: params.server_id_length octets (1 to 15). nonce: params.nonce_length octets (4 to 18). Never use the
-        same nonce twice with one server ID and key.
-        Raises CidError if a length is wrong.
+        server_id: params.server_id_length octets (1 to 15), as bytes or as hexadecimal text. nonce: params.nonce_length
+        octets (4 to 18). Never use the same nonce twice with one server ID and key.
+        Raises CidError if a length is wrong, or if a text is not hexadecimal.
         Spec: draft-ietf-quic-load-balancers, section "Server Actions".
         """
         params = self.params
+        if isinstance(server_id, str):
+            server_id = octets("server_id", server_id)
         if len(server_id) != params.server_id_length:
             raise CidError(f"the server ID has {len(server_id)} octets, not {params.server_id_length}")
         if len(nonce) != params.nonce_length:

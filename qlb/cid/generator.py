@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qlb.cid.codec import CidCodec, RandomBytes, first_octet
 from qlb.cid.feistel import Feistel
-from qlb.cid.params import KEY_BYTES, MAX_CID_BYTES, RESERVED_CONFIG_ID, CidParams
+from qlb.cid.octets import octets
+from qlb.cid.params import KEY_BYTES, MAX_CID_BYTES, RESERVED_CONFIG_ID, CidParams, key_octets
 from qlb.errors import CidError, NonceExhausted
 
 OnExhaustion = Literal["raise", "reserved"]
@@ -71,31 +72,32 @@ class CidGenerator:
     def __init__(
         self,
         params: CidParams,
-        server_id: bytes,
+        server_id: bytes | str,
         *,
         worker: WorkerTag | None = None,
-        nonce_key: bytes | None = None,
+        nonce_key: bytes | str | None = None,
         on_exhaustion: OnExhaustion = "raise",
         random_bytes: RandomBytes = os.urandom,
     ) -> None:
         """Start at a random nonce.
 
-        server_id: params.server_id_length octets (1 to 15).
+        server_id: params.server_id_length octets (1 to 15), as bytes or as hexadecimal text.
         worker: the part of the nonce space that belongs to this process, if several processes issue for one server ID.
         None: the whole space, which is 256**params.nonce_length nonces.
-        nonce_key: 16 secret octets that permute plaintext nonces; the default is random. Processes that share a
-        plaintext server ID need the same key, or two of them could use the same nonce.
+        nonce_key: 16 secret octets, or their hexadecimal text, that permute plaintext nonces; the default is random.
+        Processes that share a plaintext server ID need the same key, or two of them could use the same nonce.
         on_exhaustion: ``raise`` NonceExhausted, or issue IDs under the ``reserved`` config ID 0b111.
         random_bytes: returns a number of random octets.
         Raises CidError if an argument is out of its range, or if a worker tag leaves fewer than 2**40 nonces.
         Spec: draft-ietf-quic-load-balancers, sections "Server ID Allocation" and "Connection ID Entropy".
         """
+        server_id = octets("server_id", server_id)
         if len(server_id) != params.server_id_length:
             raise CidError(f"the server ID has {len(server_id)} octets, not {params.server_id_length}")
         if on_exhaustion not in ("raise", "reserved"):
             raise CidError(f"on_exhaustion must be 'raise' or 'reserved', not {on_exhaustion!r}")
         self.params = params
-        self.server_id = bytes(server_id)
+        self.server_id = server_id
         self._codec = CidCodec(params, random_bytes=random_bytes)
         self._random_bytes = random_bytes
         self._on_exhaustion = on_exhaustion
@@ -105,6 +107,30 @@ class CidGenerator:
         self._tag = worker.index << counter_bits if worker else 0
         self._permute = _permutation(params, worker, nonce_key, random_bytes)
         self._restart()
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        config_id: int | None = None,
+        server_id_index: int = 0,
+        worker: WorkerTag | None = None,
+        nonce_key: bytes | str | None = None,
+        on_exhaustion: OnExhaustion = "raise",
+    ) -> "CidGenerator":
+        """Return a generator with the parameters in a file that ``qlb server-config`` has printed.
+
+        path: YAML, JSON, or the draft's YANG model as JSON. It is read once: RotatingCidGenerator.from_file() follows
+        its changes. config_id: of the CID config to issue from; the default is the last one in the file, because a
+        rotation appends. server_id_index: the server ID to use if the backend has several, one for each of its
+        processes; 0 is the first. worker, nonce_key, on_exhaustion: as in the constructor.
+        Raises CidError, which names the file and the key, if the file cannot be read or is wrong.
+        """
+        from qlb.cid.files import load  # the only module of this floor that reads files
+
+        params, server_id = load(path, config_id, server_id_index)
+        return cls(params, server_id, worker=worker, nonce_key=nonce_key, on_exhaustion=on_exhaustion)
 
     @property
     def used(self) -> int:
@@ -210,7 +236,7 @@ def _tag_bits(worker: WorkerTag | None, params: CidParams) -> int:
 
 
 def _permutation(
-    params: CidParams, worker: WorkerTag | None, nonce_key: bytes | None, random_bytes: RandomBytes
+    params: CidParams, worker: WorkerTag | None, nonce_key: bytes | str | None, random_bytes: RandomBytes
 ) -> _Permute:
     """Return the permutation of nonces: the identity if a cipher hides them, otherwise one under a secret key."""
     if params.key is not None:
@@ -219,9 +245,7 @@ def _permutation(
         if worker is not None:
             raise CidError("processes that share a plaintext server ID need the same nonce_key of 16 octets")
         nonce_key = random_bytes(KEY_BYTES)
-    if len(nonce_key) != KEY_BYTES:
-        raise CidError(f"nonce_key must be {KEY_BYTES} octets")
-    encryptor = Cipher(algorithms.AES(nonce_key), modes.ECB()).encryptor()
+    encryptor = Cipher(algorithms.AES(key_octets("nonce_key", nonce_key)), modes.ECB()).encryptor()
     feistel = Feistel(params.nonce_length, encryptor.update)
 
     def permute(nonce: bytes) -> bytes:

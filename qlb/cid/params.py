@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
+from qlb.cid.octets import octets
 from qlb.errors import CidError
 
 MAX_CONFIG_ID: Final = 6
@@ -29,13 +30,14 @@ SINGLE_PASS: Final = "single-pass"
 FOUR_PASS: Final = "four-pass"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class CidParams:
     """One CID config, equal on the balancers and on the servers.
 
     config_id: 0 to 6, the first three bits of every connection ID.
     server_id_length: 1 to 15 octets. nonce_length: 4 to 18 octets. Their sum is at most 19.
-    key: 16 octets, or None. Without a key, every packet shows its server ID.
+    key: 16 octets, passed as bytes or as 32 hexadecimal digits, or None. Without a key, every packet shows its server
+    ID.
     length_self_encoded: the low five bits of the first octet encode the number of octets that follow it.
     cid_length: octets of a whole connection ID, first octet included. The default is 1 + server_id_length +
     nonce_length, the maximum 20. Octets beyond the default are random.
@@ -51,21 +53,37 @@ class CidParams:
     length_self_encoded: bool = False
     cid_length: int = 0
 
-    def __post_init__(self) -> None:
-        """Reject values that the draft forbids."""
-        _require_range("config_id", self.config_id, 0, MAX_CONFIG_ID)
-        _require_range("server_id_length", self.server_id_length, MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES)
-        _require_range("nonce_length", self.nonce_length, MIN_NONCE_BYTES, MAX_NONCE_BYTES)
-        if self.plaintext_len > MAX_PLAINTEXT_BYTES:
+    def __init__(
+        self,
+        config_id: int,
+        server_id_length: int,
+        nonce_length: int,
+        key: bytes | str | None = None,
+        length_self_encoded: bool = False,
+        cid_length: int = 0,
+    ) -> None:
+        """Reject values that the draft forbids. cid_length: 0 selects the default."""
+        _require_range("config_id", config_id, 0, MAX_CONFIG_ID)
+        _require_range("server_id_length", server_id_length, MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES)
+        _require_range("nonce_length", nonce_length, MIN_NONCE_BYTES, MAX_NONCE_BYTES)
+        plaintext_len = server_id_length + nonce_length
+        if plaintext_len > MAX_PLAINTEXT_BYTES:
             raise CidError(
-                f"server_id_length + nonce_length is {self.plaintext_len} octets; "
+                f"server_id_length + nonce_length is {plaintext_len} octets; "
                 f"the sum must be at most {MAX_PLAINTEXT_BYTES}"
             )
-        if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_BYTES):
-            raise CidError(f"key must be {KEY_BYTES} octets (AES-128)")
-        if self.cid_length == 0:
-            object.__setattr__(self, "cid_length", self.block_end)
-        _require_range("cid_length", self.cid_length, self.block_end, MAX_CID_BYTES)
+        if cid_length != 0 or type(cid_length) is not int:
+            _require_range("cid_length", cid_length, 1 + plaintext_len, MAX_CID_BYTES)
+        fields = {
+            "config_id": config_id,
+            "server_id_length": server_id_length,
+            "nonce_length": nonce_length,
+            "key": None if key is None else key_octets("key", key),
+            "length_self_encoded": length_self_encoded,
+            "cid_length": cid_length or 1 + plaintext_len,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def plaintext_len(self) -> int:
@@ -92,6 +110,18 @@ class CidParams:
         """
         lengths = bytes((self.server_id_length, self.nonce_length, self.length_self_encoded, self.key is not None))
         return hashlib.blake2b(lengths, key=self.key or b"", digest_size=FINGERPRINT_BYTES).hexdigest()
+
+
+def key_octets(name: str, value: object) -> bytes:
+    """Return the octets of an AES-128 key, given as bytes or as hexadecimal text. Raises CidError without the key.
+
+    name: of the parameter.
+    """
+    key = octets(name, value, secret=True)
+    if len(key) != KEY_BYTES:
+        has = f"digits: {2 * len(key)}" if isinstance(value, str) else f"octets: {len(key)}"
+        raise CidError(f"{name} must be {KEY_BYTES} octets (AES-128) or {2 * KEY_BYTES} hexadecimal digits; {has}")
+    return key
 
 
 def _require_range(name: str, value: int, low: int, high: int) -> None:

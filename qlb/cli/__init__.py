@@ -24,8 +24,11 @@ class _Section(NamedTuple):
 
 
 _SECTIONS: Final = (
-    _Section("Run", (("run", "run"), ("decap", "xdp"), ("demo", "demo"))),
-    _Section("Inspect", (("check", "check"), ("explain", "explain"), ("status", "operate"), ("top", "top"))),
+    _Section("Run", (("init", "init"), ("run", "run"), ("decap", "xdp"), ("demo", "demo"))),
+    _Section(
+        "Inspect",
+        (("check", "check"), ("config", "config"), ("explain", "explain"), ("status", "operate"), ("top", "top")),
+    ),
     _Section(
         "Operate",
         (
@@ -37,8 +40,22 @@ _SECTIONS: Final = (
             ("detach", "xdp"),
         ),
     ),
-    _Section("Tools", (("cid", "explain"), ("keygen", "check"), ("schema", "check"), ("server-config", "check"))),
+    _Section(
+        "Tools",
+        (
+            ("cid", "explain"),
+            ("completion", "completion"),
+            ("keygen", "check"),
+            ("schema", "check"),
+            ("server-config", "check"),
+        ),
+    ),
 )
+
+
+def sections() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return each heading of ``qlb --help`` with the names of its commands."""
+    return tuple((section.title, tuple(name for name, _ in section.commands)) for section in _SECTIONS)
 
 
 class _Commands(click.Group):

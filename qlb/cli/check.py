@@ -5,16 +5,17 @@ from typing import Final
 
 import click
 
-from qlb.cli.client import CONFIG
+from qlb.cli.client import CONFIG, ConfigCommand, complete_configured_backend, config_option
 from qlb.errors import QlbError
 
 STACKS: Final = ("aioquic", "envoy", "moq-relay", "nlb", "picoquic", "json")
 """The stacks of qlb.config.server_stacks, repeated here because other commands must not import that module."""
 
 
-@click.command("check", short_help="Validate a configuration.")
+@click.command("check", cls=ConfigCommand, short_help="Validate a configuration.")
 @click.argument("config", type=CONFIG)
 @click.option("--no-keys", is_flag=True, help="Do not read key files, for a CI system that must not have them.")
+@config_option
 def check(config: Path, no_keys: bool) -> None:
     """Validate CONFIG and report every problem.
 
@@ -24,16 +25,20 @@ def check(config: Path, no_keys: bool) -> None:
     """
     from qlb.config import build
     from qlb.config.load import load
-    from qlb.daemon.preflight import find_faults, preflight
+    from qlb.daemon.preflight import find_faults, preflight, sessions_here
     from qlb.local_addresses import local_hosts
 
     loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
     chosen = preflight(loaded.config)
-    build.snapshot(loaded.config)
-    for warning in (*loaded.warnings, *find_faults(loaded.config, chosen)):
+    # A daemon compiles a snapshot of these. That cannot fail, and its ring takes 40 ms to seconds.
+    build.cid_params(loaded.config)
+    build.backends(loaded.config)
+    sessions, shortfalls = sessions_here(loaded.config, chosen)
+    for warning in (*loaded.warnings, *shortfalls, *find_faults(loaded.config, chosen)):
         click.echo(f"warning: {warning}", err=True)
     unread = ", key files not read" if no_keys else ""
-    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{unread}")
+    room = "" if sessions is None else f", {sessions:,} sessions per worker"
+    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{room}{unread}")
 
 
 @click.command("schema", short_help="Print the configuration's JSON Schema.")
@@ -64,11 +69,12 @@ def keygen(file: Path | None) -> None:
         raise QlbError(f"{file} exists already, and was not changed: choose another name") from None
 
 
-@click.command("server-config", short_help="Print the parameters of a server.")
+@click.command("server-config", cls=ConfigCommand, short_help="Print the parameters of a server.")
 @click.argument("config", type=CONFIG)
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete_configured_backend)
 @click.option("--yang", is_flag=True, help="Print the draft's YANG model as JSON.")
 @click.option("--for", "stack", type=click.Choice(STACKS), help="Print the form that this QUIC stack reads.")
+@config_option
 def server_config(config: Path, backend: str, yang: bool, stack: str | None) -> None:
     """Print the parameters that the server BACKEND must load to issue routable IDs. They contain its secret keys.
 

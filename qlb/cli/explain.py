@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG, ConfigCommand, ask, config_option, json_option, socket_option
+from qlb.cli.client import (
+    CONFIG,
+    CONFIG_VARIABLE,
+    ConfigCommand,
+    ask,
+    complete_configured_backend,
+    config_option,
+    json_option,
+    socket_of,
+    socket_option,
+)
 from qlb.errors import CidError, QlbError
 
 if TYPE_CHECKING:
@@ -70,7 +80,7 @@ def explain(
     from qlb.routing.router import Router
 
     loaded = load(config).config
-    live_answer = _ask_live(socket or loaded.admin.socket, datagram, client) if live else None
+    live_answer = _ask_live(socket or socket_of(config, loaded.admin.socket), datagram, client) if live else None
     router = Router(build.snapshot(loaded), FlowTables(loaded.fallback.flow_table_size, loaded.fallback.flow_timeout))
     service = loaded.listen[0]
     four_tuple = (canonical_host(client[0]), client[1], canonical_host(service.host), service.port)
@@ -116,13 +126,25 @@ def _live_line(answer: dict[str, object]) -> str:
     return text
 
 
+cid_config_option = click.option(
+    "--config",
+    "-c",
+    required=True,
+    type=CONFIG,
+    metavar="FILE",
+    envvar=CONFIG_VARIABLE,
+    show_envvar=True,
+    help="Configuration with the keys.",
+)
+
+
 @click.group("cid", short_help="Encode and decode connection IDs.")
 def cid() -> None:
     """Encode and decode connection IDs."""
 
 
 @cid.command("decode", short_help="Decode a connection ID.")
-@click.option("--config", required=True, type=CONFIG, metavar="FILE", help="Configuration with the keys.")
+@cid_config_option
 @click.argument("cid", metavar="HEX", type=_octets)
 @json_option
 def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
@@ -150,10 +172,10 @@ def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
 
 
 @cid.command("encode", short_help="Print a connection ID of a backend.")
-@click.option("--config", required=True, type=CONFIG, metavar="FILE", help="Configuration with the keys.")
+@cid_config_option
 @click.option("--config-id", type=int, default=None, help="Config ID to use.  [default: the first that fits]")
 @click.option("--nonce", type=_octets, metavar="HEX", default=None, help="Nonce to use.  [default: a random one]")
-@click.argument("server", metavar="BACKEND|HEX")
+@click.argument("server", metavar="BACKEND|HEX", shell_complete=complete_configured_backend)
 def cid_encode(config: Path, config_id: int | None, nonce: bytes | None, server: str) -> None:
     """Print a connection ID of a server, given by its backend's name or by its server ID in HEX. For experiments."""
     from qlb.cid import CidCodec, CidGenerator

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from qlb.cli.client import ask, daemon_options, json_option
+from qlb.cli.client import ask, complete_backend, daemon_options, json_option
 from qlb.errors import QlbError
 
 RELOAD_TIMEOUT_S: Final = 300.0
@@ -87,7 +87,7 @@ def upgrade(path: Path, as_json: bool) -> None:
 
 
 @click.command("drain", short_help="Stop new connections to a backend.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_backend)
 @click.option("--wait", is_flag=True, help="Return only after no packet has come for drain.quiet_period.")
 @daemon_options
 @json_option
@@ -104,7 +104,7 @@ def drain(name: str, wait: bool, path: Path, as_json: bool) -> None:
 
 
 @click.command("undrain", short_help="Allow new connections to a backend.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_backend)
 @daemon_options
 @json_option
 def undrain(name: str, path: Path, as_json: bool) -> None:

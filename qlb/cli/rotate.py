@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from qlb.cli.client import CONFIG, ConfigCommand, ask, ask_balancer, config_option, json_option, socket_option
+from qlb.cli.client import (
+    CONFIG,
+    ConfigCommand,
+    ask,
+    ask_balancer,
+    config_option,
+    json_option,
+    socket_of,
+    socket_option,
+)
 from qlb.cli.operate import RELOAD_TIMEOUT_S
 from qlb.errors import QlbError
 
@@ -113,7 +122,7 @@ class _Plan(NamedTuple):
 
     def control_socket(self, config: "Config") -> Path | None:
         """Return the control socket of the daemon to reload; None if it has none."""
-        return self.socket or config.admin.socket
+        return self.socket or socket_of(self.config, config.admin.socket)
 
 
 @click.group("rotate", cls=_Rotate, short_help="Rotate the key of connection IDs.")

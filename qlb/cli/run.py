@@ -2,13 +2,16 @@
 
 import gc
 import os
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG
+from qlb.cli.client import CONFIG, ConfigCommand, config_option
+from qlb.cli.invocation import own_command, require_aioquic
 from qlb.errors import BackendError
 
 if TYPE_CHECKING:
@@ -22,11 +25,14 @@ DEMO_READY: Final = "qlb forwards QUIC"
 _DEMO_START_TIMEOUT_S: Final = 30.0
 
 
-@click.command("run", short_help="Run the load balancer.")
+@click.command("run", cls=ConfigCommand, short_help="Run the load balancer.")
 @click.argument("config", type=CONFIG)
 @click.option("--demo-backends", is_flag=True, help="Also run a demo QUIC/HTTP/3 server at each backend's address.")
+@config_option
 def run(config: Path, demo_backends: bool) -> None:
     """Forward QUIC packets as CONFIG describes, until SIGTERM or Ctrl-C."""
+    if demo_backends:
+        require_aioquic()
     _request_start_time()
     gc.disable()  # a configuration contains no garbage, and a search for it would take a third of the time
     try:
@@ -61,7 +67,7 @@ async def _run(config: Path, loaded: "Loaded", demo_backends: bool) -> int:
         return await Supervisor(config, loaded, origin=origin).run()
     servers = await _start_demo_backends(config)
     try:
-        return await Supervisor(config, loaded, on_ready=_print_suggestions, origin=origin).run()
+        return await Supervisor(config, loaded, on_ready=partial(_print_suggestions, config), origin=origin).run()
     finally:
         assert servers.stdin is not None, "the process was started with a pipe"
         servers.stdin.close()  # the demo servers end at the end of their standard input
@@ -84,26 +90,24 @@ async def _start_demo_backends(config: Path) -> "Process":
     line = await asyncio.wait_for(servers.stdout.readline(), _DEMO_START_TIMEOUT_S)
     if not line:
         await servers.wait()
-        raise BackendError(
-            "the demo servers did not start: check that the aioquic extra is installed and that their ports are free"
-        )
+        raise BackendError("the demo servers did not start; the reason is above")
     return servers
 
 
-def _print_suggestions(supervisor: "Supervisor") -> None:
-    """Print commands to try while the demo runs."""
-    parts = supervisor.parts
-    service, admin, control = parts.listen[0], parts.admin.address, parts.desired.config.admin.socket
+def _print_suggestions(path: Path, supervisor: "Supervisor") -> None:
+    """Print commands to try while the demo runs, in the form in which this command was started."""
+    parts, qlb, config = supervisor.parts, own_command(), shlex.quote(str(path))
+    service, admin = parts.listen[0], parts.admin.address
     names = [backend.name for backend in parts.desired.config.backends]
     lines = [f"{DEMO_READY} on {service} to {len(names)} demo servers, which answer with their names. Try:", ""]
-    lines.append(f"  qlb demo get https://{service}/              # which server answers me?")
-    lines.append(f"  qlb demo get https://{service}/ --rebind 3   # the same connection from three more addresses")
+    lines.append(f"  {qlb} demo get https://{service}/              # which server answers me?")
+    lines.append(f"  {qlb} demo get https://{service}/ --rebind 3   # the same connection from three more addresses")
     if admin is not None:
         lines.append(
             f"  curl http://{admin}/status                # backends, outcomes; also /metrics, and a page at /"
         )
-    if control is not None:
-        lines.append(f"  qlb status --socket {control}")
-        lines.append(f"  qlb drain {names[0]} --socket {control}")
-    lines += ["", "After `make run`, the command qlb is in .venv/bin. Ctrl-C ends the demo."]
+    if parts.admin.control_path is not None:
+        lines.append(f"  {qlb} status --config {config}")
+        lines.append(f"  {qlb} drain {names[0]} --config {config}")
+    lines += ["", "Ctrl-C ends the demo."]
     click.echo("\n".join(lines))

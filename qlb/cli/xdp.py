@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qlb.cli.client import CONFIG
+from qlb.cli.client import CONFIG, ConfigCommand, config_option
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -100,8 +100,9 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@click.command("detach", short_help="Remove an XDP program left behind.")
+@click.command("detach", cls=ConfigCommand, short_help="Remove an XDP program left behind.")
 @click.argument("config", type=CONFIG)
+@config_option
 def detach(config: Path) -> None:
     """Remove the program that a daemon with keep_attached has left on the interfaces of CONFIG.
 

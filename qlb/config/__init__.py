@@ -4,8 +4,8 @@ A file becomes a Config in these steps (load.py runs them):
 
 1. ``load``: read the file: a regular file, UTF-8, at most 64 MiB.
 2. ``tree``: parse YAML into nodes with line and column. Every scalar remains text.
-3. ``validate``: rename misspelt keys, report unknown ones, then let pydantic check each field against ``model`` and
-   ``sections``. The kinds in ``scalars`` and ``names`` convert the texts.
+3. ``validate``: rename misspelt keys, report unknown ones, then read each field of ``model`` and ``sections``, the
+   frozen dataclasses that ``fields`` describes. The kinds in ``scalars`` and ``names`` convert the texts.
 4. ``partial``: read every valid field again, with its position. This also works if other fields are invalid.
 5. ``rules``: check the rules between fields on that.
 6. ``key_files``: read the keys and check who can read and change their files. Then the Config is complete.

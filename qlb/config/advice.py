@@ -21,6 +21,8 @@ from qlb.routing.backends import BackendState
 
 DEMO_KEY: Final = bytes.fromhex("716c62207075626c69632064656d6f21")
 """The published key of configs/quickstart.yaml."""
+DEMO_KEYS: Final = (DEMO_KEY, bytes.fromhex("716c62207075626c69632064656d6f32"))
+"""The published keys of all samples."""
 SAFE_SERVER_ID_BYTES: Final = 3
 """With this length and up to 134 server IDs, a client's random ID matches one with odds below 1 in a million."""
 SAFE_NONCE_BYTES: Final = 6
@@ -132,11 +134,11 @@ def _shared_keys(config: Config) -> Advice:
 def _demo_key(config: Config) -> Advice:
     public = [address for address in config.listen if not ipaddress.ip_address(address.host).is_loopback]
     for index, one in enumerate(config.cid_configs):
-        if one.key == DEMO_KEY and public:
+        if one.key in DEMO_KEYS and public:
             yield (
                 ("cid_configs", index, "key" if one.key_file is None else "key_file"),
                 f"config {one.config_id} has the published demo key, and qlb listens on {public[0]}: anyone can decode "
-                "its connection IDs; create a key with `qlb keygen`",
+                "its connection IDs; create a key with `qlb keygen FILE`, and name it as key_file",
             )
 
 
@@ -204,7 +206,7 @@ def _slow_probes(config: Config) -> Advice:
 def _exposed_key(config: Config) -> Advice:
     """Warn about a secret in a file that every user can read; a key file with that mode would be rejected."""
     for index, one in enumerate(config.cid_configs):
-        if one.key not in (None, DEMO_KEY) and one.key_file is None:
+        if one.key not in (None, *DEMO_KEYS) and one.key_file is None:
             yield ("cid_configs", index, "key"), _EXPOSED
             return
     if config.fallback.hash_key is not None and config.fallback.hash_key_file is None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from qlb.config.fields import Section, fields_of
 from qlb.config.model import BackendConfig, CidConfig, Config
 from qlb.config.scalars import duration_text
-from qlb.config.sections import Section
 
 _SECRETS: Final = frozenset({"key", "hash_key"})
 _MAX_CHANGES: Final = 20
@@ -40,7 +40,7 @@ def _named(what: str, before: Mapping[str, Section], after: Mapping[str, Section
 
 
 def _fields(before: Section, after: Section, path: str) -> Iterator[str]:
-    for name in type(before).model_fields:
+    for name in fields_of(type(before)):
         old, new = getattr(before, name), getattr(after, name)
         if isinstance(old, Section):
             yield from _fields(old, new, f"{path}{name}.")

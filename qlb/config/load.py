@@ -8,15 +8,15 @@ import codecs
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from qlb.config.advice import advise
 from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
 from qlb.config.model import Config, DiscoverySource
-from qlb.config.partial import named_files, read_draft
-from qlb.config.problems import START, Problems
+from qlb.config.partial import Draft, named_files, read_draft
+from qlb.config.problems import START, Problems, shown
 from qlb.config.rules import check, check_references, check_sources, socket_path
 from qlb.config.tree import MappingNode, locate, parse, position
 from qlb.config.validate import known_keys, validate
@@ -201,6 +201,8 @@ def _load(
     problems.raise_if_too_many()
     draft = read_draft(root)
     check(draft, folder, problems, find_local)
+    if find_local is not None and running is None:
+        _check_socket_folder(draft, folder, problems)
     check_references(draft, problems)
     check_sources(draft, problems)
     if before_reading is not None:
@@ -221,28 +223,34 @@ def _load(
     return Loaded(config, warnings.lines())
 
 
+def _check_socket_folder(draft: Draft, folder: Path, problems: Problems) -> None:
+    """Add a problem if the daemon cannot create the folder of the control socket: it creates only the last folder."""
+    if draft.socket is None or not isinstance(draft.socket.value, Path):
+        return
+    parent = socket_path(folder, draft.socket.value).parent
+    if not parent.exists() and not parent.parent.is_dir():
+        text = f"is in a folder that does not exist: {parent}; create {parent.parent}, or correct the path"
+        problems.add(draft.socket.mark, f"admin.socket {shown(str(draft.socket.value))} {text}")
+
+
 def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
     """Insert the keys of key files, and make paths independent of the working directory."""
     cid_configs = tuple(
-        one if one.key_file is None else one.model_copy(update=_key("key", folder, one.key_file, keys))
+        one if one.key_file is None else replace(one, key=keys[one.key_file], key_file=_absolute(folder, one.key_file))
         for one in config.cid_configs
     )
     fallback, admin = config.fallback, config.admin
-    if fallback.hash_key_file is not None:
-        fallback = fallback.model_copy(update=_key("hash_key", folder, fallback.hash_key_file, keys))
-    if admin.socket is not None:
-        admin = admin.model_copy(update={"socket": socket_path(folder, admin.socket)})
+    if (file := fallback.hash_key_file) is not None:
+        fallback = replace(fallback, hash_key=keys[file], hash_key_file=_absolute(folder, file))
+    if isinstance(admin.socket, Path):
+        admin = replace(admin, socket=socket_path(folder, admin.socket))
     sources = tuple(_source(folder, one) for one in config.discovery)
-    return config.model_copy(
-        update={"cid_configs": cid_configs, "fallback": fallback, "admin": admin, "discovery": sources}
-    )
+    return replace(config, cid_configs=cid_configs, fallback=fallback, admin=admin, discovery=sources)
 
 
-def _source(folder: Path, source: DiscoverySource) -> DiscoverySource:
-    paths = {"file": source.file, "kubeconfig": source.kubeconfig}
-    update = {name: (folder / path).absolute() for name, path in paths.items() if path is not None}
-    return source.model_copy(update=update) if update else source
+def _source(folder: Path, one: DiscoverySource) -> DiscoverySource:
+    return replace(one, file=_absolute(folder, one.file), kubeconfig=_absolute(folder, one.kubeconfig))
 
 
-def _key(name: str, folder: Path, file: Path, keys: dict[Path, bytes]) -> dict[str, object]:
-    return {name: keys[file], f"{name}_file": (folder / file).absolute()}
+def _absolute(folder: Path, path: Path | None) -> Path | None:
+    return None if path is None else (folder / path).absolute()

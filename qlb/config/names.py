@@ -42,7 +42,7 @@ def endpoint(*, service: bool) -> Scalar[Endpoint]:
             raise ScalarError(f"must be the address of one host, not {shown(text)}")
         return found
 
-    return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$"})
+    return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$", "$comment": "IP address and port"})
 
 
 def _endpoint(text: str) -> tuple[Endpoint, Address]:
@@ -198,24 +198,33 @@ def _balancer(text: str) -> str:
     return text.removesuffix("/") if "://" in text else text
 
 
+def _schema(pattern: str, kind: str, **more: object) -> dict[str, object]:
+    """Return the JSON Schema of a text. kind: its kind in words. An editor may see some of these texts as numbers."""
+    return {"type": ["string", "number"], "pattern": f"^{pattern}$", "$comment": kind, **more}
+
+
+_TWO_DIGITS: Final = "([0-9A-Fa-f]{2})"
+
 HEX_KEY: Final = Scalar(
-    _hex_key, {"type": ["string", "number"], "pattern": f"^[0-9A-Fa-f]{{{2 * KEY_BYTES}}}$", "writeOnly": True}
+    _hex_key, _schema(f"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}", f"{2 * KEY_BYTES} hex digits", writeOnly=True)
 )
 SERVER_ID: Final = Scalar(
-    _server_id,
-    {"type": ["string", "number"], "pattern": f"^([0-9A-Fa-f]{{2}}){{1,{MAX_SERVER_ID_BYTES}}}$"},
+    _server_id, _schema(f"{_TWO_DIGITS}{{1,{MAX_SERVER_ID_BYTES}}}", "hex digits, two for each octet")
 )
-NAME: Final = Scalar(_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$"})
-INTERFACE: Final = Scalar(_interface, {"type": ["string", "number"], "pattern": f"^{_INTERFACE.pattern}$"})
-ALPN: Final = Scalar(_alpn, {"type": ["string", "number"], "pattern": f"^{_ALPN.pattern}$"})
-SERVER_NAME: Final = Scalar(_server_name, {"type": ["string", "number"], "pattern": f"^{_SERVER_NAME.pattern}$"})
-DNS_NAME: Final = Scalar(_dns_name, {"type": ["string", "number"], "pattern": rf"^{_SERVER_NAME.pattern}\.?$"})
-SERVICE: Final = Scalar(_service, {"type": "string", "pattern": f"^{_SERVICE.pattern}$"})
-PORT_NAME: Final = Scalar(_port_name, {"type": ["string", "number"], "pattern": f"^{_LABEL.pattern}$"})
-BALANCER: Final = Scalar(_balancer, {"type": "string", "pattern": f"^({_ADMIN_URL.pattern}|/.*)$"})
+NAME: Final = Scalar(_name, _schema(_NAME.pattern, f"name, 1 to {MAX_NAME_CHARACTERS} characters"))
+INTERFACE: Final = Scalar(_interface, _schema(_INTERFACE.pattern, "network interface"))
+ALPN: Final = Scalar(_alpn, _schema(_ALPN.pattern, "name of a protocol"))
+SERVER_NAME: Final = Scalar(_server_name, _schema(_SERVER_NAME.pattern, "host name"))
+DNS_NAME: Final = Scalar(_dns_name, _schema(rf"{_SERVER_NAME.pattern}\.?", "DNS name"))
+SERVICE: Final = Scalar(_service, _schema(_SERVICE.pattern, "NAMESPACE/SERVICE", type="string"))
+PORT_NAME: Final = Scalar(_port_name, _schema(_LABEL.pattern, "name of a port"))
+BALANCER: Final = Scalar(_balancer, _schema(f"({_ADMIN_URL.pattern}|/.*)", "URL, or path of a socket", type="string"))
 SOURCE_NAME: Final = Scalar(
-    _source_name, {"type": ["string", "number"], "pattern": f"^{_NAME.pattern}$", "maxLength": MAX_SOURCE_CHARACTERS}
+    _source_name,
+    _schema(_NAME.pattern, f"name, 1 to {MAX_SOURCE_CHARACTERS} characters", maxLength=MAX_SOURCE_CHARACTERS),
 )
-NETWORK: Final = Scalar(_network, {"type": "string", "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"})
-RESOLVER: Final = Scalar(_resolver, {"type": "string", "minLength": 2})
-PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1})
+NETWORK: Final = Scalar(_network, _schema("[0-9A-Fa-f:.]+(/[0-9]{1,3})?", "IP network", type="string"))
+RESOLVER: Final = Scalar(
+    _resolver, {"type": "string", "minLength": 2, "$comment": "IP address, with or without a port"}
+)
+PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1, "$comment": "path"})

@@ -1,7 +1,7 @@
 """The valid values of a configuration with their positions, even if other values are invalid.
 
 The rules between fields are checked on this and not on the model: a model exists only if every field is valid, and one
-run must report all problems. An invalid value is None here; pydantic has already reported it.
+run must report all problems. An invalid value is None here; qlb.config.validate has already reported it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from qlb.config.model import (
 from qlb.config.names import NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME
 from qlb.config.problems import Mark
 from qlb.config.scalars import Scalar
-from qlb.config.sections import LISTEN_ADDRESS, MODE
+from qlb.config.sections import LISTEN_ADDRESS, MODE, SOCKET
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class Draft:
     config_ids_known: bool
     backends: tuple[BackendDraft, ...]
     hash_key: KeyDraft
-    socket: At[Path] | None
+    socket: At[Path | str] | None
     mode: At[str] | None
     has_interfaces: bool
     sources: tuple[SourceDraft, ...]
@@ -122,7 +122,7 @@ def read_draft(root: MappingNode) -> Draft:
         config_ids_known=sum(config.config_id is not None for config in configs) == count,
         backends=tuple(_backend(path, node) for path, node in _mappings(root, "backends")),
         hash_key=_key("fallback", fallback, "hash_key"),
-        socket=_field(admin, "socket", PATH),
+        socket=_field(admin, "socket", SOCKET),
         mode=_field(forwarding, "mode", MODE),
         has_interfaces=isinstance(interfaces, SequenceNode) and bool(interfaces.items),
         sources=tuple(_source(path, node) for path, node in _mappings(root, "discovery")),

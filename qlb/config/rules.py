@@ -114,7 +114,7 @@ def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> Non
 
 
 def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
-    if draft.socket is None:
+    if draft.socket is None or not isinstance(draft.socket.value, Path):
         return
     path = socket_path(folder, draft.socket.value)
     length = len(bytes(path))
@@ -219,8 +219,8 @@ def _server_ids(draft: Draft) -> Iterator[tuple[BackendDraft, int, At[bytes]]]:
                 yield backend, config_id.value, server_id
 
 
-_KINDS: Final = ("dns", "kubernetes", "file")
-_KEYS: Final = {
+SOURCE_KINDS: Final = ("dns", "kubernetes", "file")
+SOURCE_KEYS: Final = {
     "record": ("dns",),
     "port": ("dns", "kubernetes"),
     "port_name": ("kubernetes",),
@@ -249,7 +249,7 @@ def check_sources(draft: Draft, problems: Problems) -> None:
 
 
 def _check_kind(source: SourceDraft, problems: Problems) -> None:
-    kinds = [kind for kind in _KINDS if kind in source.keys]
+    kinds = [kind for kind in SOURCE_KINDS if kind in source.keys]
     if not kinds:
         problems.add(source.mark, f"{source.path} has neither dns nor kubernetes nor file: add one of them")
     elif len(kinds) > 1:
@@ -259,7 +259,7 @@ def _check_kind(source: SourceDraft, problems: Problems) -> None:
 
 
 def _check_source_keys(source: SourceDraft, kind: str, problems: Problems) -> None:
-    for key, owners in _KEYS.items():
+    for key, owners in SOURCE_KEYS.items():
         if key in source.keys and kind not in owners:
             text = f"is a key of {' and '.join(owners)}, but {source.path} has {kind}: remove it"
             problems.add(source.keys[key], f"{source.path}.{key} {text}")

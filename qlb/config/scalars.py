@@ -1,11 +1,11 @@
 """Kinds of scalars: numbers, durations, sizes, words and booleans. Names and addresses are in qlb.config.names.
 
 A kind converts the text in the file to a typed value, and describes that text in JSON Schema. It reads strictly: it
-never rounds, clamps or guesses. The model puts a kind on a field with Annotated; pydantic then requests its validator
-and its schema.
+never rounds, clamps or guesses. The model puts a kind on a field with Annotated.
 
 qlb treats every scalar as text, but an editor that checks the file with the schema sees YAML's own types: 4, true, or
-1e3 as a number. So the schema of a kind allows each type that its texts can be mistaken for.
+1e3 as a number. So the schema of a kind allows each type that its texts can be mistaken for. Its $comment names the
+kind for people, for example in the reference of the configuration.
 """
 
 import functools
@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
-
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from qlb.config.problems import shown
 
@@ -44,11 +40,6 @@ class Size(int):
         unit = next((unit for unit, octets in _OCTETS_PER.items() if self and self % octets == 0), "")
         return f"{self // _OCTETS_PER.get(unit, 1)}{unit}"
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of a whole number: pydantic needs it to write defaults into the JSON Schema."""
-        return core_schema.int_schema()
-
 
 class ScalarError(ValueError):
     """A text that a kind cannot read. The message continues after the key: "must be …, not …"."""
@@ -67,26 +58,6 @@ class Scalar(Generic[T]):
             return self.parse(text)
         except ScalarError:
             return None
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the validator for pydantic."""
-        return core_schema.no_info_plain_validator_function(self._validate)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Return the JSON Schema for pydantic."""
-        return dict(self.schema)
-
-    def _validate(self, value: object) -> T:
-        if value is None:
-            text = "is empty: write a value or remove it"
-        elif not isinstance(value, str):
-            text = f"must be a single value, not a {'list' if isinstance(value, list) else 'mapping'}"
-        else:
-            try:
-                return self.parse(value)
-            except ScalarError as error:
-                text = str(error)
-        raise PydanticCustomError("scalar", "see ctx", {"text": text})
 
 
 def whole_number(low: int, high: int, unit: str = "") -> Scalar[int]:
@@ -114,7 +85,8 @@ def duration(low: str, high: str) -> Scalar[float]:
             raise ScalarError(f"must be a duration from {low} to {high}, not {shown(text)}")
         return seconds
 
-    return Scalar(parse, {"type": "string", "pattern": rf"^{_DURATION.pattern}$"})
+    pattern = rf"^{_DURATION.pattern}$"
+    return Scalar(parse, {"type": "string", "pattern": pattern, "$comment": f"duration, {low} to {high}"})
 
 
 def _seconds(text: str) -> float:
@@ -142,7 +114,8 @@ def size(low: str, high: str) -> Scalar[Size]:
             raise ScalarError(f"must be a size from {low} to {high}, not {shown(text)}")
         return octets
 
-    return Scalar(parse, {"type": ["integer", "string"], "minimum": _octets(low), "pattern": f"^{_SIZE.pattern}$"})
+    limits = {"minimum": _octets(low), "pattern": f"^{_SIZE.pattern}$"}
+    return Scalar(parse, {"type": ["integer", "string"], **limits, "$comment": f"size, {low} to {high}"})
 
 
 def _octets(text: str) -> Size:

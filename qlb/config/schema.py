@@ -1,65 +1,97 @@
 """JSON Schema (2020-12) of the YAML as users write it, for editors and for `qlb schema`.
 
-pydantic generates the schema of the models. This module adapts it for editors: defaults in the form of the YAML, null
-wherever a key may be empty, and the one rule between fields that JSON Schema can express.
+The kinds of scalars describe themselves. The docstring below a field is its description; it is read from the source.
+Defaults have the form of the YAML, and a key may be null wherever it may be empty. Of the rules between fields, the
+schema has the one that JSON Schema can express.
 """
 
-from collections.abc import Mapping
-
-from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Final
 
 from qlb.addresses import Endpoint
+from qlb.config.fields import Field, Section, Table, fields_of
 from qlb.config.model import Config
-from qlb.config.scalars import Size, duration_text
-from qlb.config.sections import Section, section_of
+from qlb.config.scalars import Scalar, Size, duration_text
 
-_EXCLUSIVE: tuple[tuple[str, str], ...] = (("key", "key_file"), ("hash_key", "hash_key_file"))
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_EXCLUSIVE: Final[tuple[tuple[str, str], ...]] = (("key", "key_file"), ("hash_key", "hash_key_file"))
 
 
 def json_schema() -> dict[str, object]:
     """Return the schema. It describes fields, but few rules between them: only `qlb check` checks all rules."""
-    top = Config.model_json_schema()
-    definitions = top.pop("$defs")
-    models = {model.__name__: model for model in _sections(Config)}
+    below = {section.__name__: section for section in _sections_below(Config)}
     return {
-        "$schema": GenerateJsonSchema.schema_dialect,
-        **_section(top, Config),
-        "$defs": {name: _section(schema, models[name]) for name, schema in sorted(definitions.items())},
+        "$schema": _DIALECT,
+        **_section(Config),
+        "$defs": {name: _section(section) for name, section in sorted(below.items())},
     }
 
 
-def _sections(model: type[Section]) -> list[type[Section]]:
-    return [section for name in model.model_fields if (section := section_of(model, name))]
+def _sections_below(section: type[Section]) -> Iterator[type[Section]]:
+    for field in fields_of(section).values():
+        if field.section is not None:
+            yield field.section
+            yield from _sections_below(field.section)
 
 
-def _section(schema: JsonSchemaValue, model: type[Section]) -> dict[str, object]:
+def _section(section: type[Section]) -> dict[str, object]:
     """Return the schema of one mapping."""
-    result: dict[str, object] = {"title": model.__name__, "description": _text(model.__doc__), "type": "object"}
-    result["properties"] = {
-        name: _property(field, schema["properties"][name]) for name, field in model.model_fields.items()
-    }
-    result["required"] = [name for name, field in model.model_fields.items() if field.is_required()]
+    fields, texts = fields_of(section), _descriptions(section)
+    result: dict[str, object] = {"title": section.__name__, "description": _text(section.__doc__), "type": "object"}
+    result["properties"] = {name: _property(field, texts.get(name)) for name, field in fields.items()}
+    result["required"] = [name for name, field in fields.items() if field.required]
     result["additionalProperties"] = False
     for pair in _EXCLUSIVE:
-        if model.model_fields.keys() >= set(pair):
+        if fields.keys() >= set(pair):
             # A key without a value counts as absent, so "present" means "present and not null".
             result["not"] = {"required": list(pair), "properties": {one: {"not": {"type": "null"}} for one in pair}}
     return result
 
 
-def _property(field: FieldInfo, schema: Mapping[str, object]) -> dict[str, object]:
+def _property(field: Field, description: str | None) -> dict[str, object]:
     """Return the schema of one key: its values, its description, its default."""
-    outer: dict[str, object] = {"description": _text(field.description)}
-    if field.examples:
-        outer["examples"] = field.examples
-    inner = {name: value for name, value in schema.items() if name not in ("title", "default", *outer)}
-    if field.is_required():
+    outer: dict[str, object] = {"description": _text(description)}
+    if field.limits.examples:
+        outer["examples"] = field.limits.examples
+    inner = _list(field) if field.is_list else _form(field)
+    if field.required:
         return outer | inner
     default = _as_written(field.default)
     if default is not None:
         outer["default"] = default
     return outer | {"anyOf": [inner, {"type": "null"}]}
+
+
+def _list(field: Field) -> dict[str, object]:
+    lengths = {"minItems": field.limits.min_length or None, "maxItems": field.limits.max_length}
+    return {"type": "array", "items": _form(field), **{name: one for name, one in lengths.items() if one is not None}}
+
+
+def _form(field: Field) -> dict[str, object]:
+    match field.form:
+        case Scalar() | Table():
+            return dict(field.form.schema)
+        case section:
+            return {"$ref": f"#/$defs/{section.__name__}"}
+
+
+def _descriptions(section: type[Section]) -> Mapping[str, str]:
+    """Return the docstring below each field of a section. Python does not store these, so the source is read."""
+    source = ast.parse(inspect.getsource(sys.modules[section.__module__]))
+    (body,) = (one.body for one in source.body if isinstance(one, ast.ClassDef) and one.name == section.__name__)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def _as_written(default: object) -> object:

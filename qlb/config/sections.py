@@ -1,18 +1,18 @@
 """The sections of the configuration that set how one daemon works: forwarding, health, admin and others.
 
-Section is the base class of every mapping in the YAML. The service itself (addresses, CID configs, backends,
-discovery) is in qlb.config.model. Every docstring below a field is its text in `qlb schema`: meaning, unit, range,
-default, effect of a change. A reload applies a change unless the text says otherwise.
+The service itself (addresses, CID configs, backends, discovery) is in qlb.config.model. Every docstring below a field
+is its text in `qlb schema`: meaning, unit, range, default, effect of a change. A reload applies a change unless the
+text says otherwise.
 """
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from qlb.addresses import Endpoint
+from qlb.config.fields import Section, field
 from qlb.config.names import ALPN, BALANCER, HEX_KEY, INTERFACE, PATH, SERVER_NAME, endpoint
 from qlb.config.scalars import BOOLEAN, Size, choice, duration, or_word, size, whole_number
+from qlb.default_socket import OFF
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
 Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
@@ -27,31 +27,10 @@ LogFormat = Literal["text", "json"]
 LISTEN_ADDRESS: Final = endpoint(service=True)
 ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
 MODE: Final = choice(get_args(Mode))
+MAX_SESSIONS: Final = or_word("auto", "auto", whole_number(1, 1_000_000))
+SOCKET: Final = or_word(OFF, OFF, PATH)
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
 DSCP: Final = or_word("keep", "keep", whole_number(0, 63))
-
-
-class Section(BaseModel):
-    """A mapping of the YAML. It is frozen, rejects unknown keys, and its errors show no input, which may be a key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: object) -> object:
-        """Remove keys without a value, so that ``health:`` with every line below it commented out is valid."""
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None}
-
-
-def section_of(model: type[Section], name: str) -> type[Section] | None:
-    """Return the model of a field that is a mapping or a list of mappings; None for every other field."""
-    annotation = model.model_fields[name].annotation
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
 
 
 class Forwarding(Section):
@@ -76,9 +55,10 @@ class Forwarding(Section):
     """proxy mode: the same for sessions that routable packets have used. During this time a server can send first
     after a silence. Under pressure (max_sessions, descriptors, ports) the sessions that are idle longest are evicted
     earlier. If session_timeout is longer, it applies. 1ms to 168h. Default: 1800s."""
-    max_sessions: Annotated[int, whole_number(1, 1_000_000)] = 65_536
+    max_sessions: Annotated[int | Literal["auto"], MAX_SESSIONS] = "auto"
     """proxy mode: the sessions (one socket each) that a worker can have open. Beyond this number it closes the session
-    that is idle longest. 1 to 1000000. Default: 65536."""
+    that is idle longest. 1 to 1000000, or auto: as many as the system grants (open files, local ports), up to 65536.
+    `qlb check` prints the number. Default: auto."""
     pin_workers: Annotated[bool, BOOLEAN] = False
     """true: worker n runs only on the n-th core that the daemon may use (Linux). With more workers than cores, the
     count starts again at the first core. false: the system chooses the cores. Default: false. A change needs a
@@ -111,7 +91,7 @@ class Forwarding(Section):
     for backends that can read a whole piece, if they receive it whole: on this machine or in its containers. Envoy 1.40
     cannot, and loses all but the first datagram of each piece. Towards clients, qlb uses GSO in any case, if the kernel
     supports it. Default: false."""
-    interfaces: tuple[Annotated[str, INTERFACE], ...] = Field(default=(), examples=[["eth0"]])
+    interfaces: tuple[Annotated[str, INTERFACE], ...] = field(default=(), examples=[["eth0"]])
     """ipip, gue and l2 modes: the network interfaces that receive clients' packets. qlb attaches its program to each.
     Required in these modes, in which `listen` names the service's addresses and qlb binds nothing. Default: none. A
     change needs a restart."""
@@ -133,11 +113,11 @@ class Fallback(Section):
     Default: 65536."""
     flow_timeout: Annotated[float, duration("1ms", "168h")] = 30.0
     """How long a worker remembers such a 4-tuple without packets. 1ms to 168h. Default: 30s."""
-    hash_key: Annotated[bytes | None, HEX_KEY] = Field(default=None, repr=False, exclude=True)
+    hash_key: Annotated[bytes | None, HEX_KEY] = field(default=None, repr=False)
     """The key of the 4-tuple hash, 32 hex digits, equal on all balancers of a service. With a secret key an attacker
     cannot direct connections to one backend. Default: a published key. Not together with hash_key_file. A change moves
     the connections with unroutable IDs that are in no table."""
-    hash_key_file: Annotated[Path | None, PATH] = None
+    hash_key_file: Annotated[Path | None, PATH] = field(default=None, examples=["keys/hash.hex"])
     """A file that contains hash_key as 32 hex digits. The rules of key_file apply. Default: none."""
 
 
@@ -156,7 +136,7 @@ class Rotation(Section):
     quiet_period: Annotated[float, duration("1ms", "168h")] = 600.0
     """A CID config may be removed, or its config ID used for another one, when no packet has carried its IDs for this
     long. Until then, qlb rejects such a reload, unless forced. 1ms to 168h. Default: 600s."""
-    balancers: tuple[Annotated[str, BALANCER], ...] = Field(
+    balancers: tuple[Annotated[str, BALANCER], ...] = field(
         default=(), examples=[["http://10.0.0.1:9464", "http://10.0.0.2:9464"]]
     )
     """All balancers of the service, as `qlb rotate` reaches them: admin servers (http://ADDRESS:PORT) or control
@@ -188,10 +168,10 @@ class Health(Section):
     """The reaction when every backend stops answering within one round of probes. keep: assume a fault of this node and
     forward new connections as before, until a probe succeeds. obey: treat all backends as down and drop new
     connections. /readyz is 503 in both cases. Default: keep."""
-    alpn: tuple[Annotated[str, ALPN], ...] = Field(default=("h3",), examples=[["h3", "moq-00"]])
+    alpn: tuple[Annotated[str, ALPN], ...] = field(default=("h3",), examples=[["h3", "moq-00"]])
     """probe handshake: the application protocols to offer. Default: h3. A server that supports none of them ends the
     handshake, and still counts as alive: it has shown its connection ID."""
-    server_name: Annotated[str | None, SERVER_NAME] = None
+    server_name: Annotated[str | None, SERVER_NAME] = field(default=None, examples=["agents.example.com"])
     """probe handshake: the host name to request (TLS SNI). Default: none."""
 
 
@@ -202,9 +182,11 @@ class Admin(Section):
     """TCP address of the read-only HTTP server (/metrics, /healthz, /readyz, /status). Port 0 selects a free port; none
     turns the server off. Default: 127.0.0.1:9464. It has no authentication: do not bind a public address. A change
     needs a restart."""
-    socket: Annotated[Path | None, PATH] = None
-    """Unix socket for reload, drain and undrain, mode 0600. Relative to this file; the complete path has at most 107
-    octets. qlb creates its folder at the start. Default: none; SIGHUP still reloads. A change needs a restart."""
+    socket: Annotated[Path | Literal["none"] | None, SOCKET] = field(default=None, examples=["/run/qlb/qlb.sock"])
+    """Control socket for reload, drain and undrain: a Unix socket with mode 0600. Relative to this file; the complete
+    path has at most 107 octets. qlb creates its folder, but not the folders above. none turns it off; SIGHUP still
+    reloads. Default: /run/qlb/qlb.sock if qlb can write there, otherwise $XDG_RUNTIME_DIR/qlb.sock; if another daemon
+    has it, or neither can be written, qlb logs that and runs without. A change needs a restart."""
 
 
 class Logging(Section):

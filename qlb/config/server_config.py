@@ -109,7 +109,7 @@ def _by_address(config: Config, name: str) -> BackendConfig | None:
         if source.server_id_from != "address" or not is_within(host, source.networks):
             continue
         ids = {one.config_id: (server_id_of(host, one.server_id_length),) for one in config.cid_configs}
-        return BackendConfig.model_construct(name=host, address=Endpoint(host, source.port or 0), server_ids=ids)
+        return BackendConfig(name=host, address=Endpoint(host, source.port or 0), server_ids=ids)
     return None
 
 

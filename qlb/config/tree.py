@@ -107,15 +107,6 @@ def parse(text: str, problems: Problems) -> MappingNode:
     return root
 
 
-def to_data(node: Node) -> object:
-    """Return the tree as dicts, lists, strings and None, for pydantic."""
-    if isinstance(node, ScalarNode):
-        return None if node.is_null else node.text
-    if isinstance(node, SequenceNode):
-        return [to_data(item) for item in node.items]
-    return {key.text: to_data(value) for key, value in node.entries}
-
-
 def locate(root: Node, steps: tuple[int | str, ...]) -> tuple[str, Node, Mark]:
     """Follow keys and indexes; return the path for a message, the last node that exists, and its position.
 

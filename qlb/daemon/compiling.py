@@ -20,13 +20,14 @@ from typing import Final, ParamSpec, TypeVar
 from qlb.cid.params import CidParams
 from qlb.config import build
 from qlb.config.model import Config
-from qlb.dataplane.planes import Orders, PlaneSettings
+from qlb.dataplane.base import Orders, PlaneSettings
+from qlb.dataplane.limits import MOST_AUTO_SESSIONS
 from qlb.errors import QlbError
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import RING_SIZES, Member, Ring, build_ring, ring_members, ring_size
 from qlb.routing.snapshot import compile_snapshot, fallback_shares
 from qlb.workers import channel
-from qlb.workers.slots import worker_count
+from qlb.workers.cores import worker_count
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def make_plan(config: Config, backends: Sequence[Backend | None], revision: int)
         routable_session_timeout_s=forwarding.routable_session_timeout,
         workers=worker_count(config),
         dscp=None if forwarding.dscp == "keep" else forwarding.dscp,
-        max_sessions=forwarding.max_sessions,
+        max_sessions=MOST_AUTO_SESSIONS if forwarding.max_sessions == "auto" else forwarding.max_sessions,
         flow_table_size=fallback.flow_table_size,
         flow_timeout_s=fallback.flow_timeout,
         gso_to_backends=forwarding.gso_to_backends,

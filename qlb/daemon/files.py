@@ -13,7 +13,7 @@ import io
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -23,6 +23,7 @@ from qlb.config.model import Config, read_only
 from qlb.daemon.compiling import JobFailed, run_job
 from qlb.daemon.preflight import preflight
 from qlb.errors import ConfigError, QlbError
+from qlb.health.probes import find_probe
 from qlb.local_addresses import local_hosts
 
 IN_THREAD_BYTES: Final = 1 << 16
@@ -55,7 +56,7 @@ async def read_aside(path: Path, running: Config) -> FilesRead:
 
     running: the configuration in force. Only the keys that a reload cannot change are compared with it.
     """
-    frame = running.model_copy(update={"backends": (), "discovery": (), "cid_configs": ()})
+    frame = replace(running, backends=(), discovery=(), cid_configs=())
     try:
         size = (await asyncio.to_thread(path.stat)).st_size
     except (OSError, ValueError):
@@ -83,6 +84,7 @@ def read(path: Path, running: Config) -> FilesRead:
         return FilesRead(None, error.problems, looks)
     try:
         preflight(loaded.config)
+        find_probe(loaded.config.health.probe)  # imports its library here and not in the event loop
     except QlbError as error:
         return FilesRead(None, getattr(error, "problems", (str(error),)), looks, may_pass=True)
     return FilesRead(loaded, (), looks)

@@ -5,19 +5,22 @@ Other modules of this room state what they need of it as a protocol named `Daemo
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from qlb import default_socket
 from qlb.addresses import Endpoint
 from qlb.admin import AdminServer, Control
 from qlb.config.load import Loaded
 from qlb.config.model import Config
 from qlb.daemon.desired import Desired
+from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse
 from qlb.daemon.periodic import AddressChecks, Metering
 from qlb.daemon.preflight import Shortfalls, preflight, sources
-from qlb.daemon.reading import History, take_reading
+from qlb.daemon.reading import take_reading
 from qlb.daemon.reload import Changes, health_config, probe_targets
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows
@@ -31,6 +34,7 @@ from qlb.handover.processes import AddressWatch, check_addresses
 from qlb.handover.protocol import Origin
 from qlb.handover.systemd import Service
 from qlb.health.monitor import HealthMonitor
+from qlb.health.probes import find_probe
 from qlb.observe.figures import Reading
 from qlb.workers.engine import Engine
 from qlb.workers.pool import Workers
@@ -71,7 +75,7 @@ class Parts:
         self.metering = Metering(self)
         self.address_checks = AddressChecks(self)
         self.reloads = Reloads(path, self.changes, self.metering.objections)
-        self.admin = AdminServer(self.read, self.is_ready, owner)
+        self.admin = AdminServer(self.read, self.is_ready, owner, configuration=path)
         self.upgrade = Upgrade(self, owner)
         self._remembered: tuple[int, frozenset[str], dict[str, bool]] = (0, frozenset(), {})
         self._watchdog: asyncio.Task[None] | None = None
@@ -108,8 +112,8 @@ class Parts:
         inherited, old_process = self.origin.inherited, self.origin.old_process
         remembered = self.origin.memory.read()
         self.desired.recall(remembered)
-        freebind = config.forwarding.freebind
-        await self.admin.open(config.admin.listen, config.admin.socket, inherited, freebind=freebind)
+        await asyncio.to_thread(find_probe, config.health.probe)  # imports its library, which can take 0.2 s
+        await self._open_admin(config)
         self.shortfalls.check_address("admin.listen", self.admin.address)
         if old_process is None:
             await self.admin.serve()
@@ -134,6 +138,20 @@ class Parts:
             belongings.store(self.service)  # from now on the manager accepts messages of this process
         if config.forwarding.plane == "auto" and (reason := planes.passed_over(self.plane, config.forwarding.mode)):
             log.warning(reason)
+
+    async def _open_admin(self, config: Config) -> None:
+        """Open the admin server. A default control socket that cannot be opened is no reason to fail."""
+        wanted = config.admin.socket
+        path = wanted if isinstance(wanted, Path) else default_socket.choose(os.environ) if wanted is None else None
+        if path is None and wanted is None:
+            log.info("no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket")
+        await self.admin.open(
+            config.admin.listen,
+            path,
+            self.origin.inherited,
+            freebind=config.forwarding.freebind,
+            needs_socket=wanted is not None,
+        )
 
     def _open_engine(self, config: Config) -> Engine:
         """Bind the service's addresses for workers, or create the kernel's engine. Raises OSError."""

@@ -11,8 +11,8 @@ from qlb.addresses import Endpoint
 from qlb.config.load import Loaded
 from qlb.daemon import reload
 from qlb.daemon.guard import Objection, objections
+from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse, SendErrorWatch
-from qlb.daemon.reading import History
 from qlb.daemon.reload import Changes, note_names
 from qlb.daemon.rows import Departures, Row
 from qlb.daemon.traffic import INTERVAL_S, REFUSALS_INTERVAL_S, Refusals, Traffic

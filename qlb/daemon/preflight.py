@@ -5,23 +5,32 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qlb.addresses import Endpoint
 from qlb.config import build
 from qlb.config.backends_file import read_backends
 from qlb.config.model import Config, DiscoverySource
 from qlb.dataplane import planes
-from qlb.dataplane.limits import descriptor_shortfall, port_shortfall, read_limits
+from qlb.dataplane.limits import (
+    MOST_AUTO_SESSIONS,
+    descriptor_shortfall,
+    granted_sessions,
+    port_shortfall,
+    read_limits,
+)
+from qlb.dataplane.limits import Limits as SystemLimits
 from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
-from qlb.discovery.dns import DnsSettings, DnsSource
-from qlb.discovery.file import FileSource
-from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
 from qlb.discovery.source import Limits, Source
 from qlb.errors import ConfigError
-from qlb.health.probes import find_probe
+from qlb.health.probes import require_probe
 from qlb.local_addresses import find_loops, is_local, local_hosts
 from qlb.routing.backends import Backend
+from qlb.workers.cores import worker_count
+
+if TYPE_CHECKING:
+    from qlb.discovery.dns import DnsSettings
+    from qlb.discovery.kubernetes import KubernetesSettings
 
 log = logging.getLogger("qlb")
 
@@ -33,7 +42,7 @@ def preflight(config: Config) -> str:
 
     Raises PlaneUnavailable or ConfigError if this machine cannot run the configuration. The text names an alternative.
     """
-    find_probe(config.health.probe)
+    require_probe(config.health.probe)
     sources(config)
     if config.forwarding.pin_workers and not _CAN_PIN:
         raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")
@@ -56,10 +65,15 @@ def find_faults(config: Config, plane: str) -> tuple[str, ...]:
 
 def sources(config: Config) -> tuple[Source, ...]:
     """Return a new source for each entry of `discovery`. Raises ConfigError if this machine cannot query one."""
-    return tuple(_sources(config))
+    return tuple(_sources(config)) if config.discovery else ()
 
 
 def _sources(config: Config) -> Iterator[Source]:
+    # `qlb check` runs this. Sources need an event loop, so they are imported only if there are any.
+    from qlb.discovery.dns import DnsSource
+    from qlb.discovery.file import FileSource
+    from qlb.discovery.kubernetes import KubernetesSource
+
     for one in config.discovery:
         if one.file is not None:
             yield FileSource(one.name, one.file, partial(_read, config=config, source=one))
@@ -73,7 +87,9 @@ def _read(path: Path, *, config: Config, source: DiscoverySource) -> tuple[Backe
     return read_backends(path, config, source.networks, source.max_backends)
 
 
-def _dns(one: DiscoverySource, host: str, config: Config) -> DnsSettings:
+def _dns(one: DiscoverySource, host: str, config: Config) -> "DnsSettings":
+    from qlb.discovery.dns import DnsSettings
+
     return DnsSettings(
         name=one.name,
         host=host,
@@ -87,7 +103,9 @@ def _dns(one: DiscoverySource, host: str, config: Config) -> DnsSettings:
     )
 
 
-def _kubernetes(one: DiscoverySource, path: str, config: Config) -> KubernetesSettings:
+def _kubernetes(one: DiscoverySource, path: str, config: Config) -> "KubernetesSettings":
+    from qlb.discovery.kubernetes import KubernetesSettings
+
     namespace, _, service = path.partition("/")
     return KubernetesSettings(
         name=one.name,
@@ -120,7 +138,8 @@ class Shortfalls:
     def __init__(self, plane: str) -> None:
         """plane: the name of the plane that forwards."""
         self._plane = planes.PLANES[plane]
-        self._logged: set[str | None] = set()
+        self._logged: tuple[str, ...] = ()
+        self._limits = read_limits()
 
     def check_address(self, key: str, endpoint: Endpoint | None) -> None:
         """Log a warning if a bound address is not an address of this machine now. key: the key that configures it."""
@@ -145,14 +164,45 @@ class Shortfalls:
                 log.warning(shortfall)
 
     def check_sessions(self, config: Config, workers: int) -> None:
-        """Log limits that allow fewer sessions than max_sessions; log them again only if they have changed."""
-        limits, forwarding = read_limits(), config.forwarding
-        descriptors = descriptor_shortfall(forwarding.max_sessions, limits)
-        uses = len(config.backends) if self._plane.shares_ports else 1
-        ports = port_shortfall(forwarding.max_sessions, workers, max(uses, 1), limits)
-        # The default of max_sessions is above the number of ports of every Linux, so it is no reason for a warning.
-        port_level = logging.WARNING if "max_sessions" in forwarding.model_fields_set else logging.INFO
-        before, self._logged = self._logged, {descriptors, ports}
-        for level, text in ((logging.WARNING, descriptors), (port_level, ports)):
-            if text is not None and text not in before:
-                log.log(level, text)
+        """Read the system's limits. Log those that allow fewer sessions than configured, if they have changed."""
+        self._limits = read_limits()
+        before, self._logged = self._logged, tuple(_session_shortfalls(config, self._plane, workers, self._limits))
+        for text in self._logged:
+            if text not in before:
+                log.warning(text)
+
+    def granted_sessions(self, config: Config, workers: int, backends: int) -> int:
+        """Return how many sessions each worker can have open, by the limits that were read last.
+
+        backends: their present number, because some planes use a port once for each backend.
+        """
+        return _granted_sessions(config, self._plane, workers, backends, self._limits)
+
+
+def sessions_here(config: Config, plane: str) -> tuple[int | None, tuple[str, ...]]:
+    """Return how many sessions each worker could have open on this machine, and warnings about a number that is higher.
+
+    plane: the one that would run. None: it opens no sessions.
+    """
+    row = planes.PLANES[plane]
+    if row.in_kernel:
+        return None, ()
+    workers, limits = worker_count(config), read_limits()
+    granted = _granted_sessions(config, row, workers, len(config.backends), limits)
+    return granted, tuple(_session_shortfalls(config, row, workers, limits))
+
+
+def _granted_sessions(config: Config, plane: planes.PlaneRow, workers: int, backends: int, limits: SystemLimits) -> int:
+    configured = config.forwarding.max_sessions
+    wanted = MOST_AUTO_SESSIONS if configured == "auto" else configured
+    return granted_sessions(wanted, workers, max(backends, 1) if plane.shares_ports else 1, limits)
+
+
+def _session_shortfalls(config: Config, plane: planes.PlaneRow, workers: int, limits: SystemLimits) -> Iterator[str]:
+    """Yield each limit that is lower than a number in the configuration. `auto` asks for no number."""
+    configured = config.forwarding.max_sessions
+    if configured == "auto" or plane.in_kernel:
+        return
+    uses = max(len(config.backends), 1) if plane.shares_ports else 1
+    found = (descriptor_shortfall(configured, limits), port_shortfall(configured, workers, uses, limits))
+    yield from (text for text in found if text is not None)

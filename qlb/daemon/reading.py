@@ -1,14 +1,18 @@
 """Take a reading: combine shared counters, wanted state and health into one plain object for metrics and status."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import accumulate
+from typing import Final, Protocol
 
 import qlb
 from qlb.addresses import Endpoint
 from qlb.daemon.desired import Desired
+from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse
+from qlb.daemon.preflight import Shortfalls
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows, Row
 from qlb.daemon.traffic import Traffic
@@ -22,39 +26,12 @@ from qlb.routing import counters as layout
 from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, ROUTES
+from qlb.routing.totals import NO_SLOT, TOTALS
 from qlb.workers.engine import Engine
 from qlb.workers.slots import Slot
 
-
-class History:
-    """The times of the start and of the last change of the configuration, and the generation in force."""
-
-    def __init__(self) -> None:
-        """Start now, with the first generation."""
-        self.started_s = time.monotonic()
-        self.loaded_at_s = time.time()
-        self.generation = 1
-        self._incomplete: int | None = None
-        """A generation that some worker has not applied yet."""
-
-    @property
-    def is_complete(self) -> bool:
-        """True if every worker has applied the configuration that was accepted last."""
-        return self._incomplete is None
-
-    def reloaded(self, generation: int, *, everywhere: bool = True) -> None:
-        """Note that a configuration was accepted. everywhere: every worker has applied it."""
-        self._incomplete = generation
-        if everywhere:
-            self.completed()
-
-    def completed(self) -> bool:
-        """Note that every worker has applied the accepted configuration. Return True if that was not known before."""
-        if self._incomplete is None:
-            return False
-        self.generation, self._incomplete = self._incomplete, None
-        self.loaded_at_s = time.time()
-        return True
+_NS: Final = 1_000_000_000
+_US: Final = 1_000_000
 
 
 class Daemon(Protocol):
@@ -72,6 +49,7 @@ class Daemon(Protocol):
     plane: str
     listen: tuple[Endpoint, ...]
     addresses: AddressWatch
+    shortfalls: Shortfalls
 
     def is_ready(self) -> bool:
         """Return whether this node should get traffic."""
@@ -84,6 +62,7 @@ def take_reading(daemon: Daemon) -> Reading:
     workers = daemon.engine.counters if daemon.engine is not None else ()
     packets = layout.total_outcomes(workers)
     now_s = time.monotonic()
+    backends = _backends(daemon, workers, now_s)
     return Reading(
         version=qlb.__version__,
         taken_at=time.time(),
@@ -98,14 +77,15 @@ def take_reading(daemon: Daemon) -> Reading:
         last_reload_ok=not daemon.reloads.problems and history.is_complete,
         reload_problems=daemon.reloads.problems,
         reload_retry_s=daemon.reloads.retry_s,
-        backends=_backends(daemon, workers, now_s),
+        backends=backends,
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
-        totals=_totals(daemon, workers, slots),
+        totals=_totals(daemon, workers, slots, backends),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
         dropped=_by_reason(packets, dropped=True),
         unroutable=_by_reason(packets, dropped=False),
         return_send_errors=layout.total_return_send_errors(workers),
-        workers=_workers(slots),
+        latency=_latency(workers) if slots else (),
+        workers=_workers(daemon, slots),
         samples=_samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
@@ -119,17 +99,24 @@ def take_reading(daemon: Daemon) -> Reading:
     )
 
 
-def _totals(daemon: Daemon, workers: Sequence[Counters], slots: Sequence[Slot]) -> dict[str, int]:
-    """Return the value of every row of TOTALS: sums of the workers' counters, and the supervisor's own numbers."""
+def _totals(
+    daemon: Daemon, workers: Sequence[Counters], slots: Sequence[Slot], backends: Sequence[figures.BackendReading]
+) -> dict[str, int]:
+    """Return the value of every row of TOTALS: sums of counters and of backends, and the supervisor's own numbers."""
+    desired, count = daemon.desired, len(slots)
+    present = sum(backend is not None for backend in desired.backends)
     return {
-        "sessions_max": daemon.desired.config.forwarding.max_sessions * len(slots),
+        "bytes_forwarded": sum(row.forwarded_bytes for row in backends),
+        "bytes_returned": sum(row.returned_bytes for row in backends),
+        "new_flows": sum(row.new_flows for row in backends),
+        "sessions_max": daemon.shortfalls.granted_sessions(desired.config, count, present) * count if count else 0,
         "worker_restarts": sum(slot.restarts for slot in slots),
         "worker_hangs": sum(slot.hangs for slot in slots),
-        **{one.name: layout.total(workers, one.slot) for one in layout.TOTALS if one.slot != layout.NO_SLOT},
+        **{one.name: layout.total(workers, one.slot) for one in TOTALS if one.slot != NO_SLOT},
     }
 
 
-def _workers(slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
+def _workers(daemon: Daemon, slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
     return tuple(
         figures.WorkerReading(
             index=slot.number,
@@ -137,10 +124,23 @@ def _workers(slots: Sequence[Slot]) -> tuple[figures.WorkerReading, ...]:
             alive=slot.process.alive,
             heartbeat_age_s=slot.silent_ms / 1000,
             up_to_date=not slot.is_behind,
+            busy_share=daemon.traffic.busy_share(slot.number),
+            cpu_s=slot.counters.slots[layout.CPU_NS] / _NS,
+            resident_bytes=slot.counters.slots[layout.RESIDENT_BYTES] or None,
         )
         for slot in slots
         if slot.process is not None
     )
+
+
+def _latency(workers: Sequence[Counters]) -> tuple[figures.LatencyReading, ...]:
+    bounds = (*(bound / _US for bound in layout.LATENCY_BOUNDS_US), math.inf)
+    rows = []
+    for number, direction in enumerate(layout.DIRECTIONS):
+        found = layout.total_latency(workers, number)
+        buckets = tuple(zip(bounds, accumulate(found.buckets), strict=True))
+        rows.append(figures.LatencyReading(direction=direction, buckets=buckets, sum_s=found.sum_ns / _NS))
+    return tuple(rows)
 
 
 def _xdp(engine: Engine | None) -> figures.XdpReading | None:
@@ -228,6 +228,9 @@ def _backend(
         source=daemon.desired.members.source_of(name),
         send_errors={kind: n for kind, n in zip(layout.SEND_ERROR_KINDS, counts.send_errors, strict=True) if n},
         too_large_bytes=too_large_bytes,
+        forwarded_bytes=counts.forwarded_bytes,
+        returned_bytes=counts.returned_bytes,
+        new_flows=counts.new_flows,
         excluded=daemon.desired.loops.excluded.get(name, "") if backend else "",
         leaving=daemon.desired.drains_leaving and name in daemon.desired.leaving,
     )

@@ -24,13 +24,17 @@ _NO_ERRORS: Final = (0,) * len(SEND_ERROR_KINDS)
 class Row(NamedTuple):
     """The counts of one backend. forwarded: by cid, flow, fallback. last_seen_ms: of the monotonic clock, 0 = never.
 
-    send_errors: refused calls to send to it, by SEND_ERROR_KINDS.
+    send_errors: refused calls to send to it, by SEND_ERROR_KINDS. forwarded_bytes, returned_bytes: of UDP payload.
+    new_flows: forwarded packets that began a flow.
     """
 
     forwarded: tuple[int, ...] = (0, 0, 0)
     returned: int = 0
     last_seen_ms: int = 0
     send_errors: tuple[int, ...] = _NO_ERRORS
+    forwarded_bytes: int = 0
+    returned_bytes: int = 0
+    new_flows: int = 0
 
 
 class Rows(NamedTuple):
@@ -88,7 +92,11 @@ def _read_all(workers: Sequence[Counters], backends: int) -> list[Row]:
         first = layout.BACKEND_SEND_ERRORS
         columns = [column(workers, first + kind, backends, sum) for kind in range(len(SEND_ERROR_KINDS))]
         errors = zip(*columns, strict=True)
-    return list(map(Row, zip(*routes, strict=True), returned, seen_ms, errors))
+    sums = [
+        column(workers, slot, backends, sum)
+        for slot in (layout.FORWARDED_BYTES, layout.RETURNED_BYTES, layout.NEW_FLOWS)
+    ]
+    return list(map(Row, zip(*routes, strict=True), returned, seen_ms, errors, *sums))
 
 
 def column(workers: Sequence[Counters], slot: int, backends: int, combine: Callable[[Sequence[int]], int]) -> list[int]:
@@ -106,6 +114,9 @@ def _less(row: Row, before: Row) -> Row:
         returned=row.returned - before.returned,
         last_seen_ms=row.last_seen_ms if row.last_seen_ms > before.last_seen_ms else 0,
         send_errors=tuple(map(sub, row.send_errors, before.send_errors)),
+        forwarded_bytes=row.forwarded_bytes - before.forwarded_bytes,
+        returned_bytes=row.returned_bytes - before.returned_bytes,
+        new_flows=row.new_flows - before.new_flows,
     )
 
 
@@ -117,6 +128,9 @@ def _sum(rows: Sequence[Row]) -> Row:
         returned=sum(row.returned for row in rows),
         last_seen_ms=max(row.last_seen_ms for row in rows),
         send_errors=tuple(map(sum, zip(*(row.send_errors for row in rows), strict=True))),
+        forwarded_bytes=sum(row.forwarded_bytes for row in rows),
+        returned_bytes=sum(row.returned_bytes for row in rows),
+        new_flows=sum(row.new_flows for row in rows),
     )
 
 

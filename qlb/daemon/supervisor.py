@@ -29,6 +29,7 @@ from typing import Final
 
 from qlb.addresses import Endpoint
 from qlb.admin import Incomplete, ReloadOutcome, UpgradeOutcome
+from qlb.config.dump import as_data
 from qlb.config.load import Loaded
 from qlb.daemon.parts import Parts
 from qlb.errors import QlbError
@@ -155,6 +156,13 @@ class Supervisor:
         if engine is None or not engine.forwards:
             raise QlbError("the daemon does not forward yet")
         return await engine.explain(datagram, client)
+
+    async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
+        """Return the configuration in force without secrets, and its generation. with_defaults: with every key."""
+        desired = self.parts.desired
+        generation, config = desired.generation, desired.config
+        data = await asyncio.to_thread(as_data, config, with_defaults=with_defaults)  # 65,536 backends take long
+        return {"generation": generation, "config": data}
 
     async def upgrade(self) -> UpgradeOutcome:
         """Hand over to a new process that runs the program on disk. If it fails, this process continues."""

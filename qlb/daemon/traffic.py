@@ -29,12 +29,14 @@ REFUSALS_INTERVAL_S: Final = 0.2
 
 _REFUSED: Final = layout.BACKEND_SEND_ERRORS + layout.SEND_ERROR_KINDS.index("refused")
 _NOTHING: Final = Row()
+_NS: Final = 1_000_000_000
 
 
 class _Note(NamedTuple):
     """The counts at one moment: packets and the time of the last one (0 = never), by backend index and by config ID.
 
     indexes: backend name → index. rows: of backends, by index. unconfigured: of config IDs without a CID config.
+    cpu_ns: processor time by worker.
     """
 
     at_s: float
@@ -43,6 +45,7 @@ class _Note(NamedTuple):
     configs: list[int]
     configs_seen_ms: list[int]
     unconfigured: list[UnconfiguredCounts]
+    cpu_ns: list[int]
 
 
 class Traffic:
@@ -79,6 +82,7 @@ class Traffic:
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIG_IDS)],
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIG_IDS)],
                 unconfigured=unconfigured,
+                cpu_ns=[worker.slots[layout.CPU_NS] for worker in workers],
             )
         )
 
@@ -94,6 +98,10 @@ class Traffic:
     def config_rate(self, config_id: int) -> float:
         """Return the packets per second that are routed by IDs of a CID config."""
         return self._rate(lambda note: note.configs[config_id])
+
+    def busy_share(self, worker: int) -> float:
+        """Return the share of one core that a worker uses; 0 before the second note."""
+        return self._rate(lambda note: note.cpu_ns[worker] if worker < len(note.cpu_ns) else 0) / _NS
 
     def exchanged(self, name: str) -> Exchange:
         """Return the packets to a backend and those returned by it, at the last note."""

@@ -220,7 +220,7 @@ async def hand_over(new_process: NewProcess, engine: Engine, admin: AdminServer)
     """
     try:
         await engine.pause()
-        await admin.hold()
+        await admin.pause()
         return await new_process.go(_NEXT_FORWARDS_S, _NEXT_FORWARDS_STARVED_S)
     except BaseException:
         await new_process.kill()  # before this process reads again

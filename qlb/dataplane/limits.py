@@ -7,6 +7,11 @@ import resource
 from pathlib import Path
 from typing import Final, NamedTuple
 
+MOST_AUTO_SESSIONS: Final = 65_536
+"""The sessions of one worker with `max_sessions: auto`, if the system grants as many.
+
+A flood can open them all. They then use 275 MiB (4.3 KB each), which the memory limits in deploy/ allow for.
+"""
 SPARE_DESCRIPTORS: Final = 64
 """Descriptors that sessions do not use: listeners, the event loop, and files that are open for a moment."""
 REFLECTION_PORTS: Final = (1900, 3702, 5353, 5355, 11211)
@@ -53,6 +58,12 @@ def read_limits() -> Limits:
 def sessions_within(wanted: int, open_files: int | None) -> int:
     """Return how many of the wanted sessions a process with this limit can open, at least 1. None: no limit."""
     return wanted if open_files is None else max(min(wanted, open_files - SPARE_DESCRIPTORS), 1)
+
+
+def granted_sessions(wanted: int, workers: int, uses: int, limits: Limits) -> int:
+    """Return how many of the wanted sessions each worker can have open, at least 1. uses: as in port_shortfall()."""
+    budget = port_budget(workers, limits)
+    return sessions_within(wanted if budget is None else min(wanted, budget * uses), limits.open_files)
 
 
 def descriptor_shortfall(max_sessions: int, limits: Limits) -> str | None:

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -55,10 +57,8 @@ class KubernetesSource:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         """Raises ConfigError if lightkube is not installed."""
-        try:
-            import lightkube  # noqa: F401
-        except ImportError as error:
-            raise ConfigError("discovery by kubernetes needs its extra: pip install 'qlb[kubernetes]'") from error
+        if find_spec("lightkube") is None:
+            raise ConfigError("discovery by kubernetes needs its extra: pip install 'qlb[kubernetes]'")
         self._settings = settings
         self._slices: dict[str, EndpointSlice] = {}
         self._version: str | None = None
@@ -107,6 +107,7 @@ class KubernetesSource:
 
     async def _refresh(self) -> float:
         """Update the slices. Return the seconds until the next question."""
+        await asyncio.to_thread(import_module, "lightkube")
         client = self._client()
         try:
             if self._version is not None and await self._could_follow(client, self._version):

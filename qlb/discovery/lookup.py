@@ -9,6 +9,8 @@ import asyncio
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -60,25 +62,21 @@ class Lookup:
 
         Raises ConfigError if dnspython is not installed.
         """
-        try:
-            from dns.asyncresolver import Resolver
-            from dns.nameserver import Do53Nameserver
-        except ImportError as error:
-            raise ConfigError("discovery by dns needs the discovery extra: pip install 'qlb[discovery]'") from error
+        # `qlb check` creates a source, too. The import would take it 0.2 s, so it waits for the first question.
+        if find_spec("dns") is None:
+            raise ConfigError("discovery by dns needs the discovery extra: pip install 'qlb[discovery]'")
         self._resolv_conf = resolv_conf
         self._seen: tuple[int, ...] | None = None
         self._all_failed = False
         self._resolver: Resolver | None = None
-        self._follows_file = not resolvers
-        if resolvers:
-            self._resolver = Resolver(configure=False)
-            self._resolver.nameservers = [Do53Nameserver(one.host, one.port) for one in resolvers]
+        self._resolvers = tuple(resolvers)
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Result]:
         """Ask all questions at once. Return the result of each, in their order.
 
         Raises DiscoveryError if this machine has no DNS server.
         """
+        await asyncio.to_thread(import_module, "dns.asyncresolver")
         resolver = self._current()
         slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -107,8 +105,12 @@ class Lookup:
         """
         from dns.asyncresolver import Resolver
         from dns.exception import DNSException
+        from dns.nameserver import Do53Nameserver
 
-        if not self._follows_file and self._resolver is not None:
+        if self._resolvers:
+            if self._resolver is None:
+                self._resolver = Resolver(configure=False)
+                self._resolver.nameservers = [Do53Nameserver(one.host, one.port) for one in self._resolvers]
             return self._resolver
         seen = _signature(self._resolv_conf)
         if self._resolver is not None and (seen is None or (seen == self._seen and not self._all_failed)):

@@ -29,6 +29,7 @@ class BackendReading:
     is rejected as long as packets go to it.
     send_errors: cause → refused calls to send to this backend, without causes that never occurred.
     too_large_bytes: octets of the last datagram that was too large for the path to the backend; 0 = there was none.
+    forwarded_bytes, returned_bytes: octets of UDP payload. new_flows: forwarded packets that began a flow.
     """
 
     name: str
@@ -49,6 +50,9 @@ class BackendReading:
     leaving: bool = False
     send_errors: Mapping[str, int] = field(default_factory=dict)
     too_large_bytes: int = 0
+    forwarded_bytes: int = 0
+    returned_bytes: int = 0
+    new_flows: int = 0
     excluded: str = ""
 
 
@@ -115,7 +119,8 @@ class WorkerReading:
     """One worker's slot and the process in it.
 
     heartbeat_age_s: the time since its plane began a round of its loop, or since the process got the slot.
-    up_to_date: it has applied the current configuration.
+    up_to_date: it has applied the current configuration. cpu_s: processor time of all processes that had the slot, as
+    long as they had it. busy_share: of one core, now. resident_bytes: memory of the process; None if it is not known.
     """
 
     index: int
@@ -123,6 +128,21 @@ class WorkerReading:
     alive: bool
     heartbeat_age_s: float = 0.0
     up_to_date: bool = True
+    cpu_s: float = 0.0
+    busy_share: float = 0.0
+    resident_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyReading:
+    """Samples of the latency that the daemon adds to packets in one direction: to ``backend`` or to ``client``.
+
+    buckets: upper bound in seconds (the last one is infinite), and the number of samples up to it.
+    """
+
+    direction: str
+    buckets: tuple[tuple[float, int], ...]
+    sum_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +190,8 @@ class Reading:
 
     totals: value by name, for each row of TOTALS (qlb.routing.counters). outcomes: name → packets.
     dropped, unroutable: reason → packets. samples: the last dropped datagram, by reason.
-    return_send_errors: cause → calls to send to clients that the system refused.
+    return_send_errors: cause → calls to send to clients that the system refused. latency: empty if the plane cannot
+    measure it.
 
     reload_problems: why the last reload was rejected. reload_retry_s: the time until the daemon tries it again by
     itself; None if it was not rejected, or is tried again only when the file changes.
@@ -201,6 +222,7 @@ class Reading:
     unroutable: Mapping[str, int]
     return_send_errors: Mapping[str, int]
     workers: tuple[WorkerReading, ...]
+    latency: tuple[LatencyReading, ...] = ()
     samples: Mapping[str, SampleReading] = field(default_factory=dict)
     probes: Mapping[str, int] = field(default_factory=dict)
     probe_errors: Mapping[str, int] = field(default_factory=dict)

@@ -5,36 +5,34 @@ those that have left. Rows of known labels (backends × routes, reasons, config 
 a rate exists from the first packet on.
 """
 
-import re
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from qlb.observe.figures import REMOVED, ROTATION_PHASES, BackendReading, ListenerReading, Reading, SourceReading
-from qlb.routing.counters import TOTALS
+from qlb.observe.figures import (
+    REMOVED,
+    ROTATION_PHASES,
+    BackendReading,
+    LatencyReading,
+    ListenerReading,
+    Reading,
+    SourceReading,
+)
 from qlb.routing.outcomes import OUTCOMES, REASONS
+from qlb.routing.totals import TOTALS
 
 _RETURNING_MODES: Final = ("proxy", "proxy-protocol")
 """Modes in which replies come back through the balancer."""
 _DROP_REASONS: Final = tuple(outcome.reason for outcome in OUTCOMES if outcome.route == "drop")
-_LATER_VERSION: Final = re.compile(r"version=0*[1-9]\d*\.\d+\.\d+")
-_ODD_VERSION: Final = re.compile(r"version=(?!\d{1,3}\.\d{1,3}\.\d{1,3}\s*(?:[,;]|$))")
 
 Rows = Iterable[tuple[tuple[str, ...], Any]]
-"""(values of the labels, value): a number, or a mapping for an info metric."""
-
-
-class Format(NamedTuple):
-    """A format of the metrics page. There are few of them, whatever an Accept header asks for."""
-
-    content_type: str
-    encode: Callable[[Collector], bytes]
+"""(values of the labels, value): a number, a mapping for an info metric, or (buckets, sum) for a histogram."""
 
 
 class QlbCollector(Collector):
@@ -54,34 +52,8 @@ class QlbCollector(Collector):
                 yield _metric(family.kind, family.name, family.text, family.labels, rows)
 
 
-class Metrics:
-    """The metrics page: the metrics of qlb and of its process, in a registry of their own."""
-
-    def __init__(self, read: Callable[[], Reading]) -> None:
-        """read: takes a reading."""
-        self._registry = CollectorRegistry()
-        self._registry.register(QlbCollector(read))
-        ProcessCollector(registry=self._registry)
-
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the page and its content type. accept: an HTTP Accept header."""
-        chosen = choose_format(accept)
-        return chosen.encode(self._registry), chosen.content_type
-
-
-def choose_format(accept: str) -> Format:
-    """Return OpenMetrics or the Prometheus text format, as an HTTP Accept header asks.
-
-    The result is text of version 0.0.4 if the header asks for nothing newer or is malformed (the library compares
-    versions unchecked). A version after 1.0.0 gets 1.0.0: the library would confirm any version that a client invents.
-    """
-    sound = accept.isascii() and not _ODD_VERSION.search(accept)
-    encode, content_type = choose_encoder(_LATER_VERSION.sub("version=1.0.0", accept) if sound else "")
-    return Format(content_type, encode)
-
-
 class _Family(NamedTuple):
-    """One metric with labels. kind: counter, gauge or info. name: without ``_total``, which the library adds.
+    """One metric with labels. kind: a key of _TYPES. name: without ``_total``, which the library adds.
 
     is_optional: without rows, the whole metric is omitted, because a zero would be a false statement.
     """
@@ -95,22 +67,27 @@ class _Family(NamedTuple):
 
 
 _TYPES: Final[Mapping[str, type[Any]]] = MappingProxyType(
-    {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "info": InfoMetricFamily}
+    {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+        "info": InfoMetricFamily,
+    }
 )
 
 
 def _metric(kind: str, name: str, text: str, labels: tuple[str, ...], rows: Rows) -> Metric:
     metric = _TYPES[kind](name, text, labels=labels)
     for values, value in rows:
-        metric.add_metric(values, value)
+        metric.add_metric(values, *(value if kind == "histogram" else (value,)))
     assert isinstance(metric, Metric)
     return metric
 
 
 def _totals(reading: Reading) -> Iterator[Metric]:
-    """Yield one metric for each row of TOTALS."""
+    """Yield one metric for each row of TOTALS whose metric has no labels."""
     for one in TOTALS:
-        if not (one.only_direct_return and reading.mode in _RETURNING_MODES):
+        if not one.by_backend and not (one.only_direct_return and reading.mode in _RETURNING_MODES):
             yield _metric(one.kind, one.metric, one.text, (), [((), reading.totals[one.name])])
 
 
@@ -161,8 +138,23 @@ def _forwarded(reading: Reading) -> Rows:
     return [((row.name, route), packets) for row in reading.backends for route, packets in row.forwarded.items()]
 
 
-def _returned(reading: Reading) -> Rows:
-    return [((row.name,), row.returned) for row in reading.backends if reading.mode in _RETURNING_MODES]
+def _each(value: Callable[[BackendReading], int]) -> Callable[[Reading], Rows]:
+    """Return a row for each backend, including those that have left."""
+    return lambda reading: [((row.name,), value(row)) for row in reading.backends]
+
+
+def _each_that_returns(value: Callable[[BackendReading], int]) -> Callable[[Reading], Rows]:
+    """Return the same rows in the modes in which replies come back through the balancer, and none in the others."""
+    return lambda reading: _each(value)(reading) if reading.mode in _RETURNING_MODES else []
+
+
+def _text(name: str) -> str:
+    """Return the text of a metric of TOTALS."""
+    return next(one.text for one in TOTALS if one.metric == name)
+
+
+def _buckets(row: LatencyReading) -> tuple[list[tuple[str, int]], float]:
+    return [("+Inf" if math.isinf(bound) else str(bound), samples) for bound, samples in row.buckets], row.sum_s
 
 
 def _last_packet_to(reading: Reading) -> Rows:
@@ -224,7 +216,16 @@ _FAMILIES: Final = (
             _LISTEN, _listeners(lambda row: row.kernel_dropped), is_optional=True),
     _Family("counter", "qlb_packets_forwarded", "Datagrams sent to a backend.", ("backend", "route"), _forwarded),
     _Family("counter", "qlb_packets_returned", "Datagrams from a backend that were sent to its client.",
-            _BACKEND, _returned),
+            _BACKEND, _each_that_returns(lambda row: row.returned)),
+    _Family("counter", "qlb_bytes_forwarded", _text("qlb_bytes_forwarded"),
+            _BACKEND, _each(lambda row: row.forwarded_bytes)),
+    _Family("counter", "qlb_bytes_returned", _text("qlb_bytes_returned"),
+            _BACKEND, _each_that_returns(lambda row: row.returned_bytes)),
+    _Family("counter", "qlb_new_flows", _text("qlb_new_flows"), _BACKEND, _each(lambda row: row.new_flows)),
+    _Family("histogram", "qlb_forwarding_latency_seconds",
+            "Time from the arrival of a datagram until qlb has sent it on, by direction; one datagram of each 64th "
+            "batch is measured.", ("direction",),
+            lambda reading: [((row.direction,), _buckets(row)) for row in reading.latency], is_optional=True),
     _Family("gauge", "qlb_backend_up", "1 if the health probe finds the backend alive.",
             _BACKEND, _present(lambda row: row.healthy)),
     _Family("gauge", "qlb_backend_draining", "1 if the backend gets no new connections because it is draining.",
@@ -276,6 +277,12 @@ _FAMILIES: Final = (
     _Family("gauge", "qlb_worker_heartbeat_age_seconds",
             "Time since the worker last began a round of its loop; usually below 1.5.", ("worker",),
             lambda reading: _by({str(row.index): row.heartbeat_age_s for row in reading.workers}), is_optional=True),
+    _Family("counter", "qlb_worker_cpu_seconds",
+            "Processor time of the worker; its rate is the share of one core that the worker uses.", ("worker",),
+            lambda reading: _by({str(row.index): row.cpu_s for row in reading.workers}), is_optional=True),
+    _Family("gauge", "qlb_worker_resident_memory_bytes", "Resident memory of the worker.", ("worker",),
+            lambda reading: _by({str(row.index): row.resident_bytes for row in reading.workers
+                                 if row.resident_bytes is not None}), is_optional=True),
     _Family("info", "qlb_build", "The version, the Python, the plane and the mode of this daemon.",
             (), _one(_build)),
     _Family("gauge", "qlb_xdp_detached_interfaces",

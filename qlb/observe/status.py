@@ -19,7 +19,7 @@ from qlb.observe.figures import (
     XdpReading,
 )
 from qlb.observe.notices import notices
-from qlb.routing.counters import TOTALS
+from qlb.routing.totals import TOTALS
 
 _DECIMALS = 3
 _SHARE_DECIMALS = 6
@@ -107,7 +107,10 @@ def _counts(row: BackendReading) -> dict[str, object]:
         "name": row.name,
         "forwarded_packets": sum(row.forwarded.values()),
         "forwarded_by_route": dict(row.forwarded),
+        "forwarded_bytes": row.forwarded_bytes,
         "returned_packets": row.returned,
+        "returned_bytes": row.returned_bytes,
+        "new_flows": row.new_flows,
         "last_seen_s": _rounded(row.last_seen_s),
     }
 
@@ -137,10 +140,14 @@ def _listener(row: ListenerReading) -> dict[str, object]:
 def _worker(row: WorkerReading) -> dict[str, object]:
     return {
         "index": row.index,
+        "slot": row.index,
         "pid": row.pid,
         "alive": row.alive,
         "heartbeat_age_s": round(row.heartbeat_age_s, _DECIMALS),
         "up_to_date": row.up_to_date,
+        "cpu_seconds": round(row.cpu_s, _DECIMALS),
+        "busy_share": round(row.busy_share, _DECIMALS),
+        "resident_bytes": row.resident_bytes,
     }
 
 

@@ -5,6 +5,7 @@ tags). Each edit loads its result again and compares it with the intended config
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,7 +172,7 @@ def introduce(text: str, path: Path, new: CidConfig, old_id: int, server_ids: Ma
     checked = _introduced(text, new, old_id, server_ids, ("key", _quoted((new.key or b"").hex())))
     before = load_text(text, path).config
     backends = tuple(
-        one.model_copy(update={"server_ids": {**one.server_ids, new.config_id: server_ids[one.name]}})
+        replace(one, server_ids={**one.server_ids, new.config_id: server_ids[one.name]})
         if one.name in server_ids
         else one
         for one in before.backends
@@ -180,8 +181,8 @@ def introduce(text: str, path: Path, new: CidConfig, old_id: int, server_ids: Ma
     staged = next((one for one in after.cid_configs if one.config_id == new.config_id), None)
     if staged is None or (staged.key, staged.state) != (new.key, "staged"):
         raise _cannot_edit(path, "the new CID config would be wrong")
-    wanted = {"cid_configs": (*before.cid_configs, staged), "backends": backends}
-    edited = _checked(checked, path, before.model_copy(update=wanted))
+    wanted = replace(before, cid_configs=(*before.cid_configs, staged), backends=backends)
+    edited = _checked(checked, path, wanted)
     if new.key_file is None:
         return edited
     edited = _introduced(text, new, old_id, server_ids, ("key_file", _quoted(str(new.key_file)))).text
@@ -213,10 +214,8 @@ def set_states(text: str, path: Path, states: Mapping[int, CidState]) -> str:
     for config_id, state in states.items():
         document.put(_entry(document, config_id), "state", state)
     before = load_text(text, path).config
-    configs = tuple(
-        one.model_copy(update={"state": states.get(one.config_id, one.state)}) for one in before.cid_configs
-    )
-    return _checked(document, path, before.model_copy(update={"cid_configs": configs}))
+    configs = tuple(replace(one, state=states.get(one.config_id, one.state)) for one in before.cid_configs)
+    return _checked(document, path, replace(before, cid_configs=configs))
 
 
 def remove(text: str, path: Path, config_id: int) -> str:
@@ -237,9 +236,9 @@ def remove(text: str, path: Path, config_id: int) -> str:
             raise ConfigError(f"backend {one.name!r} has server IDs only under config {config_id}: none would be left")
         document.remove(mapping, next(key.value for key, _ in mapping.value if int(key.value) == config_id))
         left = {number: ids for number, ids in one.server_ids.items() if number != config_id}
-        backends.append(one.model_copy(update={"server_ids": left}))
+        backends.append(replace(one, server_ids=left))
     configs = tuple(one for one in before.cid_configs if one.config_id != config_id)
-    return _checked(document, path, before.model_copy(update={"cid_configs": configs, "backends": tuple(backends)}))
+    return _checked(document, path, replace(before, cid_configs=configs, backends=tuple(backends)))
 
 
 def _entry(document: Document, config_id: int) -> yaml.MappingNode:

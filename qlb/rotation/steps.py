@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,7 +139,7 @@ class RotationSteps:
         inline = old.key is not None and old.key_file is None
         key_file = None if inline else KeyFile(self._unused_key_path(old, new_id), key)
         named = Path(os.path.relpath(key_file.path, self.path.parent)) if key_file is not None else None
-        new = old.model_copy(update={"config_id": new_id, "key": key, "key_file": named, "state": "staged"})
+        new = replace(old, config_id=new_id, key=key, key_file=named, state="staged")
         return Step(
             edits.introduce(self.text, self.path, new, old.config_id, self._server_ids(old)),
             f"config {new_id} with a new key is staged beside config {old.config_id} in {self.path}",

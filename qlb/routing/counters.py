@@ -4,11 +4,14 @@ Each array has one writer, the worker, so there are no locks; the supervisor rea
 `make generate` writes it for C. Sizes are in 64-bit slots. The memory is sparse: untouched slots use no memory.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from qlb.routing.backends import MAX_BACKENDS
 from qlb.routing.outcomes import CONFIG_IDS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
+
+_NS: Final = 1_000_000_000
 
 PACKETS_RECEIVED: Final = 0
 BYTES_RECEIVED: Final = 1
@@ -36,7 +39,7 @@ not packets, and no sum of packets includes them."""
 TOO_LARGE: Final = SEND_ERROR_KINDS.index("too_large")
 ICMP_FORWARDED: Final = 12
 ICMP_SENT: Final = 13
-"""TOTALS describes the slots above. Datagrams in ICMP_FORWARDED and ICMP_SENT are in none of the sums of packets."""
+"""totals.py describes the slots above. Datagrams in ICMP_FORWARDED and ICMP_SENT are in none of the sums of packets."""
 HEARTBEAT_MS: Final = 14
 """Milliseconds of the monotonic clock when the worker's plane last began a round; at least once a second, 0 = never."""
 
@@ -58,9 +61,15 @@ RETURNED: Final = 3
 LAST_SEEN_MS: Final = 4
 TOO_LARGE_BYTES: Final = 5
 """Octets of the last datagram that was too large for the path to the backend; 0 = none."""
+FORWARDED_BYTES: Final = 6
+RETURNED_BYTES: Final = 7
+"""Octets of UDP payload. They are in the same cache line as the counters of packets, because each send adds to both."""
 BACKEND_SEND_ERRORS: Final = 8
 """First of one counter for each of SEND_ERROR_KINDS: failed calls to send to this backend."""
-BACKEND_SLOTS: Final = 16
+NEW_FLOWS: Final = 16
+"""Forwarded datagrams for which begins_flow() in router.py is true. The counters by route include them."""
+BACKEND_SLOTS: Final = 24
+"""A multiple of 8, so that a backend's first eight slots are one cache line."""
 
 SAMPLE: Final = BACKEND + BACKEND_SLOTS * MAX_BACKENDS
 """First of SAMPLE_SLOTS for each outcome that is a drop: the last such datagram, for operators."""
@@ -70,63 +79,31 @@ SAMPLE_BYTES: Final = 64
 
 RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 """First of one counter for each of SEND_ERROR_KINDS: failed calls to send to clients."""
-SLOTS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
-SIZE_BYTES: Final = 8 * SLOTS
-"""8 MiB of address space for a worker, of which it uses a few pages."""
-
-NO_SLOT: Final = -1
-"""The slot of a total that the supervisor counts itself."""
-
-
-class Total(NamedTuple):
-    """A number of the whole daemon. /metrics, /status and the page show every row of TOTALS.
-
-    slot: in the counters of each worker, summed over the workers. name: in /status. metric: in /metrics, without
-    ``_total``. kind: ``counter`` or ``gauge``. only_direct_return: the metric exists only in the direct-return modes.
-    """
-
-    slot: int
-    name: str
-    metric: str
-    kind: str
-    text: str
-    only_direct_return: bool = False
-
-
-# One row for each total, short enough to read as a table.
-# fmt: off
-TOTALS: Final = (
-    Total(PACKETS_RECEIVED, "received_packets", "qlb_packets_received", "counter",
-          "Datagrams received from clients."),
-    Total(BYTES_RECEIVED, "received_bytes", "qlb_bytes_received", "counter",
-          "Octets of UDP payload received from clients."),
-    Total(RETURN_DROPPED, "return_dropped_packets", "qlb_return_packets_dropped", "counter",
-          "Datagrams from backends that could not be sent to their clients."),
-    Total(RETURN_OVERFLOWED, "return_overflowed_packets", "qlb_return_overflowed_packets", "counter",
-          "Datagrams from backends that the system dropped because a session's receive queue was full; a plane may "
-          "learn of them only when the session closes."),
-    Total(ICMP_FORWARDED, "icmp_forwarded", "qlb_icmp_forwarded", "counter",
-          "ICMP errors about servers' packets that were forwarded to the server concerned.", only_direct_return=True),
-    Total(ICMP_SENT, "icmp_sent", "qlb_icmp_sent", "counter",
-          "ICMP messages sent to clients whose packets were too big to be forwarded.", only_direct_return=True),
-    Total(SESSIONS, "sessions", "qlb_sessions", "gauge", "Open sessions."),
-    Total(NO_SLOT, "sessions_max", "qlb_sessions_max", "gauge",
-          "Sessions that may be open at once, in all workers."),
-    Total(SESSIONS_EVICTED, "sessions_evicted", "qlb_sessions_evicted", "counter",
-          "Sessions that were closed before their timeout to make room."),
-    Total(SESSIONS_PROTECTED, "sessions_protected", "qlb_sessions_protected", "gauge",
-          "Open sessions that their clients used in two separate seconds; evicted last."),
-    Total(SESSIONS_REOPENED, "sessions_reopened", "qlb_sessions_reopened", "counter",
-          "Sessions that got a new socket because the old one did not work any more."),
-    Total(RETURN_PAUSES, "return_pauses", "qlb_return_pauses", "counter",
-          "Times that a worker paused reading from a session because the send queue to clients was filling up."),
-    Total(NO_SLOT, "worker_restarts", "qlb_worker_restarts", "counter", "Workers that died and were replaced."),
-    Total(NO_SLOT, "worker_hangs", "qlb_worker_hangs", "counter",
-          "Workers that were killed because they hung; they count as restarts too."),
+CPU_NS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
+"""Processor time that the slot's workers have used since their assignment, one after the other."""
+RESIDENT_BYTES: Final = CPU_NS + 1
+"""Memory of the present worker; 0 = not known."""
+DIRECTIONS: Final = ("backend", "client")
+TO_BACKEND: Final = 0
+TO_CLIENT: Final = 1
+LATENCY_BOUNDS_US: Final = (
+    *(10, 25, 50, 100, 250, 500),
+    *(1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000),
 )
-# fmt: on
+"""Upper bounds of the buckets of the added latency; one more bucket has no bound."""
+MAX_LATENCY_NS: Final = 60 * _NS
+"""A longer time is not counted: the system's clock was set while the packet waited."""
+LATENCY: Final = RESIDENT_BYTES + 1
+"""First of LATENCY_SLOTS for each of DIRECTIONS: samples by bucket, and their sum in nanoseconds."""
+LATENCY_BUCKETS: Final = len(LATENCY_BOUNDS_US) + 1
+LATENCY_SLOTS: Final = LATENCY_BUCKETS + 1
+LATENCY_EVERY: Final = 64
+"""A plane measures the first datagram of every 64th batch that it receives."""
+SLOTS: Final = LATENCY + LATENCY_SLOTS * len(DIRECTIONS)
+SIZE_BYTES: Final = 8 * SLOTS
+"""13 MiB of address space for a worker, of which it uses a few pages."""
 
-assert BACKEND_SEND_ERRORS + len(SEND_ERROR_KINDS) <= BACKEND_SLOTS, "the causes have outgrown a backend's slots"
+assert BACKEND_SEND_ERRORS + len(SEND_ERROR_KINDS) <= NEW_FLOWS, "the causes have outgrown a backend's slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
 
 
@@ -136,6 +113,13 @@ class BackendCounts(NamedTuple):
     forwarded: tuple[int, int, int]
     returned: int
     last_seen_ms: int
+
+
+class Latency(NamedTuple):
+    """Samples of the added latency in one direction. buckets: samples in each bucket, the one without a bound last."""
+
+    buckets: tuple[int, ...]
+    sum_ns: int
 
 
 class UnconfiguredCounts(NamedTuple):
@@ -166,8 +150,11 @@ class Counters:
         self._octets = memoryview(memory).cast("B")
         self.slots = self._octets.cast("Q")
 
-    def count(self, outcome: int, index: int, now_ms: int) -> None:
-        """Count a handled packet. index: of its backend, -1 for a drop. now_ms: monotonic clock."""
+    def count(self, outcome: int, index: int, now_ms: int, size_bytes: int = 0) -> None:
+        """Count a handled packet. index: of its backend, -1 for a drop. now_ms: monotonic clock.
+
+        size_bytes: octets of a forwarded datagram. Those of a dropped one are not counted.
+        """
         slots = self.slots
         slots[OUTCOME + outcome] += 1
         route = ROUTE_OF[outcome]
@@ -175,6 +162,7 @@ class Counters:
             at = BACKEND + BACKEND_SLOTS * index
             slots[at + route] += 1
             slots[at + LAST_SEEN_MS] = now_ms
+            slots[at + FORWARDED_BYTES] += size_bytes
             if not route:
                 slots[CONFIG_LAST_SEEN_MS + outcome] = now_ms
 
@@ -203,9 +191,23 @@ class Counters:
         self.slots[PACKETS_RECEIVED] += packets
         self.slots[BYTES_RECEIVED] += size_bytes
 
-    def count_returned(self, index: int) -> None:
+    def count_new_flow(self, index: int) -> None:
+        """Count a forwarded datagram that began a flow, beside count()."""
+        self.slots[BACKEND + BACKEND_SLOTS * index + NEW_FLOWS] += 1
+
+    def count_returned(self, index: int, size_bytes: int) -> None:
         """Count a packet that was sent from a backend to its client."""
-        self.slots[BACKEND + BACKEND_SLOTS * index + RETURNED] += 1
+        at = BACKEND + BACKEND_SLOTS * index
+        self.slots[at + RETURNED] += 1
+        self.slots[at + RETURNED_BYTES] += size_bytes
+
+    def count_latency(self, direction: int, taken_ns: int) -> None:
+        """Count a sample of the added latency. direction: index in DIRECTIONS. Omit a time that cannot be true."""
+        if not 0 <= taken_ns <= MAX_LATENCY_NS:
+            return
+        at = LATENCY + LATENCY_SLOTS * direction
+        self.slots[at + bisect_left(LATENCY_BOUNDS_US, taken_ns / 1000)] += 1
+        self.slots[at + LATENCY_BUCKETS] += taken_ns
 
     def count_send_error(self, kind: int, index: int = -1, size_bytes: int = 0) -> None:
         """Count a failed call to send.
@@ -225,12 +227,12 @@ class Counters:
     def settle(self) -> int:
         """Count packets without an outcome as drops, after the worker was killed. Return how many they are.
 
-        The gauges of sessions become 0: the sessions ended with the worker.
+        The gauges of sessions and memory become 0: the sessions and the memory ended with the worker.
         """
         missing = self.slots[PACKETS_RECEIVED] - sum(self.slots[OUTCOME : OUTCOME + len(OUTCOMES)])
         if missing > 0:
             self.slots[OUTCOME + DROP_WORKER_DIED] += missing
-        self.slots[SESSIONS] = self.slots[SESSIONS_PROTECTED] = 0
+        self.slots[SESSIONS] = self.slots[SESSIONS_PROTECTED] = self.slots[RESIDENT_BYTES] = 0
         return max(missing, 0)
 
 
@@ -267,6 +269,13 @@ def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:
     by_cid, by_flow, by_fallback = (total(workers, at + route) for route in range(3))
     last_seen_ms = max((counters.slots[at + LAST_SEEN_MS] for counters in workers), default=0)
     return BackendCounts((by_cid, by_flow, by_fallback), total(workers, at + RETURNED), last_seen_ms)
+
+
+def total_latency(workers: Sequence[Counters], direction: int) -> Latency:
+    """Return the samples of the added latency. direction: index in DIRECTIONS."""
+    at = LATENCY + LATENCY_SLOTS * direction
+    buckets = tuple(total(workers, at + bucket) for bucket in range(LATENCY_BUCKETS))
+    return Latency(buckets, total(workers, at + LATENCY_BUCKETS))
 
 
 def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:

@@ -46,6 +46,8 @@ _LENGTH_MASK: Final = 0x1F
 _LONG_HEADER_BIT: Final = 0x80
 _SHORT_WITHOUT_CONFIG: Final = (unroutable(BY_FOUR_TUPLE, NO_CONFIG), unroutable(BY_FALLBACK, NO_CONFIG))
 _RESERVED: Final = 7
+_STEP_4: Final = unroutable(BY_FOUR_TUPLE, 0)
+_FIRST_DROP: Final = DROP_EMPTY
 
 
 class Router:
@@ -127,6 +129,15 @@ def unconfigured_id(outcome: int, datagram: bytes) -> int:
     if outcome not in _SHORT_WITHOUT_CONFIG or datagram[0] & _LONG_HEADER_BIT:
         return MISS
     return datagram[1] >> 5
+
+
+def begins_flow(outcome: int, datagram: bytes) -> bool:
+    """Return whether a forwarded datagram began a flow: it has a long header, and steps 1 to 3 did not know its IDs.
+
+    outcome: of this datagram. A known 4-tuple does not matter, because a client may use a port again. The balancer
+    cannot verify that the datagram is a client's first packet.
+    """
+    return _STEP_4 <= outcome < _FIRST_DROP and datagram[0] & _LONG_HEADER_BIT != 0
 
 
 def look_up_long(

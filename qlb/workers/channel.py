@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 
 _LENGTH: Final = struct.Struct(">I")
 _MAX_DESCRIPTORS: Final = 250

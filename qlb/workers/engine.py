@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from qlb.addresses import Endpoint
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.routing.counters import Counters
 from qlb.workers.slots import Slot
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from qlb.addresses import Endpoint
 from qlb.config.model import Config
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.destinations import frame_of, read_frame, wake_neighbours
 from qlb.dataplane.xdp.interfaces import Watched
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX

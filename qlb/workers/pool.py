@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from qlb.addresses import Endpoint
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.errors import QlbError
 from qlb.routing.counters import Counters
 from qlb.workers import channel, heartbeat

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.handover.processes import read_vitals
 from qlb.workers import channel
 from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting

@@ -16,11 +16,12 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from qlb.dataplane import planes
-from qlb.dataplane.planes import Orders, Plane
+from qlb.dataplane.base import Orders, Plane
 from qlb.errors import QlbError
-from qlb.routing.counters import SIZE_BYTES
+from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.workers import channel
 from qlb.workers.channel import Applied, Assignment, Failed, Pause, Paused, Waiting
+from qlb.workers.usage import report_usage
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -82,6 +83,7 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
     counters = mmap.mmap(memory, SIZE_BYTES)
     os.close(memory)
     plane: Plane | None = None
+    usage = asyncio.create_task(report_usage(Counters(memoryview(counters))))
     try:
         while True:
             message = await channel.receive(reader)
@@ -103,6 +105,7 @@ async def _serve(sock: socket.socket, listeners: list[int], memory: int) -> int:
         writer.write(channel.pack(Failed(str(error))))
         return 1
     finally:
+        usage.cancel()
         if plane is not None:
             plane.stop()
         writer.close()

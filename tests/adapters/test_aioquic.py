@@ -20,7 +20,7 @@ from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import QuicErrorCode, QuicPacketType, pull_quic_header, pull_quic_transport_parameters
 
 from qlb.adapters import aioquic as adapter
-from qlb.cid import CidCodec, CidGenerator, CidParams, CidSource, RotatingGenerator, reserved_cid
+from qlb.cid import CidCodec, CidGenerator, CidParams, CidSource, RotatingCidGenerator, reserved_cid
 from qlb.demo.http3 import make_certificate
 from qlb.errors import CidError, NonceExhausted, QlbError
 
@@ -277,7 +277,7 @@ async def test_a_retry_token_is_valid_for_one_address(
 
 async def test_a_flood_of_initials_takes_no_nonces_with_retry(server_configuration: QuicConfiguration) -> None:
     """Each Retry has a routable ID of its own, and connections lose no nonces."""
-    source = RotatingGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
+    source = RotatingCidGenerator(CidGenerator(FOUR_PASS, SERVER_ID))
     transport = retrying_server(source, server_configuration, initials=300)
     ids = [retry_id(datagram) for datagram, _ in transport.sent]
     assert len(set(ids)) == 300
@@ -500,7 +500,7 @@ def test_without_a_routable_id_no_address_is_preferred(
         (adapter.PreferredAddress(ipv6=("2001:db8::7", 65536)), "port 65536"),
     ],
 )
-def test_an_address_where_nobody_can_go(address: adapter.PreferredAddress, problem: str) -> None:
+def test_an_address_that_no_client_can_reach(address: adapter.PreferredAddress, problem: str) -> None:
     """An unreachable preferred address raises an error before the first packet."""
     with pytest.raises(CidError, match=re.escape(problem)):
         adapter.routable(QuicConnectionProtocol, ShortSource(1), preferred_address=address)

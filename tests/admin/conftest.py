@@ -53,6 +53,11 @@ class FakeDaemon:
         await self._called("upgrade")
         return self.upgrade_outcome
 
+    async def configuration(self, *, with_defaults: bool) -> dict[str, object]:
+        """Record the call and return a configuration."""
+        await self._called("all of config" if with_defaults else "config")
+        return {"generation": 4, "config": {"listen": []}}
+
     async def drain(self, name: str) -> None:
         """Record the call. Raise KeyError for an unknown backend."""
         await self._called(f"drain {name}", name)

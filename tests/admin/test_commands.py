@@ -67,6 +67,13 @@ async def test_errors_of_the_daemon(stage: Stage, error: QlbError, problems: lis
     assert await post(stage, target) == (422, {"ok": False, "error": str(error), "problems": problems})
 
 
+async def test_the_configuration(stage: Stage) -> None:
+    """The daemon returns the configuration in force, with the keys of the file or with all keys."""
+    assert await post(stage, "/config") == (200, {"generation": 4, "config": {"listen": []}})
+    assert (await post(stage, "/config/effective"))[0] == 200
+    assert stage.daemon.calls == ["config", "all of config"]
+
+
 async def test_drain_and_undrain(stage: Stage) -> None:
     """The response contains the backend's new state."""
     assert await post(stage, "/drain/a") == (200, {"ok": True, "backend": "a", "state": "draining"})

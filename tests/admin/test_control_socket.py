@@ -17,7 +17,8 @@ from qlb.errors import QlbError
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return a path for the socket. Its folder does not exist yet."""
+    """Return a path for the socket. Its folder does not exist yet, the folder above does."""
+    (tmp_path / "deep").mkdir()
     return tmp_path / "deep" / "run" / "qlb.sock"
 
 
@@ -66,7 +67,7 @@ async def test_an_existing_folder_stays_as_it_is(tmp_path: Path) -> None:
 
 async def test_the_socket_of_a_dead_daemon_is_replaced(path: Path) -> None:
     """A socket file on which no process listens is replaced."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     control = await open_control_socket(path)
@@ -87,7 +88,7 @@ async def test_the_socket_of_a_running_daemon_is_refused(path: Path) -> None:
 
 async def test_a_busy_daemon_counts_as_running(path: Path) -> None:
     """A daemon whose queue is full accepts no connection, but it is still found to be running."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     callers = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(path))
@@ -104,7 +105,7 @@ async def test_a_busy_daemon_counts_as_running(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "folder", "link to a dead socket"])
 async def test_a_path_that_is_not_a_socket_is_not_touched(path: Path, kind: str) -> None:
     """A path that is not a socket is not removed, so a mistyped path cannot delete a file."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     if kind == "file":
         path.write_text("precious")
     elif kind == "folder":
@@ -117,6 +118,13 @@ async def test_a_path_that_is_not_a_socket_is_not_touched(path: Path, kind: str)
     with pytest.raises(QlbError, match="is no socket: move it away"):
         await open_control_socket(path)
     assert path.lstat().st_ino == before.st_ino
+
+
+async def test_only_the_last_folder_is_created(tmp_path: Path) -> None:
+    """A mistyped path creates no tree of folders: the error names the folder that does not exist."""
+    with pytest.raises(QlbError, match=r"\(admin\.socket\): the folder .*/rum does not exist; create it, or set"):
+        await open_control_socket(tmp_path / "rum" / "qlb" / "qlb.sock")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ async def test_only_the_daemons_own_file_is_removed(path: Path) -> None:
 
 async def test_of_two_daemons_that_start_together_one_wins(path: Path) -> None:
     """Both daemons find the same dead socket. One replaces it; the other finds the first one running."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     results: list[Any] = await asyncio.gather(*(open_control_socket(path) for _ in range(2)), return_exceptions=True)
@@ -185,7 +193,7 @@ async def test_a_lock_on_the_folder_does_not_matter(path: Path) -> None:
 
 async def test_a_lock_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock file of another user is refused, because that user could keep it locked for ever."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     path.with_name("qlb.sock.lock").touch()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(QlbError, match=r"qlb\.sock\.lock belongs to another user"):
@@ -194,7 +202,7 @@ async def test_a_lock_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_a_lock_that_is_a_link(path: Path) -> None:
     """A lock file that is a symbolic link is not followed, because it could lead to another user's file."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir()
     path.with_name("qlb.sock.lock").symlink_to("/dev/null")
     with pytest.raises(QlbError, match="cannot open the control socket"):
         await open_control_socket(path)

@@ -8,7 +8,7 @@ from qlb.admin.routes import is_local_name
 from tests.admin.conftest import Stage
 
 PAGES = ["/", "/status", "/metrics", "/healthz", "/readyz"]
-COMMANDS = ["/reload", "/upgrade", "/drain/a", "/undrain/a"]
+COMMANDS = ["/reload", "/upgrade", "/drain/a", "/undrain/a", "/config", "/config/effective"]
 
 
 @pytest.mark.parametrize("target", [*PAGES, *COMMANDS, "/nothing"])

@@ -1,10 +1,12 @@
 """Starting and stopping the listeners."""
 
 import asyncio
+import os
 import socket
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import uvloop
@@ -72,6 +74,40 @@ async def test_a_control_socket_in_use(stage: Stage) -> None:
         await second.start(("127.0.0.1", 0), stage.socket)
     assert second.address is None
     assert (await stage.ask("GET", "/healthz", control=True)).status == 200
+
+
+async def test_a_control_socket_that_is_not_needed(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second daemon that needs no control socket starts without one, and logs the reason."""
+    second = new_server()
+    await second.open(("127.0.0.1", 0), stage.socket, needs_socket=False)
+    assert (second.address is None, second.control_path) == (False, None)
+    assert "no control socket: a daemon already answers at " in caplog.text
+    await second.stop()
+    await second.open(None, tmp_path / "other.sock", needs_socket=False)
+    assert second.control_path == tmp_path / "other.sock"
+    await second.stop()
+    assert second.control_path is None
+
+
+async def test_requests_for_the_daemon_of_one_file(tmp_path: Path) -> None:
+    """A request for the daemon of another configuration is rejected; the path may be a link and have any characters."""
+    configuration = tmp_path / "edge ü\udc80.yaml"
+    (tmp_path / "link.yaml").symlink_to(configuration)
+    daemon = FakeDaemon()
+    server = AdminServer(daemon.read, daemon.is_ready, daemon, configuration=tmp_path / "link.yaml")
+    await server.start(None, tmp_path / "qlb.sock")
+    stage = Stage(server, daemon, tmp_path / "qlb.sock")
+    for path, status in ((os.path.realpath(configuration), 200), (str(tmp_path / "other.yaml"), 421)):
+        peer = await stage.unix()
+        header = f"Qlb-Configuration: {quote(os.fsencode(path))}"
+        peer.send(f"GET /healthz HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+        answer = await peer.answer()
+        assert answer.status == status
+        assert (status == 200) or answer.body.startswith(b"the daemon here runs ")
+    await stage.close()
+    await server.stop()
 
 
 async def test_only_the_control_socket(tmp_path: Path) -> None:

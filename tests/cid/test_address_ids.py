@@ -68,6 +68,6 @@ def test_within(host: str, within: bool) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1", "::ffff:10.0.0.1"])
-def test_some_addresses_are_nobodys(host: str) -> None:
+def test_some_addresses_are_invalid(host: str) -> None:
     """Some addresses are never accepted, however wide the allowed networks are."""
     assert not is_within(host, [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")])

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lab import cid_oracle as oracle
-from qlb.cid import CidCodec, CidGenerator, CidParams, NonceExhausted, RotatingGenerator, WorkerTag
+from qlb.cid import CidCodec, CidGenerator, CidParams, NonceExhausted, RotatingCidGenerator, WorkerTag
 
 KEY = bytes(range(16))
 SERVER_ID = b"srv"
@@ -144,12 +144,12 @@ def test_a_forked_child_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_rotation_keeps_the_reserve() -> None:
     """The next generator reserves nonces too, but only if the server uses Retry."""
     old, new = (CidGenerator(CidParams(n, 3, 12, bytes([n] * 16)), SERVER_ID) for n in (1, 2))
-    source = RotatingGenerator(old)
+    source = RotatingCidGenerator(old)
     source.reserve_for_retry()
     assert source.generate_retry()[0] >> 5 == 1
     source.rotate(new)
     assert source.generate_retry()[0] >> 5 == 2
     assert source.left == 15 * 256**12 // 16
-    plain = RotatingGenerator(CidGenerator(ENCRYPTED, SERVER_ID))
+    plain = RotatingCidGenerator(CidGenerator(ENCRYPTED, SERVER_ID))
     plain.rotate(CidGenerator(ENCRYPTED, SERVER_ID))
     assert plain.left == 2**32

@@ -37,7 +37,6 @@ LEGAL: dict[str, Any] = {"config_id": 1, "server_id_length": 4, "nonce_length": 
         ("key", b""),
         ("key", KEY[:15]),
         ("key", KEY + b"x"),
-        ("key", KEY.hex()),
         ("key", bytearray(KEY)),
     ],
 )

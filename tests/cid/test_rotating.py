@@ -1,6 +1,6 @@
-"""RotatingGenerator: a source of IDs that changes its CID config while it runs."""
+"""RotatingCidGenerator: a source of IDs that changes its CID config while it runs."""
 
-from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingGenerator
+from qlb.cid import CidCodec, CidGenerator, CidParams, RotatingCidGenerator
 
 OLD = CidParams(1, 4, 12, bytes(16))
 NEW = CidParams(2, 4, 8, bytes(range(16)), cid_length=17)
@@ -9,7 +9,7 @@ SERVER_ID = b"\xc0\xff\xee\x01"
 
 def test_ids_come_from_the_present_configuration() -> None:
     """IDs and the numbers of nonces are those of the current generator."""
-    source = RotatingGenerator(CidGenerator(OLD, SERVER_ID))
+    source = RotatingCidGenerator(CidGenerator(OLD, SERVER_ID))
     first = source.generate()
     assert (source.params, source.used) == (OLD, 1)
     assert source.left == 256**12 - 1

@@ -10,8 +10,16 @@ import pytest
 
 from lab.command_line import KEY, TEXT, Run
 from qlb.dataplane import planes
+from qlb.dataplane.limits import Limits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+PLANE = f"plane {planes.choose('auto', 'proxy')}"
+
+
+@pytest.fixture(autouse=True)
+def _large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check as on a machine with many descriptors and ports, because the line of `qlb check` has their result."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(1_048_576, 1_000_000))
 
 
 def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
@@ -21,7 +29,7 @@ def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
     assert qlb("check", path).code == 2
     code, out, err = qlb("check", "--no-keys", path)
     assert code == 0
-    assert out == f"{path}: good; 2 backends, plane {planes.choose('auto', 'proxy')}, key files not read\n"
+    assert out == f"{path}: good; 2 backends, {PLANE}, 65,536 sessions per worker, key files not read\n"
     assert "cannot be read" not in err
     path.write_text(path.read_text().replace("server_id_length: 3", "server_id_length: 5"))
     code, out, err = qlb("check", "--no-keys", path)
@@ -33,7 +41,35 @@ def test_check_of_a_valid_file(qlb: Run, config: Path) -> None:
     """A valid file gives exit code 0 and one line with the plane that would run."""
     result = qlb("check", config)
     assert result.code == 0
-    assert result.out == f"{config}: good; 2 backends, plane {planes.choose('auto', 'proxy')}\n"
+    assert result.out == f"{config}: good; 2 backends, {PLANE}, 65,536 sessions per worker\n"
+
+
+@pytest.mark.parametrize(
+    ("max_sessions", "limits", "sessions", "warnings"),
+    [
+        ("auto", Limits(20_000, None), 19_936, ()),
+        ("auto", Limits(1_048_576, 200), 180, ()),
+        ("100", Limits(20_000, None), 100, ()),
+        ("20000", Limits(20_000, 200), 180, ("a worker may open 20,000 files", "there are 200 local ports")),
+    ],
+)
+def test_check_prints_the_sessions_of_this_machine(
+    qlb: Run,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_sessions: str,
+    limits: Limits,
+    sessions: int,
+    warnings: tuple[str, ...],
+) -> None:
+    """`auto` is as many as this machine grants. A number that it does not grant is a warning."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: limits)
+    config.write_text(f"forwarding: {{plane: asyncio, max_sessions: {max_sessions}}}\n{TEXT}")
+    result = qlb("check", config)
+    assert result.out == f"{config}: good; 2 backends, plane asyncio, {sessions:,} sessions per worker\n"
+    found = [line for line in result.err.splitlines() if "max_sessions" in line]
+    assert [text for text in warnings if sum(text in line for line in found) == 1] == list(warnings)
+    assert len(found) == len(warnings)
 
 
 def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:

@@ -12,8 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lab.command_line import Run
+from lab.command_line import TEXT, Run
 from qlb.cli import cli
+from qlb.cli.client import ConfigCommand
 
 HEAVY: Final = (
     "aiohttp",
@@ -22,7 +23,6 @@ HEAVY: Final = (
     "cryptography",
     "multiprocessing",
     "prometheus_client",
-    "pydantic",
     "qlb.config",
     "qlb.daemon",
     "qlb.dataplane",
@@ -32,7 +32,7 @@ HEAVY: Final = (
     "yaml",
 )
 """Modules that only some commands need; each costs 10 ms or more."""
-WITH_DAEMON: Final = ("status", "top", "reload", "drain", "undrain", "upgrade", "explain")
+WITH_DAEMON: Final = ("status", "top", "reload", "drain", "undrain", "upgrade", "explain", "config")
 
 
 def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -76,6 +76,43 @@ def test_a_command_loads_only_what_it_needs(arguments: tuple[str, ...]) -> None:
     assert sorted(loaded(*arguments) & set(HEAVY)) == []
 
 
+CONFIGURED: Final = ("qlb.config", "cryptography", "yaml")
+"""What every command with a configuration needs of HEAVY. (Parameters of CID configs import cryptography.)"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("status", "--config"), CONFIGURED),
+        (("drain", "a", "--config"), CONFIGURED),
+        (("check",), (*CONFIGURED, "qlb.daemon", "qlb.dataplane")),
+        (("server-config",), CONFIGURED),
+        (("explain",), CONFIGURED),
+        (("cid", "decode", "--config"), CONFIGURED),
+        (("schema",), CONFIGURED),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_command_with_a_configuration_loads_little(
+    tmp_path: Path, arguments: tuple[str, ...], needed: tuple[str, ...]
+) -> None:
+    """It loads the YAML parser and cryptography, and no event loop, metrics or library of discovery and probes."""
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT + f"admin: {{socket: {tmp_path}/none}}\nhealth: {{probe: handshake}}\n")
+    last = {"server-config": ("a",), "explain": ("40c0ffee",), "cid": ("20" + 16 * "00",)}.get(arguments[0], ())
+    found = loaded(*arguments, *(() if arguments == ("schema",) else (str(path),)), *last)
+    assert "qlb.config" in found
+    assert sorted(found & {*HEAVY, "dns", "lightkube", "httpx", "jsonschema", "pydantic"} - set(needed)) == []
+
+
+def test_check_does_not_load_what_discovery_needs(tmp_path: Path) -> None:
+    """`qlb check` finds out whether dnspython is installed without loading it."""
+    pytest.importorskip("dns.asyncresolver", reason="dnspython is not installed")
+    path = tmp_path / "qlb.yaml"
+    path.write_text(TEXT + "discovery: [{name: s, dns: a.example, port: 1, networks: [10.0.0.0/8]}]\n")
+    assert not loaded("check", str(path)) & {"dns", "dns.resolver", "lightkube"}
+
+
 def test_keygen_does_not_load_other_commands(tmp_path: Path) -> None:
     """`qlb keygen` loads fewer than 200 modules (127 with Python 3.11), and no other command."""
     modules = loaded("keygen", str(tmp_path / "key"))
@@ -115,6 +152,31 @@ def test_commands_that_talk_to_a_daemon_find_its_socket() -> None:
         if name.split()[1] in WITH_DAEMON or (name.startswith("qlb rotate ")):
             options = {word for option in command.params for word in option.opts}
             assert {"--config", "--socket"} <= options, name
+
+
+def test_every_configuration_can_be_an_option() -> None:
+    """Each command with the argument CONFIG accepts --config FILE, -c FILE and QLB_CONFIG in its place."""
+    found = [
+        command
+        for _, command in commands(cli, "qlb")
+        if any(isinstance(one, click.Argument) and one.name == "config" for one in command.params)
+    ]
+    assert len(found) > 8
+    for command in found:
+        assert isinstance(command, ConfigCommand), command.name
+        assert {"--config", "-c"} <= {word for option in command.params for word in option.opts}, command.name
+
+
+@pytest.mark.parametrize(
+    "words", [("check",), ("server-config", "a"), ("cid", "encode", "a"), ("explain", "c0"), ("detach",)], ids=" ".join
+)
+def test_a_configuration_from_the_environment(
+    words: tuple[str, ...], config: Path, qlb: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With QLB_CONFIG, the configuration need not be written."""
+    monkeypatch.setenv("QLB_CONFIG", str(config))
+    result = qlb(*words)
+    assert result.code == 0, result.err
 
 
 def test_usage_errors(qlb: Run) -> None:

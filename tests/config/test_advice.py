@@ -168,7 +168,7 @@ def test_the_demo_key_in_public(sound: str, warnings: Lines) -> None:
     assert DEMO_KEY.hex() not in line
 
 
-def test_nobody_takes_new_connections(warnings: Lines, sound: str) -> None:
+def test_no_backend_accepts_new_connections(warnings: Lines, sound: str) -> None:
     """A warning occurs if no backend accepts new connections: none, or all draining or without weight."""
     assert warnings("listen: ['127.0.0.1:1']\nbackends: []\n") == ("2:11: backends is empty: every packet is dropped",)
     text = sound.replace("5001\n", "5001\n    state: draining\n").replace("5002\n", "5002\n    weight: 0\n")

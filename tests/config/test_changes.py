@@ -61,7 +61,7 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
         ),
     ],
 )
-def test_each_change_is_told(changed: list[tuple[str, str]], more: str, told: tuple[str, ...]) -> None:
+def test_each_change_is_described(changed: list[tuple[str, str]], more: str, told: tuple[str, ...]) -> None:
     """Each change has its name, the old and the new value; a secret has neither value."""
     assert changes(read(), read(*changed, more=more)) == told
 

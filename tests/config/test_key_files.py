@@ -81,7 +81,7 @@ def test_the_hash_key_may_have_a_file_too(sound: str, read: Read, key_file: Path
         (KEY.encode() * 1000, "has more than 4096 octets: a key file contains 32 hex digits"),
     ],
 )
-def test_files_that_hold_no_key(with_file: str, problems: Lines, key_file: Path, content: bytes, says: str) -> None:
+def test_files_without_a_key(with_file: str, problems: Lines, key_file: Path, content: bytes, says: str) -> None:
     """The problem names the file and does not show its content."""
     write(key_file, content)
     (line,) = problems(with_file)

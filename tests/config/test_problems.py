@@ -10,7 +10,7 @@ from qlb.config.problems import MAX_COUNTED, MAX_SHOWN, MAX_SUGGESTIONS, Mark, P
 from qlb.errors import ConfigError
 
 
-def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
+def test_problems_are_in_the_order_of_the_file_and_reported_once() -> None:
     """Problems are sorted by line and column, equal ones are merged, and no problem raises nothing."""
     problems = Problems(Path("a.yaml"))
     problems.raise_if_any()
@@ -22,7 +22,7 @@ def test_problems_are_told_in_the_order_of_the_file_and_once() -> None:
     assert str(caught.value) == "a.yaml:9:1: a\na.yaml:9:9: b\na.yaml:10:2: c"
 
 
-def test_a_silenced_place_has_no_further_problems() -> None:
+def test_a_silenced_position_has_no_further_problems() -> None:
     """Earlier problems at a silenced position remain, later ones are ignored."""
     problems = Problems(Path("a"))
     problems.add(Mark(1, 1), "first")

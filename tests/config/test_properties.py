@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qlb.config import load_text
+from qlb.config.fields import Section, fields_of
 from qlb.config.load import decode
 from qlb.config.model import Config
-from qlb.config.sections import Section, section_of
 from qlb.errors import ConfigError
 
 PATH = Path("x.yaml")
@@ -61,8 +61,8 @@ def test_any_octets(content: bytes) -> None:
 
 def keys(model: type[Section]) -> list[str]:
     """Return every key of the configuration."""
-    sections = [section_of(model, name) for name in model.model_fields]
-    return [*model.model_fields, *(key for section in sections if section for key in keys(section))]
+    sections = [field.section for field in fields_of(model).values()]
+    return [*fields_of(model), *(key for section in sections if section for key in keys(section))]
 
 
 SCALARS = st.one_of(
@@ -85,7 +85,7 @@ TREES = st.recursive(
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([*Config.model_fields, "lisen", "<<"]), TREES), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from([*fields_of(Config), "lisen", "<<"]), TREES), max_size=6))
 def test_known_keys_with_any_values(entries: list[tuple[str, str]]) -> None:
     """YAML with known keys in wrong places gives well-formed problems."""
     assert are_well_formed(told("".join(f"{key}: {value}\n" for key, value in entries)))

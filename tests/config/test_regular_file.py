@@ -83,7 +83,7 @@ def test_a_key_file_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]
         load(path)
 
 
-def test_every_named_file_is_told_before_it_is_read(tmp_path: Path) -> None:
+def test_every_named_file_is_reported_before_it_is_read(tmp_path: Path) -> None:
     """Every named file is reported before it is read, even if the configuration is invalid."""
     path = tmp_path / "qlb.yaml"
     path.write_text(

@@ -71,7 +71,7 @@ def test_names_that_cannot_be_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["10.8.0.1", "10.7.255.255", "pool", "::1"])
-def test_addresses_of_nobody(address: str) -> None:
+def test_addresses_that_no_backend_has(address: str) -> None:
     """An address outside the networks, or an invalid one, has no server configuration."""
     with pytest.raises(ConfigError, match="no backend is called"):
         server_config(load_text(SOUND, Path("x.yaml")).config, address)

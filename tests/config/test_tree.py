@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from qlb.config.problems import MAX_SHOWN, Mark, Problems
-from qlb.config.tree import MAX_DEPTH, MIN_FAST, MappingNode, ScalarNode, SequenceNode, locate, parse, to_data
+from qlb.config.tree import MAX_DEPTH, MIN_FAST, MappingNode, Node, ScalarNode, SequenceNode, locate, parse
 from qlb.errors import ConfigError
 
 Lines = Callable[[str], tuple[str, ...]]
@@ -17,6 +17,15 @@ def tree(text: str) -> tuple[MappingNode, tuple[str, ...]]:
     """Parse a text; return the tree and the problems."""
     problems = Problems(Path("x"))
     return parse(text, problems), problems.lines()
+
+
+def to_data(node: Node) -> object:
+    """Return a tree as dicts, lists, strings and None."""
+    if isinstance(node, ScalarNode):
+        return None if node.is_null else node.text
+    if isinstance(node, SequenceNode):
+        return [to_data(item) for item in node.items]
+    return {key.text: to_data(value) for key, value in node.entries}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def test_plain_null_is_nothing(written: str) -> None:
         ("a: " + "{b: " * 50, "x:1:"),
     ],
 )
-def test_what_cannot_be_read_is_one_problem_with_a_place(text: str, line: str) -> None:
+def test_unreadable_text_is_one_problem_with_a_position(text: str, line: str) -> None:
     """If parsing cannot continue, the error gives the position and a hint."""
     with pytest.raises(ConfigError) as caught:
         tree(text)
@@ -139,7 +148,7 @@ def test_locate_follows_keys_and_indexes_as_far_as_they_lead() -> None:
     assert isinstance(locate(root, ("a", "x"))[1], SequenceNode)
 
 
-def test_a_node_keeps_its_text_out_of_its_repr() -> None:
+def test_the_repr_of_a_node_omits_its_text() -> None:
     """The repr of a scalar does not show its text, which may be a secret."""
     assert "00ff" not in repr(ScalarNode(Mark(1, 1), "00ff"))
 

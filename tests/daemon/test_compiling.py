@@ -10,7 +10,7 @@ from lab.dataplane.settings import DEFAULTS
 from qlb.addresses import Endpoint
 from qlb.daemon import compiling
 from qlb.daemon.compiling import JobFailed, Plan, compile_aside, compile_plan
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.routing.backends import Backend
 from qlb.routing.maglev import DEFAULT_KEY
 

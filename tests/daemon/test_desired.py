@@ -11,7 +11,7 @@ from qlb.config.load import NEEDS_RESTART, load
 from qlb.daemon.compiling import compile_plan
 from qlb.daemon.desired import Desired
 from qlb.daemon.files import read
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.errors import ConfigError, QlbError
 from qlb.routing import backends as backends_module
 from qlb.routing.backends import Backend, BackendState

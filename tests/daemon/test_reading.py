@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from qlb.daemon import rows as departures
 from qlb.daemon.supervisor import Supervisor
 from qlb.discovery import file as file_source
 from qlb.observe.figures import REMOVED_ROW, Reading
-from qlb.routing.counters import TOTALS
+from qlb.routing.totals import TOTALS
 
 PATIENCE_S = 240.0
 CONFIG = {
@@ -109,9 +110,15 @@ async def send(supervisor: Supervisor, pool: Pool, number: int, packets: int) ->
 
 
 def sums(reading: Reading) -> tuple[int, int, int]:
-    """Return the counts of packets that were received, forwarded or dropped, and returned."""
+    """Return the counts of packets that were received, forwarded or dropped, and returned.
+
+    Check the octets: each packet was forwarded and came back as its own answer.
+    """
     forwarded = sum(sum(row.forwarded.values()) for row in reading.backends)
     returned = sum(row.returned for row in reading.backends)
+    received_bytes = reading.totals["received_bytes"]
+    assert sum(row.forwarded_bytes for row in reading.backends) == reading.totals["bytes_forwarded"] == received_bytes
+    assert sum(row.returned_bytes for row in reading.backends) == reading.totals["bytes_returned"] == received_bytes
     return reading.totals["received_packets"], forwarded + sum(reading.dropped.values()), returned
 
 
@@ -130,7 +137,7 @@ async def test_rows_are_folded_and_indexes_used_again(
             await names_are(supervisor, f"pod-{number}")
             reading = supervisor.parts.read()
             rows = {row.name: row for row in reading.backends}
-            assert sum(rows[f"pod-{number}"].forwarded.values()) == 0
+            assert sum(rows[f"pod-{number}"].forwarded.values()) == rows[f"pod-{number}"].forwarded_bytes == 0
             assert rows[f"pod-{number}"].last_seen_s is None
             assert reading.totals.keys() == {one.name for one in TOTALS}
             await send(supervisor, pool, number, 10 * number)
@@ -157,3 +164,9 @@ async def test_rows_are_folded_and_indexes_used_again(
         assert len(supervisor.parts.desired.names) == 1
         assert [row.name for row in supervisor.parts.read().backends] == [REMOVED_ROW]
         assert sum(supervisor.parts.read().backends[0].forwarded.values()) == sent
+        (worker, *_) = supervisor.parts.read().workers
+        assert worker.cpu_s > 0
+        assert (worker.resident_bytes or 0) > 1 << 20 or sys.platform != "linux"
+        towards, back = supervisor.parts.read().latency
+        assert (towards.direction, back.direction) == ("backend", "client")
+        assert towards.buckets[-1][1] > 0 < back.buckets[-1][1]

@@ -15,7 +15,7 @@ from qlb.daemon import reload as module
 from qlb.daemon.compiling import Compiled, Plan, compile_aside
 from qlb.daemon.desired import Desired
 from qlb.daemon.reload import Changes, Configuration, Daemon, commit, prepare
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.errors import QlbError
 from qlb.health.probe import Target
 from qlb.routing.backends import Backend, BackendState

@@ -16,17 +16,26 @@ def workers() -> list[Counters]:
 
 
 def count(workers: list[Counters], index: int, packets: int, now_ms: int) -> None:
-    """Count packets on both workers in turns, two by ID for each one by the fallback, and an answer for each."""
+    """Count packets on both workers in turns, two by ID for each one by the fallback, and an answer for each.
+
+    A packet has 100 octets and an answer 7. A packet by the fallback begins a flow.
+    """
     for number in range(packets):
         worker = workers[number % 2]
-        worker.count(3 if number % 3 else FALLBACK, index, now_ms)
-        worker.count_returned(index)
+        worker.count(3 if number % 3 else FALLBACK, index, now_ms, 100)
+        if number % 3 == 0:
+            worker.count_new_flow(index)
+        worker.count_returned(index, 7)
 
 
 def everything(rows: Rows) -> tuple[int, int]:
-    """Return the sums over all rows: forwarded and returned packets."""
+    """Return the sums over all rows: forwarded and returned packets. Check those of octets and of flows."""
     every = [*rows.by_index, rows.removed]
-    return sum(sum(row.forwarded) for row in every), sum(row.returned for row in every)
+    forwarded, returned = sum(sum(row.forwarded) for row in every), sum(row.returned for row in every)
+    assert sum(row.forwarded_bytes for row in every) == 100 * forwarded
+    assert sum(row.returned_bytes for row in every) == 7 * returned
+    assert sum(row.new_flows for row in every) == sum(row.forwarded[2] for row in every)
+    return forwarded, returned
 
 
 def test_workers_add_up(workers: list[Counters]) -> None:
@@ -58,6 +67,7 @@ def test_the_counts_of_a_forgotten_name(workers: list[Counters]) -> None:
     count(workers, 0, 3, 200)
     removed = rows.read(workers, ("", "b")).removed
     assert (removed.forwarded, removed.returned, removed.last_seen_ms) == ((6, 0, 3), 9, 200)
+    assert (removed.forwarded_bytes, removed.returned_bytes, removed.new_flows) == (900, 63, 3)
 
 
 def test_a_new_name_starts_at_zero(workers: list[Counters]) -> None:

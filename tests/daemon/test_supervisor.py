@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.stopped import standing_still
+from qlb import default_socket
 from qlb.admin import Incomplete
 from qlb.config.load import load
 from qlb.config.model import Config
@@ -63,6 +64,17 @@ async def test_ready_while_it_runs(tmp_path: Path) -> None:
     assert not supervisor.parts.is_ready()
 
 
+async def test_it_returns_its_configuration(tmp_path: Path) -> None:
+    """The configuration is the one in force, not the file's content, with or without the defaults."""
+    supervisor = _supervisor(tmp_path)
+    (tmp_path / "qlb.yaml").write_text("not in force")
+    answer = await supervisor.configuration(with_defaults=False)
+    assert answer == {"generation": 1, "config": CONFIG}
+    every = (await supervisor.configuration(with_defaults=True))["config"]
+    assert isinstance(every, dict)
+    assert every["forwarding"]["workers"] == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the drops of a socket")
 async def test_kernel_drops_are_summed_over_workers(tmp_path: Path) -> None:
     """A listener's drops are the sum over all workers' sockets, and count for their own service address only."""
@@ -91,6 +103,7 @@ async def test_receive_buffers_have_the_configured_size(tmp_path: Path, caplog: 
     assert "receive_buffer" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_smaller_receive_buffer_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +115,7 @@ async def test_a_smaller_receive_buffer_is_logged_once(
     assert " to 4194304" in caplog.text, "the warning lacks the plain number for sysctl"
 
 
+@pytest.mark.slow
 async def test_limits_are_logged_once_and_again_when_they_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,25 +129,34 @@ async def test_limits_are_logged_once_and_again_when_they_change(
 
     async with _running(supervisor):
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
-        assert supervisor.parts.read().totals["sessions_max"] == 4000, "sessions_max is not the sum of both workers"
+        assert supervisor.parts.read().totals["sessions_max"] == 2 * 675, "not what the ports of both workers allow"
         assert (await supervisor.reload()).ok
         assert warned("1,000 sessions at most", "1,500 local ports") == [1, 1]
         path = tmp_path / "qlb.yaml"
         path.write_text(path.read_text().replace("2000", "900"))
         assert (await supervisor.reload()).ok
         assert warned("is 2,000", "is 900") == [2, 1]
-        assert supervisor.parts.read().totals["sessions_max"] == 1800
+        assert supervisor.parts.read().totals["sessions_max"] == 2 * 675
 
 
-async def test_few_ports_for_the_default_of_max_sessions_are_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limits", "sessions"),
+    [(Limits(1_048_576, 28_232), 25_408), (Limits(20_000, 28_232), 19_936), (Limits(None, None), 65_536)],
+)
+async def test_auto_sessions_are_what_the_system_grants(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
+    sessions: int,
 ) -> None:
-    """If max_sessions has its default, a lack of local ports is logged as information, not as a warning."""
-    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: Limits(None, 28_232))
+    """By default the system's limits decide, and the log has no line about them."""
+    monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: limits)
     caplog.set_level(logging.INFO)
-    async with _running(_supervisor(tmp_path)):
-        pass
-    assert [record.levelname for record in caplog.records if "local ports" in record.getMessage()] == ["INFO"]
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        assert supervisor.parts.read().totals["sessions_max"] == sessions
+    assert not [line for record in caplog.records if "max_sessions" in (line := record.getMessage())]
 
 
 async def test_a_signal_before_the_start(tmp_path: Path) -> None:
@@ -180,6 +203,7 @@ async def test_an_address_of_another_machine(tmp_path: Path, changes: dict, capf
     assert "192.0.2.1" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds addresses in advance")
 @pytest.mark.parametrize(
     ("key", "changes"),
@@ -273,6 +297,7 @@ async def test_a_second_daemon_is_refused(
         assert f"process {os.getpid()} (" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists sockets in /proc/net")
 async def test_daemons_that_share_an_address_on_purpose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With shared_listen, the second daemon starts, and a warning names the first one."""
@@ -361,3 +386,37 @@ async def test_the_states_of_a_life(tmp_path: Path) -> None:
         supervisor.end()
         assert supervisor.state is State.DRAINING
     assert supervisor.state is State.STOPPED
+
+
+async def test_two_daemons_without_a_control_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first one has the default control socket. The second one says so and runs; `none` turns the socket off."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (_supervisor(folder) for folder in folders[:2])
+    third = _supervisor(folders[2], admin={"listen": "127.0.0.1:0", "socket": "none"})
+    async with _running(first), _running(second), _running(third):
+        assert first.parts.admin.control_path == tmp_path / "qlb.sock"
+        assert second.parts.admin.control_path is None
+        assert third.parts.admin.control_path is None
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "qlb.sock")
+        writer.write(b"POST /reload HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+    assert not (tmp_path / "qlb.sock").exists()
+    assert "no control socket: a daemon already answers at" in capfd.readouterr().err
+
+
+async def test_a_daemon_that_can_write_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon that can create no default control socket runs without, and the log names the key."""
+    monkeypatch.setattr(default_socket, "choose", lambda _: None)
+    supervisor = _supervisor(tmp_path)
+    async with _running(supervisor):
+        assert supervisor.parts.admin.control_path is None
+    text = "no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket"
+    assert text in capfd.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from qlb.daemon.rows import BackendRows
 from qlb.daemon.traffic import INTERVAL_S, WINDOW_S, Refusals, Traffic
 from qlb.health.verdict import Exchange
-from qlb.routing.counters import SEND_ERROR_KINDS, SIZE_BYTES, Counters
+from qlb.routing.counters import CPU_NS, SEND_ERROR_KINDS, SIZE_BYTES, Counters
 from qlb.routing.outcomes import BY_FALLBACK, DROP_EMPTY, NO_CONFIG, unroutable
 
 NAMES = ("a", "b")
@@ -116,7 +116,7 @@ def test_exchanges(traffic: Traffic, workers: list[Counters], clock: Clock) -> N
     assert traffic.exchanged("a") == Exchange(0, 0)
     for worker in workers:
         _count(worker, clock, unroutable(BY_FALLBACK, NO_CONFIG), 1, 3)
-        worker.count_returned(1)
+        worker.count_returned(1, 100)
     assert traffic.exchanged("b") == Exchange(0, 0)
     traffic.note(NAMES)
     assert traffic.exchanged("a") == traffic.exchanged("nobody") == Exchange(0, 0, clock.now_s)
@@ -167,3 +167,14 @@ def test_a_name_at_an_index_that_had_another_name(traffic: Traffic, workers: lis
     traffic.note(("c", "b"))
     assert traffic.backend_rate("c") == 5.0
     assert traffic.backend_silence_s("c") == pytest.approx(2)
+
+
+def test_the_busy_share_of_a_worker(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """It is the worker's processor time in the window, divided by the window. An unknown worker uses none."""
+    assert traffic.busy_share(0) == 0.0
+    for _ in range(20):
+        traffic.note(NAMES)
+        clock.now_s += INTERVAL_S
+        workers[0].slots[CPU_NS] += int(0.25 * INTERVAL_S * 1e9)
+        workers[1].slots[CPU_NS] += int(1.0 * INTERVAL_S * 1e9)
+    assert [traffic.busy_share(number) for number in range(3)] == pytest.approx([0.25, 1.0, 0.0])

@@ -19,7 +19,7 @@ from lab.dataplane.running import Run, runs
 from lab.namespace import in_a_network_of_its_own
 from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
 from qlb.routing.counters import SIZE_BYTES, Counters

@@ -21,13 +21,15 @@ from lab.dataplane.network import (
 from lab.memory_plane import MemoryPlane
 from qlb.addresses import Endpoint
 from qlb.dataplane import planes
-from qlb.dataplane.planes import Orders, Plane
+from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing.backends import BackendState
 from qlb.routing.counters import (
     BACKEND,
     BACKEND_SLOTS,
     FORWARDED,
+    FORWARDED_BYTES,
+    NEW_FLOWS,
     OUTCOME,
     PACKETS_RECEIVED,
     SIZE_BYTES,
@@ -87,8 +89,11 @@ async def test_decisions_are_the_memory_planes(make_plane: Callable[..., Plane],
         oracle.handle(datagram, four_tuple, 1.0)
     assert _outcomes(counters) == _outcomes(oracle.counters)
     for index in range(len(backends)):
-        at = BACKEND + BACKEND_SLOTS * index + FORWARDED
-        assert list(counters.slots[at : at + 3]) == list(oracle.counters.slots[at : at + 3])
+        for slot in (*range(FORWARDED, FORWARDED + 3), FORWARDED_BYTES, NEW_FLOWS):
+            at = BACKEND + BACKEND_SLOTS * index + slot
+            assert counters.slots[at] == oracle.counters.slots[at], slot
+    new_flows = sum(counters.slots[BACKEND + BACKEND_SLOTS * index + NEW_FLOWS] for index in range(len(backends)))
+    assert new_flows > 20 or pool == "none accepts new"
     carried = slice(UNCONFIGURED, UNCONFIGURED_LAST_SEEN_MS)
     assert list(counters.slots[carried]) == list(oracle.counters.slots[carried])
     assert sum(counters.slots[carried]) > 0 or pool == "none accepts new"

@@ -11,6 +11,7 @@ from qlb.dataplane.limits import (
     Limits,
     affordable_sessions,
     descriptor_shortfall,
+    granted_sessions,
     port_budget,
     port_shortfall,
     read_limits,
@@ -81,6 +82,23 @@ def test_too_few_ports_are_reported_with_the_sysctl() -> None:
     assert port_shortfall(12_705, 2, 1, Limits(None, 28_232)) is not None
     assert port_shortfall(38_112, 2, 3, Limits(None, 28_232)) is None
     assert port_shortfall(10**6, 100, 1, Limits(None, None)) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers", "uses", "limits", "granted"),
+    [
+        (65_536, 1, 1, Limits(1_048_576, 28_232), 25_408),
+        (65_536, 1, 3, Limits(1_048_576, 28_232), 65_536),
+        (65_536, 2, 3, Limits(1_048_576, 28_232), 38_112),
+        (65_536, 1, 3, Limits(20_000, 28_232), 19_936),
+        (65_536, 1, 1, Limits(None, None), 65_536),
+        (65_536, 64, 1, Limits(10, 1), 1),
+        (100, 1, 1, Limits(1_048_576, 28_232), 100),
+    ],
+)
+def test_the_lowest_limit_counts(wanted: int, workers: int, uses: int, limits: Limits, granted: int) -> None:
+    """A worker gets what it wants, what its descriptors allow, or what its part of the ports serves."""
+    assert granted_sessions(wanted, workers, uses, limits) == granted
 
 
 def test_reading_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

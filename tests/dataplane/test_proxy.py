@@ -20,8 +20,7 @@ from lab.dataplane.network import (
 )
 from lab.dataplane.running import Run, runs
 from qlb.addresses import Endpoint
-from qlb.dataplane import ancillary
-from qlb.dataplane import planes
+from qlb.dataplane import ancillary, planes
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters

@@ -7,7 +7,7 @@ from lab.dataplane.network import FOUR_PASS, SETTINGS, Network, cid_of, receive,
 from lab.dataplane.running import Run
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec
-from qlb.dataplane.planes import Orders, PlaneSettings
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.routing.backends import Backend, BackendState
 from qlb.routing.maglev import DEFAULT_KEY
 from qlb.routing.snapshot import compile_snapshot

@@ -12,7 +12,7 @@ from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidParams
 from qlb.config.load import load_text
 from qlb.config.model import Config
-from qlb.demo.backends import id_source, main, served_here, serving
+from qlb.demo.backends import Rotations, id_source, main, served_here, serving
 from qlb.demo.client import connect, get
 from qlb.demo.http3 import Certificate
 from qlb.errors import BackendError, ConfigError
@@ -141,3 +141,86 @@ def test_a_taken_port_ends_the_process(config_file: Path, capsys: pytest.Capture
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("demo backends: cannot serve agent-a on 127.0.0.1:")
+
+
+ROTATED = """\
+listen: ["127.0.0.1:0"]
+cid_configs:
+  - {{config_id: 5, server_id_length: 3, nonce_length: 9, key: "{old}", state: {state}}}
+  - {{config_id: 2, server_id_length: 3, nonce_length: {nonce}, key_file: new.hex, state: {new_state}}}
+backends:
+  - {{name: both, address: "127.0.0.1:5001", server_ids: {{5: "010203", 2: "040506"}}}}
+  - {{name: later, address: "127.0.0.1:5002"}}
+"""
+
+
+def write_phase(path: Path, state: str, new_state: str, nonce: int = 9) -> None:
+    """Write the configuration of one phase of a rotation."""
+    path.write_text(ROTATED.format(old="00" * 16, state=state, new_state=new_state, nonce=nonce))
+
+
+async def test_a_rotation_is_followed(tmp_path: Path, certificate: Certificate) -> None:
+    """Servers issue from a new CID config when it is active, and not before. A fault is reported once."""
+    path, reports = tmp_path / "qlb.yaml", list[str]()
+    (tmp_path / "new.hex").touch(mode=0o600)
+    (tmp_path / "new.hex").write_text(bytes(range(16)).hex())
+    wanted = [Backend("both", ANYWHERE, {5: (b"\1\2\3",)}), Backend("plain", ANYWHERE), Backend("gone", ANYWHERE)]
+    write_phase(path, "active", "staged")
+    async with serving(wanted, [OLD], certificate) as running:
+        source = running[0].source
+        assert source is not None
+        assert running[1].source is None
+        rotations = Rotations(path, running, reports.append)
+
+        async def settle() -> None:
+            for _ in range(3):
+                await rotations.look()
+
+        await settle()
+        assert (source.params, reports) == (OLD, [])
+        write_phase(path, "retiring", "active")
+        await settle()
+        assert (source.params, source.server_id) == (NEW, b"\4\5\6")
+        assert reports == ["both issues connection IDs of config 2 now"]
+        await settle()
+        write_phase(path, "nonsense", "active")
+        await settle()
+        path.write_text(path.read_text() + "# touched\n")
+        await settle()
+        assert len(reports) == 2
+        assert reports[1].startswith("the demo servers keep their connection IDs: ")
+        assert "nonsense" in reports[1]
+        write_phase(path, "retiring", "active", nonce=10)
+        await settle()
+        assert reports[2:] == ["both cannot change to another cid_length: restart the demo servers"]
+        assert source.params == NEW
+        write_phase(path, "retiring", "active")
+        await settle()
+        (tmp_path / "new.hex").write_text("ab" * 16)
+        await settle()
+        assert source.params.key == b"\xab" * 16
+        path.unlink()
+        await settle()
+        assert "cannot be read" in reports[-1]
+
+
+async def test_the_process_follows_a_rotation(config_file: Path, taken: socket.socket) -> None:
+    """The process itself looks at its configuration, and prints the change to stderr."""
+    taken.close()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qlb.demo.backends", str(config_file)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await process.stdout.readline() == b"ready\n"
+            text = config_file.read_text()
+            config_file.write_text(text.replace("nonce_length: 9", f"nonce_length: 9, key: {'ff' * 16}"))
+            assert await process.stderr.readline() == b"agent-a issues connection IDs of config 1 now\n"
+    finally:
+        process.kill()
+        await process.communicate()

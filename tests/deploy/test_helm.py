@@ -25,9 +25,12 @@ VALUES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASES: Final = ("1.28", "1.33")
 LIMIT_S: Final = 240.0
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not installed (package helm-sdkpy)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("helm_sdkpy") is None, reason="Helm is not installed (package helm-sdkpy)"
+    ),
+]
 
 Objects = dict[str, dict[str, Any]]
 

@@ -197,7 +197,7 @@ async def test_no_records_are_an_answer(server: DnsServer, record: str) -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without dnspython, the error names the extra to install."""
-    monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
+    monkeypatch.setitem(sys.modules, "dns", None)
     with pytest.raises(ConfigError, match=r"qlb\[discovery\]"):
         source(DnsServer(Endpoint("127.0.0.1", 53)))
 

@@ -30,6 +30,7 @@ from lab.nat import Address, Nat, NatPort
 from lab.quic_servers import QuicServerBehind
 from lab.stage import KEY, NAMES, PARAMS
 from lab.stories import Gates
+from lab.xdp.packets import checksum
 from qlb.cid import CidParams
 from qlb.dataplane.xdp import libbpf
 
@@ -397,7 +398,7 @@ async def test_errors_reach_the_backend(tmp_path: Path, mode: str, family: int) 
         quote = _udp_packet(SERVICES[family], CLIENT_ADDRESSES[family][0], 40000, answer)
         message = struct.pack("!BBHI", *((3, 4) if family == 4 else (2, 0)), 0, 1280) + quote[:500]
         if family == 4:  # the kernel computes the checksum of ICMPv6
-            message = message[:2] + struct.pack("!H", _checksum(message)) + message[4:]
+            message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
         with stage.hosts.backends[1].inside():
             receiver = socket.socket(kind, socket.SOCK_RAW, protocol)
             receiver.setblocking(False)
@@ -417,10 +418,3 @@ def _udp_packet(source: str, destination: str, port: int, datagram: bytes) -> by
         return head + b"".join(socket.inet_pton(socket.AF_INET6, one) for one in (source, destination)) + udp
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0)
     return head + socket.inet_aton(source) + socket.inet_aton(destination) + udp
-
-
-def _checksum(octets: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

@@ -8,7 +8,7 @@ from qlb.addresses import Endpoint
 from qlb.errors import ConfigError
 from qlb.health.handshake import probe_handshake
 from qlb.health.probe import Target
-from qlb.health.probes import PROBES, assume_healthy, find_probe
+from qlb.health.probes import PROBES, assume_healthy, find_probe, require_probe
 from qlb.health.version_negotiation import probe_version_negotiation
 
 
@@ -35,6 +35,18 @@ def test_a_probe_whose_extra_is_missing_is_rejected(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
     with pytest.raises(ConfigError, match=r"handshake needs the aioquic extra: pip install 'qlb\[aioquic\]'"):
         find_probe("handshake")
+
+
+@pytest.mark.parametrize("module", ["aioquic", "qlb.health.handshake"])
+def test_a_probe_is_required_without_being_imported(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """require_probe() returns for every probe that can be imported, and raises as find_probe() does."""
+    for name in PROBES:
+        require_probe(name)
+    with pytest.raises(ConfigError, match="has no probe ping; known probes: quic, handshake, none"):
+        require_probe("ping")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"handshake needs the aioquic extra: .*No module named '{module}'"):
+        require_probe("handshake")
 
 
 async def test_none_is_always_healthy() -> None:

@@ -11,11 +11,11 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from qlb.observe.exposition import Metrics, choose_format
 from qlb.observe.figures import Reading, XdpReading
-from qlb.observe.metrics import Metrics, choose_format
 from qlb.routing import counters
-from qlb.routing.counters import NO_SLOT, TOTALS
 from qlb.routing.outcomes import OUTCOMES, REASONS
+from qlb.routing.totals import NO_SLOT, TOTALS
 
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
@@ -60,6 +60,14 @@ CONTRACT = {
     ("qlb_packets_forwarded_total", "backend route"),
     ("qlb_packets_dropped_total", "reason"),
     ("qlb_packets_returned_total", "backend"),
+    ("qlb_bytes_forwarded_total", "backend"),
+    ("qlb_bytes_returned_total", "backend"),
+    ("qlb_new_flows_total", "backend"),
+    ("qlb_forwarding_latency_seconds_bucket", "direction le"),
+    ("qlb_forwarding_latency_seconds_count", "direction"),
+    ("qlb_forwarding_latency_seconds_sum", "direction"),
+    ("qlb_worker_cpu_seconds_total", "worker"),
+    ("qlb_worker_resident_memory_bytes", "worker"),
     ("qlb_unroutable_packets_total", "reason"),
     ("qlb_cid_config_packets_total", "config_id"),
     ("qlb_backend_up", "backend"),
@@ -104,8 +112,8 @@ CONTRACT = {
 
 
 def total_names(*, only_direct_return: bool) -> set[str]:
-    """Return the names of the metrics of TOTALS."""
-    rows = (one for one in TOTALS if one.only_direct_return is only_direct_return)
+    """Return the names of the metrics of TOTALS that have no labels."""
+    rows = (one for one in TOTALS if one.only_direct_return is only_direct_return and not one.by_backend)
     return {f"{one.metric}_total" if one.kind == "counter" else one.metric for one in rows}
 
 
@@ -122,6 +130,7 @@ def test_direct_return_has_other_metrics(reading: Reading) -> None:
     others = {name for name, _ in CONTRACT} | total_names(only_direct_return=False)
     assert {name for name, _ in found} ^ others == {
         "qlb_packets_returned_total",
+        "qlb_bytes_returned_total",
         "qlb_xdp_detached_interfaces",
         "qlb_xdp_refused_backends",
         *total_names(only_direct_return=True),
@@ -133,11 +142,12 @@ def test_direct_return_has_other_metrics(reading: Reading) -> None:
 
 
 def test_types(reading: Reading) -> None:
-    """A metric whose name ends in _total is a counter; every other one is a gauge."""
+    """A metric whose name ends in _total is a counter, the latency is a histogram, and every other one is a gauge."""
     families = parse_text(Metrics(lambda: reading).render()[0].decode())
     types = {row.name: family.type for family in families for row in family.samples}
     for name, _ in CONTRACT:
-        assert types[name] == ("counter" if name.endswith("_total") else "gauge"), name
+        kind = "histogram" if name.startswith("qlb_forwarding_latency_seconds_") else "gauge"
+        assert types[name] == ("counter" if name.endswith("_total") else kind), name
 
 
 def test_values(reading: Reading) -> None:
@@ -153,6 +163,17 @@ def test_values(reading: Reading) -> None:
         sample("qlb_packets_dropped_total", reason="empty"): 5,
         sample("qlb_packets_dropped_total", reason="no_backend"): 0,
         sample("qlb_packets_returned_total", backend="a"): 9,
+        sample("qlb_bytes_forwarded_total", backend="a"): 15_600,
+        sample("qlb_bytes_returned_total", backend="gone"): 300,
+        sample("qlb_new_flows_total", backend="a"): 3,
+        sample("qlb_new_flows_total", backend="b:2"): 0,
+        sample("qlb_forwarding_latency_seconds_bucket", direction="backend", le="1e-05"): 5,
+        sample("qlb_forwarding_latency_seconds_bucket", direction="backend", le="0.1"): 8,
+        sample("qlb_forwarding_latency_seconds_bucket", direction="backend", le="+Inf"): 9,
+        sample("qlb_forwarding_latency_seconds_count", direction="backend"): 9,
+        sample("qlb_forwarding_latency_seconds_sum", direction="client"): 0.25,
+        sample("qlb_worker_cpu_seconds_total", worker="0"): 61.23456,
+        sample("qlb_worker_resident_memory_bytes", worker="0"): 47_185_920,
         sample("qlb_unroutable_packets_total", reason="no_config"): 2,
         sample("qlb_unroutable_packets_total", reason="unknown_server_id"): 0,
         sample("qlb_cid_config_packets_total", config_id="1"): 12,
@@ -204,7 +225,7 @@ def test_values(reading: Reading) -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_sums_hold(reading: Reading) -> None:
+def test_received_is_forwarded_plus_dropped(reading: Reading) -> None:
     """Received = forwarded + dropped, and forwarded = by ID + unroutable, including backends that have left."""
     found = scrape(reading)
     forwarded = total(found, "qlb_packets_forwarded_total")
@@ -216,7 +237,13 @@ def test_sums_hold(reading: Reading) -> None:
 def test_a_removed_backend_keeps_its_counts_only(reading: Reading) -> None:
     """A backend that has left has counters and no gauges."""
     names = {name for name, labels in scrape(reading) if ("backend", "gone") in labels}
-    assert names == {"qlb_packets_forwarded_total", "qlb_packets_returned_total"}
+    assert names == {
+        "qlb_packets_forwarded_total",
+        "qlb_packets_returned_total",
+        "qlb_bytes_forwarded_total",
+        "qlb_bytes_returned_total",
+        "qlb_new_flows_total",
+    }
 
 
 def test_a_removed_config_keeps_its_counts(reading: Reading) -> None:
@@ -250,6 +277,14 @@ def test_kernel_drops_are_absent_if_the_system_does_not_count_them(reading: Read
     """A zero would be a false statement."""
     silent = tuple(dataclasses.replace(row, kernel_dropped=None) for row in reading.listeners)
     assert b"qlb_kernel_dropped" not in Metrics(lambda: dataclasses.replace(reading, listeners=silent)).render()[0]
+
+
+def test_what_cannot_be_measured_is_absent(reading: Reading) -> None:
+    """Without workers there is no latency, no processor time and no memory; an unknown memory has no row."""
+    page = Metrics(lambda: dataclasses.replace(reading, workers=(), latency=())).render()[0]
+    assert b"qlb_forwarding_latency" not in page
+    assert b"qlb_worker" not in page.replace(b"qlb_worker_restarts", b"").replace(b"qlb_worker_hangs", b"")
+    assert sample("qlb_worker_resident_memory_bytes", worker="1") not in scrape(reading)
 
 
 def test_each_scrape_takes_a_reading(reading: Reading) -> None:

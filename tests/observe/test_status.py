@@ -6,7 +6,7 @@ from typing import Any
 
 from qlb.observe.figures import Reading, SampleReading, XdpReading
 from qlb.observe.status import build_status
-from qlb.routing.counters import TOTALS
+from qlb.routing.totals import TOTALS
 
 
 def as_read(reading: Reading) -> Any:
@@ -61,10 +61,31 @@ def test_the_contract(reading: Reading) -> None:
     assert [row["drained"] for row in status["backends"]] == [False, True]
     assert status["outcomes"] == dict(reading.outcomes)
     assert status["workers"] == [
-        {"index": 0, "pid": 123, "alive": True, "heartbeat_age_s": 0.25, "up_to_date": True},
-        {"index": 1, "pid": 124, "alive": False, "heartbeat_age_s": 7.0, "up_to_date": False},
+        {
+            "index": 0,
+            "slot": 0,
+            "pid": 123,
+            "alive": True,
+            "heartbeat_age_s": 0.25,
+            "up_to_date": True,
+            "cpu_seconds": 61.235,
+            "busy_share": 0.877,
+            "resident_bytes": 47_185_920,
+        },
+        {
+            "index": 1,
+            "slot": 1,
+            "pid": 124,
+            "alive": False,
+            "heartbeat_age_s": 7.0,
+            "up_to_date": False,
+            "cpu_seconds": 0.0,
+            "busy_share": 0.0,
+            "resident_bytes": None,
+        },
     ]
     assert {name: status[name] for name in reading.totals} == reading.totals
+    assert (status["bytes_forwarded"], status["bytes_returned"], status["new_flows"]) == (20_400, 10_200, 3)
     assert (status["received_packets"], status["return_dropped_packets"], status["worker_hangs"]) == (22, 7, 2)
     assert status["totals"][0] == {
         "name": "received_packets",
@@ -119,7 +140,10 @@ def test_a_backend(reading: Reading) -> None:
         "fallback_share": 0.75,
         "forwarded_packets": 13,
         "forwarded_by_route": {"cid": 10, "flow": 2, "fallback": 1},
+        "forwarded_bytes": 15_600,
         "returned_packets": 9,
+        "returned_bytes": 9_900,
+        "new_flows": 3,
         "last_seen_s": 0.123,
     }
 

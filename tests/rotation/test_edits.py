@@ -1,6 +1,7 @@
 """The edits of a rotation: they have the intended meaning in every YAML style and change nothing else."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def _read(text: str) -> Config:
 def _introduced(text: str, config_id: int = 5) -> str:
     config = _read(text)
     old = config.cid_configs[0]
-    new = old.model_copy(update={"config_id": config_id, "key": KEY, "key_file": None})
+    new = replace(old, config_id=config_id, key=KEY, key_file=None)
     ids = {b.name: b.server_ids[old.config_id] for b in config.backends if old.config_id in b.server_ids}
     return introduce(text, PATH, new, old.config_id, ids)
 
@@ -94,8 +95,7 @@ def test_a_whole_rotation(text: str) -> None:
     ]
     assert lengths[0] == lengths[1]
     assert [one.config_id for one in alone.cid_configs] == [5]
-    unchanged = {"cid_configs": (), "backends": ()}
-    assert alone.model_copy(update=unchanged) == before.model_copy(update=unchanged)
+    assert replace(alone, cid_configs=(), backends=()) == replace(before, cid_configs=(), backends=())
     assert [(b.name, b.address, b.weight, b.state) for b in alone.backends] == [
         (b.name, b.address, b.weight, b.state) for b in before.backends
     ]
@@ -133,7 +133,7 @@ def test_a_backend_retains_a_server_id() -> None:
 def test_an_unsafe_edit_is_refused() -> None:
     """If the result of an edit has another meaning than intended, it is refused, without the key."""
     config = _read(BLOCK)
-    new = config.cid_configs[0].model_copy(update={"config_id": 1, "key": KEY})
+    new = replace(config.cid_configs[0], config_id=1, key=KEY)
     with pytest.raises(ConfigError, match="cannot be edited safely") as caught:
         introduce(BLOCK, PATH, new, 1, {})
     assert KEY.hex() not in str(caught.value)
@@ -158,11 +158,8 @@ def test_the_hash_key_is_hidden() -> None:
 
 def test_the_new_key_file_need_not_exist() -> None:
     """A step is computed before its key file is written."""
-    new = (
-        _read(BLOCK)
-        .cid_configs[0]
-        .model_copy(update={"config_id": 5, "key": KEY, "key_file": Path('keys/"5" ü.hex'), "state": "staged"})
-    )
+    old = _read(BLOCK).cid_configs[0]
+    new = replace(old, config_id=5, key=KEY, key_file=Path('keys/"5" ü.hex'), state="staged")
     edited = introduce(BLOCK, PATH, new, 1, {"a": (b"aaaa",), "b": (b"bbbb",)})
     assert '  key_file: "keys/\\"5\\" ü.hex"' in edited.splitlines()
     assert KEY.hex() not in edited

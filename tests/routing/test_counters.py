@@ -10,6 +10,7 @@ from qlb.routing.counters import (
     total,
     total_backend,
     total_backend_send_errors,
+    total_latency,
     total_outcomes,
     total_return_send_errors,
     total_unconfigured,
@@ -36,15 +37,18 @@ def test_outcomes_have_names_of_their_own() -> None:
 def test_a_packet_is_counted_by_outcome_backend_and_config() -> None:
     """Each route has its own counter and updates the last-seen times; a drop counts for no backend."""
     counters = Counters(bytearray(SIZE_BYTES))
-    counters.count(3, 7, 1000)
-    counters.count(unroutable(BY_FOUR_TUPLE, NO_CONFIG), 7, 2000)
-    counters.count(unroutable(BY_FALLBACK, NO_CONFIG), 7, 3000)
+    counters.count(3, 7, 1000, 1200)
+    counters.count(unroutable(BY_FOUR_TUPLE, NO_CONFIG), 7, 2000, 50)
+    counters.count(unroutable(BY_FALLBACK, NO_CONFIG), 7, 3000, 1)
+    counters.count_new_flow(7)
     counters.count(DROP_EMPTY, -1, 4000)
-    counters.count_returned(7)
+    counters.count_returned(7, 300)
     assert total_backend([counters], 7) == ((1, 1, 1), 1, 3000)
     assert total_backend([counters], 6) == ((0, 0, 0), 0, 0)
     assert config_last_seen_ms([counters], 3) == 1000
     assert sum(total_outcomes([counters])) == 4
+    at = c.BACKEND + 7 * c.BACKEND_SLOTS
+    assert [counters.slots[at + slot] for slot in (c.FORWARDED_BYTES, c.RETURNED_BYTES, c.NEW_FLOWS)] == [1251, 300, 1]
 
 
 def test_sums_over_workers() -> None:
@@ -85,15 +89,17 @@ def test_the_last_backend_fits() -> None:
     assert total_backend([counters], c.MAX_BACKENDS - 1).forwarded == (1, 0, 0)
 
 
-def test_settle_accounts_for_what_a_killed_worker_held() -> None:
+def test_settle_accounts_for_the_packets_of_a_killed_worker() -> None:
     """Packets of a killed worker without an outcome count as dropped, once, and its sessions are gone."""
     counters = Counters(bytearray(SIZE_BYTES))
     counters.count_received(3, 30)
     counters.count(3, 7, 1)
     counters.slots[c.SESSIONS] = 5
+    counters.slots[c.CPU_NS], counters.slots[c.RESIDENT_BYTES] = 7, 11
     assert counters.settle() == 2
     assert total_outcomes([counters])[DROP_WORKER_DIED] == 2
-    assert counters.slots[c.SESSIONS] == 0
+    assert counters.slots[c.SESSIONS] == counters.slots[c.RESIDENT_BYTES] == 0
+    assert counters.slots[c.CPU_NS] == 7
     assert counters.settle() == 0
 
 
@@ -118,7 +124,7 @@ def test_the_last_sample_of_each_outcome_is_kept() -> None:
     assert last_sample(workers, DROP_EMPTY).seen_ms == 0
 
 
-def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
+def test_unconfigured_config_ids_are_counted_apart() -> None:
     """Config IDs without a CID config have packets and last-seen times, and change no outcome."""
     workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
     workers[0].count_unconfigured(6, 2000)
@@ -128,3 +134,33 @@ def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
     assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
     assert total_unconfigured([], 6) == (0, 0)
     assert sum(total_outcomes(workers)) == 0
+
+
+def test_samples_of_the_latency() -> None:
+    """A sample is in the first bucket whose bound it does not exceed. A time that cannot be true is not counted."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    for counters in workers:
+        for taken_ns in (0, 10_000, 10_001, 1_000_000_000, 1_000_000_001, -1, c.MAX_LATENCY_NS + 1):
+            counters.count_latency(c.TO_CLIENT, taken_ns)
+    found = total_latency(workers, c.TO_CLIENT)
+    assert {bucket: samples for bucket, samples in enumerate(found.buckets) if samples} == {
+        0: 4,
+        1: 2,
+        len(c.LATENCY_BOUNDS_US) - 1: 2,
+        len(c.LATENCY_BOUNDS_US): 2,
+    }
+    assert found.sum_ns == 2 * (20_001 + 2_000_000_001)
+    assert total_latency(workers, c.TO_BACKEND) == total_latency([], c.TO_BACKEND)
+    assert sum(total_latency(workers, c.TO_BACKEND).buckets) == 0
+
+
+def test_no_two_counters_share_a_slot() -> None:
+    """The slots of a backend, and those after the backends, do not overlap."""
+    errors = range(c.BACKEND_SEND_ERRORS, c.BACKEND_SEND_ERRORS + len(c.SEND_ERROR_KINDS))
+    own = [*range(3), c.RETURNED, c.LAST_SEEN_MS, c.TOO_LARGE_BYTES, c.FORWARDED_BYTES, c.RETURNED_BYTES]
+    own += [c.NEW_FLOWS, *errors]
+    assert len(set(own)) == len(own)
+    assert max(own) < c.BACKEND_SLOTS
+    ends = [c.SAMPLE, c.RETURN_SEND_ERRORS, c.CPU_NS, c.RESIDENT_BYTES, c.LATENCY, c.SLOTS]
+    assert ends == sorted(set(ends))
+    assert c.RETURN_SEND_ERRORS + len(c.SEND_ERROR_KINDS) == c.CPU_NS

@@ -54,7 +54,7 @@ def test_known_flows(build: object, table: str) -> None:
     assert explain(r, datagram, FLOW, 1.0).outcome == f"{table}_reserved_config"
 
 
-def test_nobody_takes_it() -> None:
+def test_no_backend_accepts_it() -> None:
     """Without a backend, the explanation gives the reason."""
     assert "hashes to no backend, because none accepts new connections" in _text(long(UNKNOWN), router([]))
 

@@ -110,7 +110,7 @@ def test_one_that_leaves_moves_its_share(count: int) -> None:
     assert moved < 1 / count + 0.01
 
 
-def test_nobody() -> None:
+def test_a_ring_without_members() -> None:
     """Without members there are no slots and no assignment."""
     ring = build_ring([], KEY)
     assert ring == Ring(KEY, (), array("i"))

@@ -99,7 +99,7 @@ def test_every_outcome_of_the_router_is_reached() -> None:
     assert reached == {outcome.name for outcome in OUTCOMES} - NOT_THE_ROUTERS
 
 
-def test_accidents_have_the_odds_that_are_told() -> None:
+def test_accidents_have_the_documented_odds() -> None:
     """Random first IDs decode by accident with odds servers x configs / (8 x 256**length): here 10 %."""
     params = CidParams(3, 1, 6, bytes(16))
     pool = [Backend(f"b{n}", Endpoint("127.0.0.1", n + 1), {3: (bytes([n]),)}) for n in range(200)]

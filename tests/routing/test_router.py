@@ -228,7 +228,7 @@ def test_what_is_no_client_packet_is_dropped(datagram: bytes, name: str) -> None
 
 @pytest.mark.parametrize("build", [short, long])
 @pytest.mark.parametrize("pool", [[], changed(backends(1), 0, healthy=False)], ids=["empty", "unhealthy"])
-def test_nobody_takes_new_connections(build: Build, pool: list) -> None:
+def test_no_backend_accepts_new_connections(build: Build, pool: list) -> None:
     """If no backend accepts new connections, an unroutable packet is dropped and not remembered."""
     r = router(pool)
     assert r.decide(build(UNKNOWN), FLOW, 0.0) == (o.DROP_NO_BACKEND, -1)
@@ -294,7 +294,7 @@ def test_accidents_are_as_rare_as_promised() -> None:
     ],
     ids=["config 4", "config 6", "reserved", "unknown server", "routed", "long header", "empty"],
 )
-def test_the_config_id_that_nobody_configured(datagram: bytes, config_id: int) -> None:
+def test_an_unconfigured_config_id(datagram: bytes, config_id: int) -> None:
     """Only a short header counts, because a connection's first ID is random and not a server's."""
     r = router()
     for _ in range(2):

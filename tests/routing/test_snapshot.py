@@ -30,7 +30,7 @@ def test_no_key_is_shown() -> None:
     assert repr(KEY)[2:-1] not in repr(snapshot())
 
 
-def test_the_ring_is_taken_over_where_it_fits() -> None:
+def test_the_ring_is_reused_where_it_fits() -> None:
     """Health and drain do not change the ring; another weight or name fills a new one."""
     first = snapshot()
     assert snapshot(draining(backends(), 1), first).ring is first.ring
@@ -39,7 +39,7 @@ def test_the_ring_is_taken_over_where_it_fits() -> None:
     assert snapshot(backends(2), first).ring is not first.ring
 
 
-def test_a_drain_moves_nobody_else() -> None:
+def test_a_drain_moves_no_other_client() -> None:
     """Only the drained backend's share of the fallback moves."""
     before, after = snapshot(), snapshot(draining(backends(), 1))
     pairs = list(zip(before.fallback, after.fallback, strict=True))
@@ -56,7 +56,7 @@ def test_a_backend_may_have_several_server_ids() -> None:
         assert r.decide(packet, FLOW, 0.0) == (2, 0)
 
 
-def test_the_memo_is_bounded_and_holds_only_what_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memo_is_bounded_and_stores_only_routable_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unroutable IDs do not enter the memo, and a full memo is emptied; routing never changes."""
     monkeypatch.setattr(snapshot_module, "MEMO_ENTRIES", 10)
     config = snapshot().configs[2]

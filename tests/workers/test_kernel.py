@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.dataplane.settings import DEFAULTS
 from qlb.config.load import load_text
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.errors import PlaneUnavailable
 from qlb.routing.snapshot import compile_snapshot
 from qlb.workers.kernel import KernelEngine

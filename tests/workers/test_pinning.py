@@ -13,8 +13,9 @@ from qlb.daemon import preflight
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.errors import ConfigError
 from qlb.handover.sockets import Inherited
+from qlb.workers.cores import usable_cores
 from qlb.workers.pool import Workers
-from qlb.workers.slots import Slot, open_slots, usable_cores
+from qlb.workers.slots import Slot, open_slots
 from tests.workers.test_workers import TO_B0, Desk, _until
 
 TEXT = """

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from qlb.config.load import load
-from qlb.workers import slots
-from qlb.workers.slots import auto_workers, log_quota, read_quota
+from qlb.workers import cores as quotas
+from qlb.workers.cores import auto_workers, log_quota, read_quota
 
 
 def _v2(folder: Path, group: str, *, root: str = "/", name: str = "cg") -> Path:
@@ -139,12 +139,12 @@ def test_the_quota_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 def test_the_configuration_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only `workers: auto` follows the quota. A number is used as it is."""
-    monkeypatch.setattr(slots, "usable_cores", lambda: tuple(range(8)))
-    monkeypatch.setattr(slots, "auto_workers", lambda cores: auto_workers(cores, tmp_path))
+    monkeypatch.setattr(quotas, "usable_cores", lambda: tuple(range(8)))
+    monkeypatch.setattr(quotas, "auto_workers", lambda cores: auto_workers(cores, tmp_path))
     _set_v2(_v2(tmp_path, "/"), "150000 100000")
     path = tmp_path / "qlb.yaml"
     found = []
     for workers in ("auto", "5"):
         path.write_text(f'{{listen: ["127.0.0.1:0"], backends: [], forwarding: {{workers: {workers}}}}}')
-        found.append(slots.worker_count(load(path).config))
+        found.append(quotas.worker_count(load(path).config))
     assert found == [2, 5]

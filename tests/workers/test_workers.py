@@ -14,9 +14,9 @@ from lab.dataplane.network import FOUR_PASS, Network, backend, cid_of, orders, r
 from lab.dataplane.running import WORKER_PLANES
 from lab.stopped import standing_still
 from qlb.addresses import Endpoint
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
-from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED
+from qlb.routing.counters import CPU_NS, OUTCOME, PACKETS_RECEIVED, RESIDENT_BYTES
 from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES
 from qlb.workers.pool import Workers
 from qlb.workers.process import WorkerProcess
@@ -108,6 +108,21 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
 
 
 @every_plane
+async def test_the_usage_of_a_slot(network: Network, plane: str) -> None:
+    """The processor time of a slot continues when its worker is replaced. The memory is that of the present worker."""
+    _, backends = network.pool()
+    async with working(Desk(orders(backends)), plane=plane) as (workers, _):
+        (slot,) = workers.slots
+        counts = slot.counters.slots
+        await _until(lambda: counts[CPU_NS] > 0 < counts[RESIDENT_BYTES])
+        before_ns = counts[CPU_NS]
+        assert slot.process is not None
+        os.kill(slot.process.pid, signal.SIGKILL)
+        await _until(lambda: slot.restarts == 1)
+        await _until(lambda: counts[CPU_NS] > before_ns and counts[RESIDENT_BYTES] > 0)
+
+
+@every_plane
 async def test_packets_in_the_socket_outlive_its_worker(network: Network, plane: str) -> None:
     """All datagrams that arrive while no worker reads the socket are forwarded in order by the replacement."""
     sockets, backends = network.pool()
@@ -127,6 +142,7 @@ async def test_packets_in_the_socket_outlive_its_worker(network: Network, plane:
         assert slot.drops[0].read() in (0, None)
 
 
+@pytest.mark.slow
 @every_plane
 async def test_a_stream_outlives_its_workers(network: Network, plane: str) -> None:
     """Each of three kills during a stream loses at most the worker's current batch. No packet arrives twice."""
@@ -174,6 +190,7 @@ async def test_killed_spare_is_no_obstacle(network: Network) -> None:
         assert (await receive(sockets[0]))[0] == TO_B0
 
 
+@pytest.mark.slow
 async def test_workers_that_die_together_all_find_a_spare(network: Network) -> None:
     """Two workers that die together are replaced by the two spares, and two new spares are started."""
     _, backends = network.pool()
@@ -197,6 +214,7 @@ async def test_spares_are_bounded(network: Network, monkeypatch: pytest.MonkeyPa
         assert len(workers.spares) == 1
 
 
+@pytest.mark.slow
 async def test_orders_that_come_during_a_replacement_are_not_lost(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +241,7 @@ async def test_orders_that_come_during_a_replacement_are_not_lost(
         assert (await receive(sockets[0]))[0] == TO_B0
 
 
+@pytest.mark.slow
 async def test_orders_to_the_dead_are_no_error(network: Network) -> None:
     """Orders to a worker that has just been killed raise no error and do not delay the other workers."""
     _, backends = network.pool()
@@ -249,6 +268,7 @@ async def test_workers_end_with_their_supervisor(network: Network) -> None:
     assert await process.wait() == 0
 
 
+@pytest.mark.slow
 async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that cannot start logs the reason, and stop() still ends everything."""
     _, backends = network.pool()
@@ -293,6 +313,7 @@ async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
             await second.stop()
 
 
+@pytest.mark.slow
 async def test_the_replacement_of_a_paused_worker_is_paused(network: Network) -> None:
     """The replacement of a paused worker is paused too, until all workers resume."""
     sockets, backends = network.pool()
@@ -326,6 +347,7 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
     assert "worker hangs and is killed: none of its threads can run (state T)" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_stopped_spare_is_not_used(network: Network) -> None:
     """A stopped spare is killed, and another process gets the slot."""
     _, backends = network.pool()
@@ -362,6 +384,7 @@ async def test_a_spare_that_hangs_when_it_is_used_is_replaced(
         await _until(lambda: len(workers.spares) == 1)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_behind_is_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """apply() stops waiting after a time limit and names the worker that is behind, until it has applied the orders."""
     _, backends = network.pool()

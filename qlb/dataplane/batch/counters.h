@@ -37,6 +37,23 @@ QLB_INLINE void qlb_count_forwarded(uint64_t *slots, uint32_t outcome, uint32_t 
         qlb_set_slot(slots, QLB_SLOT_CONFIG_LAST_SEEN_MS + outcome, now_ms);
 }
 
+/* Count the octets of datagrams that were sent to a backend, and how many of these datagrams began a flow. */
+QLB_INLINE void qlb_count_sent(uint64_t *slots, uint32_t index, uint32_t bytes, uint32_t new_flows)
+{
+    const uint32_t backend = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * index;
+    qlb_add_to_slot(slots, backend + QLB_BACKEND_FORWARDED_BYTES, bytes);
+    if (new_flows)
+        qlb_add_to_slot(slots, backend + QLB_BACKEND_NEW_FLOWS, new_flows);
+}
+
+/* Count datagrams that were sent from a backend to its client, and their octets. */
+QLB_INLINE void qlb_count_returned(uint64_t *slots, uint32_t index, uint32_t packets, uint32_t bytes)
+{
+    const uint32_t backend = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * index;
+    qlb_add_to_slot(slots, backend + QLB_BACKEND_RETURNED, packets);
+    qlb_add_to_slot(slots, backend + QLB_BACKEND_RETURNED_BYTES, bytes);
+}
+
 /* Count a short header whose connection ID has a config ID that is not configured. */
 QLB_INLINE void qlb_count_unconfigured(uint64_t *slots, uint32_t config_id, uint64_t now_ms)
 {
@@ -100,6 +117,13 @@ QLB_INLINE void qlb_count_send_error(uint64_t *slots, int error, uint32_t index,
     qlb_add_to_slot(slots, backend + QLB_BACKEND_SEND_ERRORS + kind, 1);
     if (kind == QLB_SEND_ERROR_TOO_LARGE && len)
         qlb_set_slot(slots, backend + QLB_BACKEND_TOO_LARGE_BYTES, len);
+}
+
+/* Count the error of a receive from a backend, if it is the error of an earlier send, which the receive has cleared. */
+QLB_INLINE void qlb_count_receive_error(uint64_t *slots, int error, uint32_t index)
+{
+    if (error != EAGAIN && error != EINTR)
+        qlb_count_send_error(slots, error, index, 0);
 }
 
 #endif

@@ -80,6 +80,8 @@ static void send_by(struct qlb_forwarder *forwarder, struct qlb_piece *piece, ui
         (void)qlb_session_reopen(forwarder, session); /* if it fails, the session still has the old socket */
         qlb_silence_reopened(session, forwarder->now_ns);
     }
+    if (qlb_begins_flow(outcome, octets, octets + len))
+        outcome += QLB_BEGINS_FLOW;
     qlb_outbox_add(forwarder, session, octets, len, piece->traffic_class, outcome, qlb_send_to_backends);
 }
 
@@ -190,7 +192,8 @@ static void count_received(const struct qlb_forwarder *forwarder, struct qlb_arr
 void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener)
 {
     struct qlb_inbox *inbox = &forwarder->inbox;
-    const int received = qlb_inbox_receive(inbox, forwarder->listeners[listener].fd, 0, QLB_BATCH, 1);
+    const int fd = forwarder->listeners[listener].fd;
+    const int received = qlb_latency_receive(forwarder, fd, NULL, 0, QLB_BATCH);
     if (received <= 0)
         return;
     struct qlb_arrival arrivals[QLB_BATCH];

@@ -4,7 +4,8 @@
  * sources.c recognises addresses that no client has. reply.c receives from backends, unless gate.c pauses the session
  * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they have
  * the same destination. session_sockets.c opens and closes the sessions' sockets, ports.c finds local ports for them,
- * silence.h recognises sessions that no longer get answers. plane.c is the Python class.
+ * silence.h recognises sessions that no longer get answers. latency.c measures some datagrams. plane.c is the Python
+ * class.
  *
  * One thread runs all of it without the GIL. Other threads pass new orders to it in `pending`. Every datagram that is
  * received from a client is counted as received, and then as forwarded or as dropped, exactly once.
@@ -32,6 +33,8 @@
 #define QLB_AVOIDED_PORTS 16
 #define QLB_PORT_TRIES 4   /* sockets to open until one has a port that is not avoided; the last one is used anyway */
 #define QLB_OWN_HOSTS 1024 /* addresses of this machine that are remembered */
+#define QLB_BEGINS_FLOW 128u /* added to the outcome of a datagram that began a flow */
+_Static_assert(QLB_OUTCOMES <= QLB_BEGINS_FLOW, "an outcome and the mark fit into one octet");
 
 /* A listener: the socket of one service address. */
 struct qlb_listener {
@@ -63,7 +66,7 @@ struct qlb_group {
     uint8_t parts_count;
     uint8_t traffic_class;
     uint8_t full; /* 1: no datagram may follow */
-    uint8_t outcomes[QLB_GROUP_DATAGRAMS]; /* as decided; not used for datagrams to clients */
+    uint8_t outcomes[QLB_GROUP_DATAGRAMS]; /* as decided, perhaps with QLB_BEGINS_FLOW; not used towards clients */
     struct iovec parts[QLB_GROUP_DATAGRAMS]; /* datagrams that are adjacent in memory are one part */
 };
 
@@ -95,6 +98,12 @@ struct qlb_own_hosts {
     uint64_t read_ns; /* 0: never read */
     uint32_t count;
     uint8_t hosts[QLB_OWN_HOSTS][16];
+};
+
+/* The sample of one direction. */
+struct qlb_latency {
+    uint32_t batches;  /* received so far */
+    uint64_t began_ns; /* the arrival of the measured datagram, on the wall clock; 0: none is being measured */
 };
 
 /* New orders for the plane. After it has adopted them, this struct contains the old ones, to be freed. */
@@ -137,6 +146,7 @@ struct qlb_forwarder {
     struct qlb_inbox inbox;
     struct qlb_outbox outbox;
     struct qlb_own_hosts own_hosts;
+    struct qlb_latency latency[2]; /* QLB_LATENCY_TO_BACKEND, QLB_LATENCY_TO_CLIENT */
     uint64_t opens_refilled_ns;
     uint32_t opens[2]; /* sessions that full batches may open: forward.c */
     uint32_t deferred_count;
@@ -165,6 +175,14 @@ void qlb_forwarder_close(struct qlb_forwarder *forwarder);
  * `named`. Return the number of messages, or -1 for an error. */
 int qlb_inbox_open(struct qlb_inbox *inbox);
 int qlb_inbox_receive(struct qlb_inbox *inbox, int fd, uint32_t first, uint32_t most, int named);
+
+/* latency.c: ask the kernel to stamp the datagrams that arrive at a socket; receive as qlb_inbox_receive() does, and
+ * measure the first datagram of some batches; count the sample when the datagrams of a direction have been sent, or
+ * forget it if there were none. session: the one with this socket, or a null pointer for a listener. */
+void qlb_latency_ask(int fd);
+int qlb_latency_receive(struct qlb_forwarder *forwarder, int fd, const struct qlb_session *session, uint32_t first,
+                        uint32_t most);
+void qlb_latency_end(struct qlb_forwarder *forwarder, uint32_t direction, uint32_t sent);
 
 /* forward.c: receive one batch from clients and send it on. */
 void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener);

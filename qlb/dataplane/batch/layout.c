@@ -74,16 +74,18 @@ _Static_assert(offsetof(struct qlb_destination, unused) == 5, "qlb_destination.u
 _Static_assert(offsetof(struct qlb_destination, address) == 8, "qlb_destination.address");
 _Static_assert(offsetof(struct qlb_destination, source) == 24, "qlb_destination.source");
 
-_Static_assert(sizeof(struct qlb_backend) == 64, "qlb_backend");
+_Static_assert(sizeof(struct qlb_backend) == 80, "qlb_backend");
 _Static_assert(offsetof(struct qlb_backend, forwarded) == 0, "qlb_backend.forwarded");
-_Static_assert(offsetof(struct qlb_backend, last_seen) == 24, "qlb_backend.last_seen");
-_Static_assert(offsetof(struct qlb_backend, hop_expires) == 32, "qlb_backend.hop_expires");
-_Static_assert(offsetof(struct qlb_backend, hop_number) == 36, "qlb_backend.hop_number");
-_Static_assert(offsetof(struct qlb_backend, hop_ingress) == 40, "qlb_backend.hop_ingress");
-_Static_assert(offsetof(struct qlb_backend, hop_interface) == 44, "qlb_backend.hop_interface");
-_Static_assert(offsetof(struct qlb_backend, hop_macs) == 48, "qlb_backend.hop_macs");
-_Static_assert(offsetof(struct qlb_backend, hop_mtu) == 60, "qlb_backend.hop_mtu");
-_Static_assert(offsetof(struct qlb_backend, hop_vlan) == 62, "qlb_backend.hop_vlan");
+_Static_assert(offsetof(struct qlb_backend, forwarded_bytes) == 24, "qlb_backend.forwarded_bytes");
+_Static_assert(offsetof(struct qlb_backend, new_flows) == 32, "qlb_backend.new_flows");
+_Static_assert(offsetof(struct qlb_backend, last_seen) == 40, "qlb_backend.last_seen");
+_Static_assert(offsetof(struct qlb_backend, hop_expires) == 48, "qlb_backend.hop_expires");
+_Static_assert(offsetof(struct qlb_backend, hop_number) == 52, "qlb_backend.hop_number");
+_Static_assert(offsetof(struct qlb_backend, hop_ingress) == 56, "qlb_backend.hop_ingress");
+_Static_assert(offsetof(struct qlb_backend, hop_interface) == 60, "qlb_backend.hop_interface");
+_Static_assert(offsetof(struct qlb_backend, hop_macs) == 64, "qlb_backend.hop_macs");
+_Static_assert(offsetof(struct qlb_backend, hop_mtu) == 76, "qlb_backend.hop_mtu");
+_Static_assert(offsetof(struct qlb_backend, hop_vlan) == 78, "qlb_backend.hop_vlan");
 
 _Static_assert(sizeof(struct qlb_service) == 24, "qlb_service");
 _Static_assert(offsetof(struct qlb_service, low) == 0, "qlb_service.low");

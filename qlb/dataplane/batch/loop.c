@@ -54,6 +54,7 @@ static int resume_listener(struct qlb_forwarder *forwarder, const struct qlb_lis
         (void)setsockopt(listener->fd, IPPROTO_IP, IP_RECVTTL, &on, sizeof on);
     if (forwarder->gro && setsockopt(listener->fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) < 0)
         forwarder->gro = 0;
+    qlb_latency_ask(listener->fd); /* now, because the kernel does not stamp a datagram later */
     return watch(forwarder, listener->fd, listener);
 }
 

@@ -54,11 +54,12 @@ void qlb_outbox_add(struct qlb_forwarder *forwarder, struct qlb_session *session
     append(group, octets, len);
 }
 
-/* One of the two directions. control: QLB_CONTROL_BYTES octets. error: 0, or the errno. */
+/* One of the two directions. control: QLB_CONTROL_BYTES octets. error: 0, or the errno. latency: its number there. */
 struct direction {
     int (*fd)(const struct qlb_forwarder *forwarder, const struct qlb_group *group);
     struct msghdr (*describe)(const struct qlb_forwarder *forwarder, const struct qlb_group *group, void *control);
     void (*account)(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error);
+    uint32_t latency;
 };
 
 /* Describe one send of a group. */
@@ -127,17 +128,22 @@ static struct msghdr forward_of(const struct qlb_forwarder *forwarder, const str
 static void account_forwarded(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     const uint64_t now_ms = forwarder->now_ns / 1000000;
+    const uint32_t index = group->session->key.index;
+    uint32_t new_flows = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         if (!error) {
-            qlb_count_forwarded(forwarder->slots, group->outcomes[i], group->session->key.index, now_ms);
+            new_flows += group->outcomes[i] / QLB_BEGINS_FLOW;
+            qlb_count_forwarded(forwarder->slots, group->outcomes[i] % QLB_BEGINS_FLOW, index, now_ms);
         } else {
             const struct qlb_group one = one_of(group, i);
             qlb_count_dropped(forwarder->slots, QLB_DROP_SEND_FAILED, one.parts->iov_base, one.bytes, now_ms);
         }
     }
+    if (!error)
+        qlb_count_sent(forwarder->slots, index, group->bytes, new_flows);
 }
 
-static const struct direction to_backends = {session_fd, forward_of, account_forwarded};
+static const struct direction to_backends = {session_fd, forward_of, account_forwarded, QLB_LATENCY_TO_BACKEND};
 
 /* Towards a client, the listener's socket sends, from the address that the client sent to. */
 static int listener_fd(const struct qlb_forwarder *forwarder, const struct qlb_group *group)
@@ -160,11 +166,13 @@ static struct msghdr reply_of(const struct qlb_forwarder *forwarder, const struc
 static void account_returned(struct qlb_forwarder *forwarder, const struct qlb_group *group, int error)
 {
     qlb_gate_note_sent(&forwarder->listeners[group->session->key.listener], error ? 0 : group->bytes, error);
-    const uint32_t slot = QLB_SLOT_BACKEND + QLB_BACKEND_SLOTS * group->session->key.index + QLB_BACKEND_RETURNED;
-    qlb_add_to_slot(forwarder->slots, error ? QLB_SLOT_RETURN_DROPPED : slot, group->count);
+    if (error)
+        qlb_add_to_slot(forwarder->slots, QLB_SLOT_RETURN_DROPPED, group->count);
+    else
+        qlb_count_returned(forwarder->slots, group->session->key.index, group->count, group->bytes);
 }
 
-static const struct direction to_clients = {listener_fd, reply_of, account_returned};
+static const struct direction to_clients = {listener_fd, reply_of, account_returned, QLB_LATENCY_TO_CLIENT};
 
 /* Send once. Return 0, or the errno. */
 static int send_once(int fd, const struct msghdr *message)
@@ -270,6 +278,7 @@ static void send_all(struct qlb_forwarder *forwarder, const struct direction *di
             send_run(forwarder, direction, &groups[first], i - first);
         first = i;
     }
+    qlb_latency_end(forwarder, direction->latency, outbox->count);
     for (uint32_t i = 0; i < outbox->count; i++)
         groups[i].session->group = NULL;
     outbox->count = 0;

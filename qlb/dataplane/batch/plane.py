@@ -15,9 +15,9 @@ from typing import Final
 
 from qlb.addresses import Endpoint, canonical_host, ipv6_octets
 from qlb.dataplane import _core
+from qlb.dataplane.base import Orders
 from qlb.dataplane.core.table import Layout, compile_table
 from qlb.dataplane.limits import REFLECTION_PORTS, affordable_sessions, port_budget, read_limits
-from qlb.dataplane.planes import Orders
 from qlb.routing.backends import Backend
 from qlb.routing.snapshot import Snapshot
 

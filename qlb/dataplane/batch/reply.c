@@ -30,10 +30,10 @@ void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uin
         *used = 0;
     }
     const uint32_t first = *used;
-    const int received = qlb_inbox_receive(inbox, session->fd, first, session->receives, 0);
+    const int received = qlb_latency_receive(forwarder, session->fd, session, first, session->receives);
     if (received <= 0) {
-        if (received < 0 && errno != EAGAIN && errno != EINTR) /* the error of an earlier send, now cleared */
-            qlb_count_send_error(forwarder->slots, errno, session->key.index, 0);
+        if (received < 0)
+            qlb_count_receive_error(forwarder->slots, errno, session->key.index);
         return;
     }
     session->last_used_ns = forwarder->now_ns;

@@ -205,4 +205,12 @@ QLB_INLINE int32_t qlb_unconfigured_id(uint32_t outcome, const uint8_t *data, co
     return data[1] >> QLB_CONFIG_SHIFT;
 }
 
+/* Check whether a forwarded datagram began a flow: it has a long header, and steps 1 to 3 did not know its IDs.
+ * outcome: the datagram's. */
+QLB_INLINE uint32_t qlb_begins_flow(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
+{
+    return outcome >= QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, 0) && outcome < QLB_DROP_EMPTY && QLB_HAS(data, 1, data_end) &&
+           data[0] >= 0x80;
+}
+
 #endif

@@ -16,9 +16,10 @@ from typing import Final
 from qlb.addresses import canonical_host
 from qlb.dataplane import ancillary
 from qlb.dataplane.ancillary import ControlMessage
+from qlb.dataplane.base import Orders, PlaneSettings
 from qlb.dataplane.limits import affordable_sessions, port_budget, read_limits
-from qlb.dataplane.planes import Orders, PlaneSettings
 from qlb.dataplane.portable.admission import Admission, SendGate, Service, Sources
+from qlb.dataplane.portable.latency import LatencyMeter, ask_for_stamps
 from qlb.dataplane.portable.replies import BATCH, MAX_DATAGRAM_BYTES, Replies
 from qlb.dataplane.portable.session_sockets import SessionSockets
 from qlb.dataplane.portable.sessions import Address, Session, SessionKey
@@ -28,7 +29,7 @@ from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.outcomes import CONFIG_IDS, DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_OVERLOAD
-from qlb.routing.router import Router, unconfigured_id
+from qlb.routing.router import Router, begins_flow, unconfigured_id
 
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
@@ -83,6 +84,7 @@ class AsyncioPlane:
         self._paused = False
         for listener in self._listeners if self._started else ():
             take_single_datagrams(listener.sock)
+            ask_for_stamps(listener.sock)  # now, because the system does not stamp a datagram later
             self._loop.add_reader(listener.sock, listener.on_readable)
 
     def apply(self, orders: Orders) -> None:
@@ -174,7 +176,11 @@ class AsyncioPlane:
         if failure:
             self._drop(failure, datagram, now_s)
         else:
-            self._counters.count(outcome, key[3], int(now_s * 1000))
+            self._counters.count(outcome, key[3], int(now_s * 1000), len(datagram))
+            if begins_flow(outcome, datagram):
+                self._counters.count_new_flow(key[3])
+            if listener.latency.began_ns:
+                listener.latency.end()
 
     def _open(self, session: Session, now_s: float) -> int:
         """Open a session. Return 0, or the packet's outcome if it must not open one."""
@@ -218,11 +224,12 @@ class AsyncioPlane:
 class _Listener:
     """A service address: it receives packets from clients."""
 
-    __slots__ = ("_counters", "_plane", "gate", "host", "port", "sock", "takes_both", "wildcard")
+    __slots__ = ("_counters", "_plane", "gate", "host", "latency", "port", "sock", "takes_both", "wildcard")
 
     def __init__(self, plane: AsyncioPlane, counters: Counters, sock: socket.socket) -> None:
         self._plane = plane
         self._counters = counters
+        self.latency = LatencyMeter(counters, layout.TO_BACKEND)
         self.sock = sock
         self.gate = SendGate(sock)
         self.host, self.port = bound_endpoint(sock)
@@ -235,6 +242,7 @@ class _Listener:
     def on_readable(self) -> None:
         """Read a batch of the queue and forward it."""
         receive, received = self.sock.recvmsg, []
+        begins_sample = self.latency.is_due(self.sock)
         for _ in range(BATCH):
             try:
                 datagram, control, _, client = receive(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
@@ -244,7 +252,11 @@ class _Listener:
                 continue  # the error of an earlier reply; recvmsg() has cleared it
             self._counters.count_received(1, len(datagram))
             received.append((datagram, control, client))
+            if begins_sample:
+                self.latency.begin(self.sock)
+                begins_sample = False
         self._plane.forward(self, received, time.monotonic())
+        self.latency.cancel()
 
     def describe_session(self, key: SessionKey, backend: Backend, hop_limit: int, now_s: float) -> Session:
         """Return a session that has no socket yet."""

@@ -21,6 +21,7 @@ from typing import Final
 
 from qlb.dataplane import ancillary
 from qlb.dataplane.portable import sessions as silence
+from qlb.dataplane.portable.latency import LatencyMeter
 from qlb.dataplane.portable.sessions import Session
 from qlb.routing import counters as layout
 from qlb.routing.counters import SEND_ERROR_KINDS, Counters
@@ -82,6 +83,7 @@ class Replies:
         """Start without sessions. Call it on the running event loop."""
         self.dscp = dscp
         self._counters = counters
+        self._latency = LatencyMeter(counters, layout.TO_CLIENT)
         self._watcher = _EpollWatcher(self) if sys.platform == "linux" else _LoopWatcher(self)
         self._paused: OrderedDict[Session, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
@@ -120,11 +122,13 @@ class Replies:
         """Send a bounded number of a session's received packets to the client."""
         now_s = time.monotonic()
         gate = session.gate
+        is_sample = self._latency.is_due(session.sock)
         for _ in range(BATCH):
             if gate.is_closed and not _is_light(session, now_s) and gate.ask():
                 return self._pause(session)
-            if not self._return_one(session, now_s):
+            if not self._return_one(session, now_s, is_sample=is_sample):
                 return None
+            is_sample = False
         return None
 
     def _pause(self, session: Session) -> None:
@@ -160,8 +164,11 @@ class Replies:
         if self._paused:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look_again)
 
-    def _return_one(self, session: Session, now_s: float) -> bool:
-        """Receive one datagram and send it to the client. Return False if there was none."""
+    def _return_one(self, session: Session, now_s: float, *, is_sample: bool = False) -> bool:
+        """Receive one datagram and send it to the client. Return False if there was none.
+
+        is_sample: measure the latency of this datagram. The session's socket was asked for stamps.
+        """
         try:
             datagram, control, _, _ = session.sock.recvmsg(MAX_DATAGRAM_BYTES, ancillary.BUFFER_BYTES)
         except BlockingIOError:
@@ -170,15 +177,20 @@ class Replies:
             # The error of an earlier send, such as an ICMP message. recvmsg() has cleared it.
             self._counters.count_send_error(send_error_kind(error), session.index, session.largest_bytes)
             return True
+        if is_sample:
+            self._latency.begin(session.sock)
         session.last_used_s = now_s
         session.window_bytes += len(datagram)
         if session.is_protected:
             session.renewed = True
         silence.note_answer(session)
-        self._send(session, datagram, ancillary.marked(ancillary.read_traffic_class(control), self.dscp))
+        was_sent = self._send(session, datagram, ancillary.marked(ancillary.read_traffic_class(control), self.dscp))
+        if is_sample and was_sent:
+            self._latency.end()
         return True
 
-    def _send(self, session: Session, datagram: bytes, traffic_class: int) -> None:
+    def _send(self, session: Session, datagram: bytes, traffic_class: int) -> bool:
+        """Send a datagram to the client. Return whether it was sent."""
         messages = session.messages
         if traffic_class:
             messages = (*messages, ancillary.traffic_class_message(session.client_family, traffic_class))
@@ -188,9 +200,10 @@ class Replies:
         except OSError as error:
             if not self._send_again(session, datagram, messages, error):
                 self._counters.slots[layout.RETURN_DROPPED] += 1
-                return
+                return False
         session.gate.note_sent(len(datagram))
-        self._counters.count_returned(session.index)
+        self._counters.count_returned(session.index, len(datagram))
+        return True
 
     def _send_again(
         self, session: Session, datagram: bytes, messages: tuple[ancillary.ControlMessage, ...], error: OSError

@@ -3,7 +3,7 @@
  * program.c counts each datagram for a service exactly once. The slots are those of qlb/routing/counters.py, but times
  * are in ticks, and samples and the counters of backends are in separate maps. counters.py combines them.
  *
- * A backend's counters share a cache line with the next hop to it, because a packet needs both.
+ * A backend's counters are beside the next hop to it, because a packet needs both.
  */
 #ifndef QLB_XDP_COUNTERS_H
 #define QLB_XDP_COUNTERS_H
@@ -58,6 +58,8 @@ QLB_INLINE void qlb_count(const struct qlb_frame *frame, uint32_t outcome, uint3
     if (!backend)
         return;
     backend->forwarded[qlb_route_of(outcome)]++;
+    backend->forwarded_bytes += (uint64_t)frame->datagram_len;
+    backend->new_flows += frame->begins_flow;
     backend->last_seen = frame->now;
 }
 

@@ -43,7 +43,9 @@ class Clock:
 SAMPLES: Final = len(OUTCOMES)
 _WORD_BYTES: Final = 8
 _LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
-"""The index of the time among a backend's words. The words before it count packets by route."""
+"""The index of the time among a backend's words. The words before it are the counters of _COUNTED."""
+_COUNTED: Final = (*(slots.FORWARDED + route for route in range(3)), slots.FORWARDED_BYTES, slots.NEW_FLOWS)
+"""The slot of each word that counts."""
 _TIMES: Final = frozenset(
     first + config_id
     for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
@@ -82,19 +84,19 @@ class KernelCounters:
             self.sums.slots[slot] = clock.milliseconds(max(values)) if slot in _TIMES else sum(values)
 
     def _by_backend(self, backends: BpfMap, count: int) -> list[list[int]]:
-        """Return for each index the packets by route and the time of the last packet in ticks."""
+        """Return for each index the counters of _COUNTED and the time of the last packet in ticks."""
         cells, width = backends.read_per_cpu(), BACKEND.size_bytes // _WORD_BYTES
         rows = []
         for index in range(count):
             own = cells[index * self._cpus * width : (index + 1) * self._cpus * width].tolist()
-            counts = [sum(own[route::width]) for route in range(_LAST_SEEN)]
+            counts = [sum(own[word::width]) for word in range(_LAST_SEEN)]
             rows.append([*counts, max(own[_LAST_SEEN::width])])
         return rows
 
     def _write_backend(self, index: int, row: Sequence[int], clock: Clock) -> None:
         at = slots.BACKEND + slots.BACKEND_SLOTS * index
-        for route, packets in enumerate(row[:_LAST_SEEN]):
-            self.sums.slots[at + slots.FORWARDED + route] = packets
+        for slot, count in zip(_COUNTED, row[:_LAST_SEEN], strict=True):
+            self.sums.slots[at + slot] = count
         self.sums.slots[at + slots.LAST_SEEN_MS] = clock.milliseconds(row[_LAST_SEEN])
 
     def _read_samples(self, cells: memoryview, clock: Clock) -> None:

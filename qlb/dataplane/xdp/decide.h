@@ -37,17 +37,22 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     return QLB_ANSWER(decision.outcome, decision.index);
 }
 
-/* Return qlb_unconfigured_id() of a datagram with this outcome. This is a separate function because the stack of
- * qlb_decide_datagram() has no room for it. */
-QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
+/* Note what the header of a datagram with this outcome shows: frame->unconfigured_id, and whether it began a flow. This
+ * is a separate function because the stack of qlb_decide_datagram() has no room for it. Return 0, because the verifier
+ * requires a result. */
+QLB_CALL int qlb_note_header(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t outcome)
 {
     if (!frame)
-        return QLB_MISS;
+        return 0;
     const uint8_t *end = qlb_data_end(ctx), *data = qlb_data(ctx);
     const uint32_t at = frame->payload_at;
+    frame->unconfigured_id = QLB_MISS;
     if (at > QLB_MAX_HEADERS)
-        return QLB_MISS;
-    return qlb_unconfigured_id(outcome, qlb_skip(data, at, end), end);
+        return 0;
+    data = qlb_skip(data, at, end);
+    frame->unconfigured_id = qlb_unconfigured_id(outcome, data, end);
+    frame->begins_flow = qlb_begins_flow(outcome, data, end);
+    return 0;
 }
 
 /* Find the backend that sent the packet which an ICMP error quotes. If the packet has a long header, its source ID is

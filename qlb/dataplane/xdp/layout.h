@@ -43,10 +43,12 @@ struct qlb_destination {
     uint32_t source[4];  /* of the outer header */
 };
 
-/* The data of one CPU about a backend: its counters, and the next hop to it. One cache line, 64 octets. */
+/* The data of one CPU about a backend: its counters, and the next hop to it. 80 octets. */
 struct qlb_backend {
-    uint64_t forwarded[3]; /* by cid, flow, fallback */
-    uint64_t last_seen;    /* ticks */
+    uint64_t forwarded[3];    /* by cid, flow, fallback */
+    uint64_t forwarded_bytes; /* of UDP payload */
+    uint64_t new_flows;       /* datagrams that began a flow */
+    uint64_t last_seen;       /* ticks */
     uint32_t hop_expires;  /* ticks, the lower 32 bits */
     uint32_t hop_number;   /* of the destination's generation, the lower 32 bits; 0: no hop is known */
     uint32_t hop_ingress;  /* the interface that packets arrived on */

@@ -43,6 +43,8 @@ BACKEND: Final = Layout(
     "qlb_backend",
     {
         "forwarded": "24s",
+        "forwarded_bytes": "Q",
+        "new_flows": "Q",
         "last_seen": "Q",
         "hop_expires": "I",
         "hop_number": "I",

@@ -11,8 +11,8 @@ import threading
 from contextlib import suppress
 from typing import Final
 
+from qlb.dataplane.base import Orders
 from qlb.dataplane.core.table import HEAD, compile_table
-from qlb.dataplane.planes import Orders
 from qlb.dataplane.xdp.bpf_object import BpfMap
 from qlb.dataplane.xdp.counters import KernelCounters, tick_ns
 from qlb.dataplane.xdp.destinations import check_forwarding, hosts_of, pack_destinations

@@ -14,7 +14,7 @@ from qlb.routing.router import Router
 from qlb.routing.snapshot import Snapshot
 
 SECOND_NS = 1_000_000_000
-FAST = 20_000
+FAST = 10_000
 FULL = 100_000
 SLOW = 1_000_000
 PHASES = 4

@@ -13,7 +13,7 @@ from lab.memory_plane import MemoryPlane
 from lab.xdp.packets import ethernet, udp
 from lab.xdp.scene import BACKENDS, CLIENTS, PORT, SERVICES, Scene, cid_of, orders, pool, short
 from qlb.addresses import Endpoint, FourTuple, canonical_host
-from qlb.dataplane.planes import Orders
+from qlb.dataplane.base import Orders
 from qlb.dataplane.xdp.libbpf import XDP_PASS
 from qlb.dataplane.xdp.plane import XdpPlane
 from qlb.dataplane.xdp.program import XdpSettings

@@ -54,7 +54,7 @@ def test_ip_link_cannot_detach_it(scene: Scene) -> None:
     assert plane.watch().losses == ()
 
 
-def test_another_program_in_its_place(scene: Scene) -> None:
+def test_another_program_on_the_interface(scene: Scene) -> None:
     """Another program on the interface is reported as long as it is there; then qlb's program is attached again."""
     plane = scene.plane("ipip", pool(BACKENDS[4]))
     plane.start()

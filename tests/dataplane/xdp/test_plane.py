@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.dataplane.network import long_header
 from lab.xdp.packets import ethernet, udp
 from lab.xdp.scene import (
     BACKENDS,
@@ -78,9 +79,26 @@ def test_counts(scene: Scene) -> None:
     assert [sum(c.forwarded[n] for c in counts) for n in (1, 2)] == [1, 1]
     seen = [c.last_seen_ms for c in counts]
     assert all(seen)
+    at = [slots.BACKEND + slots.BACKEND_SLOTS * index for index in range(2)]
+    forwarded_bytes = sum(sums.slots[one + slots.FORWARDED_BYTES] for one in at)
+    assert forwarded_bytes == sums.slots[slots.BYTES_RECEIVED], "the dropped datagram was empty"
+    assert sums.slots[at[1] + slots.FORWARDED_BYTES] >= 2 * len(short(cid_of(1)))
+    assert [sums.slots[one + slots.NEW_FLOWS] for one in at] == [0, 0], "no long header arrived"
     assert all(abs(time.monotonic() * 1000 - ms) < 60_000 for ms in seen)
     assert config_last_seen_ms([sums], 1) <= max(seen)
     assert config_last_seen_ms([sums], 2) == 0
+
+
+def test_new_flows(scene: Scene) -> None:
+    """A long header with unknown IDs begins a flow, also from a known address; the same IDs again do not."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    first, second = long_header(b"\xe1" * 8, b"mine"), long_header(b"\xe2" * 8, b"next")
+    for datagram in (first, first, second, b"\x40\xe0" * 20):
+        forward(plane, ethernet(udp((CLIENTS[4], 7), (SERVICES[4], PORT), datagram)))
+    sums = plane.read_counters()
+    at = [slots.BACKEND + slots.BACKEND_SLOTS * index for index in range(2)]
+    assert sum(sums.slots[one + slots.NEW_FLOWS] for one in at) == 2
+    assert sum(sums.slots[one + slots.FORWARDED_BYTES] for one in at) == sums.slots[slots.BYTES_RECEIVED]
 
 
 def test_states(scene: Scene) -> None:

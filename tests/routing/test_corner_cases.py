@@ -30,7 +30,7 @@ def test_ring_does_not_show_the_fallback_key() -> None:
     assert repr(key) not in repr(build_ring([], key))
 
 
-def test_a_backend_that_left_is_told_as_a_miss() -> None:
+def test_a_departed_backend_is_a_miss() -> None:
     """The explanation of an entry for a removed backend agrees with the decision."""
     r = router(backends(2))
     _, index = r.decide(short(UNKNOWN), FLOW, 0.0)
