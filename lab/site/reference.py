@@ -14,7 +14,7 @@ from qlb.observe.figures import XdpReading
 
 PAGES: Final = ("configuration.md", "commands.md", "metrics.md", "api.md")
 """The names of the generated pages."""
-API: Final = ("qlb.cid", "qlb.adapters.aioquic", "qlb.errors")
+API: Final = ("qlb.cid", "qlb.adapters.aioquic", "qlb.adapters.hypercorn", "qlb.errors")
 """The modules that programs import, in the order of the page. The names in ``__all__`` are described."""
 
 

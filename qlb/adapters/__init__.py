@@ -1,1 +1,1 @@
-"""Floor 3: adapters that make existing QUIC servers issue routable connection IDs, one package for each QUIC stack."""
+"""Floor 3: adapters that make existing servers issue routable connection IDs, one package for each QUIC stack."""

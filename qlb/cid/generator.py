@@ -49,6 +49,12 @@ class WorkerTag:
     index: 0 to 2**bits - 1, different in each process. bits: 1 to 16 bits of the nonce, equal in all processes. At
     least 40 bits of the nonce must remain: a tag of 8 bits needs a nonce_length of 6 octets, a tag of 16 bits needs 7.
     A forked child needs an index of its own and a new generator.
+
+    The tag makes nonces unique, and no more: a balancer forwards to an address and a port, and if several processes
+    receive from one port, the kernel selects one by the sender's address. After a change of address that is another
+    process, and the connection is lost. So either the server passes such packets to the process that has the
+    connection, or each process is a backend with a port and a server ID of its own (docs/servers.md, "Several
+    workers").
     """
 
     index: int

@@ -1,11 +1,15 @@
 """Commands that check a configuration, and that print keys, schemas and parameters of servers. None sends a packet."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from qlb.cli.client import CONFIG, ConfigCommand, complete_configured_backend, config_option
 from qlb.errors import QlbError
+
+STACKS: Final = ("aioquic", "envoy", "moq-relay", "nlb", "picoquic", "json")
+"""The stacks of qlb.config.server_stacks, repeated here because other commands must not import that module."""
 
 
 @click.command("check", cls=ConfigCommand, short_help="Validate a configuration.")
@@ -69,19 +73,27 @@ def keygen(file: Path | None) -> None:
 @click.argument("config", type=CONFIG)
 @click.argument("backend", shell_complete=complete_configured_backend)
 @click.option("--yang", is_flag=True, help="Print the draft's YANG model as JSON.")
+@click.option("--for", "stack", type=click.Choice(STACKS), help="Print the form that this QUIC stack reads.")
 @config_option
-def server_config(config: Path, backend: str, yang: bool) -> None:
+def server_config(config: Path, backend: str, yang: bool, stack: str | None) -> None:
     """Print the parameters that the server BACKEND must load to issue routable IDs. They contain its secret keys.
 
     BACKEND is its name, or its IP address if a source of `discovery` derives server IDs from addresses. The draft's
-    YANG model describes one CID config: for several CID configs, --yang prints a list of models.
+    YANG model describes one CID config: for several CID configs, --yang prints a list of models. With --for, the exit
+    code is 2 if the stack cannot issue these IDs; docs/servers.md explains each form.
     """
     import json
 
     from qlb.config.load import load
     from qlb.config.server_config import server_config_yaml, yang_server_configs
+    from qlb.config.server_stacks import stack_config
 
+    if yang and stack is not None:
+        raise click.UsageError("--yang and --for exclude each other")
     loaded = load(config).config
+    if stack is not None:
+        click.echo(stack_config(loaded, backend, stack), nl=False)
+        return
     if not yang:
         click.echo(server_config_yaml(loaded, backend), nl=False)
         return

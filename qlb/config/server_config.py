@@ -60,6 +60,15 @@ def server_config_yaml(config: Config, backend_name: str) -> str:
     return yaml.dump(server_config(config, backend_name), Dumper=_Dumper, sort_keys=False)
 
 
+def server_params(config: Config, backend_name: str) -> tuple[str, tuple[tuple[CidParams, tuple[bytes, ...]], ...]]:
+    """Return the backend's name, and the CID configs of server_config() with the server IDs that it has in each.
+
+    Raises ConfigError like server_config().
+    """
+    backend = _backend(config, backend_name)
+    return backend.name, tuple(_issued(config, backend))
+
+
 def yang_server_configs(config: Config, backend_name: str) -> tuple[dict[str, object], ...]:
     """Return the draft's YANG model of the server as JSON data for json.dumps.
 

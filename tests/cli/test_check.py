@@ -135,6 +135,17 @@ def test_server_config(qlb: Run, config: Path) -> None:
     assert model["config-id"] == 1
 
 
+def test_server_config_for_a_stack(qlb: Run, config: Path) -> None:
+    """--for prints the stack's form. If the stack cannot issue the IDs, the exit code is 2 and the reason is given."""
+    assert KEY in qlb("server-config", config, "b", "--for", "aioquic").out
+    refused = qlb("server-config", config, "b", "--for", "moq-relay")
+    assert (refused.code, refused.out) == (2, "")
+    assert "has a key, and moq-relay issues plaintext IDs only" in refused.err
+    assert KEY not in refused.err
+    assert qlb("server-config", config, "a", "--for", "unknown").code == 2
+    assert qlb("server-config", config, "a", "--for", "json", "--yang").code == 2
+
+
 def test_server_config_of_an_unknown_backend(qlb: Run, config: Path) -> None:
     """An unknown backend is an error."""
     assert qlb("server-config", config, "unknown").code in (1, 2)

@@ -30,6 +30,7 @@ SHAPES: Final = {
     "four-pass-long-server-id": CidParams(config_id=5, server_id_length=10, nonce_length=5, key=KEY),
     "four-pass-longest": CidParams(config_id=6, server_id_length=4, nonce_length=14, key=KEY),
     "single-pass": CidParams(config_id=1, server_id_length=4, nonce_length=12, key=KEY),
+    "plaintext": CidParams(config_id=3, server_id_length=4, nonce_length=8),
 }
 
 Travel = Callable[[NatPort, Gates, Path], Coroutine[object, None, Journey]]
