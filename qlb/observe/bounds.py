@@ -22,9 +22,9 @@ KERNEL_DROPS: Final = Bound(0.001)
 """Of the datagrams that reached this machine, those that the system dropped. Each of them is a loss."""
 SESSIONS: Final = Bound(0.9)
 """Of the sessions that may be open."""
-UNCONFIGURED: Final = Bound(0.01, lasts_s=120.0)
-"""Of the received packets, those with one config ID that is not configured. It lasts longer than WINDOW_S, because any
-host can send a burst of such packets, and a burst is no evidence of a server."""
+UNCONFIGURED: Final = Bound(0.01, lasts_s=180.0)
+"""Of the received packets, those with one config ID that is not configured. A burst stays in the window for WINDOW_S,
+so such packets must arrive for two minutes. Any host can send a burst: it is no evidence of a server."""
 
 
 class RecentShare:
