@@ -209,7 +209,7 @@ def in_text(table: Table, width: int | None = None) -> list[str]:
         table = fitted(table, width, text_width=_LEAST_TEXT)
     widths = column_widths(table)
     head = Row(tuple(column.title for column in table.columns))
-    lines = []
+    lines: list[str] = []
     for row in (head, *table.rows):
         cells = [_cell(*found) for found in zip(row.cells, table.columns, widths, strict=True)]
         lines += _wrapped(cells, row.cells[-1], width)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -30,8 +30,11 @@ from qlb.cli.tables import (
 )
 from qlb.errors import QlbError
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
 _NOTICE_LINES: Final = 2
-_TEXT_WIDTH: Final = 30
+_TEXT_WIDTH: Final = 60
 """The width that is enough for a sentence, which is then cut."""
 
 
@@ -52,10 +55,9 @@ def top(path: Path, interval: float, once: bool) -> None:
     rows. NO_COLOR=1 turns the colours off.
     """
     if once:
-        print_status(_read(path))
+        print_status(read_status(path))
         return
     from rich.live import Live
-    from rich.text import Text
 
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -67,22 +69,21 @@ def top(path: Path, interval: float, once: bool) -> None:
         since: float | None = None
         while not interrupted.is_set():
             try:
-                status = _read(path)
+                status = read_status(path)
             except QlbError as error:
                 since = since or time.time()
                 live.update(
                     f"no answer since {time.strftime('%H:%M:%S', time.localtime(since))}: {error}", refresh=True
                 )
             else:
-                lines = screen(status, _comparable(before, status), *live.console.size)
-                text = Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis")
-                live.update(text, refresh=True)
+                width, height = live.console.size
+                live.update(drawable(screen(status, _comparable(before, status), width, height), width), refresh=True)
                 before, since = status, None
             if pressed(interval) == "q":
                 return
 
 
-def _read(path: Path) -> Status:
+def read_status(path: Path) -> Status:
     """Return the status with the backends with problems first, then the busiest ones."""
 
     def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
@@ -90,6 +91,17 @@ def _read(path: Path) -> Status:
 
     status = readable(ask(path, "GET", "/status")[1])
     return {**status, "backends": sorted(status["backends"], key=rank)}
+
+
+def drawable(lines: Sequence[str], width: int) -> "Group":
+    """Return lines as an object that rich draws, cut to a width."""
+    from rich.console import Group
+    from rich.text import Text
+
+    texts = [Text.from_ansi(line) for line in lines]
+    for text in texts:
+        text.truncate(width, overflow="ellipsis")
+    return Group(*texts)
 
 
 def _comparable(before: Status | None, status: Status) -> Status | None:

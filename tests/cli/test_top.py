@@ -1,13 +1,15 @@
 """The screen of ``qlb top``."""
 
 import dataclasses
+import io
 from typing import Any
 
 import click
 import pytest
+from rich.console import Console
 
 from lab.readings import sample_reading
-from qlb.cli.top import _comparable, screen
+from qlb.cli.top import _comparable, drawable, screen
 from qlb.observe.figures import Reading
 from qlb.observe.status import build_status
 
@@ -99,3 +101,15 @@ def test_rates_need_an_earlier_status_of_the_same_process() -> None:
     assert _comparable(earlier, status) is earlier
     assert _comparable(status, earlier) is None
     assert _comparable(None, status) is None
+
+
+def test_what_is_drawn_fits_the_terminal() -> None:
+    """Lines that are too long are cut with an ellipsis, so that no line moves the others down."""
+    status = build_status(reading_of(100, down=3))
+    console = Console(width=80, height=24, file=io.StringIO(), force_terminal=True)
+    console.print(drawable(screen(status, None, 80, 24), 80))
+    assert isinstance(console.file, io.StringIO)
+    lines = click.unstyle(console.file.getvalue()).rstrip("\n").split("\n")
+    assert len(lines) == 24
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[0].endswith("…")
