@@ -51,7 +51,7 @@ async def test_the_page_follows_the_daemon(tmp_path: Path) -> None:
         assert await page.evaluate(names) == [server.name for server in on.servers]
         await ask(on, on.servers[0], 7)
         await page.until_shown(FIRST_ROW, lambda shown: "7 by ID" in shown)
-        split = "document.querySelector('#backends .packets').title"
+        split = "document.querySelector('#backends td.packets').title"
         assert await page.evaluate(split) == "7 by ID, 0 by flow, 0 by fallback"
         await page.until_shown("#outcomes", lambda shown: "cid_config_1 7" in " ".join(shown.split()))
         assert "33 % wanted" in await page.text(FIRST_ROW)

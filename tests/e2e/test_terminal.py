@@ -112,8 +112,9 @@ async def test_why_a_backend_is_down(tmp_path: Path) -> None:
     """The words of the last probe are below a backend that does not answer, and the first notice is critical."""
     servers = [Server(name, number.to_bytes(4), ("127.0.0.1", free_port())) for number, name in enumerate(NAMES)]
     health = {"probe": "quic", "interval": "1s", "timeout": "500ms", "fall": 1, "all_failing": "obey"}
-    config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health=health)
-    async with running(tmp_path / "daemon", config, may_log_errors=True) as daemon:
+    config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
+    async with running(tmp_path / "daemon", config) as daemon:
+        await daemon.reload_by_signal({**config, "health": health})
         await daemon.until_applied(lambda found: not any(row["healthy"] for row in found["backends"]))
         code, text = await daemon.command("status")
         assert code == 0
