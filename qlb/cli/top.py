@@ -4,6 +4,7 @@ import contextlib
 import select
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -142,8 +143,8 @@ def _notice_lines(found: Sequence[Any], width: int) -> list[str]:
     """Return the most severe notices in at most two lines, and the number of the others."""
     lines = [click.style(row["text"], fg=SEVERITIES.get(row["severity"])) for row in found]
     if len(found) == 1 and len(found[0]["text"]) > width:
-        text, colour = found[0]["text"], SEVERITIES.get(found[0]["severity"])
-        return [click.style(part, fg=colour) for part in (text[:width], text[width:].strip())]
+        first, *rest = textwrap.wrap(found[0]["text"], width)
+        return [click.style(part, fg=SEVERITIES.get(found[0]["severity"])) for part in (first, " ".join(rest))]
     if len(lines) > _NOTICE_LINES:
         more = len(lines) - _NOTICE_LINES + 1
         lines[_NOTICE_LINES - 1 :] = [click.style(f"and {more} more notices: see qlb status", dim=True)]

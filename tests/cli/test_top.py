@@ -68,9 +68,12 @@ def test_notices_take_at_most_two_lines() -> None:
     assert lines[1].startswith("worker 1 (process 124) has not completed")
     assert lines[2] == f"and {len(status['notices']) - 1} more notices: see qlb status"
     assert lines[3] == ""
-    one = {**status, "notices": [{"level": "error", "severity": "critical", "kind": "x", "text": "y" * 100}]}
+    one = {
+        **status,
+        "notices": [{"level": "error", "severity": "critical", "kind": "x", "text": "y" * 70 + " " + "y" * 29}],
+    }
     assert [line.strip("y") for line in lines_of(one)[1:4]] == ["", "", ""]
-    assert [len(line) for line in lines_of(one)[1:3]] == [80, 20]
+    assert [len(line) for line in lines_of(one)[1:3]] == [70, 29]
     two = {**status, "notices": status["notices"][:2]}
     assert [line.startswith(("worker 1", "another process")) for line in lines_of(two)[1:4]] == [True, True, False]
     assert lines_of({**status, "notices": []})[1] == ""
