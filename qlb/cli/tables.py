@@ -33,11 +33,13 @@ STYLES: Final[Mapping[str, str]] = MappingProxyType(
         "staged": "yellow",
         "retiring": "yellow",
         "dropped": "red",
+        "dead": "red",
     }
 )
 """Text of a cell → its colour. The usual state, active, has none."""
 GAP: Final = "  "
 _INDENT: Final = "    "
+_MIB: Final = 1 << 20
 _LEAST_TEXT: Final = 30
 """The least width of a column of sentences."""
 
@@ -155,6 +157,31 @@ def cid_configs(status: Status) -> Table:
     return Table("CID configs", columns, rows)
 
 
+def workers(status: Status) -> Table:
+    """Return the workers with the share of a core that each uses; without rows if the daemon does not report it."""
+    rows = [
+        Row(
+            (
+                str(row["index"]),
+                str(row["pid"]),
+                "alive" if row["alive"] else "dead",
+                f"{100 * row['busy_share']:.0f} %",
+                f"{row['resident_bytes'] / _MIB:,.0f} MiB" if row["resident_bytes"] else "",
+            )
+        )
+        for row in status["workers"]
+        if "busy_share" in row
+    ]
+    columns = (
+        Column("WORKER"),
+        Column("PROCESS", is_number=True),
+        Column("STATE"),
+        Column("BUSY", is_number=True),
+        Column("MEMORY", is_number=True),
+    )
+    return Table("Workers", columns, rows)
+
+
 def outcomes(status: Status, before: Status | None = None, *, is_short: bool = False) -> Table:
     """Return the outcomes that have packets, in groups. before: an earlier status, for rates. is_short: only groups."""
     seconds = status["uptime_s"] - before["uptime_s"] if before is not None else 0.0
@@ -243,7 +270,7 @@ def _notes(text: str, width: int | None) -> list[str]:
 def print_status(status: Status) -> None:
     """Print the headline, the notices and the tables, in colours and as wide as the terminal if there is one."""
     width = get_terminal_size().columns if sys.stdout.isatty() else None
-    tables = (backends(status), cid_configs(status), outcomes(status))
+    tables = (backends(status), cid_configs(status), outcomes(status), workers(status))
     parts = [
         [headline(status), *_in_colour(notices(status))],
         *(in_text(table, width) for table in tables if table.rows),

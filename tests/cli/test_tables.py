@@ -19,6 +19,7 @@ from qlb.cli.tables import (
     print_status,
     readable,
     trouble,
+    workers,
 )
 from qlb.observe.notices import notices as daemon_notices
 from qlb.observe.status import build_status
@@ -97,6 +98,18 @@ def test_outcomes_are_grouped(status: Status) -> None:
     short = outcomes(status, is_short=True)
     assert [row.cells[0] for row in short.rows] == ["by ID", "new connection", "known flow"]
     assert outcomes({**status, "outcome_groups": []}).rows == []
+
+
+def test_workers(status: Status) -> None:
+    """Each worker has its share of a core and its memory. A daemon that does not report them has no such table."""
+    without = [
+        {name: value for name, value in row.items() if name not in ("busy_share", "resident_bytes")}
+        for row in status["workers"]
+    ]
+    assert workers({**status, "workers": without}).rows == []
+    figures = [{"busy_share": 0.873, "resident_bytes": 31 << 20}, {"busy_share": 0.0, "resident_bytes": None}]
+    rows = workers({**status, "workers": [row | more for row, more in zip(without, figures, strict=True)]}).rows
+    assert [row.cells for row in rows] == [("0", "123", "alive", "87 %", "31 MiB"), ("1", "124", "dead", "0 %", "")]
 
 
 def test_rates_of_outcomes(status: Status) -> None:

@@ -128,7 +128,7 @@ const CONFIGS = [{name: "config ID"}, {name: "state"}, {name: "algorithm"}, {nam
   {name: "packets", number: true}, {name: "last packet"}];
 const OUTCOMES = [{name: "outcome"}, {name: "packets", number: true}, {name: "per second", number: true}];
 const LISTENERS = [{name: "address"}, {name: "dropped by the system", number: true}, {name: "receive buffer", number: true}];
-const WORKERS = [{name: "worker"}, {name: "process", number: true}, {name: "state"}];
+const WORKERS = [{name: "worker"}, {name: "process", number: true}, {name: "state"}, {name: "busy", number: true}, {name: "memory", number: true}];
 const TOTALS = [{name: "counter"}, {name: "value", number: true}, {name: "per second", number: true}];
 
 // The first choice of a column sorts by it, the second turns the order round, the third ends it.
@@ -255,7 +255,9 @@ const show = status => {
     row.kernel_dropped_packets == null ? "not known" : {text: count(row.kernel_dropped_packets), kind: row.kernel_dropped_packets ? "bad" : ""},
     `${count(row.receive_buffer_bytes / 1024)} KiB`]})));
   fill("workers", WORKERS, status.workers.map(worker => ({cells: [worker.index, worker.pid,
-    {text: worker.alive ? "alive" : "dead", kind: worker.alive ? "good" : "bad"}]})));
+    {text: worker.alive ? "alive" : "dead", kind: worker.alive ? "good" : "bad"},
+    worker.busy_share == null ? "" : {text: percent(worker.busy_share), kind: worker.busy_share > .9 ? "warn" : ""},
+    worker.resident_bytes ? `${count(worker.resident_bytes / 2 ** 20)} MiB` : ""]})));
   showBalancers(status.balancers || []);
   before = status;
 };
