@@ -39,7 +39,7 @@ const write = (node, text) => { if (changed(node, text)) node.textContent = text
 // The project's documentation, if this installation knows its address. Its pages are opened only on request.
 const base = document.documentElement.dataset.docs;
 const documentation = page => base && /^[\w\/-]+\.md(#[\w-]+)?$/.test(page || "") ?
-  base + (/\/(blob|tree)\//.test(base) ? page : page.replace(".md", ".html")) : "";
+  base + (base.includes("/blob/") || base.includes("/tree/") ? page : page.replace(".md", ".html")) : "";
 const link = (text, url) => {
   const node = put("a", text);
   node.href = url;
