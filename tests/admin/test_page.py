@@ -224,15 +224,19 @@ async def test_words_only_where_something_is_wrong(stage: Stage, pool: Pool, win
 
 async def test_shares_need_a_sample(stage: Stage, pool: Pool, window: Browser) -> None:
     """Below twenty new connections there is no share of them. From twenty on there is one, with their number."""
-    pool.fill(2, forwarded={"cid": 0, "flow": 0, "fallback": 9})
+    pool.fill(2)
+    shown = """(() => {
+      show({...before, backends: before.backends.map(row => ({...row, ...arguments[0]}))});
+      const texts = [...document.querySelectorAll('#sample, #backends .shares small')].map(node => node.textContent);
+      return [...texts, document.querySelectorAll('.found').length];
+    })()"""
     async with opened(window, stage) as page:
-        assert await page.text("#sample") == "18 new connections: too few for shares"
-        assert await page.text("#backends .shares small") == "50 % wanted, 9 so far\n50 % wanted, 9 so far"
-        assert await page.evaluate("document.querySelectorAll('.found').length") == 0
-        pool.fill(2, forwarded={"cid": 0, "flow": 0, "fallback": 10})
-        await page.until_shown("#sample", lambda shown: shown == "shares of 20 new connections")
-        assert await page.text("#backends .shares small") == "50 % wanted, 50 % so far\n50 % wanted, 50 % so far"
-        assert await page.evaluate("document.querySelectorAll('.found').length") == 2
+        for row in ({"new_flows": 9}, {"new_flows": None, "forwarded_by_route": {"cid": 7, "flow": 5, "fallback": 9}}):
+            few = ["50 % wanted, 9 so far"] * 2
+            expected = ["18 new connections: too few for shares", *few, 0]
+            assert await page.evaluate(shown, row) == expected
+        enough = ["50 % wanted, 50 % so far"] * 2
+        assert await page.evaluate(shown, {"new_flows": 10}) == ["shares of 20 new connections", *enough, 2]
 
 
 async def test_lines_have_a_scale(stage: Stage, pool: Pool, window: Browser) -> None:
