@@ -1,18 +1,15 @@
-"""A daemon's status as tables of text, for ``qlb status`` and ``qlb top``.
-
-The tables are drawn here, because rich needs 0.6 s of processor time for a table of a thousand backends.
-"""
+"""A daemon's status as tables of text, for ``qlb status`` and ``qlb top``."""
 
 import os
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from shutil import get_terminal_size
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
+from qlb.cli.drawing import Column, Row, Table, in_text
 from qlb.observe.streams import escaped
 
 Status = Mapping[str, Any]
@@ -24,47 +21,7 @@ SEVERITIES: Final[Mapping[str, str]] = MappingProxyType(
 """Severity of a notice → its colour."""
 _EARLIER: Final[Mapping[str, str]] = MappingProxyType({"error": "critical"})
 """Level of a notice → severity, for the daemon of an earlier release; the others have the same name."""
-STYLES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "up": "green",
-        "down": "red",
-        "excluded": "red",
-        "draining": "yellow",
-        "staged": "yellow",
-        "retiring": "yellow",
-        "dropped": "red",
-        "dead": "red",
-    }
-)
-"""Text of a cell → its colour. The usual state, active, has none."""
-GAP: Final = "  "
-_INDENT: Final = "    "
 _MIB: Final = 1 << 20
-_LEAST_TEXT: Final = 30
-"""The least width of a column of sentences."""
-
-
-class Column(NamedTuple):
-    """One column. rank: in a narrow terminal, the column with the highest rank is omitted first; 0 = never."""
-
-    title: str
-    is_number: bool = False
-    rank: int = 0
-
-
-class Row(NamedTuple):
-    """One row. note: text for lines of its own below the row."""
-
-    cells: tuple[str, ...]
-    note: str = ""
-
-
-class Table(NamedTuple):
-    """One table."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: Sequence[Row]
 
 
 def readable(answer: Any) -> Any:  # noqa: ANN401 (any part of a JSON document)
@@ -119,7 +76,7 @@ def backends(status: Status) -> Table:
         Column("LAST PACKET", rank=1),
         Column("NEW CONNECTIONS", is_number=True, rank=3),
     )
-    return Table("Backends", columns, rows)
+    return Table(columns, rows)
 
 
 def trouble(backend: Mapping[str, Any]) -> str:
@@ -154,7 +111,7 @@ def cid_configs(status: Status) -> Table:
         Column("PACKETS", is_number=True),
         Column("LAST PACKET", rank=1),
     )
-    return Table("CID configs", columns, rows)
+    return Table(columns, rows)
 
 
 def workers(status: Status) -> Table:
@@ -179,92 +136,44 @@ def workers(status: Status) -> Table:
         Column("BUSY", is_number=True),
         Column("MEMORY", is_number=True),
     )
-    return Table("Workers", columns, rows)
+    return Table(columns, rows)
 
 
-def outcomes(status: Status, before: Status | None = None, *, is_short: bool = False) -> Table:
-    """Return the outcomes that have packets, in groups. before: an earlier status, for rates. is_short: only groups."""
+def outcomes(status: Status, before: Status | None = None, *, most: int | None = None) -> Table:
+    """Return the outcomes that have packets, in groups; below a drop, the last such datagram for ``qlb explain``.
+
+    before: an earlier status, for rates. most: only so many outcomes, those that are now the most frequent.
+    """
     seconds = status["uptime_s"] - before["uptime_s"] if before is not None else 0.0
+    then = before["outcomes"] if before is not None else {}
+    groups = [group for group in status.get("outcome_groups", ()) if group["outcomes"]]
+    every = [one for group in groups for one in group["outcomes"]]
+    frequent = sorted(every, key=lambda one: (then.get(one["name"], 0) - one["packets"], -one["packets"]))[:most]
 
     def cells(name: str, packets: int, earlier: int, text: str) -> tuple[str, ...]:
         rate = f"{max(packets - earlier, 0) / seconds:,.0f}" if seconds > 0 else ""
         return (name, f"{packets:,}", *(() if before is None else (rate,)), text)
 
     rows = []
-    for group in status.get("outcome_groups", ()):
-        found = group["outcomes"]
-        earlier = [before["outcomes"].get(one["name"], 0) if before is not None else 0 for one in found]
-        if found:
-            rows.append(Row(cells(group["name"], group["packets"], sum(earlier), group["text"])))
-        if not is_short:
-            rows += [
-                Row(cells(f"  {one['name']}", one["packets"], then, one["text"]))
-                for one, then in zip(found, earlier, strict=True)
-            ]
+    for group in groups:
+        earlier = sum(then.get(one["name"], 0) for one in group["outcomes"])
+        rows.append(Row(cells(group["name"], group["packets"], earlier, group["text"])))
+        rows += [
+            Row(
+                cells(f"  {one['name']}", one["packets"], then.get(one["name"], 0), one["text"]),
+                _sample(status, one["name"]) if most is None else "",
+            )
+            for one in group["outcomes"]
+            if one in frequent
+        ]
     rate = () if before is None else (Column("PER SECOND", is_number=True),)
     columns = (Column("OUTCOME"), Column("PACKETS", is_number=True), *rate, Column("MEANING", rank=1))
-    return Table("Outcomes", columns, rows)
+    return Table(columns, rows)
 
 
-def fitted(table: Table, width: int, *, text_width: int = 0) -> Table:
-    """Return the table without the columns for which a terminal is too narrow. Titles are never cut.
-
-    text_width: the width that is enough for the last column; 0 = that of its text.
-    """
-    widths = column_widths(table)
-    if text_width:
-        widths[-1] = min(widths[-1], text_width)
-    shown = list(range(len(table.columns)))
-    while sum(widths[column] for column in shown) + len(GAP) * (len(shown) - 1) > width:
-        last = max(shown, key=lambda column: table.columns[column].rank)
-        if not table.columns[last].rank:
-            break
-        shown.remove(last)
-    rows = [row._replace(cells=tuple(row.cells[column] for column in shown)) for row in table.rows]
-    return table._replace(columns=tuple(table.columns[column] for column in shown), rows=rows)
-
-
-def column_widths(table: Table) -> list[int]:
-    """Return the width of every column: that of its title or its longest cell."""
-    lines = [tuple(column.title for column in table.columns), *(row.cells for row in table.rows)]
-    return [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-
-
-def in_text(table: Table, width: int | None = None) -> list[str]:
-    """Return a table as aligned lines with colours. width: of the terminal; None = no limit."""
-    if width is not None:
-        table = fitted(table, width, text_width=_LEAST_TEXT)
-    widths = column_widths(table)
-    head = Row(tuple(column.title for column in table.columns))
-    lines: list[str] = []
-    for row in (head, *table.rows):
-        cells = [_cell(*found) for found in zip(row.cells, table.columns, widths, strict=True)]
-        lines += _wrapped(cells, row.cells[-1], width)
-        lines += _notes(row.note, width)
-    return lines
-
-
-def _cell(text: str, column: Column, width: int) -> str:
-    padded = text.rjust(width) if column.is_number else text.ljust(width)
-    return click.style(padded, fg=STYLES[text]) if text in STYLES else padded
-
-
-def _wrapped(cells: Sequence[str], text: str, width: int | None) -> Iterator[str]:
-    """Yield a row; on several lines if the text in its last column does not fit."""
-    start = GAP.join((*cells[:-1], ""))
-    indent = len(click.unstyle(start))
-    if width is None or indent + len(text) <= width or width - indent < _LEAST_TEXT:
-        yield GAP.join(cells).rstrip()
-        return
-    first, *others = textwrap.wrap(text, width - indent)
-    yield start + first
-    yield from (" " * indent + other for other in others)
-
-
-def _notes(text: str, width: int | None) -> list[str]:
-    if width is None:
-        return [_INDENT + text] if text else []
-    return textwrap.wrap(text, max(width, _LEAST_TEXT), initial_indent=_INDENT, subsequent_indent=_INDENT)
+def _sample(status: Status, outcome: str) -> str:
+    found = status.get("samples", {}).get(outcome.removeprefix("drop_"))
+    return f"the last one, {found['length']} octets, {ago(found['seen_s'])}: {found['octets']}" if found else ""
 
 
 def print_status(status: Status) -> None:

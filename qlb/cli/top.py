@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from qlb.cli.client import ask, daemon_options
+from qlb.cli.drawing import Table, fitted, in_text
 from qlb.cli.tables import (
     SEVERITIES,
     Status,
-    Table,
     backends,
     cid_configs,
-    fitted,
     headline,
-    in_text,
     notices,
     outcomes,
     print_status,
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 _NOTICE_LINES: Final = 2
+_PART_FOR_OUTCOMES: Final = 5
 _TEXT_WIDTH: Final = 60
 """The width that is enough for a sentence, which is then cut."""
 
@@ -121,15 +120,15 @@ def screen(status: Status, before: Status | None, width: int, height: int) -> li
     """Return the lines of a terminal. before: an earlier status of the same process, for rates."""
     top_lines = [click.style(headline(status), bold=True), *_notice_lines(notices(status), width)]
     configs, rows = cid_configs(status), backends(status)
-    groups = outcomes(status, before or status, is_short=True)
+    groups = outcomes(status, before or status, most=0)
     free = height - len(top_lines) - 1
     others = [_Part(table, len(table.rows) + 2) for table in (groups, configs)]
     while others and free - sum(part.lines for part in others) < min(len(rows.rows), free // 3) + 2:
         others.pop()  # a low terminal shows the backends first
     left = free - sum(part.lines for part in others) - 2
-    detailed = outcomes(status, before or status)
-    spare = left - sum(1 + bool(row.note) for row in rows.rows) - len(detailed.rows) + len(groups.rows)
-    if others and spare >= 0:
+    if others:  # a part of the lines is for the most frequent outcomes, which show what kind of flood this is
+        spare = left - sum(1 + bool(row.note) for row in rows.rows)
+        detailed = outcomes(status, before or status, most=max(spare, free // _PART_FOR_OUTCOMES))
         others[0] = _Part(detailed, len(detailed.rows) + 2)
         left -= len(detailed.rows) - len(groups.rows)
     shown = _that_fit(rows, left)

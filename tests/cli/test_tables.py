@@ -4,16 +4,13 @@ import click
 import pytest
 
 from lab.readings import sample_reading
+from qlb.cli.drawing import GAP, column_widths, fitted, in_text
 from qlb.cli.tables import (
-    GAP,
     Status,
     ago,
     backends,
     cid_configs,
-    column_widths,
-    fitted,
     headline,
-    in_text,
     notices,
     outcomes,
     print_status,
@@ -87,7 +84,7 @@ def test_why_a_backend_is_down(status: Status) -> None:
 
 
 def test_outcomes_are_grouped(status: Status) -> None:
-    """Each group is followed by its outcomes, each with its meaning. The short form has only the groups."""
+    """Each group is followed by its outcomes, each with its meaning. With a limit, the most frequent ones are shown."""
     lines = plain(in_text(outcomes(status)))
     assert [line.split("  ")[0] or line.split()[0] for line in lines[1:]] == [
         *("by ID", "cid_config_0", "cid_config_1"),
@@ -95,9 +92,22 @@ def test_outcomes_are_grouped(status: Status) -> None:
         *("known flow", "four_tuple_no_config"),
     ]
     assert lines[2].endswith("The ID decoded under CID config 0.")
-    short = outcomes(status, is_short=True)
-    assert [row.cells[0] for row in short.rows] == ["by ID", "new connection", "known flow"]
+    assert [row.cells[0] for row in outcomes(status, most=0).rows] == ["by ID", "new connection", "known flow"]
+    short = outcomes(status, most=1)
+    assert [row.cells[0] for row in short.rows] == ["by ID", "  cid_config_1", "new connection", "known flow"]
     assert outcomes({**status, "outcome_groups": []}).rows == []
+
+
+def test_the_last_dropped_datagram(status: Status) -> None:
+    """Below an outcome that is a drop are the octets of the last such datagram, for ``qlb explain``."""
+    drop = {"name": "drop_truncated", "packets": 3, "text": "It was cut."}
+    group = {"name": "dropped", "text": "Not forwarded.", "packets": 3, "outcomes": [drop]}
+    sample = {"octets": "c000", "length": 1200, "seen_s": 2.5}
+    dropping = {**status, "outcome_groups": [group], "samples": {"truncated": sample}}
+    assert [row.note for row in outcomes(dropping).rows] == ["", "the last one, 1200 octets, 2.5 s ago: c000"]
+    assert [row.note for row in outcomes(dropping, most=9).rows] == ["", ""]
+    long = {**dropping, "samples": {"truncated": {**sample, "octets": "c0" * 64}}}
+    assert "    " + "c0" * 64 in plain(in_text(outcomes(long), 80))
 
 
 def test_workers(status: Status) -> None:

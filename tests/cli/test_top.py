@@ -12,6 +12,7 @@ from lab.readings import sample_reading
 from qlb.cli.top import _comparable, drawable, screen
 from qlb.observe.figures import Reading
 from qlb.observe.status import build_status
+from qlb.routing.outcomes import OUTCOMES
 
 TITLES = {
     *("BACKEND", "ADDRESS", "STATE", "HEALTH", "PER SECOND", "PACKETS", "LAST PACKET", "NEW CONNECTIONS"),
@@ -84,16 +85,22 @@ def test_the_footer_counts_what_is_missing() -> None:
     lines = lines_of(build_status(reading_of(1000)))
     shown = sum(line.startswith("agent-") for line in lines)
     assert lines[-1] == f"{shown} of 1,000 backends, those with problems first; q quits"
-    assert shown >= 8
+    assert shown >= 5
     assert lines_of(build_status(reading_of(2)))[-1] == "q quits"
 
 
-def test_outcomes_are_shown_one_by_one_if_there_is_room() -> None:
-    """A high terminal shows every outcome, a low one the groups, a very low one the backends only."""
+def test_the_most_frequent_outcomes_are_shown() -> None:
+    """A high terminal shows every outcome, a low one those that are frequent now, a very low one only backends."""
     status = build_status(reading_of(5))
-    assert any(line.startswith("  cid_config_1") for line in lines_of(status, 120, 40))
-    low = lines_of(build_status(reading_of(100)))
-    assert not any(line.startswith("  cid_config_1") for line in low)
+    assert sum(line.startswith("  ") for line in lines_of(status, 120, 40)) == 4
+    full = build_status(dataclasses.replace(reading_of(100), outcomes={one.name: 1000 for one in OUTCOMES}))
+    flood = {**full["outcomes"], "drop_truncated": 10, "fallback_too_short": 20} | {"cid_config_0": 999}
+    before = {**full, "uptime_s": full["uptime_s"] - 1, "outcomes": flood}
+    lines = [click.unstyle(line) for line in screen(full, before, 80, 24)]
+    shown = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert {"cid_config_0", "drop_truncated", "fallback_too_short"} <= set(shown)
+    assert 3 <= len(shown) <= 5
+    assert sum(line.startswith("agent-") for line in lines) >= 4
     assert not any(line.startswith("OUTCOME") for line in lines_of(status, 80, 8))
 
 
