@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
 
 from lab.nat import Address
 from qlb.demo.http3 import Certificate
@@ -41,6 +42,10 @@ class Browser:
         """Use browser() instead."""
         self._driver = driver
 
+    def quit(self) -> None:
+        """End the browser."""
+        self._driver.quit()
+
     async def open(self, url: str) -> None:
         """Open a page. Return when it is loaded."""
         await asyncio.to_thread(self._driver.get, url)
@@ -48,6 +53,11 @@ class Browser:
     async def click(self, selector: str) -> None:
         """Click on an element as a person does, which permits the page to make a sound."""
         await asyncio.to_thread(lambda: self._driver.find_element("css selector", selector).click())
+
+    async def press(self, keys: str) -> None:
+        """Press keys on the element that has the focus: characters, line feed for Enter, or a tabulator."""
+        pressed = keys.replace("\n", Keys.ENTER).replace("\t", Keys.TAB)
+        await asyncio.to_thread(lambda: ActionChains(self._driver).send_keys(pressed).perform())
 
     async def evaluate(self, expression: str, *arguments: Any) -> Any:
         """Return the value of a JavaScript expression in the page. Its arguments are in ``arguments``."""
@@ -98,6 +108,15 @@ def trusting(certificate: Certificate, address: Address) -> tuple[str, str]:
 @asynccontextmanager
 async def browser(folder: Path, *more: str) -> AsyncIterator[Browser]:
     """Run Chromium with its profile in a folder. more: further options. Skips the test if it is not installed."""
+    window = await asyncio.to_thread(start, folder, *more)
+    try:
+        yield window
+    finally:
+        await asyncio.to_thread(window.quit)
+
+
+def start(folder: Path, *more: str) -> Browser:
+    """Start Chromium as browser() does, for several tests, which must quit it."""
     programs = shutil.which("chromium"), shutil.which("chromedriver")
     if not all(programs):
         pytest.skip("chromium or chromedriver is not installed (packages chromium, chromium-driver)")
@@ -106,8 +125,4 @@ async def browser(folder: Path, *more: str) -> AsyncIterator[Browser]:
     for argument in (*_ARGUMENTS, f"--user-data-dir={folder}", *more):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = await asyncio.to_thread(lambda: Chrome(options, Service(programs[1])))
-    try:
-        yield Browser(driver)
-    finally:
-        await asyncio.to_thread(driver.quit)
+    return Browser(Chrome(options, Service(programs[1])))

@@ -110,6 +110,7 @@ def sample_reading() -> Reading:
             ),
             SourceReading(name="pool", kind="file", up=False, backends=0, last_success_s=None, error="gone"),
         ),
+        balancers=("http://192.0.2.7:9464",),
         rotation=RotationReading(phase="retiring", from_config_id=1, to_config_id=2, next_step="wait"),
         outcomes={"cid_config_0": 2, "cid_config_1": 12, "four_tuple_no_config": 2, "fallback_too_short": 1},
         totals={

@@ -14,6 +14,7 @@ from lab.deploy.metric_names import exposed, rules
 from lab.site.reference import PAGES as REFERENCE
 from qlb.cli import cli
 from qlb.config import json_schema
+from qlb.observe import notices
 from qlb.routing.outcomes import OUTCOMES, REASONS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -116,11 +117,21 @@ def test_every_log_line_exists() -> None:
 
 
 def test_every_notice_exists() -> None:
-    """Each kind of notice that the page about watching lists is in the code, and each kind there is listed."""
-    listed = set(names(section("watching.md", "## Notices")))
-    sources = "\n".join(path.read_text() for path in sorted((ROOT / "qlb/observe").rglob("*.py")))
-    found = set(re.findall(r"(?:Notice|_some)\(\s*(?:level|ERROR|WARNING|INFO),\s*\"(\w+)\"", sources))
-    assert listed == found
+    """Each kind of notice that the page about watching lists has its severity in the code, and each kind is listed."""
+    headings = {"CRITICAL": "### Critical notices", "WARNING": "### Warnings", "INFO": "### Info"}
+    listed = {(name, kind) for name, heading in headings.items() for kind in names(section("watching.md", heading))}
+    source = (ROOT / "qlb/observe/notices.py").read_text()
+    found = re.findall(r'(?:Notice|_some)\(\s*(CRITICAL|WARNING|INFO),\s*"(\w+)"', source)
+    assert listed == {*found, ("WARNING", "rotation")}
+
+
+def test_every_notice_names_a_section_that_exists() -> None:
+    """The page that a notice names exists, with its heading."""
+    for kind in notices._PAGES:
+        page, _, anchor = notices.Notice(notices.INFO, kind, "").see.partition("#")
+        headings = re.findall(r"^#+ (.+)$", (DOCS / page).read_text(), flags=re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, kind
 
 
 def _unknown_files(text: str) -> set[str]:

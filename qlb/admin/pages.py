@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import hashlib
+import html
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from importlib import resources
+from importlib import metadata, resources
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from aiohttp import web
@@ -117,8 +118,30 @@ _FILES: Final = resources.files("qlb.admin") / "page"
 _STYLE: Final = (_FILES / "page.css").read_text("utf-8")
 _SCRIPT: Final = (_FILES / "page.js").read_text("utf-8")
 
-PAGE: Final = (_FILES / "page.html").read_text("utf-8").replace("/*STYLE*/", _STYLE).replace("/*SCRIPT*/", _SCRIPT)
-"""The HTML document."""
+
+def documentation(project_urls: Iterable[str]) -> str:
+    """Return the address of the documentation among the URLs of a package's metadata; "" if there is none."""
+    for name, _, url in (entry.partition(", ") for entry in project_urls):
+        if name.lower() == "documentation" and url.startswith("https://"):
+            return f"{url.rstrip('/')}/"
+    return ""
+
+
+def _project_urls() -> Sequence[str]:
+    try:
+        return metadata.metadata("qlb").get_all("Project-URL") or ()
+    except metadata.PackageNotFoundError:
+        return ()
+
+
+def document(documentation_url: str) -> str:
+    """Return the HTML document. documentation_url: where its links to the documentation lead; "" = it has none."""
+    page = (_FILES / "page.html").read_text("utf-8").replace("/*DOCS*/", html.escape(documentation_url))
+    return page.replace("/*STYLE*/", _STYLE).replace("/*SCRIPT*/", _SCRIPT)
+
+
+PAGE: Final = document(documentation(_project_urls()))
+"""The HTML document of this installation."""
 
 
 def _hash(text: str) -> str:
@@ -177,11 +200,12 @@ class Pages:
         present = [row for row in self._cache.reading().backends if row.state != REMOVED]
         healthy = sum(row.healthy for row in present)
         if self._ready():
-            return text_response(HTTPStatus.OK, f"ready: {healthy} of {len(present)} backends are healthy")
+            noun = "backend is" if len(present) == 1 else "backends are"
+            return text_response(HTTPStatus.OK, f"ready: {healthy} of {len(present)} {noun} healthy")
         if not present:
             reason = "no backends are configured"
         elif not healthy:
-            reason = f"none of {len(present)} backends is healthy"
+            reason = f"none of {len(present)} backends is healthy" if len(present) > 1 else "the backend is not healthy"
         else:
             reason = "starting or stopping, or no worker forwards"
         return text_response(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {reason}")

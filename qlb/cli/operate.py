@@ -24,16 +24,17 @@ _POLL_S: Final = 0.5
 @daemon_options
 @json_option
 def status(path: Path, as_json: bool) -> None:
-    """Show the daemon's backends, CID configs, outcomes and notices."""
-    from qlb.cli.tables import backends, cid_configs, in_text, outcomes, summary
+    """Show the daemon's notices, backends, CID configs and outcomes.
+
+    Below each backend that is down is the result of its last probe. NO_COLOR=1 turns the colours off.
+    """
+    from qlb.cli.tables import print_status, readable
 
     _, answer = ask(path, "GET", "/status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    tables = (backends(answer), cid_configs(answer), outcomes(answer))
-    parts = [summary(answer), *(in_text(table) for table in tables if table.rows)]
-    click.echo("\n\n".join("\n".join(part) for part in parts))
+    print_status(readable(answer))
 
 
 @click.command("reload", short_help="Load the configuration again.")

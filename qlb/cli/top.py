@@ -4,35 +4,38 @@ import contextlib
 import select
 import signal
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType, MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 from qlb.cli.client import ask, daemon_options
-from qlb.cli.tables import Status, Table, backends, cid_configs, headline, in_text, notices, outcomes, summary
+from qlb.cli.drawing import Table, fitted, in_text
+from qlb.cli.tables import (
+    SEVERITIES,
+    Status,
+    backends,
+    cid_configs,
+    headline,
+    notices,
+    outcomes,
+    print_status,
+    readable,
+)
 from qlb.errors import QlbError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group
 
-_STYLES: Final = MappingProxyType(
-    {
-        "down": "red",
-        "up": "green",
-        "drained": "green",
-        "draining": "yellow",
-        "staged": "yellow",
-        "retiring": "yellow",
-    }
-)
-_LEVELS: Final = MappingProxyType({"error": "red", "warning": "yellow", "info": "green"})
-"""Level of a notice → its colour."""
-_MAX_ROWS: Final = 200
+_NOTICE_LINES: Final = 2
+_PART_FOR_OUTCOMES: Final = 5
+_TEXT_WIDTH: Final = 60
+"""The width that is enough for a sentence, which is then cut."""
 
 
 @click.command("top", short_help="Watch the traffic in the terminal.")
@@ -48,17 +51,14 @@ _MAX_ROWS: Final = 200
 def top(path: Path, interval: float, once: bool) -> None:
     """Show backends, CID configs, outcomes and their rates until q or Ctrl-C.
 
-    Backends with problems come first, then the busiest ones.
+    Backends with problems come first, then the busiest ones. A narrow terminal shows fewer columns, a low one fewer
+    rows. NO_COLOR=1 turns the colours off.
     """
     if once:
-        status = _busiest_first(ask(path, "GET", "/status")[1])
-        tables = (backends(status), cid_configs(status), outcomes(status))
-        click.echo("\n\n".join(["\n".join(summary(status)), *("\n".join(in_text(table)) for table in tables)]))
+        print_status(read_status(path))
         return
-    try:
-        from rich.live import Live
-    except ImportError as error:
-        raise QlbError("qlb top needs the top extra: pip install 'qlb[top]' (--once does not need it)") from error
+    from rich.live import Live
+
     with (
         contextlib.suppress(KeyboardInterrupt),
         _interrupts() as interrupted,
@@ -69,17 +69,39 @@ def top(path: Path, interval: float, once: bool) -> None:
         since: float | None = None
         while not interrupted.is_set():
             try:
-                status = _busiest_first(ask(path, "GET", "/status")[1])
+                status = read_status(path)
             except QlbError as error:
                 since = since or time.time()
                 live.update(
                     f"no answer since {time.strftime('%H:%M:%S', time.localtime(since))}: {error}", refresh=True
                 )
             else:
-                live.update(_screen(status, _comparable(before, status)), refresh=True)
+                width, height = live.console.size
+                live.update(drawable(screen(status, _comparable(before, status), width, height), width), refresh=True)
                 before, since = status, None
             if pressed(interval) == "q":
                 return
+
+
+def read_status(path: Path) -> Status:
+    """Return the status with the backends with problems first, then the busiest ones."""
+
+    def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        return not row["finding"], row["healthy"], -row["packets_per_second"]
+
+    status = readable(ask(path, "GET", "/status")[1])
+    return {**status, "backends": sorted(status["backends"], key=rank)}
+
+
+def drawable(lines: Sequence[str], width: int) -> "Group":
+    """Return lines as an object that rich draws, cut to a width."""
+    from rich.console import Group
+    from rich.text import Text
+
+    texts = [Text.from_ansi(line) for line in lines]
+    for text in texts:
+        text.truncate(width, overflow="ellipsis")
+    return Group(*texts)
 
 
 def _comparable(before: Status | None, status: Status) -> Status | None:
@@ -87,33 +109,65 @@ def _comparable(before: Status | None, status: Status) -> Status | None:
     return before if before is not None and before["uptime_s"] < status["uptime_s"] else None
 
 
-def _busiest_first(status: dict[str, Any]) -> Status:
-    def rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
-        return not row["finding"], row["healthy"], -row["packets_per_second"]
+class _Part(NamedTuple):
+    """A table on the screen. lines: for its rows."""
 
-    return {**status, "backends": sorted(status["backends"], key=rank)[:_MAX_ROWS]}
-
-
-def _screen(status: Status, before: Status | None) -> "RenderableType":
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[RenderableType] = [Text(headline(status), style="bold")]
-    parts += [Text(notice["text"], style=_LEVELS.get(notice["level"], "yellow")) for notice in notices(status)]
-    parts += [_rich(table) for table in (backends(status), cid_configs(status), outcomes(status, before))]
-    return Group(*parts, Text("q quits", style="dim"))
+    table: Table
+    lines: int
 
 
-def _rich(table: Table) -> "RenderableType":
-    from rich.table import Table as RichTable
-    from rich.text import Text
+def screen(status: Status, before: Status | None, width: int, height: int) -> list[str]:
+    """Return the lines of a terminal. before: an earlier status of the same process, for rates."""
+    top_lines = [click.style(headline(status), bold=True), *_notice_lines(notices(status), width)]
+    configs, rows = cid_configs(status), backends(status)
+    groups = outcomes(status, before or status, most=0)
+    free = height - len(top_lines) - 1
+    others = [_Part(table, len(table.rows) + 2) for table in (groups, configs)]
+    while others and free - sum(part.lines for part in others) < min(len(rows.rows), free // 3) + 2:
+        others.pop()  # a low terminal shows the backends first
+    left = free - sum(part.lines for part in others) - 2
+    if others:  # a part of the lines is for the most frequent outcomes, which show what kind of flood this is
+        spare = left - sum(1 + bool(row.note) for row in rows.rows)
+        detailed = outcomes(status, before or status, most=max(spare, free // _PART_FOR_OUTCOMES))
+        others[0] = _Part(detailed, len(detailed.rows) + 2)
+        left -= len(detailed.rows) - len(groups.rows)
+    shown = _that_fit(rows, left)
+    lines = [*top_lines, "", *_drawn(shown, width)]
+    for part in reversed(others):
+        lines += ["", *_drawn(part.table, width)]
+    return [*lines[: height - 1], *[""] * (height - 1 - len(lines)), _footer(len(shown.rows), len(rows.rows))]
 
-    drawn = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
-    for number, name in enumerate(table.columns):
-        drawn.add_column(name, justify="right" if number in table.numbers else "left", no_wrap=True)
+
+def _notice_lines(found: Sequence[Any], width: int) -> list[str]:
+    """Return the most severe notices in at most two lines, and the number of the others."""
+    lines = [click.style(row["text"], fg=SEVERITIES.get(row["severity"])) for row in found]
+    if len(found) == 1 and len(found[0]["text"]) > width:
+        first, *rest = textwrap.wrap(found[0]["text"], width)
+        return [click.style(part, fg=SEVERITIES.get(found[0]["severity"])) for part in (first, " ".join(rest))]
+    if len(lines) > _NOTICE_LINES:
+        more = len(lines) - _NOTICE_LINES + 1
+        lines[_NOTICE_LINES - 1 :] = [click.style(f"and {more} more notices: see qlb status", dim=True)]
+    return lines
+
+
+def _drawn(table: Table, width: int) -> list[str]:
+    return in_text(fitted(table, width, text_width=_TEXT_WIDTH))
+
+
+def _that_fit(table: Table, lines: int) -> Table:
+    """Return a table with as many of its rows as fit into some lines. A note below a row takes a line of its own."""
+    rows = []
     for row in table.rows:
-        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "red" if cell.startswith("drop_") else "")) for cell in row))
-    return drawn
+        lines -= 1 + bool(row.note)
+        if lines < 0:
+            break
+        rows.append(row)
+    return table._replace(rows=rows)
+
+
+def _footer(shown: int, every: int) -> str:
+    some = "" if shown == every else f"{shown:,} of {every:,} backends, those with problems first; "
+    return click.style(f"{some}q quits", dim=True)
 
 
 @contextlib.contextmanager

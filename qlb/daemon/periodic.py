@@ -92,6 +92,7 @@ class Metering:
         while True:
             await self.note_traffic()
             self._note_departures()
+            self._check_bounds()
             self._note_interfaces()
             self._report()
             await asyncio.sleep(INTERVAL_S)
@@ -113,6 +114,12 @@ class Metering:
         self._departures.note(desired, rows, fallback.flow_timeout, daemon.engine.applied)
         if desired.lacks_room and desired.room > room:
             daemon.changes.note(lambda wanted: wanted.rearrange())
+
+    def _check_bounds(self) -> None:
+        """Compare the last reading with the bounds of notices."""
+        slots = self._daemon.engine.slots if self._daemon.engine is not None else ()
+        dropped = sum(counter.read() or 0 for slot in slots for counter in slot.drops)
+        self._daemon.traffic.check_bounds(kernel_dropped=dropped)
 
     def _note_interfaces(self) -> None:
         """Have workers resolve link-local backends again if an interface was added or replaced."""

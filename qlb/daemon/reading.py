@@ -60,8 +60,7 @@ def take_reading(daemon: Daemon) -> Reading:
     desired, history = daemon.desired, daemon.history
     slots = daemon.engine.slots if daemon.engine is not None else ()
     workers = daemon.engine.counters if daemon.engine is not None else ()
-    packets = layout.total_outcomes(workers)
-    now_s = time.monotonic()
+    packets, now_s = layout.total_outcomes(workers), time.monotonic()
     backends = _backends(daemon, workers, now_s)
     return Reading(
         version=qlb.__version__,
@@ -96,6 +95,8 @@ def take_reading(daemon: Daemon) -> Reading:
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
         xdp=_xdp(daemon.engine),
+        kernel_drops_over=daemon.traffic.kernel_drops.over,
+        balancers=tuple(name for name in desired.config.rotation.balancers if name.startswith("http://")),
     )
 
 
@@ -144,8 +145,7 @@ def _latency(workers: Sequence[Counters]) -> tuple[figures.LatencyReading, ...]:
 
 
 def _xdp(engine: Engine | None) -> figures.XdpReading | None:
-    found = engine.findings if engine is not None else None
-    if found is None:
+    if engine is None or (found := engine.findings) is None:
         return None
     return figures.XdpReading(notices=found.notices, detached_interfaces=found.detached, refused_backends=found.refused)
 
@@ -256,9 +256,8 @@ def _cid_configs(
 
 
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[figures.UnconfiguredReading, ...]:
-    configs = daemon.desired.current.orders.snapshot.configs[:CONFIG_IDS]
-    absent = [config_id for config_id, config in enumerate(configs) if config is None]
-    counts = {config_id: layout.total_unconfigured(workers, config_id) for config_id in absent}
+    configs = enumerate(daemon.desired.current.orders.snapshot.configs[:CONFIG_IDS])
+    counts = {number: layout.total_unconfigured(workers, number) for number, config in configs if config is None}
     return tuple(
         figures.UnconfiguredReading(
             config_id=config_id,
@@ -266,6 +265,7 @@ def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> 
             last_seen_s=_since(found.last_seen_ms, now_s),
             sustained=daemon.traffic.is_unconfigured_sustained(config_id),
             configured_before=config_id in daemon.desired.former,
+            over=daemon.traffic.unconfigured_over(config_id),
         )
         for config_id, found in counts.items()
         if found.packets

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from qlb.daemon.meter import Streak
 from qlb.daemon.rows import BackendRows, Row, column
 from qlb.health.verdict import Exchange
+from qlb.observe.bounds import KERNEL_DROPS, UNCONFIGURED, RecentShare
 from qlb.routing import counters as layout
 from qlb.routing.counters import (
     Counters,
@@ -40,6 +41,7 @@ class _Note(NamedTuple):
     """
 
     at_s: float
+    received: int
     indexes: Mapping[str, int]
     rows: Sequence[Row]
     configs: list[int]
@@ -66,6 +68,9 @@ class Traffic:
         self._backend_rows = rows or BackendRows()
         self._now = now
         self._unconfigured = tuple(Streak() for _ in range(CONFIG_IDS))
+        self._unconfigured_shares = tuple(RecentShare(UNCONFIGURED) for _ in range(CONFIG_IDS))
+        self.kernel_drops = RecentShare(KERNEL_DROPS)
+        """Datagrams that the system dropped, of all that reached this machine."""
         self._notes: deque[_Note] = deque(maxlen=round(WINDOW_S / INTERVAL_S) + 1)
 
     def note(self, names: Sequence[str]) -> None:
@@ -77,6 +82,7 @@ class Traffic:
         self._notes.append(
             _Note(
                 at_s=now_s,
+                received=layout.total(workers, layout.PACKETS_RECEIVED),
                 indexes={name: index for index, name in enumerate(names) if name},
                 rows=self._backend_rows.read(workers, names).by_index,
                 configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIG_IDS)],
@@ -85,6 +91,16 @@ class Traffic:
                 cpu_ns=[worker.slots[layout.CPU_NS] for worker in workers],
             )
         )
+
+    def check_bounds(self, *, kernel_dropped: int = 0) -> None:
+        """Compare the last note with the bounds of notices. Call this once a second, always in the same thread.
+
+        kernel_dropped: datagrams that the system has dropped.
+        """
+        if (note := self._last) is not None:
+            self.kernel_drops.note(kernel_dropped, note.received + kernel_dropped, note.at_s)
+            for share, counts in zip(self._unconfigured_shares, note.unconfigured, strict=True):
+                share.note(counts.packets, note.received, note.at_s)
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -126,6 +142,10 @@ class Traffic:
     def is_unconfigured_sustained(self, config_id: int) -> bool:
         """Return whether packets with a config ID that is not configured arrive continually. A few prove nothing."""
         return self._unconfigured[config_id].counts
+
+    def unconfigured_over(self, config_id: int) -> float:
+        """Return the recent share of packets with a config ID that is not configured; 0 if it is within its bound."""
+        return self._unconfigured_shares[config_id].over
 
     @property
     def _last(self) -> _Note | None:

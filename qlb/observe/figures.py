@@ -74,7 +74,8 @@ class UnconfiguredReading:
     """A config ID without a CID config here, and the short headers whose IDs have this config ID.
 
     sustained: such packets arrive continually; a few of them prove nothing, because any host can send them.
-    configured_before: this daemon has had a CID config with this ID.
+    configured_before: this daemon has had a CID config with this ID. over: their share of the packets of the last
+    minute if it exceeds the bound of a notice, otherwise 0.
     """
 
     config_id: int
@@ -82,6 +83,7 @@ class UnconfiguredReading:
     last_seen_s: float | None
     sustained: bool = False
     configured_before: bool = False
+    over: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,8 @@ class Reading:
     probes: result → number of probes. probe_errors: error → probes that this node could not send. probe_error: the
     error that prevents probes now, or "". all_failing: all probes fail at once, and backends are retained.
     without_ids: packets arrive continually, and none was routed by its ID. xdp: None on other planes.
+    kernel_drops_over: the share of packets that the system dropped in the last minute if it exceeds the bound of a
+    notice, otherwise 0. balancers: URLs of the admin servers of all balancers of the service, as configured.
     """
 
     version: str
@@ -233,3 +237,5 @@ class Reading:
     rotation: RotationReading = RotationReading(phase="idle")
     discovery: tuple[SourceReading, ...] = ()
     xdp: XdpReading | None = None
+    kernel_drops_over: float = 0.0
+    balancers: tuple[str, ...] = ()

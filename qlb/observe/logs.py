@@ -15,6 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from qlb.observe.streams import escaped
+
 BURST: Final = 100
 """Lines of one kind in a window: up to this many backends can change together, and each still has its line."""
 WINDOW_S: Final = 10.0
@@ -108,7 +110,7 @@ class TextFormat(logging.Formatter):
         """Return the line."""
         fields = "".join(f" {key}={_quoted(value)}" for key, value in _extra(record).items())
         line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}{fields}"
-        return "\n".join([_escaped(line), *(f"  {_escaped(row)}" for row in _traceback(self, record))])
+        return "\n".join([escaped(line), *(f"  {escaped(row)}" for row in _traceback(self, record))])
 
 
 class JsonFormat(logging.Formatter):
@@ -167,9 +169,3 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[
 def _quoted(value: object) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if not text or _NOT_PLAIN.search(text) else text
-
-
-def _escaped(line: str) -> str:
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

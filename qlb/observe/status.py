@@ -18,7 +18,8 @@ from qlb.observe.figures import (
     WorkerReading,
     XdpReading,
 )
-from qlb.observe.notices import notices
+from qlb.observe.notices import Notice, notices
+from qlb.observe.outcomes import grouped
 from qlb.routing.totals import TOTALS
 
 _DECIMALS = 3
@@ -42,7 +43,7 @@ def build_status(reading: Reading) -> dict[str, object]:
             "reload_problems": list(reading.reload_problems),
             "reload_retry_s": _rounded(reading.reload_retry_s),
         },
-        "notices": [notice._asdict() for notice in notices(reading)],
+        "notices": [_notice(one) for one in notices(reading)],
         "all_probes_failing": reading.all_failing,
         "probe_error": reading.probe_error or None,
         "backends": [_backend(row) for row in reading.backends if row.state != REMOVED],
@@ -60,6 +61,7 @@ def build_status(reading: Reading) -> dict[str, object]:
         ],
         "rotation": _rotation(reading.rotation),
         "outcomes": dict(reading.outcomes),
+        "outcome_groups": grouped(reading.outcomes),
         **reading.totals,
         "totals": [
             {"name": one.name, "kind": one.kind, "value": reading.totals[one.name], "text": one.text} for one in TOTALS
@@ -69,6 +71,18 @@ def build_status(reading: Reading) -> dict[str, object]:
         "workers": [_worker(row) for row in reading.workers],
         "xdp": _xdp(reading.xdp),
         "samples": {reason: _sample(sample) for reason, sample in reading.samples.items()},
+        "balancers": list(reading.balancers),
+    }
+
+
+def _notice(notice: Notice) -> dict[str, str]:
+    """Return a notice. see: the page in docs/ that explains it."""
+    return {
+        "severity": notice.severity,
+        "level": notice.level,
+        "kind": notice.kind,
+        "text": notice.text,
+        "see": notice.see,
     }
 
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process that was started without some of them (``2>&-``).
+"""Standard input, output and error, also of a process that was started without some of them (``2>&-``).
 
 Sockets and files that the process opens later must not get their numbers. Otherwise text for standard error would go
 to such a socket or file, and libuv aborts the process when it closes descriptor 2.
@@ -39,3 +39,10 @@ def discard_unwritable() -> None:
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, stream.fileno())
                 os.close(null)
+
+
+def escaped(line: str) -> str:
+    """Return a line with its control characters escaped, so that text from outside cannot command a terminal."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

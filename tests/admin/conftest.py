@@ -23,6 +23,8 @@ class FakeDaemon:
     def __init__(self) -> None:
         """Create a daemon that is ready and returns the sample reading."""
         self.reading = sample_reading()
+        self.ticks = False
+        """Whether each reading is a second later than the one before."""
         self.ready = True
         self.outcome = ReloadOutcome(ok=True, generation=4, warnings=("a warning",))
         self.upgrade_outcome = UpgradeOutcome(ok=True, pid=12)
@@ -33,6 +35,8 @@ class FakeDaemon:
         """Return the reading, or raise the error that the test has set."""
         if self.error is not None:
             raise self.error
+        if self.ticks:
+            self.set(uptime_s=self.reading.uptime_s + 1)
         return self.reading
 
     def is_ready(self) -> bool:

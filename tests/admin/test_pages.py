@@ -57,7 +57,7 @@ async def test_not_ready_without_a_healthy_backend(stage: Stage) -> None:
     stage.daemon.ready = False
     stage.daemon.set(backends=stage.daemon.reading.backends[1:])
     answer = await stage.ask("GET", "/readyz")
-    assert (answer.status, answer.text) == (503, "not ready: none of 1 backends is healthy\n")
+    assert (answer.status, answer.text) == (503, "not ready: the backend is not healthy\n")
 
 
 async def test_not_ready_without_backends(stage: Stage) -> None:

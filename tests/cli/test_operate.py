@@ -1,14 +1,18 @@
 """The exit codes and the output of commands for the daemon's answers."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from lab.readings import sample_reading
 from qlb.cli import cli, operate, rotate
 from qlb.errors import QlbError
+from qlb.observe.status import build_status
 
 BEHIND = "worker 1 (process 7) has not taken the configuration yet; it goes on by the one before"
 
@@ -59,3 +63,22 @@ def test_a_step_of_a_rotation_that_a_worker_has_not_applied(monkeypatch: pytest.
     monkeypatch.setattr(Path, "is_socket", lambda _: True)
     with pytest.raises(QlbError, match="not in every worker; run this again:\nworker 1"):
         rotate._reload(Path("qlb.sock"), force=False)
+
+
+def test_the_status_of_a_backend_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints the words of the last probe below the backend, and JSON without any change."""
+    answer = build_status(sample_reading())
+    code, output = _run(monkeypatch, 200, answer, "status")
+    assert code == 0
+    rows = output.splitlines()
+    (at,) = [number for number, line in enumerate(rows) if line.startswith("b:2 ")]
+    assert rows[at + 1] == "    it loops; no answer; wrong key"
+    code, output = _run(monkeypatch, 200, answer, "status", "--json")
+    assert json.loads(output) == json.loads(json.dumps(answer))
+
+
+def test_status_loads_no_library_for_screens() -> None:
+    """The command does not import rich, which only ``qlb top`` needs: each import costs an operator time."""
+    script = "import sys, qlb.cli.operate, qlb.cli.tables; print([name for name in sys.modules if 'rich' in name])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

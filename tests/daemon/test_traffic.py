@@ -178,3 +178,26 @@ def test_the_busy_share_of_a_worker(traffic: Traffic, workers: list[Counters], c
         workers[0].slots[CPU_NS] += int(0.25 * INTERVAL_S * 1e9)
         workers[1].slots[CPU_NS] += int(1.0 * INTERVAL_S * 1e9)
     assert [traffic.busy_share(number) for number in range(3)] == pytest.approx([0.25, 1.0, 0.0])
+
+
+def test_bounds_of_notices(traffic: Traffic, workers: list[Counters], clock: Clock) -> None:
+    """Packets with an unknown config ID, above 1 % for minutes, exceed their bound until a minute has passed."""
+    found = []
+    for second in range(300):
+        workers[second % 2].count_received(100, 0)
+        for _ in range(2 if second < 210 else 0):
+            workers[0].count_unconfigured(4, int(clock.now_s * 1000))
+        traffic.note(NAMES)
+        traffic.check_bounds(kernel_dropped=second if second < 100 else 100)
+        found.append((traffic.unconfigured_over(4) > 0, traffic.kernel_drops.over > 0))
+        clock.now_s += 1
+    ids, drops = zip(*found, strict=True)
+    assert (ids.index(True), drops.index(True)) == (181, 1)
+    assert (ids[210], ids[-1], drops[150], drops[-1]) == (True, False, True, False)
+    assert traffic.unconfigured_over(3) == 0.0
+
+
+def test_bounds_before_the_first_note(traffic: Traffic) -> None:
+    """Before the first note, no bound is exceeded."""
+    traffic.check_bounds(kernel_dropped=9)
+    assert (traffic.kernel_drops.over, traffic.unconfigured_over(0)) == (0.0, 0.0)

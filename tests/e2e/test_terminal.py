@@ -11,8 +11,11 @@ from typing import Final
 import pytest
 
 from lab import datagrams
-from lab.daemon import STOP_TIMEOUT_S, Daemon
+from lab.daemon import STOP_TIMEOUT_S, Daemon, configuration, running
 from lab.echoes import echoes
+from lab.ports import free_port
+from lab.server import Server
+from lab.stage import NAMES, PARAMS
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +29,7 @@ class Terminal:
         """daemon: whose status it shows."""
         self._daemon = daemon
         self._master, self._slave = pty.openpty()
-        termios.tcsetwinsize(self._slave, (50, 160))
+        termios.tcsetwinsize(self._slave, (24, 80))
         self.settings = termios.tcgetattr(self._slave)
         self.shown = b""
 
@@ -37,7 +40,7 @@ class Terminal:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "qlb", "top", "--interval", "0.1", "--socket", str(self._daemon.socket)),
             preexec_fn=lambda: os.login_tty(self._slave),  # its own terminal, so that Ctrl-C becomes a signal
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "50"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
         )
 
     async def until_shown(self, text: bytes) -> None:
@@ -92,7 +95,7 @@ async def test_top_runs_until_a_key_ends_it(key: bytes, tmp_path: Path) -> None:
         terminal = Terminal(on.daemon)
         try:
             await terminal.start()
-            await terminal.until_shown(b"agent-c")
+            await terminal.until_shown(b"LAST PACKET")
             assert (await on.daemon.command("drain", "agent-b"))[0] == 0
             await terminal.until_shown(b"draining")
             await on.daemon.stop()
@@ -103,3 +106,20 @@ async def test_top_runs_until_a_key_ends_it(key: bytes, tmp_path: Path) -> None:
             assert terminal.is_as_before()
         finally:
             await terminal.end()
+
+
+async def test_why_a_backend_is_down(tmp_path: Path) -> None:
+    """The words of the last probe are below a backend that does not answer, and the first notice is critical."""
+    servers = [Server(name, number.to_bytes(4), ("127.0.0.1", free_port())) for number, name in enumerate(NAMES)]
+    health = {"probe": "quic", "interval": "1s", "timeout": "500ms", "fall": 1, "all_failing": "obey"}
+    config = configuration([("127.0.0.1", free_port())], [PARAMS], servers, health={"probe": "none"})
+    async with running(tmp_path / "daemon", config) as daemon:
+        await daemon.reload_by_signal({**config, "health": health})
+        await daemon.until_applied(lambda found: not any(row["healthy"] for row in found["backends"]))
+        code, text = await daemon.command("status")
+        assert code == 0
+        lines = text.splitlines()
+        assert lines[1].startswith("critical: no healthy backend: all 3 backends are down")
+        below = [lines[at + 1] for at, line in enumerate(lines) if line.startswith("agent-")]
+        assert len(below) == 3
+        assert all("ECONNREFUSED" in line for line in below)

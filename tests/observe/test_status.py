@@ -47,10 +47,11 @@ def test_the_contract(reading: Reading) -> None:
         {"config_id": 4, "packets": 29, "last_seen_s": 2.0, "sustained": False, "configured_before": False}
     ]
     assert status["notices"][0] == {
+        "severity": "critical",
         "level": "error",
-        "kind": "reload_refused",
-        "text": "the last reload was refused: the configuration on disk is not in force; the next try is in 58 s; "
-        "the log has the reasons",
+        "kind": "worker_silent",
+        "text": "worker 1 (process 124) has not completed a round of its loop for 7.0 s",
+        "see": "operating.md#workers-that-hang",
     }
     assert status["rotation"] == {
         "phase": "retiring",
@@ -60,6 +61,14 @@ def test_the_contract(reading: Reading) -> None:
     }
     assert [row["drained"] for row in status["backends"]] == [False, True]
     assert status["outcomes"] == dict(reading.outcomes)
+    assert [(group["name"], group["packets"]) for group in status["outcome_groups"]] == [
+        ("by ID", 14),
+        ("new connection", 1),
+        ("known flow", 2),
+        ("dropped", 0),
+    ]
+    assert status["outcome_groups"][1]["outcomes"][0]["name"] == "fallback_too_short"
+    assert status["balancers"] == ["http://192.0.2.7:9464"]
     assert status["workers"] == [
         {
             "index": 0,
