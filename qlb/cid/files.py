@@ -56,13 +56,15 @@ def _read(path: Path) -> ServerConfig:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise CidError(f"the file has more than {MAX_FILE_BYTES >> 20} MiB")
-        return read_server_config(_parse(content.decode("utf-8-sig")))
-    except OSError as error:
-        raise CidError(f"cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: the path has a null character
+        raise CidError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise CidError(f"the file has more than {MAX_FILE_BYTES >> 20} MiB")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise CidError("not UTF-8 text") from None
+    return read_server_config(_parse(text))
 
 
 def _is_exposed(path: Path) -> bool:

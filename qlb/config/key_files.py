@@ -29,7 +29,7 @@ MAX_KEY_FILE_BYTES: Final = 4096
 _OTHERS: Final = stat.S_IRWXO
 _WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _MEMORY: Final = ("tmpfs", "ramfs")
-_HINT: Final = "names are relative to the configuration; create a key with `(umask 077; qlb keygen > FILE)`"
+_HINT: Final = "names are relative to the configuration; create a key with `qlb keygen FILE`"
 
 
 def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, bytes]:

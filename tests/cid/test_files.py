@@ -131,6 +131,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for from_file in (CidGenerator.from_file, RotatingCidGenerator.from_file):
         with pytest.raises(CidError, match=r"missing: cannot be read: No such file or directory"):
             from_file(tmp_path / "missing")
+    with pytest.raises(CidError, match="cannot be read: embedded null byte"):
+        CidGenerator.from_file("a\0b")
     with pytest.raises(CidError, match="cannot be read: Is a directory"):
         CidGenerator.from_file(tmp_path)
     with pytest.raises(CidError, match="it is not a regular file, so its changes cannot be followed"):

@@ -11,7 +11,7 @@ def test_ids_come_from_the_present_configuration() -> None:
     """IDs and the numbers of nonces are those of the current generator."""
     source = RotatingCidGenerator(CidGenerator(OLD, SERVER_ID))
     first = source.generate()
-    assert (source.params, source.used) == (OLD, 1)
+    assert (source.params, source.server_id, source.used) == (OLD, SERVER_ID, 1)
     assert source.left == 256**12 - 1
     source.rotate(CidGenerator(NEW, SERVER_ID))
     second = source.generate()

@@ -113,6 +113,12 @@ def test_check_does_not_load_what_discovery_needs(tmp_path: Path) -> None:
     assert not loaded("check", str(path)) & {"dns", "dns.resolver", "lightkube"}
 
 
+def test_init_loads_only_what_it_needs(tmp_path: Path) -> None:
+    """`qlb init` writes files that it does not parse, so it needs no validator and no YAML."""
+    assert sorted(loaded("init", str(tmp_path / "edge")) & set(HEAVY)) == []
+    assert (tmp_path / "edge/edge.yaml").exists()
+
+
 def test_keygen_does_not_load_other_commands(tmp_path: Path) -> None:
     """`qlb keygen` loads fewer than 200 modules (127 with Python 3.11), and no other command."""
     modules = loaded("keygen", str(tmp_path / "key"))

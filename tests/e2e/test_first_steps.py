@@ -1,12 +1,10 @@
 """The first steps of a new user, as they are printed: qlb init, the minimal server, and qlb demo beside a daemon."""
 
 import asyncio
-import os
 import re
-import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,50 +12,13 @@ import pytest
 import yaml
 
 from lab.ports import free_port
+from lab.programs import LIMIT_S, run, started, until
 from qlb.config.load import load
 from qlb.config.server_config import server_config_yaml
 
 pytestmark = pytest.mark.e2e
 
 ROOT: Final = Path(__file__).parents[2]
-LIMIT_S: Final = 300.0
-ENVIRONMENT: Final = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-"""The shell finds the qlb that is installed beside this Python."""
-
-
-@asynccontextmanager
-async def started(*command: object, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a program in a session of its own until the end of the block; then end the whole session."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
-
-
-async def run(*command: object, folder: Path) -> tuple[int, str, str]:
-    """Run a program to its end. Return (exit code, stdout, stderr)."""
-    async with asyncio.timeout(LIMIT_S), started(*command, folder=folder) as process:
-        out, err = await process.communicate()
-        return process.returncode or 0, out.decode(), err.decode()
-
-
-async def until(stream: asyncio.StreamReader | None, text: str) -> None:
-    """Read lines until one contains a text."""
-    assert stream is not None, "the process was started with pipes"
-    async with asyncio.timeout(LIMIT_S):
-        while text not in (line := (await stream.readline()).decode()):
-            assert line, f"the process has ended without {text!r}"
 
 
 def servers_that_answered(output: str) -> list[str]:
@@ -140,8 +101,6 @@ async def test_the_demo_beside_a_daemon(tmp_path: Path) -> None:
 
 def _take(stack: ExitStack, host: str, port: int) -> None:
     """Bind a UDP port until the end of the stack. If another program has it, that is as good."""
-    import socket
-
     sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with suppress(OSError):
         sock.bind((host, port))
