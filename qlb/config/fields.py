@@ -97,6 +97,7 @@ def section_of(section: type[Section], name: str) -> type[Section] | None:
 
 def _field(one: "dataclasses.Field[Any]") -> Field:
     annotation: Any = one.type
+    assert not isinstance(annotation, str), "a module of sections does not postpone annotations: they are read here"
     is_list = get_origin(annotation) is tuple
     item = get_args(annotation)[0] if is_list else annotation
     form = item.__metadata__[0] if get_origin(item) is Annotated else item
