@@ -21,6 +21,8 @@ SEND_ERRORS: Final = 6
 SESSIONS_REOPENED: Final = 7
 SESSIONS_PROTECTED: Final = 8
 RETURN_PAUSES: Final = 9
+WRONG_IDS: Final = 10
+"""Connection IDs in servers' answers that do not lead back to the server; the counters of backends add up to it."""
 SEND_ERROR_KINDS: Final = (
     "would_block",
     "no_buffers",
@@ -49,7 +51,11 @@ UNCONFIGURED: Final = 88
 """First of one counter for each config ID: short headers with an ID of a CID config that is not configured. Their
 outcomes count them too. The cause is a server with another configuration, or an ID that outlives its CID config."""
 UNCONFIGURED_LAST_SEEN_MS: Final = 96
-BACKEND: Final = 104
+UNKNOWN: Final = 104
+"""First of one counter for each config ID: short headers with an ID that decodes under that CID config to a server ID
+of no backend. Their outcomes count them too. Random octets look like this, so a few of them prove nothing."""
+UNKNOWN_LAST_SEEN_MS: Final = 112
+BACKEND: Final = 120
 """First of BACKEND_SLOTS for each backend index."""
 
 FORWARDED: Final = 0
@@ -70,9 +76,25 @@ SAMPLE_BYTES: Final = 64
 
 RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 """First of one counter for each of SEND_ERROR_KINDS: failed calls to send to clients."""
-SLOTS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
+
+SHOWN: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
+"""First of SHOWN_SLOTS for each backend index: the connection IDs in the backend's answers, one for each connection.
+They begin with three counters, by SHOWN_KINDS."""
+SHOWN_KINDS: Final = ("right", "wrong", "unroutable")
+"""The ID leads back to the backend; it does not; it is unroutable on purpose: empty, or of the reserved config ID."""
+SHOWN_UNKNOWN: Final = 3
+"""Short headers as in UNKNOWN, from clients that this backend has answered with a long header. Such a client has its
+IDs from this server, unless the client is malicious."""
+SHOWN_LENGTH: Final = 4
+"""Octets of the last wrong ID."""
+SHOWN_ID: Final = 5
+"""The last wrong ID: up to SHOWN_ID_BYTES octets."""
+SHOWN_ID_BYTES: Final = 24
+SHOWN_SLOTS: Final = 8
+
+SLOTS: Final = SHOWN + SHOWN_SLOTS * MAX_BACKENDS
 SIZE_BYTES: Final = 8 * SLOTS
-"""8 MiB of address space for a worker, of which it uses a few pages."""
+"""12 MiB of address space for a worker, of which it uses a few pages."""
 
 NO_SLOT: Final = -1
 """The slot of a total that the supervisor counts itself."""
@@ -120,6 +142,8 @@ TOTALS: Final = (
           "Sessions that got a new socket because the old one did not work any more."),
     Total(RETURN_PAUSES, "return_pauses", "qlb_return_pauses", "counter",
           "Times that a worker paused reading from a session because the send queue to clients was filling up."),
+    Total(WRONG_IDS, "wrong_ids", "qlb_wrong_cids_shown", "counter",
+          "Connection IDs in backends' answers that do not lead back to the backend, one for each connection."),
     Total(NO_SLOT, "worker_restarts", "qlb_worker_restarts", "counter", "Workers that died and were replaced."),
     Total(NO_SLOT, "worker_hangs", "qlb_worker_hangs", "counter",
           "Workers that were killed because they hung; they count as restarts too."),
@@ -139,7 +163,7 @@ class BackendCounts(NamedTuple):
 
 
 class UnconfiguredCounts(NamedTuple):
-    """Packets with a config ID that is not configured. last_seen_ms: of the monotonic clock, 0 = never."""
+    """Packets with an ID that leads nowhere, of one config ID. last_seen_ms: of the monotonic clock, 0 = never."""
 
     packets: int
     last_seen_ms: int
@@ -182,6 +206,32 @@ class Counters:
         """Count a short header whose ID has a config ID that is not configured."""
         self.slots[UNCONFIGURED + config_id] += 1
         self.slots[UNCONFIGURED_LAST_SEEN_MS + config_id] = now_ms
+
+    def count_unknown(self, config_id: int, now_ms: int) -> None:
+        """Count a short header whose ID decodes to a server ID of no backend."""
+        self.slots[UNKNOWN + config_id] += 1
+        self.slots[UNKNOWN_LAST_SEEN_MS + config_id] = now_ms
+
+    def count_unknown_of(self, index: int) -> None:
+        """Count the same for the backend that has answered this client before."""
+        self.slots[SHOWN + SHOWN_SLOTS * index + SHOWN_UNKNOWN] += 1
+
+    def count_shown(self, kind: int, index: int, cid: bytes) -> None:
+        """Count the ID of a new connection in a backend's answer. kind: index in SHOWN_KINDS."""
+        at = SHOWN + SHOWN_SLOTS * index
+        self.slots[at + kind] += 1
+        if SHOWN_KINDS[kind] == "wrong":
+            self.slots[WRONG_IDS] += 1
+            self.slots[at + SHOWN_LENGTH] = len(cid)
+            octets = cid[:SHOWN_ID_BYTES]
+            start = 8 * (at + SHOWN_ID)
+            self._octets[start : start + len(octets)] = octets
+
+    def last_wrong_id(self, index: int) -> bytes:
+        """Return the last wrong ID of a backend, at most SHOWN_ID_BYTES octets of it; empty if there was none."""
+        at = SHOWN + SHOWN_SLOTS * index
+        start = 8 * (at + SHOWN_ID)
+        return bytes(self._octets[start : start + min(self.slots[at + SHOWN_LENGTH], SHOWN_ID_BYTES)])
 
     def record_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
         """Store the first octets of a dropped datagram, in place of the previous one."""
@@ -281,6 +331,14 @@ def total_unconfigured(workers: Sequence[Counters], config_id: int) -> Unconfigu
     at = UNCONFIGURED_LAST_SEEN_MS + config_id
     last_seen_ms = max((counters.slots[at] for counters in workers), default=0)
     return UnconfiguredCounts(total(workers, UNCONFIGURED + config_id), last_seen_ms)
+
+
+def total_unknown(workers: Sequence[Counters], config_id: int) -> UnconfiguredCounts:
+    """Return the packets with IDs of a CID config that decode to a server ID of no backend."""
+    assert 0 <= config_id < CONFIG_IDS
+    at = UNKNOWN_LAST_SEEN_MS + config_id
+    last_seen_ms = max((counters.slots[at] for counters in workers), default=0)
+    return UnconfiguredCounts(total(workers, UNKNOWN + config_id), last_seen_ms)
 
 
 def last_sample(workers: Sequence[Counters], outcome: int) -> Sample:

@@ -46,7 +46,7 @@ _LAST_SEEN: Final = BACKEND.offsets["last_seen"] // _WORD_BYTES
 """The index of the time among a backend's words. The words before it count packets by route."""
 _TIMES: Final = frozenset(
     first + config_id
-    for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
+    for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS, slots.UNKNOWN_LAST_SEEN_MS)
     for config_id in range(CONFIG_IDS)
 )
 

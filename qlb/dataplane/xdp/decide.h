@@ -37,9 +37,10 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     return QLB_ANSWER(decision.outcome, decision.index);
 }
 
-/* Return qlb_unconfigured_id() of a datagram with this outcome. This is a separate function because the stack of
- * qlb_decide_datagram() has no room for it. */
-QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
+/* Return the config ID of a datagram whose ID leads nowhere, or QLB_MISS: qlb_unconfigured_id(), or qlb_unknown_id() and
+ * QLB_UNKNOWN_ID. outcome: the datagram's. This is a separate function because the stack of qlb_decide_datagram() has no
+ * room for it. */
+QLB_CALL int qlb_find_lost_id(struct xdp_md *ctx, const struct qlb_frame *frame, uint32_t outcome)
 {
     if (!frame)
         return QLB_MISS;
@@ -47,7 +48,12 @@ QLB_CALL int qlb_find_unconfigured_id(struct xdp_md *ctx, const struct qlb_frame
     const uint32_t at = frame->payload_at;
     if (at > QLB_MAX_HEADERS)
         return QLB_MISS;
-    return qlb_unconfigured_id(outcome, qlb_skip(data, at, end), end);
+    data = qlb_skip(data, at, end);
+    const int32_t unconfigured = qlb_unconfigured_id(outcome, data, end);
+    if (unconfigured >= 0)
+        return unconfigured;
+    const int32_t unknown = qlb_unknown_id(outcome, data, end);
+    return unknown >= 0 ? unknown | QLB_UNKNOWN_ID : QLB_MISS;
 }
 
 /* Find the backend that sent the packet which an ICMP error quotes. If the packet has a long header, its source ID is

@@ -46,9 +46,11 @@ struct qlb_frame {
     uint64_t now;       /* ticks; set by qlb_process() */
     uint32_t remember;  /* 1: store its flow in the flow tables; set by qlb_process() */
     uint32_t interface; /* by which it leaves; set by qlb_send() */
-    int32_t unconfigured_id; /* the result of qlb_unconfigured_id(); set by qlb_process() */
+    int32_t lost_id; /* the result of qlb_find_lost_id(); set by qlb_process() */
     uint32_t unused;
 };
+
+#define QLB_UNKNOWN_ID 8 /* in lost_id, beside the config ID: the config is known, but not the server ID */
 
 #define QLB_MAX_HEADERS 86 /* Ethernet, a tag, IPv4 with all its options, UDP */
 

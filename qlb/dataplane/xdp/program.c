@@ -170,7 +170,7 @@ QLB_INLINE int qlb_process(struct xdp_md *ctx, struct qlb_question *question)
     const int32_t index = QLB_ANSWER_INDEX(answer);
     uint32_t outcome = QLB_ANSWER_OUTCOME(answer);
     int action = XDP_DROP;
-    frame->unconfigured_id = qlb_find_unconfigured_id(ctx, frame, outcome);
+    frame->lost_id = qlb_find_lost_id(ctx, frame, outcome);
     if (index >= 0) {
         const uint32_t failure = qlb_send(ctx, frame, (uint32_t)index, &action);
         outcome = failure ? failure : outcome;
