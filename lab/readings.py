@@ -8,6 +8,7 @@ from qlb.observe.figures import (
     RotationReading,
     SourceReading,
     UnconfiguredReading,
+    UnknownReading,
     WorkerReading,
 )
 from qlb.routing.counters import TOTALS
@@ -53,6 +54,7 @@ def sample_reading() -> Reading:
                 fallback_share=0.75,
                 send_errors={"too_large": 31},
                 too_large_bytes=1452,
+                shown_ids={"right": 5, "wrong": 0, "unroutable": 1},
             ),
             BackendReading(
                 name="b:2",
@@ -96,6 +98,7 @@ def sample_reading() -> Reading:
         probe_error="EAGAIN",
         all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
+        unknown=(UnknownReading(config_id=1, packets=53, last_seen_s=3.0),),
         discovery=(
             SourceReading(
                 name="agents", kind="dns", up=True, backends=41, last_success_s=1.5, error="", remarks=("AAAA fails",)
@@ -118,6 +121,7 @@ def sample_reading() -> Reading:
             "sessions_protected": 2,
             "sessions_reopened": 43,
             "return_pauses": 47,
+            "wrong_ids": 59,
             "worker_restarts": 4,
             "worker_hangs": 2,
         },

@@ -21,6 +21,7 @@ def check(config: Path, no_keys: bool) -> None:
     from qlb.config import build
     from qlb.config.load import load
     from qlb.daemon.preflight import find_faults, preflight
+    from qlb.health.probes import describe
     from qlb.local_addresses import local_hosts
 
     loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
@@ -30,6 +31,7 @@ def check(config: Path, no_keys: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
     unread = ", key files not read" if no_keys else ""
     click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{unread}")
+    click.echo(describe(loaded.config.health.probe))
 
 
 @click.command("schema", short_help="Print the configuration's JSON Schema.")

@@ -19,7 +19,7 @@ from qlb.discovery.file import FileSource
 from qlb.discovery.kubernetes import KubernetesSettings, KubernetesSource
 from qlb.discovery.source import Limits, Source
 from qlb.errors import ConfigError
-from qlb.health.probes import find_probe
+from qlb.health.probes import DEFAULT, find_probe
 from qlb.local_addresses import find_loops, is_local, local_hosts
 from qlb.routing.backends import Backend
 
@@ -33,7 +33,8 @@ def preflight(config: Config) -> str:
 
     Raises PlaneUnavailable or ConfigError if this machine cannot run the configuration. The text names an alternative.
     """
-    find_probe(config.health.probe)
+    if config.health.probe != DEFAULT:  # the default never fails, and importing its library takes time
+        find_probe(config.health.probe)
     sources(config)
     if config.forwarding.pin_workers and not _CAN_PIN:
         raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import qlb
@@ -11,6 +11,7 @@ from qlb.daemon.desired import Desired
 from qlb.daemon.meter import IdUse
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows, Row
+from qlb.daemon.shown_ids import ShownIds, unknown_ids
 from qlb.daemon.traffic import Traffic
 from qlb.discovery.watch import Discovery
 from qlb.handover.processes import AddressWatch
@@ -68,6 +69,7 @@ class Daemon(Protocol):
     traffic: Traffic
     rows: BackendRows
     id_use: IdUse
+    shown_ids: ShownIds
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
@@ -113,6 +115,7 @@ def take_reading(daemon: Daemon) -> Reading:
         all_failing=daemon.health.all_failing,
         without_ids=daemon.id_use.none_at_all,
         unconfigured=_unconfigured(daemon, workers, now_s),
+        unknown=unknown_ids(daemon.shown_ids, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
         xdp=_xdp(daemon.engine),
@@ -185,13 +188,13 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
     backends = daemon.desired.present  # read before the names, because it may add names
     names, shares = daemon.desired.names, daemon.desired.fallback_shares
     daemon.rows.follow(workers, names)
-    counts = daemon.rows.read(workers, names)
+    counts, shown = daemon.rows.read(workers, names), daemon.shown_ids.read(workers, names)
     rows = []
     for index, (name, backend) in enumerate(zip(names, backends, strict=True)):
         if name:
             row = counts.by_index[index]
             too_large = layout.last_too_large_bytes(workers, index) if row.send_errors[layout.TOO_LARGE] else 0
-            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large))
+            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large, shown.get(name)))
     if len(rows) < len(names) or counts.removed != Row():
         rows.append(_backend(daemon, figures.REMOVED_ROW, None, counts.removed, now_s))
     return tuple(rows)
@@ -205,6 +208,7 @@ def _backend(
     now_s: float,
     share: float = 0.0,
     too_large_bytes: int = 0,
+    shown: Mapping[str, int] | None = None,
 ) -> figures.BackendReading:
     """Return one backend's row. backend: None if it has left."""
     last_seen_s = _since(counts.last_seen_ms, now_s)
@@ -217,7 +221,9 @@ def _backend(
         drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
         healthy=backend is not None and daemon.health.is_up(name),
         detail=daemon.health.detail(name) if backend else "",
-        finding=daemon.health.finding(name) if backend else "",
+        finding=(daemon.health.finding(name) or daemon.shown_ids.finding(name)) if backend else "",
+        unknown_ids=daemon.shown_ids.has_unknown(name),
+        shown_ids=shown,
         weight=backend.weight if backend else 0,
         forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
         returned=counts.returned,

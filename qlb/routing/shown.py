@@ -1,4 +1,4 @@
-"""The connection ID that a server shows in the long headers of its answers: does it lead back to the server?
+"""Check whether the connection ID that a server shows in the long headers of its answers leads back to the server.
 
 A client sends its packets with the ID that the server has chosen. So in proxy mode the first answer to each connection
 proves whether the server and this balancer have the same CID config and the same server ID. Some long headers prove

@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
     }
     assert config.fallback.model_dump() == {"flow_table_size": 65536, "flow_timeout": 30.0, "hash_key_file": None}
     assert config.health.model_dump() == {
-        "probe": "quic",
+        "probe": "auto",
         "interval": 2.0,
         "timeout": 1.0,
         "rise": 2,

@@ -1,4 +1,4 @@
-/* Check the connection ID that a server shows in the long headers of its answers: does it lead back to the server?
+/* Check whether the connection ID that a server shows in the long headers of its answers leads back to the server.
  *
  * reply.c calls qlb_check_shown() for each long header. Only the beginning of a connection has them, and only the first
  * one of a connection is decoded, so the check costs one decode for each new connection. It only counts: the supervisor
