@@ -41,8 +41,7 @@ BULK_PACKETS: Final = 600
 BULK_S: Final = 60.0
 BULK_SHARE: Final = 0.01
 """Packets of all clients are a fault if so many came in BULK_S and if they were this share of all packets."""
-AGAIN_S: Final = 3600.0
-"""The least time between two log lines about one fault of one backend."""
+AGAIN_S: Final = 3600.0  # the least time between two log lines about one fault of one backend
 
 
 class Health(Protocol):

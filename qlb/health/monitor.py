@@ -104,14 +104,9 @@ class HealthMonitor:
         """True if every backend answers with wrong connection IDs."""
         return all(watch.finding for watch in self._watches.values())
 
-    def has_judged(self, name: str) -> bool:
-        """Return whether the verdict on a backend comes from a probe, not from the assumption at the start."""
-        watch = self._watches.get(name)
-        return watch is not None and watch.judged
-
     @property
     def judged(self) -> frozenset[str]:
-        """Every backend whose verdict comes from a probe."""
+        """Every backend whose verdict comes from a probe, not from the assumption at the start."""
         return frozenset(name for name, watch in self._watches.items() if watch.judged)
 
     def is_up(self, name: str) -> bool:
@@ -164,9 +159,7 @@ class HealthMonitor:
             is_other = (watch.target, before.probe) != (target, config.probe)
             watch.target = target
             if is_other:
-                watch.begin_anew()
-            if before.probe != config.probe:
-                watch.finding = ""
+                watch.begin_anew(keep_finding=before.probe == config.probe)
             if is_other or watch.task is None or before.interval_s != config.interval_s:
                 self._restart(name, watch)
 

@@ -54,9 +54,13 @@ class Watch:
         """True if its answers to clients were a good result and it was not unhealthy since."""
         self._hinted_s = self._refused_s = float("-inf")
 
-    def begin_anew(self) -> None:
-        """Let the next result decide alone: the earlier ones came from another kind of probe or another address."""
+    def begin_anew(self, *, keep_finding: bool = True) -> None:
+        """Let the next result decide alone: the earlier ones came from another kind of probe or another address.
+
+        keep_finding: the next result can end a finding, because it comes from the same kind of probe.
+        """
         self.judgement.begin_anew()
+        self.finding = self.finding if keep_finding else ""
         self._answers_probes = self._lives_by_traffic = self.is_stuck = False
         self._stuck.clear()
         self.shaken_s = float("-inf")

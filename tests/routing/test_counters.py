@@ -13,6 +13,7 @@ from qlb.routing.counters import (
     total_outcomes,
     total_return_send_errors,
     total_unconfigured,
+    total_unknown,
 )
 from qlb.routing.outcomes import (
     BY_FALLBACK,
@@ -128,3 +129,36 @@ def test_config_ids_that_nobody_configured_are_counted_apart() -> None:
     assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
     assert total_unconfigured([], 6) == (0, 0)
     assert sum(total_outcomes(workers)) == 0
+
+
+def test_unknown_server_ids_are_counted_apart() -> None:
+    """Unknown server IDs have packets and last-seen times, and change no outcome."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    workers[0].count_unknown(6, 2000)
+    workers[1].count_unknown(6, 1000)
+    workers[1].count_unknown(0, 3000)
+    found = [total_unknown(workers, config_id) for config_id in range(c.CONFIG_IDS)]
+    assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
+    assert [total_unconfigured(workers, config_id).packets for config_id in (0, 6)] == [0, 0]
+    assert sum(total_outcomes(workers)) == 0
+
+
+def test_shown_ids() -> None:
+    """The IDs that servers show are counted by kind and backend, and the last wrong one is stored."""
+    counters = Counters(bytearray(SIZE_BYTES))
+    right, wrong, unroutable = range(3)
+    last = c.MAX_BACKENDS - 1
+    for kind, index, cid in (
+        (right, 0, b"r"),
+        (wrong, 0, b"first one"),
+        (unroutable, 0, b""),
+        (wrong, last, b"w" * 255),
+    ):
+        counters.count_shown(kind, index, cid)
+    counters.count_unknown_of(last)
+    assert counters.last_wrong_id(0) == b"first one"
+    counters.count_shown(wrong, 0, b"second")
+    assert list(counters.slots[c.SHOWN : c.SHOWN + 4]) == [1, 2, 1, 0]
+    assert list(counters.slots[c.SLOTS - c.SHOWN_SLOTS : c.SLOTS - c.SHOWN_SLOTS + 4]) == [0, 1, 0, 1]
+    assert [counters.last_wrong_id(index) for index in (0, 1, last)] == [b"second", b"", b"w" * c.SHOWN_ID_BYTES]
+    assert counters.slots[c.WRONG_IDS] == 3

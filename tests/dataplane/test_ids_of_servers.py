@@ -22,6 +22,7 @@ from lab.dataplane.running import Run, Running
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, reserved_cid
 from qlb.routing import counters as layout
+from qlb.routing.backends import Backend
 from qlb.routing.counters import SHOWN_ID_BYTES, SHOWN_KINDS
 from qlb.wire.versions import V2
 
@@ -60,7 +61,7 @@ async def begin(qlb: Running, client: socket.socket, server: socket.socket) -> C
     return Conversation(qlb, client, server, reply_to)
 
 
-def pool(network: Network) -> tuple[list[socket.socket], list]:
+def pool(network: Network) -> tuple[list[socket.socket], list[Backend]]:
     """Return three backends. Only b0 gets new connections."""
     sockets, backends = network.pool()
     return sockets, [backends[0], *(dataclasses.replace(one, weight=0) for one in backends[1:])]
