@@ -1,8 +1,8 @@
 """The pace of the probes: when the next one begins, and which backends have a handshake if that is the default.
 
-A handshake costs this node some 10 ms of processor time. The default probe therefore begins about PER_S handshakes a
+A handshake costs this node some 8 ms of processor time. The default probe therefore begins about PER_S handshakes a
 second. With up to 20 backends and the default interval every probe is a handshake. In a larger pool the backends take
-turns, and between two turns a backend has the probe ``quic``, which costs a hundredth.
+turns, and between two turns a backend has the probe ``quic``, which costs a fortieth of that.
 """
 
 import asyncio
