@@ -33,7 +33,14 @@ from qlb.dataplane.xdp.libbpf import XDP_REDIRECT
 from qlb.errors import PlaneUnavailable
 from qlb.routing import counters as slots
 from qlb.routing.backends import Backend, BackendState
-from qlb.routing.counters import Counters, config_last_seen_ms, total_backend, total_outcomes
+from qlb.routing.counters import (
+    Counters,
+    config_last_seen_ms,
+    total_backend,
+    total_outcomes,
+    total_unconfigured,
+    total_unknown,
+)
 from qlb.routing.outcomes import OUTCOMES
 
 pytestmark = pytest.mark.toolchain
@@ -81,6 +88,21 @@ def test_counts(scene: Scene) -> None:
     assert all(abs(time.monotonic() * 1000 - ms) < 60_000 for ms in seen)
     assert config_last_seen_ms([sums], 1) <= max(seen)
     assert config_last_seen_ms([sums], 2) == 0
+
+
+def test_ids_that_lead_nowhere(scene: Scene) -> None:
+    """Short headers with a config ID or a server ID that is unknown are counted by config ID, apart from each other."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    for cid, times in ((b"\xa0" + bytes(20), 2), (cid_of(77), 3), (cid_of(88, PLAINTEXT), 1), (cid_of(0), 4)):
+        for _ in range(times):
+            forward(plane, ethernet(udp((CLIENTS[4], 5555), (SERVICES[4], PORT), short(cid))))
+    sums = plane.read_counters()
+    counts = [
+        [total([sums], config_id).packets for config_id in range(7)] for total in (total_unconfigured, total_unknown)
+    ]
+    assert counts == [[0, 0, 0, 0, 0, 2, 0], [1, 3, 0, 0, 0, 0, 0]]
+    last_ms = total_unknown([sums], 1).last_seen_ms
+    assert abs(time.monotonic() * 1000 - last_ms) < 60_000
 
 
 def test_states(scene: Scene) -> None:
