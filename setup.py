@@ -23,7 +23,7 @@ FOLDER = Path("qlb/dataplane")
 EVERYWHERE = ("decider.c", "layout.c", "module.c", "router.c")
 LINUX = (
     *("forward.c", "gate.c", "inbox.c", "latency.c", "loop.c", "outbox.c", "plane.c"),
-    *("ports.c", "reply.c", "session_sockets.c", "sessions.c", "sources.c"),
+    *("ports.c", "reply.c", "session_sockets.c", "sessions.c", "shown.c", "sources.c"),
 )
 SOURCES = EVERYWHERE + (LINUX if sys.platform == "linux" else ())
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")

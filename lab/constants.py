@@ -14,7 +14,7 @@ from qlb.dataplane.core import hash_table, key_schedule, table
 from qlb.dataplane.xdp import exits
 from qlb.dataplane.xdp import layout as xdp
 from qlb.routing import backends, counters, flows, maglev, outcomes
-from qlb.wire import invariants
+from qlb.wire import invariants, versions
 
 PLANES: Final = Path(__file__).resolve().parents[1] / "qlb" / "dataplane"
 _LAST_DECIMAL: Final = 1 << 24
@@ -40,13 +40,14 @@ def _numbered(prefix: str, names: tuple[str, ...]) -> dict[str, int]:
 _SLOTS: Final = (
     *("PACKETS_RECEIVED", "BYTES_RECEIVED", "SESSIONS", "SESSIONS_EVICTED", "RETURN_DROPPED", "RETURN_OVERFLOWED"),
     *("SEND_ERRORS", "SESSIONS_REOPENED", "SESSIONS_PROTECTED", "RETURN_PAUSES", "ICMP_FORWARDED", "ICMP_SENT"),
-    *("HEARTBEAT_MS", "OUTCOME", "CONFIG_LAST_SEEN_MS", "UNCONFIGURED", "UNCONFIGURED_LAST_SEEN_MS", "BACKEND"),
+    *("HEARTBEAT_MS", "OUTCOME", "CONFIG_LAST_SEEN_MS", "UNCONFIGURED", "UNCONFIGURED_LAST_SEEN_MS", "UNKNOWN"),
+    *("UNKNOWN_LAST_SEEN_MS", "WRONG_IDS", "BACKEND"),
 )
 
 GROUPS: Final = (
     Group(
         "Forms of a packet, and lengths of connection IDs",
-        "qlb/wire/invariants.py, qlb/cid/params.py",
+        "qlb/wire/invariants.py, qlb/wire/versions.py, qlb/cid/params.py",
         {
             "QLB_SHORT": invariants.SHORT,
             "QLB_LONG": invariants.LONG,
@@ -55,6 +56,7 @@ GROUPS: Final = (
             "QLB_MAX_CID_BYTES": invariants.MAX_ANY_CID_BYTES,
             "QLB_MAX_PLAINTEXT_BYTES": params.MAX_PLAINTEXT_BYTES,
             "QLB_RESERVED_CONFIG_ID": params.RESERVED_CONFIG_ID,
+            "QLB_VERSION_2": versions.V2,
         },
     ),
     Group(
@@ -136,6 +138,13 @@ GROUPS: Final = (
             "QLB_MAX_LATENCY_NS": counters.MAX_LATENCY_NS,
             **_numbered("QLB_LATENCY_TO_", counters.DIRECTIONS),
             "QLB_LATENCY_BOUNDS_US": counters.LATENCY_BOUNDS_US,
+            "QLB_SLOT_SHOWN": counters.SHOWN,
+            "QLB_SHOWN_SLOTS": counters.SHOWN_SLOTS,
+            **_numbered("QLB_SHOWN_", counters.SHOWN_KINDS),
+            "QLB_SHOWN_UNKNOWN": counters.SHOWN_UNKNOWN,
+            "QLB_SHOWN_LENGTH": counters.SHOWN_LENGTH,
+            "QLB_SHOWN_ID": counters.SHOWN_ID,
+            "QLB_SHOWN_ID_BYTES": counters.SHOWN_ID_BYTES,
             "QLB_COUNTER_SLOTS": counters.SLOTS,
         },
         "u",

@@ -7,7 +7,7 @@ from qlb.addresses import FourTuple
 from qlb.dataplane.base import Orders
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.flows import FlowTables
-from qlb.routing.router import Decision, Router, begins_flow, unconfigured_id
+from qlb.routing.router import Decision, Router, begins_flow, unconfigured_id, unknown_id
 
 
 class MemoryPlane:
@@ -26,6 +26,8 @@ class MemoryPlane:
         now_ms = int(now_s * 1000)
         if (config_id := unconfigured_id(outcome, datagram)) >= 0:
             self.counters.count_unconfigured(config_id, now_ms)
+        if (config_id := unknown_id(outcome, datagram)) >= 0:
+            self.counters.count_unknown(config_id, now_ms)
         self.counters.count(outcome, index, now_ms, len(datagram))
         if begins_flow(outcome, datagram):
             self.counters.count_new_flow(index)

@@ -19,7 +19,7 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, ProtocolNegotiated, QuicEvent
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent
 
 from lab.nat import Address
 from lab.server import Server, server_id_of
@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S: Final = 240.0
 
 @dataclass
 class QuicServerBehind(Server):
-    """An aioquic server. accepted: completed handshakes. rotation: None without QUIC-LB."""
+    """An aioquic server. accepted: connections with a request, not those of probes. rotation: None without QUIC-LB."""
 
     gates: Gates
     rotation: RotatingCidGenerator | None = None
@@ -53,14 +53,13 @@ class StoryProtocol(QuicConnectionProtocol):
         self._http: H3Connection | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._uploads: dict[int, Receipt] = {}
+        self._was_asked = False
         server.protocols.append(self)
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Count connections and answer requests."""
         if isinstance(event, ProtocolNegotiated):
             self._http = H3Connection(self._quic)
-        elif isinstance(event, HandshakeCompleted):
-            self._server.accepted += 1
         elif isinstance(event, ConnectionTerminated):
             self.cancel()
         if self._http is not None:
@@ -81,6 +80,8 @@ class StoryProtocol(QuicConnectionProtocol):
                 self._uploads.pop(event.stream_id).complete.set()
 
     def _begin(self, http: H3Connection, event: HeadersReceived) -> None:
+        self._server.accepted += not self._was_asked
+        self._was_asked = True
         headers = dict(event.headers)
         receipt = Receipt(self._server.name) if headers[b":method"] == b"POST" else None
         if receipt is not None:

@@ -11,6 +11,7 @@ from qlb.observe.figures import (
     RotationReading,
     SourceReading,
     UnconfiguredReading,
+    UnknownReading,
     WorkerReading,
 )
 from qlb.routing.totals import TOTALS
@@ -59,6 +60,7 @@ def sample_reading() -> Reading:
                 forwarded_bytes=15_600,
                 returned_bytes=9_900,
                 new_flows=3,
+                shown_ids={"right": 5, "wrong": 0, "unroutable": 1},
             ),
             BackendReading(
                 name="b:2",
@@ -104,6 +106,7 @@ def sample_reading() -> Reading:
         probe_error="EAGAIN",
         all_failing=True,
         unconfigured=(UnconfiguredReading(config_id=4, packets=29, last_seen_s=2.0),),
+        unknown=(UnknownReading(config_id=1, packets=53, last_seen_s=3.0),),
         discovery=(
             SourceReading(
                 name="agents", kind="dns", up=True, backends=41, last_success_s=1.5, error="", remarks=("AAAA fails",)
@@ -130,6 +133,7 @@ def sample_reading() -> Reading:
             "sessions_protected": 2,
             "sessions_reopened": 43,
             "return_pauses": 47,
+            "wrong_ids": 59,
             "worker_restarts": 4,
             "worker_hangs": 2,
         },

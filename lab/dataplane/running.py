@@ -13,7 +13,8 @@ from qlb.dataplane import planes
 from qlb.dataplane.base import Orders, Plane
 from qlb.dataplane.sockets import DEFAULT_BUFFERS, Buffers, bound_endpoint, open_listener
 from qlb.routing import counters as layout
-from qlb.routing.counters import SIZE_BYTES, Counters, total_backend_send_errors, total_return_send_errors
+from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.sums import total_backend_send_errors, total_return_send_errors
 
 WORKER_PLANES: Final = tuple(sorted(name for name, row in planes.PLANES.items() if not row.in_kernel))
 """The planes that worker processes run."""

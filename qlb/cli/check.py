@@ -26,6 +26,7 @@ def check(config: Path, no_keys: bool) -> None:
     from qlb.config import build
     from qlb.config.load import load
     from qlb.daemon.preflight import find_faults, preflight, sessions_here
+    from qlb.health.probes import describe
     from qlb.local_addresses import local_hosts
 
     loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
@@ -39,6 +40,7 @@ def check(config: Path, no_keys: bool) -> None:
     unread = ", key files not read" if no_keys else ""
     room = "" if sessions is None else f", {sessions:,} sessions per worker"
     click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{room}{unread}")
+    click.echo(describe(loaded.config.health.probe))
 
 
 @click.command("schema", short_help="Print the configuration's JSON Schema.")

@@ -20,7 +20,7 @@ DIRECT_RETURN: Final = ("ipip", "gue", "l2")
 """Modes in which backends answer clients directly. qlb then recognises packets by their address and binds nothing."""
 Attach = Literal["auto", "native", "generic"]
 AllFailing = Literal["keep", "obey"]
-Probe = Literal["quic", "handshake", "none"]
+Probe = Literal["auto", "quic", "handshake", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -148,11 +148,12 @@ class Rotation(Section):
 class Health(Section):
     """Health probes of backends. An unhealthy backend receives no new connections, only packets with its ID."""
 
-    probe: Annotated[Probe, choice(get_args(Probe))] = "quic"
+    probe: Annotated[Probe, choice(get_args(Probe))] = "auto"
     """quic: one packet of an unknown version, which most QUIC servers answer with Version Negotiation, without state. A
     server that never answers it is judged by its replies to clients. handshake: a complete handshake; the server's
-    connection IDs must decode to this server (needs the aioquic extra). none: all backends count as healthy.
-    Default: quic."""
+    connection IDs must decode to this server (needs the aioquic extra). auto: quic, and where aioquic is installed also
+    handshakes, at most ten a second; a wrong connection ID makes a backend unhealthy, a failed handshake does not.
+    none: all backends count as healthy. Default: auto."""
     interval: Annotated[float, duration("10ms", "24h")] = 2.0
     """The time from one probe of a backend to the next. 10ms to 24h. Default: 2s."""
     timeout: Annotated[float, duration("1ms", "1h")] = 1.0

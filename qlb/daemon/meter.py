@@ -15,13 +15,8 @@ from qlb.daemon.rows import Row
 from qlb.dataplane.sockets import path_mtu
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
-from qlb.routing.counters import (
-    SEND_ERROR_KINDS,
-    Counters,
-    last_too_large_bytes,
-    total,
-    total_return_send_errors,
-)
+from qlb.routing.counters import SEND_ERROR_KINDS, Counters
+from qlb.routing.sums import last_too_large_bytes, total, total_return_send_errors
 
 log = logging.getLogger("qlb")
 

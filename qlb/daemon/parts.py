@@ -24,6 +24,7 @@ from qlb.daemon.reading import take_reading
 from qlb.daemon.reload import Changes, health_config, probe_targets
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows
+from qlb.daemon.shown_ids import ShownIds
 from qlb.daemon.traffic import Traffic
 from qlb.daemon.upgrade import REPLIES_S, Belongings, Life, Upgrade
 from qlb.dataplane import planes
@@ -71,6 +72,7 @@ class Parts:
         self.addresses = AddressWatch()
         self.changes = Changes(self)
         self.health = HealthMonitor(self.changes.note_verdict, traffic=self.traffic.exchanged)
+        self.shown_ids = ShownIds(self.health)
         self.discovery = Discovery(self.changes.note_update)
         self.metering = Metering(self)
         self.address_checks = AddressChecks(self)
@@ -87,7 +89,7 @@ class Parts:
         if not self.engine.is_fresh or (self.engine.findings is not None and self.engine.findings.is_cut_off):
             return False
         names = (backend.name for backend in self.desired.backends if backend is not None)
-        return any(self.health.has_judged(name) and self.health.is_up(name) for name in names)
+        return any(self.health.is_serving(name) for name in names)
 
     def read(self) -> Reading:
         """Return every figure as it is now."""

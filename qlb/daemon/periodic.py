@@ -15,6 +15,7 @@ from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse, SendErrorWatch
 from qlb.daemon.reload import Changes, note_names
 from qlb.daemon.rows import Departures, Row
+from qlb.daemon.shown_ids import ShownIds
 from qlb.daemon.traffic import INTERVAL_S, REFUSALS_INTERVAL_S, Refusals, Traffic
 from qlb.handover.processes import AddressWatch
 from qlb.local_addresses import interface_index
@@ -33,6 +34,7 @@ class Daemon(reload.Daemon, Protocol):
     changes: Changes
     traffic: Traffic
     id_use: IdUse
+    shown_ids: ShownIds
     addresses: AddressWatch
     plane: str
     listen: tuple[Endpoint, ...]
@@ -108,6 +110,7 @@ class Metering:
         rows, fallback = daemon.traffic.rows, desired.config.fallback
         self._send_errors.look(daemon.engine.counters, self._read_rows, desired.backends)
         daemon.id_use.note(desired.backends, rows, has_flows=fallback.flow_table_size > 0)
+        daemon.shown_ids.note(daemon.engine.counters, desired.backends, desired.names, desired.changes)
         if daemon.changes.lock.locked():
             return  # a copy of the state is being prepared, and must not miss a change of the indexes
         room = desired.room

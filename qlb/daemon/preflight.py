@@ -23,7 +23,7 @@ from qlb.dataplane.limits import Limits as SystemLimits
 from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
 from qlb.discovery.source import Limits, Source
 from qlb.errors import ConfigError
-from qlb.health.probes import require_probe
+from qlb.health.probes import DEFAULT, require_probe
 from qlb.local_addresses import find_loops, is_local, local_hosts
 from qlb.routing.backends import Backend
 from qlb.workers.cores import worker_count
@@ -42,7 +42,8 @@ def preflight(config: Config) -> str:
 
     Raises PlaneUnavailable or ConfigError if this machine cannot run the configuration. The text names an alternative.
     """
-    require_probe(config.health.probe)
+    if config.health.probe != DEFAULT:  # the default never fails
+        require_probe(config.health.probe)
     sources(config)
     if config.forwarding.pin_workers and not _CAN_PIN:
         raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")

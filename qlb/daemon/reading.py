@@ -1,20 +1,19 @@
 """Take a reading: combine shared counters, wanted state and health into one plain object for metrics and status."""
 
-import math
 import time
-from collections import Counter
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import qlb
 from qlb.addresses import Endpoint
+from qlb.daemon.counts import by_reason, latency, samples, since
 from qlb.daemon.desired import Desired
 from qlb.daemon.history import History
 from qlb.daemon.meter import IdUse
 from qlb.daemon.preflight import Shortfalls
 from qlb.daemon.reload_requests import Reloads
 from qlb.daemon.rows import BackendRows, Row
+from qlb.daemon.shown_ids import ShownIds, unknown_ids
 from qlb.daemon.traffic import Traffic
 from qlb.discovery.watch import Discovery
 from qlb.handover.processes import AddressWatch
@@ -23,6 +22,7 @@ from qlb.observe import figures
 from qlb.observe.figures import REMOVED, Reading
 from qlb.rotation.phases import Seen, read_rotation
 from qlb.routing import counters as layout
+from qlb.routing import sums
 from qlb.routing.backends import Backend, BackendState
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import CONFIG_IDS, OUTCOMES, ROUTES
@@ -31,7 +31,6 @@ from qlb.workers.engine import Engine
 from qlb.workers.slots import Slot
 
 _NS: Final = 1_000_000_000
-_US: Final = 1_000_000
 
 
 class Daemon(Protocol):
@@ -45,6 +44,7 @@ class Daemon(Protocol):
     traffic: Traffic
     rows: BackendRows
     id_use: IdUse
+    shown_ids: ShownIds
     engine: Engine | None
     plane: str
     listen: tuple[Endpoint, ...]
@@ -60,7 +60,7 @@ def take_reading(daemon: Daemon) -> Reading:
     desired, history = daemon.desired, daemon.history
     slots = daemon.engine.slots if daemon.engine is not None else ()
     workers = daemon.engine.counters if daemon.engine is not None else ()
-    packets, now_s = layout.total_outcomes(workers), time.monotonic()
+    packets, now_s = sums.total_outcomes(workers), time.monotonic()
     backends = _backends(daemon, workers, now_s)
     return Reading(
         version=qlb.__version__,
@@ -80,18 +80,19 @@ def take_reading(daemon: Daemon) -> Reading:
         cid_configs=_cid_configs(daemon, workers, packets, now_s),
         totals=_totals(daemon, workers, slots, backends),
         outcomes={outcome.name: count for outcome, count in zip(OUTCOMES, packets, strict=True)},
-        dropped=_by_reason(packets, dropped=True),
-        unroutable=_by_reason(packets, dropped=False),
-        return_send_errors=layout.total_return_send_errors(workers),
-        latency=_latency(workers) if slots else (),
+        dropped=by_reason(packets, dropped=True),
+        unroutable=by_reason(packets, dropped=False),
+        return_send_errors=sums.total_return_send_errors(workers),
+        latency=latency(workers) if slots else (),
         workers=_workers(daemon, slots),
-        samples=_samples(workers, now_s),
+        samples=samples(workers, now_s),
         probes={"ok": daemon.health.probes_ok, "failed": daemon.health.probes_failed},
         probe_errors=daemon.health.own_errors.counts,
         probe_error=daemon.health.own_errors.current,
         all_failing=daemon.health.all_failing,
         without_ids=daemon.id_use.none_at_all,
         unconfigured=_unconfigured(daemon, workers, now_s),
+        unknown=unknown_ids(daemon.shown_ids, workers, now_s),
         rotation=_rotation(daemon, workers, now_s),
         discovery=_discovery(daemon, now_s),
         xdp=_xdp(daemon.engine),
@@ -113,7 +114,7 @@ def _totals(
         "sessions_max": daemon.shortfalls.granted_sessions(desired.config, count, present) * count if count else 0,
         "worker_restarts": sum(slot.restarts for slot in slots),
         "worker_hangs": sum(slot.hangs for slot in slots),
-        **{one.name: layout.total(workers, one.slot) for one in TOTALS if one.slot != NO_SLOT},
+        **{one.name: sums.total(workers, one.slot) for one in TOTALS if one.slot != NO_SLOT},
     }
 
 
@@ -132,16 +133,6 @@ def _workers(daemon: Daemon, slots: Sequence[Slot]) -> tuple[figures.WorkerReadi
         for slot in slots
         if slot.process is not None
     )
-
-
-def _latency(workers: Sequence[Counters]) -> tuple[figures.LatencyReading, ...]:
-    bounds = (*(bound / _US for bound in layout.LATENCY_BOUNDS_US), math.inf)
-    rows = []
-    for number, direction in enumerate(layout.DIRECTIONS):
-        found = layout.total_latency(workers, number)
-        buckets = tuple(zip(bounds, accumulate(found.buckets), strict=True))
-        rows.append(figures.LatencyReading(direction=direction, buckets=buckets, sum_s=found.sum_ns / _NS))
-    return tuple(rows)
 
 
 def _xdp(engine: Engine | None) -> figures.XdpReading | None:
@@ -185,13 +176,13 @@ def _backends(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tupl
     backends = daemon.desired.present  # read before the names, because it may add names
     names, shares = daemon.desired.names, daemon.desired.fallback_shares
     daemon.rows.follow(workers, names)
-    counts = daemon.rows.read(workers, names)
+    counts, shown = daemon.rows.read(workers, names), daemon.shown_ids.read(workers, names)
     rows = []
     for index, (name, backend) in enumerate(zip(names, backends, strict=True)):
         if name:
             row = counts.by_index[index]
-            too_large = layout.last_too_large_bytes(workers, index) if row.send_errors[layout.TOO_LARGE] else 0
-            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large))
+            too_large = sums.last_too_large_bytes(workers, index) if row.send_errors[layout.TOO_LARGE] else 0
+            rows.append(_backend(daemon, name, backend, row, now_s, shares[index], too_large, shown.get(name)))
     if len(rows) < len(names) or counts.removed != Row():
         rows.append(_backend(daemon, figures.REMOVED_ROW, None, counts.removed, now_s))
     return tuple(rows)
@@ -205,9 +196,10 @@ def _backend(
     now_s: float,
     share: float = 0.0,
     too_large_bytes: int = 0,
+    shown: Mapping[str, int] | None = None,
 ) -> figures.BackendReading:
     """Return one backend's row. backend: None if it has left."""
-    last_seen_s = _since(counts.last_seen_ms, now_s)
+    last_seen_s = since(counts.last_seen_ms, now_s)
     silence_s = now_s - daemon.history.started_s if last_seen_s is None else last_seen_s
     state = str(backend.state) if backend else REMOVED
     return figures.BackendReading(
@@ -217,7 +209,9 @@ def _backend(
         drained=state == BackendState.DRAINING and silence_s >= daemon.desired.config.drain.quiet_period,
         healthy=backend is not None and daemon.health.is_up(name),
         detail=daemon.health.detail(name) if backend else "",
-        finding=daemon.health.finding(name) if backend else "",
+        finding=(daemon.health.finding(name) or daemon.shown_ids.finding(name)) if backend else "",
+        unknown_ids=daemon.shown_ids.has_unknown(name),
+        shown_ids=shown,
         weight=backend.weight if backend else 0,
         forwarded=dict(zip(ROUTES, counts.forwarded, strict=True)),
         returned=counts.returned,
@@ -248,7 +242,7 @@ def _cid_configs(
             fingerprint=config.codec.params.fingerprint,
             packets_per_second=daemon.traffic.config_rate(config_id),
             packets=packets[config_id],
-            last_seen_s=_since(layout.config_last_seen_ms(workers, config_id), now_s),
+            last_seen_s=since(sums.config_last_seen_ms(workers, config_id), now_s),
         )
         for config_id, config in enumerate(daemon.desired.current.orders.snapshot.configs)
         if config is not None
@@ -257,12 +251,12 @@ def _cid_configs(
 
 def _unconfigured(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> tuple[figures.UnconfiguredReading, ...]:
     configs = enumerate(daemon.desired.current.orders.snapshot.configs[:CONFIG_IDS])
-    counts = {number: layout.total_unconfigured(workers, number) for number, config in configs if config is None}
+    counts = {number: sums.total_unconfigured(workers, number) for number, config in configs if config is None}
     return tuple(
         figures.UnconfiguredReading(
             config_id=config_id,
             packets=found.packets,
-            last_seen_s=_since(found.last_seen_ms, now_s),
+            last_seen_s=since(found.last_seen_ms, now_s),
             sustained=daemon.traffic.is_unconfigured_sustained(config_id),
             configured_before=config_id in daemon.desired.former,
             over=daemon.traffic.unconfigured_over(config_id),
@@ -276,28 +270,6 @@ def _rotation(daemon: Daemon, workers: Sequence[Counters], now_s: float) -> figu
     config, uptime_s = daemon.desired.config, now_s - daemon.history.started_s
     seen = []
     for one in config.cid_configs:
-        last_seen_s = _since(layout.config_last_seen_ms(workers, one.config_id), now_s)
+        last_seen_s = since(sums.config_last_seen_ms(workers, one.config_id), now_s)
         seen.append(Seen(one.config_id, one.state, uptime_s if last_seen_s is None else last_seen_s))
     return read_rotation(seen, config.rotation.quiet_period)
-
-
-def _samples(workers: Sequence[Counters], now_s: float) -> dict[str, figures.SampleReading]:
-    """Return the last dropped datagram of each reason to drop."""
-    found = ((outcome.reason, layout.last_sample(workers, number)) for number, outcome in enumerate(OUTCOMES))
-    return {
-        reason: figures.SampleReading(octets=sample.octets, length=sample.length, seen_s=now_s - sample.seen_ms / 1000)
-        for reason, sample in found
-        if sample.seen_ms
-    }
-
-
-def _by_reason(packets: Sequence[int], *, dropped: bool) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for outcome, count in zip(OUTCOMES, packets, strict=True):
-        if outcome.reason and (outcome.route == "drop") is dropped:
-            counts[outcome.reason] += count
-    return dict(counts)
-
-
-def _since(moment_ms: int, now_s: float) -> float | None:
-    return max(now_s - moment_ms / 1000, 0.0) if moment_ms else None

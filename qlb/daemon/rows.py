@@ -16,7 +16,8 @@ from typing import Final, NamedTuple, Protocol
 
 from qlb.routing import counters as layout
 from qlb.routing.backends import Backend
-from qlb.routing.counters import SEND_ERROR_KINDS, Counters, total
+from qlb.routing.counters import SEND_ERROR_KINDS, Counters
+from qlb.routing.sums import total
 
 _NO_ERRORS: Final = (0,) * len(SEND_ERROR_KINDS)
 
@@ -100,9 +101,18 @@ def _read_all(workers: Sequence[Counters], backends: int) -> list[Row]:
 
 
 def column(workers: Sequence[Counters], slot: int, backends: int, combine: Callable[[Sequence[int]], int]) -> list[int]:
-    """Return one slot of every backend. It is read in one slice, because there may be thousands."""
-    start, end = layout.BACKEND + slot, layout.BACKEND + layout.BACKEND_SLOTS * backends
-    columns = [worker.slots[start : end : layout.BACKEND_SLOTS].tolist() for worker in workers]
+    """Return one slot of every backend."""
+    return column_at(workers, layout.BACKEND + slot, layout.BACKEND_SLOTS, backends, combine)
+
+
+def column_at(
+    workers: Sequence[Counters], first: int, width: int, backends: int, combine: Callable[[Sequence[int]], int]
+) -> list[int]:
+    """Return one slot of every backend. It is read in one slice, because there may be thousands.
+
+    first: the slot of the backend of index 0. width: the slots between two backends.
+    """
+    columns = [worker.slots[first : first + width * backends : width].tolist() for worker in workers]
     if not columns:
         return [0] * backends
     return columns[0] if len(columns) == 1 else [combine(row) for row in zip(*columns, strict=True)]

@@ -13,13 +13,10 @@ from qlb.daemon.rows import BackendRows, Row, column
 from qlb.health.verdict import Exchange
 from qlb.observe.bounds import KERNEL_DROPS, UNCONFIGURED, RecentShare
 from qlb.routing import counters as layout
-from qlb.routing.counters import (
-    Counters,
-    UnconfiguredCounts,
-    config_last_seen_ms,
-    total_unconfigured,
-)
+from qlb.routing import sums
+from qlb.routing.counters import Counters, UnconfiguredCounts
 from qlb.routing.outcomes import CONFIG_IDS
+from qlb.routing.sums import config_last_seen_ms, total_unconfigured
 
 INTERVAL_S: Final = 1.0
 """The time between two notes."""
@@ -82,10 +79,10 @@ class Traffic:
         self._notes.append(
             _Note(
                 at_s=now_s,
-                received=layout.total(workers, layout.PACKETS_RECEIVED),
+                received=sums.total(workers, layout.PACKETS_RECEIVED),
                 indexes={name: index for index, name in enumerate(names) if name},
                 rows=self._backend_rows.read(workers, names).by_index,
-                configs=[layout.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIG_IDS)],
+                configs=[sums.total(workers, layout.OUTCOME + config_id) for config_id in range(CONFIG_IDS)],
                 configs_seen_ms=[config_last_seen_ms(workers, config_id) for config_id in range(CONFIG_IDS)],
                 unconfigured=unconfigured,
                 cpu_ns=[worker.slots[layout.CPU_NS] for worker in workers],
@@ -176,7 +173,7 @@ class Refusals:
         Usually no packet was refused, and then this reads only one slot of each worker.
         """
         workers = self._read()
-        total = layout.total(workers, layout.SEND_ERRORS)
+        total = sums.total(workers, layout.SEND_ERRORS)
         if total == self._total:
             return []
         before, self._total = self._refused, total

@@ -16,7 +16,8 @@ from qlb.errors import QlbError
 from qlb.handover.protocol import NewProcess, Origin
 from qlb.handover.sockets import STATE, Inherited, Named
 from qlb.handover.systemd import Service
-from qlb.routing.counters import SESSIONS, total
+from qlb.routing.counters import SESSIONS
+from qlb.routing.sums import total
 from qlb.workers.engine import Engine
 
 log = logging.getLogger("qlb")

@@ -11,21 +11,18 @@ are good results. An error of this node's own socket is no result.
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from qlb.health.pace import JITTER, Pace, Turns
 from qlb.health.probe import Probe, ProbeResult, Target
-from qlb.health.probes import find_probe
+from qlb.health.probes import DEFAULT, find_probe
 from qlb.health.verdict import Exchange, Fleet, OwnErrors, own_error
 from qlb.health.watch import Watch
 
 log = logging.getLogger("qlb.health")
 
-_JITTER: Final = 0.1
-"""An interval is up to this share longer or shorter."""
 _PROBES_AT_ONCE: Final = 256
 """Probes that may run, and so have sockets open, at one time. With more backends, the others wait for their turn."""
 _COUNTS_LATE_S: Final = 2.0
@@ -54,35 +51,12 @@ class HealthConfig:
     @property
     def longest_turn_s(self) -> float:
         """The longest time from one probe of a backend to the next, with jitter."""
-        return max(self.interval_s, self.timeout_s) * (1 + _JITTER)
+        return max(self.interval_s, self.timeout_s) * (1 + JITTER)
 
     @property
     def longest_round_s(self) -> float:
         """The longest time until the silence of every backend has become a verdict."""
         return (self.fall + 1) * self.longest_turn_s + self.timeout_s
-
-
-class Pace:
-    """The clock, the sleep and the random numbers of the monitor. Tests replace them."""
-
-    __slots__ = ("_draw", "_sleep", "now")
-
-    def __init__(
-        self,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        draw: Callable[[], float] = random.random,
-    ) -> None:
-        """now: seconds of a monotonic clock. draw: a number from 0 to 1."""
-        self.now = now
-        self._sleep = sleep
-        self._draw = draw
-
-    async def rest(self, began_s: float, interval_s: float) -> None:
-        """Sleep until about interval_s after began_s. Do not sleep if that moment is over."""
-        jittered_s = interval_s * (1 + _JITTER * (2 * self._draw() - 1))
-        await self._sleep(max(began_s + jittered_s - self.now(), 0.0))
 
 
 class HealthMonitor:
@@ -107,6 +81,9 @@ class HealthMonitor:
         self._config = HealthConfig(probe="none", interval_s=1.0, timeout_s=1.0, rise=1, fall=1, all_failing="keep")
         """apply() replaces it before the first probe."""
         self._probe = find("none")
+        self._light: Probe | None = None
+        """With the default probe: the one for backends that have no turn."""
+        self._turns = Turns()
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
@@ -119,17 +96,17 @@ class HealthMonitor:
 
     @property
     def all_failing(self) -> bool:
-        """True while backends are retained against their verdict, because all have failed at once."""
-        return self._fleet.is_retaining
+        """True while backends that do not answer are retained, because all have failed at once."""
+        return self._fleet.is_retaining and not self._all_are_wrong
 
-    def has_judged(self, name: str) -> bool:
-        """Return whether the verdict on a backend comes from a probe, not from the assumption at the start."""
-        watch = self._watches.get(name)
-        return watch is not None and watch.judged
+    @property
+    def _all_are_wrong(self) -> bool:
+        """True if every backend answers with wrong connection IDs."""
+        return all(watch.finding for watch in self._watches.values())
 
     @property
     def judged(self) -> frozenset[str]:
-        """Every backend whose verdict comes from a probe."""
+        """Every backend whose verdict comes from a probe, not from the assumption at the start."""
         return frozenset(name for name, watch in self._watches.items() if watch.judged)
 
     def is_up(self, name: str) -> bool:
@@ -137,10 +114,25 @@ class HealthMonitor:
         watch = self._watches.get(name)
         return watch is not None and watch.judgement.healthy
 
+    def is_serving(self, name: str) -> bool:
+        """Return whether a backend has answered a probe and gets new connections, if only because all IDs are wrong."""
+        watch = self._watches.get(name)
+        return watch is not None and watch.judged and (watch.judgement.healthy or bool(watch.finding and watch.counts))
+
     def finding(self, name: str) -> str:
         """Return what is wrong with the connection IDs of a backend; "" if nothing is, or if it is unknown."""
         watch = self._watches.get(name)
-        return watch.finding if watch else ""
+        return watch.all_findings if watch else ""
+
+    def right_ids(self, name: str) -> int:
+        """Return the number of probes that have found only the backend's own connection IDs."""
+        watch = self._watches.get(name)
+        return watch.right_ids if watch else 0
+
+    def target(self, name: str) -> Target | None:
+        """Return a backend as probes see it; None if it is unknown."""
+        watch = self._watches.get(name)
+        return watch.target if watch else None
 
     def detail(self, name: str) -> str:
         """Return the result of the last probe of a backend in words; "" if the backend is unknown."""
@@ -154,8 +146,9 @@ class HealthMonitor:
         changes, the next result decides at once. Raises ConfigError, and changes nothing, if the probe is unknown.
         """
         probe = self._find(config.probe)
+        light = self._find("quic") if config.probe == DEFAULT else None
         before = self._config
-        self._probe, self._config = probe, config
+        self._probe, self._light, self._config = probe, light if light is not probe else None, config
         gone = self._watches.keys() - targets.keys()
         self._fleet.forget(gone)
         for name in gone:
@@ -166,7 +159,7 @@ class HealthMonitor:
             is_other = (watch.target, before.probe) != (target, config.probe)
             watch.target = target
             if is_other:
-                watch.begin_anew()
+                watch.begin_anew(keep_finding=before.probe == config.probe)
             if is_other or watch.task is None or before.interval_s != config.interval_s:
                 self._restart(name, watch)
 
@@ -213,7 +206,7 @@ class HealthMonitor:
         while True:
             began_s = self._pace.now()
             async with self._slots:
-                result = await self._ask(name, watch.target)
+                result = await self._ask(name, watch)
             self._take(name, watch, result)
             if result.final:
                 return
@@ -221,9 +214,13 @@ class HealthMonitor:
             await self._pace.rest(began_s, self._config.interval_s)
             watch.resting = False
 
-    async def _ask(self, name: str, target: Target) -> ProbeResult:
+    async def _ask(self, name: str, watch: Watch) -> ProbeResult:
+        probe = self._probe
+        if self._light is not None and not self._turns.take(watch, len(self._watches), self._pace.now()):
+            probe = self._light
         try:
-            return await self._probe(target, self._config.timeout_s)
+            result = await probe(watch.target, self._config.timeout_s)
+            return result if self._light is None else watch.keep_finding(result)
         except Exception as error:
             log.exception("probe failed", extra={"backend": name})
             own = own_error(error)
@@ -242,7 +239,8 @@ class HealthMonitor:
         if result.void:
             return
         watch.judged = True
-        _note_finding(name, watch, result.finding)
+        is_worse = bool(result.finding) and not (watch.finding or watch.judgement.healthy)
+        watch.note_ids(result)
         results = watch.judgement.take(
             result.ok,
             rise=config.rise,
@@ -251,14 +249,20 @@ class HealthMonitor:
             certain=bool(result.finding) or (result.refused and watch.was_refused(now_s)),
         )
         was_retaining = self._fleet.is_retaining
-        if results:
+        if results or is_worse:
             watch.note_change()
             window_s = config.longest_round_s if config.all_failing == "keep" else -1.0
             self._fleet.take(
-                name, result.ok, at_s=now_s, window_s=window_s, names=self._watches, reached=result.reached
+                name,
+                result.ok,
+                at_s=now_s,
+                window_s=window_s,
+                names=self._watches,
+                reached=result.reached,
+                has_wrong_ids=bool(result.finding),
             )
         released = self._fleet.release(now_s)
-        if released or results:
+        if released or results or is_worse:
             is_alone = not (released or was_retaining or self._fleet.is_retaining)
             detail = f"{result.detail}; {results} times in a row" if results > 1 else result.detail
             self._report(name, detail, {name: watch} if is_alone else self._watches)
@@ -280,7 +284,12 @@ class HealthMonitor:
                 log.exception("cannot report a change of health", extra={"backend": other})
 
     def _log_retention(self, was_retaining: bool) -> None:
-        if self._fleet.is_retaining and not was_retaining:
+        if self._fleet.is_retaining and not was_retaining and self._all_are_wrong:
+            log.warning(
+                "every backend has wrong connection IDs: probably the keys or server IDs of this node are wrong; new "
+                "connections still go to the backends"
+            )
+        elif self._fleet.is_retaining and not was_retaining:
             never = "; none has succeeded since the start: do the servers answer this health.probe?"
             log.warning(
                 "all probes fail: probably this node's own fault; backends are retained (health.all_failing)%s",
@@ -288,12 +297,3 @@ class HealthMonitor:
             )
         elif was_retaining and not self._fleet.is_retaining:
             log.info("probes succeed again: every verdict applies")
-
-
-def _note_finding(name: str, watch: Watch, finding: str) -> None:
-    """Store a finding. Log it when it appears and when it has gone."""
-    if finding and not watch.finding:
-        log.warning("backend configuration is wrong", extra={"backend": name, "finding": finding})
-    elif watch.finding and not finding:
-        log.info("backend configuration ok", extra={"backend": name})
-    watch.finding = finding

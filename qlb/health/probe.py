@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qlb.addresses import Endpoint
-from qlb.cid import CidCodec, config_id_of
+from qlb.cid import CidCodec, CidParams, config_id_of
 from qlb.cid.params import RESERVED_CONFIG_ID
 
 
@@ -48,17 +48,33 @@ class Target:
         if config_id == RESERVED_CONFIG_ID:
             return f"its connection ID {shown} is of the reserved config 7: the server has no CID config"
         if codec is None:
-            return f"its connection ID {shown} carries config ID {config_id}, which is not configured here"
+            text = f"its connection ID {shown} carries config ID {config_id}, which is not configured here"
+            lengths = sorted({one.params.cid_length for one in self.pool.codecs.values()})
+            if len(cid) in lengths:
+                return text
+            expected_lengths = " or ".join(map(str, lengths))
+            return (
+                f"{text}, and has {len(cid)} octets instead of {expected_lengths}: does the server issue QUIC-LB IDs?"
+            )
         server_id = codec.decode(cid)
         if server_id is None:
-            return f"its connection ID {shown} is too short for config {config_id}: {len(cid)} octets"
+            return (
+                f"its connection ID {shown} is too short for config {config_id}: {len(cid)} octets instead of "
+                f"{codec.params.cid_length} (has the server other lengths?)"
+            )
         params = codec.params
         if params.length_self_encoded and (cid[0] & 0x1F) + 1 != len(cid):
             return f"its connection ID {shown} has {len(cid)} octets and encodes {(cid[0] & 0x1F) + 1}"
         if server_id in self.server_ids.get(config_id, ()):
             return ""
+        plain = cid[1 : 1 + params.server_id_length]
+        if params.key is not None and (reader := self.pool.owners.get((config_id, plain))) is not None:
+            return (
+                f"its connection ID {shown} contains the server ID {plain.hex()}, {reader}'s, in plaintext: the server "
+                f"has no key, but config {config_id} has one here; expected {expected}"
+            )
         owner = self.pool.owners.get((config_id, server_id))
-        whose = f"{owner}'s" if owner is not None else "no backend's (has the server another key?)"
+        whose = f"{owner}'s" if owner is not None else f"no backend's ({_guess(cid, params)})"
         return (
             f"its connection ID {shown} decodes under config {config_id} to server ID {server_id.hex()}, {whose}; "
             f"expected {expected}"
@@ -67,6 +83,13 @@ class Target:
     def _expected(self) -> str:
         ids = (f"{one.hex()} (config {number})" for number, own in self.server_ids.items() for one in own)
         return " or ".join(ids)
+
+
+def _guess(cid: bytes, params: CidParams) -> str:
+    """Return the likely cause of an ID that decodes to no backend."""
+    if len(cid) != params.cid_length:
+        return f"it has {len(cid)} octets instead of {params.cid_length}: has the server other lengths?"
+    return "has the server another key?" if params.key is not None else "has the server a key? there is none here"
 
 
 class ProbeResult(NamedTuple):
@@ -79,6 +102,8 @@ class ProbeResult(NamedTuple):
     refused: the host has answered that no process listens at the address (ECONNREFUSED).
     silent: no answer came. This proves little about a server that never answers this kind of probe.
     error: the name of this node's own error that ended the probe. void: no result; the verdict does not change.
+    own_ids: all connection IDs that it has shown are its own. moves: whether it answers packets of one connection from
+    other ports; None: not tried.
     """
 
     ok: bool
@@ -91,6 +116,8 @@ class ProbeResult(NamedTuple):
     silent: bool = False
     error: str = ""
     void: bool = False
+    own_ids: bool = False
+    moves: bool | None = None
 
 
 Probe = Callable[[Target, float], Awaitable[ProbeResult]]

@@ -1,10 +1,16 @@
-"""The table of probes, by the names that ``health.probe`` accepts.
+"""The table of probes, by the names that ``health.probe`` accepts, and the default.
 
 To add a probe, write a module and add one row here. The module is imported only if the configuration selects it. The
 table is apart from probe.py because the modules of the probes import that one.
+
+The default, ``auto``, is ``handshake`` where aioquic is installed, and ``quic`` elsewhere. It decides by the same
+signs of life as ``quic``: a server that answers an unknown version is alive, whatever its handshake does. The handshake
+adds the check of the connection IDs, and signs of life of servers that send no Version Negotiation.
 """
 
+import asyncio
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -35,6 +41,17 @@ PROBES: Final[Mapping[str, ProbeRow]] = MappingProxyType(
 """The probes of this release."""
 
 
+DEFAULT: Final = "auto"
+_NEEDED: Final = "aioquic"
+
+
+def chosen(name: str) -> str:
+    """Return the name of the probe that a name of ``health.probe`` stands for. Imports nothing."""
+    if name != DEFAULT:
+        return name
+    return "handshake" if importlib.util.find_spec(_NEEDED) is not None else "quic"
+
+
 def require_probe(name: str) -> None:
     """Check that a probe can be imported, without importing it: that takes longer than a configuration's check.
 
@@ -46,12 +63,34 @@ def require_probe(name: str) -> None:
             raise _lacks(name, row, f"No module named {module!r}")
 
 
+_PROOFS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "quic": "that a backend answers, not that its connection IDs lead back to it",
+        "handshake": "that a backend answers, and that its connection IDs lead back to it from any port",
+        "none": "nothing",
+    }
+)
+
+
+def describe(name: str) -> str:
+    """Return a sentence about what a probe proves. name: a name that ``health.probe`` accepts."""
+    probe = chosen(name)
+    text = f"health.probe {name} proves {_PROOFS[probe]}"
+    if name != DEFAULT:
+        return text
+    if probe == "handshake":
+        return f"{text} (aioquic is installed, so it includes handshakes)"
+    return f"{text} (with `pip install 'qlb[aioquic]'` it would prove that, too)"
+
+
 def find_probe(name: str) -> Probe:
     """Import a probe.
 
     Raises ConfigError if this release has no probe of that name (the text lists the known ones), or if a library that
     the probe needs is not installed.
     """
+    if name == DEFAULT:
+        return _default()
     row = _row(name)
     try:
         module = importlib.import_module(row.module)
@@ -63,13 +102,47 @@ def find_probe(name: str) -> Probe:
 def _row(name: str) -> ProbeRow:
     row = PROBES.get(name)
     if row is None:
-        known = ", ".join(PROBES)
+        known = ", ".join((DEFAULT, *PROBES))
         raise ConfigError(f"health.probe: this release has no probe {name}; known probes: {known}")
     return row
 
 
 def _lacks(name: str, row: ProbeRow, reason: str) -> ConfigError:
     return ConfigError(f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({reason})")
+
+
+def _default() -> Probe:
+    """Return the default probe; the probe ``quic`` if aioquic is missing or cannot be imported."""
+    quic = find_probe("quic")
+    if chosen(DEFAULT) == "quic":
+        return quic
+    try:
+        handshake = find_probe("handshake")
+    except ConfigError:
+        return quic
+
+    async def both(target: Target, timeout_s: float) -> ProbeResult:
+        alive, ids = await asyncio.gather(quic(target, timeout_s), handshake(target, timeout_s), return_exceptions=True)
+        if isinstance(ids, BaseException):
+            raise ids
+        if isinstance(alive, BaseException):
+            raise alive
+        return merge(alive, ids)
+
+    return both
+
+
+def merge(alive: ProbeResult, ids: ProbeResult) -> ProbeResult:
+    """Return the result of the default probe. alive: of ``quic``. ids: of ``handshake``.
+
+    A wrong ID always counts. Otherwise the better of both results does, so that the default is never stricter than
+    ``quic``: a slow handshake, or one that the server refuses, is no sign of a dead server.
+    """
+    if ids.finding or ids.ok:
+        return ids
+    if alive.ok:
+        return alive._replace(detail=f"{alive.detail}; {ids.detail}", own_ids=ids.own_ids)
+    return alive
 
 
 async def assume_healthy(target: Target, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (the signature of a Probe)

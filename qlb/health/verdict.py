@@ -49,14 +49,15 @@ class Fleet:
     """The verdicts on all backends, and the backends that are retained against their verdict.
 
     When all backends have failed within one round of probes, this node may be the cause. Those whose failure may be
-    this node's fault are then retained: they count as healthy. Once a backend is healthy again, the others are retained
-    for one more round. Times are seconds of one clock.
+    this node's fault are then retained: they count as healthy. So are those that answer with wrong connection IDs,
+    however long ago that began: this node may have the wrong key, and their connections work until an address changes.
+    Once a backend is healthy again, the others are retained for one more round. Times are seconds of one clock.
     """
 
     def __init__(self) -> None:
         """Start without any verdict: every backend counts as healthy."""
         self._down: dict[str, tuple[float, bool]] = {}
-        """Unhealthy backends: since when, and whether the fault can be this node's."""
+        """Unhealthy backends: since when, and whether the fault can be this node's. Infinity: with wrong IDs."""
         self._retained: dict[str, float] = {}
         """Retained backends: until when. Infinity until a backend is healthy again."""
         self._first_over_s = float("inf")
@@ -72,12 +73,20 @@ class Fleet:
         return name not in self._down or name in self._retained
 
     def take(
-        self, name: str, healthy: bool, *, at_s: float, window_s: float, names: Iterable[str], reached: bool
+        self,
+        name: str,
+        healthy: bool,
+        *,
+        at_s: float,
+        window_s: float,
+        names: Iterable[str],
+        reached: bool,
+        has_wrong_ids: bool = False,
     ) -> None:
         """Apply a verdict on one backend.
 
         window_s: the longest time that one round of verdicts takes. With a window below 0, no backend is retained.
-        names: all backends. reached: the backend or its host has answered.
+        names: all backends. reached: the backend or its host has answered. has_wrong_ids: it answers, with wrong IDs.
         """
         if healthy:
             self._down.pop(name, None)
@@ -85,8 +94,8 @@ class Fleet:
             self._retained = {one: min(until_s, at_s + window_s) for one, until_s in self._retained.items()}
             self._first_over_s = min(self._retained.values(), default=float("inf"))
             return
-        self._down[name] = (at_s, not reached)
-        if all(one in self._down for one in names):
+        self._down[name] = (float("inf") if has_wrong_ids else at_s, has_wrong_ids or not reached)
+        if window_s >= 0 and all(one in self._down for one in names):
             self._retained |= {
                 one: float("inf")
                 for one, (since_s, own_fault) in self._down.items()

@@ -1,15 +1,26 @@
 """The state of one monitored backend: its verdict, its task, and how its real traffic changes the results of probes."""
 
 import asyncio
+import logging
+from collections import deque
 from typing import Final
 
 from qlb.health.probe import ProbeResult, Target
 from qlb.health.verdict import Exchange, Judgement, TrafficEvidence
 
+log = logging.getLogger("qlb.health")
+
 HINT_PAUSE_S: Final = 1.0
 """The least time between two early probes of a backend: refused packets of clients cause no more than that."""
 REFUSAL_VALID_S: Final = 3.0
 """How long a refused packet of a client confirms the refusal of a probe."""
+ENOUGH_MOVES: Final = 2
+"""So many of the last three probes that tried other ports must have failed: a lost packet proves nothing."""
+STUCK: Final = (
+    "packets of one connection from other ports get no answer: another process behind the same address receives them "
+    "(each process needs a port and a server ID of its own), or the server supports no address changes"
+)
+"""The finding about a server that does not answer from a client's new address."""
 
 
 class Watch:
@@ -25,6 +36,14 @@ class Watch:
         """True if the verdict comes from a probe, not from the assumption at the start."""
         self.detail = "not probed yet: taken to be healthy"
         self.finding = ""
+        """What is wrong with its connection IDs, as the last probe shows."""
+        self.right_ids = 0
+        """Probes that have found only its own connection IDs."""
+        self.shaken_s = float("-inf")
+        """When it had the last turn of the probe ``handshake``: turns.py."""
+        self._stuck: deque[bool] = deque(maxlen=3)
+        """Whether it has answered no packets from other ports, in the last probes that tried."""
+        self.is_stuck = False
         self.task: asyncio.Task[None] | None = None
         self.resting = False
         """True while its task waits for the next probe."""
@@ -35,10 +54,16 @@ class Watch:
         """True if its answers to clients were a good result and it was not unhealthy since."""
         self._hinted_s = self._refused_s = float("-inf")
 
-    def begin_anew(self) -> None:
-        """Let the next result decide alone: the earlier ones came from another kind of probe or another address."""
+    def begin_anew(self, *, keep_finding: bool = True) -> None:
+        """Let the next result decide alone: the earlier ones came from another kind of probe or another address.
+
+        keep_finding: the next result can end a finding, because it comes from the same kind of probe.
+        """
         self.judgement.begin_anew()
-        self._answers_probes = self._lives_by_traffic = False
+        self.finding = self.finding if keep_finding else ""
+        self._answers_probes = self._lives_by_traffic = self.is_stuck = False
+        self._stuck.clear()
+        self.shaken_s = float("-inf")
 
     def cancel(self) -> None:
         """End its task."""
@@ -64,6 +89,32 @@ class Watch:
     def was_refused(self, now_s: float) -> bool:
         """Return whether a client's packet was refused within the last REFUSAL_VALID_S seconds."""
         return now_s - self._refused_s <= REFUSAL_VALID_S
+
+    def note_ids(self, result: ProbeResult) -> None:
+        """Note what a probe has found about the connection IDs. Log a finding when it appears and when it has gone."""
+        before = self.all_findings
+        self.finding = result.finding
+        self.right_ids += result.own_ids
+        if result.moves is not None:
+            self._stuck.append(not result.moves)
+            self.is_stuck = sum(self._stuck) >= ENOUGH_MOVES or (self.is_stuck and any(self._stuck))
+        if self.all_findings and not before:
+            log.warning(
+                "backend configuration is wrong", extra={"backend": self.target.name, "finding": self.all_findings}
+            )
+        elif before and not self.all_findings:
+            log.info("backend configuration ok", extra={"backend": self.target.name})
+
+    def keep_finding(self, result: ProbeResult) -> ProbeResult:
+        """Return the result that counts if the probe may have checked no IDs: only right IDs end a finding."""
+        if not self.finding or not result.ok or result.own_ids or not self.target.server_ids:
+            return result
+        return result._replace(ok=False, detail=self.finding, finding=self.finding, reached=True)
+
+    @property
+    def all_findings(self) -> str:
+        """What is wrong with the backend: its IDs, or packets from new addresses; "" if nothing is."""
+        return self.finding or (STUCK if self.is_stuck else "")
 
     def weigh(self, result: ProbeResult, seen: Exchange, now_s: float, since_s: float) -> ProbeResult:
         """Return the result that counts: the probe's, or another one if real traffic proves more.

@@ -30,6 +30,8 @@ class BackendReading:
     send_errors: cause → refused calls to send to this backend, without causes that never occurred.
     too_large_bytes: octets of the last datagram that was too large for the path to the backend; 0 = there was none.
     forwarded_bytes, returned_bytes: octets of UDP payload. new_flows: forwarded packets that began a flow.
+    shown_ids: SHOWN_KINDS → connection IDs that it has shown to clients; None for a backend without server IDs.
+    unknown_ids: clients that it has answered send IDs that decode to no backend.
     """
 
     name: str
@@ -54,6 +56,8 @@ class BackendReading:
     returned_bytes: int = 0
     new_flows: int = 0
     excluded: str = ""
+    shown_ids: Mapping[str, int] | None = None
+    unknown_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,19 @@ class UnconfiguredReading:
     sustained: bool = False
     configured_before: bool = False
     over: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownReading:
+    """The short headers whose IDs decode under one CID config to a server ID of no backend.
+
+    sustained: they arrive in bulk; a few of them prove nothing, because any host can send random octets.
+    """
+
+    config_id: int
+    packets: int
+    last_seen_s: float | None
+    sustained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +251,7 @@ class Reading:
     all_failing: bool = False
     without_ids: bool = False
     unconfigured: tuple[UnconfiguredReading, ...] = ()
+    unknown: tuple[UnknownReading, ...] = ()
     rotation: RotationReading = RotationReading(phase="idle")
     discovery: tuple[SourceReading, ...] = ()
     xdp: XdpReading | None = None

@@ -41,6 +41,8 @@ _PAGES: Final[Mapping[str, str]] = MappingProxyType(
         "all_probes_failing": "health.md#when-all-fail-at-once",
         "probes_not_sent": "health.md#when-this-node-cannot-probe",
         "backend_finding": "health.md#findings",
+        "backend_unknown_ids": "health.md#what-the-traffic-shows",
+        "unknown_server_id": "health.md#what-the-traffic-shows",
         "backend_excluded": "discovery.md#the-balancer-itself",
         "kernel_drops": "operating.md#overload",
         "sessions_near_max": "operating.md#limits",
@@ -86,6 +88,7 @@ def notices(reading: Reading) -> list[Notice]:
         *_reload(reading),
         *_discovery(reading),
         *_ids(reading),
+        *_unknown_ids(reading),
         *_rotation(reading),
     )
     return sorted(every, key=lambda notice: SEVERITIES.index(notice.severity))
@@ -211,6 +214,24 @@ def _ids(reading: Reading) -> Iterator[Notice]:
             "servers, or the servers issue no QUIC-LB IDs"
         )
         yield Notice(WARNING, "unconfigured_config_id", text)
+
+
+def _unknown_ids(reading: Reading) -> Iterator[Notice]:
+    """Yield notices about IDs of no backend. A finding about the backend gives the cause, and replaces the notice."""
+    found = [
+        f"{row.name}: its clients send connection IDs with a server ID of no backend: they break when their addresses "
+        "change; check the server's key and server ID"
+        for row in reading.backends
+        if row.unknown_ids and not row.finding
+    ]
+    yield from _some(CRITICAL, "backend_unknown_ids", found, "more backends whose clients send unknown server IDs")
+    for config in reading.unknown:
+        if config.sustained:
+            text = (
+                f"many packets carry IDs of config {config.config_id} with a server ID of no backend ({config.packets} "
+                "so far): a server or another balancer has another key, or a backend is missing here"
+            )
+            yield Notice(WARNING, "unknown_server_id", text)
 
 
 def _rotation(reading: Reading) -> Iterator[Notice]:

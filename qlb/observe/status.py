@@ -59,6 +59,15 @@ def build_status(reading: Reading) -> dict[str, object]:
             }
             for row in reading.unconfigured
         ],
+        "unknown_server_ids": [
+            {
+                "config_id": row.config_id,
+                "packets": row.packets,
+                "last_seen_s": _rounded(row.last_seen_s),
+                "sustained": row.sustained,
+            }
+            for row in reading.unknown
+        ],
         "rotation": _rotation(reading.rotation),
         "outcomes": dict(reading.outcomes),
         "outcome_groups": grouped(reading.outcomes),
@@ -108,6 +117,8 @@ def _backend(row: BackendReading) -> dict[str, object]:
         "send_errors": dict(row.send_errors),
         "too_large_bytes": row.too_large_bytes or None,
         "without_ids": row.without_ids,
+        "shown_ids": None if row.shown_ids is None else dict(row.shown_ids),
+        "unknown_ids": row.unknown_ids,
         "excluded": row.excluded or None,
         "weight": row.weight,
         "fallback_share": round(row.fallback_share, _SHARE_DECIMALS),

@@ -5,11 +5,10 @@ Each array has one writer, the worker, so there are no locks; the supervisor rea
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from qlb.routing.backends import MAX_BACKENDS
-from qlb.routing.outcomes import CONFIG_IDS, DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
+from qlb.routing.outcomes import DROP_WORKER_DIED, OUTCOMES, ROUTE_OF
 
 _NS: Final = 1_000_000_000
 
@@ -24,6 +23,8 @@ SEND_ERRORS: Final = 6
 SESSIONS_REOPENED: Final = 7
 SESSIONS_PROTECTED: Final = 8
 RETURN_PAUSES: Final = 9
+WRONG_IDS: Final = 10
+"""Connection IDs in servers' answers that do not lead back to the server; the counters of backends add up to it."""
 SEND_ERROR_KINDS: Final = (
     "would_block",
     "no_buffers",
@@ -52,7 +53,11 @@ UNCONFIGURED: Final = 88
 """First of one counter for each config ID: short headers with an ID of a CID config that is not configured. Their
 outcomes count them too. The cause is a server with another configuration, or an ID that outlives its CID config."""
 UNCONFIGURED_LAST_SEEN_MS: Final = 96
-BACKEND: Final = 104
+UNKNOWN: Final = 104
+"""First of one counter for each config ID: short headers with an ID that decodes under that CID config to a server ID
+of no backend. Their outcomes count them too. Random octets look like this, so a few of them prove nothing."""
+UNKNOWN_LAST_SEEN_MS: Final = 112
+BACKEND: Final = 120
 """First of BACKEND_SLOTS for each backend index."""
 
 FORWARDED: Final = 0
@@ -79,7 +84,23 @@ SAMPLE_BYTES: Final = 64
 
 RETURN_SEND_ERRORS: Final = SAMPLE + SAMPLE_SLOTS * len(OUTCOMES)
 """First of one counter for each of SEND_ERROR_KINDS: failed calls to send to clients."""
-CPU_NS: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
+
+SHOWN: Final = RETURN_SEND_ERRORS + len(SEND_ERROR_KINDS)
+"""First of SHOWN_SLOTS for each backend index: the connection IDs in the backend's answers, one for each connection.
+They begin with three counters, by SHOWN_KINDS."""
+SHOWN_KINDS: Final = ("right", "wrong", "unroutable")
+"""The ID leads back to the backend; it does not; it is unroutable on purpose: empty, or of the reserved config ID."""
+SHOWN_UNKNOWN: Final = 3
+"""Short headers as in UNKNOWN, from clients that this backend has answered with a long header. Such a client has its
+IDs from this server, unless the client is malicious."""
+SHOWN_LENGTH: Final = 4
+"""Octets of the last wrong ID."""
+SHOWN_ID: Final = 5
+"""The last wrong ID: up to SHOWN_ID_BYTES octets."""
+SHOWN_ID_BYTES: Final = 24
+SHOWN_SLOTS: Final = 8
+
+CPU_NS: Final = SHOWN + SHOWN_SLOTS * MAX_BACKENDS
 """Processor time that the slot's workers have used since their assignment, one after the other."""
 RESIDENT_BYTES: Final = CPU_NS + 1
 """Memory of the present worker; 0 = not known."""
@@ -101,7 +122,7 @@ LATENCY_EVERY: Final = 64
 """A plane measures the first datagram of every 64th batch that it receives."""
 SLOTS: Final = LATENCY + LATENCY_SLOTS * len(DIRECTIONS)
 SIZE_BYTES: Final = 8 * SLOTS
-"""13 MiB of address space for a worker, of which it uses a few pages."""
+"""17 MiB of address space for a worker, of which it uses a few pages."""
 
 assert BACKEND_SEND_ERRORS + len(SEND_ERROR_KINDS) <= NEW_FLOWS, "the causes have outgrown a backend's slots"
 assert OUTCOME + len(OUTCOMES) <= CONFIG_LAST_SEEN_MS, "the outcomes have outgrown their slots"
@@ -123,7 +144,7 @@ class Latency(NamedTuple):
 
 
 class UnconfiguredCounts(NamedTuple):
-    """Packets with a config ID that is not configured. last_seen_ms: of the monotonic clock, 0 = never."""
+    """Packets with an ID that leads nowhere, of one config ID. last_seen_ms: of the monotonic clock, 0 = never."""
 
     packets: int
     last_seen_ms: int
@@ -170,6 +191,32 @@ class Counters:
         """Count a short header whose ID has a config ID that is not configured."""
         self.slots[UNCONFIGURED + config_id] += 1
         self.slots[UNCONFIGURED_LAST_SEEN_MS + config_id] = now_ms
+
+    def count_unknown(self, config_id: int, now_ms: int) -> None:
+        """Count a short header whose ID decodes to a server ID of no backend."""
+        self.slots[UNKNOWN + config_id] += 1
+        self.slots[UNKNOWN_LAST_SEEN_MS + config_id] = now_ms
+
+    def count_unknown_of(self, index: int) -> None:
+        """Count the same for the backend that has answered this client before."""
+        self.slots[SHOWN + SHOWN_SLOTS * index + SHOWN_UNKNOWN] += 1
+
+    def count_shown(self, kind: int, index: int, cid: bytes) -> None:
+        """Count the ID of a new connection in a backend's answer. kind: index in SHOWN_KINDS."""
+        at = SHOWN + SHOWN_SLOTS * index
+        self.slots[at + kind] += 1
+        if SHOWN_KINDS[kind] == "wrong":
+            self.slots[WRONG_IDS] += 1
+            self.slots[at + SHOWN_LENGTH] = len(cid)
+            octets = cid[:SHOWN_ID_BYTES]
+            start = 8 * (at + SHOWN_ID)
+            self._octets[start : start + len(octets)] = octets
+
+    def last_wrong_id(self, index: int) -> bytes:
+        """Return the last wrong ID of a backend, at most SHOWN_ID_BYTES octets of it; empty if there was none."""
+        at = SHOWN + SHOWN_SLOTS * index
+        start = 8 * (at + SHOWN_ID)
+        return bytes(self._octets[start : start + min(self.slots[at + SHOWN_LENGTH], SHOWN_ID_BYTES)])
 
     def record_sample(self, outcome: int, datagram: bytes, now_ms: int) -> None:
         """Store the first octets of a dropped datagram, in place of the previous one."""
@@ -234,65 +281,3 @@ class Counters:
             self.slots[OUTCOME + DROP_WORKER_DIED] += missing
         self.slots[SESSIONS] = self.slots[SESSIONS_PROTECTED] = self.slots[RESIDENT_BYTES] = 0
         return max(missing, 0)
-
-
-def total(workers: Sequence[Counters], slot: int) -> int:
-    """Return one slot, summed over workers."""
-    return sum(counters.slots[slot] for counters in workers)
-
-
-def total_outcomes(workers: Sequence[Counters]) -> tuple[int, ...]:
-    """Return packets by outcome, in the order of OUTCOMES."""
-    return tuple(total(workers, OUTCOME + outcome) for outcome in range(len(OUTCOMES)))
-
-
-def total_return_send_errors(workers: Sequence[Counters]) -> dict[str, int]:
-    """Return failed calls to send to clients by cause, all of SEND_ERROR_KINDS."""
-    return {kind: total(workers, RETURN_SEND_ERRORS + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
-
-
-def total_backend_send_errors(workers: Sequence[Counters], index: int) -> dict[str, int]:
-    """Return failed calls to send to one backend by cause, all of SEND_ERROR_KINDS."""
-    at = BACKEND + BACKEND_SLOTS * index + BACKEND_SEND_ERRORS
-    return {kind: total(workers, at + number) for number, kind in enumerate(SEND_ERROR_KINDS)}
-
-
-def last_too_large_bytes(workers: Sequence[Counters], index: int) -> int:
-    """Return the octets of a datagram that was too large for the path to one backend; 0 if there was none."""
-    at = BACKEND + BACKEND_SLOTS * index + TOO_LARGE_BYTES
-    return max((counters.slots[at] for counters in workers), default=0)
-
-
-def total_backend(workers: Sequence[Counters], index: int) -> BackendCounts:
-    """Return one backend's counts."""
-    at = BACKEND + BACKEND_SLOTS * index
-    by_cid, by_flow, by_fallback = (total(workers, at + route) for route in range(3))
-    last_seen_ms = max((counters.slots[at + LAST_SEEN_MS] for counters in workers), default=0)
-    return BackendCounts((by_cid, by_flow, by_fallback), total(workers, at + RETURNED), last_seen_ms)
-
-
-def total_latency(workers: Sequence[Counters], direction: int) -> Latency:
-    """Return the samples of the added latency. direction: index in DIRECTIONS."""
-    at = LATENCY + LATENCY_SLOTS * direction
-    buckets = tuple(total(workers, at + bucket) for bucket in range(LATENCY_BUCKETS))
-    return Latency(buckets, total(workers, at + LATENCY_BUCKETS))
-
-
-def config_last_seen_ms(workers: Sequence[Counters], config_id: int) -> int:
-    """Return when an ID of a CID config was last routed: milliseconds of the monotonic clock, 0 = never."""
-    assert 0 <= config_id < CONFIG_IDS
-    return max((counters.slots[CONFIG_LAST_SEEN_MS + config_id] for counters in workers), default=0)
-
-
-def total_unconfigured(workers: Sequence[Counters], config_id: int) -> UnconfiguredCounts:
-    """Return the packets with a config ID while it was not configured."""
-    assert 0 <= config_id < CONFIG_IDS
-    at = UNCONFIGURED_LAST_SEEN_MS + config_id
-    last_seen_ms = max((counters.slots[at] for counters in workers), default=0)
-    return UnconfiguredCounts(total(workers, UNCONFIGURED + config_id), last_seen_ms)
-
-
-def last_sample(workers: Sequence[Counters], outcome: int) -> Sample:
-    """Return the latest of all workers' samples of one outcome."""
-    none = Sample(b"", 0, 0)
-    return max((counters.sample(outcome) for counters in workers), key=lambda sample: sample.seen_ms, default=none)

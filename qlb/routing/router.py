@@ -33,6 +33,7 @@ from qlb.routing.outcomes import (
     NO_CONFIG,
     RESERVED_CONFIG,
     TOO_SHORT,
+    UNKNOWN_SERVER_ID,
     unroutable,
 )
 from qlb.routing.snapshot import Snapshot
@@ -45,6 +46,7 @@ Decision = tuple[int, int]
 _LENGTH_MASK: Final = 0x1F
 _LONG_HEADER_BIT: Final = 0x80
 _SHORT_WITHOUT_CONFIG: Final = (unroutable(BY_FOUR_TUPLE, NO_CONFIG), unroutable(BY_FALLBACK, NO_CONFIG))
+_SHORT_OF_NOBODY: Final = (unroutable(BY_FOUR_TUPLE, UNKNOWN_SERVER_ID), unroutable(BY_FALLBACK, UNKNOWN_SERVER_ID))
 _RESERVED: Final = 7
 _STEP_4: Final = unroutable(BY_FOUR_TUPLE, 0)
 _FIRST_DROP: Final = DROP_EMPTY
@@ -138,6 +140,16 @@ def begins_flow(outcome: int, datagram: bytes) -> bool:
     cannot verify that the datagram is a client's first packet.
     """
     return _STEP_4 <= outcome < _FIRST_DROP and datagram[0] & _LONG_HEADER_BIT != 0
+
+
+def unknown_id(outcome: int, datagram: bytes) -> int:
+    """Return the config ID of a short header's ID if it decodes to no backend's server ID; MISS for any other datagram.
+
+    outcome: of this datagram. A server with another key or server ID issues such IDs.
+    """
+    if outcome not in _SHORT_OF_NOBODY or datagram[0] & _LONG_HEADER_BIT:
+        return MISS
+    return datagram[1] >> 5
 
 
 def look_up_long(

@@ -14,6 +14,7 @@ from qlb.routing.counters import (
     SESSIONS_EVICTED,
     SESSIONS_PROTECTED,
     SESSIONS_REOPENED,
+    WRONG_IDS,
 )
 
 NO_SLOT: Final = -1
@@ -71,6 +72,8 @@ TOTALS: Final = (
           "Sessions that got a new socket because the old one did not work any more."),
     Total(RETURN_PAUSES, "return_pauses", "qlb_return_pauses", "counter",
           "Times that a worker paused reading from a session because the send queue to clients was filling up."),
+    Total(WRONG_IDS, "wrong_ids", "qlb_wrong_cids_shown", "counter",
+          "Connection IDs in backends' answers that do not lead back to the backend, one for each connection."),
     Total(NO_SLOT, "worker_restarts", "qlb_worker_restarts", "counter", "Workers that died and were replaced."),
     Total(NO_SLOT, "worker_hangs", "qlb_worker_hangs", "counter",
           "Workers that were killed because they hung; they count as restarts too."),

@@ -39,6 +39,14 @@ def version_name(version: int) -> str:
     return f"reserved 0x{version:08x}" if is_reserved(version) else f"0x{version:08x}"
 
 
+def is_retry(first_octet: int, version: int) -> bool:
+    """Return whether a long header begins a Retry packet. An unknown version counts as one like version 1.
+
+    Spec: RFC 9000, section 17.2.5; RFC 9369, section 3.2.
+    """
+    return first_octet >> 4 & 3 == (0 if version == V2 else 3)
+
+
 PROBE_VERSION: Final = 0x1A2A3A4A
 """A reserved version, which no server supports. Spec: RFC 9000, section 15."""
 

@@ -29,7 +29,7 @@ def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
     assert qlb("check", path).code == 2
     code, out, err = qlb("check", "--no-keys", path)
     assert code == 0
-    assert out == f"{path}: good; 2 backends, {PLANE}, 65,536 sessions per worker, key files not read\n"
+    assert out.startswith(f"{path}: good; 2 backends, {PLANE}, 65,536 sessions per worker, key files not read\n")
     assert "cannot be read" not in err
     path.write_text(path.read_text().replace("server_id_length: 3", "server_id_length: 5"))
     code, out, err = qlb("check", "--no-keys", path)
@@ -38,10 +38,14 @@ def test_check_without_keys(qlb: Run, tmp_path: Path) -> None:
 
 
 def test_check_of_a_valid_file(qlb: Run, config: Path) -> None:
-    """A valid file gives exit code 0 and one line with the plane that would run."""
+    """A valid file gives exit code 0, a line with the plane that would run, and a line about the probe."""
     result = qlb("check", config)
     assert result.code == 0
-    assert result.out == f"{config}: good; 2 backends, {PLANE}, 65,536 sessions per worker\n"
+    assert result.out == (
+        f"{config}: good; 2 backends, {PLANE}, 65,536 sessions per worker\n"
+        "health.probe auto proves that a backend answers, and that its connection IDs lead back to it from any port "
+        "(aioquic is installed, so it includes handshakes)\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,10 +70,24 @@ def test_check_prints_the_sessions_of_this_machine(
     monkeypatch.setattr("qlb.daemon.preflight.read_limits", lambda: limits)
     config.write_text(f"forwarding: {{plane: asyncio, max_sessions: {max_sessions}}}\n{TEXT}")
     result = qlb("check", config)
-    assert result.out == f"{config}: good; 2 backends, plane asyncio, {sessions:,} sessions per worker\n"
+    assert result.out.startswith(f"{config}: good; 2 backends, plane asyncio, {sessions:,} sessions per worker\n")
     found = [line for line in result.err.splitlines() if "max_sessions" in line]
     assert [text for text in warnings if sum(text in line for line in found) == 1] == list(warnings)
     assert len(found) == len(warnings)
+
+
+@pytest.mark.parametrize(
+    ("probe", "text"),
+    [
+        ("quic", "health.probe quic proves that a backend answers, not that its connection IDs lead back to it\n"),
+        ("handshake", "proves that a backend answers, and that its connection IDs lead back to it from any port\n"),
+        ("none", "health.probe none proves nothing\n"),
+    ],
+)
+def test_check_states_what_the_probe_proves(qlb: Run, config: Path, probe: str, text: str) -> None:
+    """The last line states what the configured probe proves."""
+    config.write_text(f"health: {{probe: {probe}}}\n{TEXT}")
+    assert qlb("check", config).out.endswith(text)
 
 
 def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:

@@ -51,7 +51,7 @@ def read(*changed: tuple[str, str], more: str = "") -> Config:
         (
             [],
             "health: {interval: 500ms, probe: none}\nadmin: {listen: none}\n",
-            ("health.probe quic -> none", "health.interval 2s -> 500ms", "admin.listen 127.0.0.1:9464 -> none"),
+            ("health.probe auto -> none", "health.interval 2s -> 500ms", "admin.listen 127.0.0.1:9464 -> none"),
         ),
         (
             [],

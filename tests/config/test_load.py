@@ -105,7 +105,7 @@ def test_defaults_are_those_of_the_contract(read: Read) -> None:
         "hash_key_file": None,
     }
     assert asdict(config.health) == {
-        "probe": "quic",
+        "probe": "auto",
         "interval": 2.0,
         "timeout": 1.0,
         "rise": 2,

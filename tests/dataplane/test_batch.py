@@ -22,6 +22,7 @@ from qlb.dataplane import ancillary
 from qlb.dataplane.base import Orders
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.routing import counters as layout
+from qlb.routing import sums
 from qlb.routing.counters import SIZE_BYTES, Counters
 from qlb.routing.outcomes import DROP_SEND_FAILED
 
@@ -435,7 +436,7 @@ def test_pieces_too_long_for_the_path_are_sent_singly() -> None:
             slots = counters.slots
             assert slots[layout.OUTCOME + DROP_SEND_FAILED] == 3
             assert slots[layout.OUTCOME + FOUR_PASS.config_id] == 1
-            assert layout.total_backend_send_errors([counters], 0)["too_large"] >= 3
-            assert layout.last_too_large_bytes([counters], 0) == 1400
+            assert sums.total_backend_send_errors([counters], 0)["too_large"] >= 3
+            assert sums.last_too_large_bytes([counters], 0) == 1400
 
     in_a_network_of_its_own(work)

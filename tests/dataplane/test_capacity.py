@@ -8,8 +8,9 @@ import time
 from lab.dataplane.network import FOUR_PASS, Network, cid_of, long_header, orders, receive, short_header
 from lab.dataplane.running import Run, Running
 from qlb.routing import counters as layout
-from qlb.routing.counters import Latency, total_latency
+from qlb.routing.counters import Latency
 from qlb.routing.outcomes import DROP_TRUNCATED
+from qlb.routing.sums import total_latency
 
 TO_B0 = short_header(cid_of(FOUR_PASS, 0))
 TRUNCATED = b"\xc0"

@@ -21,7 +21,7 @@ from qlb.addresses import Endpoint
 from qlb.dataplane.sockets import bound_endpoint, open_listener
 from qlb.local_addresses import address_of, is_local
 from qlb.routing.backends import Backend
-from qlb.routing.counters import total_outcomes
+from qlb.routing.sums import total_outcomes
 
 TO_B0: Final = short_header(cid_of(FOUR_PASS, 0))
 SETUP: Final = """

@@ -15,8 +15,8 @@ from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
 from qlb.dataplane.sockets import open_listener
 from qlb.routing import counters as layout
-from qlb.routing.counters import total_backend_send_errors
 from qlb.routing.outcomes import DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_SEND_FAILED
+from qlb.routing.sums import total_backend_send_errors
 
 pytestmark = pytest.mark.network
 

@@ -14,6 +14,7 @@ from lab.dataplane.running import Run, Running
 from lab.namespace import in_a_network_of_its_own
 from qlb.addresses import Endpoint
 from qlb.routing import counters as layout
+from qlb.routing import sums
 from qlb.routing.backends import Backend
 from qlb.routing.outcomes import (
     BY_FALLBACK,
@@ -156,7 +157,7 @@ def test_a_backend_without_a_route_evicts_no_session(running: Run, host: str, ki
                 for _ in range(20):
                     await qlb.send(clients[0], TO_B1)
                 await qlb.until(lambda: qlb.outcome(DROP_SEND_FAILED) == 20)
-                assert layout.total_backend_send_errors([qlb.counters], 1)[kind] >= 20
+                assert sums.total_backend_send_errors([qlb.counters], 1)[kind] >= 20
                 for client, reply_to in zip(clients, reply_addresses, strict=True):
                     sockets[0].sendto(b"push", reply_to)
                     assert (await receive(client))[0] == b"push"

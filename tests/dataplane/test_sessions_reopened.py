@@ -25,8 +25,8 @@ from lab.dataplane.running import Run, Running
 from lab.namespace import in_a_network_of_its_own
 from qlb.addresses import Endpoint
 from qlb.routing import counters as layout
-from qlb.routing.counters import total_backend_send_errors
 from qlb.routing.outcomes import DROP_NO_SESSION, DROP_SEND_FAILED
+from qlb.routing.sums import total_backend_send_errors
 
 pytestmark = pytest.mark.network
 

@@ -48,6 +48,22 @@ def test_a_backend_whose_host_answers_is_not_retained() -> None:
     assert (counting(fleet), fleet.is_retaining) == ("", False)
 
 
+def test_backends_with_wrong_ids_are_retained_if_no_other_is_left() -> None:
+    """If all backends are down, those that answer with wrong IDs are retained, however long ago that began."""
+    fleet = Fleet()
+    for name, at_s, wrong in (("a", 0.0, True), ("b", 500.0, False), ("c", 1000.0, True)):
+        assert not fleet.is_retaining
+        fleet.take(name, False, at_s=at_s, window_s=WINDOW_S, names=NAMES, reached=True, has_wrong_ids=wrong)
+    assert counting(fleet) == "ac"
+    fleet.take("b", True, at_s=1001.0, window_s=WINDOW_S, names=NAMES, reached=True)
+    fleet.release(1001.0 + WINDOW_S)
+    assert counting(fleet) == "b"
+    obeying = Fleet()
+    for name in NAMES:
+        obeying.take(name, False, at_s=0.0, window_s=-1.0, names=NAMES, reached=True, has_wrong_ids=True)
+    assert counting(obeying) == ""
+
+
 def test_retention_can_be_turned_off() -> None:
     """With a window below 0, every verdict applies."""
     assert counting(after(*((name, False, 0.0) for name in NAMES), window_s=-1.0)) == ""

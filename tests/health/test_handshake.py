@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import uvloop
+from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import serve as serve_plainly
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 
-from qlb.adapters.aioquic import serve
+from qlb.adapters.aioquic import RoutableServer, routable_configuration, serve
 from qlb.addresses import Endpoint
 from qlb.cid import CidCodec, CidGenerator, CidParams
 from qlb.demo.http3 import Certificate, make_certificate
@@ -23,6 +25,8 @@ from qlb.health.probe import Pool, ProbeResult, Target
 
 PATIENCE_S = 90.0
 SHORT_S = 0.05
+PROCESSES_TIMEOUT_S = 8.0
+"""A packet that gets no answer costs an eighth of it."""
 KEY = bytes(range(16))
 PARAMS = CidParams(1, 4, 12, KEY)
 OWN, OTHER = b"\xc0\xff\xee\x01", b"\xc0\xff\xee\x02"
@@ -87,6 +91,8 @@ def test_a_server_with_its_own_ids(loop: Callable[[], Any], host: str, certifica
         ok=True,
         detail="it completes a handshake; all of its 8 connection IDs are its own (config 1)",
         reached=True,
+        own_ids=True,
+        moves=True,
     )
 
 
@@ -139,6 +145,97 @@ async def test_no_protocol_in_common(certificate: Certificate) -> None:
     assert "are its own" in result.detail
     async with server(certificate, CidGenerator(PARAMS, OTHER), alpn="hq-interop") as endpoint:
         assert "b's" in (await probe_handshake(target(endpoint), PATIENCE_S)).finding
+
+
+@asynccontextmanager
+async def processes(
+    certificate: Certificate,
+    count: int,
+    protocol: type[RoutableServer] = RoutableServer,
+    create_protocol: Callable[..., QuicConnectionProtocol] = QuicConnectionProtocol,
+) -> AsyncIterator[Endpoint]:
+    """Run servers that share one port and one server ID, as the processes of one program do."""
+    loop, port, generator = asyncio.get_running_loop(), 0, CidGenerator(PARAMS, OWN)
+    configuration = routable_configuration(
+        QuicConfiguration(
+            is_client=False,
+            alpn_protocols=["h3"],
+            certificate=certificate.certificate,
+            private_key=certificate.private_key,
+        ),
+        generator,
+    )
+    transports = []
+    for _ in range(count):
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: protocol(configuration=configuration, generator=generator, create_protocol=create_protocol),
+            local_addr=("127.0.0.1", port),
+            reuse_port=True,
+        )
+        port = transport.get_extra_info("sockname")[1]
+        transports.append(transport)
+    try:
+        yield Endpoint("127.0.0.1", port)
+    finally:
+        for transport in transports:
+            transport.close()
+
+
+async def test_several_processes_on_one_port(certificate: Certificate) -> None:
+    """Packets from other ports that another process receives get no answer. That is no bad result by itself."""
+    async with processes(certificate, 8) as endpoint:
+        found = [await probe_handshake(target(endpoint), PROCESSES_TIMEOUT_S) for _ in range(4)]
+    assert {(one.ok, one.own_ids, one.finding) for one in found} == {(True, True, "")}
+    assert [one.moves for one in found].count(False) >= 2
+
+
+async def test_one_process_answers_from_all_ports(certificate: Certificate) -> None:
+    """The same server alone answers from every port, in each probe."""
+    async with processes(certificate, 1) as endpoint:
+        found = [await probe_handshake(target(endpoint), PROCESSES_TIMEOUT_S) for _ in range(4)]
+    assert [one.moves for one in found] == [True] * 4
+
+
+class OnePort(RoutableServer):
+    """A server that drops packets from other ports than a connection's first one."""
+
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        """Drop short headers from an address that has sent no long header."""
+        self._known = {*getattr(self, "_known", ()), *((addr,) if data[0] >= 0x80 else ())}  # type: ignore[operator]
+        if addr in self._known:
+            super().datagram_received(data, addr)
+
+
+async def test_a_server_without_address_changes(certificate: Certificate) -> None:
+    """A server that ignores other ports is found, unless it has sent disable_active_migration."""
+
+    def pinned(connection: QuicConnection, **arguments: Any) -> QuicConnectionProtocol:
+        serialize = connection._serialize_transport_parameters
+        connection._serialize_transport_parameters = lambda: serialize() + b"\x0c\x00"  # type: ignore[method-assign]
+        return QuicConnectionProtocol(connection, **arguments)
+
+    async with processes(certificate, 1, OnePort) as endpoint:
+        assert (await probe_handshake(target(endpoint), PROCESSES_TIMEOUT_S)).moves is False
+    async with processes(certificate, 1, OnePort, pinned) as endpoint:
+        result = await probe_handshake(target(endpoint), PROCESSES_TIMEOUT_S)
+    assert (result.ok, result.own_ids, result.moves) == (True, True, None)
+
+
+class Mute(RoutableServer):
+    """A server that answers nothing after it has seen a packet from another port."""
+
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
+        """Drop everything from the first short header of an unknown address on."""
+        self._known = {*getattr(self, "_known", ()), *((addr,) if data[0] >= 0x80 else ())}  # type: ignore[operator]
+        self._mute = getattr(self, "_mute", False) or addr not in self._known
+        if not self._mute:
+            super().datagram_received(data, addr)
+
+
+async def test_a_server_that_falls_silent_is_no_evidence(certificate: Certificate) -> None:
+    """If the first port gets no answer any more, the silence of the others proves nothing."""
+    async with processes(certificate, 1, Mute) as endpoint:
+        assert (await probe_handshake(target(endpoint), PROCESSES_TIMEOUT_S)).moves is None
 
 
 async def test_no_process_listens() -> None:

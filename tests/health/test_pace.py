@@ -2,7 +2,7 @@
 
 import pytest
 
-from qlb.health.monitor import Pace
+from qlb.health.pace import Pace
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_an_unknown_probe_is_rejected() -> None:
     with pytest.raises(ConfigError) as caught:
         find_probe("ping")
     assert caught.value.problems == (
-        "health.probe: this release has no probe ping; known probes: quic, handshake, none",
+        "health.probe: this release has no probe ping; known probes: auto, quic, handshake, none",
     )
 
 

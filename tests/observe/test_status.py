@@ -125,6 +125,8 @@ def test_the_contract(reading: Reading) -> None:
             "strangers": 0,
         },
     ]
+    assert [row["shown_ids"] is None for row in status["backends"]] == [False, True]
+    assert status["unknown_server_ids"] == [{"config_id": 1, "packets": 53, "last_seen_s": 3.0, "sustained": False}]
     assert status["send_errors"] == {"would_block": 13, "other": 0, "too_large": 31}
 
 
@@ -143,6 +145,8 @@ def test_a_backend(reading: Reading) -> None:
         "send_errors": {"too_large": 31},
         "too_large_bytes": 1452,
         "without_ids": False,
+        "shown_ids": {"right": 5, "wrong": 0, "unroutable": 1},
+        "unknown_ids": False,
         "excluded": None,
         "weight": 2,
         "packets_per_second": 49.988,

@@ -1,9 +1,17 @@
 """Counters: one layout, sums over workers, and correct totals after a worker was killed."""
 
 from qlb.routing import counters as c
-from qlb.routing.counters import (
-    SIZE_BYTES,
-    Counters,
+from qlb.routing.counters import SIZE_BYTES, Counters
+from qlb.routing.outcomes import CONFIG_IDS, (
+    BY_FALLBACK,
+    BY_FOUR_TUPLE,
+    DROP_EMPTY,
+    DROP_WORKER_DIED,
+    NO_CONFIG,
+    OUTCOMES,
+    unroutable,
+)
+from qlb.routing.sums import (
     config_last_seen_ms,
     last_sample,
     last_too_large_bytes,
@@ -14,15 +22,7 @@ from qlb.routing.counters import (
     total_outcomes,
     total_return_send_errors,
     total_unconfigured,
-)
-from qlb.routing.outcomes import (
-    BY_FALLBACK,
-    BY_FOUR_TUPLE,
-    DROP_EMPTY,
-    DROP_WORKER_DIED,
-    NO_CONFIG,
-    OUTCOMES,
-    unroutable,
+    total_unknown,
 )
 
 
@@ -130,7 +130,7 @@ def test_unconfigured_config_ids_are_counted_apart() -> None:
     workers[0].count_unconfigured(6, 2000)
     workers[1].count_unconfigured(6, 1000)
     workers[1].count_unconfigured(0, 3000)
-    found = [total_unconfigured(workers, config_id) for config_id in range(c.CONFIG_IDS)]
+    found = [total_unconfigured(workers, config_id) for config_id in range(CONFIG_IDS)]
     assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
     assert total_unconfigured([], 6) == (0, 0)
     assert sum(total_outcomes(workers)) == 0
@@ -161,6 +161,39 @@ def test_no_two_counters_share_a_slot() -> None:
     own += [c.NEW_FLOWS, *errors]
     assert len(set(own)) == len(own)
     assert max(own) < c.BACKEND_SLOTS
-    ends = [c.SAMPLE, c.RETURN_SEND_ERRORS, c.CPU_NS, c.RESIDENT_BYTES, c.LATENCY, c.SLOTS]
+    ends = [c.SAMPLE, c.RETURN_SEND_ERRORS, c.SHOWN, c.CPU_NS, c.RESIDENT_BYTES, c.LATENCY, c.SLOTS]
     assert ends == sorted(set(ends))
-    assert c.RETURN_SEND_ERRORS + len(c.SEND_ERROR_KINDS) == c.CPU_NS
+    assert c.RETURN_SEND_ERRORS + len(c.SEND_ERROR_KINDS) == c.SHOWN
+
+
+def test_unknown_server_ids_are_counted_apart() -> None:
+    """Unknown server IDs have packets and last-seen times, and change no outcome."""
+    workers = [Counters(bytearray(SIZE_BYTES)) for _ in range(2)]
+    workers[0].count_unknown(6, 2000)
+    workers[1].count_unknown(6, 1000)
+    workers[1].count_unknown(0, 3000)
+    found = [total_unknown(workers, config_id) for config_id in range(CONFIG_IDS)]
+    assert found == [(1, 3000), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0), (2, 2000)]
+    assert [total_unconfigured(workers, config_id).packets for config_id in (0, 6)] == [0, 0]
+    assert sum(total_outcomes(workers)) == 0
+
+
+def test_shown_ids() -> None:
+    """The IDs that servers show are counted by kind and backend, and the last wrong one is stored."""
+    counters = Counters(bytearray(SIZE_BYTES))
+    right, wrong, unroutable = range(3)
+    last = c.MAX_BACKENDS - 1
+    for kind, index, cid in (
+        (right, 0, b"r"),
+        (wrong, 0, b"first one"),
+        (unroutable, 0, b""),
+        (wrong, last, b"w" * 255),
+    ):
+        counters.count_shown(kind, index, cid)
+    counters.count_unknown_of(last)
+    assert counters.last_wrong_id(0) == b"first one"
+    counters.count_shown(wrong, 0, b"second")
+    assert list(counters.slots[c.SHOWN : c.SHOWN + 4]) == [1, 2, 1, 0]
+    assert list(counters.slots[c.CPU_NS - c.SHOWN_SLOTS : c.CPU_NS - c.SHOWN_SLOTS + 4]) == [0, 1, 0, 1]
+    assert [counters.last_wrong_id(index) for index in (0, 1, last)] == [b"second", b"", b"w" * c.SHOWN_ID_BYTES]
+    assert counters.slots[c.WRONG_IDS] == 3

@@ -61,6 +61,31 @@ QLB_INLINE void qlb_count_unconfigured(uint64_t *slots, uint32_t config_id, uint
     qlb_set_slot(slots, QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + config_id, now_ms);
 }
 
+/* Count a short header whose connection ID decodes to a server ID of no backend. */
+QLB_INLINE void qlb_count_unknown(uint64_t *slots, uint32_t config_id, uint64_t now_ms)
+{
+    qlb_add_to_slot(slots, QLB_SLOT_UNKNOWN + config_id, 1);
+    qlb_set_slot(slots, QLB_SLOT_UNKNOWN_LAST_SEEN_MS + config_id, now_ms);
+}
+
+/* Count the same for the backend that has answered this client before. */
+QLB_INLINE void qlb_count_unknown_of(uint64_t *slots, uint32_t index)
+{
+    qlb_add_to_slot(slots, QLB_SLOT_SHOWN + QLB_SHOWN_SLOTS * index + QLB_SHOWN_UNKNOWN, 1);
+}
+
+/* Count the ID of a new connection in a backend's answer. kind: QLB_SHOWN_RIGHT to QLB_SHOWN_UNROUTABLE. */
+QLB_INLINE void qlb_count_shown(uint64_t *slots, uint32_t kind, uint32_t index, const uint8_t *id, uint32_t id_len)
+{
+    const uint32_t at = QLB_SLOT_SHOWN + QLB_SHOWN_SLOTS * index;
+    qlb_add_to_slot(slots, at + kind, 1);
+    if (kind != QLB_SHOWN_WRONG)
+        return;
+    qlb_add_to_slot(slots, QLB_SLOT_WRONG_IDS, 1);
+    qlb_set_slot(slots, at + QLB_SHOWN_LENGTH, id_len);
+    memcpy(&slots[at + QLB_SHOWN_ID], id, id_len < QLB_SHOWN_ID_BYTES ? id_len : QLB_SHOWN_ID_BYTES);
+}
+
 /* Count a packet that was dropped. Its beginning replaces the sample of this outcome. */
 QLB_INLINE void qlb_count_dropped(uint64_t *slots, uint32_t outcome, const uint8_t *octets, uint64_t len,
                                   uint64_t now_ms)

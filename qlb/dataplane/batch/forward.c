@@ -120,11 +120,16 @@ static void handle(struct qlb_forwarder *forwarder, struct qlb_piece *piece, uin
     const int32_t unconfigured = qlb_unconfigured_id(decision.outcome, octets, octets + len);
     if (unconfigured >= 0)
         qlb_count_unconfigured(forwarder->slots, (uint32_t)unconfigured, forwarder->now_ns / 1000000);
+    const int32_t unknown = qlb_unknown_id(decision.outcome, octets, octets + len);
+    if (unknown >= 0)
+        qlb_count_unknown(forwarder->slots, (uint32_t)unknown, forwarder->now_ns / 1000000);
     if (decision.index < 0)
         drop(forwarder, decision.outcome, octets, len);
-    else if (open_session_to(forwarder, piece, (uint32_t)decision.index))
+    else if (open_session_to(forwarder, piece, (uint32_t)decision.index)) {
+        if (unknown >= 0 && piece->session->shown)
+            qlb_count_unknown_of(forwarder->slots, (uint32_t)decision.index);
         send_by(forwarder, piece, decision.outcome, octets, len);
-    else if (is_behind)
+    } else if (is_behind)
         defer(forwarder, receive, at, len, decision);
     else
         open_and_send(forwarder, piece, decision.outcome, octets, len);

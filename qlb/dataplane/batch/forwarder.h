@@ -2,7 +2,7 @@
  *
  * loop.c waits for sockets. forward.c receives from clients, decides (core/route.h) and finds the session;
  * sources.c recognises addresses that no client has. reply.c receives from backends, unless gate.c pauses the session
- * because the queue towards clients is full. outbox.c sends the collected datagrams, many with one call if they have
+ * because the queue towards clients is full; shown.c checks the IDs of the servers. outbox.c sends the collected datagrams, many with one call if they have
  * the same destination. session_sockets.c opens and closes the sessions' sockets, ports.c finds local ports for them,
  * silence.h recognises sessions that no longer get answers. latency.c measures some datagrams. plane.c is the Python
  * class.
@@ -190,6 +190,9 @@ void qlb_forward(struct qlb_forwarder *forwarder, uint32_t listener);
 /* reply.c: receive from a backend and add the datagrams to the outbox. `used`: slots of the inbox that the outbox still
  * refers to. */
 void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uint32_t *used);
+
+/* shown.c: check the connection ID that a backend shows in a long header. len: octets of the datagram, at least 1. */
+void qlb_check_shown(struct qlb_forwarder *forwarder, struct qlb_session *session, const uint8_t *octets, uint32_t len);
 
 /* sources.c: return 1 if no client can have this address, else 0. service: the address that the datagram was sent to.
  * */

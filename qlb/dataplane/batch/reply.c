@@ -48,8 +48,10 @@ void qlb_reply(struct qlb_forwarder *forwarder, struct qlb_session *session, uin
         const uint32_t segment_bytes = arrival.segment_bytes ? arrival.segment_bytes : len;
         uint32_t at = 0;
         do {
-            qlb_outbox_add(forwarder, session, octets + at, len - at < segment_bytes ? len - at : segment_bytes,
-                           arrival.traffic_class, 0, qlb_send_to_clients);
+            const uint32_t each = len - at < segment_bytes ? len - at : segment_bytes;
+            if (each && octets[at] >= 0x80)
+                qlb_check_shown(forwarder, session, octets + at, each);
+            qlb_outbox_add(forwarder, session, octets + at, each, arrival.traffic_class, 0, qlb_send_to_clients);
             at += segment_bytes;
         } while (at < len);
         qlb_gate_note_received(forwarder, session, len);

@@ -67,7 +67,7 @@ struct qlb_session {
     uint8_t shares;    /* its port may be bound again */
     uint8_t hop_limit; /* of packets to the backend */
     uint16_t port;     /* local, in host byte order */
-    uint16_t unused;
+    uint16_t shown; /* of the last ID that its backend showed in a long header: shown.c; 0 = it has shown none */
     uint32_t tried; /* the number of the gate's closing in which it was tried last */
 
     struct qlb_session *older;

@@ -5,7 +5,7 @@
 #ifndef QLB_CORE_CONSTANTS_H
 #define QLB_CORE_CONSTANTS_H
 
-/* Forms of a packet, and lengths of connection IDs (qlb/wire/invariants.py, qlb/cid/params.py). */
+/* Forms of a packet, and lengths of connection IDs (qlb/wire/invariants.py, qlb/wire/versions.py, qlb/cid/params.py). */
 #define QLB_SHORT 0
 #define QLB_LONG 1
 #define QLB_EMPTY 2
@@ -13,6 +13,7 @@
 #define QLB_MAX_CID_BYTES 255
 #define QLB_MAX_PLAINTEXT_BYTES 19
 #define QLB_RESERVED_CONFIG_ID 7
+#define QLB_VERSION_2 0x6b3343cf
 
 /* Keys of the flow tables (qlb/routing/flows.py). */
 #define QLB_MIN_DESTINATION_ID_BYTES 8
@@ -86,7 +87,10 @@
 #define QLB_SLOT_CONFIG_LAST_SEEN_MS 80
 #define QLB_SLOT_UNCONFIGURED 88
 #define QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS 96
-#define QLB_SLOT_BACKEND 104
+#define QLB_SLOT_UNKNOWN 104
+#define QLB_SLOT_UNKNOWN_LAST_SEEN_MS 112
+#define QLB_SLOT_WRONG_IDS 10
+#define QLB_SLOT_BACKEND 120
 #define QLB_BACKEND_SLOTS 24
 #define QLB_BACKEND_RETURNED 3
 #define QLB_BACKEND_LAST_SEEN_MS 4
@@ -108,9 +112,9 @@
 #define QLB_SEND_ERROR_KINDS 8
 
 /* Slots after those of the backends (qlb/routing/counters.py). */
-#define QLB_SLOT_SAMPLE 1572968u
-#define QLB_SLOT_RETURN_SEND_ERRORS 1573378u
-#define QLB_SLOT_LATENCY 1573388u
+#define QLB_SLOT_SAMPLE 1572984u
+#define QLB_SLOT_RETURN_SEND_ERRORS 1573394u
+#define QLB_SLOT_LATENCY 2097692u
 #define QLB_LATENCY_BUCKETS 17u
 #define QLB_LATENCY_SLOTS 18u
 #define QLB_LATENCY_EVERY 64u
@@ -119,7 +123,16 @@
 #define QLB_LATENCY_TO_CLIENT 1u
 #define QLB_LATENCY_BOUNDS_US \
     {10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000}
-#define QLB_COUNTER_SLOTS 1573424u
+#define QLB_SLOT_SHOWN 1573402u
+#define QLB_SHOWN_SLOTS 8u
+#define QLB_SHOWN_RIGHT 0u
+#define QLB_SHOWN_WRONG 1u
+#define QLB_SHOWN_UNROUTABLE 2u
+#define QLB_SHOWN_UNKNOWN 3u
+#define QLB_SHOWN_LENGTH 4u
+#define QLB_SHOWN_ID 5u
+#define QLB_SHOWN_ID_BYTES 24u
+#define QLB_COUNTER_SLOTS 2097728u
 
 /* The XDP plane (qlb/dataplane/xdp/layout.py, exits.py). */
 #define QLB_MODE_L2 0u

@@ -193,12 +193,11 @@ QLB_INLINE struct qlb_decision qlb_decide(const struct qlb_view *view, struct ql
     return qlb_unroutable_short(&packet, (uint32_t)~index);
 }
 
-/* Return the config ID of a short header if the configuration does not contain it, or QLB_MISS for every other
- * datagram. outcome: the datagram's. */
-QLB_INLINE int32_t qlb_unconfigured_id(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
+/* Return the config ID of a short header with one of two outcomes, or QLB_MISS for every other datagram. outcome: the
+ * datagram's. reason: why its ID is unroutable, in the two outcomes. */
+QLB_INLINE int32_t qlb_short_id(uint32_t outcome, uint32_t reason, const uint8_t *data, const uint8_t *data_end)
 {
-    if (outcome != QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, QLB_NO_CONFIG) &&
-        outcome != QLB_UNROUTABLE(QLB_BY_FALLBACK, QLB_NO_CONFIG))
+    if (outcome != QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, reason) && outcome != QLB_UNROUTABLE(QLB_BY_FALLBACK, reason))
         return QLB_MISS;
     if (!QLB_HAS(data, 2, data_end) || data[0] >= 0x80)
         return QLB_MISS;
@@ -211,6 +210,18 @@ QLB_INLINE uint32_t qlb_begins_flow(uint32_t outcome, const uint8_t *data, const
 {
     return outcome >= QLB_UNROUTABLE(QLB_BY_FOUR_TUPLE, 0) && outcome < QLB_DROP_EMPTY && QLB_HAS(data, 1, data_end) &&
            data[0] >= 0x80;
+}
+
+/* Return the config ID of a short header if the configuration does not contain it, or QLB_MISS. */
+QLB_INLINE int32_t qlb_unconfigured_id(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
+{
+    return qlb_short_id(outcome, QLB_NO_CONFIG, data, data_end);
+}
+
+/* Return the config ID of a short header whose ID decodes to a server ID of no backend, or QLB_MISS. */
+QLB_INLINE int32_t qlb_unknown_id(uint32_t outcome, const uint8_t *data, const uint8_t *data_end)
+{
+    return qlb_short_id(outcome, QLB_UNKNOWN_SERVER_ID, data, data_end);
 }
 
 #endif

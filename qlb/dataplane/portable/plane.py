@@ -29,7 +29,7 @@ from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.flows import FlowTables
 from qlb.routing.outcomes import CONFIG_IDS, DROP_BAD_SOURCE, DROP_HOP_LIMIT, DROP_OVERLOAD
-from qlb.routing.router import Router, begins_flow, unconfigured_id
+from qlb.routing.router import Router, begins_flow, unconfigured_id, unknown_id
 
 _SWEEPS_PER_TIMEOUT: Final = 4
 _MIN_SWEEP_S: Final = 0.25
@@ -49,7 +49,7 @@ class AsyncioPlane:
         self._loop = asyncio.get_running_loop()
         self._counters = Counters(counters_memory)
         self._router = Router(orders.snapshot, FlowTables(settings.flow_table_size, settings.flow_timeout_s))
-        self._replies = Replies(self._counters, settings.dscp)
+        self._replies = Replies(self._counters, self._router, settings.dscp)
         self._sockets = SessionSockets(self._counters, self._replies, settings.dscp)
         self._sessions = self._sockets.sessions
         self._admission = Admission(time.monotonic())
@@ -150,10 +150,16 @@ class AsyncioPlane:
         outcome, index = self._router.decide(datagram, four_tuple, now_s)
         if (config_id := unconfigured_id(outcome, datagram)) >= 0:
             self._counters.count_unconfigured(config_id, int(now_s * 1000))
+        unknown = unknown_id(outcome, datagram)
+        if unknown >= 0:
+            self._counters.count_unknown(unknown, int(now_s * 1000))
         if index < 0:
             self._drop(outcome, datagram, now_s)
             return None
-        return outcome, (client, service, listener.gate, index)
+        key = client, service, listener.gate, index
+        if unknown >= 0 and (session := self._sessions.get(key)) is not None and session.shown is not None:
+            self._counters.count_unknown_of(index)
+        return outcome, key
 
     def _pass_on(self, listener: "_Listener", outcome: int, key: SessionKey, received: Received, now_s: float) -> None:
         """Send a datagram to its backend, through a new session if none is open."""

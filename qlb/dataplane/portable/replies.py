@@ -25,6 +25,8 @@ from qlb.dataplane.portable.latency import LatencyMeter
 from qlb.dataplane.portable.sessions import Session
 from qlb.routing import counters as layout
 from qlb.routing.counters import SEND_ERROR_KINDS, Counters
+from qlb.routing.router import Router
+from qlb.routing.shown import judge, shown_id
 
 _ENONET: Final = getattr(errno, "ENONET", errno.EHOSTUNREACH)
 """Linux: after an ICMP message that reports an isolated host."""
@@ -71,6 +73,7 @@ BATCH: Final = 64
 _ROUND: Final = 4 * BATCH
 """Receives from paused sessions in one call of _look_again()."""
 _LOOK_S: Final = 0.001
+_LONG_HEADER_BIT: Final = 0x80
 _LIGHT_BYTES: Final = 16_384
 _LIGHT_WINDOW_S: Final = 0.1
 """The plane does not pause a session that returns fewer than _LIGHT_BYTES in this time."""
@@ -79,9 +82,10 @@ _LIGHT_WINDOW_S: Final = 0.1
 class Replies:
     """Send backends' packets to clients. dscp: of sent packets; None = as received."""
 
-    def __init__(self, counters: Counters, dscp: int | None) -> None:
-        """Start without sessions. Call it on the running event loop."""
+    def __init__(self, counters: Counters, router: Router, dscp: int | None) -> None:
+        """Start without sessions. router: the plane's, which checks servers' IDs. Call it on the running event loop."""
         self.dscp = dscp
+        self._router = router
         self._counters = counters
         self._latency = LatencyMeter(counters, layout.TO_CLIENT)
         self._watcher = _EpollWatcher(self) if sys.platform == "linux" else _LoopWatcher(self)
@@ -184,10 +188,22 @@ class Replies:
         if session.is_protected:
             session.renewed = True
         silence.note_answer(session)
+        if datagram and datagram[0] & _LONG_HEADER_BIT:
+            self._check_shown(session, datagram, now_s)
         was_sent = self._send(session, datagram, ancillary.marked(ancillary.read_traffic_class(control), self.dscp))
         if is_sample and was_sent:
             self._latency.end()
         return True
+
+    def _check_shown(self, session: Session, datagram: bytes, now_s: float) -> None:
+        """Count whether the ID that a backend shows to a new connection leads back to it."""
+        cid, backend = shown_id(datagram), self._router.snapshot.backends[session.index]
+        if cid is None or cid == session.shown or backend is None or backend.endpoint != session.endpoint:
+            return
+        kind = judge(self._router, cid, session.index, now_s)
+        if kind is not None:
+            session.shown = cid
+            self._counters.count_shown(kind, session.index, cid)
 
     def _send(self, session: Session, datagram: bytes, traffic_class: int) -> bool:
         """Send a datagram to the client. Return whether it was sent."""

@@ -37,7 +37,8 @@ class Session:
     client_family: of the client's packets; differs from the listener's for IPv4 clients of an IPv6 socket.
     traffic_class, hop_limit: of the packets that the socket sends. largest_bytes: of the datagrams to the backend.
     renewed: used since the clock hand's last visit. is_routable: a packet that its ID routed has used the session.
-    reopen_at_s: no new socket before this time because of send errors.
+    reopen_at_s: no new socket before this time because of send errors. shown: the last ID that the backend has shown in
+    a long header; None if it has shown none.
     is_answered to first_mark_s belong to is_silent() below; window_s, window_bytes and is_paused to replies.py.
     """
 
@@ -63,6 +64,7 @@ class Session:
         "messages",
         "renewed",
         "reopen_at_s",
+        "shown",
         "silence_until_s",
         "silences",
         "sock",
@@ -85,6 +87,7 @@ class Session:
         self.first_used_s = self.last_used_s = now_s
         self.largest_bytes = 0
         self.reopen_at_s = 0.0
+        self.shown: bytes | None = None
         self.renewed = self.is_protected = self.is_routable = False
         self.is_answered = self.is_paused = False
         self.marks = self.silences = self.window_bytes = 0

@@ -15,6 +15,10 @@
 #define QLB_OUTCOME_SLOTS 64 /* all that fit before the next slots */
 _Static_assert(QLB_SLOT_OUTCOME + QLB_OUTCOME_SLOTS == QLB_SLOT_CONFIG_LAST_SEEN_MS, "outcomes end where times begin");
 
+_Static_assert(QLB_SLOT_UNKNOWN_LAST_SEEN_MS - QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS ==
+                   QLB_SLOT_UNKNOWN - QLB_SLOT_UNCONFIGURED,
+               "the counters of lost IDs and their times have the same order");
+
 struct qlb_totals {
     uint64_t slots[QLB_SLOT_BACKEND];
 };
@@ -49,10 +53,11 @@ QLB_INLINE void qlb_count(const struct qlb_frame *frame, uint32_t outcome, uint3
         return;
     if (outcome < QLB_CONFIGS)
         all->slots[QLB_SLOT_CONFIG_LAST_SEEN_MS + (slot & 7)] = frame->now;
-    if (frame->unconfigured_id >= 0) {
-        const uint32_t config_id = (uint32_t)frame->unconfigured_id & 7;
-        all->slots[QLB_SLOT_UNCONFIGURED + config_id]++;
-        all->slots[QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + config_id] = frame->now;
+    if (frame->lost_id >= 0) {
+        const uint32_t config_id = (uint32_t)frame->lost_id & 7;
+        const uint32_t kind = (uint32_t)frame->lost_id & QLB_UNKNOWN_ID ? QLB_SLOT_UNKNOWN - QLB_SLOT_UNCONFIGURED : 0;
+        all->slots[QLB_SLOT_UNCONFIGURED + kind + config_id]++;
+        all->slots[QLB_SLOT_UNCONFIGURED_LAST_SEEN_MS + kind + config_id] = frame->now;
     }
     struct qlb_backend *backend = bpf_map_lookup_elem(&backends, &index);
     if (!backend)

@@ -48,7 +48,7 @@ _COUNTED: Final = (*(slots.FORWARDED + route for route in range(3)), slots.FORWA
 """The slot of each word that counts."""
 _TIMES: Final = frozenset(
     first + config_id
-    for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS)
+    for first in (slots.CONFIG_LAST_SEEN_MS, slots.UNCONFIGURED_LAST_SEEN_MS, slots.UNKNOWN_LAST_SEEN_MS)
     for config_id in range(CONFIG_IDS)
 )
 

@@ -37,8 +37,8 @@ QLB_CALL int qlb_decide_datagram(struct xdp_md *ctx, struct qlb_frame *frame)
     return QLB_ANSWER(decision.outcome, decision.index);
 }
 
-/* Note what the header of a datagram with this outcome shows: frame->unconfigured_id, and whether it began a flow. This
- * is a separate function because the stack of qlb_decide_datagram() has no room for it. Return 0, because the verifier
+/* Note what the header of a datagram with this outcome shows: frame->lost_id, and whether it began a flow. This is a
+ * separate function because the stack of qlb_decide_datagram() has no room for it. Return 0, because the verifier
  * requires a result. */
 QLB_CALL int qlb_note_header(struct xdp_md *ctx, struct qlb_frame *frame, uint32_t outcome)
 {
@@ -46,12 +46,17 @@ QLB_CALL int qlb_note_header(struct xdp_md *ctx, struct qlb_frame *frame, uint32
         return 0;
     const uint8_t *end = qlb_data_end(ctx), *data = qlb_data(ctx);
     const uint32_t at = frame->payload_at;
-    frame->unconfigured_id = QLB_MISS;
+    frame->lost_id = QLB_MISS;
     if (at > QLB_MAX_HEADERS)
         return 0;
     data = qlb_skip(data, at, end);
-    frame->unconfigured_id = qlb_unconfigured_id(outcome, data, end);
     frame->begins_flow = qlb_begins_flow(outcome, data, end);
+    const int32_t unconfigured = qlb_unconfigured_id(outcome, data, end);
+    const int32_t unknown = qlb_unknown_id(outcome, data, end);
+    if (unconfigured >= 0)
+        frame->lost_id = unconfigured;
+    else if (unknown >= 0)
+        frame->lost_id = unknown | QLB_UNKNOWN_ID;
     return 0;
 }
 

@@ -46,9 +46,11 @@ struct qlb_frame {
     uint64_t now;       /* ticks; set by qlb_process() */
     uint32_t remember;  /* 1: store its flow in the flow tables; set by qlb_process() */
     uint32_t interface; /* by which it leaves; set by qlb_send() */
-    int32_t unconfigured_id; /* the result of qlb_unconfigured_id(); set by qlb_note_header() */
-    uint32_t begins_flow;    /* the result of qlb_begins_flow(); set by qlb_note_header() */
+    int32_t lost_id;      /* the config ID of an ID that leads nowhere, or QLB_MISS; set by qlb_note_header() */
+    uint32_t begins_flow; /* the result of qlb_begins_flow(); set by qlb_note_header() */
 };
+
+#define QLB_UNKNOWN_ID 8 /* in lost_id, beside the config ID: the config is known, but not the server ID */
 
 #define QLB_MAX_HEADERS 86 /* Ethernet, a tag, IPv4 with all its options, UDP */
 

@@ -34,8 +34,9 @@ from qlb.dataplane.xdp.libbpf import XDP_REDIRECT
 from qlb.errors import PlaneUnavailable
 from qlb.routing import counters as slots
 from qlb.routing.backends import Backend, BackendState
-from qlb.routing.counters import Counters, config_last_seen_ms, total_backend, total_outcomes
+from qlb.routing.counters import Counters
 from qlb.routing.outcomes import OUTCOMES
+from qlb.routing.sums import config_last_seen_ms, total_backend, total_outcomes, total_unconfigured, total_unknown
 
 pytestmark = pytest.mark.toolchain
 
@@ -99,6 +100,21 @@ def test_new_flows(scene: Scene) -> None:
     at = [slots.BACKEND + slots.BACKEND_SLOTS * index for index in range(2)]
     assert sum(sums.slots[one + slots.NEW_FLOWS] for one in at) == 2
     assert sum(sums.slots[one + slots.FORWARDED_BYTES] for one in at) == sums.slots[slots.BYTES_RECEIVED]
+
+
+def test_ids_that_lead_nowhere(scene: Scene) -> None:
+    """Short headers with a config ID or a server ID that is unknown are counted by config ID, apart from each other."""
+    plane = scene.plane("ipip", pool(BACKENDS[4]))
+    for cid, times in ((b"\xa0" + bytes(20), 2), (cid_of(77), 3), (cid_of(88, PLAINTEXT), 1), (cid_of(0), 4)):
+        for _ in range(times):
+            forward(plane, ethernet(udp((CLIENTS[4], 5555), (SERVICES[4], PORT), short(cid))))
+    sums = plane.read_counters()
+    counts = [
+        [total([sums], config_id).packets for config_id in range(7)] for total in (total_unconfigured, total_unknown)
+    ]
+    assert counts == [[0, 0, 0, 0, 0, 2, 0], [1, 3, 0, 0, 0, 0, 0]]
+    last_ms = total_unknown([sums], 1).last_seen_ms
+    assert abs(time.monotonic() * 1000 - last_ms) < 60_000
 
 
 def test_states(scene: Scene) -> None:

@@ -25,8 +25,8 @@ from lab.xdp.scene import (
 from qlb.dataplane.xdp.libbpf import XDP_DROP, XDP_PASS, XDP_REDIRECT
 from qlb.dataplane.xdp.plane import XdpPlane
 from qlb.routing import counters as slots
-from qlb.routing.counters import last_sample, total_outcomes
 from qlb.routing.outcomes import DROP_TOO_BIG, OUTCOMES
+from qlb.routing.sums import last_sample, total_outcomes
 
 pytestmark = pytest.mark.toolchain
 
