@@ -25,7 +25,10 @@ def resident_kib(pid: int) -> int:
 
 @pytest.mark.parametrize("plane", WORKER_PLANES)
 async def test_packets_that_a_stalled_worker_misses_are_counted(tmp_path: Path, plane: str) -> None:
-    """For a worker that is stopped during a flood, sent = received + dropped by the kernel. Nothing else is queued."""
+    """For a worker that is stopped during a flood, sent = received + dropped by the kernel. Nothing else is queued.
+
+    A notice reports the drops.
+    """
     if lack := planes.what_lacks(plane):
         pytest.skip(lack)
     forwarding = {"plane": plane, "receive_buffer": "64KiB"}
@@ -44,3 +47,8 @@ async def test_packets_that_a_stalled_worker_misses_are_counted(tmp_path: Path, 
         assert found.dropped == 0
         assert resident_kib(worker) - before < GROWTH_KIB
         assert (await on.ask(question))[0] == question
+        await on.daemon.until_applied(
+            lambda status: (
+                [(one["severity"], one["kind"]) for one in status["notices"]] == [("critical", "kernel_drops")]
+            )
+        )

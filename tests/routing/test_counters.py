@@ -2,9 +2,10 @@
 
 from qlb.routing import counters as c
 from qlb.routing.counters import SIZE_BYTES, Counters
-from qlb.routing.outcomes import CONFIG_IDS, (
+from qlb.routing.outcomes import (
     BY_FALLBACK,
     BY_FOUR_TUPLE,
+    CONFIG_IDS,
     DROP_EMPTY,
     DROP_WORKER_DIED,
     NO_CONFIG,
