@@ -8,9 +8,7 @@ signs of life as ``quic``: a server that answers an unknown version is alive, wh
 adds the check of the connection IDs, and signs of life of servers that send no Version Negotiation.
 """
 
-import asyncio
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -49,7 +47,7 @@ def chosen(name: str) -> str:
     """Return the name of the probe that a name of ``health.probe`` stands for. Imports nothing."""
     if name != DEFAULT:
         return name
-    return "handshake" if importlib.util.find_spec(_NEEDED) is not None else "quic"
+    return "handshake" if find_spec(_NEEDED) is not None else "quic"
 
 
 def require_probe(name: str) -> None:
@@ -116,6 +114,8 @@ def _default() -> Probe:
     quic = find_probe("quic")
     if chosen(DEFAULT) == "quic":
         return quic
+    import asyncio  # not with the module: `qlb check` imports it, and runs no event loop
+
     try:
         handshake = find_probe("handshake")
     except ConfigError:

@@ -42,7 +42,7 @@ def test_a_probe_is_required_without_being_imported(monkeypatch: pytest.MonkeyPa
     """require_probe() returns for every probe that can be imported, and raises as find_probe() does."""
     for name in PROBES:
         require_probe(name)
-    with pytest.raises(ConfigError, match="has no probe ping; known probes: quic, handshake, none"):
+    with pytest.raises(ConfigError, match="has no probe ping; known probes: auto, quic, handshake, none"):
         require_probe("ping")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"handshake needs the aioquic extra: .*No module named '{module}'"):
