@@ -51,12 +51,12 @@ class ControlSocket(NamedTuple):
 
 
 async def open_control_socket(path: Path) -> ControlSocket:
-    """Listen on a Unix socket with mode 0600. If its folder does not exist, create it with mode 0700.
+    """Listen on a Unix socket with mode 0600. Create its folder, but none above it, with mode 0700.
 
     Raises QlbError if a daemon answers there, if the path is no socket, or if the system refuses.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         async with _locked(path.with_name(f"{path.name}{_LOCK_SUFFIX}")):
             _remove_stale(path)
             return _bind(path)

@@ -20,16 +20,17 @@ def check(config: Path, no_keys: bool) -> None:
     """
     from qlb.config import build
     from qlb.config.load import load
-    from qlb.daemon.preflight import find_faults, preflight
+    from qlb.daemon.preflight import find_doubts, find_faults, preflight
     from qlb.local_addresses import local_hosts
 
     loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
-    chosen = preflight(loaded.config)
+    chosen = preflight(loaded)
     build.snapshot(loaded.config)
-    for warning in (*loaded.warnings, *find_faults(loaded.config, chosen)):
+    for warning in (*loaded.warnings, *find_doubts(loaded, chosen), *find_faults(loaded.config, chosen)):
         click.echo(f"warning: {warning}", err=True)
     unread = ", key files not read" if no_keys else ""
-    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{unread}")
+    count = len(loaded.config.backends)
+    click.echo(f"{config}: good; {count} backend{'' if count == 1 else 's'}, plane {chosen}{unread}")
 
 
 @click.command("schema", short_help="Print the configuration's JSON Schema.")

@@ -44,7 +44,9 @@ def _add(root: Node, steps: Steps, kind: str, details: dict[str, object], proble
     elif kind in _LIST_WANTED:
         problems.add(mark, f"{path} must be a list (`- item`, or [item, item]), not {_shape(node)}")
     elif kind == "too_short":
-        problems.add(mark, f"{path} is an empty list: add at least one item")
+        # pydantic counts only valid items; an invalid one has its own problem.
+        if not (isinstance(node, SequenceNode) and node.items):
+            problems.add(mark, f"{path} is an empty list: add at least one item")
     elif kind == "too_long":
         problems.add(mark, f"{path} has too many items: {details['max_length']} at most")
     else:

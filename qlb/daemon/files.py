@@ -82,7 +82,7 @@ def read(path: Path, running: Config) -> FilesRead:
     except ConfigError as error:
         return FilesRead(None, error.problems, looks)
     try:
-        preflight(loaded.config)
+        preflight(loaded)
     except QlbError as error:
         return FilesRead(None, getattr(error, "problems", (str(error),)), looks, may_pass=True)
     return FilesRead(loaded, (), looks)

@@ -45,7 +45,8 @@ def find_probe(name: str) -> Probe:
         module = importlib.import_module(row.module)
     except ImportError as error:
         raise ConfigError(
-            f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({error})"
+            f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({error}), or choose "
+            f"{' or '.join(other for other, its in PROBES.items() if not its.extra)}"
         ) from error
     return cast(Probe, getattr(module, row.function))
 

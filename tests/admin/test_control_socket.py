@@ -18,7 +18,7 @@ from qlb.errors import QlbError
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return a path for the socket. Its folder does not exist yet."""
-    return tmp_path / "deep" / "run" / "qlb.sock"
+    return tmp_path / "run" / "qlb.sock"
 
 
 @pytest.fixture(autouse=True)
