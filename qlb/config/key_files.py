@@ -19,9 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from qlb.cid.params import KEY_BYTES
 from qlb.config.credentials import is_credential, key_path, why_unreadable
 from qlb.config.model import Config
-from qlb.config.names import HEX_KEY, KEY_BYTES
+from qlb.config.names import HEX_KEY
 from qlb.config.partial import Draft
 from qlb.config.problems import Problems, shown
 from qlb.config.scalars import ScalarError

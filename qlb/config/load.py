@@ -21,7 +21,7 @@ from qlb.config.problems import START, Problems
 from qlb.config.rules import check, check_references, socket_path
 from qlb.config.source_rules import check_sources
 from qlb.config.tree import MappingNode, locate, parse, position
-from qlb.config.validate import known_keys, validate
+from qlb.config.validate import Steps, known_keys, validate
 from qlb.local_addresses import FindLocal
 
 NEEDS_RESTART: Final = (
@@ -240,10 +240,9 @@ def _load(
 def _places(config: Config, root: MappingNode, file: Path) -> Iterator[tuple[str, str]]:
     """Yield path and position of each key that depends on the machine; the nearest section if the key is absent."""
     lists = (("listen", len(config.listen)), ("discovery", len(config.discovery)))
-    items = [(name, index) for name, count in lists for index in range(count)]
-    for steps in (*_OF_THE_MACHINE, *items):
+    items: list[tuple[str, Steps]] = [(f"{name}[{n}]", (name, n)) for name, count in lists for n in range(count)]
+    for path, steps in (*((".".join(steps), steps) for steps in _OF_THE_MACHINE), *items):
         mark = locate(root, steps)[2]
-        path = f"{steps[0]}[{steps[1]}]" if isinstance(steps[1], int) else ".".join(map(str, steps))
         yield path, f"{file}:{mark.line}:{mark.column}"
 
 
