@@ -1,9 +1,9 @@
 """Logging: one line on stderr for each event, as text or as JSON.
 
 Code calls ``log.info("event", extra={"backend": name})``. The extra fields become ``key=value`` in text and keys in
-JSON; a tuple is joined by semicolons in text, and a list in JSON. An event with a reason or with problems has a constant
-text, so that programs can count it. Lines of one kind that are too frequent are omitted and counted. Packets are never
-logged.
+JSON; a tuple is joined by semicolons in text, and a list in JSON. The text of an event is constant if the event has a
+reason or problems, so that programs can count it. Lines of one kind that are too frequent are omitted and counted.
+Packets are never logged.
 """
 
 import json
