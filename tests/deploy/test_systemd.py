@@ -234,7 +234,7 @@ SAFE: Final = "the next step is safe"
 async def test_a_key_is_rotated_under_systemd(tmp_path: Path) -> None:
     """The runbook's commands rotate a key that is a credential, while calls change their addresses. No call is lost."""
     quiet = {"quiet_period": "2s"}
-    async with under_systemd(tmp_path, rotation=quiet, drain=quiet) as scene:
+    async with under_systemd(tmp_path, rotation=quiet, drain=dict(quiet)) as scene:
         walk, run = Walk(scene), scene.manager.run
         async with in_progress([scene.nat.port(scene.service).address for _ in range(CALLS)]) as old_calls:
             assert "no daemon was reloaded" in await walk.do(f"qlb rotate next {CONFIG}")
