@@ -207,8 +207,8 @@ class Workers:
             await asyncio.sleep(heartbeat.INTERVAL_S)
             for slot, verdict in self._watch.examine(self.slots):
                 assert slot.process is not None, "it was examined"
-                details = {"worker": slot.number, "pid": slot.process.pid, "silent_s": round(verdict.silent_s, 1)}
-                details["reason"] = verdict.reason
+                pid, silent_s = slot.process.pid, round(verdict.silent_s, 1)
+                details = {"worker": slot.number, "pid": pid, "silent_s": silent_s, "reason": verdict.reason}
                 if verdict.hangs:
                     log.error("worker hangs and is killed", extra=details)
                     slot.hangs += 1
