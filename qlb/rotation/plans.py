@@ -77,7 +77,9 @@ def _tasks(facts: PlanFacts) -> Iterator[_Task]:
             [f"qlb server-config {facts.config} {name}" for name in facts.servers],
             [f"{status}    # the packets of the new CID config increase"],
         )
-    if facts.old_key:
+    if facts.old_key and facts.way == "kubernetes":
+        yield _Task(f"Remove the entry {Path(facts.old_key).name} from the Secret.")
+    elif facts.old_key:
         yield _Task(f"Delete the old key: {facts.old_key}.")
     if facts.kind in ("stage", "issue", "reissue"):
         yield _Task(

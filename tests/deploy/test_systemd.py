@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from lab import scrape
-from lab.clients import in_progress
+from lab.clients import Calls, in_progress
 from lab.daemon import configuration, written
+from lab.deploy import runbooks
 from lab.deploy.systemd import Systemd, systemd
 from lab.deploy.tools import DEPLOY, REPOSITORY, run, tool
 from lab.direct import PORT, direct_configuration, direct_servers
@@ -198,14 +199,15 @@ async def test_restarts_under_systemd_lose_nothing(tmp_path: Path) -> None:
 
 
 class Walk:
-    """The commands of the runbook's section about systemd, run one after the other in the order of the page."""
+    """The commands of a runbook, run one after the other in the order of the page."""
 
-    def __init__(self, scene: Scene) -> None:
-        """Read the page."""
-        page = (REPOSITORY / "docs/runbooks/rotation.md").read_text()
-        section = page.partition("\n## Under systemd\n")[2].partition("\n## ")[0]
-        blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
-        self._lines = [line.strip() for block in blocks for line in block.splitlines()]
+    def __init__(self, scene: Scene, page: str, heading: str = "") -> None:
+        """page: its name. heading: of the only section to walk."""
+        self._lines = [
+            line
+            for line in runbooks.lines(runbooks.RUNBOOKS / f"{page}.md", heading)
+            if not any(line.startswith(start) for start in NOT_HERE)
+        ]
         self._scene = scene
 
     async def do(self, line: str) -> str:
@@ -215,18 +217,21 @@ class Walk:
 
     async def again(self, line: str) -> str:
         """Run a command of the page once more, as an operator does who waits."""
-        words = shlex.split(line)
-        if words[:3] == ["qlb", "rotate", "next"]:
-            words.append("--yes")  # there is no terminal
-        program = {"qlb": "/opt/qlb/bin/qlb"}.get(words[0], words[0])
-        return await self._scene.manager.run(program, *words[1:])
+        program, *arguments = runbooks.words(line)
+        return await self._scene.manager.run({"qlb": "/opt/qlb/bin/qlb"}.get(program, program), *arguments)
 
     def is_complete(self) -> bool:
         """Return whether the page has no further command."""
         return not self._lines
 
 
-CONFIG: Final = "/etc/qlb/qlb.yaml"
+NOT_HERE: Final = {
+    "journalctl ": "the test's systemd has no journal",
+    "nft ": "tests/deploy/test_host.py loads the table in a network of its own",
+    "qlb top": "it needs a terminal; tests/e2e/test_terminal.py has one",
+}
+"""The start of commands that are not walked → the reason."""
+CONFIG: Final = runbooks.CONFIG
 SAFE: Final = "the next step is safe"
 
 
@@ -235,7 +240,7 @@ async def test_a_key_is_rotated_under_systemd(tmp_path: Path) -> None:
     """The runbook's commands rotate a key that is a credential, while calls change their addresses. No call is lost."""
     quiet = {"quiet_period": "2s"}
     async with under_systemd(tmp_path, rotation=quiet, drain=dict(quiet)) as scene:
-        walk, run = Walk(scene), scene.manager.run
+        walk, run = Walk(scene, "rotation", "## Under systemd"), scene.manager.run
         async with in_progress([scene.nat.port(scene.service).address for _ in range(CALLS)]) as old_calls:
             assert "no daemon was reloaded" in await walk.do(f"qlb rotate next {CONFIG}")
             assert (await run("stat", "--format=%a %U", "/etc/qlb/keys/2.hex")).split() == ["600", "root"]
@@ -281,6 +286,80 @@ async def test_a_key_is_rotated_under_systemd(tmp_path: Path) -> None:
         await run("cp", "/dev/null", "/etc/qlb/keys/2.hex")
         await fails(scene, "systemctl", "start", "qlb-check")
         assert "credential:keys_2.hex' is empty" in scene.manager.log
+
+
+@pytest.mark.e2e
+async def test_the_other_runbooks_under_systemd(tmp_path: Path) -> None:
+    """The commands of the runbooks for drain, upgrade, lost node and flood do what the pages describe, during calls."""
+    async with under_systemd(tmp_path, drain={"quiet_period": "1s"}) as scene:
+        await walk_drain(scene)
+        async with in_progress([scene.nat.port(scene.service).address for _ in range(CALLS)]) as calls:
+            await walk_upgrade(scene, calls)
+            await walk_flood(scene, calls)
+        assert calls.lost == [], scene.manager.log
+        await walk_loss_of_a_node(scene)
+
+
+async def walk_drain(scene: Scene) -> None:
+    """Take a backend out while calls are on it, wait for their end, and put it back."""
+    walk, server = Walk(scene, "drain"), scene.servers[0]
+    async with in_progress([scene.nat.port(scene.service).address for _ in range(CALLS)]) as old_calls:
+        await walk.do("qlb drain agent-a")
+        before = server.accepted
+        async with in_progress([scene.nat.port(scene.service).address for _ in range(CALLS)]) as new_calls:
+            await old_calls.until_more()
+        assert "agent-a" not in new_calls.backends
+        assert server.accepted == before
+    assert old_calls.lost == new_calls.lost == [], scene.manager.log
+    assert "agent-a: drained" in await walk.do("qlb drain agent-a --wait")
+    await walk.do("qlb undrain agent-a")
+    assert "good" in await walk.do(f"qlb check {CONFIG}")
+    assert "reloaded, no changes" in await walk.do("qlb reload")
+    assert walk.is_complete()
+
+
+async def walk_upgrade(scene: Scene, calls: Calls) -> None:
+    """Replace the process, both by systemd and by qlb."""
+    walk = Walk(scene, "upgrade")
+    assert "good" in await walk.do(f"qlb check {CONFIG}")
+    assert "agent-a" in await walk.do("qlb status")
+    first = await scene.main_pid()
+    await walk.do("systemctl restart qlb")
+    await scene.ready()
+    scene.nat.rebind_all()
+    await calls.until_more()
+    second = await scene.main_pid()
+    await walk.do("qlb upgrade")
+    while await scene.main_pid() in (first, second):
+        await asyncio.sleep(scrape.POLL_S)
+    scene.nat.rebind_all()
+    await calls.until_more()
+    assert walk.is_complete()
+
+
+async def walk_flood(scene: Scene, calls: Calls) -> None:
+    """Look at a flood, and restart with larger buffers."""
+    walk = Walk(scene, "flood")
+    assert "outcomes" in json.loads(await walk.do("qlb status --json"))
+    assert "fallback_no_config: to agent-" in await walk.do(f"qlb explain {CONFIG} c00000000108aabbccddeeff001100")
+    await walk.do("systemctl restart qlb")
+    await scene.ready()
+    await calls.until_more()
+    assert walk.is_complete()
+
+
+async def walk_loss_of_a_node(scene: Scene) -> None:
+    """Find out why a daemon does not run, and start it as on a new machine."""
+    walk = Walk(scene, "loss-of-a-node")
+    assert "active (running)" in await walk.do("systemctl status qlb")
+    assert "good" in await walk.do(f"qlb check {CONFIG}")
+    await scene.manager.run("systemctl", "stop", "qlb")
+    assert "is a credential of qlb.service, which is not running" in await fails(scene, "qlb", "check", CONFIG)
+    await walk.do("systemctl start qlb-check")
+    await walk.do("systemctl start qlb")
+    await scene.ready()
+    assert "reloaded, no changes" in await walk.do("qlb reload")
+    assert walk.is_complete()
 
 
 async def fails(scene: Scene, *words: str) -> str:

@@ -64,6 +64,8 @@ def test_a_plan_that_removes() -> None:
     plan = write_plan(STAGED._replace(kind="remove", old_key="/etc/qlb/keys/1.hex"))
     assert plan.splitlines()[-1] == "3. Delete the old key: /etc/qlb/keys/1.hex."
     assert "# no balancer has the removed CID config" in plan
+    plan = write_plan(STAGED._replace(kind="remove", way="kubernetes", old_key="/etc/qlb/keys/1.hex"))
+    assert plan.splitlines()[-1] == "3. Remove the entry 1.hex from the Secret."
 
 
 @pytest.mark.parametrize(
