@@ -35,7 +35,13 @@ CALLS: Final = 12
 LIMIT_S: Final = 360.0
 CAPABILITIES: Final = "000000c000001400"
 """BPF, PERFMON and NET_ADMIN, and NET_BIND_SERVICE, which the unit has without the drop-in too."""
-WITH_XDP: Final = ("qlb.service", "qlb.service.d/xdp.conf", "qlb.sysusers.conf", "qlb.tmpfiles.conf")
+WITH_XDP: Final = (
+    "qlb.service",
+    "qlb-check.service",
+    "qlb.service.d/xdp.conf",
+    "qlb.sysusers.conf",
+    "qlb.tmpfiles.conf",
+)
 
 
 def units(folder: Path, *, drop_in: bool = False) -> list[Path]:
@@ -246,6 +252,7 @@ async def test_a_key_is_rotated_under_systemd(tmp_path: Path) -> None:
             assert (await run("stat", "--format=%a %U", "/etc/qlb/keys/2.hex")).split() == ["600", "root"]
             assert "is not among the credentials of qlb.service" in await fails(scene, "qlb", "check", CONFIG)
             assert "is not among the credentials of qlb.service" in await fails(scene, "qlb", "reload")
+            assert "is not among the credentials of qlb.service" in await fails(scene, "qlb", "upgrade")
             await walk.do("systemctl start qlb-check")
             await walk.do("systemctl restart qlb")
             await scene.ready()
@@ -425,6 +432,9 @@ async def test_the_kernel_plane_under_systemd(tmp_path: Path) -> None:
             seen = await scene.manager.run("ls", f"/proc/{pid}/root/sys/fs/bpf")
             assert seen.split() == ["qlb"]
             assert (await scene.status())["plane"] == "xdp"
+            await scene.manager.run("cp", "/opt/units/qlb.service.d/xdp.conf", "/opt/units/qlb-check.service.d")
+            await scene.manager.run("systemctl", "daemon-reload")
+            await scene.manager.run("systemctl", "start", "qlb-check")
             await scene.manager.run("systemctl", "restart", "qlb.service")
             scene.rebind_all(CLIENT_ADDRESSES[4][1])
             await calls.until_more()
