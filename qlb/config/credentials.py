@@ -42,6 +42,8 @@ def why_unreadable(path: Path, error: OSError) -> str:
     """Return why a credential cannot be read, and the remedy. The text continues after the file's name."""
     unit = path.parent.name if path.parent.parent == FOLDERS else UNIT
     name = unit.removesuffix(".service")
+    if os.environ.get(VARIABLE) and path.parent != _folder():
+        return f"is a credential of {unit}, and this process has its own: write {CREDENTIAL_PREFIX}{path.name}"
     if isinstance(error, PermissionError):
         return f"is a credential of {unit}, which only root and the user of that unit can read: run this as root"
     if not isinstance(error, FileNotFoundError):

@@ -326,8 +326,11 @@ def test_a_credential_is_found_by_its_name(
 
 
 @pytest.mark.parametrize("by_path", [False, True])
-def test_credentials_without_their_unit(with_file: str, problems: Lines, credentials: Path, by_path: bool) -> None:
+def test_credentials_without_their_unit(
+    with_file: str, problems: Lines, credentials: Path, monkeypatch: pytest.MonkeyPatch, by_path: bool
+) -> None:
     """While the unit does not run, the problem names the unit. It does not ask for a new key."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     name = str(credentials / "keys_1.hex") if by_path else CREDENTIAL
     (line,) = problems(with_file.replace("keys/1.hex", name))
     assert line.startswith("6:15: cid_configs[0].key_file '")
@@ -335,6 +338,15 @@ def test_credentials_without_their_unit(with_file: str, problems: Lines, credent
         "' is a credential of qlb.service, which is not running: systemd has its credentials only while it runs. Check "
         "the file with them by `systemctl start qlb-check`, or without them by `qlb check --no-keys`"
     )
+
+
+def test_a_credential_of_another_unit(
+    with_file: str, problems: Lines, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path leads to the credentials of one unit. Another unit, which checks the file, needs the name."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials.with_name("qlb-check.service")))
+    (line,) = problems(with_file.replace("keys/1.hex", str(credentials / "keys_1.hex")))
+    assert line.endswith("' is a credential of qlb.service, and this process has its own: write credential:keys_1.hex")
 
 
 def test_a_credential_that_the_unit_has_not_loaded(with_file: str, problems: Lines, credentials: Path) -> None:
