@@ -16,8 +16,8 @@ from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
 from qlb.config.fields import Section, fields_of
 from qlb.config.model import CidConfig, Config, DiscoverySource
-from qlb.config.rules import SOURCE_KEYS, SOURCE_KINDS
 from qlb.config.scalars import Size, duration_text
+from qlb.config.source_rules import SOURCE_KEYS, SOURCE_KINDS
 
 NOT_SHOWN: Final = "(not shown)"
 """The text in place of a secret."""

@@ -58,7 +58,7 @@ class Parts:
         """path: of the configuration. origin: what this process inherited. Raises as preflight() does."""
         self._owner = owner
         self.origin = origin
-        self.plane = preflight(loaded.config)
+        self.plane = preflight(loaded)
         self.desired = Desired(loaded)
         self.history = History()
         self.listen: tuple[Endpoint, ...] = ()

@@ -69,7 +69,9 @@ def _row(name: str) -> ProbeRow:
 
 
 def _lacks(name: str, row: ProbeRow, reason: str) -> ConfigError:
-    return ConfigError(f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({reason})")
+    others = " or ".join(other for other, its in PROBES.items() if not its.extra)
+    remedy = f"pip install 'qlb[{row.extra}]' ({reason}), or choose {others}"
+    return ConfigError(f"health.probe: {name} needs the {row.extra} extra: {remedy}")
 
 
 async def assume_healthy(target: Target, timeout_s: float) -> ProbeResult:  # noqa: ARG001 (the signature of a Probe)

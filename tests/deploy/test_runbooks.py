@@ -9,21 +9,22 @@ from typing import Final
 import click
 import pytest
 
+from lab.deploy import runbooks
 from lab.deploy.tools import REPOSITORY
 from qlb.cli import cli
 
-RUNBOOKS: Final = sorted((REPOSITORY / "docs/runbooks").glob("*.md"))
-_BLOCK: Final = re.compile(r"^ *```sh\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+RUNBOOKS: Final = sorted(runbooks.RUNBOOKS.glob("*.md"))
 _INLINE: Final = re.compile(r"`(qlb [^`]+)`")
 _LINK: Final = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 def commands(path: Path) -> Iterator[str]:
-    """Yield each command line that begins with qlb, from code blocks and from the text."""
-    text = path.read_text()
-    for block in _BLOCK.findall(text):
-        yield from (line.strip() for line in block.splitlines() if line.strip().startswith("qlb "))
-    yield from _INLINE.findall(text)
+    """Yield each command line of qlb, from code blocks, also behind `kubectl exec POD --`, and from the text."""
+    for line in runbooks.lines(path):
+        command = line.rpartition(" -- ")[2] if line.startswith("kubectl ") else line
+        if command.startswith("qlb "):
+            yield command
+    yield from _INLINE.findall(path.read_text())
 
 
 @pytest.mark.parametrize(

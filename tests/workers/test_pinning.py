@@ -89,10 +89,10 @@ def test_a_system_that_cannot_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "qlb.yaml"
     monkeypatch.setattr(preflight, "_CAN_PIN", False)
     path.write_text(TEXT % "false")
-    assert preflight.preflight(load(path).config)
+    assert preflight.preflight(load(path))
     path.write_text(TEXT % "true")
-    with pytest.raises(ConfigError, match=r"^forwarding\.pin_workers: this system cannot pin"):
-        preflight.preflight(load(path).config)
+    with pytest.raises(ConfigError, match=r"qlb\.yaml:\d+:\d+: forwarding\.pin_workers: this system cannot pin"):
+        preflight.preflight(load(path))
 
 
 def test_cores_without_sched_getaffinity(monkeypatch: pytest.MonkeyPatch) -> None:
