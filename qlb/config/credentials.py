@@ -33,6 +33,11 @@ def key_path(folder: Path, file: Path) -> Path:
     return _folder() / name if name else (folder / file).absolute()
 
 
+def configured_name(path: Path) -> str:
+    """Return the name of a key file for the configuration. path: as key_path() returns it."""
+    return f"{CREDENTIAL_PREFIX}{path.name}" if path.parent == _folder() else str(path)
+
+
 def is_credential(path: Path) -> bool:
     """Return whether a path, as key_path() returns it, is that of a credential, however the configuration names it."""
     return path.parent == _folder() or path.parent.parent == FOLDERS

@@ -1,6 +1,7 @@
 """Key files: which ones are read, and which ones are rejected."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from qlb.config import Loaded, key_files, load
+from qlb.config.dump import as_data, as_yaml
 from qlb.errors import ConfigError
 
 STRANGER = 54321
@@ -321,8 +323,10 @@ def test_a_credential_is_found_by_its_name(
     write(credentials / "keys_1.hex", KEY.encode(), 0o400)
     (one,) = read(with_file.replace("keys/1.hex", CREDENTIAL)).config.cid_configs
     assert (one.key, one.key_file) == (bytes.fromhex(KEY), credentials / "keys_1.hex")
-    hashed = with_file.replace("keys/1.hex", CREDENTIAL) + f"fallback: {{hash_key_file: {CREDENTIAL}}}\n"
-    assert read(hashed).config.fallback.hash_key == bytes.fromhex(KEY)
+    hashed = read(with_file.replace("keys/1.hex", CREDENTIAL) + f"fallback: {{hash_key_file: {CREDENTIAL}}}\n").config
+    assert hashed.fallback.hash_key == bytes.fromhex(KEY)
+    printed = as_yaml(as_data(hashed, with_defaults=False))
+    assert re.findall("key_file: (.*)", printed) == [CREDENTIAL, CREDENTIAL]
 
 
 @pytest.mark.parametrize("by_path", [False, True])

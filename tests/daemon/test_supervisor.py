@@ -407,7 +407,7 @@ async def test_two_daemons_without_a_control_socket(
         assert b" 200 " in await reader.readline()
         writer.close()
     assert not (tmp_path / "qlb.sock").exists()
-    assert "no control socket: a daemon already answers at" in capfd.readouterr().err
+    assert 'no control socket reason="a daemon already answers at' in capfd.readouterr().err
 
 
 async def test_a_daemon_that_can_write_nowhere(
@@ -418,5 +418,5 @@ async def test_a_daemon_that_can_write_nowhere(
     supervisor = _supervisor(tmp_path)
     async with _running(supervisor):
         assert supervisor.parts.admin.control_path is None
-    text = "no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket"
+    text = 'no control socket reason="neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket"'
     assert text in capfd.readouterr().err
