@@ -10,12 +10,10 @@ import click
 import pytest
 
 from lab.deploy import runbooks
-from lab.deploy.tools import REPOSITORY
 from qlb.cli import cli
 
 RUNBOOKS: Final = sorted(runbooks.RUNBOOKS.glob("*.md"))
 _INLINE: Final = re.compile(r"`(qlb [^`]+)`")
-_LINK: Final = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 def commands(path: Path) -> Iterator[str]:
@@ -50,10 +48,3 @@ def test_the_runbooks_exist() -> None:
     """Each incident has a runbook with commands."""
     assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation", "upgrade"]
     assert all(any(commands(path)) for path in RUNBOOKS)
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_links_have_targets(path: Path) -> None:
-    """A link to a file in this repository has an existing target."""
-    targets = [target for target in _LINK.findall(path.read_text()) if "://" not in target]
-    assert [target for target in targets if not (path.parent / target).exists()] == []
