@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import yaml
 from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamHandler
 from aioquic.asyncio.server import QuicServer
 from aioquic.asyncio.server import serve as serve_plainly
@@ -166,3 +167,11 @@ def _close(server: QuicServerBehind, listening: QuicServer) -> None:
     for protocol in server.protocols:
         protocol.cancel()
     listening.close()
+
+
+def generator_of(printed: str) -> CidGenerator:
+    """Return the generator that `qlb server-config` describes."""
+    (row,) = yaml.safe_load(printed)["cid_configs"]
+    names = ("server_id_length", "nonce_length", "cid_length", "length_self_encoded")
+    params = CidParams(row["config_id"], key=bytes.fromhex(row["key"]), **{name: row[name] for name in names})
+    return CidGenerator(params, bytes.fromhex(row["server_ids"][0]))

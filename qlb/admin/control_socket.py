@@ -51,7 +51,7 @@ class ControlSocket(NamedTuple):
 
 
 async def open_control_socket(path: Path) -> ControlSocket:
-    """Listen on a Unix socket with mode 0600. If its folder does not exist, create it with mode 0700.
+    """Listen on a Unix socket with mode 0600. Create its folder, but none above it, with mode 0700.
 
     The folders above must exist: a mistyped path would otherwise create a tree of folders somewhere.
 

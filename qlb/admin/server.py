@@ -178,6 +178,6 @@ async def _take_or_open(path: Path, inherited: Inherited, is_needed: bool) -> Co
         except QlbError as error:
             if is_needed:
                 raise
-            log.warning("no control socket: %s", error)
+            log.warning("no control socket", extra={"reason": str(error)})
             return None
     return ControlSocket.adopt(sock, path, borrowed=inherited.is_borrowed(sock))

@@ -25,21 +25,23 @@ def check(config: Path, no_keys: bool) -> None:
     """
     from qlb.config import build
     from qlb.config.load import load
-    from qlb.daemon.preflight import find_faults, preflight, sessions_here
+    from qlb.daemon.preflight import find_doubts, find_faults, preflight, sessions_here
     from qlb.health.probes import describe
     from qlb.local_addresses import local_hosts
 
     loaded = load(config, with_keys=not no_keys, find_local=local_hosts)
-    chosen = preflight(loaded.config)
+    chosen = preflight(loaded)
     # A daemon compiles a snapshot of these. That cannot fail, and its ring takes 40 ms to seconds.
     build.cid_params(loaded.config)
     build.backends(loaded.config)
     sessions, shortfalls = sessions_here(loaded.config, chosen)
-    for warning in (*loaded.warnings, *shortfalls, *find_faults(loaded.config, chosen)):
+    doubts, faults = find_doubts(loaded, chosen), find_faults(loaded.config, chosen)
+    for warning in (*loaded.warnings, *doubts, *shortfalls, *faults):
         click.echo(f"warning: {warning}", err=True)
     unread = ", key files not read" if no_keys else ""
     room = "" if sessions is None else f", {sessions:,} sessions per worker"
-    click.echo(f"{config}: good; {len(loaded.config.backends)} backends, plane {chosen}{room}{unread}")
+    count = len(loaded.config.backends)
+    click.echo(f"{config}: good; {count} backend{'' if count == 1 else 's'}, plane {chosen}{room}{unread}")
     click.echo(describe(loaded.config.health.probe))
 
 

@@ -240,6 +240,16 @@ def ask_balancer(name: str) -> dict[str, Any]:
     return answer
 
 
+def balancer_name(value: str) -> str:
+    """Return a balancer's name in its usual form: http://ADDRESS:PORT, or the absolute path of a control socket."""
+    from qlb.config.names import BALANCER
+
+    try:
+        return BALANCER.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def complete_backend(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of the daemon's backends that begin with a text. For `undrain`, those that are draining.
 

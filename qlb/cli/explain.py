@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _EXPLAINED_CLIENT: Final = "192.0.2.1:50000"
 """The client of an explained datagram by default: a documentation address (RFC 5737)."""
 
+_NO_OWNER: Final = "none has this server ID (does the server have another key?)"
+
 
 def _octets(value: str | bytes) -> bytes:
     """Return octets that are written in hexadecimal, with or without spaces and colons between them."""
@@ -168,7 +170,8 @@ def cid_decode(config: Path, cid: bytes, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        click.echo("\n".join(f"{name}: {value if value is not None else 'none'}" for name, value in found.items()))
+        shown = {**found, "backend": owner or _NO_OWNER}
+        click.echo("\n".join(f"{name}: {value}" for name, value in shown.items()))
 
 
 @cid.command("encode", short_help="Print a connection ID of a backend.")

@@ -1,14 +1,13 @@
 """``qlb rotate``: rotate the key of the connection IDs, one safe step at a time.
 
-The states of a rotation are in the YAML, which these commands edit. They ask every balancer whether a step is safe, and
-change only files and the daemon of this configuration.
+The commands edit the YAML, which contains the states of a rotation. They ask every balancer whether a step is safe.
 """
 
 import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,6 +19,7 @@ from qlb.cli.client import (
     ConfigCommand,
     ask,
     ask_balancer,
+    balancer_name,
     config_option,
     json_option,
     socket_of,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 1.0
 _ID: Final = click.IntRange(0, 6)
-_VERBS: Final = "qlb rotate status|next|abort|run CONFIG"
 
 
 class _Rotate(click.Group):
@@ -48,18 +47,8 @@ class _Rotate(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Return the subcommand. If the first word is not a subcommand, the error lists them."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(f"{args[0]!r} is not a subcommand: use {_VERBS}", ctx)
+            raise click.UsageError(f"{args[0]!r} is not a subcommand: use qlb rotate status|next|abort|run CONFIG", ctx)
         return super().resolve_command(ctx, args)
-
-
-def _balancer_name(value: str) -> str:
-    """Return a balancer's name in its usual form: http://ADDRESS:PORT, or the absolute path of a control socket."""
-    from qlb.config.names import BALANCER
-
-    try:
-        return BALANCER.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 _COMMON: Final = (
@@ -70,19 +59,36 @@ _COMMON: Final = (
     click.option(
         "--balancer",
         "balancers",
-        type=_balancer_name,
+        type=balancer_name,
         metavar="URL|SOCKET",
         multiple=True,
         help="Balancer to ask, instead of rotation.balancers; may be repeated.",
     ),
 )
-_NEW_ID: Final = click.option("--new-config-id", "new_id", type=_ID, help="Config ID of the new CID config.")
+_NEW: Final = (
+    click.option("--new-config-id", "new_id", type=_ID, help="Config ID of the new CID config."),
+    click.option(
+        "--key-file",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="File to write the new key to, and to name in CONFIG.  [default: beside the old key]",
+    ),
+    click.option(
+        "--key-name",
+        metavar="NAME",
+        help="Name of that file in CONFIG, if not PATH: credential:keys_2.hex with systemd.",
+    ),
+)
 _YES: Final = click.option("--yes", is_flag=True, help="Edit CONFIG without asking.")
 _EDIT: Final = (
     click.option("--force", is_flag=True, help="Do the step even if packets, which any host can send, prevent it."),
     _YES,
-    click.option("--print", "show", flag_value="text", help="Only print the changed CONFIG with its inline keys."),
-    click.option("--diff", "show", flag_value="diff", help="Only print the changes to CONFIG, without keys."),
+    click.option(
+        "--print", "show", flag_value="text", help="Only print the changed CONFIG, and on stderr the plan to apply it."
+    ),
+    click.option(
+        "--diff", "show", flag_value="diff", help="The same with the changes in place of CONFIG; without keys."
+    ),
 )
 
 
@@ -96,19 +102,22 @@ class _Plan(NamedTuple):
     new_id: int | None = None
     force: bool = False
     yes: bool = False
+    key_file: Path | None = None
+    key_name: str | None = None
 
     def begin(self) -> "RotationSteps":
         """Read the configuration. Raises ConfigError or QlbError."""
-        from qlb.rotation.steps import RotationSteps
+        from qlb.rotation.steps import Choices, RotationSteps
 
-        return RotationSteps(self.config, self.ask_all, self.old_id, new_id=self.new_id, force=self.force)
+        choices = Choices(self.old_id, self.new_id, self.force, self.key_file, self.key_name)
+        return RotationSteps(self.config, self.ask_all, choices)
 
     def ask_all(self) -> "list[Balancer]":
         """Ask every balancer. Raises QlbError if one does not answer, because its state is then unknown."""
         from qlb.config.load import load
         from qlb.rotation.phases import read_balancer
 
-        config = load(self.config).config
+        config = load(self.config, with_keys=False).config
         names = self.balancers or config.rotation.balancers or self._own_daemon(config)
         return [read_balancer(name, ask_balancer(name)) for name in names]
 
@@ -153,6 +162,7 @@ def _subcommand(name: str, short_help: str, *options: Callable[[Any], Any]) -> C
 @_subcommand("status", "Show the state of the rotation.", json_option)
 def status(plan: _Plan, as_json: bool) -> None:
     """Show the CID configs of CONFIG on every balancer, and whether the next step is safe."""
+    from qlb.rotation.plans import status_lines, status_rows
     from qlb.rotation.steps import StepRefused
 
     steps, balancers = plan.begin(), plan.ask_all()
@@ -163,15 +173,12 @@ def status(plan: _Plan, as_json: bool) -> None:
             steps.next_step()
         except StepRefused as error:
             reasons = str(error).splitlines()
-    rows = _rows(steps, balancers)
+    rows = status_rows(plan.config, steps.config, balancers)
     if as_json:
         click.echo(json.dumps({"cid_configs": rows, "under_way": is_under_way, "not_safe_because": reasons}, indent=2))
         return
-    for row in rows:
-        click.echo(f"config {row['config_id']}: {row['state']}, fingerprint {row['fingerprint']}")
-        for name, seen in row["balancers"].items():
-            known = f"{seen['packets']} packets, silent for {seen['silence_s']:.1f} s" if seen else "does not decode it"
-            click.echo(f"  {name}: {known}")
+    for line in status_lines(rows):
+        click.echo(line)
     if not is_under_way:
         click.echo("no rotation is under way; the next step adds a CID config with a new key: qlb rotate next")
     elif reasons:
@@ -180,12 +187,13 @@ def status(plan: _Plan, as_json: bool) -> None:
         click.echo("the next step is safe: qlb rotate next")
 
 
-@_subcommand("next", "Do the next step if it is safe.", _NEW_ID, *_EDIT)
+@_subcommand("next", "Do the next step if it is safe.", *_NEW, *_EDIT)
 def next_step(plan: _Plan, show: str | None) -> None:
     """Do the next step of the rotation, or report why it is not safe yet.
 
     The command prints the changes to CONFIG, and asks before it edits CONFIG and reloads its daemon. With --print or
-    --diff it writes nothing: use them for a CONFIG that comes from a git repository or a ConfigMap.
+    --diff it writes nothing, and prints the plan on stderr: what to apply where, in which order, and how to verify it.
+    Use them for a CONFIG that comes from a git repository or a ConfigMap.
     """
     _do_or_show(plan, lambda steps: steps.next_step(), show)
 
@@ -194,13 +202,12 @@ def next_step(plan: _Plan, show: str | None) -> None:
 def abort(plan: _Plan, show: str | None) -> None:
     """Undo: remove the staged CID config, or reactivate the retiring one.
 
-    The command prints the changes to CONFIG, and asks before it edits CONFIG and reloads its daemon. With --print or
-    --diff it writes nothing: use them for a CONFIG that comes from a git repository or a ConfigMap.
+    The command asks before it edits CONFIG and reloads its daemon. With --print or --diff it writes nothing.
     """
     _do_or_show(plan, lambda steps: steps.abort(), show)
 
 
-@_subcommand("run", "Do each step when it is safe.", _NEW_ID, _YES)
+@_subcommand("run", "Do each step when it is safe.", *_NEW, _YES)
 def run(plan: _Plan) -> None:
     """Do every step until the old CID config has been removed. Wait before each step until it is safe.
 
@@ -227,11 +234,8 @@ def _do_or_show(plan: _Plan, choose: "Callable[[RotationSteps], Step]", show: st
         return
     steps, step = advance()
     click.echo(step.text if show == "text" else "\n".join(steps.difference(step)), nl=show == "diff")
-    for note in step.notes:
+    for note in (*step.notes, "nothing was written", steps.plan(step, with_difference=show == "text")):
         click.echo(note, err=True)
-    if step.key_file is not None:
-        path = step.key_file.path
-        click.echo(f"first create the new key, which was not written: qlb keygen {path}", err=True)
 
 
 def _require_answer(plan: _Plan) -> None:
@@ -273,7 +277,7 @@ def _do(plan: _Plan, advance: "Callable[[], tuple[RotationSteps, Step]]") -> "Ro
         if advance()[1].summary != step.summary:  # an answer can take hours
             raise QlbError("the next step is no longer the one above, and nothing was changed: run this again")
     steps.write(step)
-    problems = _reload(plan.control_socket(steps.config), force=plan.force)
+    problems = () if step.needs_restart else _reload(plan.control_socket(steps.config), force=plan.force)
     if problems:
         steps.undo(step)
         raise QlbError("the daemon refuses, and the file is as it was:\n" + "\n".join(problems))
@@ -291,17 +295,3 @@ def _reload(socket: Path | None, *, force: bool) -> tuple[str, ...]:
     if answer.get("incomplete"):  # most workers use the new file; restoring the old one would leave the others behind
         raise QlbError("the step is done in the file, but not in every worker; run this again:\n" + "\n".join(problems))
     return () if code == HTTPStatus.OK else problems
-
-
-def _rows(steps: "RotationSteps", balancers: "Sequence[Balancer]") -> list[dict[str, Any]]:
-    """Return one row for each CID config, with its packets on each balancer; None for a balancer that lacks it."""
-    from qlb.config.build import cid_params
-
-    fingerprints = {params.config_id: params.fingerprint for params in cid_params(steps.config)}
-    rows = []
-    for one in steps.config.cid_configs:
-        seen = {balancer.name: balancer.configs.get(one.config_id) for balancer in balancers}
-        known = {name: it and {"packets": it.packets, "silence_s": it.silence_s} for name, it in seen.items()}
-        row = {"config_id": one.config_id, "state": one.state, "fingerprint": fingerprints[one.config_id]}
-        rows.append({**row, "balancers": known})
-    return rows

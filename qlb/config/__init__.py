@@ -7,8 +7,9 @@ A file becomes a Config in these steps (load.py runs them):
 3. ``validate``: rename misspelt keys, report unknown ones, then read each field of ``model`` and ``sections``, the
    frozen dataclasses that ``fields`` describes. The kinds in ``scalars`` and ``names`` convert the texts.
 4. ``partial``: read every valid field again, with its position. This also works if other fields are invalid.
-5. ``rules``: check the rules between fields on that.
+5. ``rules``, ``source_rules``: check the rules between fields on that.
 6. ``key_files``: read the keys and check who can read and change their files. Then the Config is complete.
+   ``credentials`` finds those that systemd passes to the daemon.
 7. ``load``: reject kubeconfigs that others can change and, for a reload, changes that need a restart.
 8. ``advice``: add warnings about valid but doubtful settings.
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from qlb.addresses import Endpoint
 from qlb.config.build import cid_params
-from qlb.config.model import BackendConfig, Config
+from qlb.config.model import Config
 from qlb.config.problems import Problems
 from qlb.config.scalars import duration_text
 from qlb.config.tree import MappingNode, locate
@@ -39,6 +39,7 @@ def advise(config: Config, root: MappingNode, warnings: Problems, *, exposed: bo
     for rule in (*_RULES, *((_exposed_key,) if exposed else ())):
         for steps, text in rule(config):
             warnings.add(locate(root, steps)[2], text)
+    _same_addresses(config, root, warnings)
 
 
 def _short_server_ids(config: Config) -> Advice:
@@ -181,16 +182,36 @@ def _takers(config: Config) -> Advice:
         yield ("backends",), "no backend is active with a weight above 0: new connections are dropped"
 
 
-def _same_addresses(config: Config) -> Advice:
-    first: dict[Endpoint, BackendConfig] = {}
+def _same_addresses(config: Config, root: MappingNode, warnings: Problems) -> None:
+    """Warn about two backends with one address, with the positions of both."""
+    first: dict[Endpoint, int] = {}
     for index, backend in enumerate(config.backends):
-        other = first.setdefault(backend.address, backend)
-        if other is not backend:
-            yield (
-                ("backends", index, "address"),
-                f"backends {other.name!r} and {backend.name!r} have the same address {backend.address}: write all "
-                "server_ids under one of them, unless several processes share this address",
-            )
+        other = first.setdefault(backend.address, index)
+        if other == index:
+            continue
+        before, mark = (locate(root, ("backends", one, "address"))[2] for one in (other, index))
+        warnings.add(
+            mark,
+            f"backends {config.backends[other].name!r} (line {before.line}) and {backend.name!r} (line {mark.line}) "
+            f"have the same address {backend.address}: write all server_ids under one of them, unless several "
+            "processes share this address",
+        )
+
+
+def _open_admin(config: Config) -> Advice:
+    """Warn about an admin server that hosts on the Internet can possibly reach."""
+    listen = config.admin.listen
+    if listen is None:
+        return
+    address = ipaddress.ip_address(listen.host.partition("%")[0])
+    if address.is_unspecified or address.is_global:
+        every = ", which is every address of this machine" if address.is_unspecified else ""
+        yield (
+            ("admin", "listen"),
+            f"admin.listen {listen}{every}: each host that can reach it reads status and metrics, because it has no "
+            "password; use 127.0.0.1 or an address of your management network, or allow only your monitoring in the "
+            "firewall",
+        )
 
 
 def _slow_probes(config: Config) -> Advice:
@@ -231,6 +252,6 @@ _RULES: Final[tuple[Callable[[Config], Advice], ...]] = (
     _mixed_encryption,
     _cid_lengths,
     _takers,
-    _same_addresses,
     _slow_probes,
+    _open_admin,
 )

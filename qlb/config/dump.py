@@ -1,7 +1,8 @@
 """The configuration as YAML again, without secrets: `qlb config`.
 
 A key that is in the file itself becomes NOT_SHOWN, which qlb rejects: no one can run this output by mistake without
-encryption. A key from a key file is represented by the file's path. Each CID config has the fingerprint of its key.
+encryption. A key from a key file is represented by the file's path, or by the name of the credential. Each CID config
+has the fingerprint of its key.
 
 This module writes its YAML itself, because the dumper of PyYAML takes minutes for 65,536 backends.
 """
@@ -9,19 +10,22 @@ This module writes its YAML itself, because the dumper of PyYAML takes minutes f
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from qlb.cid.params import CidParams
 from qlb.config.build import cid_params
+from qlb.config.credentials import configured_name
 from qlb.config.fields import Section, fields_of
 from qlb.config.model import CidConfig, Config, DiscoverySource
-from qlb.config.rules import SOURCE_KEYS, SOURCE_KINDS
 from qlb.config.scalars import Size, duration_text
+from qlb.config.source_rules import SOURCE_KEYS, SOURCE_KINDS
 
 NOT_SHOWN: Final = "(not shown)"
 """The text in place of a secret."""
 _SECRETS: Final = ("key", "hash_key")
+_KEY_FILES: Final = tuple(f"{name}_file" for name in _SECRETS)
 _FINGERPRINT: Final = "fingerprint"
 _SERVER_IDS: Final = "server_ids"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/.](?:[A-Za-z0-9_./:@%-]*[A-Za-z0-9_./@%-])?")
@@ -77,9 +81,11 @@ def _is_possible(section: Section, name: str) -> bool:
 
 
 def _in_force(section: Section, name: str, value: object) -> object:
-    """Return the value of a key; for cid_length without a value, the length that results from the others."""
+    """Return the value of a key: the length that results for a cid_length without a value, a credential by its name."""
     if value is None and name == "cid_length" and isinstance(section, CidConfig):
         return CidParams(section.config_id, section.server_id_length, section.nonce_length).cid_length
+    if name in _KEY_FILES and isinstance(value, Path):
+        return configured_name(value)
     return value
 
 

@@ -8,6 +8,8 @@ content. The rules:
 - Other users cannot read it, with two exceptions. A file without any write permission may be in a folder that other
   users cannot enter. And a file may be on a read-only file system in memory: Docker and Kubernetes pass secrets to a
   container in this way (modes 0444 and 0644), and only the users of the container can see it.
+
+A credential of systemd may belong to the user of its unit, because systemd makes its file system read-only.
 """
 
 import hashlib
@@ -17,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from qlb.cid.params import KEY_BYTES
+from qlb.config.credentials import is_credential, key_path, why_unreadable
 from qlb.config.model import Config
 from qlb.config.names import HEX_KEY
 from qlb.config.partial import Draft
@@ -29,7 +33,7 @@ MAX_KEY_FILE_BYTES: Final = 4096
 _OTHERS: Final = stat.S_IRWXO
 _WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _MEMORY: Final = ("tmpfs", "ramfs")
-_HINT: Final = "names are relative to the configuration; create a key with `qlb keygen FILE`"
+_HINT: Final = "names are relative to the configuration; `qlb keygen FILE` creates a key"
 
 
 def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, bytes]:
@@ -43,7 +47,7 @@ def read_keys(draft: Draft, folder: Path, problems: Problems) -> dict[Path, byte
         if key.file is None or key.inline is not None:
             continue
         try:
-            keys[key.file.value] = read_key_file(folder / key.file.value, trusted)
+            keys[key.file.value] = read_key_file(key_path(folder, key.file.value), trusted)
         except ScalarError as error:
             # shown(), because an operator may have written the key itself in place of the file name.
             problems.add(key.file.mark, f"{key.path}.{key.name}_file {shown(str(key.file.value))} {error}")
@@ -79,9 +83,15 @@ def read_key_file(path: Path, trusted: frozenset[int]) -> bytes:
 
     trusted: user IDs that may own the file. Raises ScalarError; the message continues after the file's name.
     """
-    text = _read(path, trusted).strip()
+    content = _read(path, trusted)
+    text = content.strip()
     if not text:
-        raise ScalarError(f"is empty: write a key into it, `qlb keygen > {path}`")
+        raise ScalarError(f"is empty: remove it, and create a key with `qlb keygen {path}`")
+    if len(content) == KEY_BYTES and not text.isascii():
+        raise ScalarError(
+            f"contains {KEY_BYTES} raw octets: write them as {2 * KEY_BYTES} hex digits, "
+            f"`od -An -vtx1 {path} | tr -d ' \\n'` prints them"
+        )
     # Latin-1 decodes any octet, so that the only possible error is about the form of the key.
     return HEX_KEY.parse(text.decode("latin-1"))
 
@@ -102,6 +112,8 @@ def _read(path: Path, trusted: frozenset[int]) -> bytes:
         # O_NONBLOCK, because opening a named pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if is_credential(path):
+            raise ScalarError(why_unreadable(path, error)) from None
         raise ScalarError(f"cannot be read: {error.strerror} ({_HINT})") from None
     try:
         status = os.fstat(descriptor)
@@ -109,7 +121,8 @@ def _read(path: Path, trusted: frozenset[int]) -> bytes:
             raise ScalarError("is not a regular file: a key file contains 32 hex digits")
         if status.st_mode & _OTHERS and not _is_out_of_reach(descriptor, status, path, trusted):
             raise ScalarError(f"is accessible to every user of this machine: chmod o-rwx {path}")
-        _check_owner(status, path, trusted)
+        if not (is_credential(path) and _is_read_only(descriptor)):
+            _check_owner(status, path, trusted)
         content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
     finally:
         os.close(descriptor)
@@ -135,7 +148,11 @@ def _is_out_of_reach(descriptor: int, status: os.stat_result, path: Path, truste
         return False
     if not status.st_mode & _WRITE and _is_in_closed_folder(path, trusted):
         return True
-    return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY) and _file_system(status.st_dev) in _MEMORY
+    return _is_read_only(descriptor) and _file_system(status.st_dev) in _MEMORY
+
+
+def _is_read_only(descriptor: int) -> bool:
+    return bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
 
 
 def _is_in_closed_folder(path: Path, trusted: frozenset[int]) -> bool:

@@ -7,19 +7,21 @@ that cannot be read, or is not YAML, ends the checks earlier.
 import codecs
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from qlb.config.advice import advise
+from qlb.config.credentials import key_path
 from qlb.config.key_files import check_kubeconfigs, read_keys, stand_in_keys
 from qlb.config.model import Config, DiscoverySource
-from qlb.config.partial import Draft, named_files, read_draft
-from qlb.config.problems import START, Problems, shown
-from qlb.config.rules import check, check_references, check_sources, socket_path
+from qlb.config.partial import named_files, read_draft
+from qlb.config.problems import START, Problems
+from qlb.config.rules import check, check_references, socket_path
+from qlb.config.source_rules import check_sources
 from qlb.config.tree import MappingNode, locate, parse, position
-from qlb.config.validate import known_keys, validate
+from qlb.config.validate import Steps, known_keys, validate
 from qlb.local_addresses import FindLocal
 
 NEEDS_RESTART: Final = (
@@ -38,6 +40,14 @@ NEEDS_RESTART: Final = (
     ("admin", "socket"),
 )
 """The keys that only a restart can change, each as a path."""
+_OF_THE_MACHINE: Final = (
+    ("forwarding", "plane"),
+    ("forwarding", "mode"),
+    ("forwarding", "pin_workers"),
+    ("health", "probe"),
+    ("admin", "listen"),
+)
+"""The keys whose values may be valid here and invalid on another machine, besides `listen` and `discovery`."""
 
 
 def check_restart(config: Config, running: Config, root: MappingNode, problems: Problems) -> None:
@@ -45,7 +55,7 @@ def check_restart(config: Config, running: Config, root: MappingNode, problems: 
     for steps in NEEDS_RESTART:
         if _value(config, steps) != _value(running, steps):
             _, _, mark = locate(root, steps)
-            text = "cannot change while qlb runs: restart qlb, or restore the old value"
+            text = "cannot change by a reload: run `qlb upgrade`, which loses no packet, or restore the old value"
             problems.add(mark, f"{'.'.join(steps)} {text}")
 
 
@@ -93,11 +103,17 @@ MAX_FILE_BYTES: Final = 64 << 20
 class Loaded:
     """A valid configuration with its warnings.
 
-    warnings: each ``FILE:LINE:COLUMN: message``, in the order of the file.
+    warnings: each ``FILE:LINE:COLUMN: message``, in the order of the file. places: by path, the position of each key
+    that depends on the machine, as ``FILE:LINE:COLUMN``.
     """
 
     config: Config
     warnings: tuple[str, ...]
+    places: Mapping[str, str]
+
+    def at(self, path: str, text: str) -> str:
+        """Return a text about a key, with the position of the key in front. path: such as ``health.probe``."""
+        return f"{self.places[path]}: {text}"
 
 
 def load(
@@ -134,12 +150,12 @@ def load(
     )
 
 
-def load_text(text: str, path: Path) -> Loaded:
+def load_text(text: str, path: Path, *, with_keys: bool = True) -> Loaded:
     """Check the text of a configuration. path: its name in messages; relative paths are relative to its folder.
 
-    Raises ConfigError with all problems.
+    with_keys: as for load(). Raises ConfigError with all problems.
     """
-    return _load(text, Problems(path), exposed=False)
+    return _load(text, Problems(path), exposed=False, with_keys=with_keys)
 
 
 def load_interfaces(path: Path) -> tuple[str, ...]:
@@ -200,9 +216,7 @@ def _load(
     config = validate(root, problems)
     problems.raise_if_too_many()
     draft = read_draft(root)
-    check(draft, folder, problems, find_local)
-    if find_local is not None and running is None:
-        _check_socket_folder(draft, folder, problems)
+    check(draft, folder, problems, find_local, is_running=running is not None)
     check_references(draft, problems)
     check_sources(draft, problems)
     if before_reading is not None:
@@ -220,28 +234,27 @@ def _load(
         problems.raise_if_any()
     warnings = Problems(problems.path, "warnings")
     advise(config, root, warnings, exposed=exposed)
-    return Loaded(config, warnings.lines())
+    return Loaded(config, warnings.lines(), dict(_places(config, root, problems.path)))
 
 
-def _check_socket_folder(draft: Draft, folder: Path, problems: Problems) -> None:
-    """Add a problem if the daemon cannot create the folder of the control socket: it creates only the last folder."""
-    if draft.socket is None or not isinstance(draft.socket.value, Path):
-        return
-    parent = socket_path(folder, draft.socket.value).parent
-    if not parent.exists() and not parent.parent.is_dir():
-        text = f"is in a folder that does not exist: {parent}; create {parent.parent}, or correct the path"
-        problems.add(draft.socket.mark, f"admin.socket {shown(str(draft.socket.value))} {text}")
+def _places(config: Config, root: MappingNode, file: Path) -> Iterator[tuple[str, str]]:
+    """Yield path and position of each key that depends on the machine; the nearest section if the key is absent."""
+    lists = (("listen", len(config.listen)), ("discovery", len(config.discovery)))
+    items: list[tuple[str, Steps]] = [(f"{name}[{n}]", (name, n)) for name, count in lists for n in range(count)]
+    for path, steps in (*((".".join(steps), steps) for steps in _OF_THE_MACHINE), *items):
+        mark = locate(root, steps)[2]
+        yield path, f"{file}:{mark.line}:{mark.column}"
 
 
 def _complete(config: Config, folder: Path, keys: dict[Path, bytes]) -> Config:
     """Insert the keys of key files, and make paths independent of the working directory."""
     cid_configs = tuple(
-        one if one.key_file is None else replace(one, key=keys[one.key_file], key_file=_absolute(folder, one.key_file))
+        one if one.key_file is None else replace(one, key=keys[one.key_file], key_file=key_path(folder, one.key_file))
         for one in config.cid_configs
     )
     fallback, admin = config.fallback, config.admin
     if (file := fallback.hash_key_file) is not None:
-        fallback = replace(fallback, hash_key=keys[file], hash_key_file=_absolute(folder, file))
+        fallback = replace(fallback, hash_key=keys[file], hash_key_file=key_path(folder, file))
     if isinstance(admin.socket, Path):
         admin = replace(admin, socket=socket_path(folder, admin.socket))
     sources = tuple(_source(folder, one) for one in config.discovery)

@@ -26,6 +26,7 @@ from qlb.config.fields import Section, Table, field
 from qlb.config.names import (
     DNS_NAME,
     HEX_KEY,
+    KEY_FILE,
     NAME,
     NETWORK,
     PATH,
@@ -57,7 +58,7 @@ CONFIG_ID: Final = whole_number(0, MAX_CONFIG_ID)
 SERVER_ID_LENGTH: Final = whole_number(MIN_SERVER_ID_BYTES, MAX_SERVER_ID_BYTES, "octets")
 NONCE_LENGTH: Final = whole_number(MIN_NONCE_BYTES, MAX_NONCE_BYTES, "octets")
 CID_LENGTH: Final = whole_number(1 + MIN_SERVER_ID_BYTES + MIN_NONCE_BYTES, MAX_CID_BYTES, "octets")
-BACKEND_ADDRESS: Final = endpoint(service=False)
+BACKEND_ADDRESS: Final = endpoint(service=False, every="write the address of the server too, 10.0.0.11:PORT")
 DNS_RECORD: Final = choice(get_args(DnsRecord))
 SERVER_ID_FROM: Final = choice(get_args(ServerIdFrom))
 
@@ -109,10 +110,11 @@ class CidConfig(Section):
     """The AES-128 key, 32 hex digits (`qlb keygen`). A secret: prefer key_file. Default: none; then every packet shows
     its server ID to any observer on the path. Not together with key_file. In a loaded configuration this attribute
     contains the key from either source."""
-    key_file: Annotated[Path | None, PATH] = field(default=None, examples=["keys/1.hex"])
+    key_file: Annotated[Path | None, KEY_FILE] = field(default=None, examples=["keys/1.hex"])
     """A file that contains the key as 32 hex digits. Relative to this file. Its owner must be root, the user that runs
     qlb, or the owner of this file; its group may read it; others must have no access to it (chmod o-rwx, go-w), unless
-    it is a secret that Docker or Kubernetes mounts. Each reload reads it again. Default: none."""
+    it is a secret that Docker or Kubernetes mounts. credential:NAME is a credential of systemd (LoadCredential), which
+    systemd reads only when the unit starts. Each reload reads the file again. Default: none."""
     cid_length: Annotated[int | None, CID_LENGTH] = field(default=None, examples=[17])
     """Octets of the connection IDs that servers issue, first octet included: from 1 + server_id_length + nonce_length
     to 20. Default: 1 + server_id_length + nonce_length. Octets beyond that are random. The balancer also decodes longer

@@ -18,6 +18,17 @@ MAX_SOURCE_CHARACTERS: Final = 16
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([A-Za-z0-9._-]{1,15}))?\]|([^\[\]:]+)):([0-9]{1,5})")
 _HEX_OCTETS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_COLON_OCTETS: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})+")
+"""The form of YANG (RFC 6991, hex-string), which `qlb server-config --yang` prints."""
+_EVERY_ADDRESS: Final = re.compile(r"(?:\*|\[\*\])?:?([0-9]{1,5})")
+"""A port for which other programs listen on every address: ``443``, ``:443``, ``*:443``."""
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,9}://")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{22}(?:==)?")
+"""Sixteen octets in Base64, with or without padding."""
+_CREDENTIAL: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.,=@+-]{1,255}")
+"""The name of a credential: it can be neither a path nor a folder above."""
+CREDENTIAL_PREFIX: Final = "credential:"
+"""The start of the name of a key file that the service manager passes to the daemon."""
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 _ALPN: Final = re.compile(r"[!-~]{1,255}")
 _SERVER_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
@@ -27,17 +38,16 @@ _ADMIN_URL: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}")
 
 
-def endpoint(*, service: bool) -> Scalar[Endpoint]:
+def endpoint(*, service: bool, every: str = "") -> Scalar[Endpoint]:
     """Return the kind of IP literals with a port: ``127.0.0.1:4433``, ``[::1]:4433``, ``[fe80::1%eth0]:4433``.
 
     An IPv4-mapped IPv6 address becomes the IPv4 address. service: true for an address to bind, which may be 0.0.0.0 or
-    ::, with port 0 for any free port; false for an address to send to, which may not.
+    ::, with port 0 for any free port; false for an address to send to, which may not. every: the advice for a text such
+    as ``:443``, with which other programs mean every address; PORT in it is replaced.
     """
 
     def parse(text: str) -> Endpoint:
-        found, address = _endpoint(text)
-        if not service and found.port == 0:
-            raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
+        found, address = _endpoint(text, service=service, every=every)
         if not service and (address.is_unspecified or address.is_multicast):
             raise ScalarError(f"must be the address of one host, not {shown(text)}")
         return found
@@ -45,14 +55,15 @@ def endpoint(*, service: bool) -> Scalar[Endpoint]:
     return Scalar(parse, {"type": "string", "pattern": rf"^{_ADDRESS.pattern}$", "$comment": "IP address and port"})
 
 
-def _endpoint(text: str) -> tuple[Endpoint, Address]:
+def _endpoint(text: str, *, service: bool, every: str = "") -> tuple[Endpoint, Address]:
     match = _ADDRESS.fullmatch(text)
     host = "" if match is None else match[1] or match[3]
     address = _ip_address(host)
     if match is None or address is None:
-        raise ScalarError(_endpoint_hint(text))
-    if int(match[4]) > MAX_PORT:
-        raise ScalarError(f"must have a port from 0 to {MAX_PORT}, not {shown(text)}")
+        raise ScalarError(_endpoint_hint(text, every=every, service=service))
+    first = 0 if service else 1
+    if not first <= int(match[4]) <= MAX_PORT:
+        raise ScalarError(f"must have a port from {first} to {MAX_PORT}, not {shown(text)}")
     scope = match[2] or ""
     if bool(scope) != (address.version == 6 and address.is_link_local):
         raise ScalarError(
@@ -61,17 +72,31 @@ def _endpoint(text: str) -> tuple[Endpoint, Address]:
     return Endpoint(f"{address}%{scope}" if scope else str(address), int(match[4])), address
 
 
-def _endpoint_hint(text: str) -> str:
+def _endpoint_hint(text: str, *, every: str, service: bool) -> str:
     """Return the message for a text that is not an address with a port, with the most likely correction."""
     wanted = f"must be an IP address and a port (127.0.0.1:4433 or [::1]:4433), not {shown(text)}"
+    match = _EVERY_ADDRESS.fullmatch(text)
+    hint = every.replace("PORT", match[1]) if match else _endpoint_correction(text, service=service)
+    return f"{wanted}: {hint}" if hint else wanted
+
+
+def _endpoint_correction(text: str, *, service: bool) -> str:
     host, _, port = text.rpartition(":")
-    if (bare := _ip_address(text.strip("[]"))) is not None:
-        return f"{wanted}: add the port" if bare.version == 4 else f"{wanted}: add [] and the port"
-    if _ip_address(host) is not None and ":" in host:
-        return f"{wanted}: write [{host}]:{port}"
-    if re.fullmatch(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_.-]*", host or text):
-        return f"{wanted}: names are not resolved here; write the IP address, or use `discovery` to resolve the name"
-    return wanted
+    if (bare := _ip_address(text.strip("[]")) or _ip_address(text.removesuffix(":").strip("[]"))) is not None:
+        return "add the port" if bare.version == 4 else "add [] and the port"
+    if scheme := _SCHEME.match(text):
+        return f"remove the {scheme[0]}"
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None  # another text may be a secret
+    if _ip_address(host) is not None and ":" in host and is_port:
+        return f"write [{host}]:{port}"
+    if _ip_address(host.strip("[]")) is not None:
+        return "write the port as a number"
+    if host == "localhost" or text == "localhost":
+        return f"write 127.0.0.1:{port if host and is_port else 4433}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_.-]*", host or text):
+        return ""
+    name = "names are not resolved here; write the IP address"
+    return name if service else f"{name}, or use `discovery` to resolve the name"
 
 
 def _ip_address(text: str) -> Address | None:
@@ -87,18 +112,42 @@ def _ip_address(text: str) -> Address | None:
 
 def _hex_key(text: str) -> bytes:
     """Read a key. The message of an error never shows it."""
-    if len(text) == 2 * KEY_BYTES and _HEX_OCTETS.fullmatch(text):
-        return bytes.fromhex(text)
-    found = f"{len(text)} characters" if len(text) != 2 * KEY_BYTES else "a character that is not a hex digit"
+    digits = _without_colons(text)
+    if len(digits) == 2 * KEY_BYTES and _HEX_OCTETS.fullmatch(digits):
+        return bytes.fromhex(digits)
     raise ScalarError(
         f"must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} octets), as `qlb keygen` prints them; "
-        f"it has {found} (value not shown)"
+        f"{_key_fault(digits)} (value not shown)"
     )
 
 
+def _key_fault(text: str) -> str:
+    """Return what is wrong with a key, without a character of it."""
+    wanted, have = 2 * KEY_BYTES, len(text)
+    if not have:
+        return "it is empty"
+    if text[:2].lower() == "0x":
+        return "it begins with 0x: remove the 0x"
+    if re.fullmatch(r"[0-9A-Fa-f]+", text):
+        if have == 2 * wanted:
+            return f"it has {have} hex digits, as a key of AES-256 has: QUIC-LB uses AES-128, so create another key"
+        return f"it has {have} hex digits, {abs(have - wanted)} too {'few' if have < wanted else 'many'}"
+    if _BASE64.fullmatch(text):
+        return "it looks like Base64: convert it with `base64 -d | od -An -vtx1 | tr -d ' \\n'`"
+    if re.fullmatch(r"[0-9A-Fa-f]{2}(?:[ :-]*[0-9A-Fa-f]{2})+", text):
+        return "it has separators: remove them"
+    return f"it has {have} characters" if have != wanted else "it has a character that is not a hex digit"
+
+
+def _without_colons(text: str) -> str:
+    """Return octets in YANG's form, ``c0:ff:ee``, as plain hex digits, and every other text unchanged."""
+    return text.replace(":", "") if _COLON_OCTETS.fullmatch(text) else text
+
+
 def _server_id(text: str) -> bytes:
-    if _HEX_OCTETS.fullmatch(text) and len(text) <= 2 * MAX_SERVER_ID_BYTES:
-        return bytes.fromhex(text)
+    digits = _without_colons(text)
+    if _HEX_OCTETS.fullmatch(digits) and len(digits) <= 2 * MAX_SERVER_ID_BYTES:
+        return bytes.fromhex(digits)
     hint = "; remove the 0x" if text.lower().startswith("0x") else ""
     raise ScalarError(
         f"must be 1 to {MAX_SERVER_ID_BYTES} octets in hex, two digits for each (c0ffee01), not {shown(text)}{hint}"
@@ -142,10 +191,7 @@ def _network(text: str) -> Network:
 def _resolver(text: str) -> Endpoint:
     """Read the address of a DNS server. The default port is 53."""
     address = _ip_address(text.strip("[]"))
-    found = _endpoint(text)[0] if address is None else Endpoint(str(address), DNS_PORT)
-    if found.port == 0:
-        raise ScalarError(f"must have a port from 1 to {MAX_PORT}, not {shown(text)}")
-    return found
+    return _endpoint(text, service=False)[0] if address is None else Endpoint(str(address), DNS_PORT)
 
 
 def _path(text: str) -> Path:
@@ -153,6 +199,20 @@ def _path(text: str) -> Path:
     if text and text.isprintable():
         return Path(text)
     raise ScalarError(f"must be the name of a file, not {shown(text)}")
+
+
+def _key_file(text: str) -> Path:
+    """Read the name of a key file, or of a credential that the service manager passes to the daemon.
+
+    A credential is a name and not a path, so that it cannot lead out of the folder of credentials.
+    """
+    name = text.removeprefix(CREDENTIAL_PREFIX)
+    if name != text and not _CREDENTIAL.fullmatch(name):
+        raise ScalarError(
+            f"must name a credential after {CREDENTIAL_PREFIX} with letters, digits and _ . - @ = + , only "
+            f"({CREDENTIAL_PREFIX}keys_1.hex), not {shown(text)}"
+        )
+    return _path(text)
 
 
 def _alpn(text: str) -> str:
@@ -203,13 +263,15 @@ def _schema(pattern: str, kind: str, **more: object) -> dict[str, object]:
     return {"type": ["string", "number"], "pattern": f"^{pattern}$", "$comment": kind, **more}
 
 
-_TWO_DIGITS: Final = "([0-9A-Fa-f]{2})"
+_OCTET: Final = "([0-9A-Fa-f]{2}:?)"
 
 HEX_KEY: Final = Scalar(
-    _hex_key, _schema(f"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}", f"{2 * KEY_BYTES} hex digits", writeOnly=True)
+    _hex_key,
+    _schema(f"{_OCTET}{{{KEY_BYTES - 1}}}[0-9A-Fa-f]{{2}}", f"{2 * KEY_BYTES} hex digits", writeOnly=True),
 )
 SERVER_ID: Final = Scalar(
-    _server_id, _schema(f"{_TWO_DIGITS}{{1,{MAX_SERVER_ID_BYTES}}}", "hex digits, two for each octet")
+    _server_id,
+    _schema(f"{_OCTET}{{0,{MAX_SERVER_ID_BYTES - 1}}}[0-9A-Fa-f]{{2}}", "hex digits, two for each octet"),
 )
 NAME: Final = Scalar(_name, _schema(_NAME.pattern, f"name, 1 to {MAX_NAME_CHARACTERS} characters"))
 INTERFACE: Final = Scalar(_interface, _schema(_INTERFACE.pattern, "network interface"))
@@ -228,3 +290,4 @@ RESOLVER: Final = Scalar(
     _resolver, {"type": "string", "minLength": 2, "$comment": "IP address, with or without a port"}
 )
 PATH: Final = Scalar(_path, {"type": ["string", "number"], "minLength": 1, "$comment": "path"})
+KEY_FILE: Final = Scalar(_key_file, {"type": ["string", "number"], "minLength": 1, "$comment": "path"})

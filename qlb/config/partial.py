@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from qlb.addresses import Endpoint, Network
+from qlb.config.credentials import key_path
 from qlb.config.model import (
     BACKEND_ADDRESS,
     CID_LENGTH,
@@ -19,10 +20,10 @@ from qlb.config.model import (
     SERVER_ID_FROM,
     SERVER_ID_LENGTH,
 )
-from qlb.config.names import NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME
+from qlb.config.names import KEY_FILE, NAME, NETWORK, PATH, SERVER_ID, SOURCE_NAME
 from qlb.config.problems import Mark
 from qlb.config.scalars import Scalar
-from qlb.config.sections import LISTEN_ADDRESS, MODE, SOCKET
+from qlb.config.sections import LISTEN_ADDRESS, MODE, PLANE, SOCKET
 from qlb.config.tree import MappingNode, Node, ScalarNode, SequenceNode
 
 T = TypeVar("T")
@@ -89,7 +90,10 @@ class SourceDraft:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The fields that rules relate to each other. config_ids_known: every entry of cid_configs has a valid ID."""
+    """The fields that rules relate to each other.
+
+    config_ids_known: every entry of cid_configs has a valid ID. has_mode: the key is present, but possibly invalid.
+    """
 
     listen: tuple[At[Endpoint], ...]
     cid_configs: tuple[CidDraft, ...]
@@ -97,7 +101,9 @@ class Draft:
     backends: tuple[BackendDraft, ...]
     hash_key: KeyDraft
     socket: At[Path | str] | None
+    plane: At[str] | None
     mode: At[str] | None
+    has_mode: bool
     has_interfaces: bool
     sources: tuple[SourceDraft, ...]
 
@@ -123,7 +129,9 @@ def read_draft(root: MappingNode) -> Draft:
         backends=tuple(_backend(path, node) for path, node in _mappings(root, "backends")),
         hash_key=_key("fallback", fallback, "hash_key"),
         socket=_field(admin, "socket", SOCKET),
+        plane=_field(forwarding, "plane", PLANE),
         mode=_field(forwarding, "mode", MODE),
+        has_mode=isinstance(forwarding, MappingNode) and forwarding.get("mode") is not None,
         has_interfaces=isinstance(interfaces, SequenceNode) and bool(interfaces.items),
         sources=tuple(_source(path, node) for path, node in _mappings(root, "discovery")),
     )
@@ -133,7 +141,7 @@ def named_files(draft: Draft, folder: Path) -> Iterator[Path]:
     """Yield every file that a configuration names: key files and files of discovery. folder: of relative names."""
     for key in draft.keys:
         if key.file is not None:
-            yield (folder / key.file.value).absolute()
+            yield key_path(folder, key.file.value)
     for source in draft.sources:
         yield from ((folder / file.value).absolute() for file in source.files)
 
@@ -180,7 +188,7 @@ def _server_ids(node: MappingNode) -> Iterator[tuple[At[int], tuple[At[bytes], .
 
 def _key(path: str, node: Node | None, name: str) -> KeyDraft:
     inline = node.get(name) if isinstance(node, MappingNode) else None
-    return KeyDraft(path, name, inline.mark if inline else None, _field(node, f"{name}_file", PATH))
+    return KeyDraft(path, name, inline.mark if inline else None, _field(node, f"{name}_file", KEY_FILE))
 
 
 def _mappings(root: MappingNode, name: str) -> Iterator[tuple[str, MappingNode]]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from qlb.addresses import Endpoint
-from qlb.cid.address_ids import ambiguity
 from qlb.cid.params import MAX_CID_BYTES, MAX_PLAINTEXT_BYTES
-from qlb.config.partial import At, BackendDraft, CidDraft, Draft, SourceDraft
-from qlb.config.problems import Problems, shown
+from qlb.config.partial import At, BackendDraft, CidDraft, Draft
+from qlb.config.problems import Mark, Problems, shown
 from qlb.config.sections import DIRECT_RETURN
 from qlb.local_addresses import FindLocal, find_loops
 
@@ -22,18 +21,21 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """Octets of a path in sockaddr_un on Linux, without the final zero."""
 
 
-def check(draft: Draft, folder: Path, problems: Problems, find_local: FindLocal | None = None) -> None:
+def check(
+    draft: Draft, folder: Path, problems: Problems, find_local: FindLocal | None = None, *, is_running: bool = False
+) -> None:
     """Add a problem for each broken rule within a section or between addresses.
 
     folder: of the configuration, for relative paths. find_local: finds the addresses of this machine, if this machine
-    will run the configuration.
+    will run the configuration. is_running: the daemon runs, and so has its control socket.
     """
     for config in draft.cid_configs:
         _check_lengths(config, problems)
     _check_keys(draft, problems)
     _check_listen(draft, problems)
     _check_loops(draft, find_local, problems)
-    _check_socket(draft, folder, problems)
+    _check_socket(draft, folder, problems, is_here=find_local is not None and not is_running)
+    _check_plane(draft, problems)
     if draft.mode is not None and draft.mode.value in DIRECT_RETURN:
         _check_direct_return(draft, draft.mode, problems)
 
@@ -69,13 +71,13 @@ def _check_keys(draft: Draft, problems: Problems) -> None:
 
 
 def _check_listen(draft: Draft, problems: Problems) -> None:
-    lines: dict[Endpoint, int] = {}
+    first: dict[Endpoint, Mark] = {}
     for address in draft.listen:
+        other = first.setdefault(address.value, address.mark)
         # Two ports 0 are two different ports.
-        if address.value.port and address.value in lines:
-            text = f"listen contains {address.value} already in line {lines[address.value]}; remove one"
-            problems.add(address.mark, text)
-        lines.setdefault(address.value, address.mark.line)
+        if address.value.port and other is not address.mark:
+            text = f"already in line {other.line}, column {other.column}; remove one"
+            problems.add(address.mark, f"listen contains {address.value} {text}")
 
 
 def _check_loops(draft: Draft, find_local: FindLocal | None, problems: Problems) -> None:
@@ -113,10 +115,38 @@ def _check_direct_return(draft: Draft, mode: At[str], problems: Problems) -> Non
             problems.add(backend.address.mark, f"{backend.path}.address {text}: write another address")
 
 
-def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
+_MODES: Final = {"batch": ("proxy",), "asyncio": ("proxy",), "xdp": DIRECT_RETURN}
+"""The modes of each plane; qlb.dataplane.planes, which has the planes themselves, must agree."""
+
+
+def _check_plane(draft: Draft, problems: Problems) -> None:
+    modes = _MODES.get(draft.plane.value if draft.plane else "")
+    mode = "proxy" if not draft.has_mode else draft.mode.value if draft.mode else None
+    if draft.plane is None or modes is None or mode is None or mode in modes:
+        return
+    planes = ("auto", *(plane for plane, known in _MODES.items() if mode in known))
+    default = "" if draft.has_mode else ", the default"
+    problems.add(
+        draft.plane.mark,
+        f"forwarding.plane {draft.plane.value} does not support mode {mode}{default}: set forwarding.mode to "
+        f"{_or(modes)}, or forwarding.plane to {_or(planes)}",
+    )
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _check_socket(draft: Draft, folder: Path, problems: Problems, *, is_here: bool) -> None:
     if draft.socket is None or not isinstance(draft.socket.value, Path):
         return
     path = socket_path(folder, draft.socket.value)
+    if is_here and _is_missing(path.parent) and _is_missing(path.parent.parent):
+        problems.add(
+            draft.socket.mark,
+            f"admin.socket {shown(str(draft.socket.value))}: the folder {path.parent.parent} does not exist; create "
+            "it, or correct the path (qlb creates only the last folder)",
+        )
     length = len(bytes(path))
     if length > MAX_SOCKET_PATH_BYTES:
         problems.add(
@@ -124,6 +154,17 @@ def _check_socket(draft: Draft, folder: Path, problems: Problems) -> None:
             f"admin.socket has {length} octets when complete ({path}), and the path of a Unix socket at most "
             f"{MAX_SOCKET_PATH_BYTES}; choose a shorter path",
         )
+
+
+def _is_missing(folder: Path) -> bool:
+    """Return whether a folder does not exist; False if this user cannot find out."""
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def check_references(draft: Draft, problems: Problems) -> None:
@@ -217,81 +258,3 @@ def _server_ids(draft: Draft) -> Iterator[tuple[BackendDraft, int, At[bytes]]]:
         for config_id, server_ids in backend.server_ids:
             for server_id in server_ids:
                 yield backend, config_id.value, server_id
-
-
-SOURCE_KINDS: Final = ("dns", "kubernetes", "file")
-SOURCE_KEYS: Final = {
-    "record": ("dns",),
-    "port": ("dns", "kubernetes"),
-    "port_name": ("kubernetes",),
-    "kubeconfig": ("kubernetes",),
-    "resolvers": ("dns",),
-    "server_id_from": ("dns", "kubernetes"),
-    "weight": ("dns", "kubernetes"),
-    "min_interval": ("dns", "kubernetes"),
-    "max_interval": ("dns",),
-}
-"""Key → the kinds of source that have it, for keys that not every kind has."""
-
-
-def check_sources(draft: Draft, problems: Problems) -> None:
-    """Add a problem for each broken rule of the discovery sources."""
-    lines: dict[str, int] = {}
-    for source in draft.sources:
-        if source.name is not None and source.name.value in lines:
-            text = f"{source.path}.name {shown(source.name.value)} is already the name of the source in line "
-            problems.add(source.name.mark, f"{text}{lines[source.name.value]}; give each source its own")
-        elif source.name is not None:
-            lines[source.name.value] = source.name.mark.line
-        _check_kind(source, problems)
-        if source.from_address is not None:
-            _check_server_ids(source, draft, problems)
-
-
-def _check_kind(source: SourceDraft, problems: Problems) -> None:
-    kinds = [kind for kind in SOURCE_KINDS if kind in source.keys]
-    if not kinds:
-        problems.add(source.mark, f"{source.path} has neither dns nor kubernetes nor file: add one of them")
-    elif len(kinds) > 1:
-        problems.add(source.mark, f"{source.path} has {' and '.join(kinds)}: write them as {len(kinds)} sources")
-    else:
-        _check_source_keys(source, kinds[0], problems)
-
-
-def _check_source_keys(source: SourceDraft, kind: str, problems: Problems) -> None:
-    for key, owners in SOURCE_KEYS.items():
-        if key in source.keys and kind not in owners:
-            text = f"is a key of {' and '.join(owners)}, but {source.path} has {kind}: remove it"
-            problems.add(source.keys[key], f"{source.path}.{key} {text}")
-    if kind != "file" and "networks" not in source.keys:
-        text = "lacks the key networks, without which a false answer could direct packets anywhere: add the servers'"
-        problems.add(source.mark, f"{source.path} {text} networks, for example `networks: [10.0.0.0/16]`")
-    if kind == "dns":
-        _check_dns(source, problems)
-    elif "port" in source.keys and "port_name" in source.keys:
-        problems.add(source.keys["port"], f"{source.path} has port and port_name: remove one of them")
-
-
-def _check_dns(source: SourceDraft, problems: Problems) -> None:
-    keys = source.keys
-    if source.record == "srv" and "port" in keys:
-        problems.add(keys["port"], f"{source.path}.port: srv records contain their own ports: remove it")
-    if source.record != "srv" and "port" not in keys:
-        problems.add(source.mark, f"{source.path} lacks the key port: add it, for example `port: 4433`")
-
-
-def _check_server_ids(source: SourceDraft, draft: Draft, problems: Problems) -> None:
-    """Check that no two addresses can have the same server ID, within this source and the earlier ones."""
-    assert source.from_address is not None, "the caller has checked it"
-    if not draft.cid_configs and draft.config_ids_known:
-        text = "server_id_from: address needs an entry in cid_configs, which sets the length of server IDs"
-        problems.add(source.from_address.mark, f"{source.path}.{text}")
-    before = draft.sources[: draft.sources.index(source)]
-    others = [at.value for one in before if one.from_address is not None for at in one.networks]
-    networks = list(dict.fromkeys([*(at.value for at in source.networks), *others]))
-    for config in draft.cid_configs:
-        length = config.server_id_length
-        reason = ambiguity(networks, length.value) if length else ""
-        if reason:
-            text = f"server_id_from: address under {config.path}: {reason}"
-            problems.add(source.from_address.mark, f"{source.path}.{text}; use smaller networks or longer server IDs")

@@ -10,10 +10,11 @@ kind for people, for example in the reference of the configuration.
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 from qlb.config.problems import shown
@@ -30,6 +31,18 @@ _SIZE: Final = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
 _PER_SECOND: Final = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
 """Unit → seconds as a fraction, so that 300ms is exactly the float 0.3."""
 _OCTETS_PER: Final = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+_PART: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([A-Za-z]{1,12})")
+"""A number and a word, which is perhaps the unit of another program."""
+_OTHER_UNITS: Final = {
+    "s": ("sec", "second"),
+    "ms": ("msec", "millisecond", "milli"),
+    "m": ("min", "minute"),
+    "h": ("hr", "hour"),
+    "KiB": ("k", "kb", "kib"),
+    "MiB": ("m", "mb", "mib"),
+    "GiB": ("g", "gb", "gib"),
+}
+"""Units of qlb, and how other programs write them, in lower case and without a final s."""
 
 
 class Size(int):
@@ -67,7 +80,9 @@ def whole_number(low: int, high: int, unit: str = "") -> Scalar[int]:
     def parse(text: str) -> int:
         digits = text.isascii() and text.isdecimal() and len(text) <= MAX_WHOLE_DIGITS
         if not digits or not low <= int(text) <= high:
-            raise ScalarError(f"{wanted}, not {shown(text)}")
+            plain = re.sub(r"[,_' ]", "", text)
+            is_grouped = plain != text and plain.isascii() and plain.isdecimal() and len(plain) <= MAX_WHOLE_DIGITS
+            raise ScalarError(f"{wanted}, not {shown(text)}" + (f": write {plain}" if is_grouped else ""))
         return int(text)
 
     return Scalar(parse, {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": "^[0-9]{1,18}$"})
@@ -92,12 +107,33 @@ def duration(low: str, high: str) -> Scalar[float]:
 def _seconds(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
-        hint = f", for example {text}s" if text.isascii() and text.isdecimal() and len(text) < 10 else ""
-        raise ScalarError(
-            f"must be a number and a unit (500ms, 30s, 5m, 1h), not {shown(text)}" + (hint and f": add the unit{hint}")
-        )
+        raise ScalarError(f"must be a number and a unit (500ms, 30s, 5m, 1h), not {shown(text)}{_duration_hint(text)}")
     times, parts = _PER_SECOND[match[2]]
     return float(match[1]) * times / parts
+
+
+def _duration_hint(text: str) -> str:
+    if text.isascii() and text.isdecimal() and len(text) < 10:
+        return f": add the unit, for example {text}s"
+    if _DURATION.fullmatch(text.replace(",", ".")):
+        return f": write {text.replace(',', '.')}"
+    if days := re.fullmatch(r"([0-9]{1,4}) ?d(?:ays?)?", text):
+        return f": write {24 * int(days[1])}h"
+    parts = _PART.findall(text) if len(text) <= _MAX_WORD_CHARACTERS else []
+    units = [unit if unit in _PER_SECOND else _own_unit(unit, _PER_SECOND) for _, unit in parts]
+    if not parts or not all(units) or _PART.sub("", text).strip():
+        return ""
+    if len(parts) == 1:
+        return f": write {parts[0][0]}{units[0]}"
+    seconds = sum(_seconds(f"{number}{unit}") for (number, _), unit in zip(parts, units, strict=True))
+    return f": write {duration_text(seconds)}"
+
+
+def _own_unit(word: str, units: Iterable[str]) -> str:
+    """Return the unit among some that a word of another program means, or ""."""
+    lower = word.lower()
+    single = lower if len(lower) < 3 else lower.removesuffix("s")
+    return next((unit for unit in units if lower == unit.lower() or single in _OTHER_UNITS.get(unit, ())), "")
 
 
 def duration_text(seconds: float) -> str:
@@ -121,18 +157,32 @@ def size(low: str, high: str) -> Scalar[Size]:
 def _octets(text: str) -> Size:
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ScalarError(f"must be a number of octets, or a number with a unit (512KiB, 4MiB), not {shown(text)}")
+        part = _PART.fullmatch(text)
+        unit = _own_unit(part[2], _OCTETS_PER) if part is not None and part[1].isdecimal() else ""
+        hint = f": write {part[1]}{unit}" if part is not None and unit else ""
+        raise ScalarError(
+            f"must be a number of octets, or a number with a unit (512KiB, 4MiB), not {shown(text)}{hint}"
+        )
     return Size(int(match[1]) * _OCTETS_PER.get(match[2], 1))
 
 
-def choice(values: type[StrEnum] | tuple[str, ...]) -> Scalar[str]:
-    """Return the kind of a few words, spelt exactly. For an enum, the value is its member."""
+def choice(
+    values: type[StrEnum] | tuple[str, ...],
+    others: Mapping[str, str] = MappingProxyType({}),
+    absent: Mapping[str, str] = MappingProxyType({}),
+) -> Scalar[str]:
+    """Return the kind of a few words, spelt exactly. For an enum, the value is its member.
+
+    others: words of other programs → the word of qlb, for a suggestion. absent: words that this release does not
+    support → the reason.
+    """
     words = tuple(str(value) for value in values)
 
     def parse(text: str) -> str:
         if text not in words:
             close = _closest(text.lower(), words) if len(text) <= _MAX_WORD_CHARACTERS else ""
-            hint = f"; did you mean {close}?" if close else ""
+            close = others.get(text.lower(), close)
+            hint = f": {absent[text]}" if text in absent else f"; did you mean {close}?" if close else ""
             raise ScalarError(f"must be one of {', '.join(words)}, not {shown(text)}{hint}")
         return text if isinstance(values, tuple) else values(text)
 
@@ -165,13 +215,17 @@ def _spellings(*words: str) -> frozenset[str]:
 
 _TRUE: Final = _spellings("true", "yes")
 _FALSE: Final = _spellings("false", "no")
+_LIKE_TRUE: Final = frozenset({"on", "1", "y", "t", "enable", "enabled"})
+_LIKE_FALSE: Final = frozenset({"off", "0", "n", "f", "disable", "disabled", "none"})
 
 
 def _boolean(text: str) -> bool:
     """Read true, yes, false or no, in lower case, upper case or capitalised. on, off and 1 are invalid."""
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    raise ScalarError(f"must be true or false (or yes or no), not {shown(text)}")
+    word = text.lower()
+    hint = ": write true" if word in _LIKE_TRUE else ": write false" if word in _LIKE_FALSE else ""
+    raise ScalarError(f"must be true or false (or yes or no), not {shown(text)}{hint}")
 
 
 BOOLEAN: Final = Scalar(_boolean, {"type": ["boolean", "string"], "enum": [True, False, *sorted(_TRUE | _FALSE)]})

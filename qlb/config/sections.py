@@ -10,12 +10,12 @@ from typing import Annotated, Final, Literal, get_args
 
 from qlb.addresses import Endpoint
 from qlb.config.fields import Section, field
-from qlb.config.names import ALPN, BALANCER, HEX_KEY, INTERFACE, PATH, SERVER_NAME, endpoint
+from qlb.config.names import ALPN, BALANCER, HEX_KEY, INTERFACE, KEY_FILE, PATH, SERVER_NAME, endpoint
 from qlb.config.scalars import BOOLEAN, Size, choice, duration, or_word, size, whole_number
 from qlb.default_socket import OFF
 
 Plane = Literal["auto", "batch", "asyncio", "xdp"]
-Mode = Literal["proxy", "proxy-protocol", "ipip", "gue", "l2"]
+Mode = Literal["proxy", "ipip", "gue", "l2"]
 DIRECT_RETURN: Final = ("ipip", "gue", "l2")
 """Modes in which backends answer clients directly. qlb then recognises packets by their address and binds nothing."""
 Attach = Literal["auto", "native", "generic"]
@@ -24,9 +24,28 @@ Probe = Literal["auto", "quic", "handshake", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
-LISTEN_ADDRESS: Final = endpoint(service=True)
-ADMIN_ADDRESS: Final = or_word("none", None, LISTEN_ADDRESS)
-MODE: Final = choice(get_args(Mode))
+LISTEN_ADDRESS: Final = endpoint(
+    service=True, every="to receive on every address of this machine, write 0.0.0.0:PORT, [::]:PORT"
+)
+ADMIN_ADDRESS: Final = or_word("none", None, endpoint(service=True, every="write 127.0.0.1:PORT"))
+MODE: Final = choice(
+    get_args(Mode),
+    {"dsr": "l2", "nat": "proxy", "snat": "proxy", "udp": "proxy", "ip-in-ip": "ipip", "tunnel": "gue"},
+    {
+        "proxy-protocol": "this release writes no PROXY headers; with ipip, gue or l2 servers see the client's address",
+        "transparent": "this release cannot send from clients' addresses; with ipip, gue or l2 servers see them",
+    },
+)
+PLANE: Final = choice(
+    get_args(Plane),
+    {"ebpf": "xdp", "bpf": "xdp", "kernel": "xdp", "c": "batch", "native": "batch", "python": "asyncio"},
+)
+LEVEL: Final = choice(get_args(LogLevel), {"trace": "debug", "notice": "info", "critical": "error"})
+PROBE: Final = choice(
+    get_args(Probe),
+    {"tcp": "quic", "udp": "quic", "http": "handshake", "h3": "handshake", "tls": "handshake"}
+    | dict.fromkeys(("off", "false", "no", "disabled"), "none"),
+)
 MAX_SESSIONS: Final = or_word("auto", "auto", whole_number(1, 1_000_000))
 SOCKET: Final = or_word(OFF, OFF, PATH)
 WORKERS: Final = or_word("auto", "auto", whole_number(1, 1024))
@@ -36,14 +55,14 @@ DSCP: Final = or_word("keep", "keep", whole_number(0, 63))
 class Forwarding(Section):
     """Forwarding of packets. Every value is valid everywhere; the plane checks if this machine supports it."""
 
-    plane: Annotated[Plane, choice(get_args(Plane))] = "auto"
+    plane: Annotated[Plane, PLANE] = "auto"
     """The program that forwards packets: batch (Linux, compiled), asyncio (any system), xdp (Linux, in the kernel,
     needs privileges), or auto, the fastest that works here without privileges. Default: auto. A change needs a
     restart."""
     mode: Annotated[Mode, MODE] = "proxy"
     """The form in which backends receive packets: proxy (plain packets from the balancer; replies return through it),
-    proxy-protocol (the same, with the client's address in front of the packet), ipip, gue or l2 (the client's own
-    packet; replies go directly to the client). Default: proxy. A change needs a restart."""
+    or ipip, gue or l2 (the client's own packet; replies go directly to the client). Default: proxy. A change needs a
+    restart."""
     workers: Annotated[int | Literal["auto"], WORKERS] = 1
     """Worker processes, each with its own socket on each address. 1 to 1024, or auto: one for each core. Default: 1.
     A change needs a restart."""
@@ -117,7 +136,7 @@ class Fallback(Section):
     """The key of the 4-tuple hash, 32 hex digits, equal on all balancers of a service. With a secret key an attacker
     cannot direct connections to one backend. Default: a published key. Not together with hash_key_file. A change moves
     the connections with unroutable IDs that are in no table."""
-    hash_key_file: Annotated[Path | None, PATH] = field(default=None, examples=["keys/hash.hex"])
+    hash_key_file: Annotated[Path | None, KEY_FILE] = field(default=None, examples=["keys/hash.hex"])
     """A file that contains hash_key as 32 hex digits. The rules of key_file apply. Default: none."""
 
 
@@ -148,7 +167,7 @@ class Rotation(Section):
 class Health(Section):
     """Health probes of backends. An unhealthy backend receives no new connections, only packets with its ID."""
 
-    probe: Annotated[Probe, choice(get_args(Probe))] = "auto"
+    probe: Annotated[Probe, PROBE] = "auto"
     """quic: one packet of an unknown version, which most QUIC servers answer with Version Negotiation, without state. A
     server that never answers it is judged by its replies to clients. handshake: a complete handshake; the server's
     connection IDs must decode to this server (needs the aioquic extra). auto: quic, and where aioquic is installed also
@@ -193,7 +212,7 @@ class Admin(Section):
 class Logging(Section):
     """The log on stderr. Packets are counted, never logged."""
 
-    level: Annotated[LogLevel, choice(get_args(LogLevel))] = "info"
+    level: Annotated[LogLevel, LEVEL] = "info"
     """The lowest level to log: debug, info, warning or error. Default: info."""
     format: Annotated[LogFormat, choice(get_args(LogFormat))] = "text"
     """text, or json: one object for each line. Default: text."""

@@ -46,7 +46,7 @@ class Desired:
         self._follow(loaded.config)
         self.config, self.warnings = loaded.config, loaded.warnings
         self.generation = 1
-        """The number of configurations that were accepted, including the first."""
+        """The number of configurations that were accepted and changed something, including the first."""
         self.changes = 1
         """The number of changes of the wanted state."""
         self._plain: Sequence[Backend | None] | None = None
@@ -143,8 +143,8 @@ class Desired:
             self.leaving = frozenset()
             self.rearrange()
         self.config, self.warnings = loaded.config, loaded.warnings
-        self.generation += 1
         if not is_same:
+            self.generation += 1
             self._forget_absent()
 
     def drain_for(self, names: Iterable[str]) -> None:

@@ -83,7 +83,7 @@ def read(path: Path, running: Config) -> FilesRead:
     except ConfigError as error:
         return FilesRead(None, error.problems, looks)
     try:
-        preflight(loaded.config)
+        preflight(loaded)
         find_probe(loaded.config.health.probe)  # imports its library here and not in the event loop
     except QlbError as error:
         return FilesRead(None, getattr(error, "problems", (str(error),)), looks, may_pass=True)

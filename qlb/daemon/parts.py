@@ -59,7 +59,7 @@ class Parts:
         """path: of the configuration. origin: what this process inherited. Raises as preflight() does."""
         self._owner = owner
         self.origin = origin
-        self.plane = preflight(loaded.config)
+        self.plane = preflight(loaded)
         self.desired = Desired(loaded)
         self.history = History()
         self.listen: tuple[Endpoint, ...] = ()
@@ -146,7 +146,8 @@ class Parts:
         wanted = config.admin.socket
         path = wanted if isinstance(wanted, Path) else default_socket.choose(os.environ) if wanted is None else None
         if path is None and wanted is None:
-            log.info("no control socket: neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket")
+            reason = "neither /run/qlb nor $XDG_RUNTIME_DIR can be written; set admin.socket"
+            log.info("no control socket", extra={"reason": reason})
         await self.admin.open(
             config.admin.listen,
             path,

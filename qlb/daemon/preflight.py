@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from qlb.addresses import Endpoint
 from qlb.config import build
 from qlb.config.backends_file import read_backends
+from qlb.config.load import Loaded
 from qlb.config.model import Config, DiscoverySource
 from qlb.dataplane import planes
 from qlb.dataplane.limits import (
@@ -22,8 +24,8 @@ from qlb.dataplane.limits import (
 from qlb.dataplane.limits import Limits as SystemLimits
 from qlb.dataplane.sockets import receive_buffer_shortfall, send_buffer_shortfall
 from qlb.discovery.source import Limits, Source
-from qlb.errors import ConfigError
-from qlb.health.probes import DEFAULT, require_probe
+from qlb.errors import ConfigError, PlaneUnavailable
+from qlb.health.probes import require_probe
 from qlb.local_addresses import find_loops, is_local, local_hosts
 from qlb.routing.backends import Backend
 from qlb.workers.cores import worker_count
@@ -37,17 +39,60 @@ log = logging.getLogger("qlb")
 _CAN_PIN: Final = hasattr(os, "sched_setaffinity")
 
 
-def preflight(config: Config) -> str:
+def preflight(loaded: Loaded) -> str:
     """Return the name of the plane that would run.
 
-    Raises PlaneUnavailable or ConfigError if this machine cannot run the configuration. The text names an alternative.
+    Raises ConfigError, with every problem, if this machine cannot run the configuration. The texts name alternatives.
     """
-    if config.health.probe != DEFAULT:  # the default never fails
-        require_probe(config.health.probe)
-    sources(config)
+    config, problems = loaded.config, list[str]()
+    for path, need in _needs(config):
+        try:
+            need()
+        except (ConfigError, PlaneUnavailable) as error:
+            problems.append(loaded.at(path, str(error)))
+    if problems:
+        raise ConfigError(*problems)
+    return planes.choose(config.forwarding.plane, config.forwarding.mode)
+
+
+def _needs(config: Config) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the path of each key that this machine may not support, and a call that raises if it does not."""
+    yield "health.probe", partial(require_probe, config.health.probe)
+    for index, source in enumerate(config.discovery):
+        yield f"discovery[{index}]", partial(_source, source, config)
+    yield "forwarding.pin_workers", partial(_require_pinning, config)
+    key = "mode" if config.forwarding.plane == "auto" else "plane"
+    yield f"forwarding.{key}", partial(planes.choose, config.forwarding.plane, config.forwarding.mode)
+
+
+def _require_pinning(config: Config) -> None:
     if config.forwarding.pin_workers and not _CAN_PIN:
         raise ConfigError("forwarding.pin_workers: this system cannot pin a process to a core (Linux can); remove it")
-    return planes.choose(config.forwarding.plane, config.forwarding.mode)
+
+
+def find_doubts(loaded: Loaded, plane: str) -> tuple[str, ...]:
+    """Return warnings about this machine: addresses that it does not have, and faster planes that cannot run here.
+
+    plane: the one that would run.
+    """
+    return tuple(_doubts(loaded, plane))
+
+
+def _doubts(loaded: Loaded, plane: str) -> Iterator[str]:
+    config = loaded.config
+    forwarding = config.forwarding
+    if forwarding.plane == "auto" and (reason := planes.passed_over(plane, forwarding.mode)):
+        yield loaded.at("forwarding.plane", reason)
+    bound = [] if planes.PLANES[plane].in_kernel else [(f"listen[{n}]", one) for n, one in enumerate(config.listen)]
+    for path, endpoint in (*bound, ("admin.listen", config.admin.listen)):
+        if endpoint is not None and not is_local(endpoint):
+            end = (
+                "qlb would start, and receive from the moment that it is added"
+                if forwarding.freebind and sys.platform == "linux"
+                else "qlb would not start"
+            )
+            name = path.partition("[")[0]
+            yield loaded.at(path, f"{name}: {endpoint} is not an address of this machine now; {end}")
 
 
 def find_faults(config: Config, plane: str) -> tuple[str, ...]:
@@ -66,22 +111,23 @@ def find_faults(config: Config, plane: str) -> tuple[str, ...]:
 
 def sources(config: Config) -> tuple[Source, ...]:
     """Return a new source for each entry of `discovery`. Raises ConfigError if this machine cannot query one."""
-    return tuple(_sources(config)) if config.discovery else ()
+    return tuple(_source(one, config) for one in config.discovery)
 
 
-def _sources(config: Config) -> Iterator[Source]:
+def _source(one: DiscoverySource, config: Config) -> Source:
     # `qlb check` runs this. Sources need an event loop, so they are imported only if there are any.
-    from qlb.discovery.dns import DnsSource
-    from qlb.discovery.file import FileSource
-    from qlb.discovery.kubernetes import KubernetesSource
+    if one.file is not None:
+        from qlb.discovery.file import FileSource
 
-    for one in config.discovery:
-        if one.file is not None:
-            yield FileSource(one.name, one.file, partial(_read, config=config, source=one))
-        elif one.kubernetes is not None:
-            yield KubernetesSource(_kubernetes(one, one.kubernetes, config))
-        elif one.dns is not None:
-            yield DnsSource(_dns(one, one.dns, config))
+        return FileSource(one.name, one.file, partial(_read, config=config, source=one))
+    if one.kubernetes is not None:
+        from qlb.discovery.kubernetes import KubernetesSource
+
+        return KubernetesSource(_kubernetes(one, one.kubernetes, config))
+    from qlb.discovery.dns import DnsSource
+
+    assert one.dns is not None, "the rules demand one of the three"
+    return DnsSource(_dns(one, one.dns, config))
 
 
 def _read(path: Path, *, config: Config, source: DiscoverySource) -> tuple[Backend, ...]:

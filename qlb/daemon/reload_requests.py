@@ -167,7 +167,7 @@ class Reloads:
             loop = asyncio.get_running_loop()
             began_s = loop.time()
             if why := self._changes.no_reload:
-                log.error("reload refused: %s", why)
+                log.error("reload refused", extra={"problems": (why,)})
                 return ReloadOutcome(False, self._changes.desired.generation, (why,))
             result = await read_aside(self._path, self._changes.desired.config)
             self._watch.note_read(result.looks)
@@ -193,7 +193,7 @@ class Reloads:
         log.info("reloaded", extra=extra | ({"forced": True} if force else {}))
         self._log_undrained(drained)
         if behind:
-            log.error("reload incomplete: %s", "; ".join(behind))
+            log.error("reload incomplete", extra={"problems": behind})
         return ReloadOutcome(
             not behind,
             generation,
@@ -217,7 +217,7 @@ class Reloads:
             if wait_s is not None:
                 self._retry_at = asyncio.get_running_loop().time() + max(wait_s, min_wait_s, MIN_RETRY_S)
         if not by_itself or reasons != self._logged:
-            log.error("reload refused: %s", "; ".join(self.problems), extra=self._when())
+            log.error("reload refused", extra={"problems": self.problems, **self._when()})
         self._logged = reasons
         if unsafe and desired.config.reload_on_change:
             await self._drain(frozenset(one.backend for one in unsafe if one.backend is not None))

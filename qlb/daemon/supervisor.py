@@ -97,14 +97,16 @@ class Supervisor:
         try:
             await parts.start()
         except (OSError, QlbError) as error:
-            log.error("cannot start: %s", error)
+            log.error("cannot start", extra={"reason": str(error)})
             if old_process is not None:
                 old_process.report_failure(str(error))
             await self._stop()
             return 1
         if self.state is State.STARTING:
             self._enter(State.SERVING)
-        log.info("ready", extra={"listen": ", ".join(map(str, parts.listen)), "plane": parts.plane})
+        # Its first probes take a moment, so /readyz is usually 503 here.
+        readyz = {} if parts.is_ready() else {"readyz": "503 until a backend answers"}
+        log.info("ready", extra={"listen": ", ".join(map(str, parts.listen)), "plane": parts.plane, **readyz})
         if self._on_ready is not None:
             self._on_ready(self)
         parts.service.ready()

@@ -83,7 +83,7 @@ class Upgrade:
         If the new process fails, this process continues, and the outcome and the log have the reason.
         """
         if refusal := self._refusal():
-            log.error("upgrade refused: %s", refusal)
+            log.error("upgrade refused", extra={"reason": refusal})
             return UpgradeOutcome(False, os.getpid(), (refusal,))
         self._daemon.changes.no_reload = "an upgrade is under way; the new process reads the configuration itself"
         self._life.handover_begins()
@@ -115,7 +115,7 @@ class Upgrade:
         try:
             outcome = await self._hand_over()
         except (OSError, QlbError) as error:
-            log.error("upgrade failed; this process continues: %s", error)
+            log.error("upgrade failed; this process continues", extra={"reason": str(error)})
             return UpgradeOutcome(False, os.getpid(), (str(error),))
         finally:
             if outcome is None:

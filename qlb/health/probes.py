@@ -53,8 +53,10 @@ def chosen(name: str) -> str:
 def require_probe(name: str) -> None:
     """Check that a probe can be imported, without importing it: that takes longer than a configuration's check.
 
-    Raises ConfigError as find_probe() does.
+    Raises ConfigError as find_probe() does. The default never fails.
     """
+    if name == DEFAULT:
+        return
     row = _row(name)
     for module in filter(None, (row.extra, row.module)):
         if find_spec(module) is None:
@@ -106,7 +108,9 @@ def _row(name: str) -> ProbeRow:
 
 
 def _lacks(name: str, row: ProbeRow, reason: str) -> ConfigError:
-    return ConfigError(f"health.probe: {name} needs the {row.extra} extra: pip install 'qlb[{row.extra}]' ({reason})")
+    others = " or ".join(other for other, its in PROBES.items() if not its.extra)
+    remedy = f"pip install 'qlb[{row.extra}]' ({reason}), or choose {others}"
+    return ConfigError(f"health.probe: {name} needs the {row.extra} extra: {remedy}")
 
 
 def _default() -> Probe:

@@ -1,7 +1,9 @@
 """Logging: one line on stderr for each event, as text or as JSON.
 
 Code calls ``log.info("event", extra={"backend": name})``. The extra fields become ``key=value`` in text and keys in
-JSON. Lines of one kind that are too frequent are omitted and counted. Packets are never logged.
+JSON; a tuple is joined by semicolons in text, and a list in JSON. The text of an event is constant if the event has a
+reason or problems, so that programs can count it. Lines of one kind that are too frequent are omitted and counted.
+Packets are never logged.
 """
 
 import json
@@ -167,5 +169,5 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[
 
 
 def _quoted(value: object) -> str:
-    text = str(value)
+    text = "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return json.dumps(text, ensure_ascii=False) if not text or _NOT_PLAIN.search(text) else text

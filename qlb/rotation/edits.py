@@ -170,7 +170,7 @@ def introduce(text: str, path: Path, new: CidConfig, old_id: int, server_ids: Ma
     """
     # The edited text is checked with the key in place of the key file, which the loader would have to read.
     checked = _introduced(text, new, old_id, server_ids, ("key", _quoted((new.key or b"").hex())))
-    before = load_text(text, path).config
+    before = load_text(text, path, with_keys=False).config
     backends = tuple(
         replace(one, server_ids={**one.server_ids, new.config_id: server_ids[one.name]})
         if one.name in server_ids
@@ -213,7 +213,7 @@ def set_states(text: str, path: Path, states: Mapping[int, CidState]) -> str:
     document = Document(text)
     for config_id, state in states.items():
         document.put(_entry(document, config_id), "state", state)
-    before = load_text(text, path).config
+    before = load_text(text, path, with_keys=False).config
     configs = tuple(replace(one, state=states.get(one.config_id, one.state)) for one in before.cid_configs)
     return _checked(document, path, replace(before, cid_configs=configs))
 
@@ -225,7 +225,7 @@ def remove(text: str, path: Path, config_id: int) -> str:
     """
     document = Document(text)
     document.remove_item("cid_configs", _entry(document, config_id))
-    before = load_text(text, path).config
+    before = load_text(text, path, with_keys=False).config
     backends = []
     for one, backend in zip(before.backends, document.items("backends"), strict=True):
         mapping = value_of(backend, "server_ids")
@@ -241,6 +241,11 @@ def remove(text: str, path: Path, config_id: int) -> str:
     return _checked(document, path, replace(before, cid_configs=configs, backends=tuple(backends)))
 
 
+def key_file_of(text: str, config_id: int) -> str:
+    """Return the key_file of a CID config as the text has it; "" if there is none."""
+    return text_of(_entry(Document(text), config_id), "key_file")
+
+
 def _entry(document: Document, config_id: int) -> yaml.MappingNode:
     return next(item for item in document.items("cid_configs") if int(text_of(item, "config_id")) == config_id)
 
@@ -254,7 +259,7 @@ def _checked(document: Document, path: Path, wanted: Config) -> str:
 
 def _loaded(document: Document, path: Path) -> Config:
     try:
-        return load_text(document.text, path).config
+        return load_text(document.text, path, with_keys=False).config
     except ConfigError as error:
         raise _cannot_edit(path, str(error)) from error
 

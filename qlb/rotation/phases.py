@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from qlb.cid.params import MAX_CONFIG_ID
 from qlb.config.build import cid_params
+from qlb.config.credentials import is_credential
 from qlb.config.model import CidConfig, Config
 from qlb.errors import QlbError
 from qlb.observe.figures import RotationReading
@@ -192,7 +193,8 @@ def against_issuing(config: Config, staged: CidConfig, balancers: Sequence[Balan
     for balancer in balancers:
         seen = balancer.configs.get(staged.config_id)
         if seen is None:
-            yield f"{balancer.name} does not decode config {staged.config_id} yet: copy this file to it and reload it"
+            load = "restart" if staged.key_file is not None and is_credential(staged.key_file) else "reload"
+            yield f"{balancer.name} does not decode config {staged.config_id} yet: copy this file to it and {load} it"
         elif balancer.behind:
             yield f"{balancer.name}: worker {_and(balancer.behind)} has not applied the configuration yet"
         elif seen.fingerprint != fingerprint:

@@ -207,13 +207,14 @@ class Workers:
             await asyncio.sleep(heartbeat.INTERVAL_S)
             for slot, verdict in self._watch.examine(self.slots):
                 assert slot.process is not None, "it was examined"
-                details = {"worker": slot.number, "pid": slot.process.pid, "silent_s": round(verdict.silent_s, 1)}
+                pid, silent_s = slot.process.pid, round(verdict.silent_s, 1)
+                details = {"worker": slot.number, "pid": pid, "silent_s": silent_s, "reason": verdict.reason}
                 if verdict.hangs:
-                    log.error("worker hangs and is killed: %s", verdict.reason, extra=details)
+                    log.error("worker hangs and is killed", extra=details)
                     slot.hangs += 1
                     slot.process.kill()
                 else:
-                    log.warning("worker is late, but is not replaced: %s", verdict.reason, extra=details)
+                    log.warning("worker is late, but is not replaced", extra=details)
 
     async def _listen(self, slot: Slot) -> None:
         """Receive a worker's answers until it has ended."""
@@ -231,7 +232,8 @@ class Workers:
                         slot.note_applied(answer.generation)
                     self._progress.notify_all()
                 if isinstance(answer, Applied) and answer.remark:
-                    log.warning("worker deviates from its assignment: %s", answer.remark, extra={"worker": slot.number})
+                    extra = {"worker": slot.number, "reason": answer.remark}
+                    log.warning("worker deviates from its assignment", extra=extra)
 
     async def _set_paused(self, paused: bool) -> None:
         self._paused = paused

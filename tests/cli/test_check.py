@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,14 +104,81 @@ def test_check_reports_every_problem_at_once(qlb: Run, config: Path) -> None:
 
 @pytest.mark.parametrize(
     ("forwarding", "text"),
-    [("{mode: proxy-protocol}", "available: gue, ipip, l2, proxy"), ("{plane: xdp}", "this mode: batch, asyncio")],
+    [
+        ("{mode: proxy-protocol}", "1:20: forwarding.mode must be one of proxy, ipip, gue, l2, not 'proxy-protocol'"),
+        (
+            "{plane: xdp}",
+            "1:21: forwarding.plane xdp does not support mode proxy, the default: set forwarding.mode to ",
+        ),
+    ],
 )
 def test_check_refuses_an_unsupported_mode(qlb: Run, config: Path, forwarding: str, text: str) -> None:
     """A mode that this release or this plane does not support is an error that names the alternatives."""
     config.write_text(f"forwarding: {forwarding}\n{TEXT}")
     result = qlb("check", config)
     assert result.code == 2
-    assert text in result.err
+    assert result.err.startswith(f"{config}:{text}")
+
+
+def test_check_reports_all_that_this_machine_lacks(qlb: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each missing library and plane is a problem with its position and the other choices."""
+    monkeypatch.setitem(sys.modules, "qlb.health.handshake", None)
+    monkeypatch.setattr(planes, "what_lacks", lambda name: "" if name == "asyncio" else "it is not for this machine")
+    config.write_text(f"forwarding: {{plane: batch}}\nhealth: {{probe: handshake}}\n{TEXT}")
+    code, out, err = qlb("check", config)
+    assert (code, out) == (2, "")
+    probe, plane = err.splitlines()
+    assert probe.startswith(f"{config}:2:17: health.probe: handshake needs the aioquic extra: ")
+    assert probe.endswith(", or choose quic or none")
+    assert plane == (
+        f"{config}:1:21: plane batch cannot run here: it is not for this machine; `plane: auto` chooses one that can"
+    )
+
+
+def test_check_explains_the_choice_of_the_plane(qlb: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a faster plane cannot run here, a warning gives the reason."""
+    monkeypatch.setattr(planes, "what_lacks", lambda name: "no C compiler" if name == "batch" else "")
+    code, out, err = qlb("check", config)
+    assert code == 0
+    assert out.startswith(f"{config}: good; 2 backends, plane asyncio, ")
+    assert f"{config}:2:1: plane batch cannot run here: no C compiler; asyncio forwards instead\n" in err
+
+
+@pytest.mark.parametrize(
+    ("freebind", "effect"),
+    [("true", "qlb would start, and receive from the moment that it is added"), ("false", "qlb would not start")],
+)
+def test_check_warns_about_foreign_addresses(qlb: Run, config: Path, freebind: str, effect: str) -> None:
+    """Addresses to bind that this machine does not have cause warnings, because they are often mistyped."""
+    text = TEXT.replace('listen: ["127.0.0.1:4433"]', 'listen: ["127.0.0.1:4433", "198.51.100.8:4433"]')
+    config.write_text(f"admin: {{listen: '198.51.100.9:9464'}}\nforwarding: {{freebind: {freebind}}}\n{text}")
+    code, _, err = qlb("check", config)
+    lines = [line for line in err.splitlines() if "not an address" in line]
+    ending = f"is not an address of this machine now; {effect}"
+    assert code == 0
+    assert lines == [
+        f"warning: {config}:4:28: listen: 198.51.100.8:4433 {ending}",
+        f"warning: {config}:1:17: admin.listen: 198.51.100.9:9464 {ending}",
+    ]
+
+
+def test_check_of_a_socket_in_no_folder(qlb: Run, config: Path) -> None:
+    """Only the last folder of admin.socket may be missing, because qlb creates no other."""
+    config.write_text(f"admin: {{socket: run/qlb.sock}}\n{TEXT}")
+    assert qlb("check", config).code == 0
+    config.write_text(f"admin: {{socket: nowhere/run/qlb.sock}}\n{TEXT}")
+    code, _, err = qlb("check", config)
+    assert code == 2
+    assert err == (
+        f"{config}:1:17: admin.socket 'nowhere/run/qlb.sock': the folder {config.parent.resolve() / 'nowhere'} does "
+        "not exist; create it, or correct the path (qlb creates only the last folder)\n"
+    )
+
+
+def test_check_of_one_backend(qlb: Run, config: Path) -> None:
+    """One backend is counted in the singular."""
+    config.write_text("".join(line for line in TEXT.splitlines(keepends=True) if "name: b" not in line))
+    assert "good; 1 backend, plane" in qlb("check", config).out
 
 
 def test_check_of_a_missing_file(qlb: Run, tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ def test_cid_encode_with_a_server_id_and_a_nonce(qlb: Run, config: Path) -> None
     assert result.out.strip()[2:] == "0000000a" + nonce
 
 
+def test_cid_of_a_server_with_another_key(qlb: Run, config: Path) -> None:
+    """An ID that decodes to no backend's server ID comes from a server with another key, or from nowhere."""
+    cid = CidCodec(PARAMS).encode(b"\x0c" * 3, bytes(13)).hex()
+    result = qlb("cid", "decode", "--config", config, cid)
+    assert result.out.endswith("backend: none has this server ID (does the server have another key?)\n")
+    assert json.loads(qlb("cid", "decode", "--config", config, "--json", cid).out)["backend"] is None
+
+
 @pytest.mark.parametrize("arguments", [("encode", "nobody"), ("decode", "ff00"), ("decode", "20"), ("encode", "0a0a")])
 def test_cid_refusals(qlb: Run, config: Path, arguments: tuple[str, str]) -> None:
     """Names and IDs that the configuration does not know exit with 1 and one line."""

@@ -317,7 +317,41 @@ def test_print_writes_nothing(daemon: FakeDaemon, mode: str, tmp_path: Path) -> 
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*")} == before
     assert daemon.received == []
     assert 'key_file: "keys/2.hex"' in result.output
-    assert f"qlb keygen {tmp_path / 'keys/2.hex'}" in result.output
+    assert f"qlb keygen {tmp_path / 'keys/2.hex'}" in result.stderr
+    assert "nothing was written\nplan: config 2 with a new key is staged" in result.stderr
+    assert ("+++" in result.stdout) == (mode == "--diff") == ("+++" not in result.stderr)
+
+
+def test_the_operator_chooses_the_key_file(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """--key-file names the file of the new key, and --key-name what CONFIG names."""
+    (tmp_path / "secrets").mkdir()
+    printed = daemon.rotate("next", "--diff", "--key-file", str(tmp_path / "2.hex"), "--key-name", "keys/2.hex")
+    assert 'key_file: "keys/2.hex"' in printed.stdout
+    assert daemon.rotate("next", "--yes", "--key-file", str(tmp_path / "secrets/2.hex")).exit_code == 0
+    assert (daemon.states, daemon.received) == ({1: "active", 2: "staged"}, ["/reload"])
+    assert load(daemon.path).config.cid_configs[1].key_file == tmp_path / "secrets/2.hex"
+
+
+def test_a_credential_is_not_reloaded(daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new credential is not reloaded: the output asks for a restart. The next step shows that it has not happened."""
+    folder = tmp_path / "run/qlb.service"
+    folder.mkdir(parents=True)
+    for file in (folder / "keys_1.hex", tmp_path / "keys/1.hex"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"{1:032x}\n")
+        file.chmod(0o600)
+    monkeypatch.setattr("qlb.config.credentials.FOLDERS", folder.parent)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    daemon.path.write_text(daemon.path.read_text().replace(f"key: {1:032x}", "key_file: credential:keys_1.hex"))
+    result = daemon.rotate("next", "--yes")
+    assert (result.exit_code, daemon.received) == (0, [])
+    assert "  systemctl restart qlb\n" in result.output
+    assert (tmp_path / "keys/2.hex").exists()
+    status = daemon.rotate("status")
+    assert "config 1: active, fingerprint unknown" in status.output
+    assert "keys_2.hex' is not among the credentials of qlb.service" in status.output
+    undone = daemon.rotate("abort", "--yes")
+    assert (undone.exit_code, daemon.states, daemon.received) == (0, {1: "active"}, ["/reload"])
 
 
 def test_print_is_the_changed_configuration(daemon: FakeDaemon) -> None:

@@ -177,9 +177,32 @@ def test_no_backend_accepts_new_connections(warnings: Lines, sound: str) -> None
 
 
 def test_two_backends_with_one_address(sound: str, warnings: Lines) -> None:
-    """Two backends with one address cause a warning, because it is usually a mistake."""
+    """Two backends with one address cause a warning with both lines, because it is usually a mistake."""
     (line,) = warnings(sound.replace("5002", "5001"))
-    assert line.startswith("12:14: backends 'agent-a' and 'agent-b' have the same address 127.0.0.1:5001")
+    assert line.startswith(
+        "12:14: backends 'agent-a' (line 9) and 'agent-b' (line 12) have the same address 127.0.0.1:5001"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_open"),
+    [
+        ("0.0.0.0:9464", True),
+        ("[::]:9464", True),
+        ("8.8.8.8:9464", True),
+        ("127.0.0.1:9464", False),
+        ("[::1]:9464", False),
+        ("10.0.0.1:9464", False),
+        ("[fd00::1]:9464", False),
+        ("none", False),
+    ],
+)
+def test_an_admin_server_for_everyone(sound: str, warnings: Lines, address: str, is_open: bool) -> None:
+    """An admin server on every address, or on a public one, causes a warning: it has no password."""
+    found = warnings(f'{sound}admin: {{listen: "{address}"}}\n')
+    assert [line.partition(" reads ")[0].startswith(f"14:17: admin.listen {address}") for line in found] == (
+        [True] if is_open else []
+    )
 
 
 def test_probes_that_outlast_their_interval(sound: str, warnings: Lines) -> None:

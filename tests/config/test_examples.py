@@ -44,6 +44,12 @@ def as_editor(node: object) -> object:
     return [as_editor(item) for item in node] if isinstance(node, list) else node
 
 
+@pytest.mark.parametrize("path", [*sorted(CONFIGS.glob("*.yaml")), CONFIGS.parent / "deploy/docker/qlb/qlb.yaml"])
+def test_an_editor_finds_the_schema(path: Path) -> None:
+    """The first line of each example names the schema for editors."""
+    assert path.read_text().startswith("# yaml-language-server: $schema=qlb.schema.json\n")
+
+
 def test_the_examples_are_there() -> None:
     """The examples that `make run` and the documentation use exist."""
     assert set(EXAMPLES) == {

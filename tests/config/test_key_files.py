@@ -1,6 +1,7 @@
 """Key files: which ones are read, and which ones are rejected."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from qlb.config import Loaded, key_files, load
+from qlb.config.dump import as_data, as_yaml
 from qlb.errors import ConfigError
 
 STRANGER = 54321
@@ -71,13 +73,13 @@ def test_the_hash_key_may_have_a_file_too(sound: str, read: Read, key_file: Path
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is empty: write a key into it, `qlb keygen > "),
-        (b" \n", "is empty: write a key into it, `qlb keygen > "),
-        (KEY[:-1].encode(), "must be 32 hex digits (16 octets), as `qlb keygen` prints them; it has 31 characters"),
+        (b"", "is empty: remove it, and create a key with `qlb keygen "),
+        (b" \n", "is empty: remove it, and create a key with `qlb keygen "),
+        (KEY[:-1].encode(), "must be 32 hex digits (16 octets), as `qlb keygen` prints them; it has 31 hex digits"),
         (f"{KEY[:16]} {KEY[16:]}".encode(), "must be 32 hex digits (16 octets)"),
         (f"{KEY}\n{KEY}\n".encode(), "must be 32 hex digits (16 octets)"),
         (KEY[:-1].encode() + b"\xff", "must be 32 hex digits (16 octets)"),
-        (bytes.fromhex(KEY), "must be 32 hex digits (16 octets)"),
+        (bytes.fromhex(KEY), "contains 16 raw octets: write them as 32 hex digits, `od -An -vtx1 "),
         (KEY.encode() * 1000, "has more than 4096 octets: a key file contains 32 hex digits"),
     ],
 )
@@ -296,3 +298,104 @@ def test_a_key_and_a_key_file_exclude_each_other(with_file: str, problems: Lines
         "7:15: cid_configs[0] has both key and key_file: remove one",
         "15:40: fallback has both hash_key and hash_key_file: remove one",
     )
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of credentials that systemd would name to the daemon; it does not exist yet."""
+    folder = tmp_path / "run/credentials/qlb.service"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    monkeypatch.setattr("qlb.config.credentials.FOLDERS", folder.parent)
+    return folder
+
+
+CREDENTIAL = "credential:keys_1.hex"
+
+
+@pytest.mark.parametrize("in_a_unit", [True, False])
+def test_a_credential_is_found_by_its_name(
+    with_file: str, read: Read, credentials: Path, monkeypatch: pytest.MonkeyPatch, in_a_unit: bool
+) -> None:
+    """A credential is in the folder that systemd names; in a shell, in that of qlb.service."""
+    if not in_a_unit:
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    credentials.mkdir(parents=True)
+    write(credentials / "keys_1.hex", KEY.encode(), 0o400)
+    (one,) = read(with_file.replace("keys/1.hex", CREDENTIAL)).config.cid_configs
+    assert (one.key, one.key_file) == (bytes.fromhex(KEY), credentials / "keys_1.hex")
+    hashed = read(with_file.replace("keys/1.hex", CREDENTIAL) + f"fallback: {{hash_key_file: {CREDENTIAL}}}\n").config
+    assert hashed.fallback.hash_key == bytes.fromhex(KEY)
+    printed = as_yaml(as_data(hashed, with_defaults=False))
+    assert re.findall("key_file: (.*)", printed) == [CREDENTIAL, CREDENTIAL]
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_credentials_without_their_unit(
+    with_file: str, problems: Lines, credentials: Path, monkeypatch: pytest.MonkeyPatch, by_path: bool
+) -> None:
+    """While the unit does not run, the problem names the unit. It does not ask for a new key."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    name = str(credentials / "keys_1.hex") if by_path else CREDENTIAL
+    (line,) = problems(with_file.replace("keys/1.hex", name))
+    assert line.startswith("6:15: cid_configs[0].key_file '")
+    assert line.endswith(
+        "' is a credential of qlb.service, which is not running: systemd has its credentials only while it runs. Check "
+        "the file with them by `systemctl start qlb-check`, or without them by `qlb check --no-keys`"
+    )
+
+
+def test_a_credential_of_another_unit(
+    with_file: str, problems: Lines, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path leads to the credentials of one unit. Another unit, which checks the file, needs the name."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials.with_name("qlb-check.service")))
+    (line,) = problems(with_file.replace("keys/1.hex", str(credentials / "keys_1.hex")))
+    assert line.endswith("' is a credential of qlb.service, and this process has its own: write credential:keys_1.hex")
+
+
+def test_a_credential_that_the_unit_has_not_loaded(with_file: str, problems: Lines, credentials: Path) -> None:
+    """A new credential of a running unit needs a restart, which the problem names."""
+    credentials.mkdir(parents=True)
+    (line,) = problems(with_file.replace("keys/1.hex", CREDENTIAL))
+    assert line == (
+        f"6:15: cid_configs[0].key_file '{CREDENTIAL}' is not among the credentials of qlb.service: systemd loads them "
+        "only when the unit starts. If the file for it is in place, run `systemctl restart qlb`, which loses no call"
+    )
+
+
+def test_a_credential_that_only_root_can_read(
+    with_file: str, problems: Lines, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator without privileges learns that only root can read credentials."""
+
+    def refuse(path: Path, *_: object, **__: object) -> os.stat_result:
+        if path == credentials / "keys_1.hex":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    real = Path.stat
+    monkeypatch.setattr(Path, "stat", refuse)
+    (line,) = problems(with_file.replace("keys/1.hex", CREDENTIAL))
+    assert line.endswith("which only root and the user of that unit can read: run this as root")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_owner_of_a_credential(
+    with_file: str, problems: Lines, read: Read, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user of a unit may own its credentials, but only on a read-only file system, as systemd makes it."""
+    credentials.mkdir(parents=True)
+    write(credentials / "keys_1.hex", KEY.encode(), 0o400)
+    os.chown(credentials / "keys_1.hex", STRANGER, -1)
+    text = with_file.replace("keys/1.hex", CREDENTIAL)
+    assert f"is owned by user ID {STRANGER}" in problems(text)[0]
+    monkeypatch.setattr(key_files, "_is_read_only", lambda _: True)
+    assert read(text).config.cid_configs[0].key == bytes.fromhex(KEY)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../1.hex", "/etc/passwd", "a/b", "a\\b", "a b", "ä", "a" * 256])
+def test_a_credential_is_a_name_and_no_path(with_file: str, problems: Lines, credentials: Path, name: str) -> None:
+    """A credential cannot lead out of its folder."""
+    credentials.mkdir(parents=True)
+    (line,) = problems(with_file.replace("keys/1.hex", f"'credential:{name}'"))
+    assert line.startswith("6:15: cid_configs[0].key_file must name a credential after credential: with letters")

@@ -40,8 +40,8 @@ backends:
     state: draining
   - {name: 1e3, address: 127.0.0.1:5001, server_ids: {1: 123456}}
 forwarding:
-  {plane: xdp, mode: proxy-protocol, workers: auto, session_timeout: 500ms, max_sessions: 9, receive_buffer: 1MiB,
-   pin_workers: yes}
+  {plane: xdp, mode: l2, interfaces: [eth0], workers: auto, session_timeout: 500ms, max_sessions: 9,
+   receive_buffer: 1MiB, pin_workers: yes}
 fallback: {flow_table_size: 0, flow_timeout: 5m, hash_key: "ffeeddccbbaa99887766554433221100"}
 health: {probe: none, interval: 10s, timeout: 3s, rise: 1, fall: 9}
 admin: {listen: none, socket: run/qlb.sock}
@@ -64,7 +64,7 @@ def test_every_key_is_typed(read: Read, tmp_path: Path) -> None:
     assert agent.server_ids == {1: (b"\x01\x02\x03", b"\x0a\x0b\x0c")}
     assert (other.name, other.server_ids, other.weight) == ("1e3", {1: (b"\x12\x34\x56",)}, 1)
     forwarding = config.forwarding
-    assert (forwarding.plane, forwarding.mode, forwarding.workers) == ("xdp", "proxy-protocol", "auto")
+    assert (forwarding.plane, forwarding.mode, forwarding.workers) == ("xdp", "l2", "auto")
     assert (forwarding.session_timeout, forwarding.max_sessions) == (0.5, 9)
     assert (forwarding.receive_buffer, forwarding.pin_workers) == (1 << 20, True)
     fallback = config.fallback
@@ -262,8 +262,8 @@ def test_the_folder_of_the_control_socket(tmp_path: Path, sound: str, socket: st
     with pytest.raises(ConfigError) as caught:
         load(path, find_local=lambda _: frozenset())
     assert caught.value.problems == (
-        f"{path}:14:17: admin.socket 'missing/new/qlb.sock' is in a folder that does not exist: "
-        f"{tmp_path.resolve()}/missing/new; create {tmp_path.resolve()}/missing, or correct the path",
+        f"{path}:14:17: admin.socket 'missing/new/qlb.sock': the folder {tmp_path.resolve()}/missing does not exist; "
+        "create it, or correct the path (qlb creates only the last folder)",
     )
     load(path, find_local=lambda _: frozenset(), running=running)
 

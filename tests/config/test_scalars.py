@@ -70,10 +70,11 @@ def test_durations(text: str, seconds: float) -> None:
     [
         ("30", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30': add the unit, for example 30s"),
         ("", "must be a number and a unit (500ms, 30s, 5m, 1h), not ''"),
-        ("1d", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1d'"),
+        ("1d", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1d': write 24h"),
+        ("1y", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1y'"),
         ("-1s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '-1s'"),
         ("1e3s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '1e3s'"),
-        ("30 s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30 s'"),
+        ("30 s", "must be a number and a unit (500ms, 30s, 5m, 1h), not '30 s': write 30s"),
         ("0s", "must be a duration from 1ms to 1h, not '0s'"),
         ("61m", "must be a duration from 1ms to 1h, not '61m'"),
     ],
@@ -127,15 +128,17 @@ def test_only_a_service_may_be_a_wildcard_or_have_port_0() -> None:
             "web-1.example.net:443",
             "names are not resolved here; write the IP address, or use `discovery` to resolve the name",
         ),
-        ("localhost:443", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
-        ("localhost", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
+        ("localhost:443", "write 127.0.0.1:443"),
+        ("localhost", "write 127.0.0.1:4433"),
+        ("edge:443", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
+        ("edge", "names are not resolved here; write the IP address, or use `discovery` to resolve the name"),
         ("10.0.0.1", "add the port"),
         ("2001:db8::1", "add [] and the port"),
         ("[2001:db8::1]", "add [] and the port"),
         ("2001:db8:0:0:0:0:0:1:443", "write [2001:db8:0:0:0:0:0:1]:443"),
         ("300.0.0.1:443", "not '300.0.0.1:443'"),
         ("010.0.0.1:443", "not '010.0.0.1:443'"),
-        ("10.0.0.1:65536", "must have a port from 0 to 65535, not '10.0.0.1:65536'"),
+        ("10.0.0.1:65536", "must have a port from 1 to 65535, not '10.0.0.1:65536'"),
         ("10.0.0.1:https", "not '10.0.0.1:https'"),
         ("10.0.0.1:", "not '10.0.0.1:'"),
         (":4433", "not ':4433'"),
@@ -241,7 +244,17 @@ def test_server_ids(text: str) -> None:
     assert SERVER_ID.parse(text) == bytes.fromhex(text)
 
 
-@pytest.mark.parametrize("text", ["", "0", "1e3", "0x01", "zz", "00 11", "00:11", "00" * 16, "é0"])
+def test_colons_between_octets() -> None:
+    """Keys and server IDs may have the form of YANG, in which `qlb server-config --yang` prints them."""
+    key = bytes(range(16))
+    assert HEX_KEY.parse(key.hex(":")) == HEX_KEY.parse(key.hex(":").upper()) == key
+    assert SERVER_ID.parse("c0:ff:EE:01") == bytes.fromhex("c0ffee01")
+    for text in ("c0:ff:", ":c0:ff", "c0::ff", "c:0:ff", "c0ff:ee"):
+        with pytest.raises(ScalarError):
+            SERVER_ID.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1e3", "0x01", "zz", "00 11", "00:1", "00" * 16, "00:" * 15 + "00", "é0"])
 def test_what_is_no_server_id(text: str) -> None:
     """An odd number of digits, other characters and too many octets are rejected."""
     with pytest.raises(ScalarError, match="must be 1 to 15 octets in hex, two digits for each"):
@@ -250,7 +263,17 @@ def test_what_is_no_server_id(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("0" * 31, "31 characters"), ("0" * 31 + "g", "a character that is not a hex digit"), ("", "0 characters")],
+    [
+        ("0" * 31, "31 hex digits, 1 too few"),
+        ("0" * 33, "33 hex digits, 1 too many"),
+        ("0" * 64, "64 hex digits, as a key of AES-256"),
+        ("0x" + "0" * 32, "remove the 0x"),
+        ("00 " * 15 + "00", "remove them"),
+        ("0" * 31 + "g", "a character that is not a hex digit"),
+        ("ABEiM0RVZneImaq7zN3u/w==", "it looks like Base64"),
+        ("a word", "6 characters"),
+        ("", "it is empty"),
+    ],
 )
 def test_what_is_no_key_is_said_without_it(text: str, found: str) -> None:
     """A message about an invalid key gives its length or fault, but not its value."""

@@ -28,7 +28,11 @@ def test_a_loaded_configuration_does_not_show_its_keys(sound: str, read: Read) -
     [
         ('key: "00112233445566778899aabbccddeeff"', f"key: {KEY}0"),
         ('key: "00112233445566778899aabbccddeeff"', f"key: {KEY[:-1]}"),
-        ('key: "00112233445566778899aabbccddeeff"', f"key: '{bytes.fromhex(KEY).hex(':')}'"),
+        ('key: "00112233445566778899aabbccddeeff"', f"key: '{bytes.fromhex(KEY + '00').hex(':')}'"),
+        ('key: "00112233445566778899aabbccddeeff"', f"key: '0x{KEY}'"),
+        ('key: "00112233445566778899aabbccddeeff"', f"key_file: 'credential:{KEY}/'"),
+        ("127.0.0.1:5001", f"localhost:{KEY}"),
+        ("127.0.0.1:5001", f"fe80::1:{KEY}"),
         ('key: "00112233445566778899aabbccddeeff"', f"key: [{KEY}]"),
         ('key: "00112233445566778899aabbccddeeff"', f"key: {{{KEY}: x}}"),
         ('key: "00112233445566778899aabbccddeeff"', f"key_file: {KEY}"),

@@ -116,6 +116,7 @@ async def test_the_manager_is_notified(tmp_path: Path, config: Path) -> None:
             await _until_sent(manager, "STATUS", "forwarding on asyncio; 2 of 2 backends healthy; generation 1")
             await _until_sent(manager, "WATCHDOG", "1")
             assert manager.values("READY") == ["1"]
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"drain": {"quiet_period": "59s"}}))
             assert (await supervisor.reload()).ok
             assert manager.values("READY") == ["1", "1"]
             reloading = next(message for message in manager.receive() if "RELOADING" in message)

@@ -2,10 +2,13 @@
 
 import sys
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
 from lab.dataplane.running import WORKER_PLANES
+from qlb.config import rules
+from qlb.config.sections import Mode
 from qlb.dataplane import planes
 from qlb.dataplane.xdp import libbpf
 from qlb.errors import PlaneUnavailable
@@ -63,6 +66,14 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         planes.choose("dpdk", "proxy")
     with pytest.raises(PlaneUnavailable, match=r"xdp does not support mode proxy.*: batch, asyncio"):
         planes.choose("xdp", "proxy")
+
+
+def test_the_configuration_knows_the_modes_of_the_planes() -> None:
+    """The rules of the configuration, which cannot import the planes, have the same planes and modes."""
+    assert {name: frozenset(modes) for name, modes in rules._MODES.items()} == {
+        name: row.modes for name, row in planes.PLANES.items()
+    }
+    assert set(get_args(Mode)) == frozenset[str]().union(*(row.modes for row in planes.PLANES.values()))
 
 
 @pytest.mark.parametrize("plane", ["auto", "xdp"])

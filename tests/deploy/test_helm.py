@@ -15,15 +15,26 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from lab import scrape
+from lab.clients import in_progress
+from lab.daemon import configuration
+from lab.deploy import runbooks
 from lab.deploy.helm import NAMESPACE
 from lab.deploy.kubernetes import api_server
 from lab.deploy.tools import DEPLOY, REPOSITORY
+from lab.nat import Address, Nat
+from lab.ports import free_port
+from lab.quic_servers import QuicServerBehind, generator_of, quic_servers
+from lab.stage import NAMES, PARAMS
+from lab.stories import Gates
 from qlb.config.load import load
+from qlb.rotation.keys import new_key
 
 CHART: Final = DEPLOY / "helm/qlb"
 VALUES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 RELEASES: Final = ("1.28", "1.33")
 LIMIT_S: Final = 240.0
+CALLS: Final = 6
 
 pytestmark = [
     pytest.mark.slow,
@@ -116,8 +127,10 @@ def as_the_kubelet_does(objects: Objects, secrets: dict[str, str], folder: Path)
             for name, text in objects["ConfigMap"]["data"].items():
                 write(folder / name, text, volume["projected"]["defaultMode"])
         else:
+            assert source["secret"]["optional"]
             for item in source["secret"]["items"]:
-                write(folder / item["path"], secrets[item["key"]], item["mode"])
+                if item["key"] in secrets:
+                    write(folder / item["path"], secrets[item["key"]], item["mode"])
     return folder / "qlb.yaml"
 
 
@@ -126,6 +139,33 @@ def write(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(mode)
+
+
+class Volume:
+    """The volume of a pod, as the kubelet mounts and updates it: all files change at once, by one symbolic link.
+
+    replace: a text of the ConfigMap → another text, for paths that a test must not write to.
+    """
+
+    def __init__(self, folder: Path, replace: tuple[str, str]) -> None:
+        """Create an empty volume. folder: does not exist yet."""
+        self._folder, self._replace, self._count = folder, replace, 0
+        folder.mkdir()
+
+    def update(self, objects: Objects) -> Path:
+        """Mount the objects of a release. Return the path of the configuration."""
+        self._count += 1
+        data, link = self._folder / f"..{self._count}", self._folder / "..new"
+        data.mkdir()
+        config = as_the_kubelet_does(objects, objects["Secret"]["stringData"], data)
+        config.chmod(0o600)
+        config.write_text(config.read_text().replace(*self._replace))
+        link.symlink_to(data.name)
+        link.rename(self._folder / "..data")
+        for name in ("qlb.yaml", "keys"):
+            if not (self._folder / name).is_symlink():
+                (self._folder / name).symlink_to(f"..data/{name}")
+        return self._folder / "qlb.yaml"
 
 
 def with_server_ids(value: object) -> dict[str, Any]:
@@ -151,7 +191,12 @@ async def test_examples(helm: Helm, path: Path, tmp_path: Path) -> None:
             for release in RELEASES:
                 kubernetes_validate.validate(one, release, strict=True)
     objects = {one["kind"]: one for one in every}
-    secrets = {"1.hex": "00" * 16, "2.hex": "11" * 16, **objects.get("Secret", {}).get("stringData", {})}
+    secrets = {
+        "1.hex": "00" * 16,
+        "2.hex": "11" * 16,
+        "hash.hex": "22" * 16,
+        **objects.get("Secret", {}).get("stringData", {}),
+    }
     config = load(as_the_kubelet_does(objects, secrets, tmp_path / "etc")).config
     assert config.reload_on_change
     (container,) = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
@@ -243,7 +288,6 @@ async def test_quoted_hex_is_preserved(helm: Helm, server_ids: str | list[str], 
     [
         ({"keys": {"1.hex": "secret"}}, "'^[0-9A-Fa-f]{32}$'"),
         ({"keys": {"1.hex": "00" * 16}, "existingSecret": "mine"}, "either keys or existingSecret"),
-        ({"existingSecret": "mine"}, "existingSecretKeys"),
         ({"serviceMonitor": {"enabled": True}}, "Prometheus cannot reach admin.host 127.0.0.1"),
         ({"config": {"listen": [], "backends": []}}, "/config/listen"),
         ({"config": {"listen": ["0.0.0.0:1"], "backends": [], "admin": {}}}, "/config/admin"),
@@ -269,3 +313,159 @@ async def test_invalid_values(helm: Helm, change: dict[str, Any], reason: str, t
     code, output, created = await helm.install({**example("minimal"), **change}, tmp_path)
     assert (code, created) == (1, [])
     assert reason in output
+
+
+def test_the_runbook_has_the_commands_of_the_test() -> None:
+    """The commands that the next test runs in the pod are those of the runbook."""
+    page = (REPOSITORY / "docs/runbooks/rotation.md").read_text()
+    section = page.partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
+    for command in (PLAN, STATUS, "qlb server-config /etc/qlb/qlb.yaml agent-a"):
+        assert f" -- {command}\n" in section
+    assert f"qlb rotate abort {PLAN.split()[3]} --diff" in section
+
+
+PLAN: Final = "qlb rotate next /etc/qlb/qlb.yaml --diff"
+STATUS: Final = "qlb rotate status /etc/qlb/qlb.yaml"
+
+
+class Pod:
+    """A daemon on the files of a release, and the values of that release."""
+
+    def __init__(self, helm: Helm, folder: Path, values: dict[str, Any]) -> None:
+        """values: of the first release, which is not installed yet."""
+        self._helm, self._folder, self.values = helm, folder, values
+        self._volume = Volume(folder / "etc", ("/run/qlb/qlb.sock", str(folder / "qlb.sock")))
+        self.path = folder / "etc/qlb.yaml"
+        self.templates: list[Any] = []
+
+    async def upgrade(self) -> None:
+        """Install the chart with the values, and mount the objects as the kubelet does."""
+        objects = await self._helm.installed(self.values, self._folder)
+        self.templates.append(objects["DaemonSet"]["spec"]["template"])
+        self._volume.update(objects)
+
+    def command(self, line: str) -> list[str]:
+        """Return a command of the runbook for this pod's files."""
+        return [sys.executable, "-m", *line.replace("/etc/qlb/qlb.yaml", str(self.path)).split()]
+
+    async def run(self, line: str) -> tuple[int, str, str]:
+        """Run a command of the runbook in the pod. Return its exit code and its output on stdout and stderr."""
+        process = await asyncio.create_subprocess_exec(
+            *self.command(line),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "KUBERNETES_SERVICE_HOST": "10.0.0.1", "QLB_SOCKET": str(self._folder / "qlb.sock")},
+        )
+        out, err = await process.communicate()
+        return process.returncode or 0, out.decode(), err.decode()
+
+    async def until_safe(self) -> None:
+        """Wait until the next step is safe, as every pod reports it."""
+        while "the next step is safe" not in (await self.run(STATUS))[1]:
+            await asyncio.sleep(scrape.POLL_S)
+
+    async def plan(self) -> str:
+        """Print the plan of the next step, and make its changes in `config` of the values, as an operator would."""
+        code, _, plan = await self.run(PLAN)
+        assert code == 0, plan
+        _, printed, _ = await self.run(PLAN.replace("--diff", "--print"))
+        config = yaml.load(printed, yaml.BaseLoader)
+        for name in ("admin", "reload_on_change"):  # the chart sets them
+            del config[name]
+        self.values = {**self.values, "config": config}
+        return plan
+
+
+@pytest.mark.e2e
+async def test_a_key_is_rotated_without_a_rollout(helm: Helm, tmp_path: Path) -> None:
+    """Values and Secret rotate a key, as the runbook describes it. No pod restarts, and no call is lost."""
+    service, admin = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    async with asyncio.timeout(LIMIT_S * 2), quic_servers(NAMES, PARAMS, Gates()) as servers:
+        quiet = {"quiet_period": "2s"}
+        config = configuration([service], [PARAMS], servers, rotation=quiet, drain=quiet)
+        config["cid_configs"][0] |= {"key_file": "keys/1.hex"}
+        del config["cid_configs"][0]["key"]
+        key = (PARAMS.key or b"").hex()
+        values = {"config": config, "keys": {"1.hex": key}, "admin": {"host": "127.0.0.1", "port": admin[1]}}
+        pod = Pod(helm, tmp_path, values)
+        await pod.upgrade()
+        with (tmp_path / "log").open("wb") as log:
+            daemon = await asyncio.create_subprocess_exec(*pod.command("qlb run /etc/qlb/qlb.yaml"), stderr=log)
+        try:
+            await until_ready(admin)
+            await run_other_runbooks(pod)
+            with Nat() as nat:
+                await rotate_by_values(pod, nat, service, servers)
+            assert [template == pod.templates[0] for template in pod.templates] == [True] * 4, "a pod would restart"
+        finally:
+            daemon.terminate()
+            await daemon.wait()
+        changed = [line for line in (tmp_path / "log").read_text().splitlines() if "INFO qlb reloaded" in line]
+        assert len([line for line in changed if "no changes" not in line]) == 3
+
+
+async def until_ready(admin: Address) -> None:
+    """Wait until a daemon is ready."""
+    while True:
+        try:
+            if (await scrape.get(admin, "/readyz"))[0] == 200:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(scrape.POLL_S)
+
+
+async def run_other_runbooks(pod: Pod) -> None:
+    """Run the commands of qlb in the other runbooks as `kubectl exec` would, except those that need a terminal.
+
+    In a pod, process 1 refuses `qlb upgrade`, and the rest of those pages is about systemd and the node.
+    """
+    for page in ("drain", "flood", "loss-of-a-node", "upgrade"):
+        for line in runbooks.lines(runbooks.RUNBOOKS / f"{page}.md"):
+            if line.startswith("qlb ") and line not in ("qlb top", "qlb upgrade"):
+                code, _, err = await pod.run(line)
+                assert code == 0, f"{page}: {line}: {err}"
+
+
+async def rotate_by_values(pod: Pod, nat: Nat, service: Address, servers: list[QuicServerBehind]) -> None:
+    """Perform the steps of the runbook, one Helm release each, while calls change their addresses."""
+    async with in_progress([nat.port(service).address for _ in range(CALLS)]) as old_calls:
+        plan = await pod.plan()
+        assert "1. Add the new key to the Secret, as the entry 2.hex" in plan
+        pod.values["keys"] = {**pod.values["keys"], "2.hex": new_key().hex()}
+        await pod.upgrade()
+        await pod.until_safe()
+        nat.rebind_all()
+        await old_calls.until_more()
+        plan = await pod.plan()
+        assert f"qlb server-config {pod.path} agent-a" in plan
+        await pod.upgrade()
+        for server in servers:
+            await until_active(pod, 2)
+            _, printed, _ = await pod.run(f"qlb server-config /etc/qlb/qlb.yaml {server.name}")
+            assert server.rotation is not None
+            server.rotation.rotate(generator_of(printed))
+        nat.rebind_all()
+        await old_calls.until_more()
+    async with in_progress([nat.port(service).address for _ in range(CALLS)]) as new_calls:
+        await pod.until_safe()
+        plan = await pod.plan()
+        assert "Remove the entry 1.hex from the Secret." in plan
+        await pod.upgrade()
+        while "config 1" in (await pod.run(STATUS))[1]:
+            await asyncio.sleep(scrape.POLL_S)
+        nat.rebind_all()
+        await new_calls.until_more()
+    assert old_calls.lost == new_calls.lost == []
+    assert sum(server.accepted for server in servers) == 2 * CALLS, "a client has connected a second time"
+
+
+async def until_active(pod: Pod, config_id: int) -> None:
+    """Wait until the pod's daemon has a CID config in the state active."""
+    while True:
+        _, output, _ = await pod.run(f"qlb status --json --config {pod.path}")
+        rows = json.loads(output)["cid_configs"]
+        if any((row["config_id"], row["state"]) == (config_id, "active") for row in rows):
+            return
+        await asyncio.sleep(scrape.POLL_S)

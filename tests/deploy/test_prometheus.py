@@ -11,6 +11,7 @@ from lab.deploy.tools import DEPLOY, REPOSITORY, run, tool
 
 FOLDER = DEPLOY / "prometheus"
 SEVERITIES = {"critical", "warning", "info"}
+PAGES = "https://github.com/qlb-project/qlb/blob/main/docs/"
 
 
 @functools.cache
@@ -64,8 +65,10 @@ def test_every_recording_is_used() -> None:
 
 @pytest.mark.parametrize("name", sorted(_alerts()))
 def test_an_alert_names_its_runbook(name: str) -> None:
-    """Each alert has a known severity, a summary, and an existing runbook."""
+    """Each alert has a known severity, a summary, and the link to an existing runbook."""
     alert = _alerts()[name]
     assert alert["labels"]["severity"] in SEVERITIES
     assert "$labels" in alert["annotations"]["summary"]
-    assert (REPOSITORY / alert["annotations"]["runbook"]).is_file()
+    link = alert["annotations"]["runbook_url"]
+    assert link.startswith(PAGES)
+    assert (REPOSITORY / "docs" / link.removeprefix(PAGES)).is_file()

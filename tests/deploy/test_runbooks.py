@@ -9,21 +9,20 @@ from typing import Final
 import click
 import pytest
 
-from lab.deploy.tools import REPOSITORY
+from lab.deploy import runbooks
 from qlb.cli import cli
 
-RUNBOOKS: Final = sorted((REPOSITORY / "docs/runbooks").glob("*.md"))
-_BLOCK: Final = re.compile(r"^ *```sh\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+RUNBOOKS: Final = sorted(runbooks.RUNBOOKS.glob("*.md"))
 _INLINE: Final = re.compile(r"`(qlb [^`]+)`")
-_LINK: Final = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 def commands(path: Path) -> Iterator[str]:
-    """Yield each command line that begins with qlb, from code blocks and from the text."""
-    text = path.read_text()
-    for block in _BLOCK.findall(text):
-        yield from (line.strip() for line in block.splitlines() if line.strip().startswith("qlb "))
-    yield from _INLINE.findall(text)
+    """Yield each command line of qlb, from code blocks, also behind `kubectl exec POD --`, and from the text."""
+    for line in runbooks.lines(path):
+        command = line.rpartition(" -- ")[2] if line.startswith("kubectl ") else line
+        if command.startswith("qlb "):
+            yield command
+    yield from _INLINE.findall(path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -49,10 +48,3 @@ def test_the_runbooks_exist() -> None:
     """Each incident has a runbook with commands."""
     assert [path.stem for path in RUNBOOKS] == ["drain", "flood", "loss-of-a-node", "rotation", "upgrade"]
     assert all(any(commands(path)) for path in RUNBOOKS)
-
-
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.name)
-def test_links_have_targets(path: Path) -> None:
-    """A link to a file in this repository has an existing target."""
-    targets = [target for target in _LINK.findall(path.read_text()) if "://" not in target]
-    assert [target for target in targets if not (path.parent / target).exists()] == []

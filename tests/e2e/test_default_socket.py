@@ -34,7 +34,7 @@ async def test_two_daemons_of_one_user(tmp_path: Path) -> None:
     async with started("qlb", "run", first, folder=tmp_path, **environ) as daemon:
         await until(daemon.stderr, " ready ")
         async with started("qlb", "run", second, folder=tmp_path, **environ) as other:
-            await until(other.stderr, "no control socket: a daemon already answers at")
+            await until(other.stderr, 'no control socket reason="a daemon already answers at')
             await until(other.stderr, " ready ")
             assert (await qlb("status"))[0] == 0
             assert await qlb("drain", "agent", "--config", first) == (0, "agent: draining\n")

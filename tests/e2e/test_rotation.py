@@ -15,9 +15,9 @@ from lab.daemon import Daemon, cid_config, configuration, running
 from lab.echoes import echoes
 from lab.nat import Address
 from lab.ports import free_port
-from lab.quic_servers import QuicServerBehind
+from lab.quic_servers import QuicServerBehind, generator_of
 from lab.stage import KEY, PARAMS, Stage, stage
-from qlb.cid import CidGenerator, CidParams
+from qlb.cid import CidParams
 
 pytestmark = pytest.mark.e2e
 
@@ -45,13 +45,8 @@ async def load_server_config(daemon: Daemon, server: QuicServerBehind) -> None:
     """Apply the output of ``qlb server-config`` to a running server."""
     code, output = await daemon.cli("server-config", str(daemon.path), server.name)
     assert code == 0, output
-    (printed,) = yaml.safe_load(output)["cid_configs"]
-    lengths = {
-        name: printed[name] for name in ("server_id_length", "nonce_length", "cid_length", "length_self_encoded")
-    }
-    params = CidParams(printed["config_id"], key=bytes.fromhex(printed["key"]), **lengths)
     assert server.rotation is not None
-    server.rotation.rotate(CidGenerator(params, bytes.fromhex(printed["server_ids"][0])))
+    server.rotation.rotate(generator_of(output))
 
 
 async def test_a_key_is_rotated_on_two_balancers(tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_text_traceback_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row.startswith("  ") for row in rest)
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_several_problems(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    """Problems are one field: joined by semicolons in text, and a list in JSON. The event stays the same."""
+    configure("info", form)
+    log.error("reload refused", extra={"problems": ("a:1:1: x", "a:2:1: y")})
+    (row,) = lines(capsys)
+    if form == "text":
+        assert row.endswith('ERROR qlb.test reload refused problems="a:1:1: x; a:2:1: y"')
+    else:
+        found = json.loads(row)
+        assert (found["event"], found["problems"]) == ("reload refused", ["a:1:1: x", "a:2:1: y"])
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     """Each line is one object with the format's own keys first and then the extra fields."""
     configure("info", "json")

@@ -10,7 +10,7 @@ from qlb.config.build import cid_params
 from qlb.config.load import load
 from qlb.errors import QlbError
 from qlb.rotation.phases import Balancer, Carried, Seen
-from qlb.rotation.steps import RotationSteps, StepRefused
+from qlb.rotation.steps import Choices, RotationSteps, StepRefused
 
 TEXT = """\
 listen: ["127.0.0.1:4433"]
@@ -138,7 +138,7 @@ def test_servers_wait_for_the_last_balancer(path: Path) -> None:
 def test_a_staged_config_is_removed_while_no_server_has_it(path: Path, packets: int) -> None:
     """A staged CID config can be removed until many packets carry it. Then it needs force."""
     _do(path, one_balancer(path))
-    steps = RotationSteps(path, one_balancer(path, packets=packets), force=packets > 1)
+    steps = RotationSteps(path, one_balancer(path, packets=packets), Choices(force=packets > 1))
     if packets > 1:
         with pytest.raises(StepRefused, match="servers already issue from it"):
             RotationSteps(path, one_balancer(path, packets=packets)).abort()
@@ -188,7 +188,7 @@ def test_a_full_disk_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_config_id_of_the_operators_choice(path: Path) -> None:
     """The new CID config gets the chosen config ID, and its key file is named after it."""
-    step = RotationSteps(path, one_balancer(path), new_id=6).next_step()
+    step = RotationSteps(path, one_balancer(path), Choices(new_id=6)).next_step()
     assert step.key_file is not None
     assert (step.key_file.path.name, "config 6 with a new key" in step.summary) == ("6.hex", True)
 
@@ -207,7 +207,7 @@ def test_a_retiring_config_is_removed_by_force(path: Path) -> None:
     assert _states(path) == {1: "retiring", 2: "active"}
     with pytest.raises(StepRefused, match="--force removes it"):
         RotationSteps(path, one_balancer(path)).next_step()
-    steps = RotationSteps(path, one_balancer(path), force=True)
+    steps = RotationSteps(path, one_balancer(path), Choices(force=True))
     steps.write(steps.next_step())
     assert _states(path) == {2: "active"}
 
@@ -216,4 +216,93 @@ def test_force_does_not_let_servers_issue_what_a_balancer_cannot_decode(path: Pa
     """Force does not help if a balancer cannot decode the CID config, because its packets would be lost."""
     _do(path, one_balancer(path))
     with pytest.raises(StepRefused, match="y does not decode config 2 yet"):
-        RotationSteps(path, lambda: [*one_balancer(path)(), Balancer("y", {}, {})], force=True).next_step()
+        RotationSteps(path, lambda: [*one_balancer(path)(), Balancer("y", {}, {})], Choices(force=True)).next_step()
+
+
+@pytest.fixture
+def credentials(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name the key as a credential, which systemd has passed to the running unit. Return the credentials' folder."""
+    folder = path.parent / "run/credentials/qlb.service"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("qlb.config.credentials.FOLDERS", folder.parent)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    restart(path, folder)
+    path.write_text(TEXT.replace("keys/1.hex", "credential:keys_1.hex"))
+    return folder
+
+
+def restart(path: Path, credentials: Path) -> None:
+    """Copy the keys to the credentials, as systemd does when the unit starts."""
+    for file in (path.parent / "keys").iterdir():
+        (credentials / f"keys_{file.name}").write_text(file.read_text())
+        (credentials / f"keys_{file.name}").chmod(0o400)
+
+
+def test_a_rotation_of_credentials(path: Path, credentials: Path) -> None:
+    """The new key is beside the old key's file, the YAML names its credential, and only the first step restarts."""
+    before = path.read_text()
+    steps = RotationSteps(path, one_balancer(path))
+    step = steps.next_step()
+    assert step.needs_restart
+    assert "  systemctl restart qlb" in step.instructions
+    steps.write(step)
+    assert (path.parent / "keys/2.hex").exists()
+    assert 'key_file: "credential:keys_2.hex"' in path.read_text()
+
+    silent = Balancer("x", {}, {})
+    with pytest.raises(StepRefused, match=r"is not among the credentials of qlb\.service.*`systemctl restart qlb`"):
+        RotationSteps(path, lambda: [silent]).next_step()
+    undo = RotationSteps(path, lambda: [silent]).abort()
+    assert (undo.text, undo.needs_restart) == (before, False), "an abort does not need the new key"
+
+    restart(path, credentials)
+    with pytest.raises(StepRefused, match="x does not decode config 2 yet: copy this file to it and restart it"):
+        RotationSteps(path, lambda: [silent]).next_step()
+    steps = RotationSteps(path, one_balancer(path))
+    step = steps.next_step()
+    assert not step.needs_restart
+    steps.write(step)
+    assert _states(path) == {1: "retiring", 2: "active"}
+    step = RotationSteps(path, one_balancer(path, silence_s=600.0)).next_step()
+    assert step.old_key == "the file of which systemd makes the credential keys_1.hex"
+
+
+def test_the_plan_of_a_step_names_no_key(path: Path) -> None:
+    """A plan contains the diff of the configuration, without keys, and every task."""
+    path.write_text(TEXT.replace("key_file: keys/1.hex", "key: 000102030405060708090a0b0c0d0e0f"))
+    steps = RotationSteps(path, one_balancer(path))
+    step = steps.next_step()
+    plan = steps.plan(step, with_difference=True)
+    assert "+    state: staged" in plan
+    assert "000102030405060708090a0b0c0d0e0f" not in plan
+    assert plan.count("(not shown)") >= 2
+    assert "(the output of this command)" in steps.plan(step, with_difference=False)
+
+
+def test_a_configuration_behind_a_link_of_kubernetes(path: Path, tmp_path: Path) -> None:
+    """Names in the configuration are relative to the link, as the daemon reads them, and not to the file behind it."""
+    data = tmp_path / "mounted/..2026_11_27"
+    data.mkdir(parents=True)
+    (path.parent / "keys").rename(data / "keys")
+    path.rename(data / "qlb.yaml")
+    (tmp_path / "mounted/..data").symlink_to(data.name)
+    for name in ("keys", "qlb.yaml"):
+        (tmp_path / "mounted" / name).symlink_to(f"..data/{name}")
+    named = tmp_path / "mounted/qlb.yaml"
+    step = RotationSteps(named, one_balancer(named)).next_step()
+    assert step.key_file is not None
+    assert (step.key_file.path, step.key_file.place.name) == (tmp_path / "mounted/keys/2.hex", "keys/2.hex")
+    assert str(named) in step.summary
+
+
+def test_a_read_only_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing can be written, the error names the option that writes nothing."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system", "/etc/qlb/keys/2.hex")
+
+    monkeypatch.setattr("qlb.rotation.steps.write_key", refuse)
+    steps = RotationSteps(path, one_balancer(path))
+    step = steps.next_step()
+    with pytest.raises(QlbError, match=r"2\.hex cannot be written: Read-only file system; --print writes nothing"):
+        steps.write(step)

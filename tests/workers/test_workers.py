@@ -344,7 +344,8 @@ async def test_a_worker_that_hangs_is_replaced(network: Network, plane: str, cap
         await _until(lambda: slot.restarts == 1 and slot.is_fresh)
         assert (slot.hangs, workers.is_fresh) == (1, True)
         await _until(lambda: len(workers.spares) == 1)
-    assert "worker hangs and is killed: none of its threads can run (state T)" in caplog.text
+    (killed,) = [record for record in caplog.records if record.getMessage() == "worker hangs and is killed"]
+    assert killed.__dict__["reason"].startswith("none of its threads can run (state T)")
 
 
 @pytest.mark.slow

@@ -49,3 +49,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "qlb.secret" -}}
 {{- .Values.existingSecret | default (printf "%s-keys" (include "qlb.name" .)) }}
 {{- end }}
+
+{{/* JSON list of the entries of the Secret that the pods mount if they exist. A fixed list for the keys of all config IDs: a new key must
+not change the pods. */}}
+{{- define "qlb.entries" -}}
+{{- $fixed := list "0.hex" "1.hex" "2.hex" "3.hex" "4.hex" "5.hex" "6.hex" }}
+{{- concat $fixed (keys .Values.keys) .Values.existingSecretKeys | uniq | sortAlpha | toJson }}
+{{- end }}
