@@ -26,7 +26,6 @@ from qlb.routing import sums
 from qlb.routing.backends import Backend
 from qlb.routing.counters import Counters
 from qlb.routing.outcomes import CONFIG_IDS
-from qlb.routing.sums import total
 
 log = logging.getLogger("qlb")
 
@@ -211,7 +210,7 @@ class ShownIds:
             self._follow(workers, backends, names)
             self._revision = revision
         unknown = self._note_bulk(workers, backends, now_s)
-        before, self._last = self._last, (total(workers, layout.WRONG_IDS), unknown)
+        before, self._last = self._last, (sums.total(workers, layout.WRONG_IDS), unknown)
         if before == self._last and all(one.wrong.is_calm and not one.known.is_fault for one in self._watched.values()):
             return  # usually there is nothing to compare, and there may be thousands of backends
         shown = read_shown(workers, len(names))
@@ -228,8 +227,7 @@ class ShownIds:
                 continue
             one = self._watched.get(name)
             if one is None or one.target != target:
-                first = self._revision < 0
-                one = _Watched(target, Shown() if first else shown[index], self._health.right_ids(name))
+                one = _Watched(target, Shown() if self._revision < 0 else shown[index], self._health.right_ids(name))
             one.target = target  # an equal one may have other CID configs
             watched[name] = one
         self._watched = watched
@@ -237,9 +235,9 @@ class ShownIds:
 
     def _note_bulk(self, workers: Sequence[Counters], backends: Sequence[Backend | None], now_s: float) -> int:
         """Note the packets of all clients. Return their number."""
-        received, sum_of_all = total(workers, layout.PACKETS_RECEIVED), 0
+        received, sum_of_all = sums.total(workers, layout.PACKETS_RECEIVED), 0
         for config_id, one in enumerate(self._bulk):
-            packets = total(workers, layout.UNKNOWN + config_id)
+            packets = sums.total(workers, layout.UNKNOWN + config_id)
             sum_of_all += packets
             one.note(packets, received, now_s)
             if one.is_fault and not all(backend.server_ids for backend in backends if backend is not None):

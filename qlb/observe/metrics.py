@@ -185,10 +185,7 @@ def _build(reading: Reading) -> Mapping[str, str]:
     return {"version": reading.version, "python": python, "plane": reading.plane, "mode": reading.mode}
 
 
-_BACKEND: Final = ("backend",)
-_CONFIG: Final = ("config_id",)
-_LISTEN: Final = ("listen",)
-_SOURCE: Final = ("source",)
+_BACKEND, _CONFIG, _LISTEN, _SOURCE = ("backend",), ("config_id",), ("listen",), ("source",)
 
 # One row for each metric, short enough to read as a table.
 # fmt: off

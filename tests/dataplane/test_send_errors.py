@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from qlb.dataplane.portable.replies import send_error_kind
+from qlb.dataplane.portable.send_errors import send_error_kind
 from qlb.routing.counters import SEND_ERROR_KINDS
 
 

@@ -10,14 +10,8 @@ from qlb.addresses import Endpoint
 from qlb.dataplane import ancillary
 from qlb.dataplane.limits import PORT_TRIES, REFLECTION_PORTS
 from qlb.dataplane.portable import sessions as silence
-from qlb.dataplane.portable.replies import (
-    Replies,
-    clear_error,
-    is_for_want_of_room,
-    kind_of_errno,
-    may_need_new_socket,
-    send_error_kind,
-)
+from qlb.dataplane.portable.replies import Replies, clear_error
+from qlb.dataplane.portable.send_errors import is_for_want_of_room, kind_of_errno, may_need_new_socket, send_error_kind
 from qlb.dataplane.portable.sessions import Session, SessionTable
 from qlb.dataplane.sockets import dropped_at, open_connected
 from qlb.routing import counters as layout
