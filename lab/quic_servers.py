@@ -33,7 +33,7 @@ IDLE_TIMEOUT_S: Final = 240.0
 
 @dataclass
 class QuicServerBehind(Server):
-    """An aioquic server. accepted: connections with a request, so not those of probes. rotation: None without QUIC-LB."""
+    """An aioquic server. accepted: connections with a request, not those of probes. rotation: None without QUIC-LB."""
 
     gates: Gates
     rotation: RotatingGenerator | None = None

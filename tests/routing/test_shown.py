@@ -1,4 +1,4 @@
-"""The check of the connection ID in a server's answer. tests/dataplane/test_ids_of_servers.py runs it on every plane."""
+"""The check of the connection ID in a server's answer. dataplane/test_ids_of_servers.py runs it on every plane."""
 
 import pytest
 
