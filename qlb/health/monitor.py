@@ -215,12 +215,12 @@ class HealthMonitor:
             watch.resting = False
 
     async def _ask(self, name: str, watch: Watch) -> ProbeResult:
-        probe = self._probe
-        if self._light is not None and not self._turns.take(watch, len(self._watches), self._pace.now()):
-            probe = self._light
+        light = self._light
+        is_light = light is not None and not self._turns.take(watch, len(self._watches), self._pace.now())
+        probe = light if light is not None and is_light else self._probe
         try:
             result = await probe(watch.target, self._config.timeout_s)
-            return result if self._light is None else watch.keep_finding(result)
+            return result if light is None else watch.complete(result, is_light=is_light)
         except Exception as error:
             log.exception("probe failed", extra={"backend": name})
             own = own_error(error)

@@ -50,6 +50,8 @@ class Watch:
         self._evidence = TrafficEvidence(seen)
         self._answers_probes = False
         """True if it has ever answered a probe of this kind."""
+        self._answers_turns = self._answers_light = False
+        """With the default probe: whether its last handshake was good, and whether it has ever answered another one."""
         self._lives_by_traffic = False
         """True if its answers to clients were a good result and it was not unhealthy since."""
         self._hinted_s = self._refused_s = float("-inf")
@@ -62,6 +64,7 @@ class Watch:
         self.judgement.begin_anew()
         self.finding = self.finding if keep_finding else ""
         self._answers_probes = self._lives_by_traffic = self.is_stuck = False
+        self._answers_turns = self._answers_light = False
         self._stuck.clear()
         self.shaken_s = float("-inf")
 
@@ -105,8 +108,18 @@ class Watch:
         elif before and not self.all_findings:
             log.info("backend configuration ok", extra={"backend": self.target.name})
 
-    def keep_finding(self, result: ProbeResult) -> ProbeResult:
-        """Return the result that counts if the probe may have checked no IDs: only right IDs end a finding."""
+    def complete(self, result: ProbeResult, *, is_light: bool) -> ProbeResult:
+        """Return the result of the default probe that counts.
+
+        is_light: it was no handshake. Then the silence of a server that answers only handshakes is no result. Only
+        right IDs end a finding.
+        """
+        if not is_light:
+            self._answers_turns = result.ok
+        self._answers_light |= is_light and result.ok
+        if is_light and result.silent and self._answers_turns and not self._answers_light:
+            text = f"it answers handshakes; this probe was none ({result.detail})"
+            return result._replace(detail=text, void=True)
         if not self.finding or not result.ok or result.own_ids or not self.target.server_ids:
             return result
         return result._replace(ok=False, detail=self.finding, finding=self.finding, reached=True)

@@ -148,6 +148,35 @@ async def test_a_probe_without_a_turn_ends_no_finding() -> None:
     await bench.monitor.stop()
 
 
+async def test_a_server_that_answers_only_handshakes() -> None:
+    """The silence of such a server between its turns is no result. After a bad turn, it counts."""
+    bench = Bench()
+    bench.quic = SILENT
+    rules = HealthConfig(probe="auto", interval_s=2.0, timeout_s=1.0, rise=1, fall=3, all_failing="obey")
+    bench.monitor.apply(rules, {"a": TARGET})
+    bench.monitor.start()
+    assert await bench.probed(turn=True)
+    for _ in range(10):
+        assert await bench.probed(turn=False)
+    assert "it answers handshakes; this probe was none (no answer)" in bench.monitor.detail("a")
+    bench.handshake = SILENT
+    assert await bench.probed(turn=True)
+    assert [await bench.probed(turn=False) for _ in range(2)] == [True, False]
+    await bench.monitor.stop()
+
+
+async def test_a_server_that_answers_light_probes_too() -> None:
+    """The silence of a server that has answered light probes counts at once, whatever its last handshake was."""
+    bench = Bench()
+    rules = HealthConfig(probe="auto", interval_s=2.0, timeout_s=1.0, rise=1, fall=3, all_failing="obey")
+    bench.monitor.apply(rules, {"a": TARGET})
+    bench.monitor.start()
+    assert await bench.probed(turn=False)
+    bench.quic = SILENT
+    assert [await bench.probed(turn=False) for _ in range(3)] == [True, True, False]
+    await bench.monitor.stop()
+
+
 async def test_all_have_wrong_ids(caplog: pytest.LogCaptureFixture) -> None:
     """If all backends answer with wrong IDs, they are retained and the node is ready: their connections work."""
     bench = Bench()
