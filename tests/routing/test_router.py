@@ -29,7 +29,7 @@ from qlb.routing.counters import OUTCOME, PACKETS_RECEIVED, SIZE_BYTES, Counters
 from qlb.routing.explain import explain
 from qlb.routing.flows import MISS
 from qlb.routing.outcomes import OUTCOMES
-from qlb.routing.router import Router, unconfigured_id
+from qlb.routing.router import Router, begins_flow, unconfigured_id
 
 ELSEWHERE = ("203.0.113.9", 1234, "198.51.100.1", 443)
 UNKNOWN = b"\xe1" + b"\x55" * 7  # the reserved config: always unroutable
@@ -299,3 +299,15 @@ def test_an_unconfigured_config_id(datagram: bytes, config_id: int) -> None:
     r = router()
     for _ in range(2):
         assert unconfigured_id(r.decide(datagram, FLOW, 0.0)[0], datagram) == config_id
+
+
+def test_a_flow_begins_with_a_long_header_of_unknown_ids() -> None:
+    """The first Initial begins a flow, also from a known 4-tuple. A repeated one, a short header or a drop does not."""
+    r = router()
+
+    def begins(datagram: bytes) -> bool:
+        return begins_flow(r.decide(datagram, FLOW, 0.0)[0], datagram)
+
+    first, second = long(UNKNOWN, b"mine"), long(OTHER_UNKNOWN, b"other")
+    assert [begins(datagram) for datagram in (first, first, second)] == [True, False, True]
+    assert not any(map(begins, (short(UNKNOWN), long(cid(FOUR_PASS, 1)), short(cid(FOUR_PASS, 1)), b"")))
