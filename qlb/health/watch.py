@@ -40,9 +40,9 @@ class Watch:
         self.right_ids = 0
         """Probes that have found only its own connection IDs."""
         self.shaken_s = float("-inf")
-        """When it had the last turn of the probe ``handshake``: turns.py."""
+        """When it had the last turn of the probe ``handshake``: pace.py."""
         self._stuck: deque[bool] = deque(maxlen=3)
-        """Whether it has answered no packets from other ports, in the last probes that tried."""
+        """True for each of the last probes that tried other ports and got no answer there."""
         self.is_stuck = False
         self.task: asyncio.Task[None] | None = None
         self.resting = False
@@ -126,7 +126,7 @@ class Watch:
 
     @property
     def all_findings(self) -> str:
-        """What is wrong with the backend: its IDs, or packets from new addresses; "" if nothing is."""
+        """The fault of the backend: its IDs, or packets from new addresses; "" if there is none."""
         return self.finding or (STUCK if self.is_stuck else "")
 
     def weigh(self, result: ProbeResult, seen: Exchange, now_s: float, since_s: float) -> ProbeResult:
