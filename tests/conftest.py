@@ -1,5 +1,6 @@
 """Fixtures that several test folders share."""
 
+import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,3 +39,11 @@ def restored_logger() -> Iterator[None]:
     before = logger.handlers[:], logger.level, logger.propagate
     yield
     logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def usual_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep other tests from `qlb init` until the end of the test: it chooses the usual ports while they are free."""
+    with (tmp_path_factory.getbasetemp().parent / "usual-ports").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -124,6 +124,7 @@ def test_the_files_are_those_of_init(tmp_path: Path) -> None:
     assert (ROOT / "examples/minimal_server.py").read_text() == python
 
 
+@pytest.mark.usefixtures("usual_ports")
 @pytest.mark.e2e
 def test_all_commands_work_together(tmp_path: Path) -> None:
     """The shell commands run in their order, and forward a connection by its ID. Only ports are changed."""

@@ -16,7 +16,7 @@ from lab.programs import LIMIT_S, run, started, until
 from qlb.config.load import load
 from qlb.config.server_config import server_config_yaml
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("usual_ports")]
 
 ROOT: Final = Path(__file__).parents[2]
 
