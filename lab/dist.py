@@ -44,7 +44,8 @@ def build(target: Path) -> Packages:
         source = target / unordered.name
         source.write_bytes(normalized(unordered.read_bytes(), epoch()))
         with tarfile.open(source) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # none before Python 3.11.4
+            archive.extractall(folder)
         (tree,) = (path for path in folder.iterdir() if path.is_dir())
         _run("python", "-m", "build", "--wheel", "--outdir", folder / "wheel", tree)
         (wheel,) = (folder / "wheel").glob("*.whl")

@@ -284,8 +284,9 @@ async def test_tiles_of_octets_and_new_connections(stage: Stage, pool: Pool, win
         ]
 
 
-async def test_notices(stage: Stage, pool: Pool, window: Browser) -> None:
+async def test_notices(stage: Stage, pool: Pool, window: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """The most severe notices come first, in their colours. More than four are folded, but no critical one is."""
+    monkeypatch.setattr(pages, "PAGE", pages.document(""))
     pool.fill(9, finding="wrong key")
     pool.set(last_reload_ok=False, reload_problems=("edge.yaml:3:5: no such key",))
     async with opened(window, stage) as page:

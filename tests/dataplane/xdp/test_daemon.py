@@ -124,7 +124,7 @@ def test_a_reload_that_the_kernel_refuses_changes_nothing(tmp_path: Path) -> Non
         async with running(tmp_path / "daemon", config(), may_log_errors=True) as daemon:
             daemon.write(config(mode="gue"))
             assert (await daemon.command("reload"))[0] == 2
-            assert "forwarding.mode cannot change while qlb runs" in daemon.log
+            assert "forwarding.mode cannot change by a reload" in daemon.log
             changed = config()
             changed["backends"] = changed["backends"][:1]
             daemon.write(changed)
