@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# As many as the smallest machine has cores: end-to-end tests wait for each other's packets.
-TEST_WORKERS ?= 2
+# One more than the smallest machine has cores: end-to-end tests wait for packets half of the time.
+TEST_WORKERS ?= 3
 # What make check leaves to make test, and the rooms that it looks at most closely.
 CHECKED := "not e2e and not network and not slow and not toolchain"
 BELOW := tests/wire tests/cid tests/routing
@@ -50,7 +50,7 @@ check-below: $(VENV)/test.stamp ## Run the fast tests of floors 0 to 2, with ful
 	$(BIN)/coverage report --skip-covered --fail-under=100
 
 check-above: $(VENV)/test.stamp ## Run all other fast tests
-	$(BIN)/pytest -q -m $(CHECKED) -n 2 $(BELOW:%=--ignore=%) --ignore=tests/e2e --ignore-glob='tests/test_*.py'
+	$(BIN)/pytest -q -m $(CHECKED) -n 3 $(BELOW:%=--ignore=%) --ignore=tests/e2e --ignore-glob='tests/test_*.py'
 
 # nginx (Debian: nginx-light, libnginx-mod-stream) and socat are measured where they are installed.
 bench: $(VENV)/test.stamp ## Measure qlb beside nginx, Envoy and socat

@@ -127,6 +127,7 @@ async def test_an_idle_peer_is_disconnected(strict: Stage) -> None:
     assert await peer.rest() == b""
 
 
+@pytest.mark.slow
 async def test_a_peer_that_does_not_read_is_disconnected(strict: Stage) -> None:
     """A client that does not read is disconnected, so that its responses do not stay in memory."""
     row = strict.daemon.reading.backends[0]

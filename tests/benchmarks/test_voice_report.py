@@ -109,6 +109,7 @@ def test_page() -> None:
     assert "Missing: third (not installed)." in page
 
 
+@pytest.mark.slow
 def test_plot_is_the_same_each_time(tmp_path: Path) -> None:
     """The same results give the same file, without a date."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra bench)")

@@ -145,6 +145,7 @@ _qlb_completion
 """
 
 
+@pytest.mark.slow
 def test_zsh(daemon: Path) -> None:
     """In zsh, qlb completes the names of backends, colons included."""
     if shutil.which("zsh") is None:

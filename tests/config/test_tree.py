@@ -202,6 +202,7 @@ def test_a_text_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch)
 FLOODS = ["a: 1\n" * 20_000, "a: [" + "!x y, " * 20_000 + "]", "a: &x [" + "*x, " * 20_000 + "]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", FLOODS)
 def test_a_flood_of_problems_ends_the_reading(text: str) -> None:
     """A hundred problems are reported, and the number of the others is a lower bound."""

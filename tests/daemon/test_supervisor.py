@@ -388,6 +388,7 @@ async def test_the_states_of_a_life(tmp_path: Path) -> None:
     assert supervisor.state is State.STOPPED
 
 
+@pytest.mark.slow
 async def test_two_daemons_without_a_control_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -359,6 +359,7 @@ async def test_a_paused_plane_does_not_change_how_another_one_reads(network: Net
         assert combines() == 0
 
 
+@pytest.mark.slow
 async def test_a_plane_stamps_its_heartbeat_without_traffic(running: Run, network: Network) -> None:
     """The heartbeat advances without packets, so that a hung worker can be distinguished from an idle one."""
     _, backends = network.pool()

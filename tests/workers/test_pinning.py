@@ -48,6 +48,7 @@ def test_slots_go_round_the_cores(
         slot.close()
 
 
+@pytest.mark.slow
 @needs_pinning
 async def test_a_pinned_worker_and_its_replacement(network: Network) -> None:
     """A pinned worker and its replacement run on their slot's core only. Spares and unpinned workers may use all."""

@@ -107,6 +107,7 @@ async def test_killed_worker_is_replaced_on_its_socket(network: Network) -> None
         await _until(lambda: sum(counts[OUTCOME : OUTCOME + len(OUTCOMES)]) == 3)
 
 
+@pytest.mark.slow
 @every_plane
 async def test_the_usage_of_a_slot(network: Network, plane: str) -> None:
     """The processor time of a slot continues when its worker is replaced. The memory is that of the present worker."""
@@ -282,6 +283,7 @@ async def test_unknown_plane_fails_cleanly(network: Network, caplog: pytest.LogC
     assert "worker" in caplog.text
 
 
+@pytest.mark.slow
 @every_plane
 async def test_paused_workers_do_not_read(network: Network, plane: str) -> None:
     """Of two sets of workers on shared sockets, only the one that is not paused reads. A change loses no packet."""

@@ -115,6 +115,7 @@ def test_long_ids_are_known_by_their_start_and_length(core: ModuleType) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_full_table_stays_bounded(core: ModuleType) -> None:
     """After 100,000 flows, tables of 1,000 entries contain 1,000 entries, the same ones as in Python."""
     twins = Twins(core, pool.snapshot(), 1000, 3600)
