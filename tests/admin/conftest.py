@@ -24,7 +24,7 @@ class FakeDaemon:
         """Create a daemon that is ready and returns the sample reading."""
         self.reading = sample_reading()
         self.ticks = False
-        """Whether each reading is a second later than the one before."""
+        """True: each reading is a second later than the one before."""
         self.ready = True
         self.outcome = ReloadOutcome(ok=True, generation=4, warnings=("a warning",))
         self.upgrade_outcome = UpgradeOutcome(ok=True, pid=12)
