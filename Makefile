@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than the smallest machine has cores: end-to-end tests wait for packets half of the time.
+# One more than the smallest machine has cores: two workers leave a third of two cores idle.
 TEST_WORKERS ?= 3
 # What make check leaves to make test, and the rooms that it looks at most closely.
 CHECKED := "not e2e and not network and not slow and not toolchain"
